@@ -1,0 +1,173 @@
+"""Save and read `.pth` files; nothing else in the package touches one.
+
+A run folder holds `latest.pth`, all that going on needs; `epoch_0007.pth`, the same after an epoch;
+and `backbone.pth` with its card `backbone.json`, the backbone alone under torchvision's names.
+"""
+
+import json
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from SSLRemoteSensing.errors import UserError
+
+WRAPPERS = ("module.", "_orig_mod.")
+EPOCH_FILE = re.compile(r"epoch_(\d+)\.pth")
+
+
+def read(path: str | Path) -> dict:
+    """The contents of a `.pth` file, on the CPU, without running any code that a pickle may carry.
+
+    Raises:
+        UserError: no such file, damaged, not a dict, or holding more than tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"weights {path}: no such file")
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = "it holds Python objects besides weights" if "Unsupported" in str(error) else ""
+        reason = reason or "it is damaged or no checkpoint"
+        raise UserError(f"weights {path}: refused, {reason}; take another file") from error
+    except (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"weights {path}: damaged or no checkpoint; take another file") from error
+    if not isinstance(contents, dict):
+        raise UserError(f"weights {path}: holds a {type(contents).__name__}, expected a state_dict")
+    return contents
+
+
+def write(path: str | Path, contents: dict) -> None:
+    """Write `contents` to `path` whole or not at all: a temporary file, flushed, then renamed."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with open(part, "wb") as file:
+            torch.save(contents, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:
+        part.unlink(missing_ok=True)
+        raise UserError(
+            f"checkpoint {path}: cannot be written ({error}); free space there"
+        ) from error
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a small text file whole or not at all."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+def make_folder(path: str | Path, key: str) -> Path:
+    """Make the folder `path` and see that files can be written there.
+
+    Raises:
+        UserError: it cannot; `key` names the config key to change.
+    """
+    path = Path(path)
+    probe = path / f".writable.{os.getpid()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{key}={str(path)!r}: cannot write there ({error.strerror})") from error
+    return path
+
+
+def save_run(folder: Path, state: dict, finished_epoch: int | None, max_keep: int) -> None:
+    """Write `latest.pth`; after an epoch `epoch_NNNN.pth` too, the newest `max_keep` kept."""
+    if finished_epoch is None:
+        write(folder / "latest.pth", state)
+        return
+    kept = folder / f"epoch_{finished_epoch:04d}.pth"
+    write(kept, state)
+    # One file under two names: written once, and neither name is ever absent or half there.
+    link = folder / ".latest.pth.part"
+    link.unlink(missing_ok=True)
+    try:
+        os.link(kept, link)
+        os.replace(link, folder / "latest.pth")
+    except OSError:  # a file system without hard links
+        write(folder / "latest.pth", state)
+    epochs = sorted(file for file in folder.iterdir() if EPOCH_FILE.fullmatch(file.name))
+    for old in epochs[: max(0, len(epochs) - max_keep)]:
+        old.unlink()
+
+
+def read_run(folder: str | Path) -> dict | None:
+    """The contents of `latest.pth` in `folder`, or None where there is none."""
+    path = Path(folder) / "latest.pth"
+    if not path.exists():
+        return None
+    state = read(path)
+    if "model" not in state or "step" not in state:
+        raise UserError(f"{path}: is no checkpoint of a run; move it away or set another folder")
+    return state
+
+
+def load_network(model: nn.Module, path: str | Path, classes: Sequence[str]) -> dict:
+    """Load a run's checkpoint into `model`, every entry of it; return the checkpoint.
+
+    Raises:
+        UserError: it is of another network, or of other classes.
+    """
+    contents = read(path)
+    known = contents.get("card", {}).get("classes", list(classes))
+    if known != list(classes):
+        raise UserError(
+            f"weights {path}: trained on classes {known}, the config has {list(classes)}"
+        )
+    try:
+        model.load_state_dict(contents["model"])
+    except (KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"weights {path}: not of the config's network ({reason})") from error
+    return contents
+
+
+def export_backbone(folder: Path, weights: dict[str, Tensor], card: dict) -> None:
+    """Write `backbone.pth`, a plain state_dict, and its card `backbone.json`."""
+    plain = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
+    write(folder / "backbone.pth", plain)
+    write_text(folder / "backbone.json", json.dumps(card, indent=2, default=str) + "\n")
+
+
+def read_card(path: Path, contents: dict) -> dict:
+    """What is known of the weights: from a run's checkpoint or the `.json` beside the file."""
+    if isinstance(contents.get("card"), dict):
+        return contents["card"]
+    beside = path.with_suffix(".json")
+    try:
+        card = json.loads(beside.read_text()) if beside.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"card {beside}: cannot be read ({error}); mend or remove it") from error
+    return card if isinstance(card, dict) else {}
+
+
+def backbone_weights(contents: dict) -> dict[str, Tensor]:
+    """The backbone's tensors in `contents`, under torchvision's names."""
+    for key in ("model", "state_dict"):
+        if isinstance(contents.get(key), dict):
+            contents = contents[key]
+    state = {}
+    for key, value in contents.items():
+        if isinstance(value, Tensor):
+            while key.startswith(WRAPPERS):
+                key = key.split(".", 1)[1]
+            state[key] = value
+    for prefix in ("backbone.", "encoder."):
+        inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        if inside:
+            return inside
+    return state

@@ -1,0 +1,122 @@
+"""What the commands share: flags, errors in one line, the run's card."""
+
+import argparse
+import json
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from SSLRemoteSensing import checkpoint
+from SSLRemoteSensing.config import load_config
+from SSLRemoteSensing.errors import UserError
+
+PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless")
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Call `main()`; turn a `UserError` into one line on stderr and exit status 2.
+
+    Anything else is a defect of ours and keeps its traceback.
+    """
+    try:
+        main()
+    except UserError as error:
+        # A loader's worker wraps the message in its own traceback; ours is the last line of it.
+        line = str(error).strip().splitlines()[-1]
+        print("error:", line.removeprefix("SSLRemoteSensing.errors.UserError: "), file=sys.stderr)
+        sys.exit(2)
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The flags that both commands take."""
+    flags = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flags.add_argument("--config_file", required=True, help="a Python file of configs/")
+    flags.add_argument("--checkpoints_path", help="in place of the config's")
+    flags.add_argument("--log_path", help="in place of the config's")
+    flags.add_argument(
+        "--set",
+        action="append",
+        nargs="+",
+        default=[],
+        metavar="A.B.C=VALUE",
+        help="override any key; VALUE is a Python literal or else a string",
+    )
+    flags.add_argument(
+        "--dry_run", action="store_true", help="build all, run and describe one step, write nothing"
+    )
+    return flags
+
+
+def settings(args: argparse.Namespace) -> dict:
+    """The config that the flags of `parser` ask for."""
+    overrides = [text for group in args.set for text in group]
+    if args.checkpoints_path:
+        overrides.append(f"train_cfg.checkpoints.checkpoints_path={args.checkpoints_path}")
+    if args.log_path:
+        overrides.append(f"train_cfg.log.log_path={args.log_path}")
+    return load_config(args.config_file, overrides)
+
+
+def write_run_card(config: dict) -> Path:
+    """Add what makes this run to `run.json`: config, versions, command, device."""
+    folder = checkpoint.make_folder(
+        config["train_cfg"]["checkpoints"]["checkpoints_path"],
+        "train_cfg.checkpoints.checkpoints_path",
+    )
+    path = folder / "run.json"
+    try:
+        runs = json.loads(path.read_text())["runs"]
+    except (OSError, ValueError, KeyError):
+        runs = []
+    runs.append(
+        {
+            "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+            "command": shlex.join(sys.argv),
+            "versions": versions(),
+            "device": device_name(),
+            "config": config,
+        }
+    )
+    checkpoint.write_text(path, json.dumps({"runs": runs}, indent=2, default=str) + "\n")
+    return folder
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python, this code (with its commit in a checkout) and what it computes with."""
+    root = Path(__file__).resolve().parents[1]
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    found = {"python": platform.python_version(), "commit": commit}
+    for name in ("SSLRemoteSensing", *PACKAGES):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def device_name() -> str:
+    """The machine's processor, and its GPU where there is one."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [
+            line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
+        name = models[0].partition(":")[2].strip() if models else name
+    name = f"{name}, {torch.get_num_threads()} threads"
+    if torch.cuda.is_available():
+        name = f"{torch.cuda.get_device_name()} ({name})"
+    return name

@@ -1,0 +1,327 @@
+"""fit(): the one training loop. It is handed a module, a data set and functions, and knows no task.
+
+What `model(batch)` returns is a dict of named, weighted losses; their sum is minimised.
+"""
+
+import contextlib
+import json
+import math
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import cv2
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from SSLRemoteSensing import checkpoint
+from SSLRemoteSensing.config import OneOf, Part, build, differences
+from SSLRemoteSensing.datasets.sampler import KeySampler
+from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.log import STOPPED, Clock, History, Log, LogSettings
+from SSLRemoteSensing.schedules import OPTIMIZERS, SCHEDULES
+from SSLRemoteSensing.step import TrainStep, choose_device
+
+
+@dataclass
+class CheckpointSettings:
+    """The `checkpoints` of a config.
+
+    Attributes:
+        checkpoints_path: the run's folder.
+        save_step: epochs between two checkpoints (and evaluations).
+        max_keep: how many `epoch_NNNN.pth` to keep.
+        save_minutes: besides, write `latest.pth` in mid-epoch when so many minutes have passed.
+    """
+
+    checkpoints_path: str
+    save_step: int = 1
+    max_keep: int = 3
+    save_minutes: float | None = None
+
+    def __post_init__(self):
+        if self.save_step < 1 or self.max_keep < 1:
+            raise UserError("train_cfg.checkpoints: save_step and max_keep must be at least 1")
+
+
+def fit(
+    model: nn.Module,
+    dataset,
+    collate: Callable,
+    batch_size: int,
+    optimizer: Annotated[dict, OneOf(OPTIMIZERS, given=("params",))],
+    checkpoints: Annotated[dict, Part(CheckpointSettings)],
+    log: Annotated[dict, Part(LogSettings)],
+    num_epoch: int | None = None,
+    num_step: int | None = None,
+    lr_schedule: Annotated[dict | None, OneOf(SCHEDULES)] = None,
+    device: str = "auto",
+    num_workers: int = 0,
+    precision: Literal["fp32", "bf16", "auto"] = "fp32",
+    channels_last: bool = False,
+    compile: bool | str = False,
+    accumulate_steps: int = 1,
+    clip_grad_norm: float | None = None,
+    seed: int = 0,
+    param_groups: list[dict] | None = None,
+    evaluate: Callable[[], dict] | None = None,
+    best_by: str = "miou",
+    export: Callable[[int, int], None] | None = None,
+    card: dict | None = None,
+    dry_run: bool = False,
+) -> bool:
+    """Train `model` on `dataset`, going on from the run folder's `latest.pth` if there is one.
+
+    A step is one update of the weights, from `accumulate_steps` batches of `batch_size` samples; an
+    epoch is as many whole steps as the data give. A sample is `dataset[(epoch, index)]`; a collated
+    batch holds `index`, the samples' numbers for messages, and may hold `skipped`, numbers of files
+    that could not be read. Give `num_epoch` or `num_step`.
+
+    Args:
+        param_groups: as for torch's optimizers, with `lr_factor` besides; default one group.
+        evaluate: called with each checkpoint; the best value of its `best_by` makes `best.pth`.
+        export: called with (step, epoch) after each checkpoint of an epoch.
+        card: what is known of the weights; kept in each checkpoint.
+        dry_run: run and describe one step, write nothing.
+
+    Returns:
+        Whether there was anything left to do.
+
+    Raises:
+        UserError: fewer samples than a step takes, a folder that cannot be written, a checkpoint of
+            another network, too many unreadable files, a loss that is not finite.
+    """
+    saving, logging = CheckpointSettings(**checkpoints), LogSettings(**log)
+    check_counts(batch_size, accumulate_steps, num_epoch, num_step)
+    per_epoch = len(dataset) // (batch_size * accumulate_steps)
+    if per_epoch == 0:
+        raise UserError(
+            f"train_cfg.batch_size={batch_size} (x accumulate_steps={accumulate_steps}): only "
+            f"{len(dataset)} images; add images or set a smaller batch_size"
+        )
+    total = num_step or num_epoch * per_epoch
+    schedule = build(SCHEDULES, lr_schedule, "train_cfg.lr_schedule") if lr_schedule else None
+    device = choose_device(device)
+    stepper = TrainStep(
+        model, optimizer, device, precision, channels_last, compile, clip_grad_norm, param_groups
+    )
+    print(
+        f"{len(dataset)} images, {per_epoch} steps of {batch_size * accumulate_steps} an epoch, "
+        f"{total} steps in all, {stepper.describe()}"
+    )
+    if dry_run:
+        try_step(stepper, dataset, collate, batch_size, accumulate_steps)
+        return True
+
+    folder = checkpoint.make_folder(
+        saving.checkpoints_path, "train_cfg.checkpoints.checkpoints_path"
+    )
+    log_folder = checkpoint.make_folder(logging.log_path, "train_cfg.log.log_path")
+    state = checkpoint.read_run(folder)
+    first, best = 0, None
+    history = History(dataset, limit=max(1, len(dataset) // 100))
+    if state is not None:
+        first, best = state["step"], state["best"]
+        if first >= total:
+            print(f"{folder}: all {total} steps are done, nothing is left to do")
+            return False
+        compare_cards(state["card"], plain(card), folder)
+        stepper.load_state_dict(state, f"{folder}/latest.pth")
+        history.load_state_dict(state["history"])
+        print(
+            f"going on from {folder}/latest.pth: step {first} of {total}, epoch "
+            f"{first // per_epoch}"
+        )
+
+    sampler = KeySampler(
+        len(dataset), batch_size, per_epoch * accumulate_steps,
+        first * accumulate_steps, total * accumulate_steps, seed,
+    )  # fmt: skip
+    batches = iter(
+        DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=collate,
+            num_workers=num_workers,
+            prefetch_factor=4 if num_workers else None,
+            pin_memory=device.type == "cuda",
+            worker_init_fn=one_thread,
+            generator=torch.Generator(),  # its own: the loader must not draw from the model's
+        )
+    )
+    if state is not None:
+        set_random_state(state["random"])
+    writer = Log(log_folder, first, total)
+
+    def save(step: int, finished_epoch: int | None) -> None:
+        if not stepper.finite():
+            raise UserError(f"step {step}: weights are not finite; {STOPPED}")
+        contents = stepper.state_dict() | {
+            "step": step,
+            "epoch": step // per_epoch,
+            "best": best,
+            "random": random_state(),
+            "history": history.state_dict(),
+            "card": plain(card),
+        }
+        checkpoint.save_run(folder, contents, finished_epoch, saving.max_keep)
+
+    try:
+        with stop_signals() as received:
+            clock = Clock()
+            saved = time.monotonic()
+            for step in range(first, total):
+                epoch = step // per_epoch
+                stepper.set_lr(schedule(step, total, epoch) if schedule else 1.0)
+                for _ in range(accumulate_steps):
+                    with clock.waiting():
+                        batch = next(batches)
+                    losses = stepper.forward_backward(batch, 1 / accumulate_steps)
+                    history.add(step + 1, batch, losses)
+                stepper.update()
+                writer.step()
+                done = step + 1
+                epoch_ends = done % per_epoch == 0 or done == total
+                saves = done == total or (epoch_ends and (epoch + 1) % saving.save_step == 0)
+                clock.images += batch_size * accumulate_steps
+                if done % logging.log_step == 0 or done == total:
+                    writer.write(
+                        {"step": done, "epoch": epoch, "lr": stepper.lr()}
+                        | history.take(writer.say)
+                        | clock.lap()
+                    )
+                elif saves:
+                    history.check(writer.say)
+                if saves:
+                    if evaluate is not None:
+                        scores = evaluate()
+                        named = {f"val_{name}": value for name, value in scores.items()}
+                        writer.write({"step": done, "epoch": epoch} | named)
+                        if best is None or (scores[best_by] or 0) > best:
+                            best = scores[best_by] or 0.0
+                            weights = {"model": model.state_dict(), "step": done}
+                            checkpoint.write(folder / "best.pth", weights | {"card": plain(card)})
+                    save(done, finished_epoch=epoch + 1)
+                    if export is not None:
+                        export(done, epoch + 1)
+                    clock.pause()
+                    saved = time.monotonic()
+                elif received or minutes_since(saved) >= (saving.save_minutes or math.inf):
+                    history.check(writer.say)
+                    save(done, finished_epoch=None)
+                    saved = time.monotonic()
+                if received and done < total:
+                    writer.say(f"stopped after step {done}; the same command goes on from there")
+                    raise SystemExit(128 + received[0])
+    finally:
+        writer.close()
+    return True
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """A list that SIGINT and SIGTERM append their number to; a second one acts as ever."""
+    received: list[int] = []
+    before = {}
+    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
+        yield received
+        return
+
+    def note(number: int, frame) -> None:
+        received.append(number)
+        signal.signal(number, before[number])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def one_thread(worker: int) -> None:
+    """Workers run beside each other, so each keeps to one thread; Ctrl-C is the main process's."""
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def random_state() -> dict:
+    """The states of torch's generators, which dropout draws from."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_state(state: dict) -> None:
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def plain(card: dict | None) -> dict:
+    """`card` in JSON's types, which a checkpoint can hold without pickling objects."""
+    return json.loads(json.dumps(card or {}, default=str))
+
+
+def compare_cards(old: dict, new: dict, folder) -> None:
+    """Name what changed in the config since the checkpoint; refuse another network or optimizer."""
+    changed = differences(old.get("config", {}), new.get("config", {}))
+    for path, before, now in changed:
+        if path == "train_cfg.optimizer.name" or path.startswith(NETWORK_KEYS):
+            raise UserError(
+                f"{folder}/latest.pth: {path} was {before!r} and is now {now!r}; set another "
+                f"checkpoints_path for a new run, or the old value to go on"
+            )
+        print(f"warning: going on with {path}={now!r}, so far {before!r}", file=sys.stderr)
+
+
+NETWORK_KEYS = (
+    "backbone_cfg",
+    "inpainting_head_cfg",
+    "agr_head_cfg",
+    "examplar_head_cfg",
+    "decoder_cfg",
+    "classes",
+)
+
+
+def minutes_since(moment: float) -> float:
+    return (time.monotonic() - moment) / 60
+
+
+def check_counts(batch_size, accumulate_steps, num_epoch, num_step) -> None:
+    given = {"batch_size": batch_size, "accumulate_steps": accumulate_steps}
+    given |= {"num_epoch": num_epoch, "num_step": num_step}
+    for key, value in given.items():
+        if value is not None and value < 1:
+            raise UserError(f"train_cfg.{key}={value}: must be at least 1")
+    if (num_epoch is None) == (num_step is None):
+        raise UserError("train_cfg: give either num_epoch or num_step")
+
+
+def try_step(
+    stepper: TrainStep, dataset, collate: Callable, batch_size: int, accumulate_steps: int
+) -> None:
+    """Run two steps on the first images, and say what the second took."""
+    batch = collate([dataset[(0, index)] for index in range(batch_size)])
+    for key, value in stepper.to_device(batch).items():
+        print(f"batch: {key} {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}")
+    for _ in range(2):
+        start = time.perf_counter()
+        for _ in range(accumulate_steps):
+            losses = stepper.forward_backward(batch, 1 / accumulate_steps)
+        stepper.update()
+        values = {name: float(loss) for name, loss in losses.items()}
+        seconds = time.perf_counter() - start
+    print("losses: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
+    if stepper.device.type == "cuda":
+        memory = f"{torch.cuda.max_memory_allocated(stepper.device) / 2**30:.2f} GiB on the device"
+    else:
+        memory = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB"
+    print(f"one step: {seconds:.3f} s, peak memory {memory}; dry run, nothing written")

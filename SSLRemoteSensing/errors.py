@@ -1,0 +1,5 @@
+"""The one exception that means: the user can mend this."""
+
+
+class UserError(ValueError):
+    """A mistake in config, data or weights; the message is one line: what, where, what to do."""

@@ -1,0 +1,95 @@
+"""Pictures of results: the confusion matrix, and a page of example maps."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from SSLRemoteSensing.metrics import IGNORE
+
+NOT_SCORED = (0, 0, 0)
+
+
+def default_palette(num_classes: int) -> list[tuple[int, int, int]]:
+    """Distinct colours, R, G, B, the first of them a light grey for the background."""
+    from matplotlib import colormaps
+
+    tab = colormaps["tab20"].colors
+    colours = [tuple(round(255 * part) for part in tab[i % 20]) for i in range(num_classes - 1)]
+    return [(225, 225, 225), *colours]
+
+
+def colour_map(classes: np.ndarray, palette: Sequence) -> np.ndarray:
+    """A map of class indices (H, W), 255 = not scored, as R, G, B (H, W, 3)."""
+    lookup = np.zeros((256, 3), np.uint8)
+    lookup[: len(palette)] = palette
+    lookup[IGNORE] = NOT_SCORED
+    return lookup[classes]
+
+
+def draw_confusion_matrix(counts: Sequence, classes: Sequence[str], path: Path) -> None:
+    """Rows label, columns prediction; each cell its share of the row in per cent."""
+    from matplotlib.figure import Figure
+
+    counts = np.asarray(counts, dtype=float)
+    shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = 2.6 + 0.75 * len(classes)
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained", dpi=130)
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    axes.set_xticks(range(len(classes)), classes, rotation=35, ha="right")
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set(xlabel="prediction", ylabel="label")
+    for row, column in np.ndindex(shares.shape):
+        colour = "white" if shares[row, column] > 60 else "black"
+        text = f"{shares[row, column]:.1f}"
+        axes.text(column, row, text, ha="center", va="center", color=colour)
+    figure.colorbar(image, label="% of the label's pixels", shrink=0.8)
+    figure.savefig(path)
+
+
+def draw_examples(
+    predict: Callable[[Tensor], Tensor],
+    dataset,
+    classes: Sequence[str],
+    palette: Sequence,
+    path: Path,
+    count: int = 8,
+) -> None:
+    """Image, label, map and errors of `count` tiles, evenly spread over `dataset`.
+
+    Args:
+        predict: images uint8 (1, C, H, W) to classes uint8 (1, H, W).
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int))
+    figure = Figure(figsize=(9, 2.3 * len(chosen) + 0.9), layout="constrained", dpi=100)
+    grid = figure.subplots(len(chosen), 4, squeeze=False)
+    for row, index in zip(grid, chosen, strict=True):
+        sample = dataset[(0, int(index))]
+        image, label = sample["image"], sample["label"]
+        tensor = torch.from_numpy(image).permute(2, 0, 1)[None]
+        found = predict(tensor)[0].cpu().numpy()
+        wrong = np.where(label == IGNORE, 128, np.where(found == label, 255, 0)).astype(np.uint8)
+        shown = image[:, :, :3] if image.shape[2] >= 3 else np.repeat(image[:, :, :1], 3, axis=2)
+        error = np.dstack([np.maximum(wrong, np.uint8(200)), wrong, wrong])
+        error[label == IGNORE] = 160
+        pictures = (shown, colour_map(label, palette), colour_map(found, palette), error)
+        for axes, picture in zip(row, pictures, strict=True):
+            axes.imshow(picture, interpolation="nearest")
+            axes.set_xticks([])
+            axes.set_yticks([])
+        row[0].set_ylabel(dataset.name(int(index)).stem[-28:], fontsize=7)
+    for axes, title in zip(grid[0], ("image", "label", "map", "errors"), strict=True):
+        axes.set_title(title, fontsize=10)
+    entries = [
+        Patch(facecolor=np.array(colour) / 255, edgecolor="grey", label=name)
+        for name, colour in zip(classes, palette, strict=True)
+    ]
+    entries.append(Patch(facecolor=(200 / 255, 0, 0), label="error"))
+    figure.legend(handles=entries, loc="outside lower center", ncols=min(6, len(entries)))
+    figure.savefig(path)

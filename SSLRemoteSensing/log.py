@@ -1,0 +1,188 @@
+"""What a run says while it runs: metrics.jsonl, TensorBoard, and a bar or plain lines."""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from SSLRemoteSensing.errors import UserError
+
+STOPPED = "the last checkpoint is kept; lower the learning rate or set clip_grad_norm"
+
+
+@dataclass
+class LogSettings:
+    """The `log` of a config.
+
+    Attributes:
+        log_path: folder of the TensorBoard events and of `metrics.jsonl`.
+        log_step: steps between two entries.
+    """
+
+    log_path: str
+    log_step: int = 50
+
+    def __post_init__(self):
+        if self.log_step < 1:
+            raise UserError(f"train_cfg.log.log_step={self.log_step}: must be at least 1")
+
+
+class Log:
+    """Entries of a run of `total` steps that starts, or goes on, at step `first`.
+
+    Entries after `first`, left by a run that was cut off, are removed: each step is there once.
+    """
+
+    def __init__(self, folder: Path, first: int, total: int):
+        # Imported here: it takes a second, which a config error need not wait for.
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.total = total
+        self.path = folder / "metrics.jsonl"
+        kept = []
+        if self.path.exists():
+            for line in self.path.read_text().splitlines():
+                try:
+                    if json.loads(line)["step"] <= first:
+                        kept.append(line + "\n")
+                except (ValueError, KeyError):  # a line cut off by a crash
+                    continue
+        self.path.write_text("".join(kept))
+        self.board = SummaryWriter(str(folder), purge_step=first + 1 if first else None)
+        self.bar = tqdm(
+            total=total,
+            initial=first,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+        )
+
+    def step(self) -> None:
+        self.bar.update()
+
+    def write(self, values: dict) -> None:
+        """Append one entry; `values` holds `step`, `epoch` and numbers."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(values) + "\n")
+        for name, value in values.items():
+            if name not in ("step", "epoch") and value is not None:
+                self.board.add_scalar(name, value, values["step"])
+        shown = {key: value for key, value in values.items() if key not in ("step", "epoch")}
+        text = "  ".join(f"{key} {brief(value)}" for key, value in shown.items())
+        if self.bar.disable:
+            print(
+                f"step {values['step']}/{self.total}  epoch {values['epoch']}  {text}", flush=True
+            )
+        else:
+            self.bar.set_postfix_str(text)
+
+    def say(self, text: str) -> None:
+        """A line of text that does not break the bar."""
+        if self.bar.disable:
+            print(text, flush=True)
+        else:
+            self.bar.write(text)
+
+    def close(self) -> None:
+        self.bar.close()
+        self.board.close()
+
+
+def brief(value: float | None) -> str:
+    if value is None:
+        return "none"
+    return f"{value:.3g}" if abs(value) < 1e-3 or abs(value) >= 1e4 else f"{value:.4g}"
+
+
+class History:
+    """Losses since the last entry of the log, left on the device until they are asked for.
+
+    Reading a loss waits for the device, so it happens once a log step; the batches' numbers are
+    kept with them, so that a loss that is not finite can still be traced to its files.
+    """
+
+    def __init__(self, dataset, limit: int):
+        self.dataset, self.limit = dataset, limit
+        self.entries: list[tuple[int, Tensor, dict[str, Tensor]]] = []
+        self.skipped: set[int] = set()
+        self.unsaid: set[int] = set()
+
+    def add(self, step: int, batch: dict, losses: dict[str, Tensor]) -> None:
+        self.entries.append((step, batch["index"], losses))
+        new = set(batch.get("skipped", ())) - self.skipped
+        self.skipped |= new
+        self.unsaid |= new
+
+    def check(self, say: Callable) -> None:
+        """Raise `UserError` for a loss that is not finite, or for too many unreadable files."""
+        for index in sorted(self.unsaid):
+            say(f"skipped, cannot be read: {self.dataset.name(index)} ({len(self.skipped)} so far)")
+        self.unsaid.clear()
+        if len(self.skipped) > self.limit:
+            raise UserError(
+                f"data: {len(self.skipped)} files cannot be read, more than 1 % of "
+                f"{len(self.dataset)}; repair the data set, last {self.dataset.name(index)}"
+            )
+        if not self.entries:
+            return
+        values = torch.stack([torch.stack(list(losses.values())) for _, _, losses in self.entries])
+        finite = values.float().cpu().isfinite()
+        for (step, indices, losses), good in zip(self.entries, finite.tolist(), strict=True):
+            if not all(good):
+                names = ", ".join(n for n, ok in zip(losses, good, strict=True) if not ok)
+                files = ", ".join(str(self.dataset.name(int(i))) for i in indices)
+                raise UserError(
+                    f"step {step}: loss {names} is not finite; {STOPPED}; files: {files}"
+                )
+
+    def take(self, say: Callable) -> dict[str, float]:
+        """Mean losses since the last call, checked: `loss` and each by name."""
+        self.check(say)
+        names = list(self.entries[0][2])
+        values = torch.stack([torch.stack(list(losses.values())) for _, _, losses in self.entries])
+        means = values.double().mean(0).tolist()
+        self.entries.clear()
+        return {"loss": sum(means)} | dict(zip(names, means, strict=True))
+
+    def state_dict(self) -> dict:
+        entries = [
+            (step, index.cpu(), {key: loss.cpu() for key, loss in losses.items()})
+            for step, index, losses in self.entries
+        ]
+        return {"entries": entries, "skipped": sorted(self.skipped)}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.entries, self.skipped = list(state["entries"]), set(state["skipped"])
+
+
+class Clock:
+    """Images a second and the share of time spent waiting for data, lap by lap."""
+
+    def __init__(self):
+        self.pause()
+
+    def pause(self) -> None:
+        """Start a new lap, leaving out what came before (an evaluation, say)."""
+        self.start, self.waited, self.images = time.perf_counter(), 0.0, 0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        asked = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - asked
+
+    def lap(self) -> dict[str, float]:
+        elapsed = time.perf_counter() - self.start
+        rates = {
+            "images_per_second": self.images / elapsed,
+            "data_wait": self.waited / elapsed,
+        }
+        self.pause()
+        return rates

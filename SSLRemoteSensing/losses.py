@@ -1,0 +1,97 @@
+"""The losses of the three pretext tasks, and the cross-entropy of segmentation."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from SSLRemoteSensing.errors import UserError
+
+
+class InpaintingLoss(nn.Module):
+    """L1 distance to the anchor, weighted by how much each value was distorted.
+
+    sum(|prediction - anchor| M) / (sum(M) + 1e-6) with M = |anchor - occluded|, per pixel and
+    channel, so that only the distorted block counts. All tensors (N, C, H, W), in 0..1.
+    """
+
+    def forward(self, prediction: Tensor, anchor: Tensor, occluded: Tensor) -> Tensor:
+        weight = (anchor - occluded).abs()
+        distance = (prediction.float() - anchor).abs()
+        return (distance * weight).sum() / (weight.sum() + 1e-6)
+
+
+class ExamplarLoss(nn.Module):
+    """Softmax cross-entropy over the cosine similarities of 2N embeddings, N of them a view each.
+
+    Row i's positive is the other view of the same image; all other rows are its negatives. Memory
+    grows with N^2, not with N^2 times the embedding's length.
+
+    Args:
+        temperature: divides the similarities; published 1.
+        self_similarity: an embedding's similarity with itself is set to 0 ('zero', as published: it
+            adds exp(0) to every denominator) or left out ('exclude', NT-Xent of SimCLR).
+    """
+
+    def __init__(
+        self, temperature: float = 1.0, self_similarity: Literal["zero", "exclude"] = "zero"
+    ):
+        super().__init__()
+        if temperature <= 0:
+            raise UserError(f"temperature={temperature}: must be above 0")
+        self.temperature = temperature
+        self.own = {"zero": 0.0, "exclude": float("-inf")}[self_similarity]
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """first, second: embeddings (N, D) of the two views."""
+        n = len(first)
+        z = F.normalize(torch.cat([first, second]).float(), dim=1)
+        with torch.autocast(z.device.type, enabled=False):
+            similarity = z @ z.T / self.temperature
+        itself = torch.eye(2 * n, dtype=torch.bool, device=z.device)
+        positive = torch.arange(2 * n, device=z.device).roll(n)
+        return F.cross_entropy(similarity.masked_fill(itself, self.own), positive)
+
+
+class SegmentationLoss(nn.Module):
+    """Cross-entropy over the labelled pixels; 255 is ignored. A batch without a label gives 0.
+
+    Args:
+        class_weights: one weight a class, as in `torch.nn.CrossEntropyLoss`.
+        label_smoothing: share of the target spread evenly over the classes.
+    """
+
+    def __init__(self, class_weights: Sequence | None = None, label_smoothing: float = 0.0):
+        super().__init__()
+        weight = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("weight", weight, persistent=False)
+        self.label_smoothing = label_smoothing
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """logits (N, K, H, W), label (N, H, W) uint8 or int64."""
+        label = label.long()
+        total = F.cross_entropy(
+            logits.float(),
+            label,
+            self.weight,
+            ignore_index=255,
+            reduction="sum",
+            label_smoothing=self.label_smoothing,
+        )
+        scored = label != 255
+        if self.weight is None:
+            share = scored.sum()
+        else:
+            share = self.weight[label.masked_fill(~scored, 0)].mul(scored).sum()
+        # An average over no pixel is 0 / 0; the guard keeps both loss and gradient at 0.
+        return total / share.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+LOSSES = {
+    "InpaintingLoss": InpaintingLoss,
+    "CrossEntropyLoss": nn.CrossEntropyLoss,
+    "ExamplarLoss": ExamplarLoss,
+}
+SEGMENTATION_LOSSES = {"CrossEntropyLoss": SegmentationLoss}

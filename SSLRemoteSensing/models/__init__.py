@@ -1,0 +1,1 @@
+"""Backbones, heads, and the two networks made of them."""

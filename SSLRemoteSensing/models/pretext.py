@@ -1,0 +1,128 @@
+"""Backbone and heads to the losses of the three pretext tasks."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from SSLRemoteSensing.config import OneOf, build
+from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.losses import LOSSES
+from SSLRemoteSensing.models.backbones import BACKBONES, Backbone
+from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_HEADS
+
+
+def pretext_losses(
+    InpaintingLoss: Annotated[dict | None, OneOf(LOSSES)] = None,
+    AGRLoss: Annotated[dict | None, OneOf(LOSSES)] = None,
+    ExamplarLoss: Annotated[dict | None, OneOf(LOSSES)] = None,
+    factors: Sequence = (20, 1, 1),
+) -> dict[str, tuple[float, nn.Module]]:
+    """The `losses` of a config: task -> (weight, loss). A loss left out is the published one."""
+    chosen = {
+        "InpaintingLoss": InpaintingLoss or {"name": "InpaintingLoss"},
+        "AGRLoss": AGRLoss or {"name": "CrossEntropyLoss"},
+        "ExamplarLoss": ExamplarLoss or {"name": "ExamplarLoss"},
+    }
+    if len(factors) != len(chosen) or min(factors) < 0:
+        raise UserError(
+            f"losses.factors={factors!r}: expected 3 weights, one a task, none negative"
+        )
+    parts = [build(LOSSES, cfg, f"losses.{key}") for key, cfg in chosen.items()]
+    tasks = ("inpainting", "agr", "exemplar")
+    return dict(zip(tasks, zip(factors, parts, strict=True), strict=True))
+
+
+class PretextNet(nn.Module):
+    """One backbone, up to three heads; `forward(batch)` gives the weighted losses by task.
+
+    The heads `.inpainting_head`, `.agr_head`, `.exemplar_head` are None where a task is not
+    trained. Each branch is a pass of its own through the backbone, so that the statistics of batch
+    normalization are each branch's own, as published.
+
+    Args:
+        losses: task -> (weight, loss), from `pretext_losses`.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        inpainting_head: nn.Module | None,
+        agr_head: nn.Module | None,
+        exemplar_head: nn.Module | None,
+        losses: dict[str, tuple[float, nn.Module]],
+    ):
+        super().__init__()
+        if inpainting_head is None and agr_head is None and exemplar_head is None:
+            raise UserError(
+                "no head: give at least one of inpainting_head_cfg, agr_head_cfg, examplar_head_cfg"
+            )
+        self.backbone = backbone
+        self.inpainting_head, self.agr_head = inpainting_head, agr_head
+        self.exemplar_head = exemplar_head
+        self.weights = {task: weight for task, (weight, _) in losses.items()}
+        self.losses = nn.ModuleDict({task: loss for task, (_, loss) in losses.items()})
+
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """The pyramid of `images` (N, C, H, W), uint8 or float in 0..1."""
+        return self.backbone(unit_range(images))
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weighted losses of the trained tasks.
+
+        Args:
+            batch: occluded, anchor, transformed uint8 (N, C, H, W), transform_label int64 (N,).
+        """
+        anchor = unit_range(batch["anchor"])
+        losses = {}
+        if self.inpainting_head is not None:
+            occluded = unit_range(batch["occluded"])
+            restored = self.inpainting_head(self.backbone(occluded))
+            losses["inpainting"] = self.losses["inpainting"](restored, anchor, occluded)
+        if self.agr_head is not None or self.exemplar_head is not None:
+            first = self.backbone(anchor)["block6"]
+            second = self.backbone(unit_range(batch["transformed"]))["block6"]
+        if self.agr_head is not None:
+            logits = self.agr_head(first, second).float()
+            losses["agr"] = self.losses["agr"](logits, batch["transform_label"])
+        if self.exemplar_head is not None:
+            views = self.exemplar_head(first), self.exemplar_head(second)
+            losses["exemplar"] = self.losses["exemplar"](*views)
+        return {task: self.weights[task] * loss for task, loss in losses.items()}
+
+
+def build_pretext(config: dict) -> PretextNet:
+    """The network of a pre-training config, checked key by key.
+
+    Raises:
+        UserError: an unknown name or key, no head at all, or heads that do not fit the backbone.
+    """
+    backbone = build(BACKBONES, config.get("backbone_cfg") or {}, "backbone_cfg")
+    channels = {"map_channels": skip_channels(backbone)}
+    tables = (INPAINTING_HEADS, AGR_HEADS, EXAMPLAR_HEADS)
+    heads = []
+    for key, table in zip(HEAD_KEYS, tables, strict=True):
+        cfg = config.get(key)
+        heads.append(None if cfg is None else build(table, cfg, key, channels))
+    out_channels = heads[0].predict.out_channels if heads[0] is not None else backbone.in_channels
+    if out_channels != backbone.in_channels:
+        raise UserError(
+            f"inpainting_head_cfg.out_channels={out_channels}: the images have "
+            f"{backbone.in_channels} bands (backbone_cfg.in_channels)"
+        )
+    losses = pretext_losses(**config.get("train_cfg", {}).get("losses", {}))
+    return PretextNet(backbone, *heads, losses)
+
+
+HEAD_KEYS = ("inpainting_head_cfg", "agr_head_cfg", "examplar_head_cfg")
+
+
+def skip_channels(backbone: Backbone) -> dict[str, int]:
+    """The channels of the maps that the backbone returns."""
+    return backbone.keep(backbone.channels)
+
+
+def unit_range(images: Tensor) -> Tensor:
+    """uint8 images to float in 0..1; float images as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images

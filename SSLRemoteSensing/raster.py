@@ -1,0 +1,155 @@
+"""Read images and labels as arrays: JPEG and PNG by OpenCV, TIFF and GeoTIFF by rasterio."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from SSLRemoteSensing.errors import UserError
+
+TIFF_ENDINGS = {".tif", ".tiff"}
+
+
+def read_image(
+    path: str | Path,
+    in_channels: int = 3,
+    bands: Sequence[int] | None = None,
+    max_value: float | None = None,
+) -> np.ndarray:
+    """Read the image at `path` as uint8 (H, W, in_channels), as stored (no EXIF rotation).
+
+    With three channels greyscale is repeated, a palette is looked up, alpha is dropped and CMYK is
+    converted, so that any photograph gives R, G, B. Values of more than 8 bits are scaled linearly:
+    `max_value` becomes 255, by default the largest value of the file's integer type.
+
+    Args:
+        in_channels: number of bands wanted.
+        bands: which bands of a multi-band file, counted from 1 as in GIS tools; default all.
+        max_value: the value that becomes 255, e.g. 1023 for 10-bit data; values above are clipped.
+
+    Raises:
+        UserError: missing, empty, truncated or undecodable file; another number of bands; floating
+            point data without `max_value`.
+    """
+    path = Path(path)
+    if path.suffix.lower() in TIFF_ENDINGS:
+        image = _read_tiff(path, bands)
+    elif in_channels == 3 and bands is None and max_value is None:
+        return _decode(path, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    else:
+        image = _decode(path, cv2.IMREAD_UNCHANGED)
+        image = image[:, :, None] if image.ndim == 2 else image
+        if image.shape[2] >= 3:  # OpenCV keeps blue first
+            image = np.concatenate([image[:, :, 2::-1], image[:, :, 3:]], axis=2)
+        if bands is not None:
+            _check_bands(path, bands, image.shape[2])
+            image = image[:, :, [band - 1 for band in bands]]
+    image = to_uint8(image, max_value, path)
+    count = image.shape[2]
+    if in_channels == 3 and count <= 2:  # greyscale, with or without alpha
+        image = np.repeat(image[:, :, :1], 3, axis=2)
+    elif in_channels == 3 and count == 4 and path.suffix.lower() not in TIFF_ENDINGS:
+        image = np.ascontiguousarray(image[:, :, :3])
+    elif count != in_channels:
+        raise UserError(
+            f"{path}: has {count} bands where {in_channels} are expected; set in_channels={count} "
+            f"or choose with bands=(...) of train_data"
+        )
+    return image
+
+
+def to_uint8(image: np.ndarray, max_value: float | None, path: str | Path) -> np.ndarray:
+    """Scale `image` linearly to uint8 so that `max_value` becomes 255."""
+    if image.dtype == np.uint8 and max_value is None:
+        return image
+    if max_value is None:
+        if not np.issubdtype(image.dtype, np.unsignedinteger):
+            raise UserError(
+                f"{path}: holds {image.dtype}; set max_value, the value that becomes 255"
+            )
+        max_value = np.iinfo(image.dtype).max
+    if image.dtype.itemsize > 4:
+        image = image.astype(np.float32)
+    scaled = np.nan_to_num(image * np.float32(255.0 / max_value), nan=0.0)
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+def read_label(path: str | Path) -> np.ndarray:
+    """Read a label map as uint8 (H, W) of class indices; a palette image gives its indices.
+
+    Raises:
+        UserError: missing or undecodable file, more than one band, or values outside 0..255.
+    """
+    try:
+        with Image.open(path) as image:
+            label = np.asarray(image)
+    except FileNotFoundError:
+        raise UserError(f"label {path}: not found; every image needs a label of its name") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"label {path}: cannot be read ({error}); replace or remove it") from error
+    if label.dtype == bool:
+        label = label.astype(np.uint8)
+    if label.ndim != 2 or not np.issubdtype(label.dtype, np.integer):
+        raise UserError(
+            f"label {path}: is {label.dtype} {label.shape}, expected one band of class indices; "
+            f"colours must be decoded to indices first"
+        )
+    if label.dtype != np.uint8 and (label.min() < 0 or label.max() > 255):
+        raise UserError(f"label {path}: values {label.min()} to {label.max()}, expected 0 to 255")
+    return label.astype(np.uint8, copy=False)
+
+
+def _decode(path: Path, flags: int) -> np.ndarray:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"image {path}: cannot be opened ({error.strerror})") from error
+    if not data:
+        raise UserError(f"image {path}: the file is empty; remove it or set on_bad_image='skip'")
+    # Some decoders fill what is missing with grey. A whole JPEG ends its last scan (FFDA) with
+    # FFD9.
+    whole = not data.startswith(b"\xff\xd8") or data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if whole else None
+    except cv2.error:
+        image = None
+    if image is None:
+        what = "cannot be decoded" if whole else "is truncated"
+        raise UserError(f"image {path}: {what}; remove it or set on_bad_image='skip'")
+    return image
+
+
+def _read_tiff(path: Path, bands: Sequence[int] | None) -> np.ndarray:
+    import rasterio
+    from rasterio.enums import ColorInterp
+    from rasterio.errors import RasterioError
+
+    try:
+        with rasterio.open(path) as source:
+            if bands is not None:
+                _check_bands(path, bands, source.count)
+                return np.ascontiguousarray(source.read(list(bands)).transpose(1, 2, 0))
+            meaning = source.colorinterp
+            if meaning[0] == ColorInterp.palette:
+                table = np.zeros((256, 3), np.uint8)
+                for value, colour in source.colormap(1).items():
+                    table[value] = colour[:3]
+                return table[source.read(1)]
+            keep = [i for i, m in enumerate(meaning, start=1) if m != ColorInterp.alpha]
+            image = np.ascontiguousarray(source.read(keep).transpose(1, 2, 0))
+            if ColorInterp.cyan in meaning and image.shape[2] == 4:
+                light = 255 - image.astype(np.uint16)
+                image = (light[:, :, :3] * light[:, :, 3:] // 255).astype(np.uint8)
+            return image
+    except (RasterioError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"image {path}: cannot be read ({reason}); remove it or set on_bad_image='skip'"
+        ) from error
+
+
+def _check_bands(path: Path, bands: Sequence[int], count: int) -> None:
+    if not bands or min(bands) < 1 or max(bands) > count:
+        raise UserError(f"image {path}: bands={tuple(bands)} where the file has bands 1 to {count}")

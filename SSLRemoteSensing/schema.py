@@ -1,0 +1,96 @@
+"""The two trees of config keys, put together from the signatures of the parts that take them."""
+
+from collections.abc import Sequence
+from typing import Annotated, NotRequired, TypedDict
+
+from SSLRemoteSensing.config import OneOf, Part, require
+from SSLRemoteSensing.datasets.pretext import PretextDataset
+from SSLRemoteSensing.datasets.segmentation import SegmentationDataset
+from SSLRemoteSensing.engine import fit
+from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.losses import SEGMENTATION_LOSSES
+from SSLRemoteSensing.models.backbones import BACKBONES
+from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_HEADS
+from SSLRemoteSensing.models.pretext import pretext_losses
+from SSLRemoteSensing.models.segmentation import DECODERS
+
+# What the scripts hand to fit(), so that no config can.
+GIVEN = ("model", "dataset", "collate", "param_groups", "evaluate", "best_by", "export", "card")
+GIVEN += ("dry_run",)
+
+
+class PretextData(TypedDict):
+    train_data: Annotated[dict, Part(PretextDataset, given=("in_channels", "seed"))]
+    losses: NotRequired[Annotated[dict, Part(pretext_losses)]]
+
+
+class PretextConfig(TypedDict):
+    """A config of train.py; a head that is None or absent is not trained."""
+
+    name: str
+    backbone_cfg: Annotated[dict, OneOf(BACKBONES)]
+    inpainting_head_cfg: NotRequired[
+        Annotated[dict | None, OneOf(INPAINTING_HEADS, given=("map_channels",))]
+    ]
+    agr_head_cfg: NotRequired[Annotated[dict | None, OneOf(AGR_HEADS, given=("map_channels",))]]
+    examplar_head_cfg: NotRequired[
+        Annotated[dict | None, OneOf(EXAMPLAR_HEADS, given=("map_channels",))]
+    ]
+    train_cfg: Annotated[dict, Part(fit, GIVEN, PretextData)]
+
+
+TRAIN_TILES = Part(SegmentationDataset, given=("num_classes", "in_channels", "seed"))
+# Scoring takes each tile whole and as it is.
+SCORED_TILES = Part(
+    SegmentationDataset, given=(*TRAIN_TILES.given, "crop_size", "flips", "turns", "jitter")
+)
+
+
+class SegmentationData(TypedDict):
+    train_data: Annotated[dict, TRAIN_TILES]
+    val_data: Annotated[dict, SCORED_TILES]
+    test_data: NotRequired[Annotated[dict | None, SCORED_TILES]]
+    loss: NotRequired[Annotated[dict | None, OneOf(SEGMENTATION_LOSSES)]]
+    backbone_lr_factor: NotRequired[float]
+    freeze_backbone: NotRequired[bool]
+
+
+class SegmentationConfig(TypedDict):
+    """A config of finetune_seg.py."""
+
+    name: str
+    classes: Sequence
+    palette: NotRequired[Sequence | None]
+    backbone_cfg: Annotated[dict, OneOf(BACKBONES)]
+    decoder_cfg: NotRequired[
+        Annotated[dict | None, OneOf(DECODERS, given=("num_classes", "map_channels"))]
+    ]
+    train_cfg: Annotated[dict, Part(fit, GIVEN, SegmentationData)]
+
+
+def check_pretext(config: dict) -> None:
+    """Raise a `UserError` naming every wrong key of a pre-training config."""
+    require(Part(PretextConfig), config)
+    train_cfg = config["train_cfg"]
+    agr, data = config.get("agr_head_cfg"), train_cfg["train_data"]
+    transforms = data["agr_transforms_cfg"]["transforms_cfg"]
+    if agr is not None and agr["num_classes"] != len(transforms):
+        raise UserError(
+            f"agr_head_cfg.num_classes={agr['num_classes']}: there are {len(transforms)} "
+            f"transforms in "
+            f"train_data.agr_transforms_cfg.transforms_cfg; make them equal"
+        )
+    if config.get("examplar_head_cfg") is not None and train_cfg["batch_size"] < 2:
+        raise UserError(
+            "train_cfg.batch_size=1: the contrastive loss compares images of a batch; set at "
+            "least 2, "
+            "or examplar_head_cfg=None"
+        )
+
+
+def check_segmentation(config: dict) -> None:
+    """Raise a `UserError` naming every wrong key of a fine-tuning config."""
+    require(Part(SegmentationConfig), config)
+    palette = config.get("palette")
+    if palette is not None and len(palette) != len(config["classes"]):
+        raise UserError(f"palette: {len(palette)} colours for {len(config['classes'])} classes")

@@ -1,0 +1,70 @@
+"""Pre-train a backbone on images without labels.
+
+    python train.py --config_file configs/vr_vgg16_inapinting_agr_examplar_cfg.py
+    python train.py --config_file C --set train_cfg.device=auto train_cfg.batch_size=64
+    python train.py --config_file C --dry_run
+
+The same command again goes on where a run was stopped. Results: `backbone.pth` and its card
+`backbone.json` in the checkpoints_path, TensorBoard events and `metrics.jsonl` in the log_path.
+"""
+
+import torch
+
+from SSLRemoteSensing import build_pretext, checkpoint
+from SSLRemoteSensing.command import parser, run_command, settings, versions, write_run_card
+from SSLRemoteSensing.datasets.pretext import PretextDataset, collate
+from SSLRemoteSensing.engine import fit
+from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.schema import check_pretext
+
+
+def main() -> None:
+    flags = parser(__doc__)
+    flags.add_argument(
+        "--with_imagenet", choices=("true", "false"), help="in place of backbone_cfg.pretrained"
+    )
+    args = flags.parse_args()
+    config = settings(args)
+    if args.with_imagenet is not None and isinstance(config.get("backbone_cfg"), dict):
+        config["backbone_cfg"]["pretrained"] = args.with_imagenet == "true"
+    check_pretext(config)
+
+    train_cfg = dict(config["train_cfg"])
+    train_cfg.pop("losses", None)
+    seed = train_cfg.get("seed", 0)
+    torch.manual_seed(seed)
+    model = build_pretext(config)
+    backbone, data = model.backbone, train_cfg.pop("train_data")
+    try:
+        dataset = PretextDataset(**data, in_channels=backbone.in_channels, seed=seed)
+    except UserError as error:
+        raise UserError(f"train_cfg.train_data: {error}") from error
+    card = {
+        "name": backbone.name,
+        "in_channels": backbone.in_channels,
+        "bands": data.get("bands"),
+        "max_value": data.get("max_value"),
+        "mean": backbone.mean,
+        "std": backbone.std,
+        "img_size": data["img_size"],
+        "config": config,
+        "versions": versions(),
+    }
+    if args.dry_run:
+        fit(model, dataset, collate, **train_cfg, dry_run=True)
+        return
+
+    folder = write_run_card(config)
+
+    def export(step: int, epoch: int) -> None:
+        place = {"epoch": epoch, "step": step, "images_seen": step * train_cfg["batch_size"]
+                 * train_cfg.get("accumulate_steps", 1)}  # fmt: skip
+        checkpoint.export_backbone(folder, backbone.state_dict(), card | place)
+
+    fit(model, dataset, collate, **train_cfg, export=export, card=card)
+    print(f"backbone: {folder / 'backbone.pth'}, its card {folder / 'backbone.json'}")
+    print(f"next: python finetune_seg.py --config_file CONFIG --backbone {folder / 'backbone.pth'}")
+
+
+if __name__ == "__main__":
+    run_command(main)
