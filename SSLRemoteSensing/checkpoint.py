@@ -6,9 +6,8 @@ and `backbone.pth` with its card `backbone.json`, the backbone alone under torch
 
 import json
 import os
-import pickle
 import re
-import zipfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,13 +30,13 @@ def read(path: str | Path) -> dict:
     if not path.is_file():
         raise UserError(f"weights {path}: no such file")
     try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = "it holds Python objects besides weights" if "Unsupported" in str(error) else ""
-        reason = reason or "it is damaged or no checkpoint"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            contents = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes of any kind may stand in the file, and any error come of it
+        foreign = "Unsupported global" in str(error) or "Unsupported class" in str(error)
+        reason = "holds Python objects besides weights" if foreign else "damaged or no checkpoint"
         raise UserError(f"weights {path}: refused, {reason}; take another file") from error
-    except (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"weights {path}: damaged or no checkpoint; take another file") from error
     if not isinstance(contents, dict):
         raise UserError(f"weights {path}: holds a {type(contents).__name__}, expected a state_dict")
     return contents

@@ -86,7 +86,7 @@ class SegmentationLoss(nn.Module):
         else:
             share = self.weight[label.masked_fill(~scored, 0)].mul(scored).sum()
         # An average over no pixel is 0 / 0; the guard keeps both loss and gradient at 0.
-        return total / share.clamp(min=torch.finfo(torch.float32).tiny)
+        return torch.where(share > 0, 1 / share.clamp(min=1e-6), 0.0) * total
 
 
 LOSSES = {

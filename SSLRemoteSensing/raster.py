@@ -1,15 +1,17 @@
 """Read images and labels as arrays: JPEG and PNG by OpenCV, TIFF and GeoTIFF by rasterio."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from SSLRemoteSensing.errors import UserError
 
 TIFF_ENDINGS = {".tif", ".tiff"}
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def read_image(
@@ -35,11 +37,13 @@ def read_image(
     """
     path = Path(path)
     if path.suffix.lower() in TIFF_ENDINGS:
-        image = _read_tiff(path, bands)
-    elif in_channels == 3 and bands is None and max_value is None:
-        return _decode(path, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = _read_tiff(path, in_channels, bands)
     else:
-        image = _decode(path, cv2.IMREAD_UNCHANGED)
+        data = _read_bytes(path)
+        deep = data.startswith(PNG) and data[24:25] == b"\x10"  # 16 bits a value
+        if in_channels == 3 and bands is None and max_value is None and not deep:
+            return _decode(path, data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = _decode(path, data, cv2.IMREAD_UNCHANGED)
         image = image[:, :, None] if image.ndim == 2 else image
         if image.shape[2] >= 3:  # OpenCV keeps blue first
             image = np.concatenate([image[:, :, 2::-1], image[:, :, 3:]], axis=2)
@@ -62,6 +66,8 @@ def read_image(
 
 def to_uint8(image: np.ndarray, max_value: float | None, path: str | Path) -> np.ndarray:
     """Scale `image` linearly to uint8 so that `max_value` becomes 255."""
+    if max_value is not None and not max_value > 0:
+        raise UserError(f"max_value={max_value}: must be above 0")
     if image.dtype == np.uint8 and max_value is None:
         return image
     if max_value is None:
@@ -85,9 +91,12 @@ def read_label(path: str | Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             label = np.asarray(image)
+            if image.format == "PNG" and image.mode == "L":
+                # Pillow stretches grey of 2 or 4 bits to 0..255; the indices are wanted.
+                label = label // {2: 85, 4: 17}.get(_png_depth(Path(path)), 1)
     except FileNotFoundError:
         raise UserError(f"label {path}: not found; every image needs a label of its name") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"label {path}: cannot be read ({error}); replace or remove it") from error
     if label.dtype == bool:
         label = label.astype(np.uint8)
@@ -101,13 +110,22 @@ def read_label(path: str | Path) -> np.ndarray:
     return label.astype(np.uint8, copy=False)
 
 
-def _decode(path: Path, flags: int) -> np.ndarray:
+def _png_depth(path: Path) -> int:
+    with path.open("rb") as file:
+        return file.read(25)[24]
+
+
+def _read_bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"image {path}: cannot be opened ({error.strerror})") from error
     if not data:
         raise UserError(f"image {path}: the file is empty; remove it or set on_bad_image='skip'")
+    return data
+
+
+def _decode(path: Path, data: bytes, flags: int) -> np.ndarray:
     # Some decoders fill what is missing with grey. A whole JPEG ends its last scan (FFDA) with
     # FFD9.
     whole = not data.startswith(b"\xff\xd8") or data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
@@ -121,23 +139,28 @@ def _decode(path: Path, flags: int) -> np.ndarray:
     return image
 
 
-def _read_tiff(path: Path, bands: Sequence[int] | None) -> np.ndarray:
+def _read_tiff(path: Path, in_channels: int, bands: Sequence[int] | None) -> np.ndarray:
     import rasterio
     from rasterio.enums import ColorInterp
-    from rasterio.errors import RasterioError
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
     try:
-        with rasterio.open(path) as source:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            source = rasterio.open(path)
+        with source:
             if bands is not None:
                 _check_bands(path, bands, source.count)
                 return np.ascontiguousarray(source.read(list(bands)).transpose(1, 2, 0))
             meaning = source.colorinterp
             if meaning[0] == ColorInterp.palette:
-                table = np.zeros((256, 3), np.uint8)
+                table = np.zeros((65536 if source.dtypes[0] == "uint16" else 256, 3), np.uint8)
                 for value, colour in source.colormap(1).items():
                     table[value] = colour[:3]
                 return table[source.read(1)]
-            keep = [i for i, m in enumerate(meaning, start=1) if m != ColorInterp.alpha]
+            # The fourth band of many a file is called alpha only because nobody said otherwise.
+            drop = ColorInterp.alpha if source.count != in_channels else None
+            keep = [i for i, m in enumerate(meaning, start=1) if m != drop]
             image = np.ascontiguousarray(source.read(keep).transpose(1, 2, 0))
             if ColorInterp.cyan in meaning and image.shape[2] == 4:
                 light = 255 - image.astype(np.uint16)

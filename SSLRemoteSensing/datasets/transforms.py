@@ -110,6 +110,8 @@ class Resize:
 
     def __init__(self, size: int | Sequence):
         self.size = (size, size) if isinstance(size, int) else tuple(size)
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise UserError(f"size={size!r}: expected a side or (height, width), in pixels")
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
         return resize(image, *self.size)
@@ -204,8 +206,11 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
         return image
     shrinks = height <= image.shape[0] and width <= image.shape[1]
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    scaled = cv2.resize(image, (width, height), interpolation=how)
-    return scaled.reshape(height, width, -1)
+    groups = [
+        cv2.resize(image[:, :, band : band + 4], (width, height), interpolation=how)
+        for band in range(0, image.shape[2], 4)  # OpenCV's area mean takes 4 bands at most
+    ]
+    return groups[0].reshape(height, width, -1) if len(groups) == 1 else np.dstack(groups)
 
 
 def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:
@@ -234,14 +239,15 @@ def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def adjust_hue(image: np.ndarray, factor: float) -> np.ndarray:
-    """Shift the hue by `factor` turns, in 8-bit HSV with 256 steps of hue."""
-    if image.shape[2] < 3:
+    """Shift the hue by `factor` turns, in 8-bit HSV."""
+    if image.shape[2] < 3 or factor == 0:
         return image
     if image.shape[2] > 3:
         return on_first_three(adjust_hue, image, factor)
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    # uint8 wraps around just as the hue does; cv2.add would saturate.
-    hsv[:, :, 0] += np.uint8(round(factor * 256) % 256)
+    # OpenCV divides the circle into 256 steps on the way in and into 255 on the way out.
+    table = np.rint((np.arange(256) / 256 + factor) % 1 * 255).astype(np.uint8)
+    hsv[:, :, 0] = cv2.LUT(np.ascontiguousarray(hsv[:, :, 0]), table)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
@@ -260,8 +266,10 @@ def factor_range(name: str, value: float | Sequence, centre: float) -> tuple[flo
     if isinstance(value, int | float):
         low, high = centre - value, centre + value
         low = max(low, 0.0) if centre else low
-    else:
+    elif len(value) == 2:
         low, high = value
+    else:
+        raise UserError(f"{name}={value!r}: expected a number or a pair")
     limits = (0.0, float("inf")) if centre else (-0.5, 0.5)
     if not limits[0] <= low <= high <= limits[1]:
         raise UserError(f"{name}={value!r}: the range must lie within {limits[0]} to {limits[1]}")

@@ -1,7 +1,7 @@
 """torchvision's VGG and ResNet as pyramids block2..block6, under torchvision's parameter names."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -168,11 +168,10 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
     weights = get_model_weights(name)["IMAGENET1K_V1"]
     try:
         return weights.get_state_dict(progress=True, check_hash=True)
-    except OSError as error:  # URLError is one
+    except (OSError, RuntimeError) as error:  # no network, or not the file that it should be
         raise UserError(
             f"backbone_cfg.pretrained: the ImageNet weights of {name} cannot be downloaded "
-            f"({error}); "
-            f"pass a file, or pretrained=False for random weights"
+            f"({error}); pass a file, or pretrained=False for random weights"
         ) from error
 
 
@@ -201,16 +200,20 @@ def load_backbone(model: Backbone | None, path: str | Path, strict: bool = True)
             raise UserError(f"weights {path}: fit none of {', '.join(ARCHITECTURES)}")
         bands = state[first_convolution(state)].shape[1]
         model = ARCHITECTURES[name](in_channels=bands)
-    own = (card.get("mean"), card.get("std"))
-    if own[0] is not None:
-        if model.mean is not None and (list(model.mean), list(model.std)) != (own[0], own[1]):
+    if "mean" in card:
+        own = [widen(card[key], model.in_channels) for key in ("mean", "std")]
+        if model.mean is not None and [list(model.mean), list(model.std)] != own:
             raise UserError(
                 f"backbone_cfg.mean={model.mean}, std={model.std}: {path} was trained with "
                 f"mean={own[0]}, std={own[1]}; leave them out of the config"
             )
-        if len(own[0]) == model.in_channels:
-            model.set_normalization(*own)
+        model.set_normalization(*own)
     return {"model": model} | _load(model, state, str(path), strict)
+
+
+def widen(values: list | None, bands: int) -> list | None:
+    """`values`, one a band, continued by their mean for bands that the weights did not know."""
+    return values and values + [sum(values) / len(values)] * (bands - len(values))
 
 
 def _load(model: Backbone, state: dict[str, Tensor], source: str, strict: bool = True) -> dict:
@@ -225,14 +228,20 @@ def _load(model: Backbone, state: dict[str, Tensor], source: str, strict: bool =
     # Counters of batches seen: older files lack them, and nothing depends on them.
     missing = [k for k in wanted if k not in matched and not k.endswith("num_batches_tracked")]
     left_over = [key for key in state if key not in matched]
+    # A deeper ResNet has every entry of a shallower one, of the same shape, and more blocks.
+    parts = tuple(f"{name}." for name, _ in model.named_children())
+    other = architecture_of(state) if missing or any(k.startswith(parts) for k in left_over) else ""
+    if strict and other and other != model.name:
+        raise UserError(
+            f"weights {source}: are of a {other}, the config's backbone is {model.name}; set "
+            f"backbone_cfg.name={other!r}"
+        )
     if missing and strict:
-        other = architecture_of(state)
         key = missing[0]
         why = f"shape {tuple(state[key].shape)}" if key in state else "not in the file"
-        fit = f"it holds a {other}" if other and other != model.name else f"{key}: {why}"
         raise UserError(
             f"weights {source}: fill only {len(matched)} of {len(wanted)} entries of {model.name} "
-            f"with {model.in_channels} bands ({fit}); set backbone_cfg to what the file holds"
+            f"with {model.in_channels} bands ({key}: {why}); set backbone_cfg to what it holds"
         )
     model.load_state_dict({key: state[key] for key in matched}, strict=False)
     summary = (
@@ -249,13 +258,18 @@ def first_convolution(state: dict[str, Tensor]) -> str:
 def architecture_of(state: dict[str, Tensor]) -> str | None:
     """The name of the architecture whose every weight is in `state`, or None."""
     first = first_convolution(state)
-    for name, architecture in reversed(ARCHITECTURES.items()):
-        with torch.device("meta"):
-            wanted = architecture().state_dict()
+    for name in reversed(ARCHITECTURES):
         if all(
-            key in state and (key == first or state[key].shape == value.shape)
-            for key, value in wanted.items()
-            if not key.endswith("num_batches_tracked")
+            key in state and (key == first or state[key].shape == shape)
+            for key, shape in shapes(name).items()
         ):
             return name
     return None
+
+
+@cache
+def shapes(name: str) -> dict[str, torch.Size]:
+    """The shape of each weight of an architecture, counters left out."""
+    with torch.device("meta"):
+        state = ARCHITECTURES[name]().state_dict()
+    return {k: v.shape for k, v in state.items() if not k.endswith("num_batches_tracked")}

@@ -1,0 +1,26 @@
+# make install   a virtual environment in .venv with the package and what it needs
+# make test      the same with the tools of the checks; then ruff, import-linter and pytest
+
+PYTHON ?= python3
+BIN = .venv/bin
+
+install: .venv/installed
+
+test: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: $(BIN)/python requirements.txt pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e .
+	touch $@
+
+.venv/installed-dev: .venv/installed requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+.PHONY: install test

@@ -1,0 +1,98 @@
+"""Drawn images, small configs, and the commands as a user runs them."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from SSLRemoteSensing.config import load_config
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def oam() -> Path:
+    """The real tiles of oam_buildings."""
+    folder = DATA / "oam_buildings"
+    if not folder.is_dir():
+        pytest.skip(f"the real tiles are not at {folder}")
+    return folder
+
+
+def draw_tiles(folder: Path, count: int, size: int = 64, seed: int = 0) -> Path:
+    """`count` images of bright roofs on green ground in images/, with labels 0/1 in labels/."""
+    rng = np.random.default_rng(seed)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    (folder / "labels").mkdir(exist_ok=True)
+    for number in range(count):
+        image = rng.normal((70, 110, 60), 14, (size, size, 3))
+        label = np.zeros((size, size), np.uint8)
+        for _ in range(3):
+            y, x = rng.integers(0, size - 20, 2)
+            h, w = rng.integers(10, 20, 2)
+            image[y : y + h, x : x + w] = rng.normal(
+                (190, 120, 100), 10, image[y : y + h, x : x + w].shape
+            )
+            label[y : y + h, x : x + w] = 1
+        image = np.clip(image, 0, 255).astype(np.uint8)
+        cv2.imwrite(str(folder / f"images/tile_{number:03d}.jpg"), image[:, :, ::-1])
+        cv2.imwrite(str(folder / f"labels/tile_{number:03d}.png"), label)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiles(tmp_path_factory) -> Path:
+    return draw_tiles(tmp_path_factory.mktemp("tiles"), 24)
+
+
+@pytest.fixture
+def pretext_config(tiles, tmp_path) -> dict:
+    """The demo config of pre-training, at 32 x 32 pixels, on drawn tiles."""
+    config = copy.deepcopy(load_config(ROOT / "configs/demo_oam_pretrain_resnet18_cfg.py"))
+    config["train_cfg"] |= dict(batch_size=4, num_epoch=2, num_workers=0, device="cpu")
+    config["train_cfg"] |= dict(precision="fp32", channels_last=False)
+    data = dict(data_path=str(tiles / "images"), data_format="*.jpg", img_size=32, crop_size=None)
+    config["train_cfg"]["train_data"] |= data
+    config["train_cfg"]["checkpoints"]["checkpoints_path"] = str(tmp_path / "run")
+    config["train_cfg"]["log"] = dict(log_path=str(tmp_path / "run/log"), log_step=2)
+    return config
+
+
+@pytest.fixture
+def seg_config(tiles, tmp_path) -> dict:
+    """The demo config of fine-tuning on drawn tiles: 16 to train, 8 to validate."""
+    config = copy.deepcopy(load_config(ROOT / "configs/demo_oam_finetune_resnet18_cfg.py"))
+    config["train_cfg"] |= dict(batch_size=4, num_step=6, num_workers=0, device="cpu")
+    config["train_cfg"] |= dict(precision="fp32", channels_last=False)
+    paths = dict(image_path=str(tiles / "images"), label_path=str(tiles / "labels"))
+    config["train_cfg"]["train_data"] |= paths | dict(
+        data_format=["tile_00*.jpg", "tile_010.jpg", "tile_011.jpg", "tile_012.jpg"], crop_size=32
+    )
+    config["train_cfg"]["train_data"]["hash_range"] = (0, 1)
+    config["train_cfg"]["val_data"] = paths | dict(data_format="tile_01[3-7].jpg")
+    config["train_cfg"]["test_data"] = paths | dict(data_format="tile_02*.jpg")
+    config["train_cfg"]["checkpoints"]["checkpoints_path"] = str(tmp_path / "seg")
+    config["train_cfg"]["log"] = dict(log_path=str(tmp_path / "seg/log"), log_step=2)
+    return config
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run one of the repository's commands with a config written to a file."""
+
+    def call(script: str, config: dict | None, *arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(ROOT / script)]
+        if config is not None:
+            file = tmp_path / f"config_{script.replace('/', '_')}"
+            file.write_text(f"config = {config!r}\n")
+            command += ["--config_file", str(file)]
+        return subprocess.run(
+            [*command, *arguments], capture_output=True, text=True, timeout=300, cwd=ROOT
+        )
+
+    return call

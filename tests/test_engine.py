@@ -1,0 +1,361 @@
+"""The loop: it learns, goes on exactly, and stops rather than going wrong."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from conftest import draw_tiles
+from torch import nn
+
+from SSLRemoteSensing import build_pretext, checkpoint
+from SSLRemoteSensing.datasets.pretext import PretextDataset, collate
+from SSLRemoteSensing.engine import fit
+from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.schedules import SCHEDULES
+from SSLRemoteSensing.step import TrainStep, choose_device
+
+
+class TinyNet(nn.Module):
+    """All that can spoil going on, in milliseconds: batch normalization, dropout, three losses."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5)
+        )
+        self.agr = nn.Linear(8, 6)
+
+    def forward(self, batch):
+        anchor, transformed = (
+            self.body(batch[key].float() / 255).mean((2, 3)) for key in ("anchor", "transformed")
+        )
+        agr = nn.functional.cross_entropy(self.agr(transformed - anchor), batch["transform_label"])
+        exemplar = (anchor - transformed).square().mean()
+        return {"inpainting": anchor.square().mean(), "agr": agr, "exemplar": exemplar}
+
+
+def tiny(config: dict) -> nn.Module:
+    return TinyNet()
+
+
+def train(config: dict, sabotage=None, build=tiny, **changes) -> nn.Module:
+    """Run `config` in this process; `sabotage(model)` may lay hands on the network first."""
+    train_cfg = config["train_cfg"] | changes
+    train_cfg.pop("losses")
+    torch.manual_seed(train_cfg.get("seed", 0))
+    model = build(config)
+    dataset = PretextDataset(**train_cfg.pop("train_data"))
+    if sabotage:
+        sabotage(model)
+    fit(model, dataset, collate, **train_cfg, card={"config": config})
+    return model
+
+
+def entries(config: dict) -> list[dict]:
+    path = f"{config['train_cfg']['log']['log_path']}/metrics.jsonl"
+    with open(path) as file:
+        return [json.loads(line) for line in file]
+
+
+def moved(config: dict, folder) -> dict:
+    """`config` with its run in another folder."""
+    changed = {**config, "train_cfg": {**config["train_cfg"]}}
+    changed["train_cfg"]["checkpoints"] = dict(checkpoints_path=str(folder))
+    changed["train_cfg"]["log"] = config["train_cfg"]["log"] | dict(log_path=str(folder / "log"))
+    return changed
+
+
+def interrupt_at(step: int, number: int = signal.SIGINT):
+    """Send this process a signal while the model works on step `step` (counted from 1)."""
+
+    def sabotage(model):
+        forward, calls = model.forward, []
+
+        def counting(batch):
+            calls.append(1)
+            if len(calls) == step:
+                os.kill(os.getpid(), number)
+            return forward(batch)
+
+        model.forward = counting
+
+    return sabotage
+
+
+def test_thirty_steps_reduce_each_loss_on_one_batch(pretext_config):
+    torch.manual_seed(0)
+    model = build_pretext(pretext_config)
+    dataset = PretextDataset(**pretext_config["train_cfg"]["train_data"])
+    batch = collate([dataset[(0, index)] for index in range(8)])
+    step = TrainStep(model, dict(name="Adam", lr=5e-4), choose_device("cpu"))
+    curve = []
+    for _ in range(30):
+        curve.append({k: float(v) for k, v in step.forward_backward(batch).items()})
+        step.update()
+    for task in ("inpainting", "agr", "exemplar"):
+        first, last = (sum(entry[task] for entry in part) for part in (curve[:5], curve[-5:]))
+        assert last < 0.9 * first, task
+
+
+@pytest.mark.parametrize(
+    ("changes", "stop_call"),
+    [
+        (dict(), 3),  # mid-epoch
+        (dict(), 6),  # the last step of the first epoch
+        (dict(accumulate_steps=2), 3),  # between the two halves of a step
+        (dict(clip_grad_norm=1.0, lr_schedule=dict(name="cosine", warmup_steps=3)), 8),
+        (dict(precision="bf16", optimizer=dict(name="AdamW", lr=1e-3)), 4),
+    ],
+)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_equals_straight_run(pretext_config, tmp_path, changes, stop_call, workers):
+    straight = train(pretext_config, **changes)
+    halted = moved(pretext_config, tmp_path / "halted")
+    with pytest.raises(SystemExit) as stop:
+        train(halted, interrupt_at(stop_call), **changes)
+    assert stop.value.code == 130
+    resumed = train(halted, **changes, num_workers=workers)
+    for (name, one), two in zip(
+        straight.state_dict().items(), resumed.state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, two), name
+    kept = ("step", "epoch", "lr", "loss", "inpainting", "agr", "exemplar")
+    ours, theirs = (
+        [{key: entry[key] for key in kept} for entry in entries(config)]
+        for config in (pretext_config, halted)
+    )
+    assert ours == theirs
+
+
+def test_resume_equals_straight_run_for_the_whole_method(pretext_config, tmp_path):
+    changes = dict(build=build_pretext, num_epoch=1, batch_size=8)
+    straight = train(pretext_config, **changes)
+    halted = moved(pretext_config, tmp_path / "halted")
+    with pytest.raises(SystemExit):
+        train(halted, interrupt_at(2), **changes)
+    resumed = train(halted, **changes, num_workers=1)
+    for (name, one), two in zip(
+        straight.state_dict().items(), resumed.state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, two), name
+
+
+def test_sigterm_saves_and_ends_with_143(pretext_config, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        train(pretext_config, interrupt_at(2, signal.SIGTERM))
+    assert stop.value.code == 143
+    assert "stopped after step 2; the same command goes on" in capsys.readouterr().out
+    state = checkpoint.read_run(pretext_config["train_cfg"]["checkpoints"]["checkpoints_path"])
+    assert state["step"] == 2
+
+
+def test_a_finished_run_says_that_nothing_is_left(pretext_config, capsys):
+    train(pretext_config, num_epoch=1)
+    capsys.readouterr()
+    train(pretext_config, num_epoch=1)
+    assert "nothing is left to do" in capsys.readouterr().out
+
+
+def test_the_newest_checkpoints_are_kept(pretext_config, tmp_path):
+    pretext_config["train_cfg"]["checkpoints"] |= dict(max_keep=2, save_step=1)
+    train(pretext_config, num_epoch=4)
+    names = sorted(path.name for path in (tmp_path / "run").glob("*.pth"))
+    assert names == ["epoch_0003.pth", "epoch_0004.pth", "latest.pth"]
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_mid_epoch_checkpoints_come_by_the_clock(pretext_config, tmp_path):
+    pretext_config["train_cfg"]["checkpoints"] |= dict(save_step=100, save_minutes=1e-9)
+    seen = []
+
+    def sabotage(model):
+        forward = model.forward
+
+        def looking(batch):
+            seen.append((tmp_path / "run/latest.pth").exists())
+            return forward(batch)
+
+        model.forward = looking
+
+    train(pretext_config, sabotage, num_epoch=1)
+    assert seen[:2] == [False, True]
+
+
+def test_metrics_hold_the_contract_s_keys(pretext_config):
+    train(pretext_config)
+    written = entries(pretext_config)
+    assert [entry["step"] for entry in written] == [2, 4, 6, 8, 10, 12]
+    keys = ["step", "epoch", "lr", "loss", "inpainting", "agr", "exemplar"]
+    keys += ["images_per_second", "data_wait"]
+    assert list(written[0]) == keys
+    total = sum(written[0][task] for task in ("inpainting", "agr", "exemplar"))
+    assert written[0]["loss"] == pytest.approx(total)
+    assert 0 <= written[0]["data_wait"] < 1
+
+
+def test_event_files_hold_the_same_scalars(pretext_config):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(pretext_config, num_epoch=1)
+    events = EventAccumulator(pretext_config["train_cfg"]["log"]["log_path"])
+    events.Reload()
+    points = [(event.step, event.value) for event in events.Scalars("agr")]
+    assert points == [(e["step"], pytest.approx(e["agr"])) for e in entries(pretext_config)]
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_step_and_files(pretext_config, tmp_path):
+    def sabotage(model):
+        forward, calls = model.forward, []
+
+        def breaking(batch):
+            calls.append(1)
+            factor = float("nan") if len(calls) == 9 else 1.0
+            return {name: loss * factor for name, loss in forward(batch).items()}
+
+        model.forward = breaking
+
+    with pytest.raises(UserError, match=r"step 9: loss inpainting.*tile_\d+\.jpg"):
+        train(pretext_config, sabotage)
+    state = checkpoint.read(tmp_path / "run/latest.pth")
+    assert state["step"] == 6
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_weights_that_are_not_finite_are_never_saved(pretext_config, tmp_path):
+    """A gradient can spoil the weights just before a save, when no loss shows it yet."""
+
+    def sabotage(model):
+        forward, calls = model.forward, []
+
+        def breaking(batch):
+            calls.append(1)
+            losses = forward(batch)
+            if len(calls) == 12:
+                next(model.parameters()).register_hook(lambda grad: grad * float("nan"))
+            return losses
+
+        model.forward = breaking
+
+    with pytest.raises(UserError, match="weights are not finite"):
+        train(pretext_config, sabotage)
+    assert checkpoint.read(tmp_path / "run/latest.pth")["step"] == 6
+
+
+def test_skipped_files_are_counted_logged_and_limited(pretext_config, tmp_path, capsys):
+    folder = draw_tiles(tmp_path / "broken", 24) / "images"
+    pretext_config["train_cfg"]["train_data"] |= dict(data_path=str(folder), on_bad_image="skip")
+    (folder / "tile_003.jpg").write_bytes(b"")
+    train(pretext_config)
+    said = capsys.readouterr().out
+    assert said.count("skipped, cannot be read") == 1
+    assert "tile_003.jpg" in said
+    (folder / "tile_004.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match="2 files cannot be read, more than 1 %"):
+        train(moved(pretext_config, tmp_path / "second"))
+
+
+def test_fewer_images_than_a_batch_is_an_error(pretext_config, tmp_path):
+    with pytest.raises(UserError, match=r"batch_size=32.*only 24 images"):
+        train(pretext_config, batch_size=32)
+    with pytest.raises(UserError, match="only 24 images"):
+        train(pretext_config, batch_size=8, accumulate_steps=4)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(pretext_config, tmp_path):
+    (tmp_path / "file").write_text("")
+    pretext_config["train_cfg"]["checkpoints"]["checkpoints_path"] = str(tmp_path / "file/run")
+    with pytest.raises(UserError, match=r"checkpoints_path=.*cannot write there"):
+        train(pretext_config)
+
+
+def test_a_changed_network_is_refused_and_a_changed_rate_is_said(pretext_config, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        train(pretext_config, interrupt_at(2))
+    pretext_config["train_cfg"]["optimizer"]["lr"] = 1e-4
+    with pytest.raises(SystemExit):
+        train(pretext_config, interrupt_at(2))
+    assert "going on with train_cfg.optimizer.lr=0.0001, so far 0.0005" in capsys.readouterr().err
+    pretext_config["agr_head_cfg"] = None
+    with pytest.raises(UserError, match=r"agr_head_cfg was .* and is now None"):
+        train(pretext_config)
+
+
+def test_a_dry_run_writes_nothing(pretext_config, tmp_path, capsys):
+    train(pretext_config, dry_run=True)
+    assert "one step:" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch):
+    path = tmp_path / "latest.pth"
+    checkpoint.write(path, {"a": torch.ones(3)})
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left"):
+        checkpoint.write(path, {"a": torch.zeros(3)})
+    assert torch.equal(checkpoint.read(path)["a"], torch.ones(3))
+    assert [file.name for file in tmp_path.iterdir()] == ["latest.pth"]
+
+
+def test_accumulated_steps_see_all_their_batches(pretext_config):
+    """Two halves of a step give the gradient of their mean loss."""
+    model = TinyNet()
+    model.body[3].p = 0.0
+    dataset = PretextDataset(**pretext_config["train_cfg"]["train_data"])
+    halves = [collate([dataset[(0, i)] for i in part]) for part in ((0, 1), (2, 3))]
+    step = TrainStep(model, dict(name="SGD", lr=0.1), choose_device("cpu"))
+    weight = next(model.parameters())
+    for half in halves:
+        step.forward_backward(half, 0.5)
+    accumulated = weight.grad.clone()
+    expected = sum(torch.autograd.grad(sum(model(half).values()), weight)[0] for half in halves)
+    torch.testing.assert_close(accumulated, expected / 2)
+
+
+def test_compiled_training_keeps_plain_keys(pretext_config, monkeypatch):
+    """`compile` goes to torch.compile with its mode; the checkpoint has no `_orig_mod.`."""
+    modes = []
+
+    def compiled(module, mode):
+        modes.append(mode)
+        return nn.Sequential(module)  # another module around the same weights
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    train(pretext_config, num_epoch=1, compile="max-autotune")
+    folder = pretext_config["train_cfg"]["checkpoints"]["checkpoints_path"]
+    assert modes == ["max-autotune"]
+    assert set(checkpoint.read_run(folder)["model"]) == set(TinyNet().state_dict())
+
+
+def test_cuda_without_cuda_says_what_to_set():
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    with pytest.raises(UserError, match=r"--set train_cfg\.device=auto"):
+        choose_device(f"cuda:{count}")
+    with pytest.raises(UserError, match="no such device"):
+        choose_device("gpu")
+    assert choose_device("auto").type == ("cuda" if count else "cpu")
+
+
+def test_schedules_are_what_their_formulas_say():
+    step_lr = SCHEDULES["stepLR"](step_size=2, gamma=0.95)
+    factors = [step_lr(0, 100, epoch) for epoch in range(6)]
+    assert factors == pytest.approx([1, 1, 0.95, 0.95, 0.95**2, 0.95**2])
+    cosine = SCHEDULES["cosine"](warmup_steps=4, min_factor=0.1)
+    values = [cosine(step, 24, 0) for step in (0, 3, 4, 14, 24)]
+    assert values == pytest.approx([0.25, 1, 1, 0.55, 0.1])
+    poly = SCHEDULES["poly"](power=0.9)
+    assert [poly(step, 10, 0) for step in (0, 5, 10)] == pytest.approx([1, 0.5**0.9, 0])
+    with pytest.raises(UserError, match="step_size=0"):
+        SCHEDULES["stepLR"](step_size=0)
+
+
+def test_the_schedule_reaches_the_optimizer(pretext_config):
+    train(pretext_config, num_epoch=3)
+    rates = [entry["lr"] for entry in entries(pretext_config)]
+    assert rates == pytest.approx([5e-4] * 6 + [5e-4 * 0.95] * 3)

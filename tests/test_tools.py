@@ -1,0 +1,31 @@
+"""The tools as commands, and the layers of the package."""
+
+import json
+import subprocess
+import sys
+
+from conftest import ROOT
+
+
+def test_benchmark_prints_and_writes_its_figures(tmp_path):
+    output = tmp_path / "figures.json"
+    config = ROOT / "configs/demo_oam_pretrain_resnet18_cfg.py"
+    command = [sys.executable, "tools/benchmark.py", "--config_file", str(config)]
+    command += ["--device", "cpu", "--batch_size", "2", "--img_size", "32", "--steps", "2"]
+    done = subprocess.run(
+        [*command, "--output", str(output)], cwd=ROOT, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(output.read_text())
+    for key in ("sample_ms", "speedup_over_fp32", "loop_efficiency"):
+        assert figures[key] > 0
+        assert key in done.stdout
+    ratio = figures["loop_images_per_second"] / figures["bare_images_per_second"]
+    assert figures["loop_efficiency"] == ratio
+
+
+def test_imports_go_upwards_only():
+    linter = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as f; f()"]
+    done = subprocess.run(linter, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "1 kept, 0 broken" in done.stdout
