@@ -8,28 +8,21 @@ The best checkpoint is chosen on val_data; test_data is read once, at the end. R
 checkpoints_path: `best.pth`, `results.json`, `confusion_matrix.png`, `examples.png`.
 """
 
-import json
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from SSLRemoteSensing import build_segmentation, checkpoint
-from SSLRemoteSensing.command import (
-    device_name,
-    parser,
-    run_command,
-    settings,
-    versions,
-    write_run_card,
-)
+from SSLRemoteSensing.command import parser, run_command, settings, write_run_card
 from SSLRemoteSensing.datasets.segmentation import SegmentationDataset, collate
 from SSLRemoteSensing.engine import fit
 from SSLRemoteSensing.errors import UserError
-from SSLRemoteSensing.figures import default_palette, draw_confusion_matrix, draw_examples
+from SSLRemoteSensing.figures import default_palette
 from SSLRemoteSensing.models.segmentation import predict
+from SSLRemoteSensing.results import write_results
 from SSLRemoteSensing.schema import check_segmentation
-from SSLRemoteSensing.scoring import evaluate, table
+from SSLRemoteSensing.scoring import evaluate
 from SSLRemoteSensing.step import choose_device, choose_precision
 
 
@@ -52,42 +45,33 @@ def main() -> None:
     train_cfg = dict(config["train_cfg"])
     classes = list(config["classes"])
     palette = config.get("palette") or default_palette(len(classes))
-    seed, batch_size = train_cfg.get("seed", 0), train_cfg["batch_size"]
     device = choose_device(train_cfg.get("device", "auto"))
-    torch.manual_seed(seed)
+    precision = choose_precision(train_cfg.get("precision", "fp32"), device)
+    torch.manual_seed(train_cfg.get("seed", 0))
     model = build_segmentation(config)
     splits = {split: train_cfg.pop(f"{split}_data", None) for split in ("train", "val", "test")}
     factor = train_cfg.pop("backbone_lr_factor", 1.0)
     for key in ("loss", "freeze_backbone"):
         train_cfg.pop(key, None)
-    classify = partial(
-        predict, model, device, choose_precision(train_cfg.get("precision", "fp32"), device)
-    )
+    classify = partial(predict, model, device, precision)
 
     def open_split(split: str) -> SegmentationDataset:
+        given = {"num_classes": len(classes), "in_channels": model.backbone.in_channels}
         try:
-            given = {"num_classes": len(classes), "in_channels": model.backbone.in_channels}
-            return SegmentationDataset(**splits[split], **given, seed=seed)
+            return SegmentationDataset(**splits[split], **given, seed=train_cfg.get("seed", 0))
         except UserError as error:
             raise UserError(f"train_cfg.{split}_data: {error}") from error
 
     def score(dataset: SegmentationDataset) -> dict:
         workers = train_cfg.get("num_workers", 0)
+        batch_size = train_cfg["batch_size"]
         matrix = evaluate(classify, dataset, len(classes), device, batch_size, workers)
         return matrix.scores(classes)
 
     folder = Path(train_cfg["checkpoints"]["checkpoints_path"])
     if args.evaluate is None:
         train_data, val_data = open_split("train"), open_split("val")
-        card = {
-            "name": model.backbone.name,
-            "in_channels": model.backbone.in_channels,
-            "mean": model.backbone.mean,
-            "std": model.backbone.std,
-            "classes": classes,
-            "palette": palette,
-            "config": config,
-        }
+        card = model.backbone.card() | {"classes": classes, "palette": palette, "config": config}
 
         def validate() -> dict:
             scores = score(val_data)
@@ -95,10 +79,10 @@ def main() -> None:
 
         if not args.dry_run:
             write_run_card(config)
+        train_cfg |= {"param_groups": model.param_groups(factor), "card": card}
         trained = fit(
-            model, train_data, collate, **train_cfg, param_groups=model.param_groups(factor),
-            evaluate=validate, best_by="miou", card=card, dry_run=args.dry_run,
-        )  # fmt: skip
+            model, train_data, collate, **train_cfg, evaluate=validate, dry_run=args.dry_run
+        )
         if args.dry_run:
             return
         if not trained and (folder / "results.json").exists():
@@ -112,27 +96,7 @@ def main() -> None:
     split = "test" if splits["test"] is not None else "val"
     tiles = open_split(split)
     scores = score(tiles)
-    results = {
-        "version": 1,
-        "split": split,
-        "tiles": len(tiles),
-        "checkpoint": str(source),
-        "step": best.get("step"),
-        "chosen_by": "miou on val_data",
-        "protocols": {"all": scores},
-        "backbone": config["backbone_cfg"],
-        "config": best.get("card", {}).get("config", config),
-        "versions": versions(),
-        "device": device_name(),
-    }
-    checkpoint.write_text(
-        folder / "results.json", json.dumps(results, indent=2, default=str) + "\n"
-    )
-    draw_confusion_matrix(scores["confusion_matrix"], classes, folder / "confusion_matrix.png")
-    draw_examples(classify, tiles, classes, palette, folder / "examples.png")
-    print(f"{split}_data, {len(tiles)} tiles, step {best.get('step')}, chosen on val_data:")
-    print(table(scores))
-    print(f"results: {folder / 'results.json'}, confusion_matrix.png, examples.png beside it")
+    write_results(folder, scores, split, tiles, classify, classes, palette, source, best, config)
 
 
 if __name__ == "__main__":

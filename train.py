@@ -39,13 +39,9 @@ def main() -> None:
         dataset = PretextDataset(**data, in_channels=backbone.in_channels, seed=seed)
     except UserError as error:
         raise UserError(f"train_cfg.train_data: {error}") from error
-    card = {
-        "name": backbone.name,
-        "in_channels": backbone.in_channels,
+    card = backbone.card() | {
         "bands": data.get("bands"),
         "max_value": data.get("max_value"),
-        "mean": backbone.mean,
-        "std": backbone.std,
         "img_size": data["img_size"],
         "config": config,
         "versions": versions(),

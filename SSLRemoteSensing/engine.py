@@ -6,7 +6,6 @@ What `model(batch)` returns is a dict of named, weighted losses; their sum is mi
 import contextlib
 import json
 import math
-import resource
 import signal
 import sys
 import threading
@@ -116,7 +115,7 @@ def fit(
         f"{total} steps in all, {stepper.describe()}"
     )
     if dry_run:
-        try_step(stepper, dataset, collate, batch_size, accumulate_steps)
+        stepper.rehearse(collate([dataset[(0, i)] for i in range(batch_size)]), accumulate_steps)
         return True
 
     folder = checkpoint.make_folder(
@@ -303,25 +302,3 @@ def check_counts(batch_size, accumulate_steps, num_epoch, num_step) -> None:
             raise UserError(f"train_cfg.{key}={value}: must be at least 1")
     if (num_epoch is None) == (num_step is None):
         raise UserError("train_cfg: give either num_epoch or num_step")
-
-
-def try_step(
-    stepper: TrainStep, dataset, collate: Callable, batch_size: int, accumulate_steps: int
-) -> None:
-    """Run two steps on the first images, and say what the second took."""
-    batch = collate([dataset[(0, index)] for index in range(batch_size)])
-    for key, value in stepper.to_device(batch).items():
-        print(f"batch: {key} {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}")
-    for _ in range(2):
-        start = time.perf_counter()
-        for _ in range(accumulate_steps):
-            losses = stepper.forward_backward(batch, 1 / accumulate_steps)
-        stepper.update()
-        values = {name: float(loss) for name, loss in losses.items()}
-        seconds = time.perf_counter() - start
-    print("losses: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
-    if stepper.device.type == "cuda":
-        memory = f"{torch.cuda.max_memory_allocated(stepper.device) / 2**30:.2f} GiB on the device"
-    else:
-        memory = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB"
-    print(f"one step: {seconds:.3f} s, peak memory {memory}; dry run, nothing written")

@@ -9,10 +9,10 @@ from SSLRemoteSensing.datasets.segmentation import SegmentationDataset
 from SSLRemoteSensing.engine import fit
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.losses import SEGMENTATION_LOSSES
-from SSLRemoteSensing.models.backbones import BACKBONES
 from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_HEADS
 from SSLRemoteSensing.models.pretext import pretext_losses
 from SSLRemoteSensing.models.segmentation import DECODERS
+from SSLRemoteSensing.models.weights import BACKBONES
 
 # What the scripts hand to fit(), so that no config can.
 GIVEN = ("model", "dataset", "collate", "param_groups", "evaluate", "best_by", "export", "card")

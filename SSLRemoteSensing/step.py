@@ -1,6 +1,8 @@
 """One training step: device, precision, memory format, compilation, gradient, update."""
 
+import resource
 import sys
+import time
 
 import torch
 from torch import Tensor, nn
@@ -152,3 +154,22 @@ class TrainStep:
             device += f" ({torch.cuda.get_device_name(self.device)})"
         number = sum(p.numel() for p in self.model.parameters())
         return f"{number:,} parameters, device {device}, {self.precision}"
+
+    def rehearse(self, batch: dict, accumulate_steps: int) -> None:
+        """Run two steps on `batch`, and say sizes, losses, memory and what the second step took."""
+        for key, value in self.to_device(batch).items():
+            kind = str(value.dtype).removeprefix("torch.")
+            print(f"batch: {key} {tuple(value.shape)} {kind}")
+        for _ in range(2):
+            start = time.perf_counter()
+            for _ in range(accumulate_steps):
+                losses = self.forward_backward(batch, 1 / accumulate_steps)
+            self.update()
+            values = {name: float(loss) for name, loss in losses.items()}
+            seconds = time.perf_counter() - start
+        print("losses: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(f"one step: {seconds:.3f} s, peak memory {peak / 2**30:.2f} GiB; nothing is written")

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from SSLRemoteSensing import build_pretext, load_backbone, load_config
 from SSLRemoteSensing.checkpoint import export_backbone, read
 from SSLRemoteSensing.errors import UserError
-from SSLRemoteSensing.models.backbones import BACKBONES, BLOCKS, IMAGENET_MEAN, IMAGENET_STD
+from SSLRemoteSensing.models.backbones import BLOCKS, IMAGENET_MEAN, IMAGENET_STD
+from SSLRemoteSensing.models.weights import BACKBONES
 
 MEAN, STD = (0.4, 0.5, 0.3), (0.2, 0.1, 0.25)
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from SSLRemoteSensing.config import OneOf, build
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.losses import LOSSES
-from SSLRemoteSensing.models.backbones import BACKBONES, Backbone
+from SSLRemoteSensing.models.backbones import Backbone
 from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_HEADS
+from SSLRemoteSensing.models.weights import BACKBONES
 
 
 def pretext_losses(

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from SSLRemoteSensing.config import build
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.losses import SEGMENTATION_LOSSES
-from SSLRemoteSensing.models.backbones import BACKBONES, Backbone
+from SSLRemoteSensing.models.backbones import Backbone
 from SSLRemoteSensing.models.heads import Decoder
 from SSLRemoteSensing.models.pretext import skip_channels, unit_range
+from SSLRemoteSensing.models.weights import BACKBONES
 
 STRIDE = 32
 
