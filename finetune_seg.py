@@ -92,6 +92,8 @@ def main() -> None:
     checkpoint.make_folder(folder, "train_cfg.checkpoints.checkpoints_path")
     source = Path(args.evaluate or folder / "best.pth")
     best = checkpoint.load_network(model, source, classes)
+    card = best.get("card", {})
+    model.backbone.set_normalization(card.get("mean"), card.get("std"))
     model.to(device)
     split = "test" if splits["test"] is not None else "val"
     tiles = open_split(split)

@@ -31,12 +31,14 @@ def refused(done: subprocess.CompletedProcess) -> str:
 
 def test_pretrain_then_finetune_then_evaluate(run, pretext_config, seg_config, tmp_path):
     pretext_config["train_cfg"] |= dict(num_epoch=1, num_workers=1)
+    pretext_config["backbone_cfg"] |= dict(mean=(0.4, 0.4, 0.3), std=(0.2, 0.2, 0.2))
     out = ok(run("train.py", pretext_config))
     folder = tmp_path / "run"
     assert "step 6/6" in out
     assert f"backbone: {folder / 'backbone.pth'}" in out
     card = json.loads((folder / "backbone.json").read_text())
     assert (card["name"], card["epoch"], card["step"]) == ("resnet18", 1, 6)
+    assert (card["mean"], card["std"]) == ([0.4, 0.4, 0.3], [0.2, 0.2, 0.2])
     assert card["config"]["train_cfg"]["batch_size"] == 4
     record = json.loads((folder / "run.json").read_text())["runs"][0]
     assert set(record) == {"started", "command", "versions", "device", "config"}
