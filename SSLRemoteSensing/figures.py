@@ -10,6 +10,7 @@ from torch import Tensor
 from SSLRemoteSensing.metrics import IGNORE
 
 NOT_SCORED = (0, 0, 0)
+ERROR = (230, 0, 200)
 
 
 def default_palette(num_classes: int) -> list[tuple[int, int, int]]:
@@ -74,10 +75,9 @@ def draw_examples(
         image, label = sample["image"], sample["label"]
         tensor = torch.from_numpy(image).permute(2, 0, 1)[None]
         found = predict(tensor)[0].cpu().numpy()
-        wrong = np.where(label == IGNORE, 128, np.where(found == label, 255, 0)).astype(np.uint8)
         shown = image[:, :, :3] if image.shape[2] >= 3 else np.repeat(image[:, :, :1], 3, axis=2)
-        error = np.dstack([np.maximum(wrong, np.uint8(200)), wrong, wrong])
-        error[label == IGNORE] = 160
+        error = np.repeat(shown.mean(2, keepdims=True) / 2 + 120, 3, axis=2).astype(np.uint8)
+        error[(found != label) & (label != IGNORE)] = ERROR
         pictures = (shown, colour_map(label, palette), colour_map(found, palette), error)
         for axes, picture in zip(row, pictures, strict=True):
             axes.imshow(picture, interpolation="nearest")
@@ -90,6 +90,6 @@ def draw_examples(
         Patch(facecolor=np.array(colour) / 255, edgecolor="grey", label=name)
         for name, colour in zip(classes, palette, strict=True)
     ]
-    entries.append(Patch(facecolor=(200 / 255, 0, 0), label="error"))
+    entries.append(Patch(facecolor=np.array(ERROR) / 255, label="error"))
     figure.legend(handles=entries, loc="outside lower center", ncols=min(6, len(entries)))
     figure.savefig(path)
