@@ -134,6 +134,30 @@ def test_a_misspelt_key_is_named_with_the_nearest_at_every_depth(pretext_config,
     assert "\n" not in str(error.value)
 
 
+MISSPELT_SEGMENTATION = [
+    ("clases", "classes"),
+    ("palete", "palette"),
+    ("backbone_cfg.pretraned", "pretrained"),
+    ("decoder_cfg.feat_chanels", "feat_channels"),
+    ("train_cfg.val_dat", "val_data"),
+    ("train_cfg.backbone_lr_facto", "backbone_lr_factor"),
+    ("train_cfg.train_data.label_pth", "label_path"),
+    ("train_cfg.train_data.jitter.brightnes", "brightness"),
+    ("train_cfg.val_data.hash_rang", "hash_range"),
+    ("train_cfg.loss.class_weight", "class_weights"),
+    ("train_cfg.optimizer.weight_deca", "weight_decay"),
+    ("train_cfg.lr_schedule.warmup_step", "warmup_steps"),
+]
+
+
+@pytest.mark.parametrize(("path", "meant"), MISSPELT_SEGMENTATION)
+def test_a_misspelt_key_of_fine_tuning_is_named_too(seg_config, path, meant):
+    override(seg_config, f"{path}=1")
+    with pytest.raises(UserError) as error:
+        check_segmentation(seg_config)
+    assert f"unknown key '{path.split('.')[-1]}', did you mean '{meant}'?" in str(error.value)
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -55,7 +55,7 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
         return weights.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:  # no network, or not the file that it should be
         raise UserError(
-            f"backbone_cfg.pretrained: the ImageNet weights of {name} cannot be downloaded "
+            f"pretrained=True: the ImageNet weights of {name} cannot be downloaded "
             f"({error}); pass a file, or pretrained=False for random weights"
         ) from error
 
@@ -89,7 +89,7 @@ def load_backbone(model: Backbone | None, path: str | Path, strict: bool = True)
         own = [widen(card[key], model.in_channels) for key in ("mean", "std")]
         if model.mean is not None and [list(model.mean), list(model.std)] != own:
             raise UserError(
-                f"backbone_cfg.mean={model.mean}, std={model.std}: {path} was trained with "
+                f"mean={model.mean}, std={model.std}: {path} was trained with "
                 f"mean={own[0]}, std={own[1]}; leave them out of the config"
             )
         model.set_normalization(*own)
