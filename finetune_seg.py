@@ -31,7 +31,11 @@ def main() -> None:
     flags.add_argument(
         "--backbone", metavar="random|imagenet|FILE", help="in place of backbone_cfg.pretrained"
     )
-    flags.add_argument("--evaluate", metavar="CHECKPOINT", help="only score this best.pth")
+    flags.add_argument(
+        "--evaluate",
+        metavar="CHECKPOINT",
+        help="only score this checkpoint; the results are written beside it",
+    )
     args = flags.parse_args()
     config = settings(args)
     backbone_cfg = config.get("backbone_cfg")
@@ -69,7 +73,9 @@ def main() -> None:
         return matrix.scores(classes)
 
     folder = Path(train_cfg["checkpoints"]["checkpoints_path"])
-    if args.evaluate is None:
+    if args.evaluate is not None:
+        folder = Path(args.evaluate).parent
+    else:
         train_data, val_data = open_split("train"), open_split("val")
         card = model.backbone.card() | {"classes": classes, "palette": palette, "config": config}
 
@@ -77,9 +83,13 @@ def main() -> None:
             scores = score(val_data)
             return {key: scores[key] for key in ("miou", "mf1", "oa", "kappa")}
 
-        if not args.dry_run:
+        def start() -> None:
             write_run_card(config)
-        train_cfg |= {"param_groups": model.param_groups(factor), "card": card}
+            (folder / "results.json").unlink(missing_ok=True)  # of a run that ended earlier
+
+        for index in range(len(val_data)):
+            val_data.read_label(index)  # a wrong one is told now, not after the first epoch
+        train_cfg |= {"param_groups": model.param_groups(factor), "card": card, "start": start}
         trained = fit(
             model, train_data, collate, **train_cfg, evaluate=validate, dry_run=args.dry_run
         )
@@ -89,7 +99,8 @@ def main() -> None:
             print(f"results: {folder / 'results.json'}")
             return
 
-    checkpoint.make_folder(folder, "train_cfg.checkpoints.checkpoints_path")
+    if args.dry_run:
+        raise UserError("--evaluate writes results; leave out --dry_run")
     source = Path(args.evaluate or folder / "best.pth")
     best = checkpoint.load_network(model, source, classes)
     card = best.get("card", {})

@@ -8,6 +8,8 @@ The same command again goes on where a run was stopped. Results: `backbone.pth` 
 `backbone.json` in the checkpoints_path, TensorBoard events and `metrics.jsonl` in the log_path.
 """
 
+from pathlib import Path
+
 import torch
 
 from SSLRemoteSensing import build_pretext, checkpoint
@@ -40,7 +42,7 @@ def main() -> None:
     except UserError as error:
         raise UserError(f"train_cfg.train_data: {error}") from error
     card = backbone.card() | {
-        "bands": data.get("bands"),
+        "bands": data.get("bands") or list(range(1, backbone.in_channels + 1)),
         "max_value": data.get("max_value"),
         "img_size": data["img_size"],
         "config": config,
@@ -50,14 +52,17 @@ def main() -> None:
         fit(model, dataset, collate, **train_cfg, dry_run=True)
         return
 
-    folder = write_run_card(config)
+    folder = Path(train_cfg["checkpoints"]["checkpoints_path"])
 
     def export(step: int, epoch: int) -> None:
         place = {"epoch": epoch, "step": step, "images_seen": step * train_cfg["batch_size"]
                  * train_cfg.get("accumulate_steps", 1)}  # fmt: skip
         checkpoint.export_backbone(folder, backbone.state_dict(), card | place)
 
-    fit(model, dataset, collate, **train_cfg, export=export, card=card)
+    def start() -> None:
+        write_run_card(config)
+
+    fit(model, dataset, collate, **train_cfg, start=start, export=export, card=card)
     print(f"backbone: {folder / 'backbone.pth'}, its card {folder / 'backbone.json'}")
     print(f"next: python finetune_seg.py --config_file CONFIG --backbone {folder / 'backbone.pth'}")
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from SSLRemoteSensing.errors import UserError
 
 WRAPPERS = ("module.", "_orig_mod.")
+RUN_KEYS = {"model", "optimizer", "step", "best", "images", "random", "history", "card"}
 EPOCH_FILE = re.compile(r"epoch_(\d+)\.pth")
 
 
@@ -28,7 +29,7 @@ def read(path: str | Path) -> dict:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"weights {path}: no such file")
+        raise UserError(f"weights {path}: {'is a folder' if path.is_dir() else 'no such file'}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -36,7 +37,9 @@ def read(path: str | Path) -> dict:
     except Exception as error:  # bytes of any kind may stand in the file, and any error come of it
         foreign = "Unsupported global" in str(error) or "Unsupported class" in str(error)
         reason = "holds Python objects besides weights" if foreign else "damaged or no checkpoint"
-        raise UserError(f"weights {path}: refused, {reason}; take another file") from error
+        raise UserError(
+            f"weights {path}: refused, {reason}; take another file, or an epoch_*.pth"
+        ) from error
     if not isinstance(contents, dict):
         raise UserError(f"weights {path}: holds a {type(contents).__name__}, expected a state_dict")
     return contents
@@ -55,7 +58,7 @@ def write(path: str | Path, contents: dict) -> None:
     except (OSError, RuntimeError) as error:
         part.unlink(missing_ok=True)
         raise UserError(
-            f"checkpoint {path}: cannot be written ({error}); free space there"
+            f"checkpoint {path}: cannot be written ({error}); is the disk full?"
         ) from error
 
 
@@ -63,8 +66,12 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a small text file whole or not at all."""
     path = Path(path)
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    os.replace(part, path)
+    try:
+        part.write_text(text)
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def make_folder(path: str | Path, key: str) -> Path:
@@ -99,8 +106,11 @@ def save_run(folder: Path, state: dict, finished_epoch: int | None, max_keep: in
         os.replace(link, folder / "latest.pth")
     except OSError:  # a file system without hard links
         write(folder / "latest.pth", state)
-    epochs = sorted(file for file in folder.iterdir() if EPOCH_FILE.fullmatch(file.name))
-    for old in epochs[: max(0, len(epochs) - max_keep)]:
+    named = ((EPOCH_FILE.fullmatch(file.name), file) for file in folder.iterdir())
+    epochs = sorted((int(match[1]), file) for match, file in named if match)
+    # Files of later epochs are left by an earlier run; they must not push out this one.
+    epochs = [file for number, file in epochs if number <= finished_epoch]
+    for old in epochs[:-max_keep]:
         old.unlink()
 
 
@@ -110,8 +120,12 @@ def read_run(folder: str | Path) -> dict | None:
     if not path.exists():
         return None
     state = read(path)
-    if "model" not in state or "step" not in state:
-        raise UserError(f"{path}: is no checkpoint of a run; move it away or set another folder")
+    missing = RUN_KEYS - state.keys()
+    if missing:
+        raise UserError(
+            f"{path}: is no checkpoint of a run, lacks {', '.join(sorted(missing))}; move it away "
+            f"or set another checkpoints_path"
+        )
     return state
 
 
@@ -122,6 +136,10 @@ def load_network(model: nn.Module, path: str | Path, classes: Sequence[str]) -> 
         UserError: it is of another network, or of other classes.
     """
     contents = read(path)
+    if "model" not in contents:
+        raise UserError(
+            f"weights {path}: no checkpoint of a network; a backbone.pth goes to --backbone"
+        )
     known = contents.get("card", {}).get("classes", list(classes))
     if known != list(classes):
         raise UserError(

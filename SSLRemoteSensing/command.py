@@ -28,9 +28,10 @@ def run_command(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        # A loader's worker wraps the message in its own traceback; ours is the last line of it.
-        line = str(error).strip().splitlines()[-1]
-        print("error:", line.removeprefix("SSLRemoteSensing.errors.UserError: "), file=sys.stderr)
+        # A loader's worker puts its own traceback before the message, and the name of the error.
+        text = str(error).rpartition("SSLRemoteSensing.errors.")[2]
+        text = text.partition(": ")[2] if "Original Traceback" in str(error) else text
+        print("error:", " ".join(text.split()), file=sys.stderr)
         sys.exit(2)
 
 
@@ -66,16 +67,12 @@ def settings(args: argparse.Namespace) -> dict:
     return load_config(args.config_file, overrides)
 
 
-def write_run_card(config: dict) -> Path:
+def write_run_card(config: dict) -> None:
     """Add what makes this run to `run.json`: config, versions, command, device."""
-    folder = checkpoint.make_folder(
-        config["train_cfg"]["checkpoints"]["checkpoints_path"],
-        "train_cfg.checkpoints.checkpoints_path",
-    )
-    path = folder / "run.json"
+    path = Path(config["train_cfg"]["checkpoints"]["checkpoints_path"]) / "run.json"
     try:
         runs = json.loads(path.read_text())["runs"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         runs = []
     runs.append(
         {
@@ -87,15 +84,15 @@ def write_run_card(config: dict) -> Path:
         }
     )
     checkpoint.write_text(path, json.dumps({"runs": runs}, indent=2, default=str) + "\n")
-    return folder
 
 
 def versions() -> dict[str, str | None]:
     """Versions of Python, this code (with its commit in a checkout) and what it computes with."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[1]  # installed elsewhere, it has no .git
     command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
     try:
-        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        commit = done.stdout.strip() if (root / ".git").exists() else None
     except (OSError, subprocess.CalledProcessError):
         commit = None
     found = {"python": platform.python_version(), "commit": commit}

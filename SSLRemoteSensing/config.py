@@ -26,6 +26,8 @@ from typing import Annotated, Any, Literal, Union
 
 from SSLRemoteSensing.errors import UserError
 
+# The types that a value of a config can be; a Tensor, say, that torch's optimizers take, it cannot.
+PLAIN = (int, float, bool, str, dict, list, tuple, Sequence, type(None), Literal)
 NOTHING: Mapping = types.MappingProxyType({})
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -74,13 +76,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> dict:
         )
     try:
         names = runpy.run_path(str(path))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"config file {path}: {type(error).__name__}: {error}") from error
     if not isinstance(names.get("config"), dict):
         raise UserError(
             f"config file {path}: binds no dict named 'config'; write config = dict(...)"
         )
-    config = copy.deepcopy(names["config"])
+    try:
+        config = copy.deepcopy(names["config"])
+    except TypeError as error:
+        raise UserError(f"config file {path}: holds more than plain values ({error})") from error
     for text in overrides:
         override(config, text)
     for line in drop_idle_keys(config):
@@ -109,7 +114,8 @@ def override(config: dict, text: str) -> None:
 
 def drop_idle_keys(config: dict) -> list[str]:
     """Remove the published repository's keys that do nothing; return a line for each."""
-    idle = [("test_cfg",), ("inpainting_head_cfg", "img_size")]
+    idle = [("test_cfg",), ("backbone_cfg", "img_size"), ("inpainting_head_cfg", "img_size")]
+    idle += [("agr_head_cfg", "img_size"), ("examplar_head_cfg", "img_size")]
     idle += [("train_cfg", "log", "with_vis"), ("train_cfg", "log", "vis_path")]
     idle += [
         (part, "num_classes")
@@ -238,7 +244,9 @@ def fits(value: Any, annotation: Any) -> bool:
     """Whether `value` can stand where `annotation` does; unknown annotations always fit."""
     origin = typing.get_origin(annotation)
     if origin in (Union, types.UnionType):
-        return any(fits(value, option) for option in typing.get_args(annotation))
+        options = typing.get_args(annotation)
+        plain = [option for option in options if (typing.get_origin(option) or option) in PLAIN]
+        return any(fits(value, option) for option in plain or options)
     if origin is Literal:
         return any(value is option or value == option for option in typing.get_args(annotation))
     if annotation is float:
@@ -248,7 +256,12 @@ def fits(value: Any, annotation: Any) -> bool:
     if annotation in (bool, str, dict, type(None)):
         return isinstance(value, type(None) if annotation is None else annotation)
     if (origin or annotation) in (list, tuple, Sequence):
-        return isinstance(value, list | tuple)
+        if not isinstance(value, list | tuple):
+            return False
+        inside = typing.get_args(annotation)
+        if origin is tuple:
+            return len(value) == len(inside) and all(map(fits, value, inside))
+        return not inside or all(fits(one, inside[0]) for one in value)
     return True
 
 

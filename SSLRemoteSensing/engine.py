@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import cv2
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -22,6 +21,7 @@ from torch.utils.data import DataLoader
 from SSLRemoteSensing import checkpoint
 from SSLRemoteSensing.config import OneOf, Part, build, differences
 from SSLRemoteSensing.datasets.sampler import KeySampler
+from SSLRemoteSensing.datasets.workers import end_workers, one_thread
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.log import STOPPED, Clock, History, Log, LogSettings
 from SSLRemoteSensing.schedules import OPTIMIZERS, SCHEDULES
@@ -72,6 +72,7 @@ def fit(
     evaluate: Callable[[], dict] | None = None,
     best_by: str = "miou",
     export: Callable[[int, int], None] | None = None,
+    start: Callable[[], None] | None = None,
     card: dict | None = None,
     dry_run: bool = False,
 ) -> bool:
@@ -85,7 +86,8 @@ def fit(
     Args:
         param_groups: as for torch's optimizers, with `lr_factor` besides; default one group.
         evaluate: called with each checkpoint; the best value of its `best_by` makes `best.pth`.
-        export: called with (step, epoch) after each checkpoint of an epoch.
+        export: called with (step, epoch) before each checkpoint of an epoch.
+        start: called once all is checked, before the first step.
         card: what is known of the weights; kept in each checkpoint.
         dry_run: run and describe one step, write nothing.
 
@@ -97,7 +99,19 @@ def fit(
             another network, too many unreadable files, a loss that is not finite.
     """
     saving, logging = CheckpointSettings(**checkpoints), LogSettings(**log)
-    check_counts(batch_size, accumulate_steps, num_epoch, num_step)
+    check_counts(
+        {
+            "batch_size": (batch_size, 1),
+            "accumulate_steps": (accumulate_steps, 1),
+            "num_epoch": (num_epoch, 1),
+            "num_step": (num_step, 1),
+            "num_workers": (num_workers, 0),
+            "seed": (seed, 0),
+            "clip_grad_norm": (clip_grad_norm, 1e-12),
+        }
+    )
+    if (num_epoch is None) == (num_step is None):
+        raise UserError("train_cfg: give either num_epoch or num_step")
     per_epoch = len(dataset) // (batch_size * accumulate_steps)
     if per_epoch == 0:
         raise UserError(
@@ -127,12 +141,18 @@ def fit(
     history = History(dataset, limit=max(1, len(dataset) // 100))
     if state is not None:
         first, best = state["step"], state["best"]
+        compare_cards(state["card"], plain(card), folder)
         if first >= total:
             print(f"{folder}: all {total} steps are done, nothing is left to do")
             return False
-        compare_cards(state["card"], plain(card), folder)
         stepper.load_state_dict(state, f"{folder}/latest.pth")
-        history.load_state_dict(state["history"])
+        history.load_state_dict(state["history"], device)
+        if state["images"] != len(dataset):
+            print(
+                f"warning: going on with {len(dataset)} images, so far {state['images']}: epochs "
+                f"and the order of images shift",
+                file=sys.stderr,
+            )
         print(
             f"going on from {folder}/latest.pth: step {first} of {total}, epoch "
             f"{first // per_epoch}"
@@ -155,17 +175,19 @@ def fit(
         )
     )
     if state is not None:
-        set_random_state(state["random"])
+        set_random_state(state["random"], device)
+        del state  # its copy of all weights
+    if start is not None:
+        start()
     writer = Log(log_folder, first, total)
 
     def save(step: int, finished_epoch: int | None) -> None:
-        if not stepper.finite():
-            raise UserError(f"step {step}: weights are not finite; {STOPPED}")
         contents = stepper.state_dict() | {
             "step": step,
             "epoch": step // per_epoch,
             "best": best,
-            "random": random_state(),
+            "images": len(dataset),
+            "random": random_state(device),
             "history": history.state_dict(),
             "card": plain(card),
         }
@@ -195,30 +217,36 @@ def fit(
                         | history.take(writer.say)
                         | clock.lap()
                     )
-                elif saves:
+                leaves = bool(received) or minutes_since(saved) >= (saving.save_minutes or math.inf)
+                if saves or leaves:
                     history.check(writer.say)
+                    if not stepper.finite():
+                        raise UserError(f"step {done}: weights are not finite; {STOPPED}")
                 if saves:
+                    # The checkpoint comes last: a crash before it repeats what went before it.
+                    if export is not None:
+                        export(done, epoch + 1)
                     if evaluate is not None:
                         scores = evaluate()
                         named = {f"val_{name}": value for name, value in scores.items()}
                         writer.write({"step": done, "epoch": epoch} | named)
-                        if best is None or (scores[best_by] or 0) > best:
-                            best = scores[best_by] or 0.0
+                        if scores[best_by] is None:
+                            raise UserError("train_cfg.val_data: no pixel of it has a label")
+                        if best is None or scores[best_by] > best:
+                            best = scores[best_by]
                             weights = {"model": model.state_dict(), "step": done}
                             checkpoint.write(folder / "best.pth", weights | {"card": plain(card)})
                     save(done, finished_epoch=epoch + 1)
-                    if export is not None:
-                        export(done, epoch + 1)
                     clock.pause()
                     saved = time.monotonic()
-                elif received or minutes_since(saved) >= (saving.save_minutes or math.inf):
-                    history.check(writer.say)
+                elif leaves:
                     save(done, finished_epoch=None)
                     saved = time.monotonic()
                 if received and done < total:
                     writer.say(f"stopped after step {done}; the same command goes on from there")
                     raise SystemExit(128 + received[0])
     finally:
+        end_workers(batches)
         writer.close()
     return True
 
@@ -245,22 +273,16 @@ def stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def one_thread(worker: int) -> None:
-    """Workers run beside each other, so each keeps to one thread; Ctrl-C is the main process's."""
-    cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def random_state() -> dict:
+def random_state(device: torch.device) -> dict:
     """The states of torch's generators, which dropout draws from."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
-def set_random_state(state: dict) -> None:
+def set_random_state(state: dict, device: torch.device) -> None:
     torch.set_rng_state(state["cpu"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def plain(card: dict | None) -> dict:
@@ -272,7 +294,8 @@ def compare_cards(old: dict, new: dict, folder) -> None:
     """Name what changed in the config since the checkpoint; refuse another network or optimizer."""
     changed = differences(old.get("config", {}), new.get("config", {}))
     for path, before, now in changed:
-        if path == "train_cfg.optimizer.name" or path.startswith(NETWORK_KEYS):
+        network = path.startswith(NETWORK_KEYS) and (before or path.endswith("pretrained"))
+        if path == "train_cfg.optimizer.name" or network:
             raise UserError(
                 f"{folder}/latest.pth: {path} was {before!r} and is now {now!r}; set another "
                 f"checkpoints_path for a new run, or the old value to go on"
@@ -294,11 +317,8 @@ def minutes_since(moment: float) -> float:
     return (time.monotonic() - moment) / 60
 
 
-def check_counts(batch_size, accumulate_steps, num_epoch, num_step) -> None:
-    given = {"batch_size": batch_size, "accumulate_steps": accumulate_steps}
-    given |= {"num_epoch": num_epoch, "num_step": num_step}
-    for key, value in given.items():
-        if value is not None and value < 1:
-            raise UserError(f"train_cfg.{key}={value}: must be at least 1")
-    if (num_epoch is None) == (num_step is None):
-        raise UserError("train_cfg: give either num_epoch or num_step")
+def check_counts(least: dict[str, tuple[float | None, float]]) -> None:
+    """Raise a `UserError` for a number below its least: key -> (value, least)."""
+    for key, (value, bound) in least.items():
+        if value is not None and value < bound:
+            raise UserError(f"train_cfg.{key}={value}: must be at least {bound}")

@@ -1,6 +1,7 @@
 """What a run says while it runs: metrics.jsonl, TensorBoard, and a bar or plain lines."""
 
 import contextlib
+import itertools
 import json
 import sys
 import time
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from SSLRemoteSensing.checkpoint import write_text
 from SSLRemoteSensing.errors import UserError
 
 STOPPED = "the last checkpoint is kept; lower the learning rate or set clip_grad_norm"
@@ -37,7 +39,8 @@ class LogSettings:
 class Log:
     """Entries of a run of `total` steps that starts, or goes on, at step `first`.
 
-    Entries after `first`, left by a run that was cut off, are removed: each step is there once.
+    Entries after `first`, left by a run that was cut off, are removed: each step is there once. A
+    run that starts anew puts an earlier `metrics.jsonl` aside.
     """
 
     def __init__(self, folder: Path, first: int, total: int):
@@ -47,6 +50,11 @@ class Log:
         self.total = total
         self.path = folder / "metrics.jsonl"
         kept = []
+        if first == 0 and self.path.exists():
+            numbers = (
+                n for n in itertools.count(1) if not (folder / f"metrics.{n}.jsonl").exists()
+            )
+            self.path.rename(folder / f"metrics.{next(numbers)}.jsonl")
         if self.path.exists():
             for line in self.path.read_text().splitlines():
                 try:
@@ -54,7 +62,7 @@ class Log:
                         kept.append(line + "\n")
                 except (ValueError, KeyError):  # a line cut off by a crash
                     continue
-        self.path.write_text("".join(kept))
+        write_text(self.path, "".join(kept))
         self.board = SummaryWriter(str(folder), purge_step=first + 1 if first else None)
         self.bar = tqdm(
             total=total,
@@ -119,17 +127,18 @@ class History:
         new = set(batch.get("skipped", ())) - self.skipped
         self.skipped |= new
         self.unsaid |= new
+        if len(self.skipped) > self.limit:
+            names = ", ".join(str(self.dataset.name(index)) for index in sorted(self.skipped)[:5])
+            raise UserError(
+                f"data: {len(self.skipped)} files cannot be read, more than 1 % of "
+                f"{len(self.dataset)}; repair or remove them: {names}"
+            )
 
     def check(self, say: Callable) -> None:
-        """Raise `UserError` for a loss that is not finite, or for too many unreadable files."""
+        """Name the files skipped since the last call; raise `UserError` if a loss is not finite."""
         for index in sorted(self.unsaid):
             say(f"skipped, cannot be read: {self.dataset.name(index)} ({len(self.skipped)} so far)")
         self.unsaid.clear()
-        if len(self.skipped) > self.limit:
-            raise UserError(
-                f"data: {len(self.skipped)} files cannot be read, more than 1 % of "
-                f"{len(self.dataset)}; repair the data set, last {self.dataset.name(index)}"
-            )
         if not self.entries:
             return
         values = torch.stack([torch.stack(list(losses.values())) for _, _, losses in self.entries])
@@ -158,8 +167,12 @@ class History:
         ]
         return {"entries": entries, "skipped": sorted(self.skipped)}
 
-    def load_state_dict(self, state: dict) -> None:
-        self.entries, self.skipped = list(state["entries"]), set(state["skipped"])
+    def load_state_dict(self, state: dict, device: torch.device) -> None:
+        self.skipped = set(state["skipped"])
+        self.entries = [
+            (step, index, {key: loss.to(device) for key, loss in losses.items()})
+            for step, index, losses in state["entries"]
+        ]
 
 
 class Clock:

@@ -55,6 +55,17 @@ class ExamplarLoss(nn.Module):
         return F.cross_entropy(similarity.masked_fill(itself, self.own), positive)
 
 
+class CrossEntropyLoss(nn.Module):
+    """Cross-entropy of the transform prediction: logits (N, K), label int64 (N,)."""
+
+    def __init__(self, label_smoothing: float = 0.0):
+        super().__init__()
+        self.label_smoothing = check_smoothing(label_smoothing)
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        return F.cross_entropy(logits.float(), label, label_smoothing=self.label_smoothing)
+
+
 class SegmentationLoss(nn.Module):
     """Cross-entropy over the labelled pixels; 255 is ignored. A batch without a label gives 0.
 
@@ -63,11 +74,13 @@ class SegmentationLoss(nn.Module):
         label_smoothing: share of the target spread evenly over the classes.
     """
 
-    def __init__(self, class_weights: Sequence | None = None, label_smoothing: float = 0.0):
+    def __init__(self, class_weights: Sequence[float] | None = None, label_smoothing: float = 0.0):
         super().__init__()
+        if class_weights is not None and not (min(class_weights) >= 0 and sum(class_weights) > 0):
+            raise UserError(f"class_weights={class_weights!r}: none may be negative, nor all 0")
         weight = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("weight", weight, persistent=False)
-        self.label_smoothing = label_smoothing
+        self.label_smoothing = check_smoothing(label_smoothing)
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """logits (N, K, H, W), label (N, H, W) uint8 or int64."""
@@ -89,9 +102,14 @@ class SegmentationLoss(nn.Module):
         return torch.where(share > 0, 1 / share.clamp(min=1e-6), 0.0) * total
 
 
-LOSSES = {
-    "InpaintingLoss": InpaintingLoss,
-    "CrossEntropyLoss": nn.CrossEntropyLoss,
-    "ExamplarLoss": ExamplarLoss,
-}
+def check_smoothing(label_smoothing: float) -> float:
+    if not 0 <= label_smoothing < 1:
+        raise UserError(f"label_smoothing={label_smoothing}: must be in 0 to 1")
+    return label_smoothing
+
+
+# The losses of each task, by name.
+INPAINTING_LOSSES = {"InpaintingLoss": InpaintingLoss}
+AGR_LOSSES = {"CrossEntropyLoss": CrossEntropyLoss}
+EXAMPLAR_LOSSES = {"ExamplarLoss": ExamplarLoss}
 SEGMENTATION_LOSSES = {"CrossEntropyLoss": SegmentationLoss}

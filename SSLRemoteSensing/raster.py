@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.errors import UnreadableImage, UserError
 
 TIFF_ENDINGS = {".tif", ".tiff"}
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -119,9 +119,9 @@ def _read_bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"image {path}: cannot be opened ({error.strerror})") from error
+        raise UnreadableImage(f"image {path}: cannot be opened ({error.strerror})") from error
     if not data:
-        raise UserError(f"image {path}: the file is empty; remove it or set on_bad_image='skip'")
+        raise UnreadableImage(f"image {path}: is empty; remove it or set on_bad_image='skip'")
     return data
 
 
@@ -135,7 +135,7 @@ def _decode(path: Path, data: bytes, flags: int) -> np.ndarray:
         image = None
     if image is None:
         what = "cannot be decoded" if whole else "is truncated"
-        raise UserError(f"image {path}: {what}; remove it or set on_bad_image='skip'")
+        raise UnreadableImage(f"image {path}: {what}; remove it or set on_bad_image='skip'")
     return image
 
 
@@ -168,7 +168,7 @@ def _read_tiff(path: Path, in_channels: int, bands: Sequence[int] | None) -> np.
             return image
     except (RasterioError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(
+        raise UnreadableImage(
             f"image {path}: cannot be read ({reason}); remove it or set on_bad_image='skip'"
         ) from error
 

@@ -36,7 +36,7 @@ def write_results(
         "tiles": len(tiles),
         "checkpoint": str(source),
         "step": best.get("step"),
-        "chosen_by": "miou on val_data",
+        "chosen_by": "miou on val_data" if source.name == "best.pth" else None,
         "protocols": {"all": scores},
         "backbone": best.get("card", {}).get("config", config)["backbone_cfg"],
         "config": config,
@@ -48,6 +48,6 @@ def write_results(
     )
     draw_confusion_matrix(scores["confusion_matrix"], classes, folder / "confusion_matrix.png")
     draw_examples(classify, tiles, classes, palette, folder / "examples.png")
-    print(f"{split}_data, {len(tiles)} tiles, step {best.get('step')}, chosen on val_data:")
+    print(f"{split}_data, {len(tiles)} tiles, {source}, step {best.get('step')}:")
     print(table(scores))
     print(f"results: {folder / 'results.json'}, confusion_matrix.png and examples.png beside it")

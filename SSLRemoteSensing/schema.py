@@ -15,8 +15,8 @@ from SSLRemoteSensing.models.segmentation import DECODERS
 from SSLRemoteSensing.models.weights import BACKBONES
 
 # What the scripts hand to fit(), so that no config can.
-GIVEN = ("model", "dataset", "collate", "param_groups", "evaluate", "best_by", "export", "card")
-GIVEN += ("dry_run",)
+GIVEN = ("model", "dataset", "collate", "param_groups", "evaluate", "best_by", "export")
+GIVEN += ("start", "card", "dry_run")
 
 
 class PretextData(TypedDict):
@@ -59,8 +59,8 @@ class SegmentationConfig(TypedDict):
     """A config of finetune_seg.py."""
 
     name: str
-    classes: Sequence
-    palette: NotRequired[Sequence | None]
+    classes: Sequence[str]
+    palette: NotRequired[Sequence[tuple[int, int, int]] | None]
     backbone_cfg: Annotated[dict, OneOf(BACKBONES)]
     decoder_cfg: NotRequired[
         Annotated[dict | None, OneOf(DECODERS, given=("num_classes", "map_channels"))]
@@ -91,6 +91,10 @@ def check_pretext(config: dict) -> None:
 def check_segmentation(config: dict) -> None:
     """Raise a `UserError` naming every wrong key of a fine-tuning config."""
     require(Part(SegmentationConfig), config)
+    if len(set(config["classes"])) < len(config["classes"]):
+        raise UserError(f"classes={config['classes']!r}: a name stands there twice")
+    if config["train_cfg"].get("backbone_lr_factor", 1.0) < 0:
+        raise UserError("train_cfg.backbone_lr_factor: must not be negative")
     palette = config.get("palette")
     if palette is not None and len(palette) != len(config["classes"]):
         raise UserError(f"palette: {len(palette)} colours for {len(config['classes'])} classes")

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from SSLRemoteSensing.datasets.workers import end_workers, one_thread
 from SSLRemoteSensing.metrics import ConfusionMatrix
 
 
@@ -37,30 +38,36 @@ def equal_batches(dataset, batch_size: int, num_workers: int) -> Iterator[tuple[
         dataset,
         sampler=[(0, index) for index in range(len(dataset))],
         batch_size=None,
-        collate_fn=identity,
+        collate_fn=tensors,
         num_workers=num_workers,
+        worker_init_fn=one_thread,
         generator=torch.Generator(),
     )
     waiting: list[dict] = []
-    for sample in tqdm(loader, desc="scoring", leave=False, disable=not sys.stderr.isatty()):
-        if waiting and (
-            len(waiting) == batch_size or waiting[0]["label"].shape != sample["label"].shape
-        ):
+    samples = iter(loader)
+    quiet = not sys.stderr.isatty()
+    try:
+        for sample in tqdm(samples, "scoring", len(dataset), leave=False, disable=quiet):
+            full = len(waiting) == batch_size
+            if waiting and (full or waiting[0]["label"].shape != sample["label"].shape):
+                yield stack(waiting)
+                waiting = []
+            waiting.append(sample)
+        if waiting:
             yield stack(waiting)
-            waiting = []
-        waiting.append(sample)
-    if waiting:
-        yield stack(waiting)
+    finally:
+        end_workers(samples)
 
 
 def stack(samples: list[dict]) -> tuple[Tensor, Tensor]:
-    images = torch.stack([torch.as_tensor(sample["image"]) for sample in samples])
-    labels = torch.stack([torch.as_tensor(sample["label"]) for sample in samples])
+    images = torch.stack([sample["image"] for sample in samples])
+    labels = torch.stack([sample["label"] for sample in samples])
     return images.permute(0, 3, 1, 2), labels
 
 
-def identity(sample: dict) -> dict:
-    return sample
+def tensors(sample: dict) -> dict[str, Tensor]:
+    """Image and label as tensors, which pass from a worker in shared memory."""
+    return {key: torch.from_numpy(sample[key]) for key in ("image", "label")}
 
 
 def table(scores: dict) -> str:

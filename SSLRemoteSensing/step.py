@@ -26,6 +26,8 @@ def choose_device(name: str) -> torch.device:
         raise UserError(
             f"train_cfg.device={name!r}: no such device; set auto, cpu or cuda"
         ) from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"train_cfg.device={name!r}: not supported; set auto, cpu or cuda")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= count:
         raise UserError(
@@ -38,7 +40,7 @@ def choose_device(name: str) -> torch.device:
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether bf16 is done in hardware; elsewhere it is emulated, hundreds of times slower."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
@@ -84,11 +86,19 @@ class TrainStep:
         mode = compile if isinstance(compile, str) else None
         # The compiled module shares the weights; the plain one keeps the plain names for
         # checkpoints.
-        self.net = torch.compile(model, mode=mode) if compile else model
+        try:
+            self.net = torch.compile(model, mode=mode) if compile else model
+        except RuntimeError as error:
+            raise UserError(f"train_cfg.compile={compile!r}: {error}") from error
         groups = param_groups or [{"params": [p for p in model.parameters() if p.requires_grad]}]
         self.factors = [group.get("lr_factor", 1.0) for group in groups]
         given = [{k: v for k, v in group.items() if k != "lr_factor"} for group in groups]
-        self.optimizer = build(OPTIMIZERS, optimizer, "train_cfg.optimizer", {"params": given})
+        try:
+            self.optimizer = build(OPTIMIZERS, optimizer, "train_cfg.optimizer", {"params": given})
+        except UserError:
+            raise
+        except (TypeError, ValueError) as error:  # torch's own checks of its own parameters
+            raise UserError(f"train_cfg.optimizer: {error}") from error
         self.base_lr = self.optimizer.defaults["lr"]
 
     def to_device(self, batch: dict) -> dict[str, Tensor]:
@@ -130,9 +140,9 @@ class TrainStep:
         return self.optimizer.param_groups[-1]["lr"]
 
     def finite(self) -> bool:
-        """Whether all weights are finite; waits for the device."""
-        with torch.no_grad():
-            return bool(torch.stack([p.isfinite().all() for p in self.model.parameters()]).all())
+        """Whether all weights and statistics are finite; waits for the device."""
+        values = [v for v in self.model.state_dict().values() if v.is_floating_point()]
+        return bool(torch.stack([value.isfinite().all() for value in values]).all())
 
     def state_dict(self) -> dict:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
@@ -140,7 +150,13 @@ class TrainStep:
     def load_state_dict(self, state: dict, source: str) -> None:
         try:
             self.model.load_state_dict(state["model"])
+            # The moments are the checkpoint's; rate, decay and the like are the config's.
+            ours = [
+                {k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups
+            ]
             self.optimizer.load_state_dict(state["optimizer"])
+            for group, settings in zip(self.optimizer.param_groups, ours, strict=True):
+                group.update(settings)
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(

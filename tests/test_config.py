@@ -195,6 +195,13 @@ def test_a_missing_key_is_named_at_every_depth(pretext_config, path):
         ("agr_head_cfg.num_classes=5", "there are 6 transforms"),
         ("train_cfg.batch_size=1", "the contrastive loss compares images"),
         ("train_cfg.model=1", "train_cfg: unknown key 'model'"),
+        ("train_cfg.optimizer.lr=fast", "train_cfg.optimizer.lr: expected"),
+        ("train_cfg.optimizer.betas=(0.9,)", "train_cfg.optimizer.betas: expected"),
+        ("train_cfg.losses.factors=('a', 1, 1)", "train_cfg.losses.factors: expected"),
+        ("train_cfg.losses.AGRLoss.name=ExamplarLoss", "unknown name 'ExamplarLoss'"),
+        ("train_cfg.train_data.bands=['a']", "train_cfg.train_data.bands: expected"),
+        ("train_cfg.train_data.data_format=[1]", "train_cfg.train_data.data_format: expected"),
+        ("backbone_cfg.mean=('a', 'b', 'c')", "backbone_cfg.mean: expected"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_to_do(pretext_config, text, said):
@@ -216,6 +223,25 @@ def test_scored_tiles_take_no_augmentation(seg_config, text):
     override(seg_config, f"train_cfg.{text}")
     with pytest.raises(UserError, match="unknown key"):
         check_segmentation(seg_config)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("classes=('a', 'a')", "a name stands there twice"),
+        ("classes=(None, 1)", "classes: expected"),
+        ("palette=('red', 'blue')", "palette: expected"),
+        ("palette=((1, 2, 3),)", "1 colours for 2 classes"),
+        ("train_cfg.train_data.hash_range=(0.5,)", "hash_range: expected"),
+        ("train_cfg.backbone_lr_factor=-1", "must not be negative"),
+        ("train_cfg.loss.class_weights=('a', 'b')", "class_weights: expected"),
+    ],
+)
+def test_a_wrong_value_of_fine_tuning_is_named(seg_config, text, said):
+    override(seg_config, text)
+    with pytest.raises(UserError) as error:
+        check_segmentation(seg_config)
+    assert said in str(error.value)
 
 
 HEADS = ("inpainting_head_cfg", "agr_head_cfg", "examplar_head_cfg")

@@ -264,6 +264,86 @@ def test_fewer_images_than_a_batch_is_an_error(pretext_config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (dict(optimizer=dict(name="Adam", lr=-1.0)), "train_cfg.optimizer: Invalid learning rate"),
+        (dict(num_workers=-1), "num_workers=-1"),
+        (dict(seed=-1), "seed=-1"),
+        (dict(clip_grad_norm=0.0), "clip_grad_norm=0.0"),
+        (dict(device="mps"), "not supported; set auto, cpu or cuda"),
+        (dict(num_step=3), "either num_epoch or num_step"),
+        (dict(log=dict(log_path="x", log_step=0)), "log_step=0"),
+        (dict(lr_schedule=dict(name="stepLR", step_size=0)), "train_cfg.lr_schedule: step_size=0"),
+    ],
+)
+def test_settings_that_cannot_train_are_named_and_leave_nothing(
+    pretext_config, tmp_path, monkeypatch, changes, said
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        train(pretext_config, **changes)
+    assert said in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_going_on_with_other_data_is_said(pretext_config, tmp_path, capsys):
+    folder = draw_tiles(tmp_path / "drawn", 24) / "images"
+    pretext_config["train_cfg"]["train_data"]["data_path"] = str(folder)
+    with pytest.raises(SystemExit):
+        train(pretext_config, interrupt_at(2))
+    (folder / "tile_000.jpg").unlink()
+    train(pretext_config)
+    assert "going on with 23 images, so far 24" in capsys.readouterr().err
+
+
+def test_the_backbone_is_exported_before_the_checkpoint_that_says_so(pretext_config, tmp_path):
+    """A crash in between repeats the export; the other way round would lose it."""
+    train_cfg = pretext_config["train_cfg"]
+    settings = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
+    dataset = PretextDataset(**train_cfg["train_data"])
+    seen = []
+
+    def export(step, epoch):
+        latest = checkpoint.read_run(tmp_path / "run")
+        seen.append((step, epoch, latest and latest["step"]))
+
+    fit(TinyNet(), dataset, collate, **settings, export=export)
+    assert seen == [(6, 1, None), (12, 2, 6)]
+
+
+def test_the_best_checkpoint_is_the_one_of_the_highest_score(pretext_config, tmp_path):
+    train_cfg = pretext_config["train_cfg"] | dict(num_epoch=4)
+    settings = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
+    dataset = PretextDataset(**train_cfg["train_data"])
+    scores = iter([0.2, 0.7, 0.7, 0.5])
+    fit(TinyNet(), dataset, collate, **settings, evaluate=lambda: {"miou": next(scores)})
+    assert checkpoint.read(tmp_path / "run/best.pth")["step"] == 12
+    assert checkpoint.read_run(tmp_path / "run")["best"] == 0.7
+    scored = [entry["val_miou"] for entry in entries(pretext_config) if "val_miou" in entry]
+    assert scored == [0.2, 0.7, 0.7, 0.5]
+
+
+def test_a_validation_without_labels_is_an_error(pretext_config, tmp_path):
+    train_cfg = pretext_config["train_cfg"]
+    settings = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
+    dataset = PretextDataset(**train_cfg["train_data"])
+    with pytest.raises(UserError, match="val_data: no pixel"):
+        fit(TinyNet(), dataset, collate, **settings, evaluate=lambda: {"miou": None})
+    assert not (tmp_path / "run/best.pth").exists()
+
+
+def test_a_new_run_puts_the_metrics_of_another_aside(pretext_config, tmp_path):
+    train(pretext_config, num_epoch=1)
+    first = entries(pretext_config)
+    other = moved(pretext_config, tmp_path / "other")
+    other["train_cfg"]["log"] = pretext_config["train_cfg"]["log"]
+    train(other, num_epoch=1)
+    aside = (tmp_path / "run/log/metrics.1.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in aside] == first
+    assert len(entries(pretext_config)) == 3
+
+
 def test_a_folder_that_cannot_be_written_is_named(pretext_config, tmp_path):
     (tmp_path / "file").write_text("")
     pretext_config["train_cfg"]["checkpoints"]["checkpoints_path"] = str(tmp_path / "file/run")
@@ -278,6 +358,11 @@ def test_a_changed_network_is_refused_and_a_changed_rate_is_said(pretext_config,
     with pytest.raises(SystemExit):
         train(pretext_config, interrupt_at(2))
     assert "going on with train_cfg.optimizer.lr=0.0001, so far 0.0005" in capsys.readouterr().err
+    pretext_config["train_cfg"]["optimizer"]["weight_decay"] = 0.5
+    with pytest.raises(SystemExit):
+        train(pretext_config, interrupt_at(2))
+    state = checkpoint.read_run(tmp_path / "run")
+    assert state["optimizer"]["param_groups"][0]["weight_decay"] == 0.5
     pretext_config["agr_head_cfg"] = None
     with pytest.raises(UserError, match=r"agr_head_cfg was .* and is now None"):
         train(pretext_config)

@@ -23,7 +23,13 @@ def find_images(data_path: str | Path, data_format: str | Sequence[str]) -> list
     if not root.is_dir():
         raise UserError(f"data_path {root}: no such folder or list file; set data_path")
     patterns = [data_format] if isinstance(data_format, str) else list(data_format)
-    files = sorted({file for pattern in patterns for file in root.glob(pattern) if file.is_file()})
+    try:
+        found = {file for pattern in patterns for file in root.glob(pattern) if file.is_file()}
+    except (ValueError, NotImplementedError) as error:
+        raise UserError(
+            f"data_format={data_format!r}: {error}; write it like '**/*.jpg'"
+        ) from error
+    files = sorted(found)
     if not files:
         endings = Counter(file.suffix or "none" for file in root.rglob("*") if file.is_file())
         there = ", ".join(f"{n} {ending}" for ending, n in endings.most_common(4)) or "no files"
@@ -35,7 +41,10 @@ def find_images(data_path: str | Path, data_format: str | Sequence[str]) -> list
 
 
 def read_list(path: Path) -> list[Path]:
-    lines = [line.strip() for line in path.read_text().splitlines()]
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines()]
+    except UnicodeDecodeError:
+        raise UserError(f"data_path {path}: expected a folder or a text file of paths") from None
     files = [path.parent / line for line in lines if line and not line.startswith("#")]
     if not files:
         raise UserError(f"data_path {path}: the list is empty; write one image path a line")

@@ -11,8 +11,10 @@ from torch.utils.data import Dataset
 from SSLRemoteSensing.config import Chain, Part, build
 from SSLRemoteSensing.datasets.files import find_images
 from SSLRemoteSensing.datasets.transforms import TRANSFORMS, DistortBlock, Resize, resize, window
-from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.errors import UnreadableImage, UserError
 from SSLRemoteSensing.raster import read_image
+
+MOST_SKIPPED = 20  # in a row, for one sample; the loop limits them all to 1 %
 
 
 def agr_transforms(
@@ -63,9 +65,9 @@ class PretextDataset(Dataset):
         pre_transforms_cfg: Annotated[dict, Chain(TRANSFORMS)],
         agr_transforms_cfg: Annotated[dict, Part(agr_transforms)],
         post_transforms_cfg: Annotated[dict | None, Chain(TRANSFORMS)] = None,
-        data_format: str | Sequence = "**/*.jpg",
+        data_format: str | Sequence[str] = "**/*.jpg",
         crop_size: int | None = None,
-        bands: Sequence | None = None,
+        bands: Sequence[int] | None = None,
         max_value: float | None = None,
         on_bad_image: Literal["raise", "skip"] = "raise",
         in_channels: int = 3,
@@ -83,6 +85,8 @@ class PretextDataset(Dataset):
                 )
         if img_size < 32 or img_size % 32:
             raise UserError(f"img_size={img_size}: must be a multiple of 32, the backbone's stride")
+        if crop_size is not None and crop_size < 1:
+            raise UserError(f"crop_size={crop_size}: must be at least 1 pixel")
         self.img_size, self.crop_size = img_size, crop_size
         self.in_channels, self.bands, self.max_value = in_channels, bands, max_value
         self.on_bad_image, self.seed = on_bad_image, seed
@@ -108,16 +112,20 @@ class PretextDataset(Dataset):
     def read(self, index: int) -> tuple[np.ndarray, int, list[int]]:
         """The image of `index`, or with on_bad_image='skip' the next readable one after it."""
         skipped = []
-        for step in range(len(self)):
-            at = (index + step) % len(self)
+        while True:
+            at = (index + len(skipped)) % len(self)
             try:
                 image = read_image(self.files[at], self.in_channels, self.bands, self.max_value)
                 return image, at, skipped
-            except UserError:
+            except UnreadableImage:
                 if self.on_bad_image == "raise":
                     raise
                 skipped.append(at)
-        raise UserError(f"data: none of the {len(self)} images can be read, {self.files[0]} first")
+            if len(skipped) == min(MOST_SKIPPED, len(self)):
+                raise UserError(
+                    f"data: {len(skipped)} files in a row cannot be read, last {self.files[at]}; "
+                    f"repair or remove them"
+                )
 
     def three_images(
         self, image: np.ndarray, rng: np.random.Generator

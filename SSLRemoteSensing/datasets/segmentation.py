@@ -47,18 +47,22 @@ class SegmentationDataset(Dataset):
         image_path: str,
         label_path: str,
         num_classes: int,
-        data_format: str | Sequence = ("**/*.png", "**/*.jpg", "**/*.tif", "**/*.tiff"),
+        data_format: str | Sequence[str] = ("**/*.png", "**/*.jpg", "**/*.tif", "**/*.tiff"),
         label_format: str = "{stem}.png",
-        hash_range: Sequence = (0.0, 1.0),
+        hash_range: tuple[float, float] = (0.0, 1.0),
         crop_size: int | None = None,
         flips: bool = False,
         turns: bool = False,
         jitter: Annotated[dict | None, Part(ColorJitter)] = None,
-        bands: Sequence | None = None,
+        bands: Sequence[int] | None = None,
         max_value: float | None = None,
         in_channels: int = 3,
         seed: int = 0,
     ):
+        if crop_size is not None and crop_size < 1:
+            raise UserError(f"crop_size={crop_size}: must be at least 1 pixel")
+        if not Path(label_path).is_dir():
+            raise UserError(f"label_path {label_path}: no such folder")
         self.num_classes, self.seed = num_classes, seed
         self.crop_size, self.flips, self.turns = crop_size, flips, turns
         self.jitter = None if jitter is None else ColorJitter(**jitter)
@@ -72,7 +76,9 @@ class SegmentationDataset(Dataset):
         self.labels = []
         for file in self.files:
             inside = file.relative_to(root).parent if root.is_dir() else Path()
-            self.labels.append(Path(label_path) / inside / label_format.format(stem=file.stem))
+            self.labels.append(
+                Path(label_path) / inside / label_format.replace("{stem}", file.stem)
+            )
         missing = [label for label in self.labels if not label.is_file()]
         if missing:
             raise UserError(
@@ -105,13 +111,19 @@ class SegmentationDataset(Dataset):
         """Image (H, W, C) and label (H, W) as they are in the files, checked."""
         file, label_file = self.files[index], self.labels[index]
         image = read_image(file, self.in_channels, self.bands, self.max_value)
-        label = read_label(label_file)
+        label = self.read_label(index)
         if image.shape[:2] != label.shape:
             raise UserError(
                 f"label {label_file}: {label.shape[1]} x {label.shape[0]} pixels, its image "
                 f"{file.name} "
                 f"{image.shape[1]} x {image.shape[0]}; they must be of one size"
             )
+        return image, label
+
+    def read_label(self, index: int) -> np.ndarray:
+        """The label (H, W) of `index`, its values checked."""
+        label_file = self.labels[index]
+        label = read_label(label_file)
         wrong = label[(label >= self.num_classes) & (label != IGNORE)]
         if wrong.size:
             raise UserError(
@@ -119,7 +131,7 @@ class SegmentationDataset(Dataset):
                 f"{self.num_classes - 1} "
                 f"and {IGNORE} = not scored; mend the label or `classes`"
             )
-        return image, label
+        return label
 
     def name(self, index: int) -> Path:
         return self.files[index]

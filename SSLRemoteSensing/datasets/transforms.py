@@ -76,10 +76,10 @@ class ColorJitter:
 
     def __init__(
         self,
-        brightness: float | Sequence = 0.0,
-        contrast: float | Sequence = 0.0,
-        saturation: float | Sequence = 0.0,
-        hue: float | Sequence = 0.0,
+        brightness: float | Sequence[float] = 0.0,
+        contrast: float | Sequence[float] = 0.0,
+        saturation: float | Sequence[float] = 0.0,
+        hue: float | Sequence[float] = 0.0,
     ):
         self.steps = [
             (adjust_brightness, factor_range("brightness", brightness, centre=1.0)),
@@ -108,7 +108,7 @@ class RandomGrayscale:
 class Resize:
     """Scale to `size` = side or (height, width): area mean when shrinking, else bilinear."""
 
-    def __init__(self, size: int | Sequence):
+    def __init__(self, size: int | Sequence[int]):
         self.size = (size, size) if isinstance(size, int) else tuple(size)
         if len(self.size) != 2 or min(self.size) < 1:
             raise UserError(f"size={size!r}: expected a side or (height, width), in pixels")
@@ -139,10 +139,10 @@ class DistortBlock:
         self,
         min_cover_ratio: float = 0.2,
         max_cover_ratio: float = 1 / 3,
-        brightness: float | Sequence = 0.3,
-        contrast: float | Sequence = (0.5, 1.5),
-        saturation: float | Sequence = (0.5, 1.5),
-        hue: float | Sequence = (-0.3, 0.3),
+        brightness: float | Sequence[float] = 0.3,
+        contrast: float | Sequence[float] = (0.5, 1.5),
+        saturation: float | Sequence[float] = (0.5, 1.5),
+        hue: float | Sequence[float] = (-0.3, 0.3),
     ):
         if not 0 < min_cover_ratio <= max_cover_ratio <= 1:
             raise UserError(

@@ -26,6 +26,8 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str, in_channels: int, out_keys, mean, std):
         super().__init__()
+        if in_channels < 1:
+            raise UserError(f"in_channels={in_channels}: must be at least 1 band")
         unknown = [key for key in out_keys if key not in BLOCKS]
         if unknown:
             raise UserError(f"out_keys: unknown {unknown[0]!r}, known: {', '.join(BLOCKS)}")
@@ -33,7 +35,7 @@ class Backbone(nn.Module):
         self.out_keys = tuple(out_keys)
         self.set_normalization(mean, std)
 
-    def set_normalization(self, mean: Sequence | None, std: Sequence | None) -> None:
+    def set_normalization(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
         """Take out `mean` and `std` (a number a band, in 0..1) from now on, or nothing."""
         if (mean is None) != (std is None):
             raise UserError("mean and std: give both or neither")
@@ -53,7 +55,8 @@ class Backbone(nn.Module):
     def normalize(self, images: Tensor) -> Tensor:
         return images if self.mean is None else (images - self.shift) / self.scale
 
-    def keep(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+    def keep(self, maps: dict) -> dict:
+        """Of a dict by map, the maps that this backbone returns."""
         return {key: x for key, x in maps.items() if key in self.out_keys or key == "block6"}
 
 
@@ -68,9 +71,9 @@ class VGG(Backbone):
         batch_norm: bool,
         name: str,
         in_channels: int = 3,
-        out_keys: Sequence = BLOCKS,
-        mean: Sequence | None = None,
-        std: Sequence | None = None,
+        out_keys: Sequence[str] = BLOCKS,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ):
         super().__init__(name, in_channels, out_keys, mean, std)
         self.features = vgg.make_layers(vgg.cfgs[layout], batch_norm=batch_norm)
@@ -99,9 +102,9 @@ class ResNet(Backbone):
         build: Callable,
         name: str,
         in_channels: int = 3,
-        out_keys: Sequence = BLOCKS,
-        mean: Sequence | None = None,
-        std: Sequence | None = None,
+        out_keys: Sequence[str] = BLOCKS,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ):
         super().__init__(name, in_channels, out_keys, mean, std)
         net = build(weights=None)
@@ -135,3 +138,8 @@ ARCHITECTURES = {
     name: partial(ResNet, getattr(resnet, name), name)
     for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 }
+
+
+def unit_range(images: Tensor) -> Tensor:
+    """uint8 images to float in 0..1; float images as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images

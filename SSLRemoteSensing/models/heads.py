@@ -32,7 +32,7 @@ class Decoder(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        feat_channels: Sequence,
+        feat_channels: Sequence[int],
         map_channels: dict[str, int],
     ):
         super().__init__()
@@ -94,6 +94,8 @@ class ExamplarHead(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, map_channels: dict[str, int]):
         super().__init__()
         check_in_channels(in_channels, map_channels)
+        if out_channels < 1:
+            raise UserError(f"out_channels={out_channels}: must be at least 1")
         self.fc = nn.Sequential(
             nn.Linear(in_channels, 2 * out_channels),
             nn.Sigmoid(),

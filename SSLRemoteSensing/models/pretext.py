@@ -3,36 +3,36 @@
 from collections.abc import Sequence
 from typing import Annotated
 
-import torch
 from torch import Tensor, nn
 
 from SSLRemoteSensing.config import OneOf, build
 from SSLRemoteSensing.errors import UserError
-from SSLRemoteSensing.losses import LOSSES
-from SSLRemoteSensing.models.backbones import Backbone
+from SSLRemoteSensing.losses import AGR_LOSSES, EXAMPLAR_LOSSES, INPAINTING_LOSSES
+from SSLRemoteSensing.models.backbones import Backbone, unit_range
 from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_HEADS
 from SSLRemoteSensing.models.weights import BACKBONES
 
 
 def pretext_losses(
-    InpaintingLoss: Annotated[dict | None, OneOf(LOSSES)] = None,
-    AGRLoss: Annotated[dict | None, OneOf(LOSSES)] = None,
-    ExamplarLoss: Annotated[dict | None, OneOf(LOSSES)] = None,
-    factors: Sequence = (20, 1, 1),
+    InpaintingLoss: Annotated[dict | None, OneOf(INPAINTING_LOSSES)] = None,
+    AGRLoss: Annotated[dict | None, OneOf(AGR_LOSSES)] = None,
+    ExamplarLoss: Annotated[dict | None, OneOf(EXAMPLAR_LOSSES)] = None,
+    factors: Sequence[float] = (20, 1, 1),
 ) -> dict[str, tuple[float, nn.Module]]:
     """The `losses` of a config: task -> (weight, loss). A loss left out is the published one."""
     chosen = {
-        "InpaintingLoss": InpaintingLoss or {"name": "InpaintingLoss"},
-        "AGRLoss": AGRLoss or {"name": "CrossEntropyLoss"},
-        "ExamplarLoss": ExamplarLoss or {"name": "ExamplarLoss"},
+        "inpainting": (INPAINTING_LOSSES, InpaintingLoss or {"name": "InpaintingLoss"}),
+        "agr": (AGR_LOSSES, AGRLoss or {"name": "CrossEntropyLoss"}),
+        "exemplar": (EXAMPLAR_LOSSES, ExamplarLoss or {"name": "ExamplarLoss"}),
     }
     if len(factors) != len(chosen) or min(factors) < 0:
         raise UserError(
             f"losses.factors={factors!r}: expected 3 weights, one a task, none negative"
         )
-    parts = [build(LOSSES, cfg, f"losses.{key}") for key, cfg in chosen.items()]
-    tasks = ("inpainting", "agr", "exemplar")
-    return dict(zip(tasks, zip(factors, parts, strict=True), strict=True))
+    return {
+        task: (factor, build(table, cfg, f"losses: {task}"))
+        for factor, (task, (table, cfg)) in zip(factors, chosen.items(), strict=True)
+    }
 
 
 class PretextNet(nn.Module):
@@ -100,7 +100,7 @@ def build_pretext(config: dict) -> PretextNet:
         UserError: an unknown name or key, no head at all, or heads that do not fit the backbone.
     """
     backbone = build(BACKBONES, config.get("backbone_cfg") or {}, "backbone_cfg")
-    channels = {"map_channels": skip_channels(backbone)}
+    channels = {"map_channels": backbone.keep(backbone.channels)}
     tables = (INPAINTING_HEADS, AGR_HEADS, EXAMPLAR_HEADS)
     heads = []
     for key, table in zip(HEAD_KEYS, tables, strict=True):
@@ -117,13 +117,3 @@ def build_pretext(config: dict) -> PretextNet:
 
 
 HEAD_KEYS = ("inpainting_head_cfg", "agr_head_cfg", "examplar_head_cfg")
-
-
-def skip_channels(backbone: Backbone) -> dict[str, int]:
-    """The channels of the maps that the backbone returns."""
-    return backbone.keep(backbone.channels)
-
-
-def unit_range(images: Tensor) -> Tensor:
-    """uint8 images to float in 0..1; float images as they are."""
-    return images.float() / 255 if images.dtype == torch.uint8 else images

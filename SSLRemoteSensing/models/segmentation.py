@@ -9,16 +9,15 @@ from torch import Tensor, nn
 from SSLRemoteSensing.config import build
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.losses import SEGMENTATION_LOSSES
-from SSLRemoteSensing.models.backbones import Backbone
+from SSLRemoteSensing.models.backbones import Backbone, unit_range
 from SSLRemoteSensing.models.heads import Decoder
-from SSLRemoteSensing.models.pretext import skip_channels, unit_range
 from SSLRemoteSensing.models.weights import BACKBONES
 
 STRIDE = 32
 
 
 def pretraining_decoder(
-    num_classes: int, map_channels: dict[str, int], feat_channels: Sequence | None = None
+    num_classes: int, map_channels: dict[str, int], feat_channels: Sequence[int] | None = None
 ) -> Decoder:
     """The decoder of the inpainting branch with `num_classes` channels.
 
@@ -91,7 +90,7 @@ def build_segmentation(config: dict) -> SegmentationNet:
     if not 2 <= len(classes) <= 255:
         raise UserError(f"classes={classes!r}: expected 2 to 255 names")
     backbone = build(BACKBONES, config["backbone_cfg"], "backbone_cfg")
-    given = {"num_classes": len(classes), "map_channels": skip_channels(backbone)}
+    given = {"num_classes": len(classes), "map_channels": backbone.keep(backbone.channels)}
     decoder = build(
         DECODERS, config.get("decoder_cfg") or {"name": "Decoder"}, "decoder_cfg", given
     )

@@ -23,9 +23,9 @@ def build_backbone(
     name: str,
     in_channels: int = 3,
     pretrained: bool | str = False,
-    out_keys: Sequence = BLOCKS,
-    mean: Sequence | None = None,
-    std: Sequence | None = None,
+    out_keys: Sequence[str] = BLOCKS,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> Backbone:
     """A backbone by name, with weights if asked for.
 
