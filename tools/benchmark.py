@@ -24,6 +24,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from torch import nn
 
 from SSLRemoteSensing import build_pretext, load_config
 from SSLRemoteSensing.command import device_name, run_command, versions
@@ -93,30 +94,48 @@ def measure(args: argparse.Namespace, scratch: Path) -> dict:
         "speedup_over_fp32": slow / rapid,
     }
 
-    # The loop's own steps, between bare ones: log_step 1 makes it count and write each of them.
     train_cfg |= {"batch_size": args.batch_size, "num_epoch": None, "device": str(device)}
-    train_cfg |= {"num_step": args.steps + 1, "num_workers": args.num_workers}
+    train_cfg |= {"num_step": args.steps + 2, "num_workers": args.num_workers}
     train_cfg |= {"precision": fast, "channels_last": True}
     train_cfg["log"] = {"log_path": str(scratch / "log"), "log_step": 1}
     train_cfg["checkpoints"] = {"checkpoints_path": str(scratch / "run"), "save_step": 10**6}
     settings = {k: v for k, v in train_cfg.items() if k not in ("train_data", "losses")}
-    before = repeated(lambda: quick(batch), args.steps)
+    model = Alternating(build_pretext(config), lambda: quick(batch), device)
     with contextlib.redirect_stdout(io.StringIO()):
-        fit(build_pretext(config), dataset, collate, **settings)
-    after = repeated(lambda: quick(batch), args.steps)
+        fit(model, dataset, collate, **settings)
+    bare, loop = (args.batch_size / statistics.median(t[1:]) for t in (model.bare, model.loop))
     lines = (scratch / "log/metrics.jsonl").read_text().splitlines()
-    entries = [json.loads(line) for line in lines][1:]  # the first step waits for the first batch
-    loop = statistics.median(entry["images_per_second"] for entry in entries)
-    bare = args.batch_size / statistics.median(before + after)
     figures |= {
         "bare_images_per_second": bare,
         "loop_images_per_second": loop,
         "loop_efficiency": loop / bare,
-        "data_wait": statistics.median(entry["data_wait"] for entry in entries),
+        "data_wait": statistics.median(json.loads(line)["data_wait"] for line in lines[1:]),
     }
     if device.type == "cuda":
         figures["peak_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
     return figures
+
+
+class Alternating(nn.Module):
+    """A network for fit() that runs and times a bare step before each of the loop's own.
+
+    A step of the loop is what passes from one forward to the next: forward, backward, update, log,
+    data. Taken in turn, both meet the same drift of the machine.
+    """
+
+    def __init__(self, net: nn.Module, bare_step: Callable[[], None], device: torch.device):
+        super().__init__()
+        self.net, self.bare_step, self.device = net, bare_step, device
+        self.loop, self.bare, self.left = [], [], None
+
+    def forward(self, batch: dict) -> dict:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        if self.left is not None:
+            self.loop.append(time.perf_counter() - self.left)
+        self.bare.extend(repeated(self.bare_step, 1))
+        self.left = time.perf_counter()
+        return self.net(batch)
 
 
 def sample_ms(dataset: PretextDataset, rounds: int = 7) -> float:
