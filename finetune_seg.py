@@ -11,19 +11,22 @@ checkpoints_path: `best.pth`, `results.json`, `confusion_matrix.png`, `examples.
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from SSLRemoteSensing import build_segmentation, checkpoint
-from SSLRemoteSensing.command import parser, run_command, settings, write_run_card
+from SSLRemoteSensing.command import parser, settings, write_run_card
+from SSLRemoteSensing.datasets.labels import ValueCoding
 from SSLRemoteSensing.datasets.segmentation import SegmentationDataset, collate
 from SSLRemoteSensing.engine import fit
-from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.errors import UserError, run_command
 from SSLRemoteSensing.figures import default_palette
 from SSLRemoteSensing.models.segmentation import predict
 from SSLRemoteSensing.results import write_results
 from SSLRemoteSensing.schema import check_segmentation
 from SSLRemoteSensing.scoring import evaluate
 from SSLRemoteSensing.step import choose_device, choose_precision
+from SSLRemoteSensing.writing import write_text
 
 
 def main() -> None:
@@ -59,8 +62,9 @@ def main() -> None:
         train_cfg.pop(key, None)
     classify = partial(predict, model, device, precision)
 
-    def open_split(split: str) -> SegmentationDataset:
+    def open_split(split: str, coding: ValueCoding | None = None) -> SegmentationDataset:
         given = {"num_classes": len(classes), "in_channels": model.backbone.in_channels}
+        given["coding"] = coding
         try:
             return SegmentationDataset(**splits[split], **given, seed=train_cfg.get("seed", 0))
         except UserError as error:
@@ -76,8 +80,10 @@ def main() -> None:
     if args.evaluate is not None:
         folder = Path(args.evaluate).parent
     else:
-        train_data, val_data = open_split("train"), open_split("val")
+        train_data = open_split("train")
+        val_data = open_split("val", train_data.coding)
         card = model.backbone.card() | {"classes": classes, "palette": palette, "config": config}
+        card |= {"label_table": train_data.coding.table.tolist(), "max_value": train_data.max_value}
 
         def validate() -> dict:
             scores = score(val_data)
@@ -86,9 +92,9 @@ def main() -> None:
         def start() -> None:
             write_run_card(config)
             (folder / "results.json").unlink(missing_ok=True)  # of a run that ended earlier
+            names = "".join(f"{train_data.name(i).name}\n" for i in range(len(train_data)))
+            write_text(folder / "train_tiles.txt", names)
 
-        for index in range(len(val_data)):
-            val_data.read_label(index)  # a wrong one is told now, not after the first epoch
         train_cfg |= {"param_groups": model.param_groups(factor), "card": card, "start": start}
         trained = fit(
             model, train_data, collate, **train_cfg, evaluate=validate, dry_run=args.dry_run
@@ -107,7 +113,9 @@ def main() -> None:
     model.backbone.set_normalization(card.get("mean"), card.get("std"))
     model.to(device)
     split = "test" if splits["test"] is not None else "val"
-    tiles = open_split(split)
+    table = card.get("label_table")
+    coding = table and ValueCoding(np.array(table, np.int16), len(classes))
+    tiles = open_split(split, coding)
     scores = score(tiles)
     write_results(folder, scores, split, tiles, classify, classes, palette, source, best, config)
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 
 from SSLRemoteSensing import build_pretext, checkpoint
-from SSLRemoteSensing.command import parser, run_command, settings, versions, write_run_card
+from SSLRemoteSensing.command import parser, settings, versions, write_run_card
 from SSLRemoteSensing.datasets.pretext import PretextDataset, collate
 from SSLRemoteSensing.engine import fit
-from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.errors import UserError, run_command
 from SSLRemoteSensing.schema import check_pretext
 
 
@@ -43,7 +43,7 @@ def main() -> None:
         raise UserError(f"train_cfg.train_data: {error}") from error
     card = backbone.card() | {
         "bands": data.get("bands") or list(range(1, backbone.in_channels + 1)),
-        "max_value": data.get("max_value"),
+        "max_value": dataset.max_value,
         "img_size": data["img_size"],
         "config": config,
         "versions": versions(),

@@ -1,9 +1,20 @@
 """Self-supervised multitask pre-training for remote sensing segmentation (Li, Chen, Shi 2021)."""
 
-from SSLRemoteSensing.config import load_config
-from SSLRemoteSensing.models.pretext import build_pretext
-from SSLRemoteSensing.models.segmentation import build_segmentation
-from SSLRemoteSensing.models.weights import load_backbone
+from importlib import import_module
 
 __version__ = "0.1.0"
 __all__ = ["build_pretext", "build_segmentation", "load_backbone", "load_config"]
+
+HOMES = {
+    "build_pretext": "models.pretext",
+    "build_segmentation": "models.segmentation",
+    "load_backbone": "models.weights",
+    "load_config": "config",
+}
+
+
+def __getattr__(name: str):
+    # torch comes with the networks, on first use: what only reads images starts without it.
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)

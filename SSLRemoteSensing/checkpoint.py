@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.writing import write_text
 
 WRAPPERS = ("module.", "_orig_mod.")
 RUN_KEYS = {"model", "optimizer", "step", "best", "images", "random", "history", "card"}
@@ -60,35 +61,6 @@ def write(path: str | Path, contents: dict) -> None:
         raise UserError(
             f"checkpoint {path}: cannot be written ({error}); is the disk full?"
         ) from error
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a small text file whole or not at all."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text)
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def make_folder(path: str | Path, key: str) -> Path:
-    """Make the folder `path` and see that files can be written there.
-
-    Raises:
-        UserError: it cannot; `key` names the config key to change.
-    """
-    path = Path(path)
-    probe = path / f".writable.{os.getpid()}"
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"{key}={str(path)!r}: cannot write there ({error.strerror})") from error
-    return path
 
 
 def save_run(folder: Path, state: dict, finished_epoch: int | None, max_keep: int) -> None:

@@ -1,4 +1,4 @@
-"""What the commands share: flags, errors in one line, the run's card."""
+"""What the commands share: flags, settings, the run's card."""
 
 import argparse
 import json
@@ -7,32 +7,13 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-import torch
-
-from SSLRemoteSensing import checkpoint
 from SSLRemoteSensing.config import load_config
-from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.writing import write_text
 
 PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless")
-
-
-def run_command(main: Callable[[], None]) -> None:
-    """Call `main()`; turn a `UserError` into one line on stderr and exit status 2.
-
-    Anything else is a defect of ours and keeps its traceback.
-    """
-    try:
-        main()
-    except UserError as error:
-        # A loader's worker puts its own traceback before the message, and the name of the error.
-        text = str(error).rpartition("SSLRemoteSensing.errors.")[2]
-        text = text.partition(": ")[2] if "Original Traceback" in str(error) else text
-        print("error:", " ".join(text.split()), file=sys.stderr)
-        sys.exit(2)
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -83,7 +64,7 @@ def write_run_card(config: dict) -> None:
             "config": config,
         }
     )
-    checkpoint.write_text(path, json.dumps({"runs": runs}, indent=2, default=str) + "\n")
+    write_text(path, json.dumps({"runs": runs}, indent=2, default=str) + "\n")
 
 
 def versions() -> dict[str, str | None]:
@@ -106,6 +87,8 @@ def versions() -> dict[str, str | None]:
 
 def device_name() -> str:
     """The machine's processor, and its GPU where there is one."""
+    import torch  # here, so that tools which only read images start without it
+
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

@@ -26,6 +26,7 @@ from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.log import STOPPED, Clock, History, Log, LogSettings
 from SSLRemoteSensing.schedules import OPTIMIZERS, SCHEDULES
 from SSLRemoteSensing.step import TrainStep, choose_device
+from SSLRemoteSensing.writing import make_folder
 
 
 @dataclass
@@ -132,10 +133,8 @@ def fit(
         stepper.rehearse(collate([dataset[(0, i)] for i in range(batch_size)]), accumulate_steps)
         return True
 
-    folder = checkpoint.make_folder(
-        saving.checkpoints_path, "train_cfg.checkpoints.checkpoints_path"
-    )
-    log_folder = checkpoint.make_folder(logging.log_path, "train_cfg.log.log_path")
+    folder = make_folder(saving.checkpoints_path, "train_cfg.checkpoints.checkpoints_path")
+    log_folder = make_folder(logging.log_path, "train_cfg.log.log_path")
     state = checkpoint.read_run(folder)
     first, best = 0, None
     history = History(dataset, limit=max(1, len(dataset) // 100))

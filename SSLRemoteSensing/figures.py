@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from SSLRemoteSensing.metrics import IGNORE
+from SSLRemoteSensing.raster import IGNORE
 
 NOT_SCORED = (0, 0, 0)
 ERROR = (230, 0, 200)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from SSLRemoteSensing.checkpoint import write_text
 from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.writing import write_text
 
 STOPPED = "the last checkpoint is kept; lower the learning rate or set clip_grad_norm"
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-IGNORE = 255
+from SSLRemoteSensing.raster import IGNORE
 
 
 class ConfusionMatrix:

@@ -1,6 +1,5 @@
 """Read images and labels as arrays: JPEG and PNG by OpenCV, TIFF and GeoTIFF by rasterio."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +8,9 @@ import numpy as np
 from PIL import Image
 
 from SSLRemoteSensing.errors import UnreadableImage, UserError
+from SSLRemoteSensing.geotiff import open_tiff
 
+IGNORE = 255  # in a label: not scored
 TIFF_ENDINGS = {".tif", ".tiff"}
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -64,6 +65,15 @@ def read_image(
     return image
 
 
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Height and width of an image, from its header."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except (OSError, SyntaxError, ValueError):  # a TIFF that Pillow does not know
+        return read_image(path, 1, bands=(1,), max_value=1).shape[:2]
+
+
 def to_uint8(image: np.ndarray, max_value: float | None, path: str | Path) -> np.ndarray:
     """Scale `image` linearly to uint8 so that `max_value` becomes 255."""
     if max_value is not None and not max_value > 0:
@@ -103,7 +113,7 @@ def read_label(path: str | Path) -> np.ndarray:
     if label.ndim != 2 or not np.issubdtype(label.dtype, np.integer):
         raise UserError(
             f"label {path}: is {label.dtype} {label.shape}, expected one band of class indices; "
-            f"colours must be decoded to indices first"
+            f"colours must be decoded to indices first (tools/prepare.py folder --palette)"
         )
     if label.dtype != np.uint8 and (label.min() < 0 or label.max() > 255):
         raise UserError(f"label {path}: values {label.min()} to {label.max()}, expected 0 to 255")
@@ -140,37 +150,25 @@ def _decode(path: Path, data: bytes, flags: int) -> np.ndarray:
 
 
 def _read_tiff(path: Path, in_channels: int, bands: Sequence[int] | None) -> np.ndarray:
-    import rasterio
-    from rasterio.enums import ColorInterp
-    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+    with open_tiff(path) as source:
+        if bands is not None:
+            _check_bands(path, bands, source.count)
+            return _interleaved(source.rows(bands))
+        if source.palette is not None:
+            return source.palette[source.rows([1])[0]]
+        # The fourth band of many a file is called alpha only because nobody said otherwise.
+        every = range(1, source.count + 1)
+        image = _interleaved(
+            source.rows(every if source.count == in_channels else source.data_bands)
+        )
+        if source.is_cmyk and image.shape[2] == 4:
+            light = 255 - image.astype(np.uint16)
+            image = (light[:, :, :3] * light[:, :, 3:] // 255).astype(np.uint8)
+        return image
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            source = rasterio.open(path)
-        with source:
-            if bands is not None:
-                _check_bands(path, bands, source.count)
-                return np.ascontiguousarray(source.read(list(bands)).transpose(1, 2, 0))
-            meaning = source.colorinterp
-            if meaning[0] == ColorInterp.palette:
-                table = np.zeros((65536 if source.dtypes[0] == "uint16" else 256, 3), np.uint8)
-                for value, colour in source.colormap(1).items():
-                    table[value] = colour[:3]
-                return table[source.read(1)]
-            # The fourth band of many a file is called alpha only because nobody said otherwise.
-            drop = ColorInterp.alpha if source.count != in_channels else None
-            keep = [i for i, m in enumerate(meaning, start=1) if m != drop]
-            image = np.ascontiguousarray(source.read(keep).transpose(1, 2, 0))
-            if ColorInterp.cyan in meaning and image.shape[2] == 4:
-                light = 255 - image.astype(np.uint16)
-                image = (light[:, :, :3] * light[:, :, 3:] // 255).astype(np.uint8)
-            return image
-    except (RasterioError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise UnreadableImage(
-            f"image {path}: cannot be read ({reason}); remove it or set on_bad_image='skip'"
-        ) from error
+
+def _interleaved(planes: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(planes.transpose(1, 2, 0))
 
 
 def _check_bands(path: Path, bands: Sequence[int], count: int) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from SSLRemoteSensing import checkpoint
 from SSLRemoteSensing.command import device_name, versions
 from SSLRemoteSensing.figures import draw_confusion_matrix, draw_examples
 from SSLRemoteSensing.scoring import table
+from SSLRemoteSensing.writing import write_text
 
 
 def write_results(
@@ -43,9 +43,7 @@ def write_results(
         "versions": versions(),
         "device": device_name(),
     }
-    checkpoint.write_text(
-        folder / "results.json", json.dumps(results, indent=2, default=str) + "\n"
-    )
+    write_text(folder / "results.json", json.dumps(results, indent=2, default=str) + "\n")
     draw_confusion_matrix(scores["confusion_matrix"], classes, folder / "confusion_matrix.png")
     draw_examples(classify, tiles, classes, palette, folder / "examples.png")
     print(f"{split}_data, {len(tiles)} tiles, {source}, step {best.get('step')}:")

@@ -39,10 +39,19 @@ class PretextConfig(TypedDict):
     train_cfg: Annotated[dict, Part(fit, GIVEN, PretextData)]
 
 
-TRAIN_TILES = Part(SegmentationDataset, given=("num_classes", "in_channels", "seed"))
+TRAIN_TILES = Part(SegmentationDataset, given=("num_classes", "in_channels", "seed", "coding"))
 # Scoring takes each tile whole and as it is.
 SCORED_TILES = Part(
-    SegmentationDataset, given=(*TRAIN_TILES.given, "crop_size", "flips", "turns", "jitter")
+    SegmentationDataset,
+    given=(
+        *TRAIN_TILES.given,
+        "crop_size",
+        "flips",
+        "turns",
+        "jitter",
+        "fraction",
+        "fraction_seed",
+    ),
 )
 
 

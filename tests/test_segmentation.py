@@ -1,6 +1,7 @@
 """Labelled tiles, the segmentation network, scoring and its pictures."""
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -79,9 +80,9 @@ def test_a_sample_depends_on_its_key_alone(tiles):
 
 
 def test_hash_ranges_divide_the_tiles(tiles):
-    everything = {file.name for file in open_tiles(tiles).files}
+    everything = {Path(file).name for file, _ in open_tiles(tiles).pairs}
     parts = [
-        {file.name for file in open_tiles(tiles, hash_range=bounds).files}
+        {Path(file).name for file, _ in open_tiles(tiles, hash_range=bounds).pairs}
         for bounds in ((0, 0.4), (0.4, 1))
     ]
     assert parts[0] | parts[1] == everything
@@ -95,7 +96,7 @@ def test_a_list_file_chooses_the_tiles(tiles, tmp_path):
     listed = tmp_path / "train.txt"
     listed.write_text(f"{tiles}/images/tile_003.jpg\n{tiles}/images/tile_001.jpg\n")
     dataset = open_tiles(tiles, image_path=str(listed))
-    assert [label.name for label in dataset.labels] == ["tile_003.png", "tile_001.png"]
+    assert [Path(label).name for _, label in dataset.pairs] == ["tile_003.png", "tile_001.png"]
     assert dataset[(0, 0)]["label"].shape == (64, 64)
 
 

@@ -27,9 +27,10 @@ import torch
 from torch import nn
 
 from SSLRemoteSensing import build_pretext, load_config
-from SSLRemoteSensing.command import device_name, run_command, versions
+from SSLRemoteSensing.command import device_name, versions
 from SSLRemoteSensing.datasets.pretext import PretextDataset, collate
 from SSLRemoteSensing.engine import fit
+from SSLRemoteSensing.errors import run_command
 from SSLRemoteSensing.step import TrainStep, choose_device, choose_precision
 
 CONFIG = Path(__file__).parents[1] / "configs/vr_vgg16_inapinting_agr_examplar_cfg.py"

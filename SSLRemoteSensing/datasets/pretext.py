@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from SSLRemoteSensing.config import Chain, Part, build
 from SSLRemoteSensing.datasets.files import find_images
+from SSLRemoteSensing.datasets.opening import agreed_scale, read_card
 from SSLRemoteSensing.datasets.transforms import TRANSFORMS, DistortBlock, Resize, resize, window
 from SSLRemoteSensing.errors import UnreadableImage, UserError
 from SSLRemoteSensing.raster import read_image
@@ -88,7 +89,8 @@ class PretextDataset(Dataset):
         if crop_size is not None and crop_size < 1:
             raise UserError(f"crop_size={crop_size}: must be at least 1 pixel")
         self.img_size, self.crop_size = img_size, crop_size
-        self.in_channels, self.bands, self.max_value = in_channels, bands, max_value
+        self.in_channels, self.bands = in_channels, bands
+        self.max_value = agreed_scale(read_card(data_path), max_value)
         self.on_bad_image, self.seed = on_bad_image, seed
         self.files = find_images(data_path, data_format)
 
@@ -147,7 +149,7 @@ class PretextDataset(Dataset):
         return occluded, anchor, transformed, label
 
     def name(self, index: int) -> Path:
-        return self.files[index]
+        return Path(self.files[index])
 
 
 def collate(samples: list[dict]) -> dict:

@@ -1,6 +1,7 @@
 """Tiles with labels: image and label of a pixel stay together through every crop, flip and turn."""
 
-import hashlib
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,10 +13,12 @@ from torch.utils.data import Dataset
 
 from SSLRemoteSensing.config import Part
 from SSLRemoteSensing.datasets.files import find_images
+from SSLRemoteSensing.datasets.fraction import choose_fraction, name_hash
+from SSLRemoteSensing.datasets.labels import ValueCoding, value_coding
+from SSLRemoteSensing.datasets.opening import agreed_scale, check_labels, read_card
 from SSLRemoteSensing.datasets.transforms import ColorJitter, turn, window
 from SSLRemoteSensing.errors import UserError
-from SSLRemoteSensing.metrics import IGNORE
-from SSLRemoteSensing.raster import read_image, read_label
+from SSLRemoteSensing.raster import IGNORE, read_image, read_label
 
 
 class SegmentationDataset(Dataset):
@@ -30,16 +33,23 @@ class SegmentationDataset(Dataset):
         label_format: a label's file name, with {stem} for the image's name without ending.
         hash_range: keep the images whose name hashes into [low, high) of [0, 1): (0.1, 1) and
             (0, 0.1) divide a folder into train and validation, the same on every machine.
+        fraction, fraction_seed: keep this share of the tiles, see `choose_fraction`.
+        label_offset, label_codes: how label values give classes, see `value_coding`; by default
+            they are class indices, or what `detect_coding` finds, which is said on stderr.
+        coding: that of the training labels, for the other splits: a few labels show too little.
         crop_size: side of a random square crop; smaller tiles are padded (image mirrored, label
         255).
         flips, turns: mirror each axis with probability 1/2; turn by a random multiple of 90
         degrees.
         jitter: parameters of `ColorJitter`.
-        bands, max_value: see `read_image`.
+        bands, max_value: see `read_image`; tiles of `tools/prepare.py` bring their max_value.
+
+    Prepared tiles are taken at the word of their dataset.json. Of others every label is read once
+    when the data set is opened.
 
     Raises:
-        UserError: no image, a missing label; when read: sizes or bands that differ, a value that is
-            no class.
+        UserError: no image, a missing label, sizes that differ, a value that is no class, a
+            prepared set of other classes or bands; when read: bands that differ.
     """
 
     def __init__(
@@ -50,6 +60,10 @@ class SegmentationDataset(Dataset):
         data_format: str | Sequence[str] = ("**/*.png", "**/*.jpg", "**/*.tif", "**/*.tiff"),
         label_format: str = "{stem}.png",
         hash_range: tuple[float, float] = (0.0, 1.0),
+        fraction: float = 1.0,
+        fraction_seed: int = 0,
+        label_offset: int | None = None,
+        label_codes: Sequence[int] | None = None,
         crop_size: int | None = None,
         flips: bool = False,
         turns: bool = False,
@@ -58,6 +72,7 @@ class SegmentationDataset(Dataset):
         max_value: float | None = None,
         in_channels: int = 3,
         seed: int = 0,
+        coding: ValueCoding | None = None,
     ):
         if crop_size is not None and crop_size < 1:
             raise UserError(f"crop_size={crop_size}: must be at least 1 pixel")
@@ -66,29 +81,35 @@ class SegmentationDataset(Dataset):
         self.num_classes, self.seed = num_classes, seed
         self.crop_size, self.flips, self.turns = crop_size, flips, turns
         self.jitter = None if jitter is None else ColorJitter(**jitter)
-        self.in_channels, self.bands, self.max_value = in_channels, bands, max_value
+        self.in_channels, self.bands = in_channels, bands
+        card = read_card(image_path)
+        self.max_value = agreed_scale(card, max_value)
+        files = find_images(image_path, data_format)
+        labels = label_files(files, image_path, label_path, label_format)
+        # In a folder of both, a label is the label of another file, and no image.
+        both = set(labels) & set(files) if label_path == image_path else set()
+        self.pairs = [(f, label) for f, label in zip(files, labels, strict=True) if f not in both]
         low, high = hash_range
-        found = find_images(image_path, data_format)
-        self.files = [file for file in found if low <= name_hash(file.stem) < high]
-        if not self.files:
-            raise UserError(f"hash_range={hash_range!r}: keeps none of {len(found)} images")
-        root = Path(image_path)
-        self.labels = []
-        for file in self.files:
-            inside = file.relative_to(root).parent if root.is_dir() else Path()
-            self.labels.append(
-                Path(label_path) / inside / label_format.replace("{stem}", file.stem)
-            )
-        missing = [label for label in self.labels if not label.is_file()]
-        if missing:
-            raise UserError(
-                f"label_path {label_path}: {len(missing)} of {len(self.files)} images have no "
-                f"label, "
-                f"first {missing[0].name}; set label_path and label_format={label_format!r}"
-            )
+        if (low, high) != (0, 1):
+            self.pairs = [pair for pair in self.pairs if low <= name_hash(stem(pair[0])) < high]
+        if not self.pairs:
+            raise UserError(f"hash_range={hash_range!r}: keeps none of {len(files)} images")
+        check_present(self.pairs, label_path, label_format)
+        if card is not None and Path(label_path).absolute().is_relative_to(card["root"]):
+            check_card(card, num_classes, in_channels, bands)
+            self.coding = value_coding(num_classes, label_offset, label_codes)
+        else:
+            if label_offset is not None or label_codes is not None:
+                coding = value_coding(num_classes, label_offset, label_codes)
+            self.coding, said = check_labels(*zip(*self.pairs, strict=True), num_classes, coding)
+            for sentence in said:
+                print(sentence, file=sys.stderr)
+        if fraction != 1:
+            kept = choose_fraction([stem(file) for file, _ in self.pairs], fraction, fraction_seed)
+            self.pairs = [self.pairs[index] for index in kept]
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.pairs)
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         epoch, index = key
@@ -109,32 +130,30 @@ class SegmentationDataset(Dataset):
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Image (H, W, C) and label (H, W) as they are in the files, checked."""
-        file, label_file = self.files[index], self.labels[index]
+        file, label_file = self.pairs[index]
         image = read_image(file, self.in_channels, self.bands, self.max_value)
         label = self.read_label(index)
         if image.shape[:2] != label.shape:
             raise UserError(
                 f"label {label_file}: {label.shape[1]} x {label.shape[0]} pixels, its image "
-                f"{file.name} "
-                f"{image.shape[1]} x {image.shape[0]}; they must be of one size"
+                f"{Path(file).name} {image.shape[1]} x {image.shape[0]}; they must be of one size"
             )
         return image, label
 
     def read_label(self, index: int) -> np.ndarray:
         """The label (H, W) of `index`, its values checked."""
-        label_file = self.labels[index]
-        label = read_label(label_file)
-        wrong = label[(label >= self.num_classes) & (label != IGNORE)]
-        if wrong.size:
+        values = read_label(self.pairs[index][1])
+        label = cv2.LUT(values, self.coding.classes)
+        if values.size and (self.coding.table[values] < 0).any():
+            wrong = values[self.coding.table[values] < 0][0]
             raise UserError(
-                f"label {label_file}: value {wrong[0]} where classes are 0 to "
-                f"{self.num_classes - 1} "
-                f"and {IGNORE} = not scored; mend the label or `classes`"
+                f"label {self.pairs[index][1]}: value {wrong} where classes are 0 to "
+                f"{self.num_classes - 1} and {IGNORE} = not scored; mend the label or `classes`"
             )
         return label
 
     def name(self, index: int) -> Path:
-        return self.files[index]
+        return Path(self.pairs[index][0])
 
 
 def crop(
@@ -166,6 +185,49 @@ def collate(samples: list[dict]) -> dict:
     }
 
 
-def name_hash(name: str) -> float:
-    """A number in [0, 1) that depends on `name` alone."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+def label_files(
+    files: Sequence[str], image_path: str, label_path: str, label_format: str
+) -> list[str]:
+    """The label of each image: in the same sub-folder of `label_path`, named by `label_format`."""
+    skip = len(str(Path(image_path))) + 1 if Path(image_path).is_dir() else None
+    root, labels = str(Path(label_path)), []
+    for file in files:
+        inside, _, name = file[skip:].rpartition("/") if skip else ("", "", file)
+        name = label_format.replace("{stem}", stem(name))
+        labels.append(f"{root}/{inside}/{name}" if inside else f"{root}/{name}")
+    return labels
+
+
+def check_present(pairs: Sequence[tuple[str, str]], label_path: str, label_format: str) -> None:
+    """Raise a `UserError` where labels are missing; each folder is listed once."""
+    there = {}
+    for folder in {label.rpartition("/")[0] for _, label in pairs}:
+        there[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+    missing = []
+    for _, label in pairs:
+        folder, _, name = label.rpartition("/")
+        if name not in there[folder]:
+            missing.append(name)
+    if missing:
+        raise UserError(
+            f"label_path {label_path}: {len(missing)} of {len(pairs)} images have no label, first "
+            f"{missing[0]}; set label_path and label_format={label_format!r}"
+        )
+
+
+def check_card(card: dict, num_classes: int, in_channels: int, bands: Sequence[int] | None) -> None:
+    """Raise a `UserError` where a config does not fit the prepared set that it names."""
+    if len(card["classes"]) != num_classes:
+        raise UserError(
+            f"classes: {num_classes}, but {card['root']} was prepared with "
+            f"{len(card['classes'])}: {', '.join(card['classes'])}"
+        )
+    if bands is None and len(card["bands"]) not in (1, in_channels):
+        raise UserError(
+            f"{card['root']} has the bands {', '.join(card['bands'])}; set "
+            f"backbone_cfg.in_channels={len(card['bands'])}, or choose with bands=(...)"
+        )
+
+
+def stem(path: str) -> str:
+    return path.rpartition("/")[2].rpartition(".")[0]

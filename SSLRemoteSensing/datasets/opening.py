@@ -1,0 +1,119 @@
+"""Open a folder of tiles: one that was prepared is taken at its word, another is looked through."""
+
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from SSLRemoteSensing.datasets.labels import INVALID, ValueCoding, detect_coding
+from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.raster import IGNORE, image_size, read_label
+
+
+def read_card(folder: str | Path) -> dict | None:
+    """The `dataset.json` of the prepared set that `folder` is a part of, None where there is none.
+
+    Raises:
+        UserError: its preparation is not finished, or the file is damaged.
+    """
+    folder = Path(folder).absolute()
+    for root in (folder, *folder.parents[:3]):
+        card = root / "dataset.json"
+        if card.is_file():
+            try:
+                contents = json.loads(card.read_text())
+                if contents["version"] == 1 and contents["scale"] > 0:
+                    return contents | {"root": root}
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{card}: damaged ({error}); prepare the data set again") from error
+            raise UserError(f"{card}: of version {contents['version']}, known is 1")
+        if (root / "prepare.jsonl").is_file():
+            raise UserError(
+                f"{root}: its preparation is not finished; run tools/prepare.py again, it goes on"
+            )
+    return None
+
+
+def agreed_scale(card: dict | None, max_value: float | None) -> float | None:
+    """`max_value` for `read_image`: the prepared set's own, which a config may not contradict."""
+    if card is None:
+        return max_value
+    if max_value is not None and max_value != card["scale"]:
+        raise UserError(
+            f"max_value={max_value}: {card['root']} was prepared with {card['scale']}; leave it out"
+        )
+    return None if card["scale"] == 255 else card["scale"]
+
+
+def check_labels(
+    images: Sequence[str],
+    labels: Sequence[str],
+    num_classes: int,
+    coding: ValueCoding | None = None,
+) -> tuple[ValueCoding, list[str]]:
+    """Read every label once: sizes, values, how much is not scored. The coding, and what to say.
+
+    Args:
+        coding: the one that is known to hold; None: found out by `detect_coding`.
+
+    Raises:
+        UserError: a size other than the image's, a value that is no class, values that two codings
+            would explain, nothing scored at all.
+    """
+
+    def look(pair: tuple[str, str]) -> np.ndarray:
+        label = read_label(pair[1])
+        height, width = image_size(pair[0])
+        if label.shape != (height, width):
+            raise UserError(
+                f"label {pair[1]}: {label.shape[1]} x {label.shape[0]} pixels, its image "
+                f"{Path(pair[0]).name} {width} x {height}; they must be of one size"
+            )
+        return np.bincount(label.ravel(), minlength=256)
+
+    where = f"labels in {Path(labels[0]).parent}"
+    counts = np.zeros((len(labels), 256), np.int64)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pairs = zip(images, labels, strict=True)
+        bar = tqdm(pool.map(look, pairs), "checking labels", len(labels), leave=False, disable=None)
+        for i, found in enumerate(bar):
+            counts[i] = found
+    total = counts.sum(0)
+    said = []
+    if coding is None:
+        try:
+            coding, sentence = detect_coding(total, num_classes, where)
+        except UserError as error:
+            raise UserError(f"{error} ({example(counts, labels, num_classes)})") from error
+        said += [sentence] if sentence else []
+    else:
+        wrong = (total > 0) & (coding.table == INVALID)
+        if coding.table[0] == IGNORE:
+            wrong[IGNORE] = total[IGNORE] > 0  # 0 and 255 both for 'not scored' is two codings
+        if wrong.any():
+            value = int(np.flatnonzero(wrong)[0])
+            first = labels[int(np.argmax(counts[:, value] > 0))]
+            classes = ", ".join(str(v) for v in np.flatnonzero(coding.classes != IGNORE)[:12])
+            raise UserError(
+                f"label {first}: value {value}, where the classes are coded {classes} (as stated, "
+                "or as in train_data); mend the labels, or state label_offset or label_codes"
+            )
+    left = total[coding.table == IGNORE].sum() / total.sum()
+    if left == 1:
+        raise UserError(f"{where}: no pixel has a class, all are 'not scored'")
+    if left > 0.5:
+        said.append(f"{where}: {left:.0%} of the pixels are not scored")
+    scored = [k for k in range(num_classes) if total[coding.table == k].sum()]
+    if len(scored) == 1 and num_classes > 1:
+        said.append(f"{where}: all scored pixels are of one class, {scored[0]}")
+    return coding, said
+
+
+def example(counts: np.ndarray, labels: Sequence[str], num_classes: int) -> str:
+    """A label that holds a value which is no class of ours, if there is one."""
+    odd = counts[:, num_classes:IGNORE].any(1)
+    return f"first seen in {labels[int(np.argmax(odd))]}" if odd.any() else f"{len(labels)} labels"

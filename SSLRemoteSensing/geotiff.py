@@ -1,0 +1,126 @@
+"""Open a TIFF or GeoTIFF and read rows of it, by rasterio, with errors that name the file."""
+
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from SSLRemoteSensing.errors import UnreadableImage
+
+# Filters of warnings belong to the process: two threads must not change them at a time.
+_filters = threading.Lock()
+
+
+class Tiff:
+    """An open file: height, width, count of bands, dtype, crs and transform (None where absent).
+
+    has_nodata, has_alpha: whether some pixels may be empty by a value or mask, or by a band that
+    is called alpha.
+    """
+
+    def __init__(self, path: Path, source):
+        from rasterio.enums import MaskFlags
+
+        self.path, self.source = path, source
+        self.height, self.width, self.count = source.height, source.width, source.count
+        self.dtype = np.dtype(source.dtypes[0])
+        self.crs = source.crs
+        self.transform = None if source.transform.is_identity else source.transform
+        flags = source.mask_flag_enums[0]
+        self.has_alpha = MaskFlags.alpha in flags
+        self.has_nodata = MaskFlags.all_valid not in flags and not self.has_alpha
+
+    @cached_property
+    def palette(self) -> np.ndarray | None:
+        """Colours uint8 (256 or 65536, 3) where the file holds indices of a palette."""
+        from rasterio.enums import ColorInterp
+
+        if self.source.colorinterp[0] != ColorInterp.palette:
+            return None
+        table = np.zeros((65536 if self.dtype == np.uint16 else 256, 3), np.uint8)
+        for value, colour in self.source.colormap(1).items():
+            table[value] = colour[:3]
+        return table
+
+    @property
+    def data_bands(self) -> list[int]:
+        """The bands, counted from 1, that are not called alpha."""
+        from rasterio.enums import ColorInterp
+
+        meaning = enumerate(self.source.colorinterp, start=1)
+        return [band for band, name in meaning if name != ColorInterp.alpha]
+
+    @property
+    def is_cmyk(self) -> bool:
+        from rasterio.enums import ColorInterp
+
+        return ColorInterp.cyan in self.source.colorinterp
+
+    def rows(self, bands: Sequence[int], y: int = 0, height: int | None = None) -> np.ndarray:
+        """Planes (bands, height, width) of the rows from `y`; all rows by default."""
+        with reading(self.path):
+            return self.source.read(list(bands), window=self._window(y, height))
+
+    def mask(self, y: int, height: int) -> np.ndarray:
+        """uint8 (height, width), 0 where there is no data."""
+        with reading(self.path):
+            return self.source.dataset_mask(window=self._window(y, height))
+
+    def _window(self, y: int, height: int | None):
+        from rasterio.windows import Window
+
+        return Window(0, y, self.width, self.height - y if height is None else height)
+
+
+@contextmanager
+def open_tiff(path: str | Path) -> Iterator[Tiff]:
+    """Open the file at `path`.
+
+    Raises:
+        UnreadableImage: missing, truncated or damaged, here or when rows are read.
+    """
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+
+    path = Path(path)
+    with reading(path), _filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        source = rasterio.open(path)
+    with source:
+        yield Tiff(path, source)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    from rasterio.errors import RasterioError
+
+    try:
+        yield
+    except (RasterioError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UnreadableImage(
+            f"image {path}: cannot be read ({reason}); remove it or set on_bad_image='skip'"
+        ) from error
+
+
+def encode_tiff(planes: np.ndarray, crs=None, transform=None) -> bytes:
+    """A compressed GeoTIFF of planes (bands, height, width) as bytes."""
+    from rasterio.errors import NotGeoreferencedWarning
+    from rasterio.io import MemoryFile
+
+    count, height, width = planes.shape
+    with MemoryFile() as memory:
+        with _filters, warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            file = memory.open(
+                driver="GTiff", count=count, height=height, width=width, dtype=planes.dtype,
+                photometric="MINISBLACK", compress="deflate", zlevel=1, predictor=2, crs=crs,
+                transform=transform,
+            )  # fmt: skip
+        with file:
+            file.write(planes)
+        return memory.read()
