@@ -1,0 +1,310 @@
+"""Cut a scene into tiles, strip by strip, and count what is in it."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from SSLRemoteSensing.datasets.labels import ColourCoding, ValueCoding
+from SSLRemoteSensing.datasets.scenes import Scene
+from SSLRemoteSensing.datasets.sources import sha256
+from SSLRemoteSensing.errors import UnreadableImage, UserError
+from SSLRemoteSensing.geotiff import encode_tiff, open_tiff
+from SSLRemoteSensing.raster import IGNORE, TIFF_ENDINGS, read_image, read_label
+
+LABEL_FOLDERS = {"full": "labels", "eroded": "labels_eroded"}
+STRANGERS = 1000  # colours kept in count; a class's would be among the most frequent
+
+
+class Stopped(Exception):
+    """The user asked to stop."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """How scenes are cut. With `output` None nothing is written."""
+
+    tile: int
+    stride: int
+    output: Path | None
+    coding: ColourCoding | ValueCoding | None
+    scale: float | None
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+def positions(length: int, tile: int, stride: int) -> list[int]:
+    """Where tiles begin along an axis; the last one moves inward, so that every pixel is covered.
+
+    >>> positions(600, 256, 256)
+    [0, 256, 344]
+    """
+    return [*range(0, length - tile, stride), length - tile]
+
+
+@dataclass(frozen=True)
+class Strips:
+    """An open scene or label. `rows(y, height)` gives planes (bands, height, width), and where not
+    every pixel holds data a mask uint8 (height, width), 0 = none."""
+
+    height: int
+    width: int
+    bands: int
+    dtype: np.dtype
+    rows: Callable[[int, int], tuple[np.ndarray, np.ndarray | None]]
+    crs: Any = None
+    transform: Any = None
+
+
+@contextmanager
+def open_image(path: Path, bands: tuple[int, ...] | None) -> Iterator[Strips]:
+    if path.suffix.lower() in TIFF_ENDINGS:
+        with open_tiff(path) as source:
+            if source.palette is not None:
+                yield whole(read_image(path, 3))
+                return
+            keep = list(bands or source.data_bands)
+            if max(keep) > source.count:
+                raise UnreadableImage(
+                    f"{path.name}: has {source.count} bands, not band {max(keep)}"
+                )
+            # A band called alpha may be near infrared; it masks only where nobody asked for bands.
+            masked = source.has_nodata or (bands is None and source.has_alpha)
+
+            def rows(y: int, height: int) -> tuple[np.ndarray, np.ndarray | None]:
+                return source.rows(keep, y, height), source.mask(y, height) if masked else None
+
+            yield Strips(
+                source.height, source.width, len(keep), source.dtype, rows, source.crs,
+                source.transform,
+            )  # fmt: skip
+    else:
+        image = read_image(path, 3)
+        yield whole(image if bands is None else image[:, :, [band - 1 for band in bands]])
+
+
+@contextmanager
+def open_label(path: Path, planes: int) -> Iterator[Strips]:
+    """A label of three planes of colour or one of values."""
+    if path.suffix.lower() in TIFF_ENDINGS:
+        with open_tiff(path) as source:
+            if planes == 3 and source.palette is not None:
+                yield whole(read_image(path, 3))
+                return
+            if source.count < planes or (planes == 1 and source.count > 1):
+                raise UnreadableImage(
+                    f"label {path.name}: has {source.count} bands, expected "
+                    + ("colours R, G, B" if planes == 3 else "one band of class values")
+                )
+            keep = list(range(1, planes + 1))
+            yield Strips(
+                source.height, source.width, planes, source.dtype,
+                lambda y, height: (source.rows(keep, y, height), None),
+            )  # fmt: skip
+    else:
+        yield whole(read_image(path, 3) if planes == 3 else read_label(path)[:, :, None])
+
+
+def whole(image: np.ndarray) -> Strips:
+    planes = np.ascontiguousarray(image.transpose(2, 0, 1))
+    count, height, width = planes.shape
+    return Strips(
+        height, width, count, planes.dtype, lambda y, height: (planes[:, y : y + height], None)
+    )
+
+
+def cut_scene(scene: Scene, job: Job) -> dict:
+    """Write the tiles of `scene` and return its record: sizes, sums of bands, counts of labels.
+
+    A scene that must not be used has `refused` in its record, and no tile is left of it.
+
+    Raises:
+        UserError: a tile cannot be written. Stopped: `job.stop` was set.
+    """
+    record = {"scene": scene.name, "split": scene.split, "sources": {}, "labels": {}}
+    files = {"image": scene.image} | scene.labels
+    record["stamps"] = {file.name: list(file.stamp) for file in files.values()}
+    record["kinds"] = sorted(scene.labels)
+    written: list[Path] = []
+    try:
+        with ExitStack() as stack:
+            paths = {key: stack.enter_context(file.local()) for key, file in files.items()}
+            for key, file in files.items():
+                record["sources"][file.name] = sha256(paths[key])
+            image = stack.enter_context(open_image(paths.pop("image"), scene.bands))
+            planes = job.coding.planes if job.coding else 1
+            labels = {k: stack.enter_context(open_label(p, planes)) for k, p in paths.items()}
+            cut_strips(scene, image, labels, job, record, written)
+    except UnreadableImage as error:
+        record["refused"] = str(error)
+    except BaseException:
+        remove(written)
+        raise
+    if "refused" in record:
+        remove(written)
+    return record
+
+
+def cut_strips(
+    scene: Scene,
+    image: Strips,
+    labels: dict[str, Strips],
+    job: Job,
+    record: dict,
+    written: list[Path],
+) -> None:
+    height, width = image.height, image.width
+    record |= {
+        "height": height,
+        "width": width,
+        "bands": image.bands,
+        "dtype": str(image.dtype),
+        "crs": image.crs and image.crs.to_string(),
+        "transform": image.transform and list(image.transform)[:6],
+    }
+    refusal = misfit(scene, image, labels, job)
+    if refusal:
+        record["refused"] = refusal
+        return
+    depth = 256 if image.dtype == np.uint8 else 65536
+    counts = np.zeros((image.bands, depth), np.int64)
+    coded = dict.fromkeys(labels, 0)
+    strangers = {kind: Counter() for kind in labels}
+    fresh_from = 0  # rows above were counted in the strip before
+    columns = positions(width, job.tile, job.stride)
+    for y in positions(height, job.tile, job.stride):
+        if job.stop.is_set():
+            raise Stopped
+        planes, mask = image.rows(y, job.tile)
+        skip = fresh_from - y
+        fresh_from = y + job.tile
+        known = None if mask is None else mask[skip:]
+        for band, plane in enumerate(planes):
+            found = cv2.calcHist([plane[skip:]], [0], known, [depth], [0, depth])
+            counts[band] += found.ravel().astype(np.int64)
+        maps = {}
+        for kind, label in labels.items():
+            coloured = label.rows(y, job.tile)[0]
+            if coloured.dtype != np.uint8:
+                coloured = to_uint8_values(coloured, scene.labels[kind].name)
+            maps[kind], found = job.coding.decode(coloured)
+            fresh = coloured[:, skip:]
+            if mask is not None:
+                maps[kind][mask == 0] = IGNORE
+                fresh = fresh[:, known > 0][:, None]
+            if skip or mask is not None:
+                found = job.coding.decode(fresh)[1] if fresh.size else found * 0
+            coded[kind] = coded[kind] + found
+            if job.coding.planes == 3 and found[16:].any():
+                strangers[kind] += job.coding.strangers(fresh)
+                strangers[kind] = Counter(dict(strangers[kind].most_common(STRANGERS)))
+        if job.output is not None:
+            write_strip(scene, planes, maps, y, columns, image, job, written)
+    record["tiles"] = len(columns) * len(positions(height, job.tile, job.stride))
+    record["sums"] = [
+        band_sums(values, job.scale or default_scale(image.dtype)) for values in counts
+    ]
+    record["highest"] = int(max(np.flatnonzero(values)[-1] for values in counts if values.any())) \
+        if counts.any() else 0  # fmt: skip
+    for kind in labels:
+        summary = job.coding.summary(coded[kind])
+        if strangers[kind]:
+            colour, pixels = strangers[kind].most_common(1)[0]
+            summary["stranger"] = [list(colour), pixels]
+        record["labels"][kind] = summary
+
+
+def misfit(scene: Scene, image: Strips, labels: dict[str, Strips], job: Job) -> str | None:
+    """What keeps a scene from being cut, if anything."""
+    height, width = image.height, image.width
+    for kind, label in labels.items():
+        if (label.height, label.width) != (height, width):
+            return (
+                f"{scene.labels[kind].name} is {label.height} x {label.width} pixels (height x "
+                f"width), its image {scene.image.name} {height} x {width}"
+            )
+    if min(height, width) < job.tile:
+        return (
+            f"{scene.image.name} is {height} x {width} pixels, smaller than a tile; set --tile "
+            f"{min(height, width)} or less, or --leave_out {scene.name}"
+        )
+    if image.dtype not in (np.uint8, np.uint16):
+        return f"{scene.image.name} holds {image.dtype}; convert it to uint8 or uint16"
+    if image.dtype == np.uint16 and job.scale is None:
+        return f"{scene.image.name} holds 16-bit values; set --max_value, the value that becomes 1"
+    return None
+
+
+def write_strip(
+    scene: Scene,
+    planes: np.ndarray,
+    maps: dict[str, np.ndarray],
+    y: int,
+    columns: list[int],
+    image: Strips,
+    job: Job,
+    written: list[Path],
+) -> None:
+    """The tiles of one row of windows: PNG for grey and colour of 8 bits, or else TIFF."""
+    folder = job.output / "images" / scene.split
+    as_png = planes.dtype == np.uint8 and len(planes) in (1, 3)
+    # OpenCV writes blue first.
+    pixels = cv2.merge(list(planes[::-1])) if as_png else planes
+    for x in columns:
+        name = f"{scene.name}_{y}_{x}"
+        if as_png:
+            put(folder / f"{name}.png", png(pixels[:, x : x + job.tile]), written)
+        else:
+            place = image.transform and image.transform * image.transform.translation(x, y)
+            tile = encode_tiff(pixels[:, :, x : x + job.tile], image.crs, place)
+            put(folder / f"{name}.tif", tile, written)
+        for kind, classes in maps.items():
+            labels = job.output / LABEL_FOLDERS[kind] / scene.split
+            put(labels / f"{name}.png", png(classes[:, x : x + job.tile]), written)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+def put(path: Path, data: bytes, written: list[Path]) -> None:
+    written.append(path)
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); finished scenes are kept, the same "
+            "command goes on from there"
+        ) from error
+
+
+def remove(files: list[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
+def default_scale(dtype: np.dtype) -> int:
+    return int(np.iinfo(dtype).max)
+
+
+def band_sums(counts: np.ndarray, scale: float) -> list[int | float]:
+    """Pixels, sum and sum of squares of values clipped at `scale`."""
+    values = np.minimum(np.arange(len(counts)), scale)
+    exact = [int(v) for v in values] if float(scale).is_integer() else values.tolist()
+    seen = np.flatnonzero(counts)
+    return [
+        int(counts.sum()),
+        sum(exact[i] * int(counts[i]) for i in seen),
+        sum(exact[i] ** 2 * int(counts[i]) for i in seen),
+    ]
+
+
+def to_uint8_values(values: np.ndarray, name: str) -> np.ndarray:
+    if values.dtype.kind not in "iub" or values.min() < 0 or values.max() > 255:
+        raise UnreadableImage(f"label {name}: holds {values.dtype} values outside 0 to 255")
+    return values.astype(np.uint8)

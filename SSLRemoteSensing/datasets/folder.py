@@ -1,0 +1,206 @@
+"""Images and labels of one's own, or tiles that another tool cut, as a data set."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+import numpy as np
+from tqdm import tqdm
+
+from SSLRemoteSensing.datasets import isprs
+from SSLRemoteSensing.datasets.fraction import scene_of
+from SSLRemoteSensing.datasets.labels import (
+    ColourCoding,
+    ValueCoding,
+    detect_coding,
+    value_coding,
+)
+from SSLRemoteSensing.datasets.scenes import Collection, Scene, pick
+from SSLRemoteSensing.datasets.sources import SourceFile
+from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.raster import read_label
+
+# Of two files with one stem, the label is the one whose ending stands later.
+ENDINGS = (".jpg", ".jpeg", ".tiff", ".tif", ".png")
+IMAGE_FOLDERS = {"img_dir", "images", "image", "imgs", "img"}
+LABEL_FOLDERS = {"ann_dir", "labels", "label", "masks", "mask", "annotations", "gt"}
+LABEL_SUFFIX = re.compile(r"(.+)[_-](?:labels?|masks?|gt)", re.IGNORECASE)
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+BANDS = {"rgb": (1, 2, 3), "irrg": (4, 1, 2), "rgbir": (1, 2, 3, 4)}
+BAND_NAMES = {
+    "rgb": ("red", "green", "blue"),
+    "irrg": ("near infrared", "red", "green"),
+    "rgbir": ("red", "green", "blue", "near infrared"),
+}
+
+
+def folder(
+    files: Sequence[SourceFile],
+    bands: str | None,
+    splits: Sequence[str],
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]] | None,
+    max_value: float | None,
+    label_offset: int | None,
+    label_codes: Sequence[int] | None,
+) -> Collection:
+    """Images with labels in partner folders (img_dir/ and ann_dir/, images/ and labels/, ...), or
+    beside them under the same stem with another ending, or with _label or _mask after it.
+
+    Splits are sub-folders named train, val, test. Where there are none, 'val=0.1' of `splits` (the
+    default) is that share of the scenes, by a hash of their names, tiles of one scene together.
+
+    Args:
+        bands: 'rgb', 'irrg', 'rgbir' of files in the order R, G, B, near infrared; None: all.
+        classes: in order; empty where there are no labels.
+        palette: given where the labels are colours of 0 and 255, see `ColourCoding`.
+        max_value: the value that becomes 1, for images of more than 8 bits.
+        label_offset, label_codes: see `value_coding`; neither: found out, and said.
+
+    Raises:
+        UserError: no images, two images of one name, labels without `classes`, an unclear coding.
+    """
+    pictures = [f for f in files if PurePosixPath(f.name).suffix.lower() in ENDINGS]
+    pairs, alone = pair(pictures)
+    if not pairs:
+        raise UserError(f"no image ({', '.join(ENDINGS)}) among {len(files)} files of --source")
+    names = Counter(stem(image.name) for image, _ in pairs.values())
+    name, count = names.most_common(1)[0]
+    if count > 1:
+        both = [image.name for image, _ in pairs.values() if stem(image.name) == name]
+        raise UserError(f"{both[0]} and {both[1]} have one name, so would their tiles; rename one")
+
+    labelled = any(label for _, label in pairs.values())
+    notes = [f"{file}: a label without a scene; not used" for file in alone]
+    problems = []
+    split_of = deal_folders([image for image, _ in pairs.values()], splits, notes)
+    scenes = []
+    for image, label in pairs.values():
+        name = stem(image.name)
+        if name not in split_of:
+            continue
+        if labelled and label is None and split_of[name] != "test":
+            problems.append((name, f"{image.name} has no label"))
+            continue
+        split = "test_unlabelled" if labelled and label is None else split_of[name]
+        found = {} if label is None else {"full": label}
+        scenes.append(Scene(name, split, image, found, BANDS.get(bands)))
+    if labelled and not classes:
+        raise UserError("there are labels, so name their classes in order: --classes A B ...")
+    coding = None
+    if labelled and palette is not None:
+        coding = ColourCoding(palette)
+        if coding.num_classes != len(classes):
+            raise UserError(f"--palette: {len(palette)} colours for {len(classes)} classes")
+    elif labelled:
+        labels = [label for scene in scenes for label in scene.labels.values()]
+        coding = read_coding(labels, len(classes), label_offset, label_codes, notes)
+    elif classes:
+        raise UserError("--classes are given, but no label was found: put images and labels into "
+                        "images/ and labels/, or beside each other as a.jpg and a.png")  # fmt: skip
+    else:
+        notes.append("no labels found: tiles for pre-training only")
+    return Collection(
+        "folder", classes, palette, BAND_NAMES.get(bands), max_value, coding, scenes,
+        isprs.SHARES if tuple(classes) == isprs.CLASSES else {}, notes=notes, problems=problems,
+    )  # fmt: skip
+
+
+def stem(name: str) -> str:
+    return PurePosixPath(name).stem
+
+
+def pair(
+    files: Sequence[SourceFile],
+) -> tuple[dict[str, tuple[SourceFile, SourceFile | None]], list[str]]:
+    """(image, label or None) by the key that both share; and the names of labels left alone."""
+    images: dict[str, SourceFile] = {}
+    labels: dict[str, SourceFile] = {}
+    beside = defaultdict(list)
+    for file in files:
+        path = PurePosixPath(file.name)
+        parts = [part.lower() for part in path.parent.parts]
+        is_label = any(part in LABEL_FOLDERS for part in parts)
+        is_image = any(part in IMAGE_FOLDERS for part in parts)
+        rest = [p for p in parts if p not in LABEL_FOLDERS | IMAGE_FOLDERS]
+        suffix = LABEL_SUFFIX.fullmatch(path.stem)
+        key = "/".join([*rest, suffix[1] if suffix and not is_image else path.stem])
+        if is_image and not is_label:
+            images[key] = file
+        elif is_label or suffix:
+            labels[key] = file
+        else:
+            beside[key].append(file)
+    for key, group in beside.items():
+        group.sort(key=lambda file: ENDINGS.index(PurePosixPath(file.name).suffix.lower()))
+        images.setdefault(key, group[0])
+        if len(group) == 2 and key not in labels:
+            labels[key] = group[1]
+        elif len(group) > 1:
+            raise UserError(
+                f"{', '.join(file.name for file in group)}: which is the image and which the "
+                "label? Put them into images/ and labels/"
+            )
+    alone = sorted(labels[key].name for key in labels.keys() - images.keys())
+    return {key: (images[key], labels.get(key)) for key in sorted(images)}, alone
+
+
+def deal_folders(
+    images: Sequence[SourceFile], splits: Sequence[str], notes: list[str]
+) -> dict[str, str]:
+    """Image name -> split, by sub-folder, or by a hash of the scene that a tile is of."""
+    wanted = {text.partition("=")[0]: text.partition("=")[2] for text in splits}
+    strange = sorted(wanted.keys() - {"train", "val", "test"})
+    if strange:
+        raise UserError(f"--splits {strange[0]}: known are train, val, test")
+    split_of = {}
+    for image in images:
+        parts = [part.lower() for part in PurePosixPath(image.name).parent.parts]
+        named = [SPLITS[part] for part in parts if part in SPLITS]
+        if named:
+            split_of[stem(image.name)] = named[-1]
+    if split_of:
+        lost = [image.name for image in images if stem(image.name) not in split_of]
+        if lost:
+            raise UserError(f"{lost[0]}: lies in no folder train, val or test as others do")
+        chosen = [text for text, which in wanted.items() if which]
+        if chosen:
+            raise UserError(f"--splits {chosen[0]}=...: the folders say the split already")
+    else:
+        scenes = {stem(image.name): scene_of(stem(image.name)) or stem(image.name)
+                  for image in images}  # fmt: skip
+        dealt = dict.fromkeys(scenes.values(), "train")
+        shares = {split: which for split, which in wanted.items() if which} or {"val": "0.1"}
+        for split, which in shares.items():
+            left = [scene for scene, now in dealt.items() if now == "train"]
+            dealt |= dict.fromkeys(pick(left, which, f"{split}={which}"), split)
+        split_of = {name: dealt[scene] for name, scene in scenes.items()}
+        counts = Counter(dealt.values())
+        notes.append(
+            "no folders train, val, test, so scenes are dealt by a hash of their names: "
+            + ", ".join(f"{split} {count}" for split, count in sorted(counts.items()))
+        )
+        if all(wanted.values()):
+            return split_of
+    return {name: split for name, split in split_of.items() if not wanted or split in wanted}
+
+
+def read_coding(
+    labels: Sequence[SourceFile],
+    num_classes: int,
+    label_offset: int | None,
+    label_codes: Sequence[int] | None,
+    notes: list[str],
+) -> ValueCoding:
+    """The coding that is stated, or else found in the values of all labels, and noted."""
+    if label_offset is not None or label_codes is not None:
+        return value_coding(num_classes, label_offset, label_codes)
+    counts = np.zeros(256, np.int64)
+    for file in tqdm(labels, "reading labels", leave=False, disable=None):
+        with file.local() as path:
+            counts += np.bincount(read_label(path).ravel(), minlength=256)
+    coding, said = detect_coding(counts, num_classes, "labels of --source")
+    if said:
+        notes.append(said)
+    return coding

@@ -1,0 +1,160 @@
+"""A data set before it is cut into tiles: scenes, their labels, what is known of both."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from SSLRemoteSensing.datasets.fraction import name_hash
+from SSLRemoteSensing.datasets.labels import ColourCoding, ValueCoding
+from SSLRemoteSensing.datasets.sources import SourceFile
+from SSLRemoteSensing.errors import UserError
+
+UNLABELLED = "test_unlabelled"  # the split of test scenes that come without labels
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An image and its labels, by kind ('full', 'eroded')."""
+
+    name: str
+    split: str
+    image: SourceFile
+    labels: dict[str, SourceFile]
+    bands: tuple[int, ...] | None = None  # of the file, counted from 1; None: as they are
+
+
+@dataclass
+class Collection:
+    """The scenes of a data set and what is known of them.
+
+    `scale` is the value that becomes 1. `shares` are published class shares by the name of the
+    set they are of. `notes` are told, `problems` (scene, what is wrong) keep a set from being used.
+    """
+
+    name: str
+    classes: Sequence[str]
+    palette: Sequence[Sequence[int]] | None
+    bands: Sequence[str] | None
+    scale: float | None
+    coding: ColourCoding | ValueCoding | None
+    scenes: list[Scene]
+    shares: dict[str, Sequence[float]] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    one_value_is_wrong: bool = False
+    notes: list[str] = field(default_factory=list)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+
+def by_scene(
+    files: Sequence[SourceFile], pattern: str, name: str = r"\1"
+) -> tuple[dict[str, SourceFile], list[str]]:
+    """The files whose path matches `pattern`, by the scene's name, and what to tell of doubles.
+
+    Where a scene is there more than once (a folder unzipped twice, one part of a download within
+    another), the folder with the most scenes is taken.
+    """
+    folders: dict[str, dict[str, SourceFile]] = defaultdict(dict)
+    for file in files:
+        match = re.fullmatch(pattern, file.name, re.IGNORECASE)
+        if match:
+            folders[file.folder].setdefault(match.expand(name), file)
+    found: dict[str, SourceFile] = {}
+    notes = []
+    for folder, scenes in sorted(folders.items(), key=lambda item: (-len(item[1]), item[0])):
+        again = [scene for scene in scenes if scene in found]
+        if again:
+            other = found[again[0]].folder
+            notes.append(f"{folder}: {len(again)} scenes are also in {other}, which is taken")
+        found = scenes | found
+    return found, notes
+
+
+def deal(splits: dict[str, Sequence[str]], wanted: Sequence[str]) -> dict[str, str]:
+    """Scene -> split, as published unless `wanted` says otherwise.
+
+    Args:
+        splits: the published splits.
+        wanted: the splits to prepare; 'val=2_10,3_10' names the validation scenes, taken from
+            train, 'val=0.2' takes that share of train by a hash of the scene's name.
+
+    Raises:
+        UserError: an unknown split, or a scene that is not of train.
+    """
+    split_of = {scene: split for split, scenes in splits.items() for scene in scenes}
+    train = [scene for scene, split in split_of.items() if split in ("train", "val")]
+    chosen = [text.partition("=")[0] for text in wanted] or list(splits)
+    for text in wanted:
+        split, equals, which = text.partition("=")
+        if split not in splits:
+            raise UserError(f"--splits {text}: known are {', '.join(splits)}")
+        if not equals:
+            continue
+        if split != "val":
+            raise UserError(
+                f"--splits {text}: only val can be chosen; train and test are published"
+            )
+        picked = pick(train, which, text)
+        split_of |= {scene: "val" if scene in picked else "train" for scene in train}
+    return {scene: split for scene, split in split_of.items() if split in chosen}
+
+
+def pick(scenes: Sequence[str], which: str, text: str) -> set[str]:
+    """Of `scenes`, those named in 'a,b,c', or the share 0..1 of them, by a hash of the name."""
+    try:
+        share = float(which) if re.fullmatch(r"0?\.\d+|0|0\.0*|1", which) else None
+    except ValueError:
+        share = None
+    if share is not None:
+        return {scene for scene in scenes if name_hash(scene) < share}
+    names = {name for name in which.split(",") if name}
+    strange = sorted(names - set(scenes))
+    if strange or not names:
+        raise UserError(
+            f"--splits {text}: {strange[0] if strange else 'nothing'} is no scene of train; write "
+            "a share such as val=0.1, or names such as val=2_10,3_10"
+        )
+    return names
+
+
+def match_up(
+    split_of: dict[str, str],
+    images: dict[str, SourceFile],
+    labels: dict[str, dict[str, SourceFile]],
+    bands: tuple[int, ...] | None,
+) -> tuple[list[Scene], list[str], list[tuple[str, str]]]:
+    """Scenes in the order of `split_of`; what to tell; and (scene, problem).
+
+    Args:
+        labels: files by scene, for each kind of label that is asked for.
+
+    A test scene without any label goes to the split 'test_unlabelled'.
+    """
+    scenes, problems = [], []
+    for name, split in split_of.items():
+        if name not in images:
+            continue
+        found = {kind: files[name] for kind, files in labels.items() if name in files}
+        missing = [kind for kind in labels if kind not in found]
+        if split == "test" and not found:
+            split = UNLABELLED
+        elif missing:
+            problems.append((name, f"{images[name].name} has no label ({' and '.join(missing)})"))
+            continue
+        scenes.append(Scene(name, split, images[name], found, bands))
+    known = set(images)
+    alone = {
+        file.name for files in labels.values() for name, file in files.items() if name not in known
+    }
+    notes = [f"{name}: a label without a scene; not used" for name in sorted(alone)]
+    absent = [name for name in split_of if name not in images]
+    if absent:
+        notes.append(
+            f"{len(absent)} scenes of the splits are not there: {', '.join(absent)}; scores will "
+            "not compare with published ones"
+        )
+    foreign = sorted(name for name in images if name not in split_of)
+    if foreign:
+        notes.append(f"not of the splits asked for, left out: {', '.join(foreign)}")
+    return scenes, notes, problems

@@ -1,0 +1,119 @@
+"""The files of a downloaded data set: in folders however deep, or in zip files."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from SSLRemoteSensing.errors import UnreadableImage, UserError
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file in a folder, or a member of a zip file.
+
+    `name` is its path below the source, `stamp` changes when the file does: size and time of
+    writing, or size and check sum.
+    """
+
+    name: str
+    path: Path
+    member: str | None
+    stamp: tuple[int, int]
+
+    @property
+    def folder(self) -> str:
+        return str(PurePosixPath(self.name).parent)
+
+    @property
+    def file_name(self) -> str:
+        return PurePosixPath(self.name).name
+
+    @contextmanager
+    def local(self) -> Iterator[Path]:
+        """The path of the file; a member of a zip is unpacked for as long as it is used.
+
+        Raises:
+            UnreadableImage: the member is damaged.
+        """
+        if self.member is None:
+            yield self.path
+            return
+        with tempfile.TemporaryDirectory(prefix="prepare_") as folder:
+            unpacked = Path(folder) / self.file_name
+            try:
+                with (
+                    zipfile.ZipFile(self.path) as archive,
+                    archive.open(self.member) as packed,
+                    unpacked.open("wb") as file,
+                ):
+                    shutil.copyfileobj(packed, file, 1 << 20)
+            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+                raise UnreadableImage(
+                    f"{self.name}: cannot be unpacked ({error}); download the zip file again"
+                ) from error
+            except OSError as error:
+                raise UserError(
+                    f"{self.name}: cannot be unpacked to {folder} ({error.strerror}); make room "
+                    "there, or set TMPDIR"
+                ) from error
+            yield unpacked
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def list_files(source: str | Path) -> list[SourceFile]:
+    """Every file below `source`, sorted by name: a folder, with zip files in it or not, or a zip.
+
+    Raises:
+        UserError: no such source, or a damaged zip file.
+    """
+    source = Path(source)
+    if source.is_file():
+        return sorted(zip_members(source, ""), key=lambda file: file.name)
+    if not source.is_dir():
+        raise UserError(f"--source {source}: no such folder or zip file")
+    found = []
+    for folder, folders, names in os.walk(source):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        inside = Path(folder).relative_to(source)
+        for name in names:
+            if name.startswith("."):
+                continue
+            path = Path(folder, name)
+            if path.suffix.lower() == ".zip":
+                found += zip_members(path, (inside / name).as_posix() + "/")
+            else:
+                status = path.stat()
+                stamp = (status.st_size, status.st_mtime_ns)
+                found.append(SourceFile((inside / name).as_posix(), path, None, stamp))
+    return sorted(found, key=lambda file: file.name)
+
+
+def zip_members(path: Path, prefix: str) -> list[SourceFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{path}: no readable zip file ({error}); download it again") from error
+    nested = [m.filename for m in members if m.filename.lower().endswith(".zip")]
+    if nested:
+        raise UserError(f"{path}: holds another zip file, {nested[0]}; unzip the outer one first")
+    locked = [member.filename for member in members if member.flag_bits & 1]
+    if locked:
+        raise UserError(f"{path}: {locked[0]} asks for a password; unzip it first")
+    return [
+        SourceFile(prefix + member.filename, path, member.filename, (member.file_size, member.CRC))
+        for member in members
+        if not member.is_dir()
+        and not any(p.startswith((".", "__MACOSX")) for p in member.filename.split("/"))
+    ]
