@@ -10,6 +10,8 @@ from SSLRemoteSensing.datasets.scenes import UNLABELLED, Collection
 # JPEG quality 20 to 95, blurred, or resized) leaves up to 0.13 far from a pure colour, but no
 # single colour on more than 0.004; a colour the palette does not have lies on all of its class.
 MANY_FAR, ONE_COLOUR, FEW = 0.25, 0.01, 0.001
+MOST_LINES = 60  # scenes in the printed table; audit.json has all
+SPLIT_ORDER = ["train", "val", "test", UNLABELLED]
 OTHER_ORDER = 0.25  # half the sum of differences of shares
 
 
@@ -98,6 +100,10 @@ def judge_all(records: Sequence[dict], collection: Collection) -> list[str]:
             f"{len(unlabelled)} test scenes have no label and are in {UNLABELLED}: "
             + ", ".join(unlabelled)
         )
+    shares = class_shares(used, collection, ("train",))
+    absent = [n for n, share in zip(collection.classes, shares, strict=False) if not share]
+    if absent:
+        told.append(f"no pixel of train is {' or '.join(absent)}")
     shares = class_shares(used, collection, ("train", "val"))
     if collection.shares and shares:
         told += judge_order(shares, collection)
@@ -142,33 +148,49 @@ def judge_order(shares: Sequence[float], collection: Collection) -> list[str]:
 
 
 def report(records: Sequence[dict], collection: Collection, told: Sequence[str]) -> str:
-    """The audit as text: a line a scene (of many, only those with something to say)."""
-    lines = []
-    many = len(records) > 60
-    columns = [name.split()[0][:8] for name in collection.classes]
-    lines.append(
-        f"{'scene':<16}{'split':<12}{'height x width':>16}{'tiles':>7}{'inexact':>10}"
-        f"{'no class':>10}" + "".join(f"{name:>10}" for name in columns)
-    )
+    """The audit as text: a table of the scenes unless they are many, then what to tell."""
+    lines = table(records, collection) if len(records) <= MOST_LINES else []
+    warnings: dict[str, list[str]] = {}
     for record in records:
-        if many and not record["warnings"] and "refused" not in record:
-            continue
-        label = next(iter(record["labels"].values()), None)
-        size = f"{record.get('height', '?')} x {record.get('width', '?')}"
-        line = f"{record['scene']:<16}{record['split']:<12}{size:>16}{record.get('tiles', 0):>7}"
-        if label:
-            total = max(1, sum(label["pixels"]) + label["not_scored"] + label["unknown"])
-            numbers = [label["inexact"], label["unknown"] + label["not_scored"], *label["pixels"]]
-            line += "".join(f"{n / total:>10.2%}" for n in numbers)
-        lines.append(line)
-    if many:
-        lines.append(f"{len(records)} scenes in all; those with nothing to tell are left out here")
-    for record in records:
-        lines += [f"warning: {record['scene']}: {text}" for text in record["warnings"]]
+        for text in record["warnings"]:
+            warnings.setdefault(text, []).append(record["scene"])
+    lines += [f"warning: {listed(scenes)}: {text}" for text, scenes in warnings.items()]
     lines += [f"note: {text}" for text in told]
     lines += [
         f"must not be used: {record['scene']}: {record['refused']}"
         for record in records
         if "refused" in record
     ]
+    for split in sorted({record["split"] for record in records} - {""}, key=SPLIT_ORDER.index):
+        count = sum(record["split"] == split for record in records)
+        shares = class_shares(records, collection, (split,))
+        text = ", ".join(
+            f"{name} {100 * s:.2f}" for name, s in zip(collection.classes, shares, strict=False)
+        )
+        lines.append(f"{split}: {count} scenes" + (f"; pixels in %: {text}" if text else ""))
     return "\n".join(lines)
+
+
+def table(records: Sequence[dict], collection: Collection) -> list[str]:
+    """A line a scene: size, tiles, shares of inexact colours, of what is not scored, of classes."""
+    width = max(len(record["scene"]) for record in records) + 2
+    heads = ["inexact", "unscored", *(name.split()[0][:9] for name in collection.classes)]
+    lines = [
+        f"{'scene':<{width}}{'split':<17}{'height x width':>15}{'tiles':>7}"
+        + "".join(f"{head:>11}" for head in heads if collection.classes)
+    ]
+    for record in records:
+        size = f"{record.get('height', '?')} x {record.get('width', '?')}"
+        line = f"{record['scene']:<{width}}{record['split']:<17}{size:>15}"
+        line += f"{record.get('tiles', 0):>7}"
+        for label in list(record["labels"].values())[:1]:
+            total = max(1, sum(label["pixels"]) + label["not_scored"] + label["unknown"])
+            numbers = [label["inexact"], label["unknown"] + label["not_scored"], *label["pixels"]]
+            line += "".join(f"{n / total:>11.2%}" for n in numbers)
+        lines.append(line)
+    return lines
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    text = ", ".join(names[:most])
+    return f"{text} and {len(names) - most} more" if len(names) > most else text

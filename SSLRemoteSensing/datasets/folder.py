@@ -181,6 +181,8 @@ def deal_folders(
             "no folders train, val, test, so scenes are dealt by a hash of their names: "
             + ", ".join(f"{split} {count}" for split, count in sorted(counts.items()))
         )
+        for split in shares.keys() - set(dealt.values()):
+            notes.append(f"no scene fell to {split}; name some with --splits {split}=SCENE,SCENE")
         if all(wanted.values()):
             return split_of
     return {name: split for name, split in split_of.items() if not wanted or split in wanted}

@@ -15,7 +15,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from SSLRemoteSensing.datasets.audit import class_shares, judge, judge_all, report
+from SSLRemoteSensing.datasets.audit import (
+    SPLIT_ORDER,
+    class_shares,
+    judge,
+    judge_all,
+    listed,
+    report,
+)
 from SSLRemoteSensing.datasets.cut import LABEL_FOLDERS, Job, Stopped, cut_scene, positions
 from SSLRemoteSensing.datasets.scenes import UNLABELLED, Collection, Scene
 from SSLRemoteSensing.errors import UserError
@@ -49,10 +56,13 @@ def prepare(
     names = {scene.name for scene in collection.scenes} | {name for name, _ in collection.problems}
     strange = sorted(set(leave_out) - names)
     if strange:
-        raise UserError(f"--leave_out {strange[0]}: no such scene; there are {listed(names)}")
+        raise UserError(
+            f"--leave_out {strange[0]}: no such scene; there are {listed(sorted(names), 12)}"
+        )
     if not 0 < stride <= tile:
         raise UserError(f"--stride {stride}: must be 1 to --tile {tile}, so that nothing is left")
     scenes = [scene for scene in collection.scenes if scene.name not in leave_out]
+    scenes.sort(key=lambda scene: SPLIT_ORDER.index(scene.split))
     problems = [(name, text) for name, text in collection.problems if name not in leave_out]
     if not scenes:
         raise UserError("no scene to prepare")
@@ -287,8 +297,3 @@ def band_statistics(records: Sequence[dict], scale: float) -> tuple[list[float],
         means.append(mean / scale)
         stds.append(sqrt(max(0.0, squares / max(1, count) - mean**2)) / scale)
     return means, stds
-
-
-def listed(names: set[str], most: int = 12) -> str:
-    names = sorted(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
