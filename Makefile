@@ -1,10 +1,14 @@
 # make install   a virtual environment in .venv with the package and what it needs
 # make test      the same with the tools of the checks; then ruff, import-linter and pytest
+# make demo      the whole way on drawn scenes, in some minutes: see tools/demo.py
 
 PYTHON ?= python3
 BIN = .venv/bin
 
 install: .venv/installed
+
+demo: .venv/installed
+	$(BIN)/python tools/demo.py
 
 test: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -23,4 +27,4 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-.PHONY: install test
+.PHONY: install demo test

@@ -92,8 +92,8 @@ def main() -> None:
         def start() -> None:
             write_run_card(config)
             (folder / "results.json").unlink(missing_ok=True)  # of a run that ended earlier
-            names = "".join(f"{train_data.name(i).name}\n" for i in range(len(train_data)))
-            write_text(folder / "train_tiles.txt", names)
+            names = [Path(file).name for file, _ in train_data.pairs]
+            write_text(folder / "train_tiles.txt", "\n".join(names) + "\n")
 
         train_cfg |= {"param_groups": model.param_groups(factor), "card": card, "start": start}
         trained = fit(

@@ -64,32 +64,53 @@ def draw_examples(
     Args:
         predict: images uint8 (1, C, H, W) to classes uint8 (1, H, W).
     """
+    draw_page({"map": predict}, dataset, classes, palette, path, count, with_errors=True)
+
+
+def draw_comparison(
+    predicts: dict[str, Callable[[Tensor], Tensor]],
+    dataset,
+    classes: Sequence[str],
+    palette: Sequence,
+    path: Path,
+    count: int = 5,
+) -> None:
+    """Image, label and one map of each of `predicts`, by name, for `count` tiles of `dataset`."""
+    draw_page(predicts, dataset, classes, palette, path, count, with_errors=False)
+
+
+def draw_page(predicts, dataset, classes, palette, path, count, with_errors: bool) -> None:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     chosen = np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int))
-    figure = Figure(figsize=(9, 2.3 * len(chosen) + 0.9), layout="constrained", dpi=100)
-    grid = figure.subplots(len(chosen), 4, squeeze=False)
+    titles = ["image", "label", *predicts, *(["errors"] if with_errors else [])]
+    size = (2.25 * len(titles), 2.3 * len(chosen) + 0.9)
+    figure = Figure(figsize=size, layout="constrained", dpi=100)
+    grid = figure.subplots(len(chosen), len(titles), squeeze=False)
     for row, index in zip(grid, chosen, strict=True):
         sample = dataset[(0, int(index))]
         image, label = sample["image"], sample["label"]
         tensor = torch.from_numpy(image).permute(2, 0, 1)[None]
-        found = predict(tensor)[0].cpu().numpy()
+        maps = [predict(tensor)[0].cpu().numpy() for predict in predicts.values()]
         shown = image[:, :, :3] if image.shape[2] >= 3 else np.repeat(image[:, :, :1], 3, axis=2)
-        error = np.repeat(shown.mean(2, keepdims=True) / 2 + 120, 3, axis=2).astype(np.uint8)
-        error[(found != label) & (label != IGNORE)] = ERROR
-        pictures = (shown, colour_map(label, palette), colour_map(found, palette), error)
+        pictures = [shown, *(colour_map(one, palette) for one in (label, *maps))]
+        if with_errors:
+            error = np.repeat(shown.mean(2, keepdims=True) / 2 + 120, 3, axis=2).astype(np.uint8)
+            error[(maps[0] != label) & (label != IGNORE)] = ERROR
+            pictures.append(error)
         for axes, picture in zip(row, pictures, strict=True):
             axes.imshow(picture, interpolation="nearest")
             axes.set_xticks([])
             axes.set_yticks([])
         row[0].set_ylabel(dataset.name(int(index)).stem[-28:], fontsize=7)
-    for axes, title in zip(grid[0], ("image", "label", "map", "errors"), strict=True):
+    for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title, fontsize=10)
     entries = [
         Patch(facecolor=np.array(colour) / 255, edgecolor="grey", label=name)
         for name, colour in zip(classes, palette, strict=True)
     ]
-    entries.append(Patch(facecolor=np.array(ERROR) / 255, label="error"))
+    if with_errors:
+        entries.append(Patch(facecolor=np.array(ERROR) / 255, label="error"))
     figure.legend(handles=entries, loc="outside lower center", ncols=min(6, len(entries)))
     figure.savefig(path)

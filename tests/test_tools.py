@@ -1,16 +1,20 @@
 """The tools as commands, and the layers of the package."""
 
+import importlib
 import json
 import subprocess
 import sys
 
+import cv2
+import numpy as np
 from conftest import ROOT
 
 
 def test_benchmark_prints_and_writes_its_figures(tmp_path):
     output = tmp_path / "figures.json"
     config = ROOT / "configs/demo_oam_pretrain_resnet18_cfg.py"
-    command = [sys.executable, "tools/benchmark.py", "--config_file", str(config)]
+    command = [sys.executable, "tools/benchmark.py", "--only", "training"]
+    command += ["--config_file", str(config)]
     command += ["--device", "cpu", "--batch_size", "2", "--img_size", "32", "--steps", "2"]
     done = subprocess.run(
         [*command, "--output", str(output)], cwd=ROOT, capture_output=True, text=True, timeout=200
@@ -22,6 +26,18 @@ def test_benchmark_prints_and_writes_its_figures(tmp_path):
         assert key in done.stdout
     ratio = figures["loop_images_per_second"] / figures["bare_images_per_second"]
     assert figures["loop_efficiency"] == ratio
+
+
+def test_benchmark_of_preparing_compares_and_counts(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    tool = importlib.import_module("benchmark_preparing")
+    figures = tool.measure_preparing(tmp_path, rounds=1, size=600)
+    assert figures["prepare_over_copy"] == figures["copy_scene_s"] / figures["prepare_scene_s"]
+    assert figures["prepare_scaling"] > 0
+    copied = cv2.imread(str(tmp_path / "copies/344_256.png"))
+    ours = cv2.imread(str(tmp_path / "tiles/images/train/2_10_344_256.png"))
+    assert np.array_equal(copied, ours)
+    assert tool.measure_opening(tmp_path / "open", count=300)["open_s"] > 0
 
 
 def test_imports_go_upwards_only():

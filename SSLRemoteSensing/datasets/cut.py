@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from SSLRemoteSensing.datasets.labels import ColourCoding, ValueCoding
+from SSLRemoteSensing.datasets.labels import ColourCoding, ValueCoding, histogram
 from SSLRemoteSensing.datasets.scenes import Scene
 from SSLRemoteSensing.datasets.sources import sha256
 from SSLRemoteSensing.errors import UnreadableImage, UserError
@@ -185,8 +185,7 @@ def cut_strips(
         fresh_from = y + job.tile
         known = None if mask is None else mask[skip:]
         for band, plane in enumerate(planes):
-            found = cv2.calcHist([plane[skip:]], [0], known, [depth], [0, depth])
-            counts[band] += found.ravel().astype(np.int64)
+            counts[band] += histogram(plane[skip:], depth, known)
         maps = {}
         for kind, label in labels.items():
             coloured = label.rows(y, job.tile)[0]
@@ -209,8 +208,6 @@ def cut_strips(
     record["sums"] = [
         band_sums(values, job.scale or default_scale(image.dtype)) for values in counts
     ]
-    record["highest"] = int(max(np.flatnonzero(values)[-1] for values in counts if values.any())) \
-        if counts.any() else 0  # fmt: skip
     for kind in labels:
         summary = job.coding.summary(coded[kind])
         if strangers[kind]:
@@ -293,15 +290,9 @@ def default_scale(dtype: np.dtype) -> int:
 
 
 def band_sums(counts: np.ndarray, scale: float) -> list[int | float]:
-    """Pixels, sum and sum of squares of values clipped at `scale`."""
-    values = np.minimum(np.arange(len(counts)), scale)
-    exact = [int(v) for v in values] if float(scale).is_integer() else values.tolist()
-    seen = np.flatnonzero(counts)
-    return [
-        int(counts.sum()),
-        sum(exact[i] * int(counts[i]) for i in seen),
-        sum(exact[i] ** 2 * int(counts[i]) for i in seen),
-    ]
+    """Pixels, sum and sum of squares of values clipped at `scale`; exact for a whole `scale`."""
+    values = np.minimum(np.arange(len(counts)), int(scale) if scale == int(scale) else scale)
+    return [int(counts.sum()), (values @ counts).item(), (values**2 @ counts).item()]
 
 
 def to_uint8_values(values: np.ndarray, name: str) -> np.ndarray:

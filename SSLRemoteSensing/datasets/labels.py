@@ -128,11 +128,12 @@ class ValueCoding:
         }
 
 
-def histogram(values: np.ndarray, bins: int) -> np.ndarray:
-    """Pixels of each value 0..bins-1 of uint8 (H, W), int64."""
+def histogram(values: np.ndarray, bins: int, mask: np.ndarray | None = None) -> np.ndarray:
+    """Pixels of each value 0..bins-1 of uint8 or uint16 (H, W), where `mask` is not 0, int64."""
     if values.size > 2**24:  # OpenCV counts in float32
-        return np.bincount(values.ravel(), minlength=bins).astype(np.int64)
-    return cv2.calcHist([values], [0], None, [bins], [0, bins]).ravel().astype(np.int64)
+        chosen = values.ravel() if mask is None else values[mask > 0]
+        return np.bincount(chosen, minlength=bins).astype(np.int64)
+    return cv2.calcHist([values], [0], mask, [bins], [0, bins]).ravel().astype(np.int64)
 
 
 def value_coding(

@@ -33,7 +33,9 @@ class SegmentationDataset(Dataset):
         label_format: a label's file name, with {stem} for the image's name without ending.
         hash_range: keep the images whose name hashes into [low, high) of [0, 1): (0.1, 1) and
             (0, 0.1) divide a folder into train and validation, the same on every machine.
-        fraction, fraction_seed: keep this share of the tiles, see `choose_fraction`.
+        fraction, fraction_seed: keep this share of the tiles, see `choose_fraction`. The length
+            stays: they come round again, each time with draws of its own, so that an epoch has
+            as many steps at any fraction.
         label_offset, label_codes: how label values give classes, see `value_coding`; by default
             they are class indices, or what `detect_coding` finds, which is said on stderr.
         coding: that of the training labels, for the other splits: a few labels show too little.
@@ -104,12 +106,13 @@ class SegmentationDataset(Dataset):
             self.coding, said = check_labels(*zip(*self.pairs, strict=True), num_classes, coding)
             for sentence in said:
                 print(sentence, file=sys.stderr)
+        self.length = len(self.pairs)
         if fraction != 1:
             kept = choose_fraction([stem(file) for file, _ in self.pairs], fraction, fraction_seed)
             self.pairs = [self.pairs[index] for index in kept]
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return self.length
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         epoch, index = key
@@ -130,7 +133,7 @@ class SegmentationDataset(Dataset):
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Image (H, W, C) and label (H, W) as they are in the files, checked."""
-        file, label_file = self.pairs[index]
+        file, label_file = self.pairs[index % len(self.pairs)]
         image = read_image(file, self.in_channels, self.bands, self.max_value)
         label = self.read_label(index)
         if image.shape[:2] != label.shape:
@@ -142,18 +145,19 @@ class SegmentationDataset(Dataset):
 
     def read_label(self, index: int) -> np.ndarray:
         """The label (H, W) of `index`, its values checked."""
-        values = read_label(self.pairs[index][1])
+        file = self.pairs[index % len(self.pairs)][1]
+        values = read_label(file)
         label = cv2.LUT(values, self.coding.classes)
         if values.size and (self.coding.table[values] < 0).any():
             wrong = values[self.coding.table[values] < 0][0]
             raise UserError(
-                f"label {self.pairs[index][1]}: value {wrong} where classes are 0 to "
+                f"label {file}: value {wrong} where classes are 0 to "
                 f"{self.num_classes - 1} and {IGNORE} = not scored; mend the label or `classes`"
             )
         return label
 
     def name(self, index: int) -> Path:
-        return Path(self.pairs[index][0])
+        return Path(self.pairs[index % len(self.pairs)][0])
 
 
 def crop(

@@ -1,0 +1,67 @@
+"""Pre-train ResNet-18 on drawn scenes, a few minutes on two CPU cores; a part of `make demo`.
+
+    python tools/make_demo_scenes.py --output runs/demo/scenes
+    python tools/prepare.py potsdam --source runs/demo/scenes --output runs/demo/tiles
+    python train.py --config_file configs/demo_town_pretrain_resnet18_cfg.py
+
+The published method at 96 x 96 pixels (random windows of the tiles), batch 8. Only the training
+scenes are seen, without labels.
+"""
+
+img_size = 96
+jitter = dict(brightness=0.3, contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-0.3, 0.3))
+
+config = dict(
+    name="demo_town_pretrain_resnet18",
+    backbone_cfg=dict(name="resnet18", in_channels=3),
+    inpainting_head_cfg=dict(
+        name="InpaintingHead", in_channels=512, out_channels=3, feat_channels=(256, 128, 64, 64, 32)
+    ),
+    agr_head_cfg=dict(name="AGPHead", in_channels=512, num_classes=6),
+    examplar_head_cfg=dict(name="ExamplarHead", in_channels=512, out_channels=512),
+    train_cfg=dict(
+        batch_size=8,
+        device="auto",
+        precision="auto",
+        channels_last=True,
+        num_step=240,
+        num_workers=1,
+        train_data=dict(
+            data_path="runs/demo/tiles/images/train",
+            data_format="*.png",
+            img_size=img_size,
+            crop_size=img_size,
+            inpainting_transforms_cfg=dict(min_cover_ratio=0.2, max_cover_ratio=1 / 3, **jitter),
+            pre_transforms_cfg=dict(
+                RandomHorizontalFlip=dict(name="RandomHorizontalFlip"),
+                RandomVerticalFlip=dict(name="RandomVerticalFlip"),
+                Rotate=dict(name="Rotate"),
+            ),
+            agr_transforms_cfg=dict(
+                transforms_cfg=dict(
+                    RandomHorizontalFlip=dict(name="RandomHorizontalFlip", p=1.0),
+                    RandomVerticalFlip=dict(name="RandomVerticalFlip", p=1.0),
+                    Rotate_0=dict(name="Rotate", angle=0),
+                    Rotate_90=dict(name="Rotate", angle=90),
+                    Rotate_180=dict(name="Rotate", angle=180),
+                    Rotate_270=dict(name="Rotate", angle=270),
+                ),
+                shortcut_cfg=dict(
+                    RandomCrop=dict(name="RandomCrop", crop_ratio_min=0.7, crop_ratio_max=0.95),
+                    ColorJitter=dict(name="ColorJitter", **jitter),
+                    RandomGrayscale=dict(name="RandomGrayscale", p=0.5),
+                ),
+            ),
+        ),
+        losses=dict(
+            InpaintingLoss=dict(name="InpaintingLoss"),
+            AGRLoss=dict(name="CrossEntropyLoss"),
+            ExamplarLoss=dict(name="ExamplarLoss"),
+            factors=(20, 1, 1),
+        ),
+        optimizer=dict(name="Adam", lr=0.0005),
+        lr_schedule=dict(name="stepLR", step_size=2, gamma=0.95),
+        checkpoints=dict(checkpoints_path="runs/demo/pretrain", save_step=6, max_keep=1),
+        log=dict(log_path="runs/demo/pretrain/log", log_step=20),
+    ),
+)

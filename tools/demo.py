@@ -1,0 +1,120 @@
+"""The whole way in some minutes: draw scenes, prepare, pre-train, fine-tune twice, compare.
+
+    python tools/demo.py
+
+Each step is one of the repository's commands, printed before it runs. The same command again goes
+on where it was stopped.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PRETRAIN = "configs/demo_town_pretrain_resnet18_cfg.py"
+FINETUNE = "configs/demo_town_finetune_resnet18_cfg.py"
+STARTS = ("random", "pre-trained")
+
+
+def main() -> None:
+    flags = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flags.add_argument("--output", default="runs/demo", help="folder of everything (runs/demo)")
+    flags.add_argument("--size", type=int, default=1500, help="side of a drawn scene (1500)")
+    flags.add_argument("--scenes", type=int, default=6)
+    flags.add_argument("--pretrain_steps", type=int, default=240)
+    flags.add_argument("--finetune_steps", type=int, default=130)
+    args = flags.parse_args()
+    start, output = time.monotonic(), Path(args.output).resolve()
+    scenes, tiles = output / "scenes", output / "tiles"
+    size = ["--scenes", str(args.scenes), "--size", str(args.size)]
+    run("tools/make_demo_scenes.py", "--output", scenes, "--seed", "0", *size)
+    run("tools/prepare.py", "potsdam", "--source", scenes, "--output", tiles)
+    pretrained = output / "pretrain"
+    run(
+        "train.py", "--config_file", PRETRAIN,
+        "--checkpoints_path", pretrained, "--log_path", pretrained / "log",
+        "--set", f"train_cfg.train_data.data_path={tiles}/images/train",
+        f"train_cfg.num_step={args.pretrain_steps}",
+    )  # fmt: skip
+    data = [
+        f"train_cfg.{split}_data.{kind}_path={tiles}/{kind}s/{split}"
+        for split in ("train", "val", "test")
+        for kind in ("image", "label")
+    ]
+    folders = [output / "finetune_random", output / "finetune_pretrained"]
+    for folder, backbone in zip(folders, ("random", pretrained / "backbone.pth"), strict=True):
+        run(
+            "finetune_seg.py", "--config_file", FINETUNE, "--backbone", backbone,
+            "--checkpoints_path", folder, "--log_path", folder / "log",
+            "--set", *data, f"train_cfg.num_step={args.finetune_steps}",
+        )  # fmt: skip
+    print(compare(folders))
+    draw(folders, output / "comparison.png")
+    print(f"pictures    {output / 'comparison.png'}: image, label and both maps of test tiles")
+    print(f"results     {', '.join(str(folder / 'results.json') for folder in folders)}")
+    print(f"backbone    {pretrained / 'backbone.pth'}, curves: tensorboard --logdir {output}")
+    print(f"scenes      {scenes}, tiles {tiles}")
+    print(f"{(time.monotonic() - start) / 60:.1f} minutes in all")
+
+
+def run(script: str, *arguments) -> None:
+    """Run a command of the repository as a user would; end with its exit status if it fails."""
+    command = [script, *map(str, arguments)]
+    print("\n$ python", shlex.join(command), flush=True)
+    done = subprocess.run([sys.executable, *command], cwd=ROOT)
+    if done.returncode:
+        print(f"stopped: {script} ended with status {done.returncode}", file=sys.stderr)
+        sys.exit(done.returncode)
+
+
+def compare(folders: list[Path]) -> str:
+    """A table of the test scores of both starts."""
+    results = [json.loads((folder / "results.json").read_text()) for folder in folders]
+    both = [result["protocols"]["all"] for result in results]
+    data = results[0]["config"]["train_cfg"]["train_data"]
+    lines = [
+        f"\nTest scores in %, fine-tuned with {data['fraction']:.0%} of the labels:",
+        f"{'':<22}" + "".join(f"{name:>14}" for name in STARTS),
+    ]
+    rows = {"mIoU": "miou", "mF1": "mf1", "overall accuracy": "oa", "kappa": "kappa"}
+    rows = {name: [scores[key] for scores in both] for name, key in rows.items()}
+    for name in results[0]["config"]["classes"]:
+        rows[f"IoU {name}"] = [scores["per_class"][name]["iou"] for scores in both]
+    for name, values in rows.items():
+        texts = ("none" if value is None else f"{100 * value:.1f}" for value in values)
+        lines.append(f"{name:<22}" + "".join(f"{text:>14}" for text in texts))
+    lines.append("One seed, drawn scenes, minutes of training: it shows that all parts work, not")
+    lines.append("how much pre-training helps; docs/results.md has what was measured of that.\n")
+    return "\n".join(lines)
+
+
+def draw(folders: list[Path], path: Path) -> None:
+    """Image, label and the maps of both networks for some test tiles."""
+    from SSLRemoteSensing import build_segmentation, checkpoint
+    from SSLRemoteSensing.datasets.segmentation import SegmentationDataset
+    from SSLRemoteSensing.figures import draw_comparison
+    from SSLRemoteSensing.models.segmentation import predict
+    from SSLRemoteSensing.step import choose_device
+
+    device = choose_device("auto")
+    predicts = {}
+    for name, folder in zip(STARTS, folders, strict=True):
+        config = json.loads((folder / "results.json").read_text())["config"]
+        config["backbone_cfg"]["pretrained"] = False  # the checkpoint has all weights
+        model = build_segmentation(config)
+        checkpoint.load_network(model, folder / "best.pth", config["classes"])
+        predicts[name] = partial(predict, model.to(device), device, "fp32")
+    test_data = config["train_cfg"]["test_data"]
+    tiles = SegmentationDataset(**test_data, num_classes=len(config["classes"]))
+    draw_comparison(predicts, tiles, config["classes"], config["palette"], path)
+
+
+if __name__ == "__main__":
+    main()
