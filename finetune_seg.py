@@ -17,7 +17,7 @@ import torch
 from SSLRemoteSensing import build_segmentation, checkpoint
 from SSLRemoteSensing.command import parser, settings, write_run_card
 from SSLRemoteSensing.datasets.labels import ValueCoding
-from SSLRemoteSensing.datasets.segmentation import SegmentationDataset, collate
+from SSLRemoteSensing.datasets.segmentation import Repeated, SegmentationDataset, collate
 from SSLRemoteSensing.engine import fit
 from SSLRemoteSensing.errors import UserError, run_command
 from SSLRemoteSensing.figures import default_palette
@@ -64,7 +64,7 @@ def main() -> None:
 
     def open_split(split: str, coding: ValueCoding | None = None) -> SegmentationDataset:
         given = {"num_classes": len(classes), "in_channels": model.backbone.in_channels}
-        given["coding"] = coding
+        given |= {"coding": coding, "classes": classes}
         try:
             return SegmentationDataset(**splits[split], **given, seed=train_cfg.get("seed", 0))
         except UserError as error:
@@ -97,7 +97,12 @@ def main() -> None:
 
         train_cfg |= {"param_groups": model.param_groups(factor), "card": card, "start": start}
         trained = fit(
-            model, train_data, collate, **train_cfg, evaluate=validate, dry_run=args.dry_run
+            model,
+            Repeated(train_data, train_data.full_length),
+            collate,
+            **train_cfg,
+            evaluate=validate,
+            dry_run=args.dry_run,
         )
         if args.dry_run:
             return

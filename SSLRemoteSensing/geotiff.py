@@ -1,4 +1,4 @@
-"""Open a TIFF or GeoTIFF and read rows of it, by rasterio, with errors that name the file."""
+"""Open a TIFF, GeoTIFF or PNG and read rows of it, by rasterio, with errors that name the file."""
 
 import threading
 import warnings
@@ -103,7 +103,7 @@ def reading(path: Path) -> Iterator[None]:
     except (RasterioError, OSError) as error:
         reason = " ".join(str(error).split())
         raise UnreadableImage(
-            f"image {path}: cannot be read ({reason}); remove it or set on_bad_image='skip'"
+            f"image {path}: cannot be read ({reason}); replace or remove it"
         ) from error
 
 

@@ -131,7 +131,7 @@ def _read_bytes(path: Path) -> bytes:
     except OSError as error:
         raise UnreadableImage(f"image {path}: cannot be opened ({error.strerror})") from error
     if not data:
-        raise UnreadableImage(f"image {path}: is empty; remove it or set on_bad_image='skip'")
+        raise UnreadableImage(f"image {path}: is empty; replace or remove it")
     return data
 
 
@@ -145,7 +145,7 @@ def _decode(path: Path, data: bytes, flags: int) -> np.ndarray:
         image = None
     if image is None:
         what = "cannot be decoded" if whole else "is truncated"
-        raise UnreadableImage(f"image {path}: {what}; remove it or set on_bad_image='skip'")
+        raise UnreadableImage(f"image {path}: {what}; replace or remove it")
     return image
 
 

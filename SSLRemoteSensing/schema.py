@@ -39,7 +39,9 @@ class PretextConfig(TypedDict):
     train_cfg: Annotated[dict, Part(fit, GIVEN, PretextData)]
 
 
-TRAIN_TILES = Part(SegmentationDataset, given=("num_classes", "in_channels", "seed", "coding"))
+TRAIN_TILES = Part(
+    SegmentationDataset, given=("num_classes", "in_channels", "seed", "coding", "classes")
+)
 # Scoring takes each tile whole and as it is.
 SCORED_TILES = Part(
     SegmentationDataset,

@@ -27,7 +27,7 @@ config = dict(
         device="auto",
         precision="auto",
         channels_last=True,
-        num_step=130,
+        num_step=78,
         num_workers=1,
         train_data=dict(
             image_path=f"{data}/images/train",
@@ -45,7 +45,7 @@ config = dict(
         backbone_lr_factor=1.0,
         optimizer=dict(name="AdamW", lr=0.001, weight_decay=0.01),
         lr_schedule=dict(name="cosine", warmup_steps=20),
-        checkpoints=dict(checkpoints_path="runs/demo/finetune", save_step=2, max_keep=1),
+        checkpoints=dict(checkpoints_path="runs/demo/finetune", save_step=3, max_keep=1),
         log=dict(log_path="runs/demo/finetune/log", log_step=10),
     ),
 )

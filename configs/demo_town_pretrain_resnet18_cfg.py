@@ -24,7 +24,7 @@ config = dict(
         device="auto",
         precision="auto",
         channels_last=True,
-        num_step=240,
+        num_step=160,
         num_workers=1,
         train_data=dict(
             data_path="runs/demo/tiles/images/train",
@@ -61,7 +61,7 @@ config = dict(
         ),
         optimizer=dict(name="Adam", lr=0.0005),
         lr_schedule=dict(name="stepLR", step_size=2, gamma=0.95),
-        checkpoints=dict(checkpoints_path="runs/demo/pretrain", save_step=6, max_keep=1),
+        checkpoints=dict(checkpoints_path="runs/demo/pretrain", save_step=4, max_keep=1),
         log=dict(log_path="runs/demo/pretrain/log", log_step=20),
     ),
 )

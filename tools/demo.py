@@ -28,8 +28,8 @@ def main() -> None:
     flags.add_argument("--output", default="runs/demo", help="folder of everything (runs/demo)")
     flags.add_argument("--size", type=int, default=1500, help="side of a drawn scene (1500)")
     flags.add_argument("--scenes", type=int, default=6)
-    flags.add_argument("--pretrain_steps", type=int, default=240)
-    flags.add_argument("--finetune_steps", type=int, default=130)
+    flags.add_argument("--pretrain_steps", type=int, default=160)
+    flags.add_argument("--finetune_steps", type=int, default=78)
     args = flags.parse_args()
     start, output = time.monotonic(), Path(args.output).resolve()
     scenes, tiles = output / "scenes", output / "tiles"

@@ -65,6 +65,14 @@ def main() -> None:
         raise UserError("--output: name the folder of the tiles, or --check to write nothing")
     stride = args.tile if args.stride is None else args.stride
     bands = args.bands or BANDS[args.set]
+    if args.max_value is not None and not 0 < args.max_value < float("inf"):
+        raise UserError(f"--max_value {args.max_value}: must be above 0")
+    if args.tile < 1:
+        raise UserError(f"--tile {args.tile}: must be at least 1")
+    if args.set == "folder" and args.output and not args.check:
+        source, output = Path(args.source).resolve(), Path(args.output).resolve()
+        if output.is_relative_to(source):
+            raise UserError(f"--output {args.output}: lies in --source, whose images are scenes")
     files = list_files(args.source)
     settings = {"set": args.set, "tile": args.tile, "stride": stride, "bands": bands}
     settings |= {"labels": args.labels, "splits": args.splits}
@@ -81,21 +89,17 @@ def main() -> None:
         collection = folder(files, bands, args.splits, **folder_only)
         settings |= folder_only
     else:
-        given = [key for key, value in folder_only.items() if value]
+        given = [key for key, value in folder_only.items() if value not in (None, [])]
         if given:
             raise UserError(f"--{given[0]}: is for prepare.py folder; {args.set} has its own")
         kinds = ("full", "eroded") if args.labels == "both" else (args.labels,)
         collection = PUBLISHED[args.set](files, bands, kinds, args.splits)
     cv2.setNumThreads(1)  # --workers are the threads
     made_by = {"command": sys.argv, "versions": versions()}
-    try:
-        good = prepare(
-            collection, Path(args.output or "."), settings, args.tile, stride, args.workers,
-            args.leave_out, args.check, made_by,
-        )  # fmt: skip
-    except KeyboardInterrupt:
-        print("stopped; finished scenes are kept, the same command goes on", file=sys.stderr)
-        sys.exit(130)
+    good = prepare(
+        collection, Path(args.output or "."), settings, args.tile, stride, args.workers,
+        args.leave_out, args.check, made_by,
+    )  # fmt: skip
     sys.exit(0 if good else 1)
 
 
@@ -110,4 +114,8 @@ def colour(text: str) -> list[int]:
 if __name__ == "__main__":
     # GDAL would keep blocks up to a twentieth of all memory; each is read once here.
     os.environ.setdefault("GDAL_CACHEMAX", "64")
-    run_command(main)
+    try:
+        run_command(main)
+    except KeyboardInterrupt:
+        print("stopped; finished scenes are kept, the same command goes on", file=sys.stderr)
+        sys.exit(130)

@@ -19,6 +19,7 @@ from SSLRemoteSensing.geotiff import encode_tiff, open_tiff
 from SSLRemoteSensing.raster import IGNORE, TIFF_ENDINGS, read_image, read_label
 
 LABEL_FOLDERS = {"full": "labels", "eroded": "labels_eroded"}
+JPEG_ENDINGS = {".jpg", ".jpeg"}
 STRANGERS = 1000  # colours kept in count; a class's would be among the most frequent
 
 
@@ -63,16 +64,14 @@ class Strips:
 
 @contextmanager
 def open_image(path: Path, bands: tuple[int, ...] | None) -> Iterator[Strips]:
-    if path.suffix.lower() in TIFF_ENDINGS:
+    if path.suffix.lower() not in JPEG_ENDINGS:
         with open_tiff(path) as source:
-            if source.palette is not None:
+            if source.palette is not None or source.is_cmyk:
                 yield whole(read_image(path, 3))
                 return
             keep = list(bands or source.data_bands)
             if max(keep) > source.count:
-                raise UnreadableImage(
-                    f"{path.name}: has {source.count} bands, not band {max(keep)}"
-                )
+                raise UnreadableImage(f"{path}: has {source.count} bands, not band {max(keep)}")
             # A band called alpha may be near infrared; it masks only where nobody asked for bands.
             masked = source.has_nodata or (bands is None and source.has_alpha)
 
@@ -83,22 +82,25 @@ def open_image(path: Path, bands: tuple[int, ...] | None) -> Iterator[Strips]:
                 source.height, source.width, len(keep), source.dtype, rows, source.crs,
                 source.transform,
             )  # fmt: skip
-    else:
+    else:  # which GDAL would read with grey in place of what is missing
         image = read_image(path, 3)
+        if max(bands or [1]) > 3:
+            raise UnreadableImage(f"{path}: has 3 bands, not band {max(bands)}")
         yield whole(image if bands is None else image[:, :, [band - 1 for band in bands]])
 
 
 @contextmanager
 def open_label(path: Path, planes: int) -> Iterator[Strips]:
     """A label of three planes of colour or one of values."""
-    if path.suffix.lower() in TIFF_ENDINGS:
+    ending = path.suffix.lower()
+    if ending in TIFF_ENDINGS or (planes == 3 and ending not in JPEG_ENDINGS):
         with open_tiff(path) as source:
             if planes == 3 and source.palette is not None:
                 yield whole(read_image(path, 3))
                 return
             if source.count < planes or (planes == 1 and source.count > 1):
                 raise UnreadableImage(
-                    f"label {path.name}: has {source.count} bands, expected "
+                    f"label {path}: has {source.count} bands, expected "
                     + ("colours R, G, B" if planes == 3 else "one band of class values")
                 )
             keep = list(range(1, planes + 1))
@@ -107,15 +109,20 @@ def open_label(path: Path, planes: int) -> Iterator[Strips]:
                 lambda y, height: (source.rows(keep, y, height), None),
             )  # fmt: skip
     else:
-        yield whole(read_image(path, 3) if planes == 3 else read_label(path)[:, :, None])
+        try:
+            label = read_image(path, 3) if planes == 3 else read_label(path)[:, :, None]
+        except UserError as error:
+            raise UnreadableImage(str(error)) from error
+        yield whole(label)
 
 
 def whole(image: np.ndarray) -> Strips:
-    planes = np.ascontiguousarray(image.transpose(2, 0, 1))
-    count, height, width = planes.shape
-    return Strips(
-        height, width, count, planes.dtype, lambda y, height: (planes[:, y : y + height], None)
-    )
+    """An image (H, W, C) in memory as strips."""
+
+    def rows(y: int, height: int) -> tuple[np.ndarray, None]:
+        return np.ascontiguousarray(image[y : y + height].transpose(2, 0, 1)), None
+
+    return Strips(*image.shape, image.dtype, rows)
 
 
 def cut_scene(scene: Scene, job: Job) -> dict:
@@ -131,9 +138,11 @@ def cut_scene(scene: Scene, job: Job) -> dict:
     record["stamps"] = {file.name: list(file.stamp) for file in files.values()}
     record["kinds"] = sorted(scene.labels)
     written: list[Path] = []
+    places: dict[str, str] = {}
     try:
         with ExitStack() as stack:
             paths = {key: stack.enter_context(file.local()) for key, file in files.items()}
+            places = {str(paths[key]): file.name for key, file in files.items()}
             for key, file in files.items():
                 record["sources"][file.name] = sha256(paths[key])
             image = stack.enter_context(open_image(paths.pop("image"), scene.bands))
@@ -141,7 +150,10 @@ def cut_scene(scene: Scene, job: Job) -> dict:
             labels = {k: stack.enter_context(open_label(p, planes)) for k, p in paths.items()}
             cut_strips(scene, image, labels, job, record, written)
     except UnreadableImage as error:
-        record["refused"] = str(error)
+        text = str(error)
+        for path, name in places.items():  # a member of a zip was read under another name
+            text = text.replace(path, name)
+        record["refused"] = text
     except BaseException:
         remove(written)
         raise
@@ -204,6 +216,9 @@ def cut_strips(
                 strangers[kind] = Counter(dict(strangers[kind].most_common(STRANGERS)))
         if job.output is not None:
             write_strip(scene, planes, maps, y, columns, image, job, written)
+    if not counts.any():
+        record["refused"] = f"{scene.image.name}: no pixel of it holds data"
+        return
     record["tiles"] = len(columns) * len(positions(height, job.tile, job.stride))
     record["sums"] = [
         band_sums(values, job.scale or default_scale(image.dtype)) for values in counts
@@ -257,12 +272,18 @@ def write_strip(
         if as_png:
             put(folder / f"{name}.png", png(pixels[:, x : x + job.tile]), written)
         else:
-            place = image.transform and image.transform * image.transform.translation(x, y)
+            place = image.transform and moved(image.transform, x, y)
             tile = encode_tiff(pixels[:, :, x : x + job.tile], image.crs, place)
             put(folder / f"{name}.tif", tile, written)
         for kind, classes in maps.items():
             labels = job.output / LABEL_FOLDERS[kind] / scene.split
             put(labels / f"{name}.png", png(classes[:, x : x + job.tile]), written)
+
+
+def moved(transform, x: int, y: int):
+    """The transform of a tile that begins at pixel (x, y)."""
+    a, b, c, d, e, f = transform[:6]
+    return type(transform)(a, b, c + a * x + b * y, d, e, f + d * x + e * y)
 
 
 def png(pixels: np.ndarray) -> bytes:

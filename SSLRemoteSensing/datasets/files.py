@@ -27,6 +27,7 @@ def find_images(data_path: str | Path, data_format: str | Sequence[str]) -> list
     if not root.is_dir():
         raise UserError(f"data_path {root}: no such folder or list file; set data_path")
     patterns = [data_format] if isinstance(data_format, str) else list(data_format)
+    patterns = [pattern.removeprefix("./") for pattern in patterns]
     for pattern in patterns:
         if not pattern or pattern.startswith("/") or ".." in pattern.split("/"):
             raise UserError(f"data_format={pattern!r}: write it like '**/*.jpg', below data_path")

@@ -16,15 +16,16 @@ from SSLRemoteSensing.datasets.labels import (
     detect_coding,
     value_coding,
 )
-from SSLRemoteSensing.datasets.scenes import Collection, Scene, pick
+from SSLRemoteSensing.datasets.scenes import UNLABELLED, Collection, Scene, pick
 from SSLRemoteSensing.datasets.sources import SourceFile
 from SSLRemoteSensing.errors import UserError
-from SSLRemoteSensing.raster import read_label
+from SSLRemoteSensing.raster import IGNORE, read_label
 
 # Of two files with one stem, the label is the one whose ending stands later.
 ENDINGS = (".jpg", ".jpeg", ".tiff", ".tif", ".png")
-IMAGE_FOLDERS = {"img_dir", "images", "image", "imgs", "img"}
-LABEL_FOLDERS = {"ann_dir", "labels", "label", "masks", "mask", "annotations", "gt"}
+IMAGE_FOLDER = re.compile(r"(?:images?|imgs?|img_dir)(?:_(?:png|tif|jpg))?")
+LABEL_FOLDER = re.compile(r"(?:labels?|masks?|ann_dir|annotations?|gts?)(?:_(?:png|tif))?")
+IMAGE_SUFFIX = re.compile(r"(.+)[_-](?:images?|img|sat)", re.IGNORECASE)
 LABEL_SUFFIX = re.compile(r"(.+)[_-](?:labels?|masks?|gt)", re.IGNORECASE)
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 BANDS = {"rgb": (1, 2, 3), "irrg": (4, 1, 2), "rgbir": (1, 2, 3, 4)}
@@ -65,27 +66,27 @@ def folder(
     pairs, alone = pair(pictures)
     if not pairs:
         raise UserError(f"no image ({', '.join(ENDINGS)}) among {len(files)} files of --source")
-    names = Counter(stem(image.name) for image, _ in pairs.values())
-    name, count = names.most_common(1)[0]
-    if count > 1:
-        both = [image.name for image, _ in pairs.values() if stem(image.name) == name]
-        raise UserError(f"{both[0]} and {both[1]} have one name, so would their tiles; rename one")
-
     labelled = any(label for _, label in pairs.values())
     notes = [f"{file}: a label without a scene; not used" for file in alone]
     problems = []
-    split_of = deal_folders([image for image, _ in pairs.values()], splits, notes)
-    scenes = []
+    split_of = deal_folders([image.name for image, _ in pairs.values()], splits, notes)
+    scenes: dict[str, Scene] = {}
     for image, label in pairs.values():
-        name = stem(image.name)
-        if name not in split_of:
+        name, split = stem(image.name), split_of.get(image.name)
+        if split is None:
             continue
-        if labelled and label is None and split_of[name] != "test":
+        if labelled and label is None and split != "test":
             problems.append((name, f"{image.name} has no label"))
             continue
-        split = "test_unlabelled" if labelled and label is None else split_of[name]
+        split = UNLABELLED if labelled and label is None else split
         found = {} if label is None else {"full": label}
-        scenes.append(Scene(name, split, image, found, BANDS.get(bands)))
+        scene = Scene(name, split, image, found, BANDS.get(bands))
+        if scene.key in scenes:
+            other = scenes[scene.key].image.name
+            raise UserError(f"{other} and {image.name} are of one name, as their tiles would be; "
+                            "rename one")  # fmt: skip
+        scenes[scene.key] = scene
+    scenes = list(scenes.values())
     if labelled and not classes:
         raise UserError("there are labels, so name their classes in order: --classes A B ...")
     coding = None
@@ -115,74 +116,77 @@ def pair(
     files: Sequence[SourceFile],
 ) -> tuple[dict[str, tuple[SourceFile, SourceFile | None]], list[str]]:
     """(image, label or None) by the key that both share; and the names of labels left alone."""
-    images: dict[str, SourceFile] = {}
-    labels: dict[str, SourceFile] = {}
+    images: dict[str, list[SourceFile]] = defaultdict(list)
+    labels: dict[str, list[SourceFile]] = defaultdict(list)
     beside = defaultdict(list)
     for file in files:
         path = PurePosixPath(file.name)
         parts = [part.lower() for part in path.parent.parts]
-        is_label = any(part in LABEL_FOLDERS for part in parts)
-        is_image = any(part in IMAGE_FOLDERS for part in parts)
-        rest = [p for p in parts if p not in LABEL_FOLDERS | IMAGE_FOLDERS]
-        suffix = LABEL_SUFFIX.fullmatch(path.stem)
-        key = "/".join([*rest, suffix[1] if suffix and not is_image else path.stem])
-        if is_image and not is_label:
-            images[key] = file
-        elif is_label or suffix:
-            labels[key] = file
+        in_labels = any(map(LABEL_FOLDER.fullmatch, parts))
+        in_images = any(map(IMAGE_FOLDER.fullmatch, parts)) and not in_labels
+        rest = [p for p in parts if not LABEL_FOLDER.fullmatch(p) and not IMAGE_FOLDER.fullmatch(p)]
+        suffix = None if in_images else LABEL_SUFFIX.fullmatch(path.stem)
+        ending = suffix or (None if in_labels else IMAGE_SUFFIX.fullmatch(path.stem))
+        key = "/".join([*rest, ending[1] if ending else path.stem])
+        if in_images:
+            images[key].append(file)
+        elif in_labels or suffix:
+            labels[key].append(file)
         else:
             beside[key].append(file)
     for key, group in beside.items():
-        group.sort(key=lambda file: ENDINGS.index(PurePosixPath(file.name).suffix.lower()))
-        images.setdefault(key, group[0])
-        if len(group) == 2 and key not in labels:
-            labels[key] = group[1]
-        elif len(group) > 1:
+        if len(group) == 2 and key not in labels and key not in images:
+            group.sort(key=lambda file: ENDINGS.index(PurePosixPath(file.name).suffix.lower()))
+            labels[key].append(group.pop())
+        images[key] += group
+    for group in [*images.values(), *labels.values()]:
+        if len(group) > 1:
             raise UserError(
-                f"{', '.join(file.name for file in group)}: which is the image and which the "
-                "label? Put them into images/ and labels/"
+                f"{' and '.join(file.name for file in group)}: which is the one to take, or which "
+                "the label? Keep one of a kind, or put them into images/ and labels/"
             )
-    alone = sorted(labels[key].name for key in labels.keys() - images.keys())
-    return {key: (images[key], labels.get(key)) for key in sorted(images)}, alone
+    alone = sorted(labels[key][0].name for key in labels.keys() - images.keys())
+    pairs = {key: (images[key][0], labels[key][0] if key in labels else None) for key in images}
+    return dict(sorted(pairs.items())), alone
 
 
-def deal_folders(
-    images: Sequence[SourceFile], splits: Sequence[str], notes: list[str]
-) -> dict[str, str]:
-    """Image name -> split, by sub-folder, or by a hash of the scene that a tile is of."""
+def deal_folders(images: Sequence[str], splits: Sequence[str], notes: list[str]) -> dict[str, str]:
+    """Image -> split, by sub-folder, or by a hash of the scene that a tile is of."""
     wanted = {text.partition("=")[0]: text.partition("=")[2] for text in splits}
     strange = sorted(wanted.keys() - {"train", "val", "test"})
     if strange:
         raise UserError(f"--splits {strange[0]}: known are train, val, test")
     split_of = {}
     for image in images:
-        parts = [part.lower() for part in PurePosixPath(image.name).parent.parts]
+        parts = [part.lower() for part in PurePosixPath(image).parent.parts]
         named = [SPLITS[part] for part in parts if part in SPLITS]
         if named:
-            split_of[stem(image.name)] = named[-1]
+            split_of[image] = named[-1]
     if split_of:
-        lost = [image.name for image in images if stem(image.name) not in split_of]
+        lost = [image for image in images if image not in split_of]
         if lost:
             raise UserError(f"{lost[0]}: lies in no folder train, val or test as others do")
         chosen = [text for text, which in wanted.items() if which]
         if chosen:
             raise UserError(f"--splits {chosen[0]}=...: the folders say the split already")
     else:
-        scenes = {stem(image.name): scene_of(stem(image.name)) or stem(image.name)
-                  for image in images}  # fmt: skip
+        scenes = {image: scene_of(stem(image)) or stem(image) for image in images}
         dealt = dict.fromkeys(scenes.values(), "train")
         shares = {split: which for split, which in wanted.items() if which} or {"val": "0.1"}
+        named = {}
+        by_name = {stem(image): image for image in images}
         for split, which in shares.items():
             left = [scene for scene, now in dealt.items() if now == "train"]
-            dealt |= dict.fromkeys(pick(left, which, f"{split}={which}"), split)
-        split_of = {name: dealt[scene] for name, scene in scenes.items()}
-        counts = Counter(dealt.values())
+            if all(name in by_name and name not in dealt for name in which.split(",")):
+                named |= {by_name[name]: split for name in which.split(",")}
+            else:
+                dealt |= dict.fromkeys(pick(left, which, f"{split}={which}"), split)
+        split_of = {image: dealt[scene] for image, scene in scenes.items()} | named
+        counts = Counter(split_of.values())
         notes.append(
             "no folders train, val, test, so scenes are dealt by a hash of their names: "
             + ", ".join(f"{split} {count}" for split, count in sorted(counts.items()))
         )
-        for split in shares.keys() - set(dealt.values()):
-            notes.append(f"no scene fell to {split}; name some with --splits {split}=SCENE,SCENE")
         if all(wanted.values()):
             return split_of
     return {name: split for name, split in split_of.items() if not wanted or split in wanted}
@@ -198,11 +202,20 @@ def read_coding(
     """The coding that is stated, or else found in the values of all labels, and noted."""
     if label_offset is not None or label_codes is not None:
         return value_coding(num_classes, label_offset, label_codes)
-    counts = np.zeros(256, np.int64)
-    for file in tqdm(labels, "reading labels", leave=False, disable=None):
-        with file.local() as path:
-            counts += np.bincount(read_label(path).ravel(), minlength=256)
-    coding, said = detect_coding(counts, num_classes, "labels of --source")
+    counts = np.zeros((max(1, len(labels)), 256), np.int64)
+    for i, file in enumerate(tqdm(labels, "reading labels", leave=False, disable=None)):
+        try:
+            with file.local() as path:
+                counts[i] = np.bincount(read_label(path).ravel(), minlength=256)
+        except UserError:
+            continue  # told by its name when the scene is cut
+    try:
+        coding, said = detect_coding(counts.sum(0), num_classes, "labels of --source")
+    except UserError as error:
+        first = int(np.argmax(counts[:, num_classes:IGNORE].any(1)))
+        raise UserError(
+            f"{error} (flags: --label_offset -1, --label_codes 0 255; look at {labels[first].name})"
+        ) from error
     if said:
         notes.append(said)
     return coding

@@ -17,12 +17,15 @@ def name_hash(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
-def scene_of(stem: str) -> str:
+def scene_of(stem: str, prepared: bool = False) -> str:
     """The scene a tile was cut from, by its name: '2_10' of '2_10_0_256' or '2_10_0_0_512_512'.
 
     A name that does not end in a place is a scene of its own kind: all such are taken as one.
+
+    Args:
+        prepared: the name is one of ours, which ends in y and x.
     """
-    corners = CORNERS.fullmatch(stem)
+    corners = None if prepared else CORNERS.fullmatch(stem)
     if corners:
         left, top, right, bottom = map(int, corners.groups()[1:])
         if left < right and top < bottom:
@@ -31,12 +34,14 @@ def scene_of(stem: str) -> str:
     return origin[1] if origin else ""
 
 
-def choose_fraction(stems: Sequence[str], fraction: float, seed: int) -> list[int]:
+def choose_fraction(
+    stems: Sequence[str], fraction: float, seed: int, prepared: bool = False
+) -> list[int]:
     """Indices of the tiles that `fraction` keeps, in order: round(fraction x tiles), at least one.
 
-    Tiles of a scene are ranked by a hash of (seed, name). Sorted by (rank + u) / tiles of the
-    scene, with u a hash of (seed, scene), the first ones have each scene in its share; a smaller
-    fraction is always within a larger one, and no list needs to be kept.
+    Tiles of a scene are ranked by a hash of (seed, name). Sorted by (rank + 1/2) / tiles of the
+    scene, and by the hash where that is equal, the first ones have each scene in its share; a
+    smaller fraction is always within a larger one, and no list needs to be kept.
 
     Raises:
         UserError: a fraction not in (0, 1].
@@ -45,12 +50,11 @@ def choose_fraction(stems: Sequence[str], fraction: float, seed: int) -> list[in
         raise UserError(f"fraction={fraction}: must be above 0 and at most 1")
     scenes = defaultdict(list)
     for index, stem in enumerate(stems):
-        scenes[scene_of(stem)].append((name_hash(f"{seed} {stem}"), index))
+        scenes[scene_of(stem, prepared)].append((name_hash(f"{seed} {stem}"), index))
     order = []
-    for scene, tiles in scenes.items():
-        start = name_hash(f"{seed} scene {scene}")
+    for tiles in scenes.values():
         order += [
-            ((rank + start) / len(tiles), draw, index)
+            ((rank + 0.5) / len(tiles), draw, index)
             for rank, (draw, index) in enumerate(sorted(tiles))
         ]
     count = max(1, round(fraction * len(stems)))

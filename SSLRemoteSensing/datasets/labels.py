@@ -193,7 +193,13 @@ def detect_coding(counts: np.ndarray, num_classes: int, where: str) -> tuple[Val
             f"which with label_codes=(0, 255) or label_offset=0"
         )
     if values <= {*range(num_classes), IGNORE}:
-        return value_coding(num_classes), ""
+        doubt = 0 not in values and len(values - {IGNORE}) > 1
+        said = (
+            f"{where}: class 0 never occurs; if the labels begin at 1, set label_offset=-1"
+            if doubt
+            else ""
+        )
+        return value_coding(num_classes), said
     if values <= set(range(num_classes + 1)) and len(values - {0}) > 1:
         share = counts[0] / total
         if share > 0.25:

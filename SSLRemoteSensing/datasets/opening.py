@@ -13,6 +13,8 @@ from SSLRemoteSensing.datasets.labels import INVALID, ValueCoding, detect_coding
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.raster import IGNORE, image_size, read_label
 
+OURS = {"classes", "bands", "scale"}  # of dataset.json, needed to open the tiles
+
 
 def read_card(folder: str | Path) -> dict | None:
     """The `dataset.json` of the prepared set that `folder` is a part of, None where there is none.
@@ -26,11 +28,20 @@ def read_card(folder: str | Path) -> dict | None:
         if card.is_file():
             try:
                 contents = json.loads(card.read_text())
-                if contents["version"] == 1 and contents["scale"] > 0:
-                    return contents | {"root": root}
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError) as error:
                 raise UserError(f"{card}: damaged ({error}); prepare the data set again") from error
-            raise UserError(f"{card}: of version {contents['version']}, known is 1")
+            if not isinstance(contents, dict):
+                raise UserError(f"{card}: damaged (no object); prepare the data set again")
+            if OURS.isdisjoint(contents) and "version" not in contents:
+                continue  # other tools keep a file of this name too
+            if contents.get("version") != 1:
+                raise UserError(f"{card}: of version {contents.get('version')}, known is 1")
+            missing = OURS - contents.keys()
+            if missing:
+                raise UserError(
+                    f"{card}: damaged (lacks {min(missing)}); prepare the data set again"
+                )
+            return contents | {"root": root}
         if (root / "prepare.jsonl").is_file():
             raise UserError(
                 f"{root}: its preparation is not finished; run tools/prepare.py again, it goes on"

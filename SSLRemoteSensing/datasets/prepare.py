@@ -6,6 +6,7 @@ The folder holds `prepare.jsonl`, a line a finished scene, until all scenes are 
 
 import json
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from SSLRemoteSensing.datasets.scenes import UNLABELLED, Collection, Scene
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.writing import make_folder, write_text
 
+TILE_NAME = re.compile(r".+_\d+_\d+\.(?:png|tif)")
 STATE, CARD, AUDIT = "prepare.jsonl", "dataset.json", "audit.json"
 
 
@@ -64,8 +66,8 @@ def prepare(
     scenes = [scene for scene in collection.scenes if scene.name not in leave_out]
     scenes.sort(key=lambda scene: SPLIT_ORDER.index(scene.split))
     problems = [(name, text) for name, text in collection.problems if name not in leave_out]
-    if not scenes:
-        raise UserError("no scene to prepare")
+    if not scenes and not problems:
+        raise UserError("no scene to prepare: none is of the splits asked for, or all are left out")
 
     records = {}
     if not check:
@@ -82,16 +84,19 @@ def prepare(
             print(f"going on: {len(records)} of {len(scenes)} scenes are done")
 
     job = Job(tile, stride, None if check else output, collection.coding, collection.scale)
-    left = [scene for scene in scenes if scene.name not in records]
+    left = [scene for scene in scenes if scene.key not in records]
     for record in cut_scenes(left, job, workers):
         judge(record, collection)
-        records[record["scene"]] = record
+        records[key_of(record)] = record
         if not check and "refused" in record:
-            remove_tiles(output, record)
+            remove_tiles(output, record, settings)
         elif not check:
             add_line(output / STATE, json.dumps(record))
 
-    ordered = [records[scene.name] for scene in scenes]
+    ordered = [records[scene.key] for scene in scenes]
+    for record in refuse_other_bands(ordered):
+        if not check:
+            remove_tiles(output, record, settings)
     ordered += [
         {"scene": name, "split": "", "labels": {}, "warnings": [], "refused": text}
         for name, text in problems
@@ -144,15 +149,19 @@ def going_on(output: Path, settings: dict, scenes: Sequence[Scene]) -> dict[str,
             "name another folder, or remove this one"
         )
     there = tile_names(output)
-    wanted = {scene.name: scene for scene in scenes}
-    kept = {}
-    for name, record in records.items():
-        scene = wanted.get(name)
-        if scene and is_current(record, scene) and tile_files(record, settings) <= there:
-            kept[name] = record
-        else:
-            remove_tiles(output, record)
-            (output / CARD).unlink(missing_ok=True)
+    wanted = {scene.key: scene for scene in scenes}
+    kept, in_place = {}, set()
+    for key, record in records.items():
+        files = tile_files(record, settings)
+        if key in wanted and is_current(record, wanted[key]) and files <= there:
+            kept[key] = record
+            in_place |= files
+    # What else is there is of scenes that changed, are no longer wanted, or were half done.
+    rest = [name for name in there - in_place if TILE_NAME.fullmatch(name)]
+    if rest or len(kept) < len(records):
+        (output / CARD).unlink(missing_ok=True)
+    for name in rest:
+        (output / name).unlink()
     return kept
 
 
@@ -182,7 +191,7 @@ def read_state(output: Path) -> tuple[dict | None, dict[str, dict]]:
             settings, found = audit["settings"], audit["scenes"]
         else:
             return None, {}
-        return settings, {r["scene"]: r for r in found if "refused" not in r}
+        return settings, {key_of(r): r for r in found if "refused" not in r}
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(
             f"--output {output}: what an earlier run left there is damaged ({error}); remove it"
@@ -211,13 +220,26 @@ def tile_names(output: Path) -> set[str]:
     return found
 
 
-def remove_tiles(output: Path, record: dict) -> None:
-    """Remove every tile of a scene, whatever its place."""
-    for folder in ("images", *LABEL_FOLDERS.values()):
-        for file in (output / folder / record["split"]).glob(f"{record['scene']}_*"):
-            place = file.stem.removeprefix(f"{record['scene']}_").split("_")
-            if len(place) == 2 and all(part.isdecimal() for part in place):
-                file.unlink()
+def remove_tiles(output: Path, record: dict, settings: dict) -> None:
+    if "tiles" in record:  # or else it was not cut to the end, and has removed its own
+        for name in tile_files(record, settings):
+            (output / name).unlink(missing_ok=True)
+
+
+def refuse_other_bands(records: Sequence[dict]) -> list[dict]:
+    """Mark and return the records whose number of bands is not that of the most."""
+    counts = Counter(record["bands"] for record in records if "refused" not in record)
+    if len(counts) < 2:
+        return []
+    usual = counts.most_common(1)[0][0]
+    odd = [r for r in records if "refused" not in r and r["bands"] != usual]
+    for record in odd:
+        record["refused"] = f"has {record['bands']} bands where most scenes have {usual}; --bands"
+    return odd
+
+
+def key_of(record: dict) -> str:
+    return f"{record['split']}/{record['scene']}"
 
 
 def make_tile_folders(output: Path, scenes: Sequence[Scene]) -> None:
@@ -255,9 +277,6 @@ def describe(
         splits.setdefault(record["split"], []).append(record["scene"])
         tiles[record["split"]] += record["tiles"]
     count = records[0]["bands"]
-    odd = [record["scene"] for record in records if record["bands"] != count]
-    if odd:
-        raise UserError(f"scene {odd[0]} has other bands than {records[0]['scene']}; set --bands")
     scale = collection.scale or 255
     mean, std = band_statistics([r for r in records if r["split"] == "train"], scale)
     shares = class_shares(records, collection, ("train",))

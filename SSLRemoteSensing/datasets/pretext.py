@@ -90,7 +90,10 @@ class PretextDataset(Dataset):
             raise UserError(f"crop_size={crop_size}: must be at least 1 pixel")
         self.img_size, self.crop_size = img_size, crop_size
         self.in_channels, self.bands = in_channels, bands
-        self.max_value = agreed_scale(read_card(data_path), max_value)
+        card = read_card(data_path)
+        if card is not None and Path(data_path).absolute() == card["root"]:
+            raise UserError(f"data_path {data_path}: name a split, {data_path}/images/train")
+        self.max_value = agreed_scale(card, max_value)
         self.on_bad_image, self.seed = on_bad_image, seed
         self.files = find_images(data_path, data_format)
 
@@ -119,9 +122,9 @@ class PretextDataset(Dataset):
             try:
                 image = read_image(self.files[at], self.in_channels, self.bands, self.max_value)
                 return image, at, skipped
-            except UnreadableImage:
+            except UnreadableImage as error:
                 if self.on_bad_image == "raise":
-                    raise
+                    raise UnreadableImage(f"{error}, or set on_bad_image='skip'") from error
                 skipped.append(at)
             if len(skipped) == min(MOST_SKIPPED, len(self)):
                 raise UserError(

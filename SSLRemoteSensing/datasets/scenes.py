@@ -23,6 +23,11 @@ class Scene:
     labels: dict[str, SourceFile]
     bands: tuple[int, ...] | None = None  # of the file, counted from 1; None: as they are
 
+    @property
+    def key(self) -> str:
+        """What no other scene of the set has: a folder may use a name again in another split."""
+        return f"{self.split}/{self.name}"
+
 
 @dataclass
 class Collection:
@@ -84,7 +89,8 @@ def deal(splits: dict[str, Sequence[str]], wanted: Sequence[str]) -> dict[str, s
     """
     split_of = {scene: split for split, scenes in splits.items() for scene in scenes}
     train = [scene for scene, split in split_of.items() if split in ("train", "val")]
-    chosen = [text.partition("=")[0] for text in wanted] or list(splits)
+    bare = any("=" not in text for text in wanted)  # 'val=0.2' alone leaves train and test
+    chosen = [text.partition("=")[0] for text in wanted] if bare else list(splits)
     for text in wanted:
         split, equals, which = text.partition("=")
         if split not in splits:
@@ -102,12 +108,8 @@ def deal(splits: dict[str, Sequence[str]], wanted: Sequence[str]) -> dict[str, s
 
 def pick(scenes: Sequence[str], which: str, text: str) -> set[str]:
     """Of `scenes`, those named in 'a,b,c', or the share 0..1 of them, by a hash of the name."""
-    try:
-        share = float(which) if re.fullmatch(r"0?\.\d+|0|0\.0*|1", which) else None
-    except ValueError:
-        share = None
-    if share is not None:
-        return {scene for scene in scenes if name_hash(scene) < share}
+    if which not in scenes and re.fullmatch(r"0?\.\d+|[01]", which):
+        return {scene for scene in scenes if name_hash(scene) < float(which)}
     names = {name for name in which.split(",") if name}
     strange = sorted(names - set(scenes))
     if strange or not names:
@@ -131,14 +133,16 @@ def match_up(
 
     A test scene without any label goes to the split 'test_unlabelled'.
     """
-    scenes, problems = [], []
+    scenes, problems, notes = [], [], []
     for name, split in split_of.items():
         if name not in images:
             continue
         found = {kind: files[name] for kind, files in labels.items() if name in files}
         missing = [kind for kind in labels if kind not in found]
-        if split == "test" and not found:
-            split = UNLABELLED
+        if split == "test" and missing:
+            # Only labels of train are needed; those of test come later, or never.
+            split = split if found else UNLABELLED
+            notes += [f"{name}: no {kind} label" for kind in missing if found]
         elif missing:
             problems.append((name, f"{images[name].name} has no label ({' and '.join(missing)})"))
             continue
@@ -147,7 +151,7 @@ def match_up(
     alone = {
         file.name for files in labels.values() for name, file in files.items() if name not in known
     }
-    notes = [f"{name}: a label without a scene; not used" for name in sorted(alone)]
+    notes += [f"{name}: a label without a scene; not used" for name in sorted(alone)]
     absent = [name for name in split_of if name not in images]
     if absent:
         notes.append(

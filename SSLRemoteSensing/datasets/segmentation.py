@@ -25,7 +25,8 @@ class SegmentationDataset(Dataset):
     """Images with label maps, paired by name.
 
     `dataset[(epoch, index)]` is a dict of image uint8 (H, W, in_channels), label uint8 (H, W) with
-    255 = not scored, and index. Draws depend on (seed, epoch, index) alone.
+    255 = not scored, and index. Draws depend on (seed, epoch, index) alone. An index past the end
+    begins again.
 
     Args:
         image_path, data_format: a folder and its pattern(s), or a list file; see `find_images`.
@@ -33,12 +34,12 @@ class SegmentationDataset(Dataset):
         label_format: a label's file name, with {stem} for the image's name without ending.
         hash_range: keep the images whose name hashes into [low, high) of [0, 1): (0.1, 1) and
             (0, 0.1) divide a folder into train and validation, the same on every machine.
-        fraction, fraction_seed: keep this share of the tiles, see `choose_fraction`. The length
-            stays: they come round again, each time with draws of its own, so that an epoch has
-            as many steps at any fraction.
+        fraction, fraction_seed: keep this share of the tiles, see `choose_fraction`; `full_length`
+            is their number before that.
         label_offset, label_codes: how label values give classes, see `value_coding`; by default
             they are class indices, or what `detect_coding` finds, which is said on stderr.
         coding: that of the training labels, for the other splits: a few labels show too little.
+        classes: names to compare with those that a prepared set has.
         crop_size: side of a random square crop; smaller tiles are padded (image mirrored, label
         255).
         flips, turns: mirror each axis with probability 1/2; turn by a random multiple of 90
@@ -75,6 +76,7 @@ class SegmentationDataset(Dataset):
         in_channels: int = 3,
         seed: int = 0,
         coding: ValueCoding | None = None,
+        classes: Sequence[str] | None = None,
     ):
         if crop_size is not None and crop_size < 1:
             raise UserError(f"crop_size={crop_size}: must be at least 1 pixel")
@@ -98,21 +100,27 @@ class SegmentationDataset(Dataset):
             raise UserError(f"hash_range={hash_range!r}: keeps none of {len(files)} images")
         check_present(self.pairs, label_path, label_format)
         if card is not None and Path(label_path).absolute().is_relative_to(card["root"]):
-            check_card(card, num_classes, in_channels, bands)
-            self.coding = value_coding(num_classes, label_offset, label_codes)
+            check_card(card, num_classes, classes, in_channels, bands)
+            if label_offset or label_codes is not None:
+                raise UserError(
+                    f"label_offset, label_codes: {card['root']} is prepared, its labels are in "
+                    "order; leave them out"
+                )
+            self.coding = value_coding(num_classes)
         else:
             if label_offset is not None or label_codes is not None:
                 coding = value_coding(num_classes, label_offset, label_codes)
             self.coding, said = check_labels(*zip(*self.pairs, strict=True), num_classes, coding)
             for sentence in said:
                 print(sentence, file=sys.stderr)
-        self.length = len(self.pairs)
+        self.full_length = len(self.pairs)
         if fraction != 1:
-            kept = choose_fraction([stem(file) for file, _ in self.pairs], fraction, fraction_seed)
+            stems = [stem(file) for file, _ in self.pairs]
+            kept = choose_fraction(stems, fraction, fraction_seed, prepared=card is not None)
             self.pairs = [self.pairs[index] for index in kept]
 
     def __len__(self) -> int:
-        return self.length
+        return len(self.pairs)
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         epoch, index = key
@@ -158,6 +166,25 @@ class SegmentationDataset(Dataset):
 
     def name(self, index: int) -> Path:
         return Path(self.pairs[index % len(self.pairs)][0])
+
+
+class Repeated(Dataset):
+    """`tiles` for `length` samples an epoch: they come round again, each with draws of its own.
+
+    So an epoch has as many steps at any fraction, and fewer tiles than a batch can be trained on.
+    """
+
+    def __init__(self, tiles: SegmentationDataset, length: int):
+        self.tiles, self.length = tiles, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        return self.tiles[key]
+
+    def name(self, index: int) -> Path:
+        return self.tiles.name(index)
 
 
 def crop(
@@ -219,12 +246,20 @@ def check_present(pairs: Sequence[tuple[str, str]], label_path: str, label_forma
         )
 
 
-def check_card(card: dict, num_classes: int, in_channels: int, bands: Sequence[int] | None) -> None:
+def check_card(
+    card: dict,
+    num_classes: int,
+    classes: Sequence[str] | None,
+    in_channels: int,
+    bands: Sequence[int] | None,
+) -> None:
     """Raise a `UserError` where a config does not fit the prepared set that it names."""
-    if len(card["classes"]) != num_classes:
+    known = card["classes"]
+    if len(known) != num_classes or (classes is not None and list(classes) != known):
+        given = num_classes if classes is None else ", ".join(classes)
         raise UserError(
-            f"classes: {num_classes}, but {card['root']} was prepared with "
-            f"{len(card['classes'])}: {', '.join(card['classes'])}"
+            f"classes: {given}, but {card['root']} was prepared with {len(known)}: "
+            f"{', '.join(known)}"
         )
     if bands is None and len(card["bands"]) not in (1, in_channels):
         raise UserError(

@@ -67,8 +67,11 @@ class SourceFile:
 
 
 def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UnreadableImage(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def list_files(source: str | Path) -> list[SourceFile]:
@@ -93,7 +96,12 @@ def list_files(source: str | Path) -> list[SourceFile]:
             if path.suffix.lower() == ".zip":
                 found += zip_members(path, (inside / name).as_posix() + "/")
             else:
-                status = path.stat()
+                try:
+                    status = path.stat()
+                except OSError as error:
+                    raise UserError(
+                        f"{path}: cannot be read ({error.strerror}); mend or remove it"
+                    ) from error
                 stamp = (status.st_size, status.st_mtime_ns)
                 found.append(SourceFile((inside / name).as_posix(), path, None, stamp))
     return sorted(found, key=lambda file: file.name)

@@ -188,6 +188,8 @@ def turn(image: np.ndarray, turns: int) -> np.ndarray:
     codes = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
     if turns % 4 == 0:
         return image
+    if image.shape[2] > 4:  # OpenCV turns some numbers of bands and not others
+        return np.ascontiguousarray(np.rot90(image, turns))
     turned = cv2.rotate(image, codes[turns % 4])
     return turned.reshape(*turned.shape[:2], -1)  # OpenCV drops the axis of a single band
 

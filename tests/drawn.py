@@ -1,0 +1,218 @@
+"""Small scenes in the files, names and colours of the data sets; tools/prepare.py in-process."""
+
+import contextlib
+import io
+import json
+import re
+import runpy
+import sys
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from unittest import mock
+
+import cv2
+import numpy as np
+import rasterio
+from conftest import ROOT
+from rasterio import Affine
+from rasterio.errors import NotGeoreferencedWarning
+
+from SSLRemoteSensing.datasets.isprs import PALETTE, POTSDAM_SHARES
+from SSLRemoteSensing.errors import run_command
+
+COLOURS = np.array([*PALETTE, (0, 0, 0)], np.uint8)  # the last one: eroded
+SIZE = (70, 90)
+PLACE = {"crs": "EPSG:32633", "transform": Affine(0.05, 0, 366000, 0, -0.05, 5806000)}
+PRODUCTS = {"RGB": "2_Ortho_RGB", "IRRG": "3_Ortho_IRRG", "RGBIR": "4_Ortho_RGBIR"}
+
+
+def draw_classes(size=SIZE, seed=0, shares=POTSDAM_SHARES, block=5) -> np.ndarray:
+    """Classes uint8 (H, W) in square blocks, in about these shares."""
+    rng = np.random.default_rng(seed)
+    height, width = size
+    rows, columns = -(-height // block), -(-width // block)
+    shares = np.array(shares) / sum(shares)
+    # Each class as often as its share says, in random places.
+    ends = np.rint(np.cumsum(shares) * rows * columns).astype(int)
+    order = np.searchsorted(ends, np.arange(rows * columns), side="right")
+    blocks = rng.permutation(order).reshape(rows, columns).astype(np.uint8)
+    return blocks.repeat(block, 0).repeat(block, 1)[:height, :width]
+
+
+def draw_image(bands=3, size=SIZE, seed=0, top=255, dtype=np.uint8) -> np.ndarray:
+    """Noise (bands, H, W), another range in each band."""
+    rng = np.random.default_rng([seed, bands])
+    return np.stack(
+        [rng.integers(0, top * (b + 2) // (bands + 2), size) for b in range(bands)]
+    ).astype(dtype)
+
+
+def write_tiff(path: Path, planes: np.ndarray, **profile) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    planes = planes[None] if planes.ndim == 2 else planes
+    count, height, width = planes.shape
+    shape = dict(count=count, height=height, width=width, dtype=planes.dtype)
+    with rasterio.open(path, "w", driver="GTiff", **PLACE | shape | profile) as file:
+        file.write(planes)
+    return path
+
+
+def write_png(path: Path, pixels: np.ndarray) -> Path:
+    """Grey (H, W) or R, G, B (H, W, 3)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), pixels if pixels.ndim == 2 else pixels[:, :, ::-1])
+    return path
+
+
+def read_tile(path: Path) -> np.ndarray:
+    """Planes (bands, H, W) of a tile, or (H, W) of a label."""
+    if path.suffix == ".tif":
+        with warnings.catch_warnings():  # a tile of an image without a place has none either
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as file:
+                return file.read()
+    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    return pixels if pixels.ndim == 2 else pixels[:, :, ::-1].transpose(2, 0, 1)
+
+
+def coloured(classes: np.ndarray) -> np.ndarray:
+    """Label colours (3, H, W) of classes, black where 6."""
+    return COLOURS[classes].transpose(2, 0, 1)
+
+
+def eroded(classes: np.ndarray) -> np.ndarray:
+    """The classes with 6 where a neighbour is of another class."""
+    edges = np.zeros(classes.shape, bool)
+    edges[1:] |= classes[1:] != classes[:-1]
+    edges[:, 1:] |= classes[:, 1:] != classes[:, :-1]
+    return np.where(edges, 6, classes).astype(np.uint8)
+
+
+def draw_potsdam(
+    folder: Path,
+    scenes=("2_10", "3_10", "2_11", "2_13"),
+    products=("RGB",),
+    size=SIZE,
+    bordered=True,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Scenes as published; the bands R, G, B, IR and the classes of each."""
+    drawn = {}
+    for number, name in enumerate(scenes):
+        planes, classes = draw_image(4, size, number), draw_classes(size, number)
+        order = {"RGB": (0, 1, 2), "IRRG": (3, 0, 1), "RGBIR": (0, 1, 2, 3)}
+        for product in products:
+            file = folder / PRODUCTS[product] / f"top_potsdam_{name}_{product}.tif"
+            write_tiff(file, planes[list(order[product])])
+        potsdam_label(folder, name, coloured(classes))
+        if bordered:
+            potsdam_label(folder, name, coloured(eroded(classes)), "_noBoundary")
+        drawn[name] = planes, classes
+    return drawn
+
+
+def potsdam_label(folder: Path, name: str, colours: np.ndarray, ending="") -> Path:
+    file = f"5_Labels_all{ending}/top_potsdam_{name}_label{ending}.tif"
+    return write_tiff(folder / file, colours)
+
+
+def draw_vaihingen(
+    folder: Path, scenes=("1", "3", "11", "2"), labels="gts_for_participants/", size=SIZE
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    drawn = {}
+    for number, name in enumerate(scenes):
+        planes, classes = draw_image(3, size, number), draw_classes(size, number)
+        file = f"top_mosaic_09cm_area{name}"
+        write_tiff(folder / f"top/{file}.tif", planes)
+        write_tiff(folder / f"{labels}{file}.tif", coloured(classes))
+        border = folder / f"gts_eroded_for_participants/{file}_noBoundary.tif"
+        write_tiff(border, coloured(eroded(classes)))
+        drawn[name] = planes, classes
+    return drawn
+
+
+def draw_levir(
+    folder: Path, train=8, test=2, codes=(0, 1, 2), label_test=True, size=SIZE
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Scenes as published; the bands R, G, B, NIR and the classes of each."""
+    drawn = {}
+    for number in range(train + test):
+        part = "train" if number < train else "test"
+        name = f"GF1_WFV2_E140.6_N45.9_2017{number:04d}_L1A000271391{number}"
+        planes = draw_image(4, size, number, 1300, np.uint16)
+        classes = draw_classes(size, number, (0.6, 0.3, 0.1))
+        write_tiff(folder / part / f"mss/{name}_mss.tiff", planes[[2, 1, 0, 3]])
+        write_tiff(folder / part / f"dem/{name}_dem.tiff", planes[0])
+        if label_test or part == "train":
+            maps = np.array(codes, np.uint8)[classes]
+            write_tiff(folder / part / f"label_0_1_2/{name}_roiMap.tif", maps)
+        drawn[name] = planes, classes
+    return drawn
+
+
+@dataclass
+class Done:
+    """What a command said, and its exit status."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@cache
+def prepare_main():
+    return runpy.run_path(str(ROOT / "tools/prepare.py"))["main"]
+
+
+def prepare(*arguments, tile: int | None = 32, workers: int = 2) -> Done:
+    """tools/prepare.py in this process; `--tile 32` and two workers unless said."""
+    given = [str(argument) for argument in arguments] + ["--workers", str(workers)]
+    given += ["--tile", str(tile)] if tile else []
+    out, err, status, threads = io.StringIO(), io.StringIO(), 0, cv2.getNumThreads()
+    with (
+        mock.patch.object(sys, "argv", ["tools/prepare.py", *given]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            run_command(prepare_main())
+        except SystemExit as stop:
+            status = stop.code or 0
+        finally:
+            cv2.setNumThreads(threads)
+    return Done(status, out.getvalue(), err.getvalue())
+
+
+def card_of(output: Path) -> dict:
+    return json.loads((output / "dataset.json").read_text())
+
+
+def tree(output: Path) -> dict[str, bytes]:
+    """Every file below `output`, by its path there."""
+    files = sorted(file for file in output.rglob("*") if file.is_file())
+    return {file.relative_to(output).as_posix(): file.read_bytes() for file in files}
+
+
+def tiles_of(output: Path) -> dict[str, bytes]:
+    return {name: data for name, data in tree(output).items() if "/" in name}
+
+
+def assemble(folder: Path, scene: str) -> np.ndarray:
+    """A scene put together from its tiles; where tiles overlap they must agree."""
+    parts = []
+    for file in sorted(folder.iterdir()):
+        match = re.fullmatch(rf"{re.escape(scene)}_(\d+)_(\d+)", file.stem)
+        if match:
+            parts.append((int(match[1]), int(match[2]), read_tile(file)))
+    assert parts, f"no tiles of {scene} in {folder}"
+    side = parts[0][2].shape[-1]
+    height, width = (max(part[i] for part in parts) + side for i in (0, 1))
+    canvas = np.full((*parts[0][2].shape[:-2], height, width), -1, np.int64)
+    for y, x, pixels in parts:
+        assert pixels.shape[-2:] == (side, side)
+        before = canvas[..., y : y + side, x : x + side]
+        assert ((before == -1) | (before == pixels)).all()
+        canvas[..., y : y + side, x : x + side] = pixels
+    assert (canvas >= 0).all(), "not every pixel is covered"
+    return canvas
