@@ -12,7 +12,6 @@ import pytest
 import rasterio
 from conftest import ROOT
 
-from SSLRemoteSensing.datasets.clouds import draw_clouds
 from SSLRemoteSensing.datasets.isprs import (
     CLASSES,
     PALETTE,
@@ -22,7 +21,8 @@ from SSLRemoteSensing.datasets.isprs import (
 )
 from SSLRemoteSensing.datasets.levir_cs import VAL_SHARE
 from SSLRemoteSensing.datasets.scenes import pick
-from SSLRemoteSensing.datasets.town import draw_town
+from SSLRemoteSensing.drawn.clouds import draw_clouds
+from SSLRemoteSensing.drawn.town import draw_town
 from SSLRemoteSensing.errors import run_command
 
 SIZE = 96

@@ -15,7 +15,7 @@ from SSLRemoteSensing.datasets.prepare import cut_scenes, make_tile_folders
 from SSLRemoteSensing.datasets.scenes import Collection
 from SSLRemoteSensing.datasets.segmentation import SegmentationDataset
 from SSLRemoteSensing.datasets.sources import list_files
-from SSLRemoteSensing.datasets.town import draw_town
+from SSLRemoteSensing.drawn.town import draw_town
 from SSLRemoteSensing.writing import write_text
 
 TILE = 256

@@ -16,11 +16,11 @@ import numpy as np
 import rasterio
 from tqdm import tqdm
 
-from SSLRemoteSensing.datasets.clouds import draw_clouds
 from SSLRemoteSensing.datasets.fraction import name_hash
 from SSLRemoteSensing.datasets.isprs import PALETTE, POTSDAM_SPLITS, VAIHINGEN_SPLITS
 from SSLRemoteSensing.datasets.levir_cs import VAL_SHARE
-from SSLRemoteSensing.datasets.town import draw_town
+from SSLRemoteSensing.drawn.clouds import draw_clouds
+from SSLRemoteSensing.drawn.town import draw_town
 from SSLRemoteSensing.errors import UserError, run_command
 
 ORDER = ("train", "val", "test", "train", "test", "train")  # splits of the scenes, repeated

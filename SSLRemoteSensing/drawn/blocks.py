@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from SSLRemoteSensing.datasets.town_gardens import garden_thing, side
-from SSLRemoteSensing.datasets.town_objects import bins, car, house
-from SSLRemoteSensing.datasets.town_paint import (
+from SSLRemoteSensing.drawn.gardens import garden_thing, side
+from SSLRemoteSensing.drawn.objects import bins, car, house
+from SSLRemoteSensing.drawn.paint import (
     ASPHALT,
     BED,
     EARTH,
@@ -23,7 +23,7 @@ from SSLRemoteSensing.datasets.town_paint import (
     is_free,
     paint,
 )
-from SSLRemoteSensing.datasets.town_trees import plant
+from SSLRemoteSensing.drawn.trees import plant
 
 
 def court(town: Town, grid: Frame, block, kerb: float) -> None:

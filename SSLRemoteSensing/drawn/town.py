@@ -8,17 +8,17 @@ vegetable beds are low vegetation; hedges are trees.
 
 import numpy as np
 
-from SSLRemoteSensing.datasets.town_blocks import (
+from SSLRemoteSensing.drawn.blocks import (
     building_site,
     court,
     park,
     slabs,
     yard,
 )
-from SSLRemoteSensing.datasets.town_gardens import side, villas
-from SSLRemoteSensing.datasets.town_light import photograph
-from SSLRemoteSensing.datasets.town_objects import car
-from SSLRemoteSensing.datasets.town_paint import (
+from SSLRemoteSensing.drawn.gardens import side, villas
+from SSLRemoteSensing.drawn.light import photograph
+from SSLRemoteSensing.drawn.objects import car
+from SSLRemoteSensing.drawn.paint import (
     ASPHALT,
     LABEL_OF,
     LAWN,
@@ -35,7 +35,7 @@ from SSLRemoteSensing.datasets.town_paint import (
     rounded,
     stain,
 )
-from SSLRemoteSensing.datasets.town_trees import (
+from SSLRemoteSensing.drawn.trees import (
     crown_shapes,
     plant,
     tree,

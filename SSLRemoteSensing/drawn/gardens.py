@@ -4,8 +4,8 @@ from functools import partial
 
 import numpy as np
 
-from SSLRemoteSensing.datasets.town_objects import car, house
-from SSLRemoteSensing.datasets.town_paint import (
+from SSLRemoteSensing.drawn.objects import car, house
+from SSLRemoteSensing.drawn.paint import (
     BED,
     EARTH,
     FLAT,
@@ -24,7 +24,7 @@ from SSLRemoteSensing.datasets.town_paint import (
     patch,
     rounded,
 )
-from SSLRemoteSensing.datasets.town_trees import hedge, plant
+from SSLRemoteSensing.drawn.trees import hedge, plant
 
 
 def side(grid: Frame, block, number: int) -> tuple[Frame, float, float]:

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from SSLRemoteSensing.datasets.town_paint import Town
+from SSLRemoteSensing.drawn.paint import Town
 
 # Of each material: fine, middle and coarse grain, drift of colour (grass going dry), wear.
 TEXTURE = np.float32(

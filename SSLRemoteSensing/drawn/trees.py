@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from SSLRemoteSensing.datasets.town_paint import (
+from SSLRemoteSensing.drawn.paint import (
     BED,
     CROWN,
     LAWN,

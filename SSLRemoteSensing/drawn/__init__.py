@@ -1,0 +1,1 @@
+"""Invented scenes: towns and clouds from above, with exact labels."""
