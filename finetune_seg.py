@@ -82,6 +82,8 @@ def main() -> None:
     else:
         train_data = open_split("train")
         val_data = open_split("val", train_data.coding)
+        used, there = len(train_data), train_data.full_length
+        print(f"labels of {used} of {there} train tiles, {len(val_data)} val tiles")
         card = model.backbone.card() | {"classes": classes, "palette": palette, "config": config}
         card |= {"label_table": train_data.coding.table.tolist(), "max_value": train_data.max_value}
 

@@ -1,9 +1,14 @@
 """Drawn images, small configs, and the commands as a user runs them."""
 
 import copy
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+# One thread, here and in the commands: the networks are tiny, and threads waiting for a core that
+# another process has would make a step a hundred times slower.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import cv2
 import numpy as np

@@ -165,8 +165,8 @@ def test_dataset_json_says_how_it_was_made(potsdam):
     assert card["made_by"]["command"][1] == "potsdam"
     assert card["made_by"]["versions"]["SSLRemoteSensing"]
     assert card["settings"]["tile"] == 32
-    assert card["places"]["2_10"]["height"] == SIZE[0]
-    assert "32633" in card["places"]["2_10"]["crs"]
+    assert card["places"]["train"]["2_10"]["height"] == SIZE[0]
+    assert "32633" in card["places"]["train"]["2_10"]["crs"]
 
 
 def test_the_audit_is_told_and_kept(potsdam):

@@ -236,7 +236,7 @@ def test_scenes_without_georeference_are_told(source, tmp_path):
     done = prepare("potsdam", "--source", source, "--output", tmp_path / "out")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no georeference: 3_10; their tiles lie on no map" in done.stdout
-    assert card_of(tmp_path / "out")["places"]["3_10"]["transform"] is None
+    assert card_of(tmp_path / "out")["places"]["train"]["3_10"]["transform"] is None
 
 
 def test_a_tile_larger_than_every_scene_is_refused_by_name(source, tmp_path):
@@ -832,3 +832,20 @@ def test_a_collection_without_scenes_is_refused(tmp_path):
     empty = Collection("x", CLASSES, None, None, 255, None, [])
     with pytest.raises(UserError, match="no scene to prepare"):
         prepare_collection(empty, tmp_path / "out", {}, 32, 32, 1)
+
+
+def test_labels_whose_coding_changes_are_not_mixed_with_tiles_of_the_old_one(tmp_path):
+    """A class that occurs for the first time can change what the other values mean."""
+    for name, low in (("a", 1), ("b", 1)):
+        image = draw_image(3, (64, 64), ord(name)).transpose(1, 2, 0)
+        write_png(tmp_path / f"own/train/images/{name}.png", image)
+        label = draw_classes((64, 64), shares=[1, 1]) + low
+        write_png(tmp_path / f"own/train/labels/{name}.png", label.astype(np.uint8))
+    ask = ["folder", "--source", tmp_path / "own", "--output", tmp_path / "out"]
+    ask += ["--classes", "other", "road", "roof"]
+    assert prepare(*ask).returncode == 0  # 1 and 2 of three classes, told as doubtful
+    label = draw_classes((64, 64), shares=[1, 1, 1]) + 1
+    write_png(tmp_path / "own/train/labels/b.png", label.astype(np.uint8))
+    done = prepare(*ask)
+    assert done.returncode == 2
+    assert "was begun with coding" in done.stderr

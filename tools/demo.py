@@ -8,6 +8,7 @@ on where it was stopped.
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -32,6 +33,8 @@ def main() -> None:
     flags.add_argument("--finetune_steps", type=int, default=78)
     args = flags.parse_args()
     start, output = time.monotonic(), Path(args.output).resolve()
+    os.chdir(ROOT)
+    output = output.relative_to(ROOT) if output.is_relative_to(ROOT) else output
     scenes, tiles = output / "scenes", output / "tiles"
     size = ["--scenes", str(args.scenes), "--size", str(args.size)]
     run("tools/make_demo_scenes.py", "--output", scenes, "--seed", "0", *size)
@@ -68,7 +71,7 @@ def run(script: str, *arguments) -> None:
     """Run a command of the repository as a user would; end with its exit status if it fails."""
     command = [script, *map(str, arguments)]
     print("\n$ python", shlex.join(command), flush=True)
-    done = subprocess.run([sys.executable, *command], cwd=ROOT)
+    done = subprocess.run([sys.executable, *command])
     if done.returncode:
         print(f"stopped: {script} ended with status {done.returncode}", file=sys.stderr)
         sys.exit(done.returncode)
@@ -79,8 +82,9 @@ def compare(folders: list[Path]) -> str:
     results = [json.loads((folder / "results.json").read_text()) for folder in folders]
     both = [result["protocols"]["all"] for result in results]
     data = results[0]["config"]["train_cfg"]["train_data"]
+    tiles = len((folders[0] / "train_tiles.txt").read_text().splitlines())
     lines = [
-        f"\nTest scores in %, fine-tuned with {data['fraction']:.0%} of the labels:",
+        f"\nTest scores in %, fine-tuned with {data['fraction']:.0%} of the labels, {tiles} tiles:",
         f"{'':<22}" + "".join(f"{name:>14}" for name in STARTS),
     ]
     rows = {"mIoU": "miou", "mF1": "mf1", "overall accuracy": "oa", "kappa": "kappa"}

@@ -65,7 +65,7 @@ def judge_label(label: dict, kind: str, collection: Collection) -> tuple[list[st
     colours = not values
     left = label["not_scored"] / total
     if left == 1:
-        refusals.append("no pixel has a class")
+        (refusals if colours else warnings).append("no pixel has a class")
     elif left > 0.5:
         (refusals if colours else warnings).append(f"{left:.0%} of the pixels are not scored")
     elif colours and kind == "full" and left > FEW:
@@ -105,6 +105,8 @@ def judge_all(records: Sequence[dict], collection: Collection) -> list[str]:
     if collection.classes and "train" in splits and "val" not in splits:
         told.append("no scene is in val; name some with --splits train val=SCENE,SCENE test")
     shares = class_shares(used, collection, ("train",))
+    if collection.coding and not shares:
+        told.append("no pixel of train has a class")
     absent = [n for n, share in zip(collection.classes, shares, strict=False) if not share]
     if absent:
         told.append(f"no pixel of train is {' or '.join(absent)}")

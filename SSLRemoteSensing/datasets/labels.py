@@ -53,6 +53,12 @@ class ColourCoding:
         known = np.where(self.class_of == INVALID, IGNORE, self.class_of)
         self.classes = np.resize(known, 256).astype(np.uint8)  # the marks do not change the class
 
+    def meaning(self) -> dict[str, int]:
+        """The class of each colour, as JSON keeps it."""
+        bits = (("R", 4), ("G", 2), ("B", 1))
+        names = ["".join(name for name, bit in bits if code & bit) or "black" for code in range(8)]
+        return {n: int(k) for n, k in zip(names, self.class_of, strict=True) if k != INVALID}
+
     def decode(self, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Classes uint8 (H, W) of R, G, B uint8 (3, H, W); counts int64 (32,) for `summary`."""
         code = cv2.LUT(planes[0], self.tables[0])
@@ -110,6 +116,10 @@ class ValueCoding:
     ):
         self.table, self.num_classes, self.families = table, num_classes, families
         self.classes = np.where(table == INVALID, IGNORE, table).astype(np.uint8)
+
+    def meaning(self) -> dict[str, int]:
+        """The class of each value, as JSON keeps it."""
+        return {str(v): int(k) for v, k in enumerate(self.table) if k != INVALID}
 
     def decode(self, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Classes uint8 (H, W) of values uint8 (1, H, W); counts int64 (256,) of the values."""

@@ -69,6 +69,8 @@ def prepare(
     if not scenes and not problems:
         raise UserError("no scene to prepare: none is of the splits asked for, or all are left out")
 
+    # Found in the labels, the coding may change with them: scenes of two codings must not mix.
+    settings = settings | {"coding": collection.coding and collection.coding.meaning()}
     records = {}
     if not check:
         make_folder(output, "--output")
@@ -298,8 +300,12 @@ def describe(
         "left_out": list(leave_out),
         "tiles": dict(tiles),
         "places": {
-            r["scene"]: {key: r[key] for key in ("height", "width", "crs", "transform")}
-            for r in records
+            split: {
+                r["scene"]: {key: r[key] for key in ("height", "width", "crs", "transform")}
+                for r in records
+                if r["split"] == split
+            }
+            for split in splits
         },
         "sources": {name: digest for r in records for name, digest in sorted(r["sources"].items())},
         "settings": settings,
