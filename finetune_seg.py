@@ -5,7 +5,8 @@
     python finetune_seg.py --config_file C --evaluate runs/finetune/best.pth
 
 The best checkpoint is chosen on val_data; test_data is read once, at the end. Results in the
-checkpoints_path: `best.pth`, `results.json`, `confusion_matrix.png`, `examples.png`.
+checkpoints_path: `best.pth`, `results.json`, `confusion_matrix.png`, `examples.png`, and
+`train_tiles.txt`, the tiles whose labels were used.
 """
 
 from functools import partial

@@ -34,6 +34,7 @@ from drawn import (
     write_tiff,
 )
 
+from SSLRemoteSensing.datasets.fraction import name_hash
 from SSLRemoteSensing.datasets.isprs import CLASSES
 from SSLRemoteSensing.datasets.prepare import prepare as prepare_collection
 from SSLRemoteSensing.datasets.scenes import Collection
@@ -849,3 +850,112 @@ def test_labels_whose_coding_changes_are_not_mixed_with_tiles_of_the_old_one(tmp
     done = prepare(*ask)
     assert done.returncode == 2
     assert "was begun with coding" in done.stderr
+
+
+# ---------------------------------------------------------------------- things that must not mix
+
+
+def test_two_shares_of_a_folder_do_not_overlap(tmp_path):
+    for number in range(60):
+        image = draw_image(3, (32, 32), number).transpose(1, 2, 0)
+        write_png(tmp_path / f"own/s{number}x.png", image)
+    ask = ["folder", "--source", tmp_path / "own", "--output", tmp_path / "out"]
+    done = prepare(*ask, "--splits", "test=0.2", "val=0.2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    scenes = card_of(tmp_path / "out")["scenes"]
+    for split, low in (("test", 0), ("val", 0.2)):
+        wanted = {f"s{n}x" for n in range(60) if low <= name_hash(f"s{n}x") < low + 0.2}
+        assert len(wanted) > 3
+        assert set(scenes[split]) == wanted
+
+
+def test_images_of_8_and_16_bits_do_not_mix(tmp_path):
+    write_tiff(tmp_path / "own/train/a.tif", draw_image(3, (64, 64), top=1000, dtype=np.uint16))
+    write_tiff(tmp_path / "own/train/b.tif", draw_image(3, (64, 64), top=1000, dtype=np.uint16))
+    write_tiff(tmp_path / "own/train/c.tif", draw_image(3, (64, 64)))
+    done = prepare("folder", "--source", tmp_path / "own", "--check", "--max_value", 1023)
+    assert done.returncode == 1
+    assert "must not be used: c: has 3 bands of uint8" in done.stdout
+
+
+def test_codings_of_levir_cs_do_not_mix_between_scenes(tmp_path):
+    drawn = draw_levir(tmp_path / "source", train=4, test=0)
+    name = list(drawn)[1]
+    other = np.where(drawn[name][1] == 0, 0, 255).astype(np.uint8)  # snow there, or not scored?
+    write_tiff(tmp_path / f"source/train/label_0_1_2/{name}_roiMap.tif", other)
+    done = prepare("levir_cs", "--source", tmp_path / "source", "--check")
+    assert done.returncode == 1
+    assert f"must not be used: {name}: values [0, 255] where others have (0, 1, 2)" in done.stdout
+
+
+def test_labels_that_may_begin_at_1_are_told(own):
+    """Values 0 to 2 of four classes: the last is missing, or 0 is 'not scored'."""
+    done = prepare("folder", "--source", own, "--check", "--classes", *CLASSES[:2], "c", "d")
+    assert "label_offset" not in done.stdout  # two values only: nothing to go by
+    label = draw_classes((64, 64), shares=[1, 1, 1])
+    write_png(own / "train/labels/a.png", label)
+    done = prepare("folder", "--source", own, "--check", "--classes", *CLASSES[:2], "c", "d")
+    assert "values are 0 to 2, of 4 classes" in done.stdout
+    assert "label_offset=-1" in done.stdout
+
+
+def test_a_label_at_another_place_on_the_map_is_told(source):
+    import rasterio
+
+    file = source / LABEL.format("3_10")
+    with rasterio.open(file, "r+") as label:
+        label.transform = rasterio.Affine(0.05, 0, 371000, 0, -0.05, 5806000)
+    done = prepare("potsdam", "--source", source, "--check")
+    assert f"3_10: {LABEL.format('3_10')} lies at another place" in done.stdout
+
+
+def test_empty_pixels_are_counted_as_not_scored(own, tmp_path):
+    (own / "train/images/b.png").unlink()
+    pixels = np.maximum(draw_image(3, (64, 64)), 1)
+    pixels[:, :16] = 0
+    write_tiff(own / "train/images/b.tif", pixels, nodata=0)
+    done = prepare("folder", "--source", own, "--output", tmp_path / "out", *TWO)
+    assert "25.0% of the pixels hold no data" in done.stdout
+    audit = json.loads((tmp_path / "out/audit.json").read_text())
+    record = next(r for r in audit["scenes"] if r["scene"] == "b")
+    assert record["labels"]["full"]["not_scored"] == 16 * 64
+
+
+def test_a_zip_that_is_not_needed_stops_nothing(source):
+    with zipfile.ZipFile(source / "outer.zip", "w") as outer:
+        outer.writestr("inner.zip", b"")
+    (source / "1_DSM.zip").write_bytes(b"PK half a download")
+    done = prepare("potsdam", "--source", source, "--check")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("outer.zip", "1_DSM.zip"):
+        assert name in done.stderr
+
+
+def test_a_world_file_in_a_zip_gives_the_place(tmp_path):
+    image = draw_image(3, (64, 64)).transpose(1, 2, 0)
+    cv2.imwrite(str(tmp_path / "a.tif"), image)
+    (tmp_path / "a.tfw").write_text("0.05\n0\n0\n-0.05\n1000.025\n1999.975\n")
+    with zipfile.ZipFile(tmp_path / "own.zip", "w") as packed:
+        for ending in ("tif", "tfw"):
+            packed.write(tmp_path / f"a.{ending}", f"train/a.{ending}")
+    ask = ["folder", "--source", tmp_path / "own.zip", "--output", tmp_path / "out"]
+    assert prepare(*ask).returncode == 0
+    place = card_of(tmp_path / "out")["places"]["train"]["a"]["transform"]
+    assert place == pytest.approx([0.05, 0, 1000, 0, -0.05, 2000])
+
+
+def test_linked_folders_are_followed(source, tmp_path):
+    (tmp_path / "links").mkdir()
+    for folder in ("2_Ortho_RGB", "5_Labels_all"):
+        os.symlink(source / folder, tmp_path / "links" / folder)
+    os.symlink(tmp_path / "links", tmp_path / "links/again")  # leads back
+    done = prepare("potsdam", "--source", tmp_path / "links", "--check")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_output_that_cannot_hold_folders_is_one_line(source, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/images").write_text("")
+    done = prepare("potsdam", "--source", source, "--output", tmp_path / "out")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --output")

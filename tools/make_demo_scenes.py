@@ -25,7 +25,7 @@ from SSLRemoteSensing.errors import UserError, run_command
 
 ORDER = ("train", "val", "test", "train", "test", "train")  # splits of the scenes, repeated
 DISC = np.uint8(np.add.outer(np.arange(-3, 4) ** 2, np.arange(-3, 4) ** 2) <= 9)
-METRES = {"potsdam": 0.05, "vaihingen": 0.09, "levir_cs": 16.0}
+METRES = {"potsdam": 0.05, "vaihingen": 0.09, "levir_cs": 160.0}
 
 
 def main() -> None:

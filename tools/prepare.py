@@ -12,6 +12,7 @@ again goes on where it was stopped. Exit status 1: something must not be used, a
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -49,7 +50,8 @@ def main() -> None:
         nargs="+",
         default=[],
         metavar="SPLIT[=WHICH]",
-        help="those to prepare, e.g. train val; val=2_10,3_10 or val=0.2 chooses validation scenes",
+        help="those to prepare, e.g. train val; val=2_10,3_10 or val=0.2 chooses the validation "
+        "scenes, val=0 leaves all to train; folders also test=0.2",
     )
     flags.add_argument("--leave_out", nargs="+", default=[], metavar="SCENE")
     flags.add_argument("--workers", type=int, default=os.cpu_count(), help="threads (all cores)")
@@ -96,10 +98,13 @@ def main() -> None:
         collection = PUBLISHED[args.set](files, bands, kinds, args.splits)
     cv2.setNumThreads(1)  # --workers are the threads
     made_by = {"command": sys.argv, "versions": versions()}
-    good = prepare(
-        collection, Path(args.output or "."), settings, args.tile, stride, args.workers,
-        args.leave_out, args.check, made_by,
-    )  # fmt: skip
+    try:
+        good = prepare(
+            collection, Path(args.output or "."), settings, args.tile, stride, args.workers,
+            args.leave_out, args.check, made_by,
+        )  # fmt: skip
+    except OSError as error:
+        raise UserError(f"--output {args.output}: {error}") from error
     sys.exit(0 if good else 1)
 
 
@@ -114,6 +119,7 @@ def colour(text: str) -> list[int]:
 if __name__ == "__main__":
     # GDAL would keep blocks up to a twentieth of all memory; each is read once here.
     os.environ.setdefault("GDAL_CACHEMAX", "64")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unpacked files are then removed
     try:
         run_command(main)
     except KeyboardInterrupt:

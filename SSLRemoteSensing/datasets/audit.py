@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 
 from SSLRemoteSensing.datasets.labels import ValueCoding
-from SSLRemoteSensing.datasets.scenes import UNLABELLED, Collection
+from SSLRemoteSensing.datasets.scenes import UNLABELLED, Collection, listed
 
 # Shares of a label's pixels. Lossy storage of dense labels (blocks of 25 pixels, random classes;
 # JPEG quality 20 to 95, blurred, or resized) leaves up to 0.13 far from a pure colour, but no
@@ -21,6 +21,11 @@ def judge(record: dict, collection: Collection) -> None:
     warnings = record["warnings"] = []
     if record["scene"] in collection.faults:
         warnings.append(collection.faults[record["scene"]])
+    if record.get("masked"):
+        share = record["masked"] / (record["height"] * record["width"])
+        warnings.append(f"{share:.1%} of the pixels hold no data ({record['mask']}); not scored")
+    if record.get("apart"):
+        warnings.append(f"{record['apart']} lies at another place on the map than its image")
     refusals = [record["refused"]] if "refused" in record else []
     for kind, label in record["labels"].items():
         told, refused = judge_label(label, kind, collection)
@@ -89,23 +94,25 @@ def judge_all(records: Sequence[dict], collection: Collection) -> list[str]:
         if collection.sizes.get(r["scene"], (r["height"], r["width"])) != (r["height"], r["width"])
     ]
     if odd:
-        told.append(f"{len(odd)} scenes are not of their published size: {', '.join(odd)}")
+        told.append(f"{len(odd)} scenes are not of their published size: {listed(odd)}")
     unplaced = [record["scene"] for record in used if record["transform"] is None]
     if unplaced and len(unplaced) < len(used):
-        told.append(f"no georeference: {', '.join(unplaced)}; their tiles lie on no map")
+        told.append(f"no georeference: {listed(unplaced)}; their tiles lie on no map")
     elif unplaced:
         told.append("no scene has a georeference; the tiles lie on no map")
     unlabelled = [record["scene"] for record in used if record["split"] == UNLABELLED]
     if unlabelled:
         told.append(
             f"{len(unlabelled)} test scenes have no label and are in {UNLABELLED}: "
-            + ", ".join(unlabelled)
+            + listed(unlabelled)
         )
     splits = {record["split"] for record in used}
+    if used and "train" not in splits:
+        told.append("no scene is in train, so there is no mean, std, class share")
     if collection.classes and "train" in splits and "val" not in splits:
         told.append("no scene is in val; name some with --splits train val=SCENE,SCENE test")
     shares = class_shares(used, collection, ("train",))
-    if collection.coding and not shares:
+    if collection.coding and "train" in splits and not shares:
         told.append("no pixel of train has a class")
     absent = [n for n, share in zip(collection.classes, shares, strict=False) if not share]
     if absent:
@@ -162,9 +169,11 @@ def compared(
     )
 
 
-def report(records: Sequence[dict], collection: Collection, told: Sequence[str]) -> str:
-    """The audit as text: a table of the scenes unless they are many, then what to tell."""
-    lines = table(records, collection) if len(records) <= MOST_LINES else []
+def report(
+    records: Sequence[dict], collection: Collection, told: Sequence[str], whole: bool
+) -> str:
+    """The audit as text: a table of the scenes, if `whole` or they are few, then what to tell."""
+    lines = table(records, collection) if whole or len(records) <= MOST_LINES else []
     warnings: dict[str, list[str]] = {}
     for record in records:
         for text in record["warnings"]:
@@ -188,7 +197,7 @@ def report(records: Sequence[dict], collection: Collection, told: Sequence[str])
 
 def table(records: Sequence[dict], collection: Collection) -> list[str]:
     """A line a scene: size, tiles, shares of inexact colours, of what is not scored, of classes."""
-    width = max(len(record["scene"]) for record in records) + 2
+    width = max(5, *(len(record["scene"]) for record in records)) + 2
     heads = ["inexact", "unscored", *(name.split()[0][:9] for name in collection.classes)]
     lines = [
         f"{'scene':<{width}}{'split':<17}{'height x width':>15}{'tiles':>7}"
@@ -204,8 +213,3 @@ def table(records: Sequence[dict], collection: Collection) -> list[str]:
             line += "".join(f"{n / total:>11.2%}" for n in numbers)
         lines.append(line)
     return lines
-
-
-def listed(names: Sequence[str], most: int = 6) -> str:
-    text = ", ".join(names[:most])
-    return f"{text} and {len(names) - most} more" if len(names) > most else text

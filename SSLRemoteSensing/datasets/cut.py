@@ -19,6 +19,7 @@ from SSLRemoteSensing.geotiff import encode_tiff, open_tiff
 from SSLRemoteSensing.raster import IGNORE, TIFF_ENDINGS, read_image, read_label
 
 LABEL_FOLDERS = {"full": "labels", "eroded": "labels_eroded"}
+ALPHA = "a band called alpha; --bands rgbir if it is near infrared"
 JPEG_ENDINGS = {".jpg", ".jpeg"}
 STRANGERS = 1000  # colours kept in count; a class's would be among the most frequent
 
@@ -60,6 +61,7 @@ class Strips:
     rows: Callable[[int, int], tuple[np.ndarray, np.ndarray | None]]
     crs: Any = None
     transform: Any = None
+    mask: str = ""  # what the mask comes from
 
 
 @contextmanager
@@ -67,7 +69,7 @@ def open_image(path: Path, bands: tuple[int, ...] | None) -> Iterator[Strips]:
     if path.suffix.lower() not in JPEG_ENDINGS:
         with open_tiff(path) as source:
             if source.palette is not None or source.is_cmyk:
-                yield whole(read_image(path, 3))
+                yield whole(chosen(read_image(path, 3), bands, path))
                 return
             keep = list(bands or source.data_bands)
             if max(keep) > source.count:
@@ -80,13 +82,16 @@ def open_image(path: Path, bands: tuple[int, ...] | None) -> Iterator[Strips]:
 
             yield Strips(
                 source.height, source.width, len(keep), source.dtype, rows, source.crs,
-                source.transform,
+                source.transform, ALPHA if source.has_alpha else "nodata value or mask",
             )  # fmt: skip
     else:  # which GDAL would read with grey in place of what is missing
-        image = read_image(path, 3)
-        if max(bands or [1]) > 3:
-            raise UnreadableImage(f"{path}: has 3 bands, not band {max(bands)}")
-        yield whole(image if bands is None else image[:, :, [band - 1 for band in bands]])
+        yield whole(chosen(read_image(path, 3), bands, path))
+
+
+def chosen(image: np.ndarray, bands: tuple[int, ...] | None, path: Path) -> np.ndarray:
+    if max(bands or [1]) > image.shape[2]:
+        raise UnreadableImage(f"{path}: has {image.shape[2]} bands, not band {max(bands)}")
+    return image if bands is None else image[:, :, [band - 1 for band in bands]]
 
 
 @contextmanager
@@ -106,7 +111,8 @@ def open_label(path: Path, planes: int) -> Iterator[Strips]:
             keep = list(range(1, planes + 1))
             yield Strips(
                 source.height, source.width, planes, source.dtype,
-                lambda y, height: (source.rows(keep, y, height), None),
+                lambda y, height: (source.rows(keep, y, height), None), source.crs,
+                source.transform,
             )  # fmt: skip
     else:
         try:
@@ -187,6 +193,7 @@ def cut_strips(
     counts = np.zeros((image.bands, depth), np.int64)
     coded = dict.fromkeys(labels, 0)
     strangers = {kind: Counter() for kind in labels}
+    masked = 0
     fresh_from = 0  # rows above were counted in the strip before
     columns = positions(width, job.tile, job.stride)
     for y in positions(height, job.tile, job.stride):
@@ -196,6 +203,7 @@ def cut_strips(
         skip = fresh_from - y
         fresh_from = y + job.tile
         known = None if mask is None else mask[skip:]
+        masked += 0 if known is None else int((known == 0).sum())
         for band, plane in enumerate(planes):
             counts[band] += histogram(plane[skip:], depth, known)
         maps = {}
@@ -220,11 +228,13 @@ def cut_strips(
         record["refused"] = f"{scene.image.name}: no pixel of it holds data"
         return
     record["tiles"] = len(columns) * len(positions(height, job.tile, job.stride))
-    record["sums"] = [
-        band_sums(values, job.scale or default_scale(image.dtype)) for values in counts
-    ]
+    record |= {"masked": masked, "mask": image.mask}
+    apart = [scene.labels[kind].name for kind, label in labels.items() if lie_apart(image, label)]
+    record["apart"] = apart[0] if apart else None
+    record["sums"] = [band_sums(values, job.scale or 255) for values in counts]
     for kind in labels:
         summary = job.coding.summary(coded[kind])
+        summary["not_scored"] += masked
         if strangers[kind]:
             colour, pixels = strangers[kind].most_common(1)[0]
             summary["stranger"] = [list(colour), pixels]
@@ -250,6 +260,15 @@ def misfit(scene: Scene, image: Strips, labels: dict[str, Strips], job: Job) -> 
     if image.dtype == np.uint16 and job.scale is None:
         return f"{scene.image.name} holds 16-bit values; set --max_value, the value that becomes 1"
     return None
+
+
+def lie_apart(image: Strips, label: Strips) -> bool:
+    """Whether both have a place on the map, and these are more than half a pixel apart."""
+    if image.transform is None or label.transform is None:
+        return False
+    pixel = abs(image.transform[0]) + abs(image.transform[1])
+    pairs = zip(image.transform[2:6:3], label.transform[2:6:3], strict=True)
+    return any(abs(a - b) > pixel / 2 for a, b in pairs)
 
 
 def write_strip(
@@ -304,10 +323,6 @@ def put(path: Path, data: bytes, written: list[Path]) -> None:
 def remove(files: list[Path]) -> None:
     for file in files:
         file.unlink(missing_ok=True)
-
-
-def default_scale(dtype: np.dtype) -> int:
-    return int(np.iinfo(dtype).max)
 
 
 def band_sums(counts: np.ndarray, scale: float) -> list[int | float]:

@@ -3,23 +3,25 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from tqdm import tqdm
 
 from SSLRemoteSensing.datasets import isprs
+from SSLRemoteSensing.datasets.cut import open_label, to_uint8_values
 from SSLRemoteSensing.datasets.fraction import scene_of
 from SSLRemoteSensing.datasets.labels import (
     ColourCoding,
     ValueCoding,
     detect_coding,
+    histogram,
     value_coding,
 )
-from SSLRemoteSensing.datasets.scenes import UNLABELLED, Collection, Scene, pick
+from SSLRemoteSensing.datasets.scenes import BAND_NAMES, SHARE, UNLABELLED, Collection, Scene, pick
 from SSLRemoteSensing.datasets.sources import SourceFile
 from SSLRemoteSensing.errors import UserError
-from SSLRemoteSensing.raster import IGNORE, read_label
+from SSLRemoteSensing.raster import IGNORE
 
 # Of two files with one stem, the label is the one whose ending stands later.
 ENDINGS = (".jpg", ".jpeg", ".tiff", ".tif", ".png")
@@ -29,11 +31,6 @@ IMAGE_SUFFIX = re.compile(r"(.+)[_-](?:images?|img|sat)", re.IGNORECASE)
 LABEL_SUFFIX = re.compile(r"(.+)[_-](?:labels?|masks?|gt)", re.IGNORECASE)
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 BANDS = {"rgb": (1, 2, 3), "irrg": (4, 1, 2), "rgbir": (1, 2, 3, 4)}
-BAND_NAMES = {
-    "rgb": ("red", "green", "blue"),
-    "irrg": ("near infrared", "red", "green"),
-    "rgbir": ("red", "green", "blue", "near infrared"),
-}
 
 
 def folder(
@@ -175,21 +172,37 @@ def deal_folders(images: Sequence[str], splits: Sequence[str], notes: list[str])
         shares = {split: which for split, which in wanted.items() if which} or {"val": "0.1"}
         named = {}
         by_name = {stem(image): image for image in images}
+        start = 0.0  # each share has its own part of the hashes
         for split, which in shares.items():
             left = [scene for scene, now in dealt.items() if now == "train"]
             if all(name in by_name and name not in dealt for name in which.split(",")):
                 named |= {by_name[name]: split for name in which.split(",")}
             else:
-                dealt |= dict.fromkeys(pick(left, which, f"{split}={which}"), split)
+                picked = pick(left, which, f"{split}={which}", start)
+                start += float(which) if SHARE.fullmatch(which) else 0
+                if wanted.get(split) and not picked:
+                    raise UserError(f"--splits {split}={which}: no scene falls to it; name some")
+                dealt |= dict.fromkeys(picked, split)
         split_of = {image: dealt[scene] for image, scene in scenes.items()} | named
         counts = Counter(split_of.values())
         notes.append(
             "no folders train, val, test, so scenes are dealt by a hash of their names: "
+            f"{len(images)} images of {len(dealt)} scenes, "
             + ", ".join(f"{split} {count}" for split, count in sorted(counts.items()))
         )
         if all(wanted.values()):
             return split_of
     return {name: split for name, split in split_of.items() if not wanted or split in wanted}
+
+
+def value_counts(path: Path) -> np.ndarray:
+    """Pixels of each value of a label, strip by strip."""
+    counts = np.zeros(256, np.int64)
+    with open_label(path, 1) as label:
+        for y in range(0, label.height, 1024):
+            rows = label.rows(y, min(1024, label.height - y))[0]
+            counts += histogram(to_uint8_values(rows, path.name)[0], 256)
+    return counts
 
 
 def read_coding(
@@ -206,9 +219,12 @@ def read_coding(
     for i, file in enumerate(tqdm(labels, "reading labels", leave=False, disable=None)):
         try:
             with file.local() as path:
-                counts[i] = np.bincount(read_label(path).ravel(), minlength=256)
+                # As it will be cut: another reader might take another file for readable.
+                counts[i] = value_counts(path)
         except UserError:
             continue  # told by its name when the scene is cut
+    if not counts.any():
+        return value_coding(num_classes)  # each scene will be refused by its own fault
     try:
         coding, said = detect_coding(counts.sum(0), num_classes, "labels of --source")
     except UserError as error:

@@ -8,7 +8,7 @@ fault. The sizes of Vaihingen give the published numbers of tiles (`tests/test_t
 from collections.abc import Sequence
 
 from SSLRemoteSensing.datasets.labels import ColourCoding
-from SSLRemoteSensing.datasets.scenes import Collection, by_scene, deal, match_up
+from SSLRemoteSensing.datasets.scenes import BAND_NAMES, Collection, by_scene, deal, match_up
 from SSLRemoteSensing.datasets.sources import SourceFile
 from SSLRemoteSensing.errors import UserError
 
@@ -70,11 +70,6 @@ POTSDAM_BANDS = {
     "irrg": (("IRRG", (1, 2, 3)), ("RGBIR", (4, 1, 2))),
     "rgbir": (("RGBIR", (1, 2, 3, 4)),),
 }
-BAND_NAMES = {
-    "rgb": ("red", "green", "blue"),
-    "irrg": ("near infrared", "red", "green"),
-    "rgbir": ("red", "green", "blue", "near infrared"),
-}
 TIFF = r"\.tiff?"
 
 
@@ -92,12 +87,13 @@ def potsdam(
         UserError: no scenes found.
     """
     start = r"(?:.*/)?top_potsdam_0?(\d+)_0?(\d+)_"
+    images, bands_of, notes = {}, {}, []
     for product, numbers in POTSDAM_BANDS[bands]:
-        images, notes = by_scene(files, f"{start}{product}{TIFF}", r"\1_\2")
-        band_numbers = numbers
-        if images:
-            break
-    else:
+        found, more = by_scene(files, f"{start}{product}{TIFF}", r"\1_\2")
+        images = found | images
+        bands_of = dict.fromkeys(found, numbers) | bands_of
+        notes += more
+    if not images:
         wanted = " or ".join(f"top_potsdam_*_{product}.tif" for product, _ in POTSDAM_BANDS[bands])
         raise UserError(
             f"no {wanted} among {len(files)} files of --source; --bands {bands} needs it"
@@ -107,7 +103,7 @@ def potsdam(
         ending = "label" if kind == "full" else "label_noBoundary"
         labels[kind], more = by_scene(files, f"{start}{ending}{TIFF}", r"\1_\2")
         notes += more
-    scenes, more, problems = match_up(deal(POTSDAM_SPLITS, splits), images, labels, band_numbers)
+    scenes, more, problems = match_up(deal(POTSDAM_SPLITS, splits), images, labels, bands_of)
     return Collection(
         "potsdam", CLASSES, PALETTE, BAND_NAMES[bands], 255, ColourCoding(PALETTE), scenes,
         {"Potsdam": POTSDAM_SHARES}, POTSDAM_FAULTS, dict.fromkeys(images, POTSDAM_SIZE), True,
@@ -138,7 +134,9 @@ def vaihingen(
         ending = TIFF if kind == "full" else f"_noBoundary{TIFF}"
         labels[kind], more = by_scene(files, elsewhere + ending)
         notes += more
-    scenes, more, problems = match_up(deal(VAIHINGEN_SPLITS, splits), images, labels, (1, 2, 3))
+    scenes, more, problems = match_up(
+        deal(VAIHINGEN_SPLITS, splits), images, labels, dict.fromkeys(images, (1, 2, 3))
+    )
     return Collection(
         "vaihingen", CLASSES, PALETTE, BAND_NAMES["irrg"], 255, ColourCoding(PALETTE), scenes,
         {"Vaihingen": VAIHINGEN_SHARES}, {}, VAIHINGEN_SIZES, True, notes + more, problems,

@@ -203,12 +203,14 @@ def detect_coding(counts: np.ndarray, num_classes: int, where: str) -> tuple[Val
             f"which with label_codes=(0, 255) or label_offset=0"
         )
     if values <= {*range(num_classes), IGNORE}:
-        doubt = 0 not in values and len(values - {IGNORE}) > 1
-        said = (
-            f"{where}: class 0 never occurs; if the labels begin at 1, set label_offset=-1"
-            if doubt
-            else ""
-        )
+        said = ""
+        if len(values - {IGNORE}) > 1 and 0 not in values:
+            said = f"{where}: class 0 never occurs; if the labels begin at 1, set label_offset=-1"
+        elif len(values) > 2 and not values & {num_classes - 1, IGNORE}:
+            said = (
+                f"{where}: values are 0 to {max(values)}, of {num_classes} classes; if 0 is 'not "
+                "scored' there, set label_offset=-1, or every class is off by one"
+            )
         return value_coding(num_classes), said
     if values <= set(range(num_classes + 1)) and len(values - {0}) > 1:
         share = counts[0] / total

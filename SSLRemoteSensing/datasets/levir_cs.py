@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from SSLRemoteSensing.datasets.labels import INVALID, ValueCoding
-from SSLRemoteSensing.datasets.scenes import Collection, by_scene, deal, match_up, pick
+from SSLRemoteSensing.datasets.scenes import BAND_NAMES, Collection, by_scene, deal, match_up, pick
 from SSLRemoteSensing.datasets.sources import SourceFile
 from SSLRemoteSensing.errors import UserError
 
@@ -20,11 +20,6 @@ VAL_SHARE = 0.1
 # The file's bands are blue, green, red, near infrared. Red comes first in the tiles, as weights
 # from colour images expect it.
 BANDS = {"rgb": (3, 2, 1), "irrg": (4, 3, 2), "rgbir": (3, 2, 1, 4)}
-BAND_NAMES = {
-    "rgb": ("red", "green", "blue"),
-    "irrg": ("near infrared", "red", "green"),
-    "rgbir": ("red", "green", "blue", "near infrared"),
-}
 
 
 def coding() -> ValueCoding:
@@ -68,7 +63,9 @@ def levir_cs(
     published["val"] = sorted(val)
     published["train"] = [name for name in published["train"] if name not in val]
     dealt = deal(published, splits)
-    scenes, more, problems = match_up(dealt, images, {"full": labels}, BANDS[bands])
+    scenes, more, problems = match_up(
+        dealt, images, {"full": labels}, dict.fromkeys(images, BANDS[bands])
+    )
     return Collection(
         "levir_cs", CLASSES, PALETTE, BAND_NAMES[bands], SCALE, coding(), scenes,
         notes=notes + more, problems=problems,

@@ -21,11 +21,10 @@ from SSLRemoteSensing.datasets.audit import (
     class_shares,
     judge,
     judge_all,
-    listed,
     report,
 )
 from SSLRemoteSensing.datasets.cut import LABEL_FOLDERS, Job, Stopped, cut_scene, positions
-from SSLRemoteSensing.datasets.scenes import UNLABELLED, Collection, Scene
+from SSLRemoteSensing.datasets.scenes import UNLABELLED, Collection, Scene, listed
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.writing import make_folder, write_text
 
@@ -96,7 +95,7 @@ def prepare(
             add_line(output / STATE, json.dumps(record))
 
     ordered = [records[scene.key] for scene in scenes]
-    for record in refuse_other_bands(ordered):
+    for record in [*refuse_other_bands(ordered), *refuse_other_codes(ordered, collection)]:
         if not check:
             remove_tiles(output, record, settings)
     ordered += [
@@ -106,7 +105,7 @@ def prepare(
     told = judge_all(ordered, collection)
     if leave_out:
         told.append(f"left out as asked: {', '.join(leave_out)}")
-    print(report(ordered, collection, told))
+    print(report(ordered, collection, told, whole=check))
     good = not any("refused" in record for record in ordered)
     if not check:
         audit = {"settings": settings, "notes": told, "scenes": ordered}
@@ -229,14 +228,32 @@ def remove_tiles(output: Path, record: dict, settings: dict) -> None:
 
 
 def refuse_other_bands(records: Sequence[dict]) -> list[dict]:
-    """Mark and return the records whose number of bands is not that of the most."""
-    counts = Counter(record["bands"] for record in records if "refused" not in record)
-    if len(counts) < 2:
+    """Mark and return the records whose bands or values are not of the kind that most have."""
+    kinds = Counter((r["bands"], r["dtype"]) for r in records if "refused" not in r)
+    if len(kinds) < 2:
         return []
-    usual = counts.most_common(1)[0][0]
-    odd = [r for r in records if "refused" not in r and r["bands"] != usual]
+    (count, dtype), _ = kinds.most_common(1)[0]
+    odd = [r for r in records if "refused" not in r and (r["bands"], r["dtype"]) != (count, dtype)]
     for record in odd:
-        record["refused"] = f"has {record['bands']} bands where most scenes have {usual}; --bands"
+        record["refused"] = (
+            f"has {record['bands']} bands of {record['dtype']} where most scenes have {count} of "
+            f"{dtype}; see --bands, or convert it"
+        )
+    return odd
+
+
+def refuse_other_codes(records: Sequence[dict], collection: Collection) -> list[dict]:
+    """Mark and return the records whose labels are coded otherwise than those of the most."""
+    families = getattr(collection.coding, "families", None) or ()
+    used = [r for r in records if "refused" not in r and r["labels"]]
+    values = {r["scene"]: {v for label in r["labels"].values() for v in label["values"]}
+              for r in used} if families else {}  # fmt: skip
+    if not values or any(set().union(*values.values()) <= set(family) for family in families):
+        return []
+    usual = max(families, key=lambda f: sum(seen <= set(f) for seen in values.values()))
+    odd = [r for r in used if not values[r["scene"]] <= set(usual)]
+    for record in odd:
+        record["refused"] = f"values {sorted(values[record['scene']])} where others have {usual}"
     return odd
 
 
@@ -289,9 +306,9 @@ def describe(
         "palette": collection.palette and [list(colour) for colour in collection.palette],
         "bands": list(collection.bands or [f"band {i + 1}" for i in range(count)]),
         "scale": scale,
-        "mean": mean,
-        "std": std,
-        "class_shares": dict(zip(collection.classes, shares, strict=False)),
+        "mean": mean or None,
+        "std": std or None,
+        "class_shares": dict(zip(collection.classes, shares, strict=True)) if shares else None,
         "tile": settings["tile"],
         "stride": settings["stride"],
         "labels": sorted({kind for record in records for kind in record["kinds"]}),

@@ -10,6 +10,12 @@ from SSLRemoteSensing.datasets.labels import ColourCoding, ValueCoding
 from SSLRemoteSensing.datasets.sources import SourceFile
 from SSLRemoteSensing.errors import UserError
 
+SHARE = re.compile(r"0?\.\d+|[01](?:\.0*)?")
+BAND_NAMES = {
+    "rgb": ("red", "green", "blue"),
+    "irrg": ("near infrared", "red", "green"),
+    "rgbir": ("red", "green", "blue", "near infrared"),
+}
 UNLABELLED = "test_unlabelled"  # the split of test scenes that come without labels
 
 
@@ -50,6 +56,12 @@ class Collection:
     one_value_is_wrong: bool = False
     notes: list[str] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """The first of `names`, and how many more there are."""
+    text = ", ".join(names[:most])
+    return f"{text} and {len(names) - most} more" if len(names) > most else text
 
 
 def by_scene(
@@ -106,10 +118,10 @@ def deal(splits: dict[str, Sequence[str]], wanted: Sequence[str]) -> dict[str, s
     return {scene: split for scene, split in split_of.items() if split in chosen}
 
 
-def pick(scenes: Sequence[str], which: str, text: str) -> set[str]:
-    """Of `scenes`, those named in 'a,b,c', or the share 0..1 of them, by a hash of the name."""
-    if which not in scenes and re.fullmatch(r"0?\.\d+|[01]", which):
-        return {scene for scene in scenes if name_hash(scene) < float(which)}
+def pick(scenes: Sequence[str], which: str, text: str, start: float = 0.0) -> set[str]:
+    """Of `scenes`, those named in 'a,b,c', or a share: a hash in [start, start + share)."""
+    if which not in scenes and SHARE.fullmatch(which):
+        return {s for s in scenes if start <= name_hash(s) < start + float(which)}
     names = {name for name in which.split(",") if name}
     strange = sorted(names - set(scenes))
     if strange or not names:
@@ -124,12 +136,13 @@ def match_up(
     split_of: dict[str, str],
     images: dict[str, SourceFile],
     labels: dict[str, dict[str, SourceFile]],
-    bands: tuple[int, ...] | None,
+    bands: dict[str, tuple[int, ...]],
 ) -> tuple[list[Scene], list[str], list[tuple[str, str]]]:
     """Scenes in the order of `split_of`; what to tell; and (scene, problem).
 
     Args:
         labels: files by scene, for each kind of label that is asked for.
+        bands: which of its file, by scene.
 
     A test scene without any label goes to the split 'test_unlabelled'.
     """
@@ -146,19 +159,20 @@ def match_up(
         elif missing:
             problems.append((name, f"{images[name].name} has no label ({' and '.join(missing)})"))
             continue
-        scenes.append(Scene(name, split, images[name], found, bands))
+        scenes.append(Scene(name, split, images[name], found, bands[name]))
     known = set(images)
     alone = {
         file.name for files in labels.values() for name, file in files.items() if name not in known
     }
-    notes += [f"{name}: a label without a scene; not used" for name in sorted(alone)]
+    if alone:
+        notes.append(f"{listed(sorted(alone))}: a label without a scene; not used")
     absent = [name for name in split_of if name not in images]
     if absent:
         notes.append(
-            f"{len(absent)} scenes of the splits are not there: {', '.join(absent)}; scores will "
+            f"{len(absent)} scenes of the splits are not there: {listed(absent, 40)}; scores will "
             "not compare with published ones"
         )
     foreign = sorted(name for name in images if name not in split_of)
     if foreign:
-        notes.append(f"not of the splits asked for, left out: {', '.join(foreign)}")
+        notes.append(f"not of the splits asked for, left out: {listed(foreign)}")
     return scenes, notes, problems

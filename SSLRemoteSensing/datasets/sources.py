@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 import zipfile
 import zlib
@@ -26,6 +27,7 @@ class SourceFile:
     path: Path
     member: str | None
     stamp: tuple[int, int]
+    beside: tuple[str, ...] = ()  # members with the place on the map of a member
 
     @property
     def folder(self) -> str:
@@ -48,12 +50,11 @@ class SourceFile:
         with tempfile.TemporaryDirectory(prefix="prepare_") as folder:
             unpacked = Path(folder) / self.file_name
             try:
-                with (
-                    zipfile.ZipFile(self.path) as archive,
-                    archive.open(self.member) as packed,
-                    unpacked.open("wb") as file,
-                ):
-                    shutil.copyfileobj(packed, file, 1 << 20)
+                with zipfile.ZipFile(self.path) as archive:
+                    for member in (self.member, *self.beside):
+                        to = Path(folder) / PurePosixPath(member).name
+                        with archive.open(member) as packed, to.open("wb") as file:
+                            shutil.copyfileobj(packed, file, 1 << 20)
             except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
                 raise UnreadableImage(
                     f"{self.name}: cannot be unpacked ({error}); download the zip file again"
@@ -86,7 +87,13 @@ def list_files(source: str | Path) -> list[SourceFile]:
     if not source.is_dir():
         raise UserError(f"--source {source}: no such folder or zip file")
     found = []
-    for folder, folders, names in os.walk(source):
+    seen = set()
+    for folder, folders, names in os.walk(source, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         inside = Path(folder).relative_to(source)
         for name in names:
@@ -94,7 +101,10 @@ def list_files(source: str | Path) -> list[SourceFile]:
                 continue
             path = Path(folder, name)
             if path.suffix.lower() == ".zip":
-                found += zip_members(path, (inside / name).as_posix() + "/")
+                try:
+                    found += zip_members(path, (inside / name).as_posix() + "/")
+                except UserError as error:  # what is needed may lie beside it, unzipped
+                    print(f"left out: {error}", file=sys.stderr)
             else:
                 try:
                     status = path.stat()
@@ -119,8 +129,20 @@ def zip_members(path: Path, prefix: str) -> list[SourceFile]:
     locked = [member.filename for member in members if member.flag_bits & 1]
     if locked:
         raise UserError(f"{path}: {locked[0]} asks for a password; unzip it first")
+    names = {member.filename for member in members}
+
+    def beside(name: str) -> tuple[str, ...]:
+        stem = name.rpartition(".")[0]
+        return tuple(n for n in (f"{stem}.tfw", f"{stem}.TFW", f"{name}.aux.xml") if n in names)
+
     return [
-        SourceFile(prefix + member.filename, path, member.filename, (member.file_size, member.CRC))
+        SourceFile(
+            prefix + member.filename,
+            path,
+            member.filename,
+            (member.file_size, member.CRC),
+            beside(member.filename),
+        )
         for member in members
         if not member.is_dir()
         and not any(p.startswith((".", "__MACOSX")) for p in member.filename.split("/"))

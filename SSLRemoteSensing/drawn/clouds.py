@@ -11,7 +11,7 @@ SNOW, CLOUD = (760, 742, 724, 640), (800, 785, 790, 770)
 
 
 def draw_clouds(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """A scene of `height` x `width` pixels of 16 m.
+    """A scene of `height` x `width` pixels of 160 m.
 
     Returns the image (height, width, 4) uint16, bands blue, green, red, near infrared, values 0 to
     1023, and the label (height, width) uint8: 0 background, 1 cloud, 2 snow.

@@ -67,7 +67,7 @@ def twig_shapes(rng: np.random.Generator, size: int = 240) -> list[np.ndarray]:
 
 
 def plant(town: Town, frame: Frame, s: float, t: float, radius: float) -> None:
-    """A tree to be drawn at the end, unless it would stand in or against a house."""
+    """A tree to be drawn at the end, unless it lies outside the picture."""
     if patch(town, frame, s, t, radius, radius) is None:
         return
     (x, y) = np.int32(frame(np.array([(s, t)]))[0])
