@@ -179,8 +179,9 @@ def deal_folders(images: Sequence[str], splits: Sequence[str], notes: list[str])
                 named |= {by_name[name]: split for name in which.split(",")}
             else:
                 picked = pick(left, which, f"{split}={which}", start)
-                start += float(which) if SHARE.fullmatch(which) else 0
-                if wanted.get(split) and not picked:
+                share = float(which) if SHARE.fullmatch(which) else None
+                start += share or 0
+                if wanted.get(split) and not picked and share != 0:
                     raise UserError(f"--splits {split}={which}: no scene falls to it; name some")
                 dealt |= dict.fromkeys(picked, split)
         split_of = {image: dealt[scene] for image, scene in scenes.items()} | named
