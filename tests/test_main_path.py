@@ -60,14 +60,14 @@ def clouds(tmp_path_factory) -> Path:
     return folder / "tiles"
 
 
-def seg_levir(clouds: Path, name: str, *more: str) -> subprocess.CompletedProcess:
+def seg_levir(clouds: Path, *more: str) -> subprocess.CompletedProcess:
     data = [
         f"train_cfg.{split}_data.{kind}_path={clouds}/{kind}s/{split}"
         for split in ("train", "val", "test")
         for kind in ("image", "label")
     ]
     return command(
-        "finetune_seg.py", "--config_file", f"configs/seg_levir_cs_{name}_cfg.py", *more,
+        "finetune_seg.py", "--config_file", "configs/seg_levir_cs_vgg16_cfg.py", *more,
         "--set", *data, "train_cfg.batch_size=2", "train_cfg.train_data.crop_size=64",
         "train_cfg.num_workers=0", "train_cfg.precision=fp32",
     )  # fmt: skip
@@ -75,7 +75,7 @@ def seg_levir(clouds: Path, name: str, *more: str) -> subprocess.CompletedProces
 
 def test_levir_cs_takes_weights_of_three_bands(clouds, tmp_path):
     torch.save(BACKBONES["vgg16_bn"]().state_dict(), tmp_path / "backbone.pth")
-    done = seg_levir(clouds, "vgg16", "--backbone", tmp_path / "backbone.pth", "--dry_run")
+    done = seg_levir(clouds, "--backbone", tmp_path / "backbone.pth", "--dry_run")
     assert "widened from 3 to 4 bands" in done.stdout + done.stderr
 
 
@@ -93,5 +93,5 @@ def test_levir_cs_takes_pre_training_of_its_own_four_bands(clouds, tmp_path):
     card = json.loads((tmp_path / "pre/backbone.json").read_text())
     assert card["in_channels"] == 4
     assert card["max_value"] == 1023
-    done = seg_levir(clouds, "vgg16", "--backbone", tmp_path / "pre/backbone.pth", "--dry_run")
+    done = seg_levir(clouds, "--backbone", tmp_path / "pre/backbone.pth", "--dry_run")
     assert "widened" not in done.stdout + done.stderr

@@ -39,7 +39,7 @@ def judge(record: dict, collection: Collection) -> None:
 def judge_label(label: dict, kind: str, collection: Collection) -> tuple[list[str], list[str]]:
     """Warnings and refusals of one label map, from its `summary`."""
     warnings, refusals = [], []
-    total = max(1, sum(label["pixels"]) + label["not_scored"] + label["unknown"])
+    total = all_pixels(label)
     values = isinstance(collection.coding, ValueCoding)
     if values:
         families = collection.coding.families
@@ -82,6 +82,11 @@ def judge_label(label: dict, kind: str, collection: Collection) -> tuple[list[st
         wrong = refusals if collection.one_value_is_wrong else warnings
         wrong.append(f"the whole label is one single class, {only}")
     return warnings, refusals
+
+
+def all_pixels(label: dict) -> int:
+    """Pixels of a label's `summary`, at least 1."""
+    return max(1, sum(label["pixels"]) + label["not_scored"] + label["unknown"])
 
 
 def judge_all(records: Sequence[dict], collection: Collection) -> list[str]:
@@ -208,7 +213,7 @@ def table(records: Sequence[dict], collection: Collection) -> list[str]:
         line = f"{record['scene']:<{width}}{record['split']:<17}{size:>15}"
         line += f"{record.get('tiles', 0):>7}"
         for label in list(record["labels"].values())[:1]:
-            total = max(1, sum(label["pixels"]) + label["not_scored"] + label["unknown"])
+            total = all_pixels(label)
             numbers = [label["inexact"], label["unknown"] + label["not_scored"], *label["pixels"]]
             line += "".join(f"{n / total:>11.2%}" for n in numbers)
         lines.append(line)

@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,8 +72,7 @@ def open_image(path: Path, bands: tuple[int, ...] | None) -> Iterator[Strips]:
                 yield whole(chosen(read_image(path, 3), bands, path))
                 return
             keep = list(bands or source.data_bands)
-            if max(keep) > source.count:
-                raise UnreadableImage(f"{path}: has {source.count} bands, not band {max(keep)}")
+            require_bands(keep, source.count, path)
             # A band called alpha may be near infrared; it masks only where nobody asked for bands.
             masked = source.has_nodata or (bands is None and source.has_alpha)
 
@@ -89,9 +88,15 @@ def open_image(path: Path, bands: tuple[int, ...] | None) -> Iterator[Strips]:
 
 
 def chosen(image: np.ndarray, bands: tuple[int, ...] | None, path: Path) -> np.ndarray:
-    if max(bands or [1]) > image.shape[2]:
-        raise UnreadableImage(f"{path}: has {image.shape[2]} bands, not band {max(bands)}")
-    return image if bands is None else image[:, :, [band - 1 for band in bands]]
+    if bands is None:
+        return image
+    require_bands(bands, image.shape[2], path)
+    return image[:, :, [band - 1 for band in bands]]
+
+
+def require_bands(bands: Sequence[int], count: int, path: Path) -> None:
+    if max(bands) > count:
+        raise UnreadableImage(f"{path}: has {count} bands, not band {max(bands)}")
 
 
 @contextmanager
@@ -283,7 +288,7 @@ def write_strip(
 ) -> None:
     """The tiles of one row of windows: PNG for grey and colour of 8 bits, or else TIFF."""
     folder = job.output / "images" / scene.split
-    as_png = planes.dtype == np.uint8 and len(planes) in (1, 3)
+    as_png = is_png(planes.dtype, len(planes))
     # OpenCV writes blue first.
     pixels = cv2.merge(list(planes[::-1])) if as_png else planes
     for x in columns:
@@ -297,6 +302,11 @@ def write_strip(
         for kind, classes in maps.items():
             labels = job.output / LABEL_FOLDERS[kind] / scene.split
             put(labels / f"{name}.png", png(classes[:, x : x + job.tile]), written)
+
+
+def is_png(dtype: np.dtype | str, bands: int) -> bool:
+    """Whether tiles of such images are PNG; the others are TIFF."""
+    return np.dtype(dtype) == np.uint8 and bands in (1, 3)
 
 
 def moved(transform, x: int, y: int):

@@ -96,3 +96,8 @@ def read_list(path: Path) -> list[str]:
             f"{missing[0]}"
         )
     return list(dict.fromkeys(files))
+
+
+def stem(path: str) -> str:
+    """The name of a file without its ending, faster than by a Path."""
+    return path.rpartition("/")[2].rpartition(".")[0]

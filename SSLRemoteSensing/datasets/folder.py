@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from SSLRemoteSensing.datasets import isprs
 from SSLRemoteSensing.datasets.cut import open_label, to_uint8_values
+from SSLRemoteSensing.datasets.files import stem
 from SSLRemoteSensing.datasets.fraction import scene_of
 from SSLRemoteSensing.datasets.labels import (
     ColourCoding,
@@ -103,10 +104,6 @@ def folder(
         "folder", classes, palette, BAND_NAMES.get(bands), max_value, coding, scenes,
         isprs.SHARES if tuple(classes) == isprs.CLASSES else {}, notes=notes, problems=problems,
     )  # fmt: skip
-
-
-def stem(name: str) -> str:
-    return PurePosixPath(name).stem
 
 
 def pair(

@@ -78,12 +78,7 @@ def check_labels(
 
     def look(pair: tuple[str, str]) -> np.ndarray:
         label = read_label(pair[1])
-        height, width = image_size(pair[0])
-        if label.shape != (height, width):
-            raise UserError(
-                f"label {pair[1]}: {label.shape[1]} x {label.shape[0]} pixels, its image "
-                f"{Path(pair[0]).name} {width} x {height}; they must be of one size"
-            )
+        require_one_size(pair, image_size(pair[0]), label.shape)
         return np.bincount(label.ravel(), minlength=256)
 
     where = f"labels in {Path(labels[0]).parent}"
@@ -122,6 +117,15 @@ def check_labels(
     if len(scored) == 1 and num_classes > 1:
         said.append(f"{where}: all scored pixels are of one class, {scored[0]}")
     return coding, said
+
+
+def require_one_size(pair: tuple[str, str], image: tuple[int, int], label: tuple[int, int]) -> None:
+    """Raise a `UserError` where the (height, width) of an image and its label differ."""
+    if image != label:
+        raise UserError(
+            f"label {pair[1]}: {label[1]} x {label[0]} pixels, its image {Path(pair[0]).name} "
+            f"{image[1]} x {image[0]}; they must be of one size"
+        )
 
 
 def example(counts: np.ndarray, labels: Sequence[str], num_classes: int) -> str:

@@ -23,7 +23,7 @@ from SSLRemoteSensing.datasets.audit import (
     judge_all,
     report,
 )
-from SSLRemoteSensing.datasets.cut import LABEL_FOLDERS, Job, Stopped, cut_scene, positions
+from SSLRemoteSensing.datasets.cut import LABEL_FOLDERS, Job, Stopped, cut_scene, is_png, positions
 from SSLRemoteSensing.datasets.scenes import UNLABELLED, Collection, Scene, listed
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.writing import make_folder, write_text
@@ -202,7 +202,7 @@ def read_state(output: Path) -> tuple[dict | None, dict[str, dict]]:
 def tile_files(record: dict, settings: dict) -> set[str]:
     """The files of a scene, relative to the data set's folder."""
     tile, stride = settings["tile"], settings["stride"]
-    ending = "png" if record["dtype"] == "uint8" and record["bands"] in (1, 3) else "tif"
+    ending = "png" if is_png(record["dtype"], record["bands"]) else "tif"
     files = set()
     for y in positions(record["height"], tile, stride):
         for x in positions(record["width"], tile, stride):

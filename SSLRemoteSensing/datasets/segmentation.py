@@ -12,10 +12,15 @@ import torch
 from torch.utils.data import Dataset
 
 from SSLRemoteSensing.config import Part
-from SSLRemoteSensing.datasets.files import find_images
+from SSLRemoteSensing.datasets.files import find_images, stem
 from SSLRemoteSensing.datasets.fraction import choose_fraction, name_hash
 from SSLRemoteSensing.datasets.labels import ValueCoding, value_coding
-from SSLRemoteSensing.datasets.opening import agreed_scale, check_labels, read_card
+from SSLRemoteSensing.datasets.opening import (
+    agreed_scale,
+    check_labels,
+    read_card,
+    require_one_size,
+)
 from SSLRemoteSensing.datasets.transforms import ColorJitter, turn, window
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.raster import IGNORE, read_image, read_label
@@ -141,14 +146,10 @@ class SegmentationDataset(Dataset):
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Image (H, W, C) and label (H, W) as they are in the files, checked."""
-        file, label_file = self.pairs[index % len(self.pairs)]
-        image = read_image(file, self.in_channels, self.bands, self.max_value)
+        pair = self.pairs[index % len(self.pairs)]
+        image = read_image(pair[0], self.in_channels, self.bands, self.max_value)
         label = self.read_label(index)
-        if image.shape[:2] != label.shape:
-            raise UserError(
-                f"label {label_file}: {label.shape[1]} x {label.shape[0]} pixels, its image "
-                f"{Path(file).name} {image.shape[1]} x {image.shape[0]}; they must be of one size"
-            )
+        require_one_size(pair, image.shape[:2], label.shape)
         return image, label
 
     def read_label(self, index: int) -> np.ndarray:
@@ -266,7 +267,3 @@ def check_card(
             f"{card['root']} has the bands {', '.join(card['bands'])}; set "
             f"backbone_cfg.in_channels={len(card['bands'])}, or choose with bands=(...)"
         )
-
-
-def stem(path: str) -> str:
-    return path.rpartition("/")[2].rpartition(".")[0]

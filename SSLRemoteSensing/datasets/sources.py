@@ -1,7 +1,6 @@
 """The files of a downloaded data set: in folders however deep, or in zip files."""
 
 import hashlib
-import os
 import shutil
 import sys
 import tempfile
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from SSLRemoteSensing.datasets.files import list_folders
 from SSLRemoteSensing.errors import UnreadableImage, UserError
 
 
@@ -87,22 +87,14 @@ def list_files(source: str | Path) -> list[SourceFile]:
     if not source.is_dir():
         raise UserError(f"--source {source}: no such folder or zip file")
     found = []
-    seen = set()
-    for folder, folders, names in os.walk(source, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link that leads back
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        inside = Path(folder).relative_to(source)
-        for name in names:
-            if name.startswith("."):
+    for folder, names in list_folders(source):
+        for name in (folder + name for name in names):
+            if is_hidden(name):
                 continue
-            path = Path(folder, name)
+            path = source / name
             if path.suffix.lower() == ".zip":
                 try:
-                    found += zip_members(path, (inside / name).as_posix() + "/")
+                    found += zip_members(path, f"{name}/")
                 except UserError as error:  # what is needed may lie beside it, unzipped
                     print(f"left out: {error}", file=sys.stderr)
             else:
@@ -113,7 +105,7 @@ def list_files(source: str | Path) -> list[SourceFile]:
                         f"{path}: cannot be read ({error.strerror}); mend or remove it"
                     ) from error
                 stamp = (status.st_size, status.st_mtime_ns)
-                found.append(SourceFile((inside / name).as_posix(), path, None, stamp))
+                found.append(SourceFile(name, path, None, stamp))
     return sorted(found, key=lambda file: file.name)
 
 
@@ -144,6 +136,10 @@ def zip_members(path: Path, prefix: str) -> list[SourceFile]:
             beside(member.filename),
         )
         for member in members
-        if not member.is_dir()
-        and not any(p.startswith((".", "__MACOSX")) for p in member.filename.split("/"))
+        if not member.is_dir() and not is_hidden(member.filename)
     ]
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a path leads through what the user did not put there."""
+    return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
