@@ -2,9 +2,10 @@
 
     python finetune_seg.py --config_file C --backbone runs/pretrain/backbone.pth
     python finetune_seg.py --config_file C --backbone random
-    python finetune_seg.py --config_file C --evaluate runs/finetune/best.pth
+    python finetune_seg.py --config_file C --evaluate runs/finetune/best.pth --tta
 
-The best checkpoint is chosen on val_data; test_data is read once, at the end. Results in the
+The best checkpoint is chosen on the tiles of val_data; test_data is read once, at the end, and
+scored by scenes under every protocol that its classes and labels allow. Results in the
 checkpoints_path: `best.pth`, `results.json`, `confusion_matrix.png`, `examples.png`, and
 `train_tiles.txt`, the tiles whose labels were used.
 """
@@ -18,14 +19,16 @@ import torch
 from SSLRemoteSensing import build_segmentation, checkpoint
 from SSLRemoteSensing.command import parser, settings, write_run_card
 from SSLRemoteSensing.datasets.labels import ValueCoding
+from SSLRemoteSensing.datasets.mosaic import require_eroded
+from SSLRemoteSensing.datasets.opening import median_frequency
 from SSLRemoteSensing.datasets.segmentation import Repeated, SegmentationDataset, collate
 from SSLRemoteSensing.engine import fit
 from SSLRemoteSensing.errors import UserError, run_command
 from SSLRemoteSensing.figures import default_palette
-from SSLRemoteSensing.models.segmentation import predict
+from SSLRemoteSensing.predict import classify, probabilities
 from SSLRemoteSensing.results import write_results
 from SSLRemoteSensing.schema import check_segmentation
-from SSLRemoteSensing.scoring import evaluate
+from SSLRemoteSensing.scoring import LabelledTiles, ScoringSettings, evaluate_tiles, score
 from SSLRemoteSensing.step import choose_device, choose_precision
 from SSLRemoteSensing.writing import write_text
 
@@ -40,28 +43,28 @@ def main() -> None:
         metavar="CHECKPOINT",
         help="only score this checkpoint; the results are written beside it",
     )
+    flags.add_argument(
+        "--tta", action="store_true", help="score the mean over 8 turns and flips: scoring_cfg.tta"
+    )
+    flags.add_argument(
+        "--tiles", action="store_true", help="score tile by tile, which is quicker: scoring_cfg.on"
+    )
     args = flags.parse_args()
-    config = settings(args)
-    backbone_cfg = config.get("backbone_cfg")
-    if args.backbone is not None and isinstance(backbone_cfg, dict):
-        named = {"random": False, "imagenet": True}
-        backbone_cfg["pretrained"] = named.get(args.backbone, args.backbone)
-    if args.evaluate is not None and isinstance(backbone_cfg, dict):
-        backbone_cfg["pretrained"] = False  # the checkpoint brings all weights
-    check_segmentation(config)
+    if args.evaluate is not None and args.dry_run:
+        raise UserError("--evaluate writes results; leave out --dry_run")
+    config = resolved(settings(args), args)
 
     train_cfg = dict(config["train_cfg"])
     classes = list(config["classes"])
-    palette = config.get("palette") or default_palette(len(classes))
     device = choose_device(train_cfg.get("device", "auto"))
     precision = choose_precision(train_cfg.get("precision", "fp32"), device)
     torch.manual_seed(train_cfg.get("seed", 0))
     model = build_segmentation(config)
     splits = {split: train_cfg.pop(f"{split}_data", None) for split in ("train", "val", "test")}
-    factor = train_cfg.pop("backbone_lr_factor", 1.0)
-    for key in ("loss", "freeze_backbone"):
-        train_cfg.pop(key, None)
-    classify = partial(predict, model, device, precision)
+    scored = "test" if splits["test"] is not None else "val"
+    scoring = ScoringSettings(**config.get("scoring_cfg") or {})
+    require_eroded(scoring.protocols, splits[scored]["image_path"])
+    workers = train_cfg.get("num_workers", 0)
 
     def open_split(split: str, coding: ValueCoding | None = None) -> SegmentationDataset:
         given = {"num_classes": len(classes), "in_channels": model.backbone.in_channels}
@@ -71,12 +74,6 @@ def main() -> None:
         except UserError as error:
             raise UserError(f"train_cfg.{split}_data: {error}") from error
 
-    def score(dataset: SegmentationDataset) -> dict:
-        workers = train_cfg.get("num_workers", 0)
-        batch_size = train_cfg["batch_size"]
-        matrix = evaluate(classify, dataset, len(classes), device, batch_size, workers)
-        return matrix.scores(classes)
-
     folder = Path(train_cfg["checkpoints"]["checkpoints_path"])
     if args.evaluate is not None:
         folder = Path(args.evaluate).parent
@@ -84,13 +81,23 @@ def main() -> None:
         train_data = open_split("train")
         val_data = open_split("val", train_data.coding)
         used, there = len(train_data), train_data.full_length
-        print(f"labels of {used} of {there} train tiles, {len(val_data)} val tiles")
-        card = model.backbone.card() | {"classes": classes, "palette": palette, "config": config}
+        fraction = splits["train"].get("fraction", 1.0)
+        least = f" (fraction={fraction} asks for none, one is the least)"
+        least = least if round(fraction * there) < 1 else ""
+        print(f"labels of {used} of {there} train tiles{least}, {len(val_data)} val tiles")
+        card = model.backbone.card() | {"classes": classes, "config": config}
+        card |= {"palette": config["palette"], "train_tiles": {"used": used, "of": there}}
         card |= {"label_table": train_data.coding.table.tolist(), "max_value": train_data.max_value}
+        whole_tiles = LabelledTiles(val_data)
 
         def validate() -> dict:
-            scores = score(val_data)
-            return {key: scores[key] for key in ("miou", "mf1", "oa", "kappa")}
+            predict = partial(probabilities, model, device, precision)
+            batch_size = train_cfg["batch_size"]
+            matrices = evaluate_tiles(
+                predict, whole_tiles, len(classes), device, batch_size, workers
+            )
+            found = matrices["full"].scores(classes)
+            return {key: found[key] for key in ("miou", "mf1", "oa", "kappa")}
 
         def start() -> None:
             write_run_card(config)
@@ -98,6 +105,9 @@ def main() -> None:
             names = [Path(file).name for file, _ in train_data.pairs]
             write_text(folder / "train_tiles.txt", "\n".join(names) + "\n")
 
+        factor = train_cfg.pop("backbone_lr_factor", 1.0)
+        for key in ("loss", "freeze_backbone"):
+            train_cfg.pop(key, None)
         train_cfg |= {"param_groups": model.param_groups(factor), "card": card, "start": start}
         trained = fit(
             model,
@@ -113,19 +123,50 @@ def main() -> None:
             print(f"results: {folder / 'results.json'}")
             return
 
-    if args.dry_run:
-        raise UserError("--evaluate writes results; leave out --dry_run")
     source = Path(args.evaluate or folder / "best.pth")
     best = checkpoint.load_network(model, source, classes)
     card = best.get("card", {})
     model.backbone.set_normalization(card.get("mean"), card.get("std"))
     model.to(device)
-    split = "test" if splits["test"] is not None else "val"
     table = card.get("label_table")
-    coding = table and ValueCoding(np.array(table, np.int16), len(classes))
-    tiles = open_split(split, coding)
-    scores = score(tiles)
-    write_results(folder, scores, split, tiles, classify, classes, palette, source, best, config)
+    tiles = open_split(scored, table and ValueCoding(np.array(table, np.int16), len(classes)))
+    predict = partial(probabilities, model, device, precision, tta=scoring.tta)
+    counts, scenes = score(predict, tiles, len(classes), device, scoring, workers)
+    show = partial(classify, model, device, precision, tta=scoring.tta)
+    palette = config["palette"]
+    write_results(
+        folder, counts, scenes, scored, tiles, scoring, show, classes, palette, source, best, config
+    )
+
+
+def resolved(config: dict, args) -> dict:
+    """`config` with what the flags ask for, checked; class weights and palette filled in.
+
+    Raises:
+        UserError: naming every wrong key.
+    """
+    backbone_cfg = config.get("backbone_cfg")
+    if args.backbone is not None and isinstance(backbone_cfg, dict):
+        named = {"random": False, "imagenet": True}
+        backbone_cfg["pretrained"] = named.get(args.backbone, args.backbone)
+    if args.evaluate is not None:  # the checkpoint brings all weights
+        for key, weights in (("backbone_cfg", "pretrained"), ("decoder_cfg", "transfer")):
+            if isinstance(config.get(key), dict) and weights in config[key]:
+                config[key][weights] = False
+    wanted = {"tta": True} if args.tta else {}
+    wanted |= {"on": "tiles"} if args.tiles else {}
+    if wanted:
+        config["scoring_cfg"] = (config.get("scoring_cfg") or {}) | wanted
+    check_segmentation(config)
+    if config.get("palette") is None:
+        config["palette"] = default_palette(len(config["classes"]))
+    losses = [config["train_cfg"].get("loss") or {}]
+    for loss in losses:
+        losses.extend(part for part in (loss.get("losses") or {}).values())
+        if loss.get("class_weights") == "median_frequency":
+            image_path = config["train_cfg"]["train_data"]["image_path"]
+            loss["class_weights"] = median_frequency(image_path, config["classes"])
+    return config
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.writing import write_text
 
-WRAPPERS = ("module.", "_orig_mod.")
+WRAPPERS = ("module.", "_orig_mod.", "model.")
 RUN_KEYS = {"model", "optimizer", "step", "best", "images", "random", "history", "card"}
 EPOCH_FILE = re.compile(r"epoch_(\d+)\.pth")
 
@@ -144,19 +144,74 @@ def read_card(path: Path, contents: dict) -> dict:
     return card if isinstance(card, dict) else {}
 
 
+# Before the names of a backbone's weights, first choice first: a network that was trained by its
+# gradient comes before the running mean of one.
+PREFIXES = (
+    "backbone.",  # ours, lightly, solo-learn, mmsegmentation
+    "encoder.",  # segmentation_models_pytorch, SimSiam
+    "encoder_q.",  # MoCo
+    "base_encoder.",  # MoCo v3
+    "student_backbone.",  # lightly
+    "student.backbone.",
+    "",  # torchvision, timm
+    "encoder_k.",
+    "momentum_encoder.",
+    "momentum_backbone.",
+    "backbone_momentum.",
+    "teacher_backbone.",
+    "teacher.backbone.",
+)
+# How the weights of a ResNet or VGG begin; the last, where its children stand in a nn.Sequential.
+BEGINNINGS = ("conv1.", "layer1.", "features.", "4.0.conv1.")
+NUMBERS = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+
+
 def backbone_weights(contents: dict) -> dict[str, Tensor]:
-    """The backbone's tensors in `contents`, under torchvision's names."""
-    for key in ("model", "state_dict"):
+    """The backbone's tensors in `contents`, under torchvision's names.
+
+    Found inside `model`, `state_dict`, `student` or `teacher`, and after any of `PREFIXES`; a
+    ResNet's children may be numbered, as lightly's Lightning checkpoints have them (`backbone.0.` =
+    conv1, `backbone.4.` = layer1). Where a file holds several, the first of `PREFIXES` is taken: a
+    student before its teacher, and neither momentum nor teacher if another is there.
+    """
+    for key in ("model", "state_dict", "student", "teacher"):
         if isinstance(contents.get(key), dict):
             contents = contents[key]
+    state = unwrapped(contents)
+    for prefix in PREFIXES:
+        if any(key.startswith(tuple(prefix + begin for begin in BEGINNINGS)) for key in state):
+            state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            break
+    if "4.0.conv1.weight" in state:
+        parts = ((key.partition("."), value) for key, value in state.items())
+        return {NUMBERS.get(n, n) + dot + rest: value for (n, dot, rest), value in parts}
+    return state
+
+
+def decoder_weights(path: str | Path) -> dict[str, Tensor]:
+    """The inpainting decoder's tensors in a checkpoint of a pre-training run, under its own names.
+
+    Raises:
+        UserError: no such file, or one without that decoder, as a backbone.pth is.
+    """
+    contents = read(path)
+    state = unwrapped(contents["model"] if isinstance(contents.get("model"), dict) else contents)
+    prefix = "inpainting_head."
+    state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    if not state:
+        raise UserError(
+            f"weights {path}: holds no inpainting decoder ({prefix}*) for decoder_cfg.transfer; "
+            f"pass latest.pth or an epoch_*.pth of that pre-training run"
+        )
+    return state
+
+
+def unwrapped(contents: dict) -> dict[str, Tensor]:
+    """The tensors of `contents`, without what wrappers put before their names."""
     state = {}
     for key, value in contents.items():
         if isinstance(value, Tensor):
             while key.startswith(WRAPPERS):
                 key = key.split(".", 1)[1]
             state[key] = value
-    for prefix in ("backbone.", "encoder."):
-        inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        if inside:
-            return inside
     return state

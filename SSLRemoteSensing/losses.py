@@ -1,6 +1,5 @@
-"""The losses of the three pretext tasks, and the cross-entropy of segmentation."""
+"""The losses of the three pretext tasks."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -66,42 +65,6 @@ class CrossEntropyLoss(nn.Module):
         return F.cross_entropy(logits.float(), label, label_smoothing=self.label_smoothing)
 
 
-class SegmentationLoss(nn.Module):
-    """Cross-entropy over the labelled pixels; 255 is ignored. A batch without a label gives 0.
-
-    Args:
-        class_weights: one weight a class, as in `torch.nn.CrossEntropyLoss`.
-        label_smoothing: share of the target spread evenly over the classes.
-    """
-
-    def __init__(self, class_weights: Sequence[float] | None = None, label_smoothing: float = 0.0):
-        super().__init__()
-        if class_weights is not None and not (min(class_weights) >= 0 and sum(class_weights) > 0):
-            raise UserError(f"class_weights={class_weights!r}: none may be negative, nor all 0")
-        weight = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
-        self.register_buffer("weight", weight, persistent=False)
-        self.label_smoothing = check_smoothing(label_smoothing)
-
-    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """logits (N, K, H, W), label (N, H, W) uint8 or int64."""
-        label = label.long()
-        total = F.cross_entropy(
-            logits.float(),
-            label,
-            self.weight,
-            ignore_index=255,
-            reduction="sum",
-            label_smoothing=self.label_smoothing,
-        )
-        scored = label != 255
-        if self.weight is None:
-            share = scored.sum()
-        else:
-            share = self.weight[label.masked_fill(~scored, 0)].mul(scored).sum()
-        # An average over no pixel is 0 / 0; the guard keeps both loss and gradient at 0.
-        return torch.where(share > 0, 1 / share.clamp(min=1e-6), 0.0) * total
-
-
 def check_smoothing(label_smoothing: float) -> float:
     if not 0 <= label_smoothing < 1:
         raise UserError(f"label_smoothing={label_smoothing}: must be in 0 to 1")
@@ -112,4 +75,3 @@ def check_smoothing(label_smoothing: float) -> float:
 INPAINTING_LOSSES = {"InpaintingLoss": InpaintingLoss}
 AGR_LOSSES = {"CrossEntropyLoss": CrossEntropyLoss}
 EXAMPLAR_LOSSES = {"ExamplarLoss": ExamplarLoss}
-SEGMENTATION_LOSSES = {"CrossEntropyLoss": SegmentationLoss}

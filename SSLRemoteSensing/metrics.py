@@ -26,13 +26,15 @@ class ConfusionMatrix:
         return scores(self.counts.cpu(), classes)
 
 
-def scores(counts: Tensor, classes: Sequence[str]) -> dict:
+def scores(counts: Tensor, classes: Sequence[str], mean_over: Sequence[str] | None = None) -> dict:
     """Scores of a confusion matrix (K, K), as shares of one.
 
     IoU = TP / (TP + FP + FN), F1 = 2 TP / (2 TP + FP + FN); `miou` and `mf1` are their means over
-    the classes that occur in label or prediction, the others are None and listed in `absent`. `oa`
-    is the share of right pixels, `kappa` Cohen's kappa. All are None where no pixel was scored.
+    the classes of `mean_over` (default all) that occur in label or prediction; those that do not
+    have None and are listed in `absent`. `oa` is the share of right pixels, `kappa` Cohen's kappa,
+    both over all pixels of the matrix. All are None where no pixel was scored.
     """
+    mean_over = list(classes if mean_over is None else mean_over)
     counts = counts.double()
     total = counts.sum()
     hit, label, prediction = counts.diag(), counts.sum(1), counts.sum(0)
@@ -49,12 +51,13 @@ def scores(counts: Tensor, classes: Sequence[str]) -> dict:
     oa = share(hit.sum(), total)
     kappa = None if oa is None or chance == 1 else (oa - chance) / (1 - chance)
     return {
-        "miou": mean([entry["iou"] for entry in per_class.values()]),
-        "mf1": mean([entry["f1"] for entry in per_class.values()]),
+        "miou": mean([per_class[name]["iou"] for name in mean_over]),
+        "mf1": mean([per_class[name]["f1"] for name in mean_over]),
         "oa": oa,
         "kappa": kappa,
         "per_class": per_class,
-        "absent": [name for name, entry in per_class.items() if entry["iou"] is None],
+        "mean_over": mean_over,
+        "absent": [name for name in mean_over if per_class[name]["iou"] is None],
         "pixels": int(total),
         "confusion_matrix": counts.long().tolist(),
     }

@@ -1,4 +1,7 @@
-"""What a scoring leaves behind: results.json, the confusion matrix, a page of maps, a table."""
+"""What a scoring leaves behind: results.json, the confusion matrix, a page of maps, tables.
+
+The form of results.json is `docs/results.schema.json`.
+"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -8,15 +11,20 @@ from torch import Tensor
 
 from SSLRemoteSensing.command import device_name, versions
 from SSLRemoteSensing.figures import draw_confusion_matrix, draw_examples
-from SSLRemoteSensing.scoring import table
+from SSLRemoteSensing.protocols import score_protocols
+from SSLRemoteSensing.scoring import ScoringSettings
 from SSLRemoteSensing.writing import write_text
+
+HEADS = {"mIoU": "miou", "mF1": "mf1", "OA": "oa", "kappa": "kappa"}
 
 
 def write_results(
     folder: Path,
-    scores: dict,
+    counts: dict[str, Tensor],
+    scenes: int | None,
     split: str,
     tiles,
+    settings: ScoringSettings,
     classify: Callable[[Tensor], Tensor],
     classes: Sequence[str],
     palette: Sequence,
@@ -24,28 +32,77 @@ def write_results(
     best: dict,
     config: dict,
 ) -> None:
-    """Write `scores` of the checkpoint `best`, read from `source`, to `folder`, and print them.
+    """Write the scores of the checkpoint `best`, read from `source`, to `folder`; print them.
 
     Args:
-        split: which tiles were scored, 'test' or 'val'.
+        counts: confusion matrix by kind of label, from `scoring.score`.
+        scenes: how many were scored; None: tile by tile.
+        split: what was scored, 'test' or 'val'.
         classify: images uint8 (N, C, H, W) to classes uint8 (N, H, W).
+
+    Raises:
+        UserError: a protocol of `settings` that these labels do not allow.
     """
+    rest = settings.against_rest(classes)
+    protocols = score_protocols(counts, classes, settings.clutter, rest, settings.protocols)
+    card = best.get("card", {})
     results = {
-        "version": 1,
+        "version": 2,
         "split": split,
+        "scenes": scenes,
         "tiles": len(tiles),
+        "scoring": {
+            "on": "tiles" if scenes is None else "scenes",
+            "window": None if scenes is None else settings.window,
+            "overlap": None if scenes is None else settings.overlap,
+            "tta": settings.tta,
+        },
         "checkpoint": str(source),
         "step": best.get("step"),
         "chosen_by": "miou on val_data" if source.name == "best.pth" else None,
-        "protocols": {"all": scores},
-        "backbone": best.get("card", {}).get("config", config)["backbone_cfg"],
+        "train_tiles": card.get("train_tiles"),
+        "protocols": protocols,
+        "backbone": card.get("config", config)["backbone_cfg"],
         "config": config,
         "versions": versions(),
         "device": device_name(),
     }
+    first = next(iter(protocols.values()))
     write_text(folder / "results.json", json.dumps(results, indent=2, default=str) + "\n")
-    draw_confusion_matrix(scores["confusion_matrix"], classes, folder / "confusion_matrix.png")
+    drawn = first["confusion_matrix"]
+    names = classes if len(drawn) == len(classes) else list(first["per_class"])
+    draw_confusion_matrix(drawn, names, folder / "confusion_matrix.png")
     draw_examples(classify, tiles, classes, palette, folder / "examples.png")
-    print(f"{split}_data, {len(tiles)} tiles, {source}, step {best.get('step')}:")
-    print(table(scores))
+    what = f"{len(tiles)} tiles" if scenes is None else f"{scenes} scenes ({len(tiles)} tiles)"
+    print(f"{split}_data, {what}, {source}, step {best.get('step')}, in %:")
+    print(class_table(first))
+    print(protocol_table(protocols))
     print(f"results: {folder / 'results.json'}, confusion_matrix.png and examples.png beside it")
+
+
+def class_table(scores: dict) -> str:
+    """Scores of each class as lines of text, in per cent."""
+    lines = [f"{'class':<24}{'IoU':>8}{'F1':>8}{'precision':>11}{'recall':>8}{'pixels':>16}"]
+    for name, entry in scores["per_class"].items():
+        numbers = [percent(entry[key]) for key in ("iou", "f1", "precision", "recall")]
+        text = "{:<24}{:>8}{:>8}{:>11}{:>8}".format(name, *numbers)
+        lines.append(f"{text}{entry['pixels']:>16,}")
+    if scores["absent"]:
+        absent = ", ".join(scores["absent"])
+        lines.append(f"in neither label nor prediction, left out of the means: {absent}")
+    return "\n".join(lines)
+
+
+def protocol_table(protocols: dict[str, dict]) -> str:
+    """The means of each protocol as lines of text, in per cent."""
+    width = max(24, *(len(name) + 2 for name in protocols))
+    heads = "".join(f"{text:>8}" for text in HEADS)
+    lines = [f"{'protocol':<{width}}{heads}{'pixels scored':>19}"]
+    for name, scores in protocols.items():
+        numbers = "".join(f"{percent(scores[key]):>8}" for key in HEADS.values())
+        lines.append(f"{name:<{width}}{numbers}{scores['pixels']:>19,}")
+    return "\n".join(lines)
+
+
+def percent(value: float | None) -> str:
+    return "none" if value is None else f"{100 * value:.2f}"

@@ -8,11 +8,12 @@ from SSLRemoteSensing.datasets.pretext import PretextDataset
 from SSLRemoteSensing.datasets.segmentation import SegmentationDataset
 from SSLRemoteSensing.engine import fit
 from SSLRemoteSensing.errors import UserError
-from SSLRemoteSensing.losses import SEGMENTATION_LOSSES
+from SSLRemoteSensing.models.decoders import DECODERS
 from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_HEADS
 from SSLRemoteSensing.models.pretext import pretext_losses
-from SSLRemoteSensing.models.segmentation import DECODERS
 from SSLRemoteSensing.models.weights import BACKBONES
+from SSLRemoteSensing.pixel_losses import SEGMENTATION_LOSSES
+from SSLRemoteSensing.scoring import ScoringSettings
 
 # What the scripts hand to fit(), so that no config can.
 GIVEN = ("model", "dataset", "collate", "param_groups", "evaluate", "best_by", "export")
@@ -76,6 +77,7 @@ class SegmentationConfig(TypedDict):
     decoder_cfg: NotRequired[
         Annotated[dict | None, OneOf(DECODERS, given=("num_classes", "map_channels"))]
     ]
+    scoring_cfg: NotRequired[Annotated[dict | None, Part(ScoringSettings)]]
     train_cfg: Annotated[dict, Part(fit, GIVEN, SegmentationData)]
 
 
@@ -109,3 +111,4 @@ def check_segmentation(config: dict) -> None:
     palette = config.get("palette")
     if palette is not None and len(palette) != len(config["classes"]):
         raise UserError(f"palette: {len(palette)} colours for {len(config['classes'])} classes")
+    ScoringSettings(**config.get("scoring_cfg") or {}).check(list(config["classes"]))

@@ -1,35 +1,173 @@
-"""Score a network on labelled tiles: each tile whole, each pixel once, one confusion matrix."""
+"""Score a network on scenes or on tiles: one confusion matrix a kind of label, each pixel once."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from SSLRemoteSensing.datasets.mosaic import ScoredScene, label_kinds, open_scenes
+from SSLRemoteSensing.datasets.segmentation import SegmentationDataset
 from SSLRemoteSensing.datasets.workers import end_workers, one_thread
+from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.metrics import ConfusionMatrix
+from SSLRemoteSensing.predict import predict_scene
+from SSLRemoteSensing.protocols import require_protocols
 
 
-def evaluate(
+@dataclass
+class ScoringSettings:
+    """The `scoring_cfg` of a config.
+
+    Attributes:
+        on: 'scenes', put together from their tiles and predicted by overlapping windows, or
+            'tiles', each on its own: quicker, and pixels of overlapping tiles count twice.
+        window: side of a window in pixels.
+        overlap: share of its side by which a window overlaps the next, 0 to below 1.
+        batch_size: windows predicted at a time.
+        tta: take the mean over the 8 turns and flips of each window.
+        protocols: which ones to report, see `protocols`; None: all that apply.
+        clutter: the class that some protocols leave out, where there is a class of that name.
+        one_against_rest: classes to score on their own too; None: cloud and snow, where there are
+            such classes and others besides.
+    """
+
+    on: Literal["scenes", "tiles"] = "scenes"
+    window: int = 512
+    overlap: float = 0.5
+    batch_size: int = 8
+    tta: bool = False
+    protocols: Sequence[str] | None = None
+    clutter: str | None = "clutter"
+    one_against_rest: Sequence[str] | None = None
+
+    def against_rest(self, classes: Sequence[str]) -> list[str]:
+        """The classes to score on their own."""
+        if self.one_against_rest is not None:
+            return list(self.one_against_rest)
+        return [one for one in ("cloud", "snow") if one in classes and len(classes) > 2]
+
+    def check(self, classes: Sequence[str]) -> None:
+        """Raise a `UserError` for values that cannot be, or a protocol that is not to be had."""
+        for key, least in (("window", 32), ("batch_size", 1)):
+            if getattr(self, key) < least:
+                raise UserError(f"scoring_cfg.{key}={getattr(self, key)}: must be at least {least}")
+        if not 0 <= self.overlap < 1:
+            raise UserError(f"scoring_cfg.overlap={self.overlap}: must be in 0 to below 1")
+        strange = [name for name in self.one_against_rest or () if name not in classes]
+        if strange:
+            raise UserError(f"scoring_cfg.one_against_rest: {strange[0]!r} is none of {classes}")
+        if self.protocols is not None:
+            rest = self.against_rest(classes)
+            require_protocols(self.protocols, classes, self.clutter, rest)
+
+
+def score(
     predict: Callable[[Tensor], Tensor],
-    dataset,
+    tiles: SegmentationDataset,
+    num_classes: int,
+    device: torch.device,
+    settings: ScoringSettings,
+    num_workers: int = 0,
+) -> tuple[dict[str, Tensor], int | None]:
+    """Counts by kind of label, and the number of scenes; None: scored tile by tile.
+
+    Args:
+        predict: images uint8 (N, C, h, w) to probabilities (N, K, h, w), both on `device`.
+    """
+    scenes = None
+    if settings.on == "scenes":
+        try:
+            scenes = open_scenes(tiles)
+        except UserError as error:
+            print(f"warning: scored tile by tile: {error}", file=sys.stderr)
+    # One window holds each scene: the same as whole tiles, which can be stacked.
+    small = scenes is not None and all(
+        len(scene.image.files) == 1 and max(scene.height, scene.width) <= settings.window
+        for scene in scenes
+    )
+    if scenes is None or small:
+        batch_size = settings.batch_size
+        whole = LabelledTiles(tiles, label_kinds(tiles))
+        matrices = evaluate_tiles(predict, whole, num_classes, device, batch_size, num_workers)
+    else:
+        matrices = evaluate_scenes(predict, scenes, num_classes, device, settings)
+    counts = {kind: matrix.counts.cpu() for kind, matrix in matrices.items()}
+    return counts, None if scenes is None else len(scenes)
+
+
+def evaluate_scenes(
+    predict: Callable[[Tensor], Tensor],
+    scenes: Sequence[ScoredScene],
+    num_classes: int,
+    device: torch.device,
+    settings: ScoringSettings,
+) -> dict[str, ConfusionMatrix]:
+    """Confusion matrices over whole scenes, by kind of label. Arguments as of `score`."""
+    matrices = {kind: ConfusionMatrix(num_classes, device) for kind in scenes[0].labels}
+    quiet = not sys.stderr.isatty()
+    rows = sum(scene.height for scene in scenes)
+    with tqdm(total=rows, desc="scoring scenes", unit="row", leave=False, disable=quiet) as bar:
+        for scene in scenes:
+            strips = predict_scene(
+                predict, scene.image.rows, scene.height, scene.width,
+                settings.window, settings.overlap, settings.batch_size, device,
+            )  # fmt: skip
+            for y, found in strips:
+                classes = found.argmax(0)
+                for kind, label in scene.labels.items():
+                    truth = torch.from_numpy(label.rows(y, len(classes))).to(device)
+                    matrices[kind].update(classes, truth)
+                bar.update(len(classes))
+    return matrices
+
+
+class LabelledTiles(Dataset):
+    """`tiles` whole and as they are, with labels of several kinds, stacked (kinds, h, w).
+
+    Args:
+        files: kind -> the label of each tile; by default their own alone, as 'full'.
+    """
+
+    def __init__(self, tiles: SegmentationDataset, files: dict[str, Sequence[str]] | None = None):
+        self.tiles = tiles
+        self.files = files or {"full": [label for _, label in tiles.pairs]}
+
+    def __len__(self) -> int:
+        return len(self.tiles)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        index = key[1]
+        image, own = self.tiles.read(index)
+        labels = [
+            own
+            if files[index] == self.tiles.pairs[index][1]
+            else self.tiles.read_label(files[index])
+            for files in self.files.values()
+        ]
+        return {"image": image, "label": np.stack(labels)}
+
+
+def evaluate_tiles(
+    predict: Callable[[Tensor], Tensor],
+    tiles: LabelledTiles,
     num_classes: int,
     device: torch.device,
     batch_size: int,
     num_workers: int = 0,
-) -> ConfusionMatrix:
-    """Confusion matrix of `predict` over every tile of `dataset`.
-
-    Args:
-        predict: images uint8 (N, C, H, W) to classes uint8 (N, H, W) on `device`.
-        dataset: `dataset[(0, index)]` gives image (H, W, C) and label (H, W) as arrays.
-    """
-    matrix = ConfusionMatrix(num_classes, device)
-    for images, labels in equal_batches(dataset, batch_size, num_workers):
-        matrix.update(predict(images), labels.to(device))
-    return matrix
+) -> dict[str, ConfusionMatrix]:
+    """Confusion matrices over every tile, whole, by kind of label. Arguments as of `score`."""
+    matrices = {kind: ConfusionMatrix(num_classes, device) for kind in tiles.files}
+    for images, labels in equal_batches(tiles, batch_size, num_workers):
+        classes = predict(images.to(device)).argmax(1)
+        for kind, label in zip(tiles.files, labels.to(device).unbind(1), strict=True):
+            matrices[kind].update(classes, label)
+    return matrices
 
 
 def equal_batches(dataset, batch_size: int, num_workers: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -68,22 +206,3 @@ def stack(samples: list[dict]) -> tuple[Tensor, Tensor]:
 def tensors(sample: dict) -> dict[str, Tensor]:
     """Image and label as tensors, which pass from a worker in shared memory."""
     return {key: torch.from_numpy(sample[key]) for key in ("image", "label")}
-
-
-def table(scores: dict) -> str:
-    """Scores of a protocol as lines of text, in per cent."""
-    lines = [f"{'class':<24}{'IoU':>8}{'F1':>8}{'precision':>11}{'recall':>8}{'pixels':>14}"]
-    for name, entry in scores["per_class"].items():
-        numbers = [percent(entry[key]) for key in ("iou", "f1", "precision", "recall")]
-        lines.append(
-            "{:<24}{:>8}{:>8}{:>11}{:>8}".format(name, *numbers) + f"{entry['pixels']:>14,}"
-        )
-    heads = {"mIoU": "miou", "mF1": "mf1", "overall accuracy": "oa", "kappa": "kappa"}
-    lines.append("  ".join(f"{text} {percent(scores[key])}" for text, key in heads.items()))
-    if scores["absent"]:
-        lines.append(f"in neither label nor prediction, left out of the means: {scores['absent']}")
-    return "\n".join(lines)
-
-
-def percent(value: float | None) -> str:
-    return "none" if value is None else f"{100 * value:.2f}"

@@ -29,6 +29,7 @@ config = dict(
     palette=((90, 130, 80), (255, 255, 255), (0, 190, 255)),
     backbone_cfg=dict(name="resnet50", in_channels=4, pretrained=False),
     decoder_cfg=dict(name="Decoder"),
+    scoring_cfg=dict(on="scenes", window=512, overlap=0.5, tta=False),
     train_cfg=dict(
         batch_size=16,
         device="auto",

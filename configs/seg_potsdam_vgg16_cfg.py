@@ -26,6 +26,7 @@ config = dict(
     ),
     backbone_cfg=dict(name="vgg16_bn", in_channels=3, pretrained=False),
     decoder_cfg=dict(name="Decoder"),
+    scoring_cfg=dict(on="scenes", window=512, overlap=0.5, tta=False),
     train_cfg=dict(
         batch_size=16,
         device="auto",

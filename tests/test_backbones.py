@@ -170,6 +170,85 @@ def test_maps_of_vgg11_bn_are_those_inside_torchvision():
 
 
 @pytest.mark.parametrize(
+    ("name", "output_stride", "strides"),
+    [
+        ("resnet18", 32, (2, 4, 8, 16, 32)),
+        ("resnet18", 16, (2, 4, 8, 16, 16)),
+        ("resnet50", 8, (2, 4, 8, 8, 8)),
+        ("vgg11_bn", 16, (2, 4, 8, 16, 16)),
+        ("vgg16", 8, (2, 4, 8, 8, 8)),
+    ],
+)
+def test_a_dilated_backbone_has_finer_maps_and_the_same_weights(name, output_stride, strides):
+    with torch.device("meta"):
+        net = BACKBONES[name]()
+    net.dilate(output_stride)
+    maps = net.eval()(torch.empty(2, 3, 64, 96, device="meta"))
+    assert {key: tuple(x.shape) for key, x in maps.items()} == {
+        key: (2, net.channels[key], 64 // stride, 96 // stride)
+        for key, stride in zip(BLOCKS, strides, strict=True)
+    }
+    ours = {key: value.shape for key, value in net.state_dict().items()}
+    assert ours == {key: value.shape for key, value in bare(name).state_dict().items()}
+
+
+def pair(name: str, output_stride: int) -> tuple[nn.Module, nn.Module]:
+    """The same lively backbone twice, the second dilated."""
+    plain = lively(BACKBONES[name]()).double()
+    dilated = copy.deepcopy(plain)
+    dilated.dilate(output_stride)
+    return plain, dilated
+
+
+@pytest.mark.parametrize("output_stride", [16, 8])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_dilated_resnet_sees_what_it_saw_before(name, output_stride):
+    plain, dilated = pair(name, output_stride)
+    images = torch.rand(1, 3, 64, 96, dtype=torch.float64)
+    with torch.no_grad():
+        before, after = plain(images), dilated(images)
+    for key, stride in zip(BLOCKS, (2, 4, 8, 16, 32), strict=True):
+        step = max(1, stride // output_stride)
+        torch.testing.assert_close(after[key][:, :, ::step, ::step], before[key])
+
+
+@pytest.mark.parametrize(("output_stride", "where"), [(16, (False,) * 2), (8, (False, True))])
+def test_a_dilated_resnet50_is_torchvisions(output_stride, where):
+    ours = pair("resnet50", output_stride)[1]
+    with torch.device("meta"):
+        net = torchvision.models.resnet50(replace_stride_with_dilation=[*where, True])
+    net.load_state_dict(ours.state_dict(), strict=False, assign=True)
+    net.avgpool, net.fc = nn.Identity(), nn.Identity()
+    images = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(net.eval()(images), ours(images)["block6"].flatten(1))
+
+
+def test_a_dilated_vgg16_has_the_pools_and_spacings_of_deeplabs():
+    with torch.device("meta"):
+        net = BACKBONES["vgg16"]()
+    net.dilate(8)
+    pools = [m for m in net.features if isinstance(m, nn.MaxPool2d)]
+    assert [(m.kernel_size, m.stride, m.padding) for m in pools] == [(2, 2, 0)] * 3 + [
+        (3, 1, 1)
+    ] * 2
+    convolutions = [m for m in net.features if isinstance(m, nn.Conv2d)]
+    assert [m.dilation for m in convolutions] == [(1, 1)] * 10 + [(2, 2)] * 3
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11"])
+def test_a_backbone_is_dilated_once_and_to_a_stride_that_there_is(name):
+    with torch.device("meta"):
+        net = BACKBONES[name]()
+    with pytest.raises(UserError, match="output_stride=4: expected 8, 16 or 32"):
+        net.dilate(4)
+    for _ in range(2):  # again to the same is nothing new
+        net.dilate(16)
+    with pytest.raises(UserError, match="output_stride=8: the backbone is dilated to 16 already"):
+        net.dilate(8)
+
+
+@pytest.mark.parametrize(
     ("out_keys", "returned"),
     [
         (("block3",), {"block3", "block6"}),
@@ -271,6 +350,93 @@ def test_a_checkpoint_of_the_published_repository_loads(tmp_path):
     net = blank("vgg11_bn")
     load_backbone(net, save(tmp_path / "w.pth", contents))
     check_loaded(net, state)
+
+
+def numbered(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The names that nn.Sequential(*resnet.children()) gives."""
+    names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+    parts = ((key.partition("."), value) for key, value in state.items())
+    return {f"{names.index(name)}.{rest}": value for (name, _, rest), value in parts}
+
+
+PLACES = ["", "backbone.", "model.", "model.backbone.", "encoder_q.", "module.encoder_q."]
+PLACES += ["module.base_encoder.", "student_backbone.", "teacher_backbone.", "momentum_backbone."]
+
+
+@pytest.mark.parametrize("count", [False, True], ids=["named", "numbered"])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_resnet_is_found_wherever_other_libraries_put_it(
+    tmp_path, resnet18, resnet18_weights, place, count
+):
+    state = numbered(resnet18_weights) if count else resnet18_weights
+    state = {place + key: value for key, value in state.items()}
+    state |= {
+        "projection_head.layers.0.weight": torch.ones(2, 2),
+        f"{place}fc.weight": torch.ones(2),
+    }
+    contents = {"state_dict": state, "epoch": 3, "pytorch-lightning_version": "2.6.6"}
+    load_backbone(resnet18, save(tmp_path / "last.ckpt", contents))
+    check_loaded(resnet18, resnet18_weights)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_vgg_keeps_its_numbers_wherever_it_is_found(tmp_path, place):
+    state, net = weights_of("vgg11_bn"), blank("vgg11_bn")
+    load_backbone(net, save(tmp_path / "w.pth", {place + k: v for k, v in state.items()}))
+    check_loaded(net, state)
+
+
+@pytest.mark.parametrize(
+    ("taken", "left"),
+    [
+        ("backbone.", "backbone_momentum."),
+        ("student_backbone.", "teacher_backbone."),
+        ("encoder_q.", "encoder_k."),
+        ("base_encoder.", "momentum_encoder."),
+        ("backbone.", "momentum_backbone."),
+        ("", "teacher_backbone."),
+        ("backbone.", "student_backbone."),
+    ],
+)
+def test_of_several_networks_the_trained_one_is_taken_whatever_comes_first(
+    tmp_path, resnet18, resnet18_weights, taken, left
+):
+    wanted = {taken + key: value for key, value in resnet18_weights.items()}
+    other = {left + key: torch.zeros(()).expand(v.shape) for key, v in resnet18_weights.items()}
+    for state in (wanted | other, other | wanted):
+        load_backbone(resnet18, save(tmp_path / "w.pth", {"state_dict": state}))
+        check_loaded(resnet18, resnet18_weights)
+
+
+def test_of_student_and_teacher_files_the_student_is_taken(tmp_path, resnet18, resnet18_weights):
+    student = {f"module.backbone.{key}": value for key, value in resnet18_weights.items()}
+    teacher = {f"backbone.{key}": value for key, value in numbered(resnet18_weights).items()}
+    load_backbone(resnet18, save(tmp_path / "w.pth", {"teacher": teacher, "student": student}))
+    check_loaded(resnet18, resnet18_weights)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn"])
+@pytest.mark.parametrize("source", ["torchvision", "timm", "lightly"])
+def test_a_checkpoint_of_another_library_gives_its_features(tmp_path, source, name):
+    import timm
+
+    state = lively(BACKBONES[name]()).state_dict()
+    with torch.device("meta"):
+        net = timm.create_model(name) if source == "timm" else theirs(name)
+    net.load_state_dict(state, strict=False, assign=True)  # the classifier stays without memory
+    contents = {k: v if k in state else torch.zeros(()) for k, v in net.state_dict().items()}
+    features = nn.Sequential(*list(net.children())[:8]) if name == "resnet18" else net.features
+    if source == "lightly":
+        prefix = "backbone." if name == "resnet18" else "backbone.features."
+        contents = {prefix + key: value for key, value in features.state_dict().items()}
+        contents |= {"projection_head.layers.0.weight": torch.ones(2, 2)}
+        contents = {"state_dict": contents, "epoch": 9, "pytorch-lightning_version": "2.6.6"}
+    result = load_backbone(None, save(tmp_path / "w.pth", contents))
+    assert (result["model"].name, result["missing"]) == (name, [])
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        ours = result["model"].eval()(images)["block6"]
+        torch.testing.assert_close(ours, features.eval()(images))
 
 
 @pytest.mark.parametrize(("name", "in_channels"), [("resnet18", 4), ("vgg11_bn", 3)])

@@ -16,7 +16,7 @@ from SSLRemoteSensing.datasets.fraction import choose_fraction, name_hash, scene
 from SSLRemoteSensing.datasets.isprs import POTSDAM_SPLITS
 from SSLRemoteSensing.datasets.segmentation import Repeated, SegmentationDataset
 from SSLRemoteSensing.errors import UserError
-from SSLRemoteSensing.scoring import evaluate
+from SSLRemoteSensing.scoring import LabelledTiles, evaluate_tiles
 
 POTSDAM = [
     f"{scene}_{y}_{x}"
@@ -199,10 +199,10 @@ def test_each_tile_of_a_fraction_is_scored_once(tiles):
     few = SegmentationDataset(**paths, num_classes=2, fraction=0.3)
 
     def nothing(images: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(images.shape[0], *images.shape[2:], dtype=torch.uint8)
+        return torch.zeros(images.shape[0], 2, *images.shape[2:])
 
-    matrix = evaluate(nothing, few, 2, torch.device("cpu"), batch_size=4)
-    counts = np.array(matrix.scores(["a", "b"])["confusion_matrix"])
+    matrices = evaluate_tiles(nothing, LabelledTiles(few), 2, torch.device("cpu"), batch_size=4)
+    counts = matrices["full"].counts.numpy()
     assert counts.sum() == len(few.pairs) * 64 * 64
 
 

@@ -15,7 +15,8 @@ from SSLRemoteSensing.config import override
 from SSLRemoteSensing.datasets.segmentation import SegmentationDataset, collate, name_hash
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.figures import colour_map, draw_confusion_matrix, draw_examples
-from SSLRemoteSensing.scoring import evaluate, table
+from SSLRemoteSensing.results import class_table
+from SSLRemoteSensing.scoring import LabelledTiles, evaluate_tiles
 
 
 def open_tiles(folder, **changes) -> SegmentationDataset:
@@ -209,6 +210,12 @@ def red_is_one(images):
     return (images[:, 0] > 127).to(torch.uint8)
 
 
+def red_likely_one(images):
+    """Probabilities, from uint8 images."""
+    red = images[:, 0] / 255
+    return torch.stack([1 - red, red], 1)
+
+
 def test_scoring_counts_each_pixel_once_in_tiles_of_any_size(tmp_path):
     sizes = (64, 64, 48, 64, 64, 64)
     for number, size in enumerate(sizes):
@@ -219,7 +226,10 @@ def test_scoring_counts_each_pixel_once_in_tiles_of_any_size(tmp_path):
             file = tmp_path / f"{n}/{kind}/tile_000.{ending}"
             (tmp_path / kind / f"{n}.{ending}").write_bytes(file.read_bytes())
     dataset = open_tiles(tmp_path)
-    matrix = evaluate(red_is_one, dataset, 2, torch.device("cpu"), batch_size=3)
+    matrices = evaluate_tiles(
+        red_likely_one, LabelledTiles(dataset), 2, torch.device("cpu"), batch_size=3
+    )
+    matrix = matrices["full"]
     assert int(matrix.counts.sum()) == sum(size**2 for size in sizes)
     expected = torch.zeros(2, 2, dtype=torch.int64)
     for index in range(len(dataset)):
@@ -233,9 +243,9 @@ def test_scoring_counts_each_pixel_once_in_tiles_of_any_size(tmp_path):
 def test_the_table_names_classes_and_absent_ones():
     from SSLRemoteSensing.metrics import scores
 
-    text = table(scores(torch.tensor([[3, 1, 0], [1, 5, 0], [0, 0, 0]]), ("a", "b", "rare")))
+    text = class_table(scores(torch.tensor([[3, 1, 0], [1, 5, 0], [0, 0, 0]]), ("a", "b", "rare")))
     assert "60.00" in text  # IoU of a: 3 / (3 + 1 + 1)
-    assert "left out of the means: ['rare']" in text
+    assert "left out of the means: rare" in text
 
 
 def test_map_colours_are_the_palette_s_and_unscored_is_black():

@@ -104,7 +104,7 @@ def draw(folders: list[Path], path: Path) -> None:
     from SSLRemoteSensing import build_segmentation, checkpoint
     from SSLRemoteSensing.datasets.segmentation import SegmentationDataset
     from SSLRemoteSensing.figures import draw_comparison
-    from SSLRemoteSensing.models.segmentation import predict
+    from SSLRemoteSensing.predict import classify
     from SSLRemoteSensing.step import choose_device
 
     device = choose_device("auto")
@@ -114,7 +114,7 @@ def draw(folders: list[Path], path: Path) -> None:
         config["backbone_cfg"]["pretrained"] = False  # the checkpoint has all weights
         model = build_segmentation(config)
         checkpoint.load_network(model, folder / "best.pth", config["classes"])
-        predicts[name] = partial(predict, model.to(device), device, "fp32")
+        predicts[name] = partial(classify, model.to(device), device, "fp32")
     test_data = config["train_cfg"]["test_data"]
     tiles = SegmentationDataset(**test_data, num_classes=len(config["classes"]))
     draw_comparison(predicts, tiles, config["classes"], config["palette"], path)

@@ -60,6 +60,27 @@ def agreed_scale(card: dict | None, max_value: float | None) -> float | None:
     return None if card["scale"] == 255 else card["scale"]
 
 
+def median_frequency(image_path: str, classes: Sequence[str]) -> list[float]:
+    """Class weights of the prepared set that `image_path` is of: median share / share of a class.
+
+    After Eigen and Fergus (ICCV 2015), with the shares of all train pixels that `dataset.json` has
+    in place of those of the images where a class occurs. A class that never occurs gets 0.
+
+    Raises:
+        UserError: not prepared, without train labels, or of other classes.
+    """
+    card = read_card(image_path)
+    shares = card and card.get("class_shares")
+    if not shares or list(shares) != list(classes):
+        why = f"has the classes {', '.join(shares)}" if shares else "has no class_shares"
+        where = f"{card['root']}/dataset.json" if card else f"{image_path} (not prepared)"
+        raise UserError(
+            f"class_weights='median_frequency': {where} {why}; prepare the set, or give numbers"
+        )
+    median = float(np.median([share for share in shares.values() if share > 0]))
+    return [median / share if share > 0 else 0.0 for share in shares.values()]
+
+
 def check_labels(
     images: Sequence[str],
     labels: Sequence[str],

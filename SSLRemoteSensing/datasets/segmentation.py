@@ -104,7 +104,10 @@ class SegmentationDataset(Dataset):
         if not self.pairs:
             raise UserError(f"hash_range={hash_range!r}: keeps none of {len(files)} images")
         check_present(self.pairs, label_path, label_format)
+        # Of a set prepared by us, labels included: its dataset.json.
+        self.card = None
         if card is not None and Path(label_path).absolute().is_relative_to(card["root"]):
+            self.card = card
             check_card(card, num_classes, classes, in_channels, bands)
             if label_offset or label_codes is not None:
                 raise UserError(
@@ -147,14 +150,16 @@ class SegmentationDataset(Dataset):
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Image (H, W, C) and label (H, W) as they are in the files, checked."""
         pair = self.pairs[index % len(self.pairs)]
-        image = read_image(pair[0], self.in_channels, self.bands, self.max_value)
-        label = self.read_label(index)
+        image, label = self.read_image(pair[0]), self.read_label(pair[1])
         require_one_size(pair, image.shape[:2], label.shape)
         return image, label
 
-    def read_label(self, index: int) -> np.ndarray:
-        """The label (H, W) of `index`, its values checked."""
-        file = self.pairs[index % len(self.pairs)][1]
+    def read_image(self, file: str) -> np.ndarray:
+        """An image uint8 (H, W, in_channels), with the bands and scale of this set."""
+        return read_image(file, self.in_channels, self.bands, self.max_value)
+
+    def read_label(self, file: str) -> np.ndarray:
+        """A label as classes uint8 (H, W), its values checked."""
         values = read_label(file)
         label = cv2.LUT(values, self.coding.classes)
         if values.size and (self.coding.table[values] < 0).any():

@@ -23,6 +23,7 @@ class Backbone(nn.Module):
     """
 
     channels: dict[str, int]
+    output_stride = 32  # of block6, and the most of any map
 
     def __init__(self, name: str, in_channels: int, out_keys, mean, std):
         super().__init__()
@@ -55,6 +56,47 @@ class Backbone(nn.Module):
     def normalize(self, images: Tensor) -> Tensor:
         return images if self.mean is None else (images - self.shift) / self.scale
 
+    def dilate(self, output_stride: int) -> None:
+        """Let no map have a stride above `output_stride`: 16 (block6), 8 (block5, block6) or 32.
+
+        Names and shapes of the weights stay as they are. A convolution that halved the map keeps
+        its spacing, and those after it look twice as far apart: what they see is what they saw
+        before, so every second pixel of the finer map, from the first, is the former map (the a
+        trous algorithm; Chen et al., DeepLab, TPAMI 2018, section 3.1). For ResNet this is the
+        pattern of torchvision's `replace_stride_with_dilation`, here for BasicBlock too (in
+        segmentation_models_pytorch the first block is spaced as well). The max-pools of a VGG
+        become 3x3 with stride 1 and padding 1, as in DeepLab's VGG-16 (deploy.prototxt of
+        DeepLab-LargeFOV); there the former map is not found again.
+
+        Raises:
+            UserError: another output_stride, or a backbone already dilated to another.
+        """
+        if output_stride not in (8, 16, 32):
+            raise UserError(f"output_stride={output_stride}: expected 8, 16 or 32")
+        if output_stride == self.output_stride:
+            return
+        if self.output_stride != 32:
+            raise UserError(
+                f"output_stride={output_stride}: the backbone is dilated to {self.output_stride} "
+                f"already; build it anew"
+            )
+        self.output_stride, rate = output_stride, 1
+        for stride, modules in zip((16, 32), self.late_stages(), strict=True):
+            if stride > output_stride:
+                rate *= 2
+                for module in modules:
+                    if isinstance(module, nn.MaxPool2d):
+                        module.kernel_size, module.stride, module.padding = 3, 1, 1
+                    elif isinstance(module, nn.Conv2d):
+                        spacing = rate if module.stride == (1, 1) else rate // 2
+                        module.stride = (1, 1)
+                        if module.kernel_size != (1, 1):
+                            module.dilation = module.padding = (spacing, spacing)
+
+    def late_stages(self) -> tuple[list[nn.Module], list[nn.Module]]:
+        """The modules, in order, that make the map of 1/16 from that of 1/8, and 1/32 from it."""
+        raise NotImplementedError
+
     def keep(self, maps: dict) -> dict:
         """Of a dict by map, the maps that this backbone returns."""
         return {key: x for key, x in maps.items() if key in self.out_keys or key == "block6"}
@@ -83,6 +125,12 @@ class VGG(Backbone):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 nn.init.zeros_(module.bias)
+
+    def late_stages(self) -> tuple[list[nn.Module], list[nn.Module]]:
+        modules = list(self.features)
+        *_, fourth, fifth = (i for i, m in enumerate(modules) if isinstance(m, nn.MaxPool2d))
+        # The pool stands first: the convolutions after it see the map that it no longer halves.
+        return modules[fourth:fifth], modules[fifth:]
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x = self.normalize(images)
@@ -117,6 +165,9 @@ class ResNet(Backbone):
         self.layer1, self.layer2, self.layer3, self.layer4 = (
             net.layer1, net.layer2, net.layer3, net.layer4,
         )  # fmt: skip
+
+    def late_stages(self) -> tuple[list[nn.Module], list[nn.Module]]:
+        return list(self.layer3.modules()), list(self.layer4.modules())
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x = self.relu(self.bn1(self.conv1(self.normalize(images))))

@@ -28,6 +28,8 @@ class Decoder(nn.Module):
         map_channels: the backbone's channels by map, to check the others against.
     """
 
+    output_stride = 32  # of block6
+
     def __init__(
         self,
         in_channels: int,

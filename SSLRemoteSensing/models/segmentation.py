@@ -1,50 +1,37 @@
 """Backbone and decoder to class logits."""
 
-from collections.abc import Sequence
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from SSLRemoteSensing.config import build
 from SSLRemoteSensing.errors import UserError
-from SSLRemoteSensing.losses import SEGMENTATION_LOSSES
 from SSLRemoteSensing.models.backbones import Backbone, unit_range
-from SSLRemoteSensing.models.heads import Decoder
+from SSLRemoteSensing.models.decoders import DECODERS, transfer_decoder
 from SSLRemoteSensing.models.weights import BACKBONES
+from SSLRemoteSensing.pixel_losses import SEGMENTATION_LOSSES
 
 STRIDE = 32
 
 
-def pretraining_decoder(
-    num_classes: int, map_channels: dict[str, int], feat_channels: Sequence[int] | None = None
-) -> Decoder:
-    """The decoder of the inpainting branch with `num_classes` channels.
-
-    Args:
-        feat_channels: channels of its five stages, by default those of the backbone's maps, then
-        32.
-    """
-    if feat_channels is None:
-        feat_channels = [map_channels[f"block{i}"] for i in (5, 4, 3, 2)] + [32]
-    return Decoder(map_channels["block6"], num_classes, feat_channels, map_channels)
-
-
-DECODERS = {"Decoder": pretraining_decoder}
-
-
 class SegmentationNet(nn.Module):
-    """`forward(batch)` gives the loss by name, `logits(images)` the classes of every pixel.
+    """`forward(batch)` gives weighted losses by name, `logits(images)` the classes of every pixel.
 
     Args:
+        losses: name -> (weight, loss), from `segmentation_losses`.
         freeze_backbone: the backbone's weights and BN statistics stay as they are.
     """
 
     def __init__(
-        self, backbone: Backbone, decoder: nn.Module, loss: nn.Module, freeze_backbone: bool = False
+        self,
+        backbone: Backbone,
+        decoder: nn.Module,
+        losses: dict[str, tuple[float, nn.Module]],
+        freeze_backbone: bool = False,
     ):
         super().__init__()
-        self.backbone, self.decoder, self.loss = backbone, decoder, loss
+        self.backbone, self.decoder = backbone, decoder
+        self.weights = {name: weight for name, (weight, _) in losses.items()}
+        self.losses = nn.ModuleList(loss for _, loss in losses.values())
         self.frozen = freeze_backbone
         backbone.requires_grad_(not freeze_backbone)
 
@@ -67,8 +54,14 @@ class SegmentationNet(nn.Module):
         return self.decoder(self.backbone(x))[:, :, :height, :width]
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Loss of a batch: image uint8 (N, C, H, W), label uint8 (N, H, W), 255 = not scored."""
-        return {"cross_entropy": self.loss(self.logits(batch["image"]), batch["label"])}
+        """Weighted losses by name: image uint8 (N, C, H, W), label uint8 (N, H, W), 255 = not
+        scored.
+        """
+        logits = self.logits(batch["image"])
+        return {
+            name: weight * loss(logits, batch["label"])
+            for (name, weight), loss in zip(self.weights.items(), self.losses, strict=True)
+        }
 
     def param_groups(self, backbone_lr_factor: float) -> list[dict]:
         """Backbone and decoder as groups of an optimizer; the backbone's rate times the factor."""
@@ -82,31 +75,36 @@ class SegmentationNet(nn.Module):
 def build_segmentation(config: dict) -> SegmentationNet:
     """The network of a fine-tuning config, checked key by key.
 
+    The backbone is dilated where the decoder asks for it. With `decoder_cfg.transfer` the decoder
+    starts from the checkpoint that `backbone_cfg.pretrained` names.
+
     Raises:
-        UserError: an unknown name or key, weights that do not fit the backbone, or class weights
-            that are not one a class.
+        UserError: an unknown name or key, weights that do not fit the backbone or the decoder, or
+            class weights that are not one a class.
     """
     classes = config["classes"]
     if not 2 <= len(classes) <= 255:
         raise UserError(f"classes={classes!r}: expected 2 to 255 names")
     backbone = build(BACKBONES, config["backbone_cfg"], "backbone_cfg")
     given = {"num_classes": len(classes), "map_channels": backbone.keep(backbone.channels)}
-    decoder = build(
-        DECODERS, config.get("decoder_cfg") or {"name": "Decoder"}, "decoder_cfg", given
-    )
+    decoder_cfg = config.get("decoder_cfg") or {"name": "Decoder"}
+    decoder = build(DECODERS, decoder_cfg, "decoder_cfg", given)
+    backbone.dilate(decoder.output_stride)
+    if decoder_cfg.get("transfer"):
+        print(transfer_decoder(decoder, config["backbone_cfg"].get("pretrained", False)))
     train_cfg = config.get("train_cfg", {})
-    cfg = train_cfg.get("loss") or {"name": "CrossEntropyLoss"}
-    loss = build(SEGMENTATION_LOSSES, cfg, "train_cfg.loss")
-    if loss.weight is not None and len(loss.weight) != len(classes):
-        raise UserError(
-            f"train_cfg.loss.class_weights: {len(loss.weight)} weights for {len(classes)} classes"
-        )
-    return SegmentationNet(backbone, decoder, loss, train_cfg.get("freeze_backbone", False))
+    losses = segmentation_losses(train_cfg.get("loss"), len(classes))
+    return SegmentationNet(backbone, decoder, losses, train_cfg.get("freeze_backbone", False))
 
 
-@torch.no_grad()
-def predict(net: SegmentationNet, device: torch.device, precision: str, images: Tensor) -> Tensor:
-    """Class of each pixel: images (N, C, H, W), uint8 or float in 0..1, to uint8 (N, H, W)."""
-    net.eval()
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        return net.logits(images.to(device)).argmax(1).to(torch.uint8)
+def segmentation_losses(cfg: dict | None, num_classes: int) -> dict[str, tuple[float, nn.Module]]:
+    """The `train_cfg.loss` of a config: name -> (weight, loss). None is the cross-entropy."""
+    built = build(SEGMENTATION_LOSSES, cfg or {"name": "CrossEntropyLoss"}, "train_cfg.loss")
+    summed = isinstance(built, dict)
+    losses = built if summed else {built.key: (1.0, built)}
+    for name, (_, loss) in losses.items():
+        weight = getattr(loss, "weight", None)
+        if weight is not None and len(weight) != num_classes:
+            where = f"train_cfg.loss{f'.losses.{name}' if summed else ''}.class_weights"
+            raise UserError(f"{where}: {len(weight)} weights for {num_classes} classes")
+    return losses

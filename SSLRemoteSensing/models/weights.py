@@ -63,10 +63,11 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
 def load_backbone(model: Backbone | None, path: str | Path, strict: bool = True) -> dict:
     """Load backbone weights from `path` into `model`, or into the architecture they fit.
 
-    Takes `backbone.pth`, any checkpoint of a run, the published repository's checkpoints and
-    torchvision's state dicts, also with `module.`, `_orig_mod.`, `backbone.` or `encoder.` before
-    the names. Weights for three bands widen to more: the new bands start from the mean of the
-    three. The mean and std of the file's card come along.
+    Takes `backbone.pth`, any checkpoint of a run, the published repository's checkpoints, state
+    dicts of torchvision and timm, and checkpoints of lightly, MoCo and the like: what stands before
+    the names, and which network is taken where a file holds several, is said in
+    `checkpoint.backbone_weights`. Weights for three bands widen to more: the new bands start from
+    the mean of the three. The mean and std of the file's card come along.
 
     Returns:
         dict(model=Backbone, matched, missing, left_over: lists of names, summary: a line of text).

@@ -1,0 +1,288 @@
+"""Scoring by scenes: put together from tiles, predicted window by window, each pixel once."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import draw_tiles
+from drawn import draw_potsdam, eroded, prepare
+from torch import nn
+
+from SSLRemoteSensing.datasets.mosaic import Mosaic, label_kinds, open_scenes, require_eroded
+from SSLRemoteSensing.datasets.segmentation import SegmentationDataset
+from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.metrics import ConfusionMatrix
+from SSLRemoteSensing.predict import bell, predict_scene, probabilities
+from SSLRemoteSensing.scoring import ScoringSettings, score
+
+CPU = torch.device("cpu")
+SIZE = (150, 190)
+SCENES = ("2_10", "2_13", "2_14", "2_11")
+
+
+class Pointwise(nn.Module):
+    """A network without context: the classes of a pixel depend on that pixel alone."""
+
+    def __init__(self, num_classes: int = 6):
+        super().__init__()
+        torch.manual_seed(3)
+        self.layer = nn.Conv2d(3, num_classes, 1)
+
+    def logits(self, images):
+        return 20 * self.layer(images.float() / 255)
+
+
+def predict_with(net, tta=False):
+    return lambda images: probabilities(net, CPU, "fp32", images, tta)
+
+
+@pytest.fixture(scope="module", params=[64, 40], ids=["tiles side by side", "tiles overlapping"])
+def potsdam(request, tmp_path_factory):
+    """A prepared set with both kinds of labels, and what was drawn."""
+    folder = tmp_path_factory.mktemp("potsdam")
+    drawn = draw_potsdam(folder / "source", SCENES, size=SIZE)
+    arguments = ("--source", folder / "source", "--output", folder / "tiles", "--labels", "both")
+    done = prepare("potsdam", *arguments, "--stride", request.param, tile=64)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return folder / "tiles", drawn
+
+
+def open_part(root, split="test", labels="labels", **more) -> SegmentationDataset:
+    paths = dict(image_path=f"{root}/images/{split}", label_path=f"{root}/{labels}/{split}")
+    return SegmentationDataset(**paths, num_classes=6, **more)
+
+
+@pytest.mark.parametrize("rows", [150, 64, 37, 1])
+def test_scenes_are_those_that_were_cut(potsdam, rows):
+    root, drawn = potsdam
+    scenes = open_scenes(open_part(root))
+    assert [scene.name for scene in scenes] == ["2_13", "2_14"]
+    for scene in scenes:
+        planes, classes = drawn[scene.name]
+        assert (scene.height, scene.width) == SIZE
+        for mosaic, expected in (
+            (scene.image, planes[:3].transpose(1, 2, 0)),
+            (scene.labels["full"], classes),
+            (scene.labels["eroded"], np.where(eroded(classes) == 6, 255, classes)),
+        ):
+            parts = [mosaic.rows(y, min(rows, 150 - y)) for y in range(0, 150, rows)]
+            assert np.array_equal(np.concatenate(parts), expected)
+
+
+def test_each_tile_is_read_once_when_tiles_lie_side_by_side(potsdam):
+    root, _ = potsdam
+    scene = open_scenes(open_part(root))[0]
+    read = []
+    image = scene.image
+    counting = Mosaic(
+        image.files, lambda file: read.append(file) or image.read(file), image.height, image.width
+    )
+    for y in range(0, 150, 10):
+        counting.rows(y, 10)
+    assert len(read) == len(set(read))
+
+
+@pytest.mark.parametrize(
+    ("window", "overlap"), [(64, 0.5), (64, 0), (50, 0.3), (96, 0.9), (512, 0.5)]
+)
+@pytest.mark.parametrize("tta", [False, True])
+def test_scenes_by_windows_equal_whole_scenes_for_a_network_without_context(
+    potsdam, window, overlap, tta
+):
+    root, drawn = potsdam
+    net = Pointwise()
+    settings = ScoringSettings(window=window, overlap=overlap, batch_size=3)
+    counts, number = score(predict_with(net, tta), open_part(root), 6, CPU, settings)
+    assert number == 2
+    for kind in ("full", "eroded"):
+        expected = ConfusionMatrix(6)
+        for name in ("2_13", "2_14"):
+            planes, classes = drawn[name]
+            whole = torch.from_numpy(planes[:3].copy())[None]
+            label = classes if kind == "full" else eroded(classes)
+            label = torch.from_numpy(np.where(label == 6, 255, label))
+            expected.update(net.logits(whole).argmax(1)[0], label)
+        assert torch.equal(counts[kind], expected.counts)
+    assert int(counts["full"].sum()) == 2 * 150 * 190  # each pixel once, though tiles overlap
+
+
+@pytest.mark.parametrize(("window", "overlap"), [(32, 0.5), (48, 0.25), (33, 0.0), (200, 0.5)])
+def test_blended_probabilities_equal_the_whole_image_for_a_network_without_context(window, overlap):
+    net = Pointwise(4)
+    image = np.random.default_rng(0).integers(0, 256, (101, 77, 3), np.uint8)
+    asked = []
+
+    def rows(y, height):
+        asked.append((y, height))
+        return image[y : y + height]
+
+    predict = predict_with(net)
+    strips = list(predict_scene(predict, rows, 101, 77, window, overlap, 2, CPU))
+    starts = [y for y, _ in strips]
+    assert starts == list(np.cumsum([0] + [found.shape[1] for _, found in strips])[:-1])
+    assert [y for y, _ in asked] == [0, *np.cumsum([height for _, height in asked])[:-1]]
+    assert sum(height for _, height in asked) == 101
+    blended = torch.cat([found for _, found in strips], dim=1)
+    whole = predict(torch.from_numpy(image).permute(2, 0, 1)[None])[0]
+    torch.testing.assert_close(blended, whole, atol=1e-5, rtol=0)
+
+
+class Corner(nn.Module):
+    """Class 1 in the upper left quarter of whatever it is shown: a network with much context."""
+
+    def logits(self, images):
+        n, _, height, width = images.shape
+        found = torch.zeros(n, 2, height, width)
+        found[:, 1, : height // 2, : width // 2] = 4
+        return found
+
+
+def test_the_middle_of_a_window_outweighs_its_border():
+    """At an overlap of a half the weights of all windows over a place add up to one."""
+    weights = bell(64)
+    assert (weights > 0).all()
+    torch.testing.assert_close(weights[:32] + weights[32:], torch.ones(32))
+    image = np.zeros((32, 96, 3), np.uint8)
+    strips = list(
+        predict_scene(
+            predict_with(Corner()), lambda y, h: image[y : y + h], 32, 96, 32, 0.5, 8, CPU
+        )
+    )
+    row = torch.cat([p for _, p in strips], 1)[1, 0]
+    high, low = np.exp(4) / (1 + np.exp(4)), 0.5
+    for x in (16, 20, 31):  # in the right half of the first window and the left of the second
+        first, second = bell(32)[x], bell(32)[x - 16]
+        assert row[x].item() == pytest.approx(float(low * first + high * second), abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 40)])
+def test_turns_and_flips_are_undone_and_averaged(size):
+    found = probabilities(Corner(), CPU, "fp32", torch.zeros(1, 3, *size), tta=True)[0, 1]
+    # By symmetry each quarter is 'upper left' in 2 of the 8 views.
+    high = np.exp(4) / (1 + np.exp(4))
+    assert found.shape == size
+    torch.testing.assert_close(found, torch.full(size, (2 * high + 6 * 0.5) / 8), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("view", range(8))
+def test_the_eight_views_are_the_eight_of_a_square(view):
+    """Looked at by a network that only answers one view, each pixel comes back to its place."""
+    image = torch.arange(16.0).view(1, 1, 4, 4).expand(1, 3, 4, 4)
+    turns, flip = divmod(view, 2)
+    seen = torch.rot90(image.flip(3) if flip else image, turns, (2, 3))
+
+    class OneView(nn.Module):
+        def logits(self, images):
+            return (
+                images[:, :2]
+                * torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
+                * torch.equal(images, seen)
+            )
+
+    found = probabilities(OneView(), CPU, "fp32", image, tta=True)[0, 1]
+    expected = (torch.sigmoid(image[0, 0]) + 7 * 0.5) / 8
+    torch.testing.assert_close(found, expected)
+
+
+def test_tiles_that_were_not_prepared_are_scenes_of_their_own(tmp_path):
+    draw_tiles(tmp_path, 3, size=64)
+    paths = dict(image_path=str(tmp_path / "images"), label_path=str(tmp_path / "labels"))
+    tiles = SegmentationDataset(**paths, num_classes=2)
+    scenes = open_scenes(tiles)
+    assert [(s.name, s.height, s.width) for s in scenes] == [
+        (f"tile_00{n}", 64, 64) for n in range(3)
+    ]
+    net = Pointwise(2)
+    by_windows, _ = score(predict_with(net), tiles, 2, CPU, ScoringSettings(window=40))
+    whole, number = score(predict_with(net), tiles, 2, CPU, ScoringSettings())
+    assert torch.equal(by_windows["full"], whole["full"])
+    assert number == 3
+    assert list(whole) == ["full"]
+
+
+def test_scoring_tiles_counts_the_pixels_of_overlapping_tiles_twice(potsdam):
+    root, _ = potsdam
+    tiles = open_part(root)
+    counts, number = score(predict_with(Pointwise()), tiles, 6, CPU, ScoringSettings(on="tiles"))
+    assert number is None
+    assert int(counts["full"].sum()) == len(tiles) * 64 * 64
+    assert set(counts) == {"full", "eroded"}
+
+
+def test_a_scene_with_tiles_left_out_is_scored_by_tiles_and_that_is_said(potsdam, capsys):
+    root, _ = potsdam
+    part = open_part(root, hash_range=(0, 0.5))
+    with pytest.raises(UserError, match=r"scene 2_1[34]: \d+ of its \d+ tiles are not among"):
+        open_scenes(part)
+    _, number = score(predict_with(Pointwise()), part, 6, CPU, ScoringSettings())
+    assert number is None
+    assert "scored tile by tile: scene" in capsys.readouterr().err
+
+
+def test_a_tile_of_another_size_is_named(potsdam, tmp_path):
+    import shutil
+
+    import cv2
+
+    root, _ = potsdam
+    shutil.copytree(root, tmp_path / "tiles")
+    bad = tmp_path / "tiles/images/test/2_13_0_64.png"
+    if not bad.exists():
+        bad = tmp_path / "tiles/images/test/2_13_0_40.png"
+    cv2.imwrite(str(bad), np.zeros((64, 30, 3), np.uint8)[:50])
+    with pytest.raises(UserError, match=f"{bad.name}: 30 x 50 pixels"):
+        score(
+            predict_with(Pointwise()), open_part(tmp_path / "tiles"), 6, CPU,
+            ScoringSettings(window=64),
+        )  # fmt: skip
+
+
+def test_a_set_trained_on_eroded_labels_is_scored_on_both_kinds(potsdam):
+    root, _ = potsdam
+    kinds = label_kinds(open_part(root, labels="labels_eroded"))
+    assert list(kinds) == ["full", "eroded"]
+    assert all("/labels/" in file for file in kinds["full"])
+    assert all("/labels_eroded/" in file for file in kinds["eroded"])
+
+
+def test_a_kind_that_lacks_labels_is_left_out(potsdam, tmp_path):
+    import shutil
+
+    root, _ = potsdam
+    shutil.copytree(root, tmp_path / "tiles")
+    next((tmp_path / "tiles/labels_eroded/test").iterdir()).unlink()
+    assert list(label_kinds(open_part(tmp_path / "tiles"))) == ["full"]
+
+
+def test_eroded_protocols_are_refused_before_training_where_there_are_no_eroded_labels(
+    potsdam, tmp_path
+):
+    root, _ = potsdam
+    require_eroded(["all_eroded"], f"{root}/images/test")
+    require_eroded(["all_eroded"], str(tmp_path / "not there yet"))
+    require_eroded(["all"], str(tmp_path))
+    with pytest.raises(UserError, match="has no eroded labels"):
+        require_eroded(["all", "all_eroded"], str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (dict(window=8), "scoring_cfg.window=8"),
+        (dict(overlap=1), "scoring_cfg.overlap=1"),
+        (dict(overlap=-0.1), "scoring_cfg.overlap=-0.1"),
+        (dict(batch_size=0), "scoring_cfg.batch_size=0"),
+        (dict(one_against_rest=["water"]), "'water' is none of"),
+        (dict(protocols=["clutter_ignored"]), "no class is named 'clutter'"),
+        (dict(protocols=["cloud_against_rest"]), "there are all, all_eroded"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(keys, said):
+    with pytest.raises(UserError, match=said):
+        ScoringSettings(**keys).check(["ground", "roof"])
+
+
+def test_cloud_and_snow_are_scored_on_their_own_where_there_are_both():
+    settings = ScoringSettings()
+    assert settings.against_rest(["background", "cloud", "snow"]) == ["cloud", "snow"]
+    assert settings.against_rest(["background", "cloud"]) == []
+    assert settings.against_rest(["ground", "roof"]) == []
