@@ -10,6 +10,8 @@ checkpoints_path: `best.pth`, `results.json`, `confusion_matrix.png`, `examples.
 `train_tiles.txt`, the tiles whose labels were used.
 """
 
+import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -25,10 +27,12 @@ from SSLRemoteSensing.datasets.segmentation import Repeated, SegmentationDataset
 from SSLRemoteSensing.engine import fit
 from SSLRemoteSensing.errors import UserError, run_command
 from SSLRemoteSensing.figures import default_palette
+from SSLRemoteSensing.metrics import scores
+from SSLRemoteSensing.models.segmentation import require_same_network
 from SSLRemoteSensing.predict import classify, probabilities
 from SSLRemoteSensing.results import write_results
 from SSLRemoteSensing.schema import check_segmentation
-from SSLRemoteSensing.scoring import LabelledTiles, ScoringSettings, evaluate_tiles, score
+from SSLRemoteSensing.scoring import ScoringSettings, open_scored, score
 from SSLRemoteSensing.step import choose_device, choose_precision
 from SSLRemoteSensing.writing import write_text
 
@@ -63,7 +67,8 @@ def main() -> None:
     splits = {split: train_cfg.pop(f"{split}_data", None) for split in ("train", "val", "test")}
     scored = "test" if splits["test"] is not None else "val"
     scoring = ScoringSettings(**config.get("scoring_cfg") or {})
-    require_eroded(scoring.protocols, splits[scored]["image_path"])
+    data = splits[scored]
+    require_eroded(scoring.protocols, data["image_path"], data["label_path"])
     workers = train_cfg.get("num_workers", 0)
 
     def open_split(split: str, coding: ValueCoding | None = None) -> SegmentationDataset:
@@ -88,15 +93,15 @@ def main() -> None:
         card = model.backbone.card() | {"classes": classes, "config": config}
         card |= {"palette": config["palette"], "train_tiles": {"used": used, "of": there}}
         card |= {"label_table": train_data.coding.table.tolist(), "max_value": train_data.max_value}
-        whole_tiles = LabelledTiles(val_data)
+        quick = replace(
+            scoring, on="tiles", tta=False, protocols=None, batch_size=train_cfg["batch_size"]
+        )
+        whole_tiles = open_scored(val_data, classes, quick, own_labels=True)
 
         def validate() -> dict:
             predict = partial(probabilities, model, device, precision)
-            batch_size = train_cfg["batch_size"]
-            matrices = evaluate_tiles(
-                predict, whole_tiles, len(classes), device, batch_size, workers
-            )
-            found = matrices["full"].scores(classes)
+            counts = score(predict, whole_tiles, len(classes), device, quick, workers)
+            found = scores(counts["full"], classes)
             return {key: found[key] for key in ("miou", "mf1", "oa", "kappa")}
 
         def start() -> None:
@@ -119,24 +124,37 @@ def main() -> None:
         )
         if args.dry_run:
             return
-        if not trained and (folder / "results.json").exists():
+        if not trained and is_scored(folder / "results.json", config):
             print(f"results: {folder / 'results.json'}")
             return
 
     source = Path(args.evaluate or folder / "best.pth")
     best = checkpoint.load_network(model, source, classes)
     card = best.get("card", {})
+    require_same_network(card.get("config", config), config, source)
     model.backbone.set_normalization(card.get("mean"), card.get("std"))
     model.to(device)
     table = card.get("label_table")
     tiles = open_split(scored, table and ValueCoding(np.array(table, np.int16), len(classes)))
+    opened = open_scored(tiles, classes, scoring)
     predict = partial(probabilities, model, device, precision, tta=scoring.tta)
-    counts, scenes = score(predict, tiles, len(classes), device, scoring, workers)
+    counts = score(predict, opened, len(classes), device, scoring, workers)
     show = partial(classify, model, device, precision, tta=scoring.tta)
     palette = config["palette"]
     write_results(
-        folder, counts, scenes, scored, tiles, scoring, show, classes, palette, source, best, config
+        folder, counts, opened, scored, scoring, show, classes, palette, source, best, config
     )
+
+
+def is_scored(path: Path, config: dict) -> bool:
+    """Whether the results in `path` were scored in the way that `config` asks for."""
+    try:
+        known = json.loads(path.read_text())["config"]
+    except (OSError, ValueError, KeyError):
+        return False
+    data = [c["train_cfg"].get("test_data") or c["train_cfg"]["val_data"] for c in (known, config)]
+    asked = [known.get("scoring_cfg"), data[0]], [config.get("scoring_cfg"), data[1]]
+    return json.dumps(asked[0]) == json.dumps(asked[1])
 
 
 def resolved(config: dict, args) -> dict:
@@ -165,7 +183,9 @@ def resolved(config: dict, args) -> dict:
         losses.extend(part for part in (loss.get("losses") or {}).values())
         if loss.get("class_weights") == "median_frequency":
             image_path = config["train_cfg"]["train_data"]["image_path"]
-            loss["class_weights"] = median_frequency(image_path, config["classes"])
+            scores_only = args.evaluate is not None  # then they play no part
+            weights = None if scores_only else median_frequency(image_path, config["classes"])
+            loss["class_weights"] = weights
     return config
 
 

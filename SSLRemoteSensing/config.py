@@ -206,6 +206,12 @@ def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]
     return [] if old == new else [(path, old, new)]
 
 
+def with_defaults(table: Mapping[str, Callable], cfg: dict) -> dict:
+    """`cfg`, a dict that `build` takes, with the defaults of what it leaves out."""
+    known = inspect.signature(table[cfg["name"]]).parameters.values()
+    return {p.name: p.default for p in known if p.default is not inspect.Parameter.empty} | cfg
+
+
 def parameters(part: Part) -> dict[str, tuple[Any, bool]]:
     """The keys `part` takes: name -> (annotation, whether it must be given)."""
     owner = part.owner

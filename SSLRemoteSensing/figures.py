@@ -79,6 +79,12 @@ def draw_comparison(
     draw_page(predicts, dataset, classes, palette, path, count, with_errors=False)
 
 
+def middle(pixels: np.ndarray, side: int = 1024) -> np.ndarray:
+    """The middle of an image that is too large to be shown, or predicted, in one piece."""
+    y, x = (max(0, length - side) // 2 for length in pixels.shape[:2])
+    return np.ascontiguousarray(pixels[y : y + side, x : x + side])
+
+
 def draw_page(predicts, dataset, classes, palette, path, count, with_errors: bool) -> None:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -90,7 +96,7 @@ def draw_page(predicts, dataset, classes, palette, path, count, with_errors: boo
     grid = figure.subplots(len(chosen), len(titles), squeeze=False)
     for row, index in zip(grid, chosen, strict=True):
         sample = dataset[(0, int(index))]
-        image, label = sample["image"], sample["label"]
+        image, label = (middle(sample[key]) for key in ("image", "label"))
         tensor = torch.from_numpy(image).permute(2, 0, 1)[None]
         maps = [predict(tensor)[0].cpu().numpy() for predict in predicts.values()]
         shown = image[:, :, :3] if image.shape[2] >= 3 else np.repeat(image[:, :, :1], 3, axis=2)

@@ -71,7 +71,10 @@ def image_size(path: str | Path) -> tuple[int, int]:
         with Image.open(path) as image:
             return image.height, image.width
     except (OSError, SyntaxError, ValueError):  # a TIFF that Pillow does not know
-        return read_image(path, 1, bands=(1,), max_value=1).shape[:2]
+        if Path(path).suffix.lower() not in TIFF_ENDINGS:
+            return read_image(path, 1, bands=(1,), max_value=1).shape[:2]
+    with open_tiff(path) as source:
+        return source.height, source.width
 
 
 def to_uint8(image: np.ndarray, max_value: float | None, path: str | Path) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch import Tensor
 from SSLRemoteSensing.command import device_name, versions
 from SSLRemoteSensing.figures import draw_confusion_matrix, draw_examples
 from SSLRemoteSensing.protocols import score_protocols
-from SSLRemoteSensing.scoring import ScoringSettings
+from SSLRemoteSensing.scoring import Scored, ScoringSettings
 from SSLRemoteSensing.writing import write_text
 
 HEADS = {"mIoU": "miou", "mF1": "mf1", "OA": "oa", "kappa": "kappa"}
@@ -21,9 +21,8 @@ HEADS = {"mIoU": "miou", "mF1": "mf1", "OA": "oa", "kappa": "kappa"}
 def write_results(
     folder: Path,
     counts: dict[str, Tensor],
-    scenes: int | None,
+    scored: Scored,
     split: str,
-    tiles,
     settings: ScoringSettings,
     classify: Callable[[Tensor], Tensor],
     classes: Sequence[str],
@@ -35,14 +34,15 @@ def write_results(
     """Write the scores of the checkpoint `best`, read from `source`, to `folder`; print them.
 
     Args:
-        counts: confusion matrix by kind of label, from `scoring.score`.
-        scenes: how many were scored; None: tile by tile.
+        counts: confusion matrix by kind of label, from `scoring.score` of `scored`.
         split: what was scored, 'test' or 'val'.
         classify: images uint8 (N, C, H, W) to classes uint8 (N, H, W).
 
     Raises:
         UserError: a protocol of `settings` that these labels do not allow.
     """
+    tiles, scenes = scored.tiles, scored.number
+    windowed = not scored.stacked
     rest = settings.against_rest(classes)
     protocols = score_protocols(counts, classes, settings.clutter, rest, settings.protocols)
     card = best.get("card", {})
@@ -53,8 +53,8 @@ def write_results(
         "tiles": len(tiles),
         "scoring": {
             "on": "tiles" if scenes is None else "scenes",
-            "window": None if scenes is None else settings.window,
-            "overlap": None if scenes is None else settings.overlap,
+            "window": settings.window if windowed else None,
+            "overlap": settings.overlap if windowed else None,
             "tta": settings.tta,
         },
         "checkpoint": str(source),
@@ -69,14 +69,14 @@ def write_results(
     }
     first = next(iter(protocols.values()))
     write_text(folder / "results.json", json.dumps(results, indent=2, default=str) + "\n")
-    drawn = first["confusion_matrix"]
-    names = classes if len(drawn) == len(classes) else list(first["per_class"])
-    draw_confusion_matrix(drawn, names, folder / "confusion_matrix.png")
-    draw_examples(classify, tiles, classes, palette, folder / "examples.png")
     what = f"{len(tiles)} tiles" if scenes is None else f"{scenes} scenes ({len(tiles)} tiles)"
     print(f"{split}_data, {what}, {source}, step {best.get('step')}, in %:")
     print(class_table(first))
     print(protocol_table(protocols))
+    drawn = first["confusion_matrix"]
+    names = classes if len(drawn) == len(classes) else list(first["per_class"])
+    draw_confusion_matrix(drawn, names, folder / "confusion_matrix.png")
+    draw_examples(classify, tiles, classes, palette, folder / "examples.png")
     print(f"results: {folder / 'results.json'}, confusion_matrix.png and examples.png beside it")
 
 
@@ -87,9 +87,6 @@ def class_table(scores: dict) -> str:
         numbers = [percent(entry[key]) for key in ("iou", "f1", "precision", "recall")]
         text = "{:<24}{:>8}{:>8}{:>11}{:>8}".format(name, *numbers)
         lines.append(f"{text}{entry['pixels']:>16,}")
-    if scores["absent"]:
-        absent = ", ".join(scores["absent"])
-        lines.append(f"in neither label nor prediction, left out of the means: {absent}")
     return "\n".join(lines)
 
 
@@ -101,6 +98,9 @@ def protocol_table(protocols: dict[str, dict]) -> str:
     for name, scores in protocols.items():
         numbers = "".join(f"{percent(scores[key]):>8}" for key in HEADS.values())
         lines.append(f"{name:<{width}}{numbers}{scores['pixels']:>19,}")
+        if scores["absent"]:
+            absent = ", ".join(scores["absent"])
+            lines.append(f"  in neither label nor prediction, left out of its means: {absent}")
     return "\n".join(lines)
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from SSLRemoteSensing.datasets.mosaic import ScoredScene, label_kinds, open_scenes
+from SSLRemoteSensing.datasets.mosaic import ScoredScene, are_scenes, label_kinds, open_scenes
+from SSLRemoteSensing.datasets.opening import require_one_size
 from SSLRemoteSensing.datasets.segmentation import SegmentationDataset
 from SSLRemoteSensing.datasets.workers import end_workers, one_thread
 from SSLRemoteSensing.errors import UserError
@@ -59,46 +60,98 @@ class ScoringSettings:
                 raise UserError(f"scoring_cfg.{key}={getattr(self, key)}: must be at least {least}")
         if not 0 <= self.overlap < 1:
             raise UserError(f"scoring_cfg.overlap={self.overlap}: must be in 0 to below 1")
+        if self.clutter not in (None, "clutter", *classes):
+            raise UserError(f"scoring_cfg.clutter: {self.clutter!r} is none of {list(classes)}")
         strange = [name for name in self.one_against_rest or () if name not in classes]
         if strange:
-            raise UserError(f"scoring_cfg.one_against_rest: {strange[0]!r} is none of {classes}")
+            raise UserError(
+                f"scoring_cfg.one_against_rest: {strange[0]!r} is none of {list(classes)}"
+            )
+        if self.protocols is not None and not self.protocols:
+            raise UserError("scoring_cfg.protocols: names none; leave it out for all that apply")
         if self.protocols is not None:
             rest = self.against_rest(classes)
             require_protocols(self.protocols, classes, self.clutter, rest)
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What is to be scored, opened.
+
+    Attributes:
+        scenes: with the images, and labels by kind.
+        kinds: kind of label -> a file for each tile.
+        stacked: each scene is one tile, none larger than a window: they are predicted in stacks,
+            with the same result.
+        number: of scenes; None where tiles are scored, each by itself.
+    """
+
+    tiles: SegmentationDataset
+    scenes: list[ScoredScene]
+    kinds: dict[str, Sequence[str]]
+    stacked: bool
+    number: int | None
+
+
+def open_scored(
+    tiles: SegmentationDataset,
+    classes: Sequence[str],
+    settings: ScoringSettings,
+    own_labels: bool = False,
+) -> Scored:
+    """Open scenes and labels for scoring. What cannot be put together is scored by tiles, and that
+    is said on stderr.
+
+    Args:
+        own_labels: only the labels of `tiles` themselves, whatever their kind, as 'full'.
+
+    Raises:
+        UserError: a protocol of `settings` that the labels do not allow.
+    """
+    own = {"full": [label for _, label in tiles.pairs]}
+    kinds = own if own_labels else label_kinds(tiles)
+    if settings.protocols is not None:
+        rest = settings.against_rest(classes)
+        require_protocols(settings.protocols, classes, settings.clutter, rest, list(kinds))
+    scenes = None
+    if settings.on == "scenes":
+        try:
+            if not are_scenes(tiles):
+                name = tiles.name(0).name
+                raise UserError(f"where {name} and others lie in their scenes is not known")
+            scenes = open_scenes(tiles, kinds)
+        except UserError as error:
+            print(f"warning: scored tile by tile: {error}", file=sys.stderr)
+    number = None if scenes is None else len(scenes)
+    if scenes is None:
+        scenes = open_scenes(tiles, kinds, together=False)
+    stacked = all(
+        len(scene.image.files) == 1 and max(scene.height, scene.width) <= settings.window
+        for scene in scenes
+    )
+    return Scored(tiles, scenes, kinds, stacked, number)
+
+
 def score(
     predict: Callable[[Tensor], Tensor],
-    tiles: SegmentationDataset,
+    scored: Scored,
     num_classes: int,
     device: torch.device,
     settings: ScoringSettings,
     num_workers: int = 0,
-) -> tuple[dict[str, Tensor], int | None]:
-    """Counts by kind of label, and the number of scenes; None: scored tile by tile.
+) -> dict[str, Tensor]:
+    """Confusion matrices int64 (K, K), on the CPU, by kind of label.
 
     Args:
         predict: images uint8 (N, C, h, w) to probabilities (N, K, h, w), both on `device`.
     """
-    scenes = None
-    if settings.on == "scenes":
-        try:
-            scenes = open_scenes(tiles)
-        except UserError as error:
-            print(f"warning: scored tile by tile: {error}", file=sys.stderr)
-    # One window holds each scene: the same as whole tiles, which can be stacked.
-    small = scenes is not None and all(
-        len(scene.image.files) == 1 and max(scene.height, scene.width) <= settings.window
-        for scene in scenes
-    )
-    if scenes is None or small:
+    if scored.stacked:
+        tiles = LabelledTiles(scored.tiles, scored.kinds)
         batch_size = settings.batch_size
-        whole = LabelledTiles(tiles, label_kinds(tiles))
-        matrices = evaluate_tiles(predict, whole, num_classes, device, batch_size, num_workers)
+        matrices = evaluate_tiles(predict, tiles, num_classes, device, batch_size, num_workers)
     else:
-        matrices = evaluate_scenes(predict, scenes, num_classes, device, settings)
-    counts = {kind: matrix.counts.cpu() for kind, matrix in matrices.items()}
-    return counts, None if scenes is None else len(scenes)
+        matrices = evaluate_scenes(predict, scored.scenes, num_classes, device, settings)
+    return {kind: matrix.counts.cpu() for kind, matrix in matrices.items()}
 
 
 def evaluate_scenes(
@@ -131,25 +184,23 @@ class LabelledTiles(Dataset):
     """`tiles` whole and as they are, with labels of several kinds, stacked (kinds, h, w).
 
     Args:
-        files: kind -> the label of each tile; by default their own alone, as 'full'.
+        kinds: kind of label -> a file for each tile.
     """
 
-    def __init__(self, tiles: SegmentationDataset, files: dict[str, Sequence[str]] | None = None):
-        self.tiles = tiles
-        self.files = files or {"full": [label for _, label in tiles.pairs]}
+    def __init__(self, tiles: SegmentationDataset, kinds: dict[str, Sequence[str]]):
+        self.tiles, self.kinds = tiles, kinds
 
     def __len__(self) -> int:
         return len(self.tiles)
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         index = key[1]
-        image, own = self.tiles.read(index)
-        labels = [
-            own
-            if files[index] == self.tiles.pairs[index][1]
-            else self.tiles.read_label(files[index])
-            for files in self.files.values()
-        ]
+        image = self.tiles.read_image(self.tiles.pairs[index][0])
+        labels = []
+        for files in self.kinds.values():
+            labels.append(self.tiles.read_label(files[index]))
+            pair = self.tiles.pairs[index][0], files[index]
+            require_one_size(pair, image.shape[:2], labels[-1].shape)
         return {"image": image, "label": np.stack(labels)}
 
 
@@ -162,10 +213,10 @@ def evaluate_tiles(
     num_workers: int = 0,
 ) -> dict[str, ConfusionMatrix]:
     """Confusion matrices over every tile, whole, by kind of label. Arguments as of `score`."""
-    matrices = {kind: ConfusionMatrix(num_classes, device) for kind in tiles.files}
+    matrices = {kind: ConfusionMatrix(num_classes, device) for kind in tiles.kinds}
     for images, labels in equal_batches(tiles, batch_size, num_workers):
         classes = predict(images.to(device)).argmax(1)
-        for kind, label in zip(tiles.files, labels.to(device).unbind(1), strict=True):
+        for kind, label in zip(tiles.kinds, labels.to(device).unbind(1), strict=True):
             matrices[kind].update(classes, label)
     return matrices
 

@@ -678,6 +678,17 @@ def test_imagenet_weights_widen_to_four_bands(cached_resnet18):
     model = BACKBONES["resnet18"](pretrained=True, in_channels=4)
     assert (model.conv1.weight == 1).all()
     assert model.conv1.weight.shape == (64, 4, 7, 7)
+    # What is taken out widens likewise: the baseline gets no other images with four bands.
+    for ours, theirs in ((model.mean, IMAGENET_MEAN), (model.std, IMAGENET_STD)):
+        assert ours == pytest.approx((*theirs, sum(theirs) / 3))
+
+
+def test_weights_without_a_card_are_told_to_have_no_mean_and_std(tmp_path, resnet18_weights):
+    file = save(tmp_path / "w.pth", resnet18_weights)
+    said = "no card says whether mean and std were taken out"
+    assert said in load_backbone(BACKBONES["resnet18"](), file)["summary"]
+    given = BACKBONES["resnet18"](mean=MEAN, std=STD)
+    assert said not in load_backbone(given, file)["summary"]
 
 
 def test_pretrained_takes_a_file(with_card, resnet18_weights, capsys):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from SSLRemoteSensing import build_pretext, build_segmentation, checkpoint
 from SSLRemoteSensing.config import Part, parameters
 from SSLRemoteSensing.errors import UserError
-from SSLRemoteSensing.models.backbones import BLOCKS
+from SSLRemoteSensing.models.backbones import ARCHITECTURES, BLOCKS
 from SSLRemoteSensing.models.decoders import DECODERS
 
 # As narrow as they go: what is tested here does not depend on the width.
@@ -66,15 +66,18 @@ def test_logits_have_the_images_size_and_every_weight_of_the_decoder_is_trained(
             assert parameter.grad.any(), name
 
 
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn"])
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_the_backbones_weights_keep_torchvisions_names_under_every_decoder(decoder, tmp_path):
+def test_the_backbones_weights_load_whole_under_torchvisions_names(decoder, name, tmp_path):
     torch.manual_seed(0)
-    theirs = torchvision.models.resnet18(weights=None).state_dict()
+    with torch.device("meta"):  # a VGG's classifier is half a gigabyte
+        names = list(getattr(torchvision.models, name)().state_dict())
+    theirs = ARCHITECTURES[name]().state_dict()
     torch.save(theirs, tmp_path / "w.pth")
-    net = network(decoder, backbone_cfg=dict(name="resnet18", pretrained=str(tmp_path / "w.pth")))
+    net = network(decoder, backbone_cfg=dict(name=name, pretrained=str(tmp_path / "w.pth")))
     prefix = "backbone."
     ours = {k.removeprefix(prefix): v for k, v in net.state_dict().items() if prefix in k}
-    assert list(ours) == [key for key in theirs if not key.startswith("fc.")]
+    assert list(ours) == [key for key in names if not key.startswith(("fc.", "classifier."))]
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
     assert net.backbone.output_stride == DILATED.get(decoder, 32)
 

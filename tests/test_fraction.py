@@ -14,6 +14,7 @@ from drawn import draw_classes, draw_image, write_png
 
 from SSLRemoteSensing.datasets.fraction import choose_fraction, name_hash, scene_of
 from SSLRemoteSensing.datasets.isprs import POTSDAM_SPLITS
+from SSLRemoteSensing.datasets.mosaic import label_kinds
 from SSLRemoteSensing.datasets.segmentation import Repeated, SegmentationDataset
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.scoring import LabelledTiles, evaluate_tiles
@@ -201,7 +202,9 @@ def test_each_tile_of_a_fraction_is_scored_once(tiles):
     def nothing(images: torch.Tensor) -> torch.Tensor:
         return torch.zeros(images.shape[0], 2, *images.shape[2:])
 
-    matrices = evaluate_tiles(nothing, LabelledTiles(few), 2, torch.device("cpu"), batch_size=4)
+    matrices = evaluate_tiles(
+        nothing, LabelledTiles(few, label_kinds(few)), 2, torch.device("cpu"), batch_size=4
+    )
     counts = matrices["full"].counts.numpy()
     assert counts.sum() == len(few.pairs) * 64 * 64
 

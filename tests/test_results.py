@@ -15,7 +15,7 @@ from drawn import draw_levir, draw_potsdam, prepare
 from SSLRemoteSensing.config import load_config
 from SSLRemoteSensing.datasets.opening import median_frequency
 from SSLRemoteSensing.errors import UserError
-from SSLRemoteSensing.models.segmentation import build_segmentation
+from SSLRemoteSensing.models.segmentation import build_segmentation, require_same_network
 from SSLRemoteSensing.schema import check_segmentation
 
 SCHEMA = json.loads((ROOT / "docs/results.schema.json").read_text())
@@ -103,13 +103,57 @@ def test_one_scoring_reports_every_protocol_and_reads_test_files_at_the_end_alon
     train = config["train_cfg"]["train_data"]["image_path"]
     assert weights == median_frequency(train, config["classes"])
 
-    best = str(tmp_path / "run/best.pth")
-    quick = run("finetune_seg.py", config, "--evaluate", best, "--tiles")
+    # Another way of scoring is another result: the same command with --tiles scores again.
+    quick = run("finetune_seg.py", config, "--backbone", "random", "--tiles")
     assert quick.returncode == 0, quick.stderr
     results = results_of(tmp_path / "run")
     assert results["scenes"] is None
     assert results["scoring"] == dict(on="tiles", window=None, overlap=None, tta=False)
     assert results["protocols"]["all"]["pixels"] == 18 * 64 * 64
+
+
+def test_a_checkpoint_is_scored_without_training_data_and_by_its_own_network_only(
+    run, potsdam, tmp_path
+):
+    config = seg_config(potsdam, tmp_path)
+    config["decoder_cfg"] = dict(name="PSPNet", output_stride=16)
+    config["train_cfg"]["loss"] = dict(name="CrossEntropyLoss", class_weights="median_frequency")
+    net = build_segmentation(config | {"train_cfg": {}})
+    card = net.backbone.card() | {"classes": config["classes"], "config": config}
+    (tmp_path / "run").mkdir()
+    contents = {"model": net.state_dict(), "step": 7, "card": json.loads(json.dumps(card))}
+    torch.save(contents, tmp_path / "run/best.pth")
+
+    config["train_cfg"]["train_data"]["image_path"] = "/nowhere/images"
+    given = ("--evaluate", str(tmp_path / "run/best.pth"), "--tiles")
+    done = run("finetune_seg.py", config, *given)
+    assert done.returncode == 0, done.stderr
+    assert results_of(tmp_path / "run")["step"] == 7
+
+    # The weights would fit at another dilation, and give other maps.
+    done = run("finetune_seg.py", config, *given, "--set", "decoder_cfg.output_stride=8")
+    assert done.returncode == 2
+    assert "trained with decoder_cfg.output_stride=16, the config has 8" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("trained", "asked", "said"),
+    [
+        (dict(name="Unet"), dict(name="Unet", interpolation="nearest"), None),  # the default
+        (None, dict(name="Decoder", transfer=True), None),
+        (dict(name="Unet"), dict(name="Unet", interpolation="bilinear"), "interpolation='nearest'"),
+        (dict(name="FPN"), dict(name="Unet"), "decoder_cfg.name='FPN', the config has 'Unet'"),
+    ],
+)
+def test_what_is_another_network_is_told_from_what_is_written_otherwise(trained, asked, said):
+    backbone = dict(name="resnet18", pretrained="a.pth", mean=[0.5] * 3)
+    one = dict(backbone_cfg=backbone, decoder_cfg=trained)
+    other = dict(backbone_cfg=dict(name="resnet18", in_channels=3), decoder_cfg=asked)
+    if said is None:
+        require_same_network(one, other, "best.pth")
+    else:
+        with pytest.raises(UserError, match=re.escape(said)):
+            require_same_network(one, other, "best.pth")
 
 
 def test_cloud_and_snow_are_scored_against_the_rest(run, tmp_path):
@@ -189,6 +233,12 @@ def test_weights_reach_losses_inside_a_sum(run, potsdam, tmp_path):
     assert re.search(r"losses: a \d.* b \d", done.stdout)
 
 
-def test_every_seg_config_builds(potsdam):
-    for file in sorted((ROOT / "configs").glob("seg_*_resnet50_cfg.py")):
-        assert build_segmentation(load_config(file)).backbone.name == "resnet50"
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "configs").glob("seg_*_cfg.py")), ids=lambda f: f.stem
+)
+def test_every_seg_config_is_whole_and_builds(file):
+    config = load_config(file)
+    check_segmentation(config)
+    net = build_segmentation(config)
+    assert net.backbone.name == config["backbone_cfg"]["name"]
+    assert net.decoder.predict.out_channels == len(config["classes"])

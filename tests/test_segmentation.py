@@ -12,10 +12,11 @@ from torch import nn
 
 from SSLRemoteSensing import build_segmentation, checkpoint
 from SSLRemoteSensing.config import override
+from SSLRemoteSensing.datasets.mosaic import label_kinds
 from SSLRemoteSensing.datasets.segmentation import SegmentationDataset, collate, name_hash
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.figures import colour_map, draw_confusion_matrix, draw_examples
-from SSLRemoteSensing.results import class_table
+from SSLRemoteSensing.results import protocol_table
 from SSLRemoteSensing.scoring import LabelledTiles, evaluate_tiles
 
 
@@ -227,7 +228,11 @@ def test_scoring_counts_each_pixel_once_in_tiles_of_any_size(tmp_path):
             (tmp_path / kind / f"{n}.{ending}").write_bytes(file.read_bytes())
     dataset = open_tiles(tmp_path)
     matrices = evaluate_tiles(
-        red_likely_one, LabelledTiles(dataset), 2, torch.device("cpu"), batch_size=3
+        red_likely_one,
+        LabelledTiles(dataset, label_kinds(dataset)),
+        2,
+        torch.device("cpu"),
+        batch_size=3,
     )
     matrix = matrices["full"]
     assert int(matrix.counts.sum()) == sum(size**2 for size in sizes)
@@ -243,9 +248,10 @@ def test_scoring_counts_each_pixel_once_in_tiles_of_any_size(tmp_path):
 def test_the_table_names_classes_and_absent_ones():
     from SSLRemoteSensing.metrics import scores
 
-    text = class_table(scores(torch.tensor([[3, 1, 0], [1, 5, 0], [0, 0, 0]]), ("a", "b", "rare")))
-    assert "60.00" in text  # IoU of a: 3 / (3 + 1 + 1)
-    assert "left out of the means: rare" in text
+    found = scores(torch.tensor([[3, 1, 0], [1, 5, 0], [0, 0, 0]]), ("a", "b", "rare"))
+    text = protocol_table({"all": found})
+    assert "65.71" in text  # mean of 3 / 5 and 5 / 7
+    assert "left out of its means: rare" in text
 
 
 def test_map_colours_are_the_palette_s_and_unscored_is_black():

@@ -91,9 +91,10 @@ class SegmentationDataset(Dataset):
         self.crop_size, self.flips, self.turns = crop_size, flips, turns
         self.jitter = None if jitter is None else ColorJitter(**jitter)
         self.in_channels, self.bands = in_channels, bands
-        card = read_card(image_path)
-        self.max_value = agreed_scale(card, max_value)
         files = find_images(image_path, data_format)
+        # A list file may lie anywhere; what it lists tells where the set is.
+        card = read_card(image_path if Path(image_path).is_dir() else Path(files[0]).parent)
+        self.max_value = agreed_scale(card, max_value)
         labels = label_files(files, image_path, label_path, label_format)
         # In a folder of both, a label is the label of another file, and no image.
         both = set(labels) & set(files) if label_path == image_path else set()

@@ -1,9 +1,11 @@
 """Backbone and decoder to class logits."""
 
+import json
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from SSLRemoteSensing.config import build
+from SSLRemoteSensing.config import build, differences, with_defaults
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.models.backbones import Backbone, unit_range
 from SSLRemoteSensing.models.decoders import DECODERS, transfer_decoder
@@ -95,6 +97,30 @@ def build_segmentation(config: dict) -> SegmentationNet:
     train_cfg = config.get("train_cfg", {})
     losses = segmentation_losses(train_cfg.get("loss"), len(classes))
     return SegmentationNet(backbone, decoder, losses, train_cfg.get("freeze_backbone", False))
+
+
+# Where the weights of a network come from is no part of what it is.
+ORIGINS = {"pretrained", "mean", "std", "transfer"}
+
+
+def require_same_network(trained: dict, config: dict, source: str) -> None:
+    """Raise a `UserError` where the networks of two configs differ, `trained` that of `source`.
+
+    Not every difference shows in the weights: dilation and interpolation have none.
+    """
+    for key, table in (("backbone_cfg", BACKBONES), ("decoder_cfg", DECODERS)):
+        sides = []
+        for one in (trained, config):
+            cfg = one.get(key) or {"name": "Decoder"}
+            known = with_defaults(table, cfg) if cfg.get("name") in table else cfg
+            sides.append(json.loads(json.dumps(known)))
+        changed = [line for line in differences(*sides) if line[0] not in ORIGINS]
+        if changed:
+            name, before, now = min(changed, key=lambda line: line[0] != "name")
+            raise UserError(
+                f"weights {source}: trained with {key}.{name}={before!r}, the config has {now!r}; "
+                "score it with the config that it was trained with"
+            )
 
 
 def segmentation_losses(cfg: dict | None, num_classes: int) -> dict[str, tuple[float, nn.Module]]:

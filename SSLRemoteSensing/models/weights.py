@@ -32,14 +32,16 @@ def build_backbone(
     Args:
         in_channels: bands of the images.
         pretrained: False, random; True, torchvision's ImageNet weights (downloaded, unless they are
-            in its cache) with ImageNet's mean and std unless others are given; or a file.
+            in its cache) with ImageNet's mean and std, widened to further bands by their mean,
+            unless others are given; or a file, whose card brings them, if it has one.
         out_keys: which maps to return, besides `block6`.
         mean, std: taken out of the images, in 0..1, one number a band.
     """
     backbone = ARCHITECTURES[name](in_channels=in_channels, out_keys=out_keys, mean=mean, std=std)
     if pretrained is True:
-        if mean is None and in_channels == 3:
-            backbone.set_normalization(IMAGENET_MEAN, IMAGENET_STD)
+        if mean is None and in_channels >= 3:
+            both = (widen(list(values), in_channels) for values in (IMAGENET_MEAN, IMAGENET_STD))
+            backbone.set_normalization(*both)
         _load(backbone, imagenet_weights(name), f"ImageNet weights of {name}")
     elif pretrained:
         print(load_backbone(backbone, pretrained)["summary"])
@@ -94,7 +96,13 @@ def load_backbone(model: Backbone | None, path: str | Path, strict: bool = True)
                 f"mean={own[0]}, std={own[1]}; leave them out of the config"
             )
         model.set_normalization(*own)
-    return {"model": model} | _load(model, state, str(path), strict)
+    found = _load(model, state, str(path), strict)
+    if "mean" not in card and model.mean is None:
+        found["summary"] += (
+            "; no card says whether mean and std were taken out of its images, none are: "
+            "backbone_cfg.mean and std set them"
+        )
+    return {"model": model} | found
 
 
 def widen(values: list | None, bands: int) -> list | None:

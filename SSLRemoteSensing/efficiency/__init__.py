@@ -1,0 +1,1 @@
+"""The label-efficiency grid: its cells, running them, and what they say together."""

@@ -1,0 +1,250 @@
+"""What the cells of a label-efficiency grid say together: means, intervals, and an answer in words.
+
+A row is a dict of one cell: init, fraction, seed, lr, status, error, tiles, steps, seconds, split,
+chosen, val_miou, and protocols (name -> scores as in results.json, shares of one). In means stand
+the rows with status 'done' that are chosen: without a search for the learning rate, all; with one,
+those with the chosen rate.
+
+Cells of one seed are pairs: they share the draw of tiles and the start of the decoder. Differences
+are therefore taken seed by seed, over the seeds that both sides have.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+METRICS = {"miou": "mIoU", "mf1": "mF1", "oa": "overall accuracy", "kappa": "kappa"}
+CLAIMED = (0.1, 0.5)  # the claim under test: with 10 to 50 % of the labels as good as with all
+
+# Two-sided 95 % quantiles of Student's t by degrees of freedom. For one that is not listed the next
+# smaller one stands, whose interval is a little wider.
+T_95 = (
+    (1, 12.7063), (2, 4.3027), (3, 3.1825), (4, 2.7765), (5, 2.5706), (6, 2.4470), (7, 2.3647),
+    (8, 2.3061), (9, 2.2622), (10, 2.2282), (11, 2.2010), (12, 2.1789), (13, 2.1604), (14, 2.1448),
+    (15, 2.1315), (16, 2.1200), (17, 2.1099), (18, 2.1010), (19, 2.0931), (20, 2.0860),
+    (25, 2.0596), (30, 2.0423), (40, 2.0211), (60, 2.0003), (120, 1.9800),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds.
+
+    Attributes:
+        half: half the width of its 95 % interval; None where there is one seed.
+        count: number of seeds.
+    """
+
+    mean: float
+    half: float | None
+    count: int
+
+    def excludes_zero(self) -> bool:
+        return self.half is not None and abs(self.mean) > self.half
+
+    def may_reach_zero(self) -> bool:
+        """Whether the upper end of the interval is at least 0."""
+        return self.mean + (self.half or 0) >= 0
+
+
+def t_quantile(df: int) -> float:
+    """The 97.5 % quantile of Student's t, at most a few per cent too large."""
+    return next(value for known, value in reversed(T_95) if known <= df)
+
+
+def estimate(values: Sequence[float]) -> Estimate | None:
+    """Mean and 95 % interval of `values`, one a seed; None where there are none."""
+    count = len(values)
+    if count == 0:
+        return None
+    mean = math.fsum(values) / count
+    if count == 1:
+        return Estimate(mean, None, 1)
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
+    return Estimate(mean, t_quantile(count - 1) * spread / math.sqrt(count), count)
+
+
+def scores_of(
+    rows: Sequence[dict], init: str, fraction: float, metric: str, protocol: str
+) -> dict[int, float]:
+    """`metric` of the finished cells of (init, fraction), by seed."""
+    found = {}
+    for row in rows:
+        if (row["init"], row["fraction"]) == (init, fraction) and counts(row):
+            value = row["protocols"].get(protocol, {}).get(metric)
+            if value is not None:
+                found[row["seed"]] = value
+    return found
+
+
+def counts(row: dict) -> bool:
+    return row["status"] == "done" and row["chosen"]
+
+
+def paired(ours: dict[int, float], theirs: dict[int, float]) -> Estimate | None:
+    """Mean of ours - theirs over the seeds that both have; None where they share none."""
+    return estimate([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
+
+
+def inits_of(rows: Sequence[dict]) -> list[str]:
+    return list(dict.fromkeys(row["init"] for row in rows))
+
+
+def fractions_of(rows: Sequence[dict]) -> list[float]:
+    return sorted({row["fraction"] for row in rows})
+
+
+def protocols_of(rows: Sequence[dict]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows if counts(row) for name in row["protocols"]))
+
+
+def answer(rows: Sequence[dict], baseline: str | None, metric: str, protocol: str) -> list[str]:
+    """The grid's answer, a sentence or some an entry.
+
+    Each initialisation is set against `baseline` (the one with random weights) with all labels, by
+    paired differences, and against `baseline` with as many labels.
+    """
+    if baseline is None:
+        return [
+            "No initialisation of the grid is random (--init random=random), so it cannot be said "
+            "from which fraction on one is as good as random with all labels, nor what the "
+            "difference to random is."
+        ]
+    told = [said_of_seeds(rows, metric, protocol)]
+    full = scores_of(rows, baseline, 1.0, metric, protocol)
+    mean = estimate(list(full.values()))
+    if mean is None:
+        there = any((row["init"], row["fraction"]) == (baseline, 1.0) for row in rows)
+        why = "has not finished" if there else "is not in the grid (--fractions ... 1)"
+        told.append(
+            f"{baseline} with all labels {why}, so it cannot be said from which fraction on an "
+            f"initialisation is as good."
+        )
+    else:
+        told.append(
+            f"{baseline} with all labels: {METRICS[metric]} {level(mean)} ({seeds(mean.count)})."
+        )
+    for init in inits_of(rows):
+        if mean is not None:
+            gaps = {
+                fraction: paired(scores_of(rows, init, fraction, metric, protocol), full)
+                for fraction in fractions_of(rows)
+                if init != baseline or fraction < 1
+            }
+            gaps = {fraction: gap for fraction, gap in gaps.items() if gap is not None}
+            told.append(when_as_good(init, baseline, gaps))
+            if init != baseline:
+                told.append(verdict(init, baseline, gaps))
+        if init != baseline:
+            told.append(same_labels(rows, init, baseline, metric, protocol))
+    return [text for text in told if text]
+
+
+def said_of_seeds(rows: Sequence[dict], metric: str, protocol: str) -> str:
+    found = [
+        len(scores_of(rows, init, fraction, metric, protocol))
+        for init in inits_of(rows)
+        for fraction in fractions_of(rows)
+    ]
+    if max(found, default=0) > 1:
+        return ""
+    return "There is one seed only: no interval can be given, and any difference may be chance."
+
+
+def when_as_good(init: str, baseline: str, gaps: dict[float, Estimate]) -> str:
+    """The smallest fraction at which `init` is as good as `baseline` with all labels.
+
+    As good means: the mean of the paired differences `gaps` to it is at least 0.
+    """
+    itself = init == baseline
+    if not gaps:
+        return (
+            "" if itself else f"{init}: no finished cell shares a seed with {baseline}, all labels."
+        )
+    reached = [fraction for fraction, gap in gaps.items() if gap.mean >= 0]
+    tied = [f for f, gap in gaps.items() if gap.half is not None and gap.may_reach_zero()]
+    if reached:
+        first = reached[0]
+        enough = f"{percent(first)} of the labels" if first < 1 else "all labels"
+        text = f"{init} needs {enough} to be as good as {baseline} with all"
+        if itself:
+            text = f"{init} itself is as good with {enough} as with all"
+        text += f": {gap_text(gaps[first])}."
+        again = [percent(f) for f in gaps if f > first and gaps[f].mean < 0]
+        if again:
+            text += f" With {' and '.join(again)} its mean is below again."
+    else:
+        best = max(gaps, key=lambda fraction: gaps[fraction].mean)
+        text = f"{init} is at no fraction of the grid as good as {baseline} with all labels"
+        if itself:
+            text = f"{init} itself is at no smaller fraction as good"
+        text += f"; it comes nearest with {percent(best)}: {gap_text(gaps[best])}."
+    if tied and (not reached or tied[0] < reached[0]):
+        near = f"{percent(tied[0])} ({signed(gaps[tied[0]])} points)"
+        text += f" Its deficit cannot be told from 0 with as few as {near}."
+    return text
+
+
+def verdict(init: str, baseline: str, gaps: dict[float, Estimate]) -> str:
+    """What the grid says of the claim that 10 to 50 % of the labels are enough."""
+    tested = {f: gap for f, gap in gaps.items() if CLAIMED[0] <= f <= CLAIMED[1]}
+    claim = f"That {init} with 10 to 50 % of the labels is as good as {baseline} with all"
+    if not tested:
+        return f"{claim} is not tested: no such cell has finished."
+    means = [fraction for fraction, gap in tested.items() if gap.mean >= 0]
+    if means:
+        surely = [fraction for fraction in means if tested[fraction].excludes_zero()]
+        if surely:
+            return f"{claim} holds here: with {percent(surely[0])} even the interval is above 0."
+        if any(tested[fraction].half is not None for fraction in means):
+            return f"{claim} holds here by the mean, while the interval includes 0."
+        return f"{claim} holds here by the one seed there is."
+    if all(gap.half is None for gap in tested.values()):
+        return f"{claim} does not hold here by the one seed there is."
+    tied = [f for f, gap in tested.items() if gap.half is None or gap.may_reach_zero()]
+    if tied:
+        return (
+            f"{claim} is neither shown nor refuted here: the means are below, but with "
+            f"{' and '.join(map(percent, tied))} by no more than chance may do."
+        )
+    return f"{claim} does not hold here: up to {percent(max(tested))} every interval is below 0."
+
+
+def same_labels(rows: Sequence[dict], init: str, baseline: str, metric: str, protocol: str) -> str:
+    told = []
+    for fraction in fractions_of(rows):
+        gap = paired(
+            scores_of(rows, init, fraction, metric, protocol),
+            scores_of(rows, baseline, fraction, metric, protocol),
+        )
+        if gap is not None:
+            told.append(f"{signed(gap)} ({percent(fraction)})")
+    if not told:
+        return ""
+    return f"With the same labels, {init} minus {baseline}: {', '.join(told)} points."
+
+
+def gap_text(gap: Estimate) -> str:
+    if gap.half is None:
+        return f"paired difference {signed(gap)} points, one seed, no interval"
+    sees = "excludes" if gap.excludes_zero() else "includes"
+    return f"paired difference {signed(gap)} points over {seeds(gap.count)}, the interval {sees} 0"
+
+
+def signed(gap: Estimate) -> str:
+    """'+1.20 ± 0.40', in points of a hundred."""
+    text = f"{100 * gap.mean:+.2f}"
+    return text if gap.half is None else f"{text} ± {100 * gap.half:.2f}"
+
+
+def level(value: Estimate) -> str:
+    text = f"{100 * value.mean:.2f}"
+    return f"{text} %" if value.half is None else f"{text} ± {100 * value.half:.2f} %"
+
+
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.6g} %"
+
+
+def seeds(count: int) -> str:
+    return "1 seed" if count == 1 else f"{count} seeds"
