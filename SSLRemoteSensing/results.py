@@ -26,7 +26,6 @@ def write_results(
     settings: ScoringSettings,
     classify: Callable[[Tensor], Tensor],
     classes: Sequence[str],
-    palette: Sequence,
     source: Path,
     best: dict,
     config: dict,
@@ -76,7 +75,7 @@ def write_results(
     drawn = first["confusion_matrix"]
     names = classes if len(drawn) == len(classes) else list(first["per_class"])
     draw_confusion_matrix(drawn, names, folder / "confusion_matrix.png")
-    draw_examples(classify, tiles, classes, palette, folder / "examples.png")
+    draw_examples(classify, tiles, classes, config["palette"], folder / "examples.png")
     print(f"results: {folder / 'results.json'}, confusion_matrix.png and examples.png beside it")
 
 

@@ -1,0 +1,174 @@
+"""Fine-tuning as finetune_seg.py runs it: open what a config names, train, score a checkpoint."""
+
+import json
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from SSLRemoteSensing import checkpoint
+from SSLRemoteSensing.command import write_run_card
+from SSLRemoteSensing.datasets.labels import ValueCoding
+from SSLRemoteSensing.datasets.mosaic import require_eroded
+from SSLRemoteSensing.datasets.opening import median_frequency
+from SSLRemoteSensing.datasets.segmentation import Repeated, SegmentationDataset, collate
+from SSLRemoteSensing.engine import fit
+from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.figures import default_palette
+from SSLRemoteSensing.metrics import scores
+from SSLRemoteSensing.models.segmentation import (
+    SegmentationNet,
+    build_segmentation,
+    require_same_network,
+)
+from SSLRemoteSensing.predict import classify, probabilities
+from SSLRemoteSensing.results import write_results
+from SSLRemoteSensing.schema import check_segmentation
+from SSLRemoteSensing.scoring import ScoringSettings, open_scored, score
+from SSLRemoteSensing.step import choose_device, choose_precision
+from SSLRemoteSensing.writing import write_text
+
+
+@dataclass
+class FineTuning:
+    """What training and scoring share. `train_cfg` holds fit()'s arguments, `data` the splits."""
+
+    config: dict
+    classes: list[str]
+    model: SegmentationNet
+    device: torch.device
+    precision: str
+    scoring: ScoringSettings
+    train_cfg: dict
+    data: dict[str, dict | None]
+
+    @property
+    def workers(self) -> int:
+        return self.train_cfg.get("num_workers", 0)
+
+    @property
+    def scored_split(self) -> str:
+        return "val" if self.data["test"] is None else "test"
+
+    def open_split(self, split: str, coding: ValueCoding | None = None) -> SegmentationDataset:
+        given = {"num_classes": len(self.classes), "in_channels": self.model.backbone.in_channels}
+        given |= {"coding": coding, "classes": self.classes, "seed": self.train_cfg.get("seed", 0)}
+        try:
+            return SegmentationDataset(**self.data[split], **given)
+        except UserError as error:
+            raise UserError(f"train_cfg.{split}_data: {error}") from error
+
+
+def open_fine_tuning(config: dict, trains: bool = True) -> FineTuning:
+    """Check `config`, fill in class weights and palette, build the network. No tile is opened.
+
+    Args:
+        trains: without, nothing that only training needs is asked for.
+
+    Raises:
+        UserError: naming every wrong key; weights that do not fit; a protocol that the data are
+            known not to have.
+    """
+    check_segmentation(config)
+    classes = list(config["classes"])
+    if config.get("palette") is None:
+        config["palette"] = default_palette(len(classes))
+    train_cfg = dict(config["train_cfg"])
+    losses = [train_cfg.get("loss") or {}]
+    for loss in losses:
+        losses.extend((loss.get("losses") or {}).values())
+        if loss.get("class_weights") == "median_frequency":
+            image_path = train_cfg["train_data"]["image_path"]
+            loss["class_weights"] = median_frequency(image_path, classes) if trains else None
+    device = choose_device(train_cfg.get("device", "auto"))
+    precision = choose_precision(train_cfg.get("precision", "fp32"), device)
+    torch.manual_seed(train_cfg.get("seed", 0))
+    model = build_segmentation(config)
+    factor = train_cfg.pop("backbone_lr_factor", 1.0)
+    for key in ("loss", "freeze_backbone"):  # the network has them
+        train_cfg.pop(key, None)
+    train_cfg["param_groups"] = model.param_groups(factor)
+    data = {split: train_cfg.pop(f"{split}_data", None) for split in ("train", "val", "test")}
+    scoring = ScoringSettings(**config.get("scoring_cfg") or {})
+    task = FineTuning(config, classes, model, device, precision, scoring, train_cfg, data)
+    scored = data[task.scored_split]
+    require_eroded(scoring.protocols, scored["image_path"], scored["label_path"])
+    return task
+
+
+def train(task: FineTuning, folder: Path, dry_run: bool = False) -> bool:
+    """Train, choosing `best.pth` on the tiles of val_data; whether anything was left to do."""
+    train_data = task.open_split("train")
+    val_data = task.open_split("val", train_data.coding)
+    used, there = len(train_data), train_data.full_length
+    fraction = task.data["train"].get("fraction", 1.0)
+    none = f" (fraction={fraction} asks for none, one is the least)"
+    least = none if round(fraction * there) < 1 else ""
+    print(f"labels of {used} of {there} train tiles{least}, {len(val_data)} val tiles")
+    card = task.model.backbone.card() | {"classes": task.classes, "config": task.config}
+    card |= {"palette": task.config["palette"], "train_tiles": {"used": used, "of": there}}
+    card |= {"label_table": train_data.coding.table.tolist(), "max_value": train_data.max_value}
+    quick = {"on": "tiles", "tta": False, "protocols": None}
+    quick = replace(task.scoring, **quick, batch_size=task.train_cfg["batch_size"])
+    whole_tiles = open_scored(val_data, task.classes, quick, own_labels=True)
+    predict = partial(probabilities, task.model, task.device, task.precision)
+
+    def validate() -> dict:
+        args = (predict, whole_tiles, len(task.classes), task.device, quick, task.workers)
+        found = scores(score(*args)["full"], task.classes)
+        return {key: found[key] for key in ("miou", "mf1", "oa", "kappa")}
+
+    def start() -> None:
+        write_run_card(task.config)
+        (folder / "results.json").unlink(missing_ok=True)  # of a run that ended earlier
+        names = [Path(file).name for file, _ in train_data.pairs]
+        write_text(folder / "train_tiles.txt", "\n".join(names) + "\n")
+
+    return fit(
+        task.model,
+        Repeated(train_data, there),
+        collate,
+        **task.train_cfg,
+        evaluate=validate,
+        start=start,
+        card=card,
+        dry_run=dry_run,
+    )
+
+
+def score_checkpoint(task: FineTuning, source: Path, folder: Path) -> None:
+    """Score the checkpoint `source` on test_data, or val_data; write the results to `folder`.
+
+    Raises:
+        UserError: of another network or other classes; data that cannot be opened.
+    """
+    model, classes, scoring = task.model, task.classes, task.scoring
+    best = checkpoint.load_network(model, source, classes)
+    card = best.get("card", {})
+    require_same_network(card.get("config", task.config), task.config, source)
+    model.backbone.set_normalization(card.get("mean"), card.get("std"))
+    model.to(task.device)
+    table = card.get("label_table")
+    coding = table and ValueCoding(np.array(table, np.int16), len(classes))
+    opened = open_scored(task.open_split(task.scored_split, coding), classes, scoring)
+    predict = partial(probabilities, model, task.device, task.precision, tta=scoring.tta)
+    counts = score(predict, opened, len(classes), task.device, scoring, task.workers)
+    show = partial(classify, model, task.device, task.precision, tta=scoring.tta)
+    write_results(
+        folder, counts, opened, task.scored_split, scoring, show, classes, source, best, task.config
+    )
+
+
+def is_scored(path: Path, config: dict) -> bool:
+    """Whether the results in `path` were scored in the way that `config` asks for."""
+    try:
+        known = json.loads(path.read_text())["config"]
+    except (OSError, ValueError, KeyError):
+        return False
+    asked = [
+        [one.get("scoring_cfg"), one["train_cfg"].get("test_data") or one["train_cfg"]["val_data"]]
+        for one in (known, config)
+    ]
+    return json.dumps(asked[0]) == json.dumps(asked[1])
