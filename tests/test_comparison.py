@@ -16,7 +16,7 @@ from SSLRemoteSensing.efficiency.comparison import (
     scores_of,
     t_quantile,
 )
-from SSLRemoteSensing.efficiency.curves import draw_curves
+from SSLRemoteSensing.efficiency.curves import draw_curves, draw_panel
 from SSLRemoteSensing.efficiency.tables import csv_text, markdown
 
 
@@ -26,7 +26,7 @@ def cell(init, fraction, seed, miou, **more) -> dict:
     done = dict(all=scores | dict(miou=None if miou is None else miou / 100))
     row = dict(init=init, fraction=fraction, seed=seed, lr=None, chosen=True, val_miou=None)
     row |= dict(status="done", error="", tiles=round(100 * fraction), steps=7, seconds=1.5)
-    row |= dict(split="test", protocols=done)
+    row |= dict(split="test", protocols=done, commit="abc", device="a GPU")
     if miou is None:
         row |= dict(status="failed", error="weights: no", protocols={}, split="")
     return row | more
@@ -121,7 +121,7 @@ def test_the_smallest_fraction_as_good_as_random_with_all_labels_is_named():
     )
     # -1, -0.5, -1.5: mean -1, half 1.24: the upper end is above 0
     assert "cannot be told from 0 with as few as 10 % (-1.00 ± 1.24 points)" in text
-    assert "as good as random with all holds here: with 20 % even the interval is above 0" in text
+    assert "as good as random with all holds here: with 20 % the whole interval is above 0." in text
     # 69-50, 70.5-52, 70.5-51; and 5 at all labels
     assert "ours minus random: +19.00 ± 1.24 (10 %), +5.00 ± 0.00 (100 %) points." in text
 
@@ -129,9 +129,11 @@ def test_the_smallest_fraction_as_good_as_random_with_all_labels_is_named():
 def test_a_difference_that_chance_may_make_is_told_as_that():
     ours = cells("ours", {0.5: [70.5, 70, 73]})  # +0.5, -1, +1: 0.17 ± 2.59
     text = told(*RANDOM, *ours)
-    assert "ours needs 50 % of the labels" in text
+    assert "ours needs at most 50 % of the labels" in text
     assert "+0.17 ± 2.59 points over 3 seeds, the interval includes 0." in text
-    assert "holds here by the mean, while the interval includes 0" in text
+    assert (
+        "is neither shown nor refuted here: with 50 % the mean is above, but with 50 % the " in text
+    )
 
 
 def test_a_claim_that_fails_is_told():
@@ -140,7 +142,7 @@ def test_a_claim_that_fails_is_told():
     assert "ours is at no fraction of the grid as good as random with all labels" in text
     assert "it comes nearest with 100 %: paired difference -0.97 ± 0.14 points" in text
     assert "cannot be told from 0" not in text
-    assert "does not hold here: up to 50 % every interval is below 0." in text
+    assert "does not hold here: with 10 % and 50 % the whole interval is below 0." in text
 
 
 def test_means_below_within_the_interval_neither_show_nor_refute():
@@ -157,7 +159,7 @@ def test_a_curve_that_falls_again_is_told():
 
 def test_the_control_random_itself_with_fewer_labels_is_told():
     text = told(*RANDOM, *cells("random", {0.5: [70, 72, 72]}))
-    assert "random itself is as good with 50 % of the labels as with all" in text
+    assert "random itself needs 50 % of the labels to be as good as with all" in text
     assert "random itself is at no smaller fraction as good; it comes nearest" in told(*RANDOM)
 
 
@@ -169,7 +171,7 @@ def test_all_labels_are_named_as_such():
 
 def test_the_claim_is_about_10_to_50_percent():
     text = told(*RANDOM, *cells("ours", {0.05: [71, 72, 73], 0.6: [71, 72, 73]}))
-    assert "ours needs 5 % of the labels" in text
+    assert "ours needs at most 5 % of the labels" in text
     assert "is not tested" in text
 
 
@@ -185,10 +187,10 @@ def test_one_seed_is_told():
     assert "There is one seed only: no interval" in text
     assert "random with all labels: mIoU 70.00 % (1 seed)." in text
     assert "paired difference +1.00 points, one seed, no interval" in text
-    assert "holds here by the one seed there is" in text
+    assert "cannot be judged by one seed; by this one it is above with 10 %." in text
     assert "ours minus random: +21.00 (10 %) points" in text
     below = told(*one, *cells("ours", {0.1: [60]}))
-    assert "does not hold here by the one seed there is" in below
+    assert "cannot be judged by one seed; by this one it is below." in below
     assert "cannot be told from 0" not in below
 
 
@@ -240,10 +242,53 @@ def test_the_table_of_means_marks_failed_cells_and_surely_different_ones():
     assert table[2] == ["random", "51.0 ± 2.5", "71.0 ± 2.5"]
     assert table[3] == ["ours", "62.5 ± 19.1 (2 of 3)", "failed"]
     assert table[4] == ["random - random with all", "**-20.0 ± 2.5**", ""]
+    assert "bold where the interval excludes 0" in text
     assert table[5] == ["ours - random", "**+11.5 ± 6.4**", ""]
     assert table[6][0] == "ours - random with all"
     for heading in ("mIoU", "mF1", "overall accuracy", "kappa"):
-        assert f"## {heading}, protocol `all`" in lines
+        assert f"### {heading} in %, protocol `all`" in lines
+
+
+def test_the_tables_do_not_repeat_what_two_protocols_share_by_definition():
+    rows = [cell("random", 1, 0, 50)]
+    rows[0]["protocols"]["mean_of_foreground_eroded"] = rows[0]["protocols"]["all"]
+    text = markdown("demo", [], [], rows, "random")
+    assert "mF1 in %, protocol `mean_of_foreground_eroded`" in text
+    assert "kappa in %, protocol `mean_of_foreground_eroded`" not in text
+    assert "random - random" not in text  # one fraction: nothing to set it against
+
+
+def test_where_random_needs_no_more_labels_the_claim_says_nothing():
+    """Whatever the weights: the grid's labels are not what limits it."""
+    random = cells("random", {0.1: [71.5, 72.6, 73.5], 1: [70, 71, 72]})
+    text = told(*random, *cells("ours", {0.1: [71, 72.1, 73]}))
+    assert (
+        "holds here: with 10 % the whole interval is above 0. But random itself needs no more "
+        in text
+    )
+    assert "than 10 %: more labels are of no use in this grid" in text
+    below = told(*random, *cells("ours", {0.1: [60, 61.1, 62]}))
+    assert "does not hold here" in below
+    assert "no use in this grid" not in below
+
+
+def test_fractions_that_have_not_finished_are_told_to_be_unknown():
+    ours = cells("ours", {0.1: [None] * 3, 0.2: [71, 72.1, 73]})
+    text = told(*RANDOM, *ours)
+    assert "ours needs 20 % of the labels" in text
+    assert "With 10 % it is not known: cells have not finished." in text
+
+
+def test_one_seed_decides_nothing_where_others_have_intervals():
+    falls = cells("ours", {0.1: [51], 0.5: [60, 61.1, 62]})
+    assert "does not hold here: with 50 % the whole interval is below 0." in told(*RANDOM, *falls)
+    rises = cells("ours", {0.1: [71], 0.5: [60, 61.1, 62]})
+    assert "does not hold here: with 50 % the whole interval is below 0." in told(*RANDOM, *rises)
+
+
+def test_no_finished_cell_is_not_one_seed():
+    none = [cell(init, f, s, None) for init in ("random", "ours") for f in (0.1, 1) for s in (0, 1)]
+    assert "one seed" not in told(*none)
 
 
 def test_the_table_of_learning_rates_shows_the_chosen_one_bold():
@@ -255,6 +300,22 @@ def test_the_table_of_learning_rates_shows_the_chosen_one_bold():
     table = fields(markdown("demo", [], [], rows, None))
     assert table[0] == ["mIoU on validation", "lr 0.001", "lr 0.01"]
     assert table[2] == ["ours, 10 %", "1.5 ± 6.4", "**10.5 ± 6.4**"]
+
+
+def test_a_panel_has_a_log_axis_and_an_interval_an_initialisation():
+    from matplotlib.figure import Figure
+
+    rows = [*RANDOM, *cells("ours", {0.1: [69, 70, 71], 1: [71, 72, 76]})]
+    axes = Figure().subplots()
+    draw_panel(axes, rows, "random", "miou", "all")
+    assert axes.get_xscale() == "log"
+    shaded = [one.get_paths()[0].vertices for one in axes.collections]
+    assert len(shaded) == 2
+    # 51 ± 2.48, 71 ± 2.48; and 70 ± 2.48, 73 ± 6.57
+    ranges = [(48.516, 73.484), (66.427, 79.573)]
+    for vertices, (low, high) in zip(shaded, ranges, strict=True):
+        assert vertices[:, 1].min() == pytest.approx(low, abs=0.01)
+        assert vertices[:, 1].max() == pytest.approx(high, abs=0.01)
 
 
 @pytest.mark.parametrize("protocols", [["all"], ["all", "eroded", "foreground", "clutter"]])

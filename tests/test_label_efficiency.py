@@ -22,8 +22,9 @@ from SSLRemoteSensing.checkpoint import write
 from SSLRemoteSensing.config import load_config
 from SSLRemoteSensing.efficiency import running
 from SSLRemoteSensing.efficiency.cells import Job, arguments, jobs_left, read_cell, rows_of
-from SSLRemoteSensing.efficiency.grid import Cell, describe, locked, plan_grid, write_grid
+from SSLRemoteSensing.efficiency.grid import Cell, locked, plan_grid, write_grid
 from SSLRemoteSensing.efficiency.rates import choose_rates, warnings_of_rates
+from SSLRemoteSensing.efficiency.report import describe
 from SSLRemoteSensing.efficiency.running import Stop, run_jobs, slots_for
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.models.weights import BACKBONES
@@ -52,6 +53,7 @@ if (top / "wait").exists():
     (top / f"started_{name}").touch()
     while not received:
         time.sleep(0.01)
+    note(signal.Signals(received[0]).name)
     sys.exit(128 + received[0])
 if (top / f"fail_{kind}_{name}").exists():
     sys.exit("error: weights of another network")
@@ -178,10 +180,10 @@ def test_on_several_gpus_cells_run_side_by_side_each_on_its_own(plan, fake, tmp_
     run_all(plan(), fake, slots=("3", "5"))
     calls = [line.split() for line in (tmp_path / "grid/calls").read_text().splitlines()]
     assert {gpu for _, _, gpu in calls} == {"3", "5"}
-    busy = 0
-    for what, _, _ in calls:
-        busy += -1 if what == "end" else 1
-        assert 0 <= busy <= 2
+    busy = {"3": 0, "5": 0}
+    for what, _, gpu in calls:
+        busy[gpu] += -1 if what == "end" else 1
+        assert 0 <= busy[gpu] <= 1
     assert [what for what, _, _ in calls[:2]] == ["train", "train"]
     assert "train_cfg.device=cuda" in arguments(plan(), Job(Cell("net", 1.0, 0)), "3")
     assert "train_cfg.device=cuda" not in arguments(plan(), Job(Cell("net", 1.0, 0)), None)
@@ -249,7 +251,7 @@ def test_of_equal_rates_the_smaller_is_chosen_and_an_end_of_the_list_is_warned_o
     assert set(grid.chosen.values()) == {0.1}
     assert warnings_of_rates(grid) == [
         f"warning: the learning rate chosen for {init} at 50 %, 100 % is 0.1, at the lower end of "
-        "the list; a better one may lie beyond"
+        "the list; a better one may lie beyond (another list of --lrs needs another --output)"
         for init in ("random", "net")
     ]
     grid.lrs = [0.01, 0.1, 1]
@@ -319,14 +321,13 @@ def test_a_signal_lets_the_running_cells_save_and_starts_no_other(plan, fake, nu
     assert [row["status"] for row in rows].count("to do") == 6
     assert not any(row["error"] for row in rows)
     assert len(weights_in(grid.folder)) == 2  # latest.pth, to go on from
+    # The other kind: Ctrl-C reaches the cells too, and a second one of a kind ends them unsaved.
+    calls = [line.split()[0] for line in (grid.folder / "calls").read_text().splitlines()]
+    other = {signal.SIGINT: "SIGTERM", signal.SIGTERM: "SIGINT"}[number]
+    assert [call for call in calls if call.startswith("SIG")] == [other, other]
     monkeypatch.undo()
     (grid.folder / "wait").unlink()
     assert len(run_all(grid, fake)) == 8
-
-
-def test_the_order_to_stop_differs_from_the_one_that_came():
-    """finetune_seg.py ends without saving on a second signal of a kind."""
-    assert running.PASSED_ON == {signal.SIGINT: signal.SIGTERM, signal.SIGTERM: signal.SIGINT}
 
 
 def test_a_process_that_was_killed_is_told_as_such(tmp_path):
@@ -391,6 +392,9 @@ def test_a_damaged_grid_is_told(plan):
     with pytest.raises(UserError, match="damaged"):
         plan()
     (grid.folder / "grid.json").unlink()
+    plan()  # nothing was run yet
+    grid.path(grid.cells()[0]).mkdir()
+    (grid.path(grid.cells()[0]) / "cell.json").write_text("{}")
     with pytest.raises(UserError, match=r"grid.json: not there, but cells of a grid are"):
         plan()
 
@@ -425,7 +429,7 @@ def test_the_number_of_steps_is_the_same_in_every_cell_and_stated(plan, config):
     assert (grid.tiles, grid.steps) == (13, 10)
     text = "\n".join(describe(grid))
     assert "10 steps in every cell, whatever its fraction, of 6 tiles each" in text
-    assert "of 13 train tiles: 1 % = 1, 2 % = 1, 50 % = 6, 100 % = 13" in text
+    assert "1 % = 1 (60 passes), 2 % = 1 (60 passes), 50 % = 6 (10 passes), 100 % = 13 (" in text
     assert "1 % and 2 % would be less than one tile: at least one is kept" in text
     assert "1 % and 2 % keep the same number of tiles" in text
 
@@ -442,7 +446,7 @@ def test_the_number_of_steps_is_the_same_in_every_cell_and_stated(plan, config):
         (dict(fractions=[1.5]), "--fractions 1.5: must be above 0 and at most 1"),
         (dict(fractions=[float("nan")]), "--fractions nan"),
         (dict(fractions=[0.5, 0.50]), "--fractions: 0.5 stands there twice"),
-        (dict(seeds=[-1]), "--seeds -1: must be at least 0"),
+        (dict(seeds=[-1]), "--seeds -1: must be 0 to 2^63 - 1"),
         (dict(seeds=[1, 1]), "--seeds: 1 stands there twice"),
         (dict(lrs=[0.0]), "--lrs 0: must be above 0"),
         (dict(lrs=[0.1, 0.1]), "--lrs: 0.1 stands there twice"),
@@ -493,7 +497,7 @@ def test_the_command_writes_tables_curves_and_the_answer(tool, tmp_path):
     assert status == 0
     assert "8 of 8 cells to do" in said
     assert "[8 of 8] net, 100 %, seed 1: test mIoU 45.00 %" in said
-    answer = "net needs 50 % of the labels to be as good as random with all"
+    answer = "net needs at most 50 % of the labels to be as good as random with all"
     assert answer in said
     folder = tmp_path / "grid"
     assert answer in (folder / "table.md").read_text()
@@ -511,7 +515,7 @@ def test_the_command_ends_with_status_1_where_a_cell_failed_and_marks_it(tool, t
     (tmp_path / "grid/fail_train_net_f0.5_s0").touch()
     status, said = tool()
     assert status == 1
-    assert "1 cells failed; the same command tries them again" in said
+    assert "1 cell failed; the same command tries again" in said
     table = (tmp_path / "grid/table.md").read_text()
     assert "45.0 (1 of 2)" in table
     assert "net, 50 %, seed 0: weights of another network" in table
@@ -550,7 +554,8 @@ def test_a_dry_run_lists_cells_and_writes_nothing(tool, tmp_path, fake, monkeypa
     status, said = tool("--dry_run")
     assert status == 0
     assert said.count("to do  ") == 8
-    assert "8 cells of 3 steps, 1 at a time: about 60 s, from one step on this machine" in said
+    assert "8 cells of 3 steps, 1 at a time: about 6" in said  # 8 x 3 x 2.5 s, and starting
+    assert "from a rehearsal on this machine; validation and scoring come on top" in said
     assert not (tmp_path / "grid").exists()
     monkeypatch.setattr(module, "FINETUNE", fake)
     tool()
@@ -580,10 +585,62 @@ def test_a_mistake_is_one_line_and_status_2(tool, tmp_path, more, said):
     assert not (tmp_path / "grid").exists()
 
 
-def test_a_protocol_that_is_not_there_is_told(tool):
+def test_a_protocol_that_no_cell_can_have_is_refused_before_any_runs(tool, tmp_path):
     status, said = tool("--protocol", "eroded")
     assert status == 2
-    assert "error: --protocol eroded: results have all" in said
+    assert said == "error: --protocol eroded: the cells can have all, all_eroded\n"
+    assert not (tmp_path / "grid").exists()
+
+
+def test_a_protocol_that_the_labels_turn_out_not_to_have_gives_way_to_another(tool, tmp_path):
+    status, said = tool("--protocol", "all_eroded")
+    assert status == 0
+    assert "warning: no result has the protocol all_eroded; this is of all" in said
+    assert "net needs at most 50 %" in (tmp_path / "grid/table.md").read_text()
+
+
+def test_too_few_steps_to_see_all_tiles_are_told(tool):
+    said = tool()[1]
+    assert "100 % = 13 (0.923 passes)" in said
+    assert "warning: 3 steps see 12 of the 13 tiles that 100 % of the labels are" in said
+    assert "best on validation, of the only one a cell" in said
+
+
+def test_a_cell_that_is_no_longer_asked_for_does_not_count_as_failed(tool, tmp_path):
+    (tmp_path / "grid").mkdir()
+    (tmp_path / "grid/fail_train_net_f0.5_s1").touch()
+    assert tool()[0] == 1
+    status, said = tool("--seeds", "0")
+    assert status == 0
+    assert "failed; the same command" not in said
+
+
+def test_what_a_crash_left_of_a_finished_cell_is_removed_and_the_cell_not_run_again(plan, fake):
+    grid = plan()
+    run_all(grid, fake)
+    cell = grid.path(grid.cells()[0])
+    for name in ("latest.pth", "epoch_0001.pth"):
+        (cell / name).write_text("left")
+    assert run_all(plan(), fake) == []
+    assert weights_in(grid.folder) == set()
+
+
+def test_a_choice_rests_on_all_seeds_that_were_searched(plan, fake):
+    """Also where a later call asks for fewer of them."""
+    grid = plan(lrs=[0.01, 0.1], inits=["net=imagenet"], fractions=[1], seeds=[0, 1])
+    write_grid(grid)
+    jobs = jobs_left(grid)
+    run_jobs(grid, [job for job in jobs if job.cell.seed == 0], fake, [None], Stop())
+    run_jobs(grid, jobs[-1:], fake, [None], Stop())  # of seed 1 one rate only
+    fewer = plan(lrs=[0.01, 0.1], inits=["net=imagenet"], fractions=[1], seeds=[0])
+    assert "not all its cells have ended" in choose_rates(fewer)[0]
+
+
+def test_a_config_that_cannot_be_kept_is_named_before_anything_is_written(plan, config, tmp_path):
+    config["train_cfg"]["clip_grad_norm"] = float("inf")
+    with pytest.raises(UserError, match=r"train_cfg.clip_grad_norm=inf: cannot be kept"):
+        plan()
+    assert not (tmp_path / "grid").exists()
 
 
 # From here on with finetune_seg.py itself, on drawn scenes.
@@ -664,7 +721,7 @@ def test_a_grid_on_drawn_scenes_is_stopped_and_goes_on(scenes, tmp_path):
 def test_test_tiles_are_read_for_the_chosen_rate_alone_and_at_the_end(scenes, tmp_path):
     """They are absent at first: all training and the choice do without them."""
     absent = tmp_path / "later"
-    flags = ["--init", "random=random", "--fractions", "1", "--seeds", "0", "--lrs", "0.01", "1e30"]
+    flags = ["--init", "random=random", "--fractions", "1", "--seeds", "0", "--lrs", "0.01"]
     flags += ["--set", f"train_cfg.test_data.image_path={absent}/images"]
     flags += [f"train_cfg.test_data.label_path={absent}/labels"]
     line = command(scenes, tmp_path / "grid", *flags)
@@ -672,7 +729,6 @@ def test_test_tiles_are_read_for_the_chosen_rate_alone_and_at_the_end(scenes, tm
     assert first.returncode == 1, first.stderr
     cell = tmp_path / "grid/cells/random_f1_s0_lr0.01"
     assert json.loads((cell / "results.json").read_text())["split"] == "val"
-    assert "not finite" in first.stdout  # lr 1e30
     assert str(absent) in first.stdout.rpartition("FAILED")[2]
     val = json.loads((cell / "cell.json").read_text())["val"]["all"]["miou"]
     assert (cell / "best.pth").exists()
@@ -680,7 +736,7 @@ def test_test_tiles_are_read_for_the_chosen_rate_alone_and_at_the_end(scenes, tm
     draw_tiles(absent, 20, size=32, seed=1)
     second = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     out, _ = second.communicate(timeout=300)
-    assert second.returncode == 1  # the table still has the cell that diverged
+    assert second.returncode == 0
     assert "test mIoU" in out
     assert json.loads((cell / "results.json").read_text())["split"] == "test"
     after = json.loads((cell / "cell.json").read_text())

@@ -15,29 +15,14 @@ import sys
 from pathlib import Path
 
 from SSLRemoteSensing.config import load_config
-from SSLRemoteSensing.efficiency.cells import jobs_left, mean_seconds, rows_of
-from SSLRemoteSensing.efficiency.comparison import METRICS, answer, protocols_of
-from SSLRemoteSensing.efficiency.curves import draw_curves
-from SSLRemoteSensing.efficiency.grid import (
-    Grid,
-    describe,
-    locked,
-    plan_grid,
-    read_grid,
-    write_grid,
-)
+from SSLRemoteSensing.efficiency.cells import jobs_left
+from SSLRemoteSensing.efficiency.comparison import METRICS
+from SSLRemoteSensing.efficiency.grid import locked, plan_grid, read_grid, write_grid
 from SSLRemoteSensing.efficiency.rates import choose_rates, warnings_of_rates
-from SSLRemoteSensing.efficiency.running import (
-    duration,
-    rehearsed_seconds,
-    run_jobs,
-    slots_for,
-    stop_signals,
-)
-from SSLRemoteSensing.efficiency.tables import csv_text, markdown
+from SSLRemoteSensing.efficiency.report import choose_protocol, describe, preview, report
+from SSLRemoteSensing.efficiency.running import run_jobs, slots_for, stop_signals
 from SSLRemoteSensing.errors import UserError, run_command
 from SSLRemoteSensing.schema import check_segmentation
-from SSLRemoteSensing.writing import write_text
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
 FINETUNE = [sys.executable, str(Path(__file__).resolve().parents[1] / "finetune_seg.py")]
@@ -61,7 +46,7 @@ def main() -> None:
         help="learning rates to choose from on validation, for each initialisation and fraction",
     )
     flags.add_argument("--metric", choices=METRICS, default="miou", help="of the answer and curves")
-    flags.add_argument("--protocol", default="all", help="of results.json, for the same (all)")
+    flags.add_argument("--protocol", help="of results.json, for the same (all)")
     flags.add_argument("--jobs", type=int, help="cells side by side (one a GPU; one on the CPU)")
     flags.add_argument("--keep_weights", action="store_true", help="keep best.pth of each cell")
     flags.add_argument(
@@ -77,13 +62,13 @@ def main() -> None:
     check_segmentation(config)
     if args.jobs is not None and args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: must be at least 1")
-    folder = Path(args.output)
-    grid = plan_grid(folder, config, args.init, args.fractions, args.seeds, args.lrs)
+    protocol = choose_protocol(config, args.protocol)
+    grid = plan_grid(Path(args.output), config, args.init, args.fractions, args.seeds, args.lrs)
     slots = slots_for(config["train_cfg"].get("device", "auto"), args.jobs)
     print("\n".join(describe(grid)))
     if args.dry_run:
         given = ["--config_file", args.config_file]
-        preview(grid, len(slots), [*given, "--set", *overrides] if overrides else given)
+        preview(grid, len(slots), FINETUNE, [*given, "--set", *overrides] if overrides else given)
         return
     with locked(grid), stop_signals() as stop:
         read_grid(grid)  # as it is now that no other command can change it
@@ -96,53 +81,12 @@ def main() -> None:
             remarks = choose_rates(grid, args.keep_weights) + warnings_of_rates(grid)
             scoring = [job for job in jobs_left(grid) if job.scoring]
             run_jobs(grid, scoring, FINETUNE, slots, stop, args.keep_weights)
-        failed = report(grid, remarks, args.metric, args.protocol, final=not stop.received)
+        report(grid, remarks, args.metric, protocol, final=not stop.received)
+        failed = bool(jobs_left(grid))
     if stop.received:
         print("stopped; finished cells are kept, the same command goes on", file=sys.stderr)
         sys.exit(128 + stop.received[0])
     sys.exit(1 if failed else 0)
-
-
-def preview(grid: Grid, side_by_side: int, config_arguments: list[str]) -> None:
-    """Print the cells, what is left of them, and how long that will take."""
-    jobs = jobs_left(grid)
-    left = {job.cell for job in jobs}
-    for cell in grid.cells():
-        print(f"{'to do' if cell in left else 'done ':<7}{cell}")
-    if not jobs:
-        print("nothing is left to do")
-        return
-    seconds, basis = mean_seconds(grid), "the mean of the finished cells"
-    if seconds is None:
-        seconds = rehearsed_seconds(grid, jobs[0].cell, FINETUNE, config_arguments)
-        basis = "one step on this machine; starting, reading, validation and scoring come on top"
-    print(
-        f"{len(jobs)} cells of {grid.steps} steps, {side_by_side} at a time: about "
-        f"{duration(len(jobs) * seconds / side_by_side)}, from {basis}. Nothing is written."
-    )
-
-
-def report(grid: Grid, remarks: list[str], metric: str, protocol: str, final: bool) -> bool:
-    """Write the tables, and at the end the curves; print the answer. Whether any cell failed."""
-    rows = rows_of(grid)
-    write_text(grid.folder / "table.csv", csv_text(rows))
-    known = protocols_of(rows)
-    if known and protocol not in known:
-        raise UserError(f"--protocol {protocol}: results have {', '.join(known)}")
-    told = [*answer(rows, grid.baseline, metric, protocol), *remarks]
-    title = f"{grid.config['name']}, {METRICS[metric]}, protocol {protocol}"
-    facts = [f"Config {grid.config['name']}, kept in config.py.", *describe(grid)]
-    write_text(grid.folder / "table.md", markdown(title, told, facts, rows, grid.baseline))
-    if final:
-        print("\n".join(["", *told, ""]))
-        if known:
-            head = f"{grid.config['name']}, {grid.split} tiles"
-            draw_curves(rows, grid.baseline, metric, protocol, head, grid.folder / "curves.png")
-        print(f"results: {grid.folder / 'table.md'}, table.csv and curves.png beside it")
-    failed = [row for row in rows if row["error"]]
-    if failed and final:
-        print(f"{len(failed)} cells failed; the same command tries them again", file=sys.stderr)
-    return bool(failed or jobs_left(grid))
 
 
 if __name__ == "__main__":

@@ -99,6 +99,8 @@ def rows_of(grid: Grid) -> list[dict]:
                 "steps": grid.steps,
                 "seconds": round(found.get("seconds", 0), 1),
                 "split": results["split"] if results else "",
+                "commit": results.get("versions", {}).get("commit") if results else None,
+                "device": results.get("device") if results else None,
                 "val_miou": main_miou(found.get("val") or {}),
                 "protocols": results["protocols"] if results else {},
             }

@@ -124,20 +124,27 @@ def answer(rows: Sequence[dict], baseline: str | None, metric: str, protocol: st
         told.append(
             f"{baseline} with all labels: {METRICS[metric]} {level(mean)} ({seeds(mean.count)})."
         )
+    control = {} if mean is None else gaps_to(full, rows, baseline, metric, protocol)
+    control.pop(1.0, None)  # with itself
     for init in inits_of(rows):
+        itself = init == baseline
         if mean is not None:
-            gaps = {
-                fraction: paired(scores_of(rows, init, fraction, metric, protocol), full)
-                for fraction in fractions_of(rows)
-                if init != baseline or fraction < 1
-            }
-            gaps = {fraction: gap for fraction, gap in gaps.items() if gap is not None}
-            told.append(when_as_good(init, baseline, gaps))
-            if init != baseline:
-                told.append(verdict(init, baseline, gaps))
-        if init != baseline:
-            told.append(same_labels(rows, init, baseline, metric, protocol))
+            gaps = control if itself else gaps_to(full, rows, init, metric, protocol)
+            asked = {row["fraction"] for row in rows if row["init"] == init}
+            told.append(when_as_good(init, baseline, gaps, sorted(asked)))
+            told.append("" if itself else verdict(init, baseline, gaps, control))
+        told.append("" if itself else same_labels(rows, init, baseline, metric, protocol))
     return [text for text in told if text]
+
+
+def gaps_to(
+    full: dict[int, float], rows: Sequence[dict], init: str, metric: str, protocol: str
+) -> dict[float, Estimate]:
+    """Fraction -> paired difference of `init` to `full`, the baseline's scores, all labels."""
+    found = {
+        f: paired(scores_of(rows, init, f, metric, protocol), full) for f in fractions_of(rows)
+    }
+    return {fraction: gap for fraction, gap in found.items() if gap is not None}
 
 
 def said_of_seeds(rows: Sequence[dict], metric: str, protocol: str) -> str:
@@ -146,15 +153,20 @@ def said_of_seeds(rows: Sequence[dict], metric: str, protocol: str) -> str:
         for init in inits_of(rows)
         for fraction in fractions_of(rows)
     ]
-    if max(found, default=0) > 1:
+    if max(found, default=0) != 1:
         return ""
     return "There is one seed only: no interval can be given, and any difference may be chance."
 
 
-def when_as_good(init: str, baseline: str, gaps: dict[float, Estimate]) -> str:
+def when_as_good(
+    init: str, baseline: str, gaps: dict[float, Estimate], asked: Sequence[float]
+) -> str:
     """The smallest fraction at which `init` is as good as `baseline` with all labels.
 
     As good means: the mean of the paired differences `gaps` to it is at least 0.
+
+    Args:
+        asked: the fractions of the grid, also those that have not finished.
     """
     itself = init == baseline
     if not gaps:
@@ -166,9 +178,10 @@ def when_as_good(init: str, baseline: str, gaps: dict[float, Estimate]) -> str:
     if reached:
         first = reached[0]
         enough = f"{percent(first)} of the labels" if first < 1 else "all labels"
+        enough = f"at most {enough}" if first == asked[0] < 1 else enough
         text = f"{init} needs {enough} to be as good as {baseline} with all"
         if itself:
-            text = f"{init} itself is as good with {enough} as with all"
+            text = f"{init} itself needs {enough} to be as good as with all"
         text += f": {gap_text(gaps[first])}."
         again = [percent(f) for f in gaps if f > first and gaps[f].mean < 0]
         if again:
@@ -182,32 +195,50 @@ def when_as_good(init: str, baseline: str, gaps: dict[float, Estimate]) -> str:
     if tied and (not reached or tied[0] < reached[0]):
         near = f"{percent(tied[0])} ({signed(gaps[tied[0]])} points)"
         text += f" Its deficit cannot be told from 0 with as few as {near}."
+    unknown = [percent(f) for f in asked if f not in gaps and not (itself and f == 1)]
+    if unknown:
+        text += f" With {' and '.join(unknown)} it is not known: cells have not finished."
     return text
 
 
-def verdict(init: str, baseline: str, gaps: dict[float, Estimate]) -> str:
-    """What the grid says of the claim that 10 to 50 % of the labels are enough."""
+def verdict(
+    init: str, baseline: str, gaps: dict[float, Estimate], control: dict[float, Estimate]
+) -> str:
+    """What the grid says of the claim that 10 to 50 % of the labels are enough.
+
+    Only fractions with an interval decide. Where the baseline itself needs no more labels
+    (`control`, its own differences), the claim is true of any initialisation and says nothing.
+    """
     tested = {f: gap for f, gap in gaps.items() if CLAIMED[0] <= f <= CLAIMED[1]}
     claim = f"That {init} with 10 to 50 % of the labels is as good as {baseline} with all"
     if not tested:
         return f"{claim} is not tested: no such cell has finished."
-    means = [fraction for fraction, gap in tested.items() if gap.mean >= 0]
-    if means:
-        surely = [fraction for fraction in means if tested[fraction].excludes_zero()]
-        if surely:
-            return f"{claim} holds here: with {percent(surely[0])} even the interval is above 0."
-        if any(tested[fraction].half is not None for fraction in means):
-            return f"{claim} holds here by the mean, while the interval includes 0."
-        return f"{claim} holds here by the one seed there is."
-    if all(gap.half is None for gap in tested.values()):
-        return f"{claim} does not hold here by the one seed there is."
-    tied = [f for f, gap in tested.items() if gap.half is None or gap.may_reach_zero()]
-    if tied:
-        return (
-            f"{claim} is neither shown nor refuted here: the means are below, but with "
-            f"{' and '.join(map(percent, tied))} by no more than chance may do."
+    measured = {f: gap for f, gap in tested.items() if gap.half is not None}
+    above = [f for f, gap in (measured or tested).items() if gap.mean >= 0]
+    within = [f for f, gap in measured.items() if gap.may_reach_zero()]
+    surely = [f for f in above if tested[f].excludes_zero()]
+    if not measured:
+        side = f"above with {' and '.join(map(percent, above))}" if above else "below"
+        text = f"{claim} cannot be judged by one seed; by this one it is {side}."
+    elif surely:
+        text = f"{claim} holds here: with {percent(surely[0])} the whole interval is above 0."
+    elif not within:
+        below = " and ".join(map(percent, measured))
+        return f"{claim} does not hold here: with {below} the whole interval is below 0."
+    else:
+        means = f"with {' and '.join(map(percent, above))} the mean is above"
+        means = means if above else "the means are below"
+        text = (
+            f"{claim} is neither shown nor refuted here: {means}, but with "
+            f"{' and '.join(map(percent, within))} the interval includes 0."
         )
-    return f"{claim} does not hold here: up to {percent(max(tested))} every interval is below 0."
+    alone = [f for f, gap in control.items() if f <= CLAIMED[1] and gap.mean >= 0]
+    if above and alone:
+        text += (
+            f" But {baseline} itself needs no more than {percent(alone[0])}: more labels are of no "
+            f"use in this grid, and it shows nothing of the initialisation."
+        )
+    return text
 
 
 def same_labels(rows: Sequence[dict], init: str, baseline: str, metric: str, protocol: str) -> str:

@@ -135,10 +135,11 @@ def plan_grid(
             batch; a folder with a grid of another config, other tiles, learning rates or weights.
     """
     check_numbers("--fractions", fractions, lambda value: 0 < value <= 1, "above 0 and at most 1")
-    check_numbers("--seeds", seeds, lambda value: value >= 0, "at least 0")
+    check_numbers("--seeds", seeds, lambda value: 0 <= value < 2**63, "0 to 2^63 - 1")
     if lrs is not None:
         check_numbers("--lrs", lrs, lambda value: 0 < value < math.inf, "above 0")
         lrs = sorted(lrs)
+    require_plain(config)
     specs = read_inits(inits)
     choose_device(config["train_cfg"].get("device", "auto"))
     tiles, steps = measure(config)
@@ -157,7 +158,7 @@ def read_grid(grid: Grid) -> None:
     if known is None:
         if file.exists():
             raise UserError(f"{file}: damaged; restore it, or set another --output")
-        if (grid.folder / "cells").exists():
+        if any(grid.folder.glob("cells/*/cell.json")):
             raise UserError(f"{file}: not there, but cells of a grid are; set another --output")
         return
     compare(grid.folder, known, identity(grid.config, grid.lrs, grid.tiles), grid.known_inits)
@@ -265,16 +266,24 @@ def compare(folder: Path, known: dict, ours: dict, inits: dict[str, dict]) -> No
             )
 
 
+def require_plain(value, path: str = "") -> None:
+    """Raise a `UserError` for what a config file written by `write_grid` could not hold."""
+    if isinstance(value, dict):
+        for key, inside in value.items():
+            require_plain(inside, f"{path}.{key}" if path else str(key))
+        return
+    try:
+        plain = ast.literal_eval(repr(value)) == value
+    except (ValueError, SyntaxError):
+        plain = False
+    if not plain:
+        raise UserError(f"{path}={value!r}: cannot be kept with the grid; write a plain value")
+
+
 def write_grid(grid: Grid) -> None:
     """Write grid.json and config.py."""
     make_folder(grid.folder / "cells", "--output")
     text = pprint.pformat(grid.config, width=100, sort_dicts=False)
-    try:
-        plain = ast.literal_eval(text) == grid.config
-    except (ValueError, SyntaxError):
-        plain = False
-    if not plain:
-        raise UserError("config: holds more than plain values, and cannot be kept with the grid")
     write_text(grid.folder / "config.py", f"config = {text}\n")
     chosen = [
         {"init": init, "fraction": fraction, "lr": lr}
@@ -285,56 +294,23 @@ def write_grid(grid: Grid) -> None:
     write_text(grid.folder / "grid.json", json.dumps(contents, indent=2) + "\n")
 
 
-def describe(grid: Grid) -> list[str]:
-    """What is run and how it is compared, a sentence or some an entry."""
-    train_cfg = grid.config["train_cfg"]
-    told = [
-        f"{grid.steps} steps in every cell, whatever its fraction, of "
-        f"{train_cfg['batch_size'] * train_cfg.get('accumulate_steps', 1)} tiles each."
-    ]
-    kept = {fraction: grid.kept(fraction) for fraction in grid.fractions}
-    counts = (f"{percent(fraction)} = {count}" for fraction, count in kept.items())
-    told.append(f"Tiles with labels, of {grid.tiles} train tiles: {', '.join(counts)}.")
-    none = [percent(f) for f in grid.fractions if round(f * grid.tiles) == 0]
-    if none:
-        told.append(f"{' and '.join(none)} would be less than one tile: at least one is kept.")
-    for count in sorted({count for count in kept.values() if list(kept.values()).count(count) > 1}):
-        same = " and ".join(percent(f) for f, kept_there in kept.items() if kept_there == count)
-        told.append(f"{same} keep the same number of tiles: their cells are the same.")
-    for name, entry in grid.known_inits.items():
-        of_file = f" (SHA-256 {entry['sha256'][:12]}...)" if entry["sha256"] else ""
-        told.append(f"Initialisation {name}: {entry['spec']}{of_file}.")
-    if grid.split == "test":
-        told.append("Scores are of the test tiles, by the checkpoint that was best on validation.")
-    else:
-        told.append(
-            "Scores are of the validation tiles, which also chose the checkpoint, and so a little "
-            "too high: the config has no test_data."
-        )
-    if grid.lrs is not None:
-        told.append(
-            f"Learning rates searched: {', '.join(f'{lr:g}' for lr in grid.lrs)}. For each "
-            f"initialisation and fraction the one with the highest mean mIoU on validation over "
-            f"the seeds is chosen; test tiles are read after that, for the chosen cells only."
-        )
-    told.append(
-        "± is half the 95 % interval of a mean over seeds (Student's t). Differences are taken "
-        "seed by seed. A deficit that cannot be told from 0 may still be there."
-    )
-    return told
-
-
 @contextlib.contextmanager
 def locked(grid: Grid) -> Iterator[None]:
     """Keep a second command out of the folder as long as this one, or a cell of it, is running."""
     make_folder(grid.folder, "--output")
-    with open(grid.folder / ".lock", "w") as file:
+    try:
+        file = open(grid.folder / ".lock", "w")  # noqa: SIM115, closed below
+    except OSError as error:
+        raise UserError(f"--output {grid.folder}: cannot be written ({error.strerror})") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise UserError(
                 f"--output {grid.folder}: another command, or a cell that it left, is running there"
             ) from error
+        except OSError as error:
+            raise UserError(f"--output {grid.folder}: no locks here ({error.strerror})") from error
         grid.lock = file.fileno()
         yield
         grid.lock = None
@@ -344,8 +320,11 @@ def sha256(spec: str) -> str | None:
     """Hash of the file that an initialisation names; None where it names none."""
     if spec in ("random", "imagenet"):
         return None
-    with open(spec, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with open(spec, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"--init {spec}: cannot be read ({error.strerror})") from error
 
 
 def read_json(path: Path) -> dict | None:

@@ -49,7 +49,7 @@ def warnings_of_rates(grid: Grid) -> list[str]:
     return [
         f"warning: the learning rate chosen for {init} at {', '.join(map(percent, sorted(fs)))} is "
         f"{lr:g}, at the {'lower' if lr == grid.lrs[0] else 'upper'} end of the list; a better one "
-        f"may lie beyond"
+        f"may lie beyond (another list of --lrs needs another --output)"
         for (init, lr), fs in at_ends.items()
     ]
 
@@ -57,15 +57,18 @@ def warnings_of_rates(grid: Grid) -> list[str]:
 def mean_by_rate(grid: Grid, init: str, fraction: float) -> dict[float, Estimate] | None:
     """Mean mIoU on validation of each rate none of whose cells diverged; None if not all ended."""
     means = {}
+    # Also the seeds of earlier calls: a choice must not rest on those that happen to be asked for.
+    there = {c.seed for c in cells_there(grid) if (c.init, c.fraction) == (init, fraction)}
+    seeds = sorted(there.union(grid.seeds))
     for lr in grid.lrs:
         values = []
-        for seed in grid.seeds:
+        for seed in seeds:
             found = read_cell(grid, Cell(init, fraction, seed, lr))
             miou = main_miou(found.get("val") or {})
             if found["status"] == "done" and miou is not None:
                 values.append(miou)
             elif DIVERGED not in found.get("error", ""):
                 return None
-        if len(values) == len(grid.seeds):
+        if len(values) == len(seeds):
             means[lr] = estimate(values)
     return means

@@ -13,7 +13,14 @@ from pathlib import Path
 
 import torch
 
-from SSLRemoteSensing.efficiency.cells import Job, arguments, main_miou, mean_seconds
+from SSLRemoteSensing.efficiency.cells import (
+    Job,
+    arguments,
+    cells_there,
+    main_miou,
+    mean_seconds,
+    read_cell,
+)
 from SSLRemoteSensing.efficiency.comparison import METRICS
 from SSLRemoteSensing.efficiency.grid import Cell, Grid, read_json
 from SSLRemoteSensing.errors import UserError
@@ -90,8 +97,9 @@ def run_jobs(
     Args:
         command: what runs a cell, before its flags: Python and finetune_seg.py.
     """
-    for job in jobs:
-        grid.path(job.cell).mkdir(parents=True, exist_ok=True)
+    for cell in cells_there(grid):
+        if read_cell(grid, cell)["status"] == "done":
+            tidy(grid.path(cell))  # what a crash may have left
     command = [*command, "--config_file", str(grid.folder / "config.py")]
     files = {name: stamp(spec) for name, spec in grid.inits.items()}
     waiting, ended = list(jobs), 0
@@ -141,9 +149,16 @@ def start(
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
     if side_by_side > 1:
-        # Each would take all cores, and threads that wait for a core slow a step many times over.
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // side_by_side)))
-    with open(grid.path(job.cell) / "output.txt", "ab") as file:
+        cores = len(os.sched_getaffinity(0))
+        # Each would take all of them, and threads that wait for a core slow a step many times over.
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // side_by_side)))
+    output = grid.path(job.cell) / "output.txt"
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        file = open(output, "ab")  # noqa: SIM115, closed below
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error.strerror})") from error
+    with file:
         offset = file.tell()
         process = subprocess.Popen(
             [*command, *arguments(grid, job, gpu)],
@@ -177,8 +192,7 @@ def finish(grid: Grid, one: Running, code: int, stopping: bool, keep_weights: bo
         record["status"] = "unscored"  # trained it is
     write_text(folder / "cell.json", json.dumps(record, indent=2) + "\n")
     if good:
-        for file in [folder / "latest.pth", *folder.glob("epoch_*.pth")]:
-            file.unlink(missing_ok=True)
+        tidy(folder)
         if not keep_weights and (cell.lr is None or one.job.scoring):
             (folder / "best.pth").unlink(missing_ok=True)
         miou = main_miou(results["protocols"])
@@ -187,6 +201,12 @@ def finish(grid: Grid, one: Running, code: int, stopping: bool, keep_weights: bo
     if record["status"] == "stopped":
         return f"stopped after {duration(seconds)}"
     return f"FAILED after {duration(seconds)}: {error} (see {folder / 'output.txt'})"
+
+
+def tidy(folder: Path) -> None:
+    """Remove from a finished cell's folder what only going on needs."""
+    for file in [folder / "latest.pth", *folder.glob("epoch_*.pth")]:
+        file.unlink(missing_ok=True)
 
 
 def error_line(output: Path, offset: int, code: int) -> str:
@@ -205,18 +225,19 @@ def error_line(output: Path, offset: int, code: int) -> str:
 def rehearsed_seconds(
     grid: Grid, cell: Cell, command: Sequence[str], config_arguments: Sequence[str]
 ) -> float:
-    """Seconds that the steps of a cell take, by a rehearsal of one step, which writes nothing.
+    """Seconds that starting a cell and its steps take, by a rehearsal, which writes nothing.
 
     Raises:
         UserError: what the rehearsal was refused for.
     """
+    began = time.monotonic()
     flags = [*config_arguments, *arguments(grid, Job(cell), None), "--dry_run"]
     done = subprocess.run([*command, *flags], capture_output=True, text=True)
     took = re.search(r"one step: ([\d.]+) s", done.stdout)
     if done.returncode or took is None:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["said nothing"]
         raise UserError(f"{cell}: {lines[-1].removeprefix('error: ')}")
-    return float(took[1]) * grid.steps
+    return time.monotonic() - began + float(took[1]) * grid.steps
 
 
 def duration(seconds: float) -> str:

@@ -1,0 +1,163 @@
+"""What a grid says of itself: before it runs, and what came of it."""
+
+import sys
+from collections.abc import Sequence
+
+from SSLRemoteSensing.efficiency.cells import jobs_left, mean_seconds, rows_of
+from SSLRemoteSensing.efficiency.comparison import METRICS, answer, percent, protocols_of
+from SSLRemoteSensing.efficiency.curves import draw_curves
+from SSLRemoteSensing.efficiency.grid import Grid
+from SSLRemoteSensing.efficiency.running import duration, rehearsed_seconds
+from SSLRemoteSensing.efficiency.tables import csv_text, markdown
+from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.protocols import SUFFIXES, class_protocols
+from SSLRemoteSensing.scoring import ScoringSettings
+from SSLRemoteSensing.writing import write_text
+
+
+def choose_protocol(config: dict, protocol: str | None) -> str:
+    """The protocol of the answer: `protocol`, or the first that the config asks for.
+
+    Raises:
+        UserError: one that the config's cells cannot have.
+    """
+    scoring = ScoringSettings(**config.get("scoring_cfg") or {})
+    known = scoring.protocols
+    if known is None:
+        rest = scoring.against_rest(config["classes"])
+        names = class_protocols(config["classes"], scoring.clutter, rest)
+        known = [f"{name}{suffix}" for suffix in SUFFIXES.values() for name in names]
+    if protocol is not None and protocol not in known:
+        raise UserError(f"--protocol {protocol}: the cells can have {', '.join(known)}")
+    return protocol or ("all" if "all" in known else known[0])
+
+
+def preview(
+    grid: Grid, side_by_side: int, command: Sequence[str], config_arguments: Sequence[str]
+) -> None:
+    """Print the cells, what is left of them, and how long that will take; write nothing."""
+    jobs = jobs_left(grid)
+    left = {job.cell for job in jobs}
+    for cell in grid.cells():
+        print(f"{'to do' if cell in left else 'done ':<7}{cell}")
+    if not jobs:
+        print("nothing is left to do")
+        return
+    each, basis = mean_seconds(grid), "the mean of the finished cells"
+    if each is not None:
+        seconds = len(jobs) * each
+    else:  # a cell of each initialisation, so that one that does not fit is known now
+        cells = {job.cell.init: job.cell for job in jobs}
+        each = {i: rehearsed_seconds(grid, c, command, config_arguments) for i, c in cells.items()}
+        seconds = sum(each[job.cell.init] for job in jobs)
+        basis = "a rehearsal on this machine; validation and scoring come on top"
+    print(
+        f"{len(jobs)} cells of {grid.steps} steps, {side_by_side} at a time: about "
+        f"{duration(seconds / side_by_side)}, from {basis}. Nothing is written."
+    )
+
+
+def report(grid: Grid, remarks: Sequence[str], metric: str, protocol: str, final: bool) -> None:
+    """Write the tables, and at the end the curves; print the answer."""
+    rows = rows_of(grid)
+    write_text(grid.folder / "table.csv", csv_text(rows))
+    remarks = [*warnings_of(grid, rows), *remarks]
+    known = protocols_of(rows)
+    if known and protocol not in known:
+        remarks.append(f"warning: no result has the protocol {protocol}; this is of {known[0]}")
+        protocol = known[0]
+    told = [*answer(rows, grid.baseline, metric, protocol), *remarks]
+    title = f"{grid.config['name']}, {METRICS[metric]}, protocol {protocol}"
+    facts = [f"Config {grid.config['name']}, kept in config.py.", *describe(grid)]
+    write_text(grid.folder / "table.md", markdown(title, told, facts, rows, grid.baseline))
+    if not final:
+        return
+    print("\n".join(["", *told, ""]))
+    if known:
+        head = f"{grid.config['name']}, {grid.split} tiles"
+        draw_curves(rows, grid.baseline, metric, protocol, head, grid.folder / "curves.png")
+    print(f"results: {grid.folder / 'table.md'}, table.csv and curves.png beside it")
+    left = len(jobs_left(grid))
+    if left:
+        cells = "1 cell" if left == 1 else f"{left} cells"
+        print(f"{cells} failed; the same command tries again", file=sys.stderr)
+
+
+def describe(grid: Grid) -> list[str]:
+    """What is run and how it is compared, a sentence or some an entry."""
+    train_cfg = grid.config["train_cfg"]
+    told = [
+        f"{grid.steps} steps in every cell, whatever its fraction, of "
+        f"{train_cfg['batch_size'] * train_cfg.get('accumulate_steps', 1)} tiles each."
+    ]
+    kept = {fraction: grid.kept(fraction) for fraction in grid.fractions}
+    draws = grid.steps * train_cfg["batch_size"] * train_cfg.get("accumulate_steps", 1)
+    counts = (f"{percent(f)} = {n} ({draws / n:.3g} passes)" for f, n in kept.items())
+    told.append(f"Tiles with labels, of {grid.tiles} train tiles: {', '.join(counts)}.")
+    none = [percent(f) for f in grid.fractions if round(f * grid.tiles) == 0]
+    if none:
+        told.append(f"{' and '.join(none)} would be less than one tile: at least one is kept.")
+    for count in sorted({count for count in kept.values() if list(kept.values()).count(count) > 1}):
+        same = " and ".join(percent(f) for f, kept_there in kept.items() if kept_there == count)
+        told.append(f"{same} keep the same number of tiles: their cells are the same.")
+    for name, entry in grid.known_inits.items():
+        of_file = f" (SHA-256 {entry['sha256'][:12]}...)" if entry["sha256"] else ""
+        told.append(f"Initialisation {name}: {entry['spec']}{of_file}.")
+    if grid.split == "test":
+        told.append(
+            f"Scores are of test, by the checkpoint that was best on validation, of "
+            f"{validations(grid)} a cell. Validation has all its labels at every fraction."
+        )
+    else:
+        told.append(
+            "Scores are of the validation tiles, which also chose the checkpoint, and so a little "
+            "too high: the config has no test_data."
+        )
+    if grid.lrs is not None:
+        told.append(
+            f"Learning rates searched: {', '.join(f'{lr:g}' for lr in grid.lrs)}. For each "
+            f"initialisation and fraction the one with the highest mean mIoU on validation over "
+            f"the seeds is chosen; test tiles are read after that, for the chosen cells only."
+        )
+    told.append(
+        "± is half the 95 % interval of a mean over seeds (Student's t). Differences are taken "
+        "seed by seed; those of two fractions share the decoder's start, not the tiles. Each "
+        "interval is 95 % by itself: of twenty, one misses by chance. They cover the draw of tiles "
+        "and the fine-tuning, not another pre-training or other test scenes. A deficit that cannot "
+        "be told from 0 may still be there."
+    )
+    return told
+
+
+def warnings_of(grid: Grid, rows: Sequence[dict]) -> list[str]:
+    """What keeps the grid from telling what it is meant to tell."""
+    told = []
+    train_cfg = grid.config["train_cfg"]
+    draws = grid.steps * train_cfg["batch_size"] * train_cfg.get("accumulate_steps", 1)
+    most = max(grid.fractions)
+    if draws < grid.kept(most):
+        told.append(
+            f"warning: {grid.steps} steps see {draws} of the {grid.kept(most)} tiles that "
+            f"{percent(most)} of the labels are, and none twice: what so many labels are worth "
+            f"does not show; set more steps"
+        )
+    commits = {row["commit"] for row in rows if row["commit"]}
+    devices = {row["device"] for row in rows if row["device"]}
+    if len(commits) > 1:
+        told.append(f"warning: the cells are of several versions of the code: {listed(commits)}")
+    if len(devices) > 1:
+        told.append(f"warning: the cells ran on several devices: {listed(devices)}")
+    return told
+
+
+def listed(names: set[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def validations(grid: Grid) -> str:
+    """How often a cell is validated, and so has a checkpoint to choose."""
+    train_cfg = grid.config["train_cfg"]
+    per_epoch = grid.tiles // (train_cfg["batch_size"] * train_cfg.get("accumulate_steps", 1))
+    every = per_epoch * train_cfg["checkpoints"].get("save_step", 1)
+    count = -(-grid.steps // every)
+    return "the only one" if count == 1 else str(count)
