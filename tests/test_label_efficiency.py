@@ -515,7 +515,7 @@ def test_the_command_ends_with_status_1_where_a_cell_failed_and_marks_it(tool, t
     (tmp_path / "grid/fail_train_net_f0.5_s0").touch()
     status, said = tool()
     assert status == 1
-    assert "1 cell failed; the same command tries again" in said
+    assert "1 cell without a result; the same command tries again" in said
     table = (tmp_path / "grid/table.md").read_text()
     assert "45.0 (1 of 2)" in table
     assert "net, 50 %, seed 0: weights of another network" in table
@@ -612,7 +612,7 @@ def test_a_cell_that_is_no_longer_asked_for_does_not_count_as_failed(tool, tmp_p
     assert tool()[0] == 1
     status, said = tool("--seeds", "0")
     assert status == 0
-    assert "failed; the same command" not in said
+    assert "the same command tries again" not in said
 
 
 def test_what_a_crash_left_of_a_finished_cell_is_removed_and_the_cell_not_run_again(plan, fake):

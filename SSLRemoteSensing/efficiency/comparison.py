@@ -226,11 +226,10 @@ def verdict(
         below = " and ".join(map(percent, measured))
         return f"{claim} does not hold here: with {below} the whole interval is below 0."
     else:
-        means = f"with {' and '.join(map(percent, above))} the mean is above"
-        means = means if above else "the means are below"
+        where = " and ".join(map(percent, above or within))
         text = (
-            f"{claim} is neither shown nor refuted here: {means}, but with "
-            f"{' and '.join(map(percent, within))} the interval includes 0."
+            f"{claim} is neither shown nor refuted here: with {where} the mean is "
+            f"{'above' if above else 'below'}, while the interval includes 0."
         )
     alone = [f for f, gap in control.items() if f <= CLAIMED[1] and gap.mean >= 0]
     if above and alone:

@@ -80,7 +80,7 @@ def report(grid: Grid, remarks: Sequence[str], metric: str, protocol: str, final
     left = len(jobs_left(grid))
     if left:
         cells = "1 cell" if left == 1 else f"{left} cells"
-        print(f"{cells} failed; the same command tries again", file=sys.stderr)
+        print(f"{cells} without a result; the same command tries again", file=sys.stderr)
 
 
 def describe(grid: Grid) -> list[str]:
