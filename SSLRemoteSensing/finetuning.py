@@ -24,7 +24,7 @@ from SSLRemoteSensing.models.segmentation import (
     require_same_network,
 )
 from SSLRemoteSensing.predict import classify, probabilities
-from SSLRemoteSensing.results import write_results
+from SSLRemoteSensing.results import VERSION, write_results
 from SSLRemoteSensing.schema import check_segmentation
 from SSLRemoteSensing.scoring import ScoringSettings, open_scored, score
 from SSLRemoteSensing.step import choose_device, choose_precision
@@ -164,8 +164,11 @@ def score_checkpoint(task: FineTuning, source: Path, folder: Path) -> None:
 def is_scored(path: Path, config: dict) -> bool:
     """Whether the results in `path` were scored in the way that `config` asks for."""
     try:
-        known = json.loads(path.read_text())["config"]
+        results = json.loads(path.read_text())
+        known = results["config"]
     except (OSError, ValueError, KeyError):
+        return False
+    if results.get("version") != VERSION:
         return False
     asked = [
         [one.get("scoring_cfg"), one["train_cfg"].get("test_data") or one["train_cfg"]["val_data"]]

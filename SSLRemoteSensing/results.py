@@ -15,6 +15,7 @@ from SSLRemoteSensing.protocols import score_protocols
 from SSLRemoteSensing.scoring import Scored, ScoringSettings
 from SSLRemoteSensing.writing import write_text
 
+VERSION = 2  # of results.json, as in its schema
 HEADS = {"mIoU": "miou", "mF1": "mf1", "OA": "oa", "kappa": "kappa"}
 
 
@@ -46,7 +47,7 @@ def write_results(
     protocols = score_protocols(counts, classes, settings.clutter, rest, settings.protocols)
     card = best.get("card", {})
     results = {
-        "version": 2,
+        "version": VERSION,
         "split": split,
         "scenes": scenes,
         "tiles": len(tiles),

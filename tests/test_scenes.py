@@ -264,17 +264,25 @@ def test_no_pixels_are_kept_of_a_scene_that_was_scored(potsdam):
                 assert (mosaic.strip.size > 0) == (y < 100)
 
 
-def test_a_thousand_scenes_open_in_a_moment(potsdam):
-    """The cost of a scene does not grow with their number."""
+def test_the_cost_of_opening_a_scene_does_not_grow_with_their_number(potsdam):
     root, _ = potsdam
-    part = open_part(root)
-    names = [f"s{n}" for n in range(3000)]
-    place = {"height": 64, "width": 64}
-    part.card = part.card | {"places": {"test": dict.fromkeys(names, place)}}
-    part.pairs = [(f"{root}/images/test/{name}_0_0.png", "") for name in names]
-    start = time.perf_counter()
-    assert len(open_scenes(part, {})) == 3000
-    assert time.perf_counter() - start < 0.5  # measured 0.03 s; 0.7 s where each looks at all
+
+    def seconds(count: int) -> float:
+        """CPU time, which other processes do not add to; the best of three."""
+        part = open_part(root)
+        names = [f"s{n}" for n in range(count)]
+        place = {"height": 64, "width": 64}
+        part.card = part.card | {"places": {"test": dict.fromkeys(names, place)}}
+        part.pairs = [(f"{root}/images/test/{name}_0_0.png", "") for name in names]
+        taken = []
+        for _ in range(3):
+            start = time.process_time()
+            assert len(open_scenes(part, {})) == count
+            taken.append(time.process_time() - start)
+        return min(taken)
+
+    # 10 times as many take about 10 times as long; 100 times where each looks at all.
+    assert seconds(8000) / seconds(800) < 30
 
 
 def test_tiles_that_another_tool_cut_are_no_scenes_and_that_is_said(tmp_path, capsys):

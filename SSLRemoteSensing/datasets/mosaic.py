@@ -111,17 +111,19 @@ def open_scenes(
         UserError: tiles of a scene are missing, as `hash_range` can have it.
     """
     groups = prepared_groups(tiles) if together and tiles.card else single_groups(tiles)
+    images = [file for file, _ in tiles.pairs]
     scenes = []
-    for name, ((height, width), places) in groups.items():
-        mosaics = {
-            kind: Mosaic({place: files[i] for place, i in places.items()}, read, height, width)
-            for kind, files, read in [
-                ("image", [file for file, _ in tiles.pairs], tiles.read_image),
-                *((kind, files, tiles.read_label) for kind, files in kinds.items()),
-            ]
+    for name, (size, places) in groups.items():
+        labels = {
+            kind: mosaic(files, tiles.read_label, places, size) for kind, files in kinds.items()
         }
-        scenes.append(ScoredScene(name, height, width, mosaics.pop("image"), mosaics))
+        image = mosaic(images, tiles.read_image, places, size)
+        scenes.append(ScoredScene(name, *size, image, labels))
     return scenes
+
+
+def mosaic(files: Sequence[str], read: Callable, places: Places, size: Size) -> Mosaic:
+    return Mosaic({place: files[index] for place, index in places.items()}, read, *size)
 
 
 def single_groups(tiles: SegmentationDataset) -> dict[str, tuple[Size, Places]]:
