@@ -22,6 +22,7 @@ config = dict(
     ),
     backbone_cfg=dict(name="resnet18", in_channels=3, pretrained=False),
     decoder_cfg=dict(name="Decoder"),
+    scoring_cfg=dict(window=256, overlap=0.25),
     train_cfg=dict(
         batch_size=8,
         device="auto",
