@@ -101,11 +101,11 @@ def read_run(folder: str | Path) -> dict | None:
     return state
 
 
-def load_network(model: nn.Module, path: str | Path, classes: Sequence[str]) -> dict:
-    """Load a run's checkpoint into `model`, every entry of it; return the checkpoint.
+def read_network(path: str | Path, classes: Sequence[str]) -> dict:
+    """The contents of a run's checkpoint, its network not yet in any module.
 
     Raises:
-        UserError: it is of another network, or of other classes.
+        UserError: no checkpoint of a network, or one of other classes.
     """
     contents = read(path)
     if "model" not in contents:
@@ -117,12 +117,20 @@ def load_network(model: nn.Module, path: str | Path, classes: Sequence[str]) -> 
         raise UserError(
             f"weights {path}: trained on classes {known}, the config has {list(classes)}"
         )
+    return contents
+
+
+def load_network(model: nn.Module, contents: dict, source: str | Path) -> None:
+    """Load what `read_network` read from `source` into `model`, every entry of it.
+
+    Raises:
+        UserError: it is of another network.
+    """
     try:
         model.load_state_dict(contents["model"])
     except (KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise UserError(f"weights {path}: not of the config's network ({reason})") from error
-    return contents
+        raise UserError(f"weights {source}: not of the config's network ({reason})") from error
 
 
 def export_backbone(folder: Path, weights: dict[str, Tensor], card: dict) -> None:

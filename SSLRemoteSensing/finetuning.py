@@ -145,9 +145,10 @@ def score_checkpoint(task: FineTuning, source: Path, folder: Path) -> None:
         UserError: of another network or other classes; data that cannot be opened.
     """
     model, classes, scoring = task.model, task.classes, task.scoring
-    best = checkpoint.load_network(model, source, classes)
+    best = checkpoint.read_network(source, classes)
     card = best.get("card", {})
     require_same_network(card.get("config", task.config), task.config, source)
+    checkpoint.load_network(model, best, source)
     model.backbone.set_normalization(card.get("mean"), card.get("std"))
     model.to(task.device)
     table = card.get("label_table")

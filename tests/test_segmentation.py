@@ -279,10 +279,11 @@ def test_a_checkpoint_of_other_classes_is_refused(seg_config, tmp_path):
     card = {"classes": ["a", "b"]}
     checkpoint.write(tmp_path / "best.pth", {"model": net.state_dict(), "card": card})
     with pytest.raises(UserError, match=r"trained on classes \['a', 'b'\]"):
-        checkpoint.load_network(net, tmp_path / "best.pth", ["other", "building"])
+        checkpoint.read_network(tmp_path / "best.pth", ["other", "building"])
     other = nn.Linear(2, 2)
+    contents = checkpoint.read_network(tmp_path / "best.pth", ["a", "b"])
     with pytest.raises(UserError, match="not of the config's network"):
-        checkpoint.load_network(other, tmp_path / "best.pth", ["a", "b"])
+        checkpoint.load_network(other, contents, tmp_path / "best.pth")
 
 
 def test_real_labels_are_zero_and_one(oam):

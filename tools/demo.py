@@ -113,7 +113,8 @@ def draw(folders: list[Path], path: Path) -> None:
         config = json.loads((folder / "results.json").read_text())["config"]
         config["backbone_cfg"]["pretrained"] = False  # the checkpoint has all weights
         model = build_segmentation(config)
-        checkpoint.load_network(model, folder / "best.pth", config["classes"])
+        best = checkpoint.read_network(folder / "best.pth", config["classes"])
+        checkpoint.load_network(model, best, folder / "best.pth")
         predicts[name] = partial(classify, model.to(device), device, "fp32")
     test_data = config["train_cfg"]["test_data"]
     tiles = SegmentationDataset(**test_data, num_classes=len(config["classes"]))
