@@ -41,6 +41,17 @@ def class_protocols(
     return names + [f"{name}{AGAINST_REST}" for name in one_against_rest]
 
 
+def protocol_names(
+    classes: Sequence[str],
+    clutter: str | None,
+    one_against_rest: Sequence[str],
+    kinds: Sequence[str] = tuple(SUFFIXES),
+) -> list[str]:
+    """All names that classes and kinds of labels allow."""
+    names = class_protocols(classes, clutter, one_against_rest)
+    return [f"{name}{SUFFIXES[kind]}" for kind in kinds for name in names]
+
+
 def score_protocols(
     matrices: Mapping[str, Tensor],
     classes: Sequence[str],
@@ -79,7 +90,7 @@ def require_protocols(
 ) -> None:
     """Raise a `UserError` for a protocol that classes and kinds of labels do not allow."""
     names = class_protocols(classes, clutter, one_against_rest)
-    known = [f"{name}{SUFFIXES[kind]}" for kind in kinds for name in names]
+    known = protocol_names(classes, clutter, one_against_rest, kinds)
     for name in wanted:
         if name not in known:
             why = f"there are {', '.join(known)}"

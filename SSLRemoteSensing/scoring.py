@@ -18,7 +18,7 @@ from SSLRemoteSensing.datasets.workers import end_workers, one_thread
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.metrics import ConfusionMatrix
 from SSLRemoteSensing.predict import predict_scene
-from SSLRemoteSensing.protocols import require_protocols
+from SSLRemoteSensing.protocols import SUFFIXES, protocol_names, require_protocols
 
 
 @dataclass
@@ -69,9 +69,21 @@ class ScoringSettings:
             )
         if self.protocols is not None and not self.protocols:
             raise UserError("scoring_cfg.protocols: names none; leave it out for all that apply")
+        self.require_protocols(classes)
+
+    def require_protocols(
+        self, classes: Sequence[str], kinds: Sequence[str] = tuple(SUFFIXES)
+    ) -> None:
+        """Raise a `UserError` where a wanted protocol needs other classes or kinds of labels."""
         if self.protocols is not None:
             rest = self.against_rest(classes)
-            require_protocols(self.protocols, classes, self.clutter, rest)
+            require_protocols(self.protocols, classes, self.clutter, rest, kinds)
+
+    def names(self, classes: Sequence[str]) -> list[str]:
+        """The protocols to report, as far as the classes tell."""
+        if self.protocols is not None:
+            return list(self.protocols)
+        return protocol_names(classes, self.clutter, self.against_rest(classes))
 
 
 @dataclass(frozen=True)
@@ -110,9 +122,7 @@ def open_scored(
     """
     own = {"full": [label for _, label in tiles.pairs]}
     kinds = own if own_labels else label_kinds(tiles)
-    if settings.protocols is not None:
-        rest = settings.against_rest(classes)
-        require_protocols(settings.protocols, classes, settings.clutter, rest, list(kinds))
+    settings.require_protocols(classes, list(kinds))
     scenes = None
     if settings.on == "scenes":
         try:

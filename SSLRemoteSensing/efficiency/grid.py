@@ -102,6 +102,16 @@ class Grid:
         return kept_of(self.tiles, fraction)
 
     @property
+    def per_step(self) -> int:
+        """Tiles that a step takes."""
+        return tiles_per_step(self.config["train_cfg"])
+
+    @property
+    def draws(self) -> int:
+        """Tiles that a cell takes in all its steps."""
+        return self.steps * self.per_step
+
+    @property
     def split(self) -> str:
         """The tiles that the table is about."""
         return "val" if self.config["train_cfg"].get("test_data") is None else "test"
@@ -216,7 +226,7 @@ def measure(config: dict) -> tuple[int, int]:
         )
     except UserError as error:
         raise UserError(f"train_cfg.train_data: {error}") from error
-    per_step = train_cfg["batch_size"] * train_cfg.get("accumulate_steps", 1)
+    per_step = tiles_per_step(train_cfg)
     if per_step < 1 or tiles < per_step:
         raise UserError(
             f"train_cfg.batch_size={train_cfg['batch_size']}: a step takes {per_step} of {tiles} "
@@ -229,6 +239,10 @@ def measure(config: dict) -> tuple[int, int]:
     if steps < 1:
         raise UserError("train_cfg: num_epoch or num_step must be at least 1")
     return tiles, steps
+
+
+def tiles_per_step(train_cfg: dict) -> int:
+    return train_cfg["batch_size"] * train_cfg.get("accumulate_steps", 1)
 
 
 def identity(config: dict, lrs: Sequence[float] | None, tiles: int) -> dict:

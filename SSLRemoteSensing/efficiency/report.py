@@ -10,7 +10,6 @@ from SSLRemoteSensing.efficiency.grid import Grid
 from SSLRemoteSensing.efficiency.running import duration, rehearsed_seconds
 from SSLRemoteSensing.efficiency.tables import csv_text, markdown
 from SSLRemoteSensing.errors import UserError
-from SSLRemoteSensing.protocols import SUFFIXES, class_protocols
 from SSLRemoteSensing.scoring import ScoringSettings
 from SSLRemoteSensing.writing import write_text
 
@@ -22,11 +21,7 @@ def choose_protocol(config: dict, protocol: str | None) -> str:
         UserError: one that the config's cells cannot have.
     """
     scoring = ScoringSettings(**config.get("scoring_cfg") or {})
-    known = scoring.protocols
-    if known is None:
-        rest = scoring.against_rest(config["classes"])
-        names = class_protocols(config["classes"], scoring.clutter, rest)
-        known = [f"{name}{suffix}" for suffix in SUFFIXES.values() for name in names]
+    known = scoring.names(config["classes"])
     if protocol is not None and protocol not in known:
         raise UserError(f"--protocol {protocol}: the cells can have {', '.join(known)}")
     return protocol or ("all" if "all" in known else known[0])
@@ -85,14 +80,11 @@ def report(grid: Grid, remarks: Sequence[str], metric: str, protocol: str, final
 
 def describe(grid: Grid) -> list[str]:
     """What is run and how it is compared, a sentence or some an entry."""
-    train_cfg = grid.config["train_cfg"]
     told = [
-        f"{grid.steps} steps in every cell, whatever its fraction, of "
-        f"{train_cfg['batch_size'] * train_cfg.get('accumulate_steps', 1)} tiles each."
+        f"{grid.steps} steps in every cell, whatever its fraction, of {grid.per_step} tiles each."
     ]
     kept = {fraction: grid.kept(fraction) for fraction in grid.fractions}
-    draws = grid.steps * train_cfg["batch_size"] * train_cfg.get("accumulate_steps", 1)
-    counts = (f"{percent(f)} = {n} ({draws / n:.3g} passes)" for f, n in kept.items())
+    counts = (f"{percent(f)} = {n} ({grid.draws / n:.3g} passes)" for f, n in kept.items())
     told.append(f"Tiles with labels, of {grid.tiles} train tiles: {', '.join(counts)}.")
     none = [percent(f) for f in grid.fractions if round(f * grid.tiles) == 0]
     if none:
@@ -132,12 +124,10 @@ def describe(grid: Grid) -> list[str]:
 def warnings_of(grid: Grid, rows: Sequence[dict]) -> list[str]:
     """What keeps the grid from telling what it is meant to tell."""
     told = []
-    train_cfg = grid.config["train_cfg"]
-    draws = grid.steps * train_cfg["batch_size"] * train_cfg.get("accumulate_steps", 1)
     most = max(grid.fractions)
-    if draws < grid.kept(most):
+    if grid.draws < grid.kept(most):
         told.append(
-            f"warning: {grid.steps} steps see {draws} of the {grid.kept(most)} tiles that "
+            f"warning: {grid.steps} steps see {grid.draws} of the {grid.kept(most)} tiles that "
             f"{percent(most)} of the labels are, and none twice: what so many labels are worth "
             f"does not show; set more steps"
         )
@@ -156,8 +146,7 @@ def listed(names: set[str]) -> str:
 
 def validations(grid: Grid) -> str:
     """How often a cell is validated, and so has a checkpoint to choose."""
-    train_cfg = grid.config["train_cfg"]
-    per_epoch = grid.tiles // (train_cfg["batch_size"] * train_cfg.get("accumulate_steps", 1))
-    every = per_epoch * train_cfg["checkpoints"].get("save_step", 1)
+    every = grid.config["train_cfg"]["checkpoints"].get("save_step", 1)
+    every *= grid.tiles // grid.per_step
     count = -(-grid.steps // every)
     return "the only one" if count == 1 else str(count)
