@@ -3,6 +3,7 @@
     python finetune_seg.py --config_file C --backbone runs/pretrain/backbone.pth
     python finetune_seg.py --config_file C --backbone random
     python finetune_seg.py --config_file C --evaluate runs/finetune/best.pth --tta
+    torchrun --nproc_per_node=2 finetune_seg.py --config_file C --backbone random
 
 The best checkpoint is chosen on the tiles of val_data; test_data is read once, at the end, and
 scored by scenes under every protocol that its classes and labels allow. Results in the
@@ -14,10 +15,12 @@ from argparse import Namespace
 from pathlib import Path
 
 from SSLRemoteSensing.command import parser, settings
+from SSLRemoteSensing.distributed import processes
 from SSLRemoteSensing.errors import UserError, run_command
 from SSLRemoteSensing.finetuning import is_scored, open_fine_tuning, score_checkpoint, train
 
 
+@processes()
 def main() -> None:
     flags = parser(__doc__)
     flags.add_argument(

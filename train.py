@@ -3,6 +3,7 @@
     python train.py --config_file configs/vr_vgg16_inapinting_agr_examplar_cfg.py
     python train.py --config_file C --set train_cfg.device=auto train_cfg.batch_size=64
     python train.py --config_file C --dry_run
+    torchrun --nproc_per_node=8 train.py --config_file C --set train_cfg.global_batch_size=256
 
 The same command again goes on where a run was stopped. Results: `backbone.pth` and its card
 `backbone.json` in the checkpoints_path, TensorBoard events and `metrics.jsonl` in the log_path.
@@ -15,11 +16,13 @@ import torch
 from SSLRemoteSensing import build_pretext, checkpoint
 from SSLRemoteSensing.command import parser, settings, versions, write_run_card
 from SSLRemoteSensing.datasets.pretext import PretextDataset, collate
+from SSLRemoteSensing.distributed import divide_batch, processes
 from SSLRemoteSensing.engine import fit
 from SSLRemoteSensing.errors import UserError, run_command
 from SSLRemoteSensing.schema import check_pretext
 
 
+@processes()
 def main() -> None:
     flags = parser(__doc__)
     flags.add_argument(
@@ -31,8 +34,9 @@ def main() -> None:
         config["backbone_cfg"]["pretrained"] = args.with_imagenet == "true"
     check_pretext(config)
 
-    train_cfg = dict(config["train_cfg"])
-    train_cfg.pop("losses", None)
+    train_cfg = divide_batch(config["train_cfg"])
+    for key in ("losses", "joint_pass"):  # the network has them
+        train_cfg.pop(key, None)
     seed = train_cfg.get("seed", 0)
     torch.manual_seed(seed)
     model = build_pretext(config)
@@ -54,9 +58,8 @@ def main() -> None:
 
     folder = Path(train_cfg["checkpoints"]["checkpoints_path"])
 
-    def export(step: int, epoch: int) -> None:
-        place = {"epoch": epoch, "step": step, "images_seen": step * train_cfg["batch_size"]
-                 * train_cfg.get("accumulate_steps", 1)}  # fmt: skip
+    def export(step: int, epoch: int, images: int) -> None:
+        place = {"epoch": epoch, "step": step, "images_seen": images}
         checkpoint.export_backbone(folder, backbone.state_dict(), card | place)
 
     def start() -> None:

@@ -18,7 +18,8 @@ from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.writing import write_text
 
 WRAPPERS = ("module.", "_orig_mod.", "model.")
-RUN_KEYS = {"model", "optimizer", "step", "best", "images", "random", "history", "card"}
+RUN_KEYS = {"model", "optimizer", "step", "epoch", "offset", "per_step", "best", "images"}
+RUN_KEYS |= {"processes", "card"}
 EPOCH_FILE = re.compile(r"epoch_(\d+)\.pth")
 
 

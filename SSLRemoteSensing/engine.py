@@ -12,18 +12,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from SSLRemoteSensing import checkpoint
+from SSLRemoteSensing import checkpoint, distributed
 from SSLRemoteSensing.config import OneOf, Part, build, differences
 from SSLRemoteSensing.datasets.sampler import KeySampler
 from SSLRemoteSensing.datasets.workers import end_workers, one_thread
 from SSLRemoteSensing.errors import UserError
-from SSLRemoteSensing.log import STOPPED, Clock, History, Log, LogSettings
+from SSLRemoteSensing.log import STOPPED, Clock, History, Log, LogSettings, Silent
 from SSLRemoteSensing.schedules import OPTIMIZERS, SCHEDULES
 from SSLRemoteSensing.step import TrainStep, choose_device
 from SSLRemoteSensing.writing import make_folder
@@ -66,28 +67,32 @@ def fit(
     precision: Literal["fp32", "bf16", "auto"] = "fp32",
     channels_last: bool = False,
     compile: bool | str = False,
+    sync_bn: bool = False,
     accumulate_steps: int = 1,
     clip_grad_norm: float | None = None,
     seed: int = 0,
     param_groups: list[dict] | None = None,
     evaluate: Callable[[], dict] | None = None,
     best_by: str = "miou",
-    export: Callable[[int, int], None] | None = None,
+    export: Callable[[int, int, int], None] | None = None,
     start: Callable[[], None] | None = None,
     card: dict | None = None,
     dry_run: bool = False,
 ) -> bool:
     """Train `model` on `dataset`, going on from the run folder's `latest.pth` if there is one.
 
-    A step is one update of the weights, from `accumulate_steps` batches of `batch_size` samples; an
-    epoch is as many whole steps as the data give. A sample is `dataset[(epoch, index)]`; a collated
-    batch holds `index`, the samples' numbers for messages, and may hold `skipped`, numbers of files
-    that could not be read. Give `num_epoch` or `num_step`.
+    A step is one update of the weights, from `accumulate_steps` batches of `batch_size` samples of
+    each process; an epoch is as many whole steps as the data give. A sample is `dataset[(epoch,
+    index)]`; a collated batch holds `index`, the samples' numbers for messages, and may hold
+    `skipped`, numbers of files that could not be read. Give `num_epoch` or `num_step`.
+
+    Under torchrun every process calls it with the same arguments. The first alone writes, exports
+    and calls `start`; all call `evaluate`, which must give them the same.
 
     Args:
         param_groups: as for torch's optimizers, with `lr_factor` besides; default one group.
         evaluate: called with each checkpoint; the best value of its `best_by` makes `best.pth`.
-        export: called with (step, epoch) before each checkpoint of an epoch.
+        export: called with (step, epoch, images seen) before each checkpoint of an epoch.
         start: called once all is checked, before the first step.
         card: what is known of the weights; kept in each checkpoint.
         dry_run: run and describe one step, write nothing.
@@ -97,7 +102,8 @@ def fit(
 
     Raises:
         UserError: fewer samples than a step takes, a folder that cannot be written, a checkpoint of
-            another network, too many unreadable files, a loss that is not finite.
+            another network, too many unreadable files, a loss that is not finite; processes that
+            see other images or another folder than the first.
     """
     saving, logging = CheckpointSettings(**checkpoints), LogSettings(**log)
     check_counts(
@@ -113,55 +119,79 @@ def fit(
     )
     if (num_epoch is None) == (num_step is None):
         raise UserError("train_cfg: give either num_epoch or num_step")
-    per_epoch = len(dataset) // (batch_size * accumulate_steps)
+    rank, processes = distributed.rank(), distributed.size()
+    per_step = batch_size * accumulate_steps * processes
+    per_epoch = len(dataset) // per_step
+    distributed.require_equal("data", len(dataset), "give all machines the same images")
     if per_epoch == 0:
         raise UserError(
-            f"train_cfg.batch_size={batch_size} (x accumulate_steps={accumulate_steps}): only "
-            f"{len(dataset)} images; add images or set a smaller batch_size"
+            f"train_cfg.batch_size={batch_size} (x accumulate_steps={accumulate_steps}, x "
+            f"{processes} processes): only {len(dataset)} images; add images or set a smaller "
+            f"batch_size"
         )
-    total = num_step or num_epoch * per_epoch
+    folder = Path(saving.checkpoints_path)
+    state = None if dry_run else checkpoint.read_run(folder)
+    first = 0 if state is None else state["step"]
+    distributed.require_equal(str(folder), first, "all machines must share checkpoints_path")
+    # Step s stands at place s + shift of the epochs: where a step takes other numbers of images
+    # than before, as with other numbers of processes, what was seen of an epoch is not seen again.
+    seen = 0 if state is None else min(math.ceil(state["offset"] / per_step), per_epoch)
+    shift = 0 if state is None else state["epoch"] * per_epoch + seen - first
+    total = num_step or num_epoch * per_epoch - shift
     schedule = build(SCHEDULES, lr_schedule, "train_cfg.lr_schedule") if lr_schedule else None
+    scheduled = 0 if num_step else shift
     device = choose_device(device)
     stepper = TrainStep(
-        model, optimizer, device, precision, channels_last, compile, clip_grad_norm, param_groups
-    )
+        model, optimizer, device, precision, channels_last, compile, clip_grad_norm, param_groups,
+        sync_bn,
+    )  # fmt: skip
     print(
-        f"{len(dataset)} images, {per_epoch} steps of {batch_size * accumulate_steps} an epoch, "
-        f"{total} steps in all, {stepper.describe()}"
+        f"{len(dataset)} images, {per_epoch} steps of {per_step} an epoch, {total} steps in all, "
+        f"{stepper.describe()}"
     )
     if dry_run:
         stepper.rehearse(collate([dataset[(0, i)] for i in range(batch_size)]), accumulate_steps)
         return True
 
-    folder = make_folder(saving.checkpoints_path, "train_cfg.checkpoints.checkpoints_path")
+    make_folder(folder, "train_cfg.checkpoints.checkpoints_path")
     log_folder = make_folder(logging.log_path, "train_cfg.log.log_path")
-    state = checkpoint.read_run(folder)
-    first, best = 0, None
+    best = None if state is None else state["best"]
     history = History(dataset, limit=max(1, len(dataset) // 100))
     if state is not None:
-        first, best = state["step"], state["best"]
         compare_cards(state["card"], plain(card), folder)
+        if first >= total and num_epoch and state["offset"]:
+            raise UserError(
+                f"train_cfg.batch_size={batch_size}: the rest of the last epoch is less than a "
+                f"step of {per_step} images; go on with steps of {state['per_step']}"
+            )
         if first >= total:
             print(f"{folder}: all {total} steps are done, nothing is left to do")
             return False
         stepper.load_state_dict(state, f"{folder}/latest.pth")
-        history.load_state_dict(state["history"], device)
+        for part in state["processes"][rank::processes]:
+            history.load_state_dict(part["history"], device)
         if state["images"] != len(dataset):
             print(
-                f"warning: going on with {len(dataset)} images, so far {state['images']}: epochs "
-                f"and the order of images shift",
+                f"warning: going on with {len(dataset)} images, so far {state['images']}: their "
+                f"order is another one",
                 file=sys.stderr,
+            )
+        if state["per_step"] != per_step:
+            print(
+                f"going on with steps of {per_step} images, so far {state['per_step']}: at image "
+                f"{seen * per_step} of the epoch"
             )
         print(
             f"going on from {folder}/latest.pth: step {first} of {total}, epoch "
-            f"{first // per_epoch}"
+            f"{(first + shift) // per_epoch}"
         )
 
     sampler = KeySampler(
         len(dataset), batch_size, per_epoch * accumulate_steps,
-        first * accumulate_steps, total * accumulate_steps, seed,
+        (first + shift) * accumulate_steps, (total + shift) * accumulate_steps, seed,
+        rank, processes,
     )  # fmt: skip
-    batches = iter(
+    loading = iter(
         DataLoader(
             dataset,
             batch_sampler=sampler,
@@ -173,79 +203,104 @@ def fit(
             generator=torch.Generator(),  # its own: the loader must not draw from the model's
         )
     )
-    if state is not None:
-        set_random_state(state["random"], device)
-        del state  # its copy of all weights
-    if start is not None:
+    batches = stepper.ahead(loading)
+    if state is not None and rank < len(state["processes"]):
+        set_random_state(state["processes"][rank]["random"], device)
+    elif rank > 0:  # the weights are the same everywhere, dropout is each process's own
+        torch.manual_seed(seed + rank)
+    del state  # its copy of all weights
+    if start is not None and rank == 0:
         start()
-    writer = Log(log_folder, first, total)
+    writer = Log(log_folder, first, total) if rank == 0 else Silent()
+
+    def require_finite(step: int) -> None:
+        history.check(writer.say)
+        if not stepper.finite():
+            raise UserError(f"step {step}: weights are not finite; {STOPPED}")
 
     def save(step: int, finished_epoch: int | None) -> None:
+        epoch, steps = divmod(step + shift, per_epoch)
         contents = stepper.state_dict() | {
             "step": step,
-            "epoch": step // per_epoch,
+            "epoch": epoch,
+            "offset": steps * per_step,
             "best": best,
             "images": len(dataset),
-            "random": random_state(device),
-            "history": history.state_dict(),
+            "per_step": per_step,
+            "processes": distributed.together(
+                {"random": random_state(device), "history": history.state_dict()}
+            ),
             "card": plain(card),
         }
-        checkpoint.save_run(folder, contents, finished_epoch, saving.max_keep)
+        if rank == 0:
+            checkpoint.save_run(folder, contents, finished_epoch, saving.max_keep)
+        distributed.wait()
+
+    def finish_epoch(step: int, epoch: int) -> None:
+        """What belongs to an epoch's end. The checkpoint comes last: a crash before it repeats
+        what went before it.
+        """
+        nonlocal best
+        if export is not None and rank == 0:
+            export(step, epoch + 1, (step + shift) * per_step)
+        if evaluate is not None:
+            distributed.spread(model)
+            scores = evaluate()
+            named = {f"val_{name}": value for name, value in scores.items()}
+            writer.write({"step": step, "epoch": epoch} | named)
+            if scores[best_by] is None:
+                raise UserError("train_cfg.val_data: no pixel of it has a label")
+            if best is None or scores[best_by] > best:
+                best = scores[best_by]
+                if rank == 0:
+                    weights = {"model": stepper.model.state_dict(), "step": step}
+                    checkpoint.write(folder / "best.pth", weights | {"card": plain(card)})
+        save(step, finished_epoch=epoch + 1)
 
     try:
         with stop_signals() as received:
             clock = Clock()
             saved = time.monotonic()
+
+            def wishes() -> tuple[int, int]:
+                """The signal received, or 0; whether a checkpoint is due by the clock."""
+                due = minutes_since(saved) >= (saving.save_minutes or math.inf)
+                return received[0] if received else 0, int(due)
+
             for step in range(first, total):
-                epoch = step // per_epoch
-                stepper.set_lr(schedule(step, total, epoch) if schedule else 1.0)
-                for _ in range(accumulate_steps):
+                asked = distributed.ask(wishes)
+                epoch = (step + shift) // per_epoch
+                factor = schedule(step + scheduled, total + scheduled, epoch) if schedule else 1.0
+                stepper.set_lr(factor)
+                for number in range(accumulate_steps):
                     with clock.waiting():
                         batch = next(batches)
-                    losses = stepper.forward_backward(batch, 1 / accumulate_steps)
+                    last = number == accumulate_steps - 1
+                    losses = stepper.forward_backward(batch, 1 / accumulate_steps, last)
                     history.add(step + 1, batch, losses)
                 stepper.update()
                 writer.step()
                 done = step + 1
-                epoch_ends = done % per_epoch == 0 or done == total
-                saves = done == total or (epoch_ends and (epoch + 1) % saving.save_step == 0)
-                clock.images += batch_size * accumulate_steps
+                epoch_ends = (done + shift) % per_epoch == 0 or done == total
+                clock.images += per_step
                 if done % logging.log_step == 0 or done == total:
-                    writer.write(
-                        {"step": done, "epoch": epoch, "lr": stepper.lr()}
-                        | history.take(writer.say)
-                        | clock.lap()
-                    )
-                leaves = bool(received) or minutes_since(saved) >= (saving.save_minutes or math.inf)
-                if saves or leaves:
-                    history.check(writer.say)
-                    if not stepper.finite():
-                        raise UserError(f"step {done}: weights are not finite; {STOPPED}")
-                if saves:
-                    # The checkpoint comes last: a crash before it repeats what went before it.
-                    if export is not None:
-                        export(done, epoch + 1)
-                    if evaluate is not None:
-                        scores = evaluate()
-                        named = {f"val_{name}": value for name, value in scores.items()}
-                        writer.write({"step": done, "epoch": epoch} | named)
-                        if scores[best_by] is None:
-                            raise UserError("train_cfg.val_data: no pixel of it has a label")
-                        if best is None or scores[best_by] > best:
-                            best = scores[best_by]
-                            weights = {"model": model.state_dict(), "step": done}
-                            checkpoint.write(folder / "best.pth", weights | {"card": plain(card)})
-                    save(done, finished_epoch=epoch + 1)
+                    figures = distributed.mean(history.take(writer.say) | clock.lap())
+                    writer.write({"step": done, "epoch": epoch, "lr": stepper.lr()} | figures)
+                stopped_by, due = asked()
+                if done == total or (epoch_ends and (epoch + 1) % saving.save_step == 0):
+                    require_finite(done)
+                    finish_epoch(done, epoch)
                     clock.pause()
                     saved = time.monotonic()
-                elif leaves:
+                elif stopped_by or due:
+                    require_finite(done)
                     save(done, finished_epoch=None)
                     saved = time.monotonic()
-                if received and done < total:
+                if stopped_by and done < total:
                     writer.say(f"stopped after step {done}; the same command goes on from there")
-                    raise SystemExit(128 + received[0])
+                    raise SystemExit(128 + stopped_by)
     finally:
-        end_workers(batches)
+        end_workers(loading)
         writer.close()
     return True
 

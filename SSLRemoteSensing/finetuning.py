@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from SSLRemoteSensing import checkpoint
+from SSLRemoteSensing import checkpoint, distributed
 from SSLRemoteSensing.command import write_run_card
 from SSLRemoteSensing.datasets.labels import ValueCoding
 from SSLRemoteSensing.datasets.mosaic import require_eroded
@@ -75,7 +75,7 @@ def open_fine_tuning(config: dict, trains: bool = True) -> FineTuning:
     classes = list(config["classes"])
     if config.get("palette") is None:
         config["palette"] = default_palette(len(classes))
-    train_cfg = dict(config["train_cfg"])
+    train_cfg = distributed.divide_batch(config["train_cfg"])
     losses = [train_cfg.get("loss") or {}]
     for loss in losses:
         losses.extend((loss.get("losses") or {}).values())
@@ -141,6 +141,8 @@ def train(task: FineTuning, folder: Path, dry_run: bool = False) -> bool:
 def score_checkpoint(task: FineTuning, source: Path, folder: Path) -> None:
     """Score the checkpoint `source` on test_data, or val_data; write the results to `folder`.
 
+    Several processes share the scenes; the first writes.
+
     Raises:
         UserError: of another network or other classes; data that cannot be opened.
     """
@@ -156,6 +158,8 @@ def score_checkpoint(task: FineTuning, source: Path, folder: Path) -> None:
     opened = open_scored(task.open_split(task.scored_split, coding), classes, scoring)
     predict = partial(probabilities, model, task.device, task.precision, tta=scoring.tta)
     counts = score(predict, opened, len(classes), task.device, scoring, task.workers)
+    if distributed.rank() > 0:
+        return
     show = partial(classify, model, task.device, task.precision, tta=scoring.tta)
     write_results(
         folder, counts, opened, task.scored_split, scoring, show, classes, source, best, task.config

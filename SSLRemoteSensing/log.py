@@ -5,7 +5,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from SSLRemoteSensing import distributed
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.writing import write_text
 
@@ -103,6 +104,22 @@ class Log:
         self.board.close()
 
 
+class Silent:
+    """The log of all processes but the first."""
+
+    def step(self) -> None:
+        pass
+
+    def write(self, values: dict) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def brief(value: float | None) -> str:
     if value is None:
         return "none"
@@ -113,7 +130,8 @@ class History:
     """Losses since the last entry of the log, left on the device until they are asked for.
 
     Reading a loss waits for the device, so it happens once a log step; the batches' numbers are
-    kept with them, so that a loss that is not finite can still be traced to its files.
+    kept with them, so that a loss that is not finite can still be traced to its files. Each process
+    has those of its own batches; of unreadable files all come to know at `check`.
     """
 
     def __init__(self, dataset, limit: int):
@@ -124,7 +142,11 @@ class History:
 
     def add(self, step: int, batch: dict, losses: dict[str, Tensor]) -> None:
         self.entries.append((step, batch["index"], losses))
-        new = set(batch.get("skipped", ())) - self.skipped
+        self.note(batch.get("skipped", ()))
+
+    def note(self, skipped: Iterable[int]) -> None:
+        """Count files that could not be read; raise `UserError` where they are too many."""
+        new = set(skipped) - self.skipped
         self.skipped |= new
         self.unsaid |= new
         if len(self.skipped) > self.limit:
@@ -135,7 +157,12 @@ class History:
             )
 
     def check(self, say: Callable) -> None:
-        """Name the files skipped since the last call; raise `UserError` if a loss is not finite."""
+        """Name the files skipped since the last call; raise `UserError` if a loss is not finite.
+
+        All processes call it at the same steps.
+        """
+        for others in distributed.together(self.unsaid):
+            self.note(others)
         for index in sorted(self.unsaid):
             say(f"skipped, cannot be read: {self.dataset.name(index)} ({len(self.skipped)} so far)")
         self.unsaid.clear()
@@ -168,8 +195,9 @@ class History:
         return {"entries": entries, "skipped": sorted(self.skipped)}
 
     def load_state_dict(self, state: dict, device: torch.device) -> None:
-        self.skipped = set(state["skipped"])
-        self.entries = [
+        """Add what another History wrote."""
+        self.skipped |= set(state["skipped"])
+        self.entries += [
             (step, index, {key: loss.to(device) for key, loss in losses.items()})
             for step, index, losses in state["entries"]
         ]

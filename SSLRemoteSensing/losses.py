@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from SSLRemoteSensing import distributed
 from SSLRemoteSensing.errors import UserError
 
 
@@ -13,13 +14,15 @@ class InpaintingLoss(nn.Module):
     """L1 distance to the anchor, weighted by how much each value was distorted.
 
     sum(|prediction - anchor| M) / (sum(M) + 1e-6) with M = |anchor - occluded|, per pixel and
-    channel, so that only the distorted block counts. All tensors (N, C, H, W), in 0..1.
+    channel, so that only the distorted block counts. All tensors (N, C, H, W), in 0..1. The sums
+    are over the batches of all processes, and the mean of their losses is that of one large batch.
     """
 
     def forward(self, prediction: Tensor, anchor: Tensor, occluded: Tensor) -> Tensor:
         weight = (anchor - occluded).abs()
         distance = (prediction.float() - anchor).abs()
-        return (distance * weight).sum() / (weight.sum() + 1e-6)
+        share = (distributed.total(weight.sum()) + 1e-6) / distributed.size()
+        return (distance * weight).sum() / share
 
 
 class ExamplarLoss(nn.Module):
@@ -32,26 +35,34 @@ class ExamplarLoss(nn.Module):
         temperature: divides the similarities; published 1.
         self_similarity: an embedding's similarity with itself is set to 0 ('zero', as published: it
             adds exp(0) to every denominator) or left out ('exclude', NT-Xent of SimCLR).
+        gather: take the embeddings of all processes as negatives, with their gradients. Each has
+            the rows of its own images, and the mean of their losses is that of one large batch.
     """
 
     def __init__(
-        self, temperature: float = 1.0, self_similarity: Literal["zero", "exclude"] = "zero"
+        self,
+        temperature: float = 1.0,
+        self_similarity: Literal["zero", "exclude"] = "zero",
+        gather: bool = True,
     ):
         super().__init__()
         if temperature <= 0:
             raise UserError(f"temperature={temperature}: must be above 0")
-        self.temperature = temperature
+        self.temperature, self.gather = temperature, gather
         self.own = {"zero": 0.0, "exclude": float("-inf")}[self_similarity]
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """first, second: embeddings (N, D) of the two views."""
+        """first, second: embeddings (N, D) of the two views; every process has the same N."""
         n = len(first)
-        z = F.normalize(torch.cat([first, second]).float(), dim=1)
-        with torch.autocast(z.device.type, enabled=False):
-            similarity = z @ z.T / self.temperature
-        itself = torch.eye(2 * n, dtype=torch.bool, device=z.device)
-        positive = torch.arange(2 * n, device=z.device).roll(n)
-        return F.cross_entropy(similarity.masked_fill(itself, self.own), positive)
+        views = torch.stack([F.normalize(view.float(), dim=1) for view in (first, second)], dim=1)
+        everyone = distributed.gather(views) if self.gather else views  # (all images, 2, D)
+        start = 2 * n * distributed.rank() if self.gather else 0
+        rows = torch.arange(2 * n, device=views.device)
+        with torch.autocast(views.device.type, enabled=False):
+            # Dividing before the product spares a pass over the large matrix.
+            similarity = views.flatten(0, 1) / self.temperature @ everyone.flatten(0, 1).T
+        itself, positive = (rows + start)[:, None], (rows ^ 1) + start
+        return F.cross_entropy(similarity.scatter_(1, itself, self.own), positive)
 
 
 class CrossEntropyLoss(nn.Module):

@@ -21,10 +21,6 @@ class ConfusionMatrix:
         pairs = label[scored].long() * k + prediction[scored].long()
         self.counts += torch.bincount(pairs, minlength=k * k).view(k, k)
 
-    def scores(self, classes: Sequence[str]) -> dict:
-        """`scores` of the counts so far."""
-        return scores(self.counts.cpu(), classes)
-
 
 def scores(counts: Tensor, classes: Sequence[str], mean_over: Sequence[str] | None = None) -> dict:
     """Scores of a confusion matrix (K, K), as shares of one.

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from SSLRemoteSensing import distributed
 from SSLRemoteSensing.config import Chain, build
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.losses import check_smoothing
@@ -112,17 +113,21 @@ class DiceLoss(nn.Module):
         classes = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
         true = label == classes  # 255 is none of them
         likely = logits.float().softmax(1) * (label != IGNORE)
-        overlap = (likely * true).sum((0, 2, 3))
-        pixels = true.sum((0, 2, 3))
-        size = likely.sum((0, 2, 3)) + pixels
+        sums = torch.stack([part.sum((0, 2, 3)) for part in (likely * true, likely, true)])
+        overlap, likelihood, pixels = distributed.total(sums)
+        size = likelihood + pixels
         dice = (2 * overlap + self.smooth) / (size + self.smooth).clamp(min=1e-6)
         present = pixels > 0
         return ((1 - dice) * present).sum() / present.sum().clamp(min=1)
 
 
 def mean(total: Tensor, weights: Tensor) -> Tensor:
-    """`total` over the sum of the weights; 0, with gradient 0, where that is 0."""
-    share = weights.sum()
+    """`total` over the sum of the weights; 0, with gradient 0, where that is 0.
+
+    The sum is that of all processes over their number: the mean of what they return is the mean
+    over all their pixels.
+    """
+    share = distributed.total(weights.sum().float()) / distributed.size()
     return torch.where(share > 0, 1 / share.clamp(min=1e-6), 0.0) * total
 
 

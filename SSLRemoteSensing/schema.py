@@ -6,6 +6,7 @@ from typing import Annotated, NotRequired, TypedDict
 from SSLRemoteSensing.config import OneOf, Part, require
 from SSLRemoteSensing.datasets.pretext import PretextDataset
 from SSLRemoteSensing.datasets.segmentation import SegmentationDataset
+from SSLRemoteSensing.distributed import divide_batch, size
 from SSLRemoteSensing.engine import fit
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.models.decoders import DECODERS
@@ -22,7 +23,9 @@ GIVEN += ("start", "card", "dry_run")
 
 class PretextData(TypedDict):
     train_data: Annotated[dict, Part(PretextDataset, given=("in_channels", "seed"))]
+    global_batch_size: NotRequired[int]
     losses: NotRequired[Annotated[dict, Part(pretext_losses)]]
+    joint_pass: NotRequired[bool]
 
 
 class PretextConfig(TypedDict):
@@ -62,6 +65,7 @@ class SegmentationData(TypedDict):
     train_data: Annotated[dict, TRAIN_TILES]
     val_data: Annotated[dict, SCORED_TILES]
     test_data: NotRequired[Annotated[dict | None, SCORED_TILES]]
+    global_batch_size: NotRequired[int]
     loss: NotRequired[Annotated[dict | None, OneOf(SEGMENTATION_LOSSES)]]
     backbone_lr_factor: NotRequired[float]
     freeze_backbone: NotRequired[bool]
@@ -93,11 +97,14 @@ def check_pretext(config: dict) -> None:
             f"transforms in "
             f"train_data.agr_transforms_cfg.transforms_cfg; make them equal"
         )
-    if config.get("examplar_head_cfg") is not None and train_cfg["batch_size"] < 2:
+    if config.get("examplar_head_cfg") is None:
+        return
+    loss = train_cfg.get("losses", {}).get("ExamplarLoss") or {}
+    batch_size = divide_batch(train_cfg)["batch_size"]
+    if batch_size * (size() if loss.get("gather", True) else 1) < 2:
         raise UserError(
-            "train_cfg.batch_size=1: the contrastive loss compares images of a batch; set at "
-            "least 2, "
-            "or examplar_head_cfg=None"
+            f"train_cfg.batch_size={batch_size}: the contrastive loss compares images of a batch; "
+            f"set at least 2, or examplar_head_cfg=None"
         )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from SSLRemoteSensing import distributed
 from SSLRemoteSensing.datasets.mosaic import ScoredScene, are_scenes, label_kinds, open_scenes
 from SSLRemoteSensing.datasets.opening import require_one_size
 from SSLRemoteSensing.datasets.segmentation import SegmentationDataset
@@ -152,6 +153,8 @@ def score(
 ) -> dict[str, Tensor]:
     """Confusion matrices int64 (K, K), on the CPU, by kind of label.
 
+    Several processes share the scenes; all have the sums.
+
     Args:
         predict: images uint8 (N, C, h, w) to probabilities (N, K, h, w), both on `device`.
     """
@@ -161,7 +164,7 @@ def score(
         matrices = evaluate_tiles(predict, tiles, num_classes, device, batch_size, num_workers)
     else:
         matrices = evaluate_scenes(predict, scored.scenes, num_classes, device, settings)
-    return {kind: matrix.counts.cpu() for kind, matrix in matrices.items()}
+    return {kind: distributed.total(matrix.counts.cpu()) for kind, matrix in matrices.items()}
 
 
 def evaluate_scenes(
@@ -171,8 +174,11 @@ def evaluate_scenes(
     device: torch.device,
     settings: ScoringSettings,
 ) -> dict[str, ConfusionMatrix]:
-    """Confusion matrices over whole scenes, by kind of label. Arguments as of `score`."""
+    """Confusion matrices over this process's scenes, by kind of label. Arguments as of `score`."""
     matrices = {kind: ConfusionMatrix(num_classes, device) for kind in scenes[0].labels}
+    # The largest first, so that processes that take turns end at about the same time.
+    scenes = sorted(scenes, key=lambda scene: scene.height * scene.width, reverse=True)
+    scenes = distributed.own_share(scenes)
     quiet = not sys.stderr.isatty()
     rows = sum(scene.height for scene in scenes)
     with tqdm(total=rows, desc="scoring scenes", unit="row", leave=False, disable=quiet) as bar:
@@ -222,7 +228,10 @@ def evaluate_tiles(
     batch_size: int,
     num_workers: int = 0,
 ) -> dict[str, ConfusionMatrix]:
-    """Confusion matrices over every tile, whole, by kind of label. Arguments as of `score`."""
+    """Confusion matrices over this process's tiles, whole, by kind of label.
+
+    Arguments as of `score`.
+    """
     matrices = {kind: ConfusionMatrix(num_classes, device) for kind in tiles.kinds}
     for images, labels in equal_batches(tiles, batch_size, num_workers):
         classes = predict(images.to(device)).argmax(1)
@@ -232,10 +241,11 @@ def evaluate_tiles(
 
 
 def equal_batches(dataset, batch_size: int, num_workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Tiles in order, stacked as long as they are of one size."""
+    """This process's tiles in order, stacked as long as they are of one size."""
+    keys = distributed.own_share([(0, index) for index in range(len(dataset))])
     loader = DataLoader(
         dataset,
-        sampler=[(0, index) for index in range(len(dataset))],
+        sampler=keys,
         batch_size=None,
         collate_fn=tensors,
         num_workers=num_workers,
@@ -246,7 +256,7 @@ def equal_batches(dataset, batch_size: int, num_workers: int) -> Iterator[tuple[
     samples = iter(loader)
     quiet = not sys.stderr.isatty()
     try:
-        for sample in tqdm(samples, "scoring", len(dataset), leave=False, disable=quiet):
+        for sample in tqdm(samples, "scoring", len(keys), leave=False, disable=quiet):
             full = len(waiting) == batch_size
             if waiting and (full or waiting[0]["label"].shape != sample["label"].shape):
                 yield stack(waiting)

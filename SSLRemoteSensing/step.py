@@ -1,25 +1,30 @@
-"""One training step: device, precision, memory format, compilation, gradient, update."""
+"""One training step: device, processes, precision, memory format, compilation, gradient, update."""
 
+import contextlib
+import inspect
 import resource
 import sys
 import time
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from SSLRemoteSensing import distributed
 from SSLRemoteSensing.config import build
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.schedules import OPTIMIZERS
 
 
 def choose_device(name: str) -> torch.device:
-    """'auto' takes CUDA where there is one, else the CPU.
+    """'auto' takes CUDA where there is one, else the CPU; of several processes each its own GPU.
 
     Raises:
         UserError: a device that is not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -28,12 +33,19 @@ def choose_device(name: str) -> torch.device:
         ) from error
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"train_cfg.device={name!r}: not supported; set auto, cpu or cuda")
+    if device.type == "cpu":
+        return device
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= count:
+    several = distributed.size() > 1
+    if several:  # 'cuda:0', as the published configs have it, would be the same GPU for all
+        device = torch.device("cuda", distributed.local_rank())
+    if (device.index or 0) >= count:
+        remedy = "start one process a GPU" if several else "pass --set train_cfg.device=auto"
         raise UserError(
-            f"train_cfg.device={name!r}: this machine has {count} CUDA devices; "
-            f"pass --set train_cfg.device=auto (or cpu)"
+            f"train_cfg.device={name!r}: {device} is asked for, this machine has {count} CUDA "
+            f"devices; {remedy} (or train_cfg.device=cpu)"
         )
+    torch.cuda.set_device(device)
     return device
 
 
@@ -61,11 +73,14 @@ class TrainStep:
     """`model` on its device with an optimizer: forward, backward and update, without waiting for
     it.
 
+    With several processes the gradient is the mean over them.
+
     Args:
         optimizer: an entry of `OPTIMIZERS` by `name`, with its parameters.
         precision: 'fp32'; 'bf16' (autocast); 'auto', bf16 where the hardware has it.
         compile: False, True, or a mode of torch.compile.
         param_groups: groups as torch's optimizers take them, with `lr_factor` besides.
+        sync_bn: take the statistics of batch normalization over all processes.
     """
 
     def __init__(
@@ -78,26 +93,41 @@ class TrainStep:
         compile: bool | str = False,
         clip_grad_norm: float | None = None,
         param_groups: list[dict] | None = None,
+        sync_bn: bool = False,
     ):
         self.precision = choose_precision(precision, device)
         self.device, self.clip_grad_norm = device, clip_grad_norm
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # all batches are of one size
+        if sync_bn and distributed.size() > 1:
+            if device.type == "cpu":
+                raise UserError("train_cfg.sync_bn=True: torch has it for GPUs only; leave it out")
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(device, memory_format=self.memory_format)
+        # Compiled and distributed modules share the weights; the plain one keeps the plain names
+        # for checkpoints.
+        self.net, self.unsynced = self.model, contextlib.nullcontext
+        if distributed.size() > 1:
+            devices = [device] if device.type == "cuda" else None
+            self.net = DistributedDataParallel(
+                self.model, device_ids=devices, gradient_as_bucket_view=True
+            )
+            self.unsynced = self.net.no_sync
         mode = compile if isinstance(compile, str) else None
-        # The compiled module shares the weights; the plain one keeps the plain names for
-        # checkpoints.
         try:
-            self.net = torch.compile(model, mode=mode) if compile else model
+            self.net = torch.compile(self.net, mode=mode) if compile else self.net
         except RuntimeError as error:
             raise UserError(f"train_cfg.compile={compile!r}: {error}") from error
         groups = param_groups or [{"params": [p for p in model.parameters() if p.requires_grad]}]
         self.factors = [group.get("lr_factor", 1.0) for group in groups]
         given = [{k: v for k, v in group.items() if k != "lr_factor"} for group in groups]
+        optimizer = with_fused(optimizer)
         try:
             self.optimizer = build(OPTIMIZERS, optimizer, "train_cfg.optimizer", {"params": given})
         except UserError:
             raise
-        except (TypeError, ValueError) as error:  # torch's own checks of its own parameters
+        except (TypeError, ValueError, RuntimeError) as error:  # torch's checks of its parameters
             raise UserError(f"train_cfg.optimizer: {error}") from error
         self.base_lr = self.optimizer.defaults["lr"]
 
@@ -112,16 +142,49 @@ class TrainStep:
                 moved[key] = value
         return moved
 
+    def ahead(self, batches: Iterable[dict]) -> Iterator[dict]:
+        """`batches` with their tensors on the device, copied there while the GPU is at work.
+
+        On CUDA each is fetched and its copy begun before the one before it is handed out.
+        """
+        if self.device.type != "cuda":
+            yield from batches
+            return
+        stream, held = torch.cuda.Stream(self.device), None
+        for batch in batches:
+            with torch.cuda.stream(stream):
+                moved = self.to_device(batch)
+                copied = stream.record_event()
+            if held is not None:
+                yield self.arrived(*held)
+            held = batch, moved, copied
+        if held is not None:
+            yield self.arrived(*held)
+
+    def arrived(self, batch: dict, moved: dict[str, Tensor], copied: torch.cuda.Event) -> dict:
+        """`batch` with the tensors `moved`, for which the current stream (not the CPU) waits."""
+        now = torch.cuda.current_stream(self.device)
+        now.wait_event(copied)
+        for value in moved.values():  # their memory is not free before this stream is done
+            value.record_stream(now)
+        return batch | moved
+
     def forward(self, batch: dict) -> dict[str, Tensor]:
         enabled = self.precision == "bf16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled):
             return self.net(batch)
 
-    def forward_backward(self, batch: dict, share: float = 1.0) -> dict[str, Tensor]:
-        """Add the gradient of `share` times the losses of `batch`; return the losses, detached."""
+    def forward_backward(
+        self, batch: dict, share: float = 1.0, last: bool = True
+    ) -> dict[str, Tensor]:
+        """Add the gradient of `share` times the losses of `batch`; return the losses, detached.
+
+        With the `last` batch of an update the processes put their gradients together.
+        """
         self.model.train()
-        losses = self.forward(self.to_device(batch))
-        (sum(losses.values()) * share).backward()
+        with contextlib.nullcontext() if last else self.unsynced():
+            losses = self.forward(self.to_device(batch))
+            (sum(losses.values()) * share).backward()
         return {name: loss.detach() for name, loss in losses.items()}
 
     def update(self) -> None:
@@ -157,6 +220,7 @@ class TrainStep:
             self.optimizer.load_state_dict(state["optimizer"])
             for group, settings in zip(self.optimizer.param_groups, ours, strict=True):
                 group.update(settings)
+            self.lay_out_moments()
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
@@ -164,12 +228,29 @@ class TrainStep:
                 f"set another checkpoints_path or the old config"
             ) from error
 
+    def lay_out_moments(self) -> None:
+        """Lay out what the optimizer remembers of each weight as the weight itself is.
+
+        Fused kernels go through both in memory's order, and would pair values of different places
+        where a checkpoint was written in another memory format. They count steps on the device.
+        """
+        for group in self.optimizer.param_groups:
+            on_device = group.get("fused") or group.get("capturable")
+            for weight in group["params"]:
+                state = self.optimizer.state[weight]
+                for key, value in state.items():
+                    if isinstance(value, Tensor) and value.shape == weight.shape:
+                        state[key] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+                    elif isinstance(value, Tensor):
+                        state[key] = value.to(weight.device if on_device else "cpu")
+
     def describe(self) -> str:
         device = str(self.device)
         if self.device.type == "cuda":
             device += f" ({torch.cuda.get_device_name(self.device)})"
         number = sum(p.numel() for p in self.model.parameters())
-        return f"{number:,} parameters, device {device}, {self.precision}"
+        processes = f", {distributed.size()} processes" if distributed.size() > 1 else ""
+        return f"{number:,} parameters, device {device}, {self.precision}{processes}"
 
     def rehearse(self, batch: dict, accumulate_steps: int) -> None:
         """Run two steps on `batch`, and say sizes, losses, memory and what the second step took."""
@@ -178,8 +259,9 @@ class TrainStep:
             print(f"batch: {key} {tuple(value.shape)} {kind}")
         for _ in range(2):
             start = time.perf_counter()
-            for _ in range(accumulate_steps):
-                losses = self.forward_backward(batch, 1 / accumulate_steps)
+            for number in range(accumulate_steps):
+                last = number == accumulate_steps - 1
+                losses = self.forward_backward(batch, 1 / accumulate_steps, last)
             self.update()
             values = {name: float(loss) for name, loss in losses.items()}
             seconds = time.perf_counter() - start
@@ -189,3 +271,15 @@ class TrainStep:
         else:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(f"one step: {seconds:.3f} s, peak memory {peak / 2**30:.2f} GiB; nothing is written")
+
+
+def with_fused(optimizer: dict) -> dict:
+    """`optimizer` with torch's fused update, unless it asks for another one.
+
+    One kernel for all weights on a GPU; on a CPU a vectorised loop in place of one a weight.
+    """
+    owner = OPTIMIZERS.get(optimizer.get("name"))
+    others = {"fused", "foreach", "capturable", "differentiable"} & optimizer.keys()
+    if owner is None or others or "fused" not in inspect.signature(owner).parameters:
+        return optimizer
+    return optimizer | {"fused": True}

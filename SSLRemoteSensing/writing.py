@@ -29,7 +29,7 @@ def make_folder(path: str | Path, key: str) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{key}={str(path)!r}: cannot write there ({error.strerror})") from error
     return path

@@ -17,7 +17,7 @@ config = dict(
     backbone_cfg=dict(name="resnet18", in_channels=3, pretrained=False),
     decoder_cfg=dict(name="Decoder"),
     train_cfg=dict(
-        batch_size=16,
+        batch_size=16,  # of each process under torchrun
         device="auto",
         precision="auto",
         channels_last=True,

@@ -19,7 +19,7 @@ config = dict(
     agr_head_cfg=dict(name="AGPHead", in_channels=512, num_classes=6),
     examplar_head_cfg=dict(name="ExamplarHead", in_channels=512, out_channels=512),
     train_cfg=dict(
-        batch_size=16,
+        batch_size=16,  # of each process under torchrun
         device="auto",
         precision="auto",
         channels_last=True,

@@ -24,7 +24,7 @@ config = dict(
     decoder_cfg=dict(name="Decoder"),
     scoring_cfg=dict(window=256, overlap=0.25),
     train_cfg=dict(
-        batch_size=8,
+        batch_size=8,  # of each process under torchrun
         device="auto",
         precision="auto",
         channels_last=True,

@@ -31,7 +31,7 @@ config = dict(
     decoder_cfg=dict(name="Decoder"),
     scoring_cfg=dict(on="scenes", window=512, overlap=0.5, tta=False),
     train_cfg=dict(
-        batch_size=16,
+        batch_size=16,  # of each process under torchrun
         device="auto",
         precision="auto",
         channels_last=True,

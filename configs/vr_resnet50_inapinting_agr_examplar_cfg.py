@@ -31,7 +31,7 @@ config = dict(
     agr_head_cfg=dict(name="AGPHead", in_channels=2048, num_classes=6),
     examplar_head_cfg=dict(name="ExamplarHead", in_channels=2048, out_channels=512),
     train_cfg=dict(
-        batch_size=4,
+        batch_size=4,  # of each process under torchrun
         device="cuda:0",
         num_epoch=13,
         num_workers=4,

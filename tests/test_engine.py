@@ -151,6 +151,18 @@ def test_sigterm_saves_and_ends_with_143(pretext_config, tmp_path, capsys):
     assert state["step"] == 2
 
 
+def test_a_last_step_that_does_not_fit_is_refused(pretext_config, capsys):
+    """After 20 of 24 images there is no step of 8 left, and so no end of the epoch."""
+    with pytest.raises(SystemExit):
+        train(pretext_config, interrupt_at(5), num_epoch=1)
+    with pytest.raises(UserError, match="less than a step of 8 images; go on with steps of 4"):
+        train(pretext_config, num_epoch=1, batch_size=8)
+    train(pretext_config, num_epoch=1, batch_size=2)
+    assert "going on with steps of 2 images, so far 4: at image 20" in capsys.readouterr().out
+    path = pretext_config["train_cfg"]["checkpoints"]["checkpoints_path"]
+    assert checkpoint.read_run(path)["step"] == 5 + 2
+
+
 def test_a_finished_run_says_that_nothing_is_left(pretext_config, capsys):
     train(pretext_config, num_epoch=1)
     capsys.readouterr()
@@ -304,12 +316,12 @@ def test_the_backbone_is_exported_before_the_checkpoint_that_says_so(pretext_con
     dataset = PretextDataset(**train_cfg["train_data"])
     seen = []
 
-    def export(step, epoch):
+    def export(step, epoch, images):
         latest = checkpoint.read_run(tmp_path / "run")
-        seen.append((step, epoch, latest and latest["step"]))
+        seen.append((step, epoch, images, latest and latest["step"]))
 
     fit(TinyNet(), dataset, collate, **settings, export=export)
-    assert seen == [(6, 1, None), (12, 2, 6)]
+    assert seen == [(6, 1, 24, None), (12, 2, 48, 6)]
 
 
 def test_the_best_checkpoint_is_the_one_of_the_highest_score(pretext_config, tmp_path):

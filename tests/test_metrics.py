@@ -101,7 +101,6 @@ def test_batches_add_up():
     for one in range(3):
         confusion.update(prediction[one], label[one])
     assert confusion.counts.tolist() == counted(prediction, label, 5).tolist()
-    assert confusion.scores(CLASSES) == scores(confusion.counts, CLASSES)
 
 
 def test_ignored_pixels_count_nowhere():

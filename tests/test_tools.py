@@ -1,31 +1,12 @@
 """The tools as commands, and the layers of the package."""
 
 import importlib
-import json
 import subprocess
 import sys
 
 import cv2
 import numpy as np
 from conftest import ROOT
-
-
-def test_benchmark_prints_and_writes_its_figures(tmp_path):
-    output = tmp_path / "figures.json"
-    config = ROOT / "configs/demo_oam_pretrain_resnet18_cfg.py"
-    command = [sys.executable, "tools/benchmark.py", "--only", "training"]
-    command += ["--config_file", str(config)]
-    command += ["--device", "cpu", "--batch_size", "2", "--img_size", "32", "--steps", "2"]
-    done = subprocess.run(
-        [*command, "--output", str(output)], cwd=ROOT, capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stderr
-    figures = json.loads(output.read_text())
-    for key in ("sample_ms", "speedup_over_fp32", "loop_efficiency"):
-        assert figures[key] > 0
-        assert key in done.stdout
-    ratio = figures["loop_images_per_second"] / figures["bare_images_per_second"]
-    assert figures["loop_efficiency"] == ratio
 
 
 def test_benchmark_of_preparing_compares_and_counts(tmp_path, monkeypatch):

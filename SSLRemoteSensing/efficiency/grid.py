@@ -22,6 +22,7 @@ from pathlib import Path
 from SSLRemoteSensing.config import differences
 from SSLRemoteSensing.datasets.fraction import choose_fraction
 from SSLRemoteSensing.datasets.segmentation import SegmentationDataset
+from SSLRemoteSensing.distributed import divide_batch
 from SSLRemoteSensing.efficiency.comparison import percent
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.step import choose_device
@@ -229,8 +230,8 @@ def measure(config: dict) -> tuple[int, int]:
     per_step = tiles_per_step(train_cfg)
     if per_step < 1 or tiles < per_step:
         raise UserError(
-            f"train_cfg.batch_size={train_cfg['batch_size']}: a step takes {per_step} of {tiles} "
-            f"train tiles; set a batch_size of at least 1 and at most their number"
+            f"train_cfg.batch_size: a step takes {per_step} of {tiles} train tiles; set a "
+            f"batch_size of at least 1 and at most their number"
         )
     epochs, steps = train_cfg.get("num_epoch"), train_cfg.get("num_step")
     if (epochs is None) == (steps is None):
@@ -242,7 +243,7 @@ def measure(config: dict) -> tuple[int, int]:
 
 
 def tiles_per_step(train_cfg: dict) -> int:
-    return train_cfg["batch_size"] * train_cfg.get("accumulate_steps", 1)
+    return divide_batch(train_cfg)["batch_size"] * train_cfg.get("accumulate_steps", 1)
 
 
 def identity(config: dict, lrs: Sequence[float] | None, tiles: int) -> dict:

@@ -68,10 +68,12 @@ def report(grid: Grid, remarks: Sequence[str], metric: str, protocol: str, final
     if not final:
         return
     print("\n".join(["", *told, ""]))
+    beside = "table.csv beside it"
     if known:
         head = f"{grid.config['name']}, {grid.split} tiles"
         draw_curves(rows, grid.baseline, metric, protocol, head, grid.folder / "curves.png")
-    print(f"results: {grid.folder / 'table.md'}, table.csv and curves.png beside it")
+        beside = "table.csv and curves.png beside it"
+    print(f"results: {grid.folder / 'table.md'}, {beside}")
     left = len(jobs_left(grid))
     if left:
         cells = "1 cell" if left == 1 else f"{left} cells"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated
 
+import torch
 from torch import Tensor, nn
 
 from SSLRemoteSensing.config import OneOf, build
@@ -44,6 +45,8 @@ class PretextNet(nn.Module):
 
     Args:
         losses: task -> (weight, loss), from `pretext_losses`.
+        joint_pass: all images in one pass, with the statistics of batch normalization over all of
+            them: fewer, larger kernels, and not what was published.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class PretextNet(nn.Module):
         agr_head: nn.Module | None,
         exemplar_head: nn.Module | None,
         losses: dict[str, tuple[float, nn.Module]],
+        joint_pass: bool = False,
     ):
         super().__init__()
         if inpainting_head is None and agr_head is None and exemplar_head is None:
@@ -61,7 +65,7 @@ class PretextNet(nn.Module):
             )
         self.backbone = backbone
         self.inpainting_head, self.agr_head = inpainting_head, agr_head
-        self.exemplar_head = exemplar_head
+        self.exemplar_head, self.joint_pass = exemplar_head, joint_pass
         self.weights = {task: weight for task, (weight, _) in losses.items()}
         self.losses = nn.ModuleDict({task: loss for task, (_, loss) in losses.items()})
 
@@ -75,15 +79,17 @@ class PretextNet(nn.Module):
         Args:
             batch: occluded, anchor, transformed uint8 (N, C, H, W), transform_label int64 (N,).
         """
-        anchor = unit_range(batch["anchor"])
-        losses = {}
+        anchor, images = unit_range(batch["anchor"]), {}
         if self.inpainting_head is not None:
-            occluded = unit_range(batch["occluded"])
-            restored = self.inpainting_head(self.backbone(occluded))
-            losses["inpainting"] = self.losses["inpainting"](restored, anchor, occluded)
+            images["occluded"] = unit_range(batch["occluded"])
         if self.agr_head is not None or self.exemplar_head is not None:
-            first = self.backbone(anchor)["block6"]
-            second = self.backbone(unit_range(batch["transformed"]))["block6"]
+            images |= {"anchor": anchor, "transformed": unit_range(batch["transformed"])}
+        maps, losses = self.pyramids(images), {}
+        if self.inpainting_head is not None:
+            restored = self.inpainting_head(maps["occluded"])
+            losses["inpainting"] = self.losses["inpainting"](restored, anchor, images["occluded"])
+        if self.agr_head is not None or self.exemplar_head is not None:
+            first, second = maps["anchor"]["block6"], maps["transformed"]["block6"]
         if self.agr_head is not None:
             logits = self.agr_head(first, second).float()
             losses["agr"] = self.losses["agr"](logits, batch["transform_label"])
@@ -91,6 +97,14 @@ class PretextNet(nn.Module):
             views = self.exemplar_head(first), self.exemplar_head(second)
             losses["exemplar"] = self.losses["exemplar"](*views)
         return {task: self.weights[task] * loss for task, loss in losses.items()}
+
+    def pyramids(self, images: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """The backbone's maps of each image by name, in a pass each or in one for all."""
+        if not self.joint_pass:
+            return {name: self.backbone(image) for name, image in images.items()}
+        maps = self.backbone(torch.cat(list(images.values())))
+        parts = {key: x.chunk(len(images)) for key, x in maps.items()}
+        return {name: {key: x[i] for key, x in parts.items()} for i, name in enumerate(images)}
 
 
 def build_pretext(config: dict) -> PretextNet:
@@ -112,8 +126,9 @@ def build_pretext(config: dict) -> PretextNet:
             f"inpainting_head_cfg.out_channels={out_channels}: the images have "
             f"{backbone.in_channels} bands (backbone_cfg.in_channels)"
         )
-    losses = pretext_losses(**config.get("train_cfg", {}).get("losses", {}))
-    return PretextNet(backbone, *heads, losses)
+    train_cfg = config.get("train_cfg", {})
+    losses = pretext_losses(**train_cfg.get("losses", {}))
+    return PretextNet(backbone, *heads, losses, train_cfg.get("joint_pass", False))
 
 
 HEAD_KEYS = ("inpainting_head_cfg", "agr_head_cfg", "examplar_head_cfg")

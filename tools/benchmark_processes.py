@@ -1,0 +1,108 @@
+"""Measure what several processes are worth: images a second of train.py under torchrun.
+
+    python tools/benchmark_processes.py --device cpu --processes 2 --img_size 128
+    python tools/benchmark_processes.py --device cuda --processes 8 --batch_size 64
+
+On a CPU N processes of one thread stand against one process of N threads and N times the batch; on
+GPUs against one process, whose rate N processes should have N times. The two are run in turn, so
+that a machine's drift meets both; the first laps of each, which warm up, do not count.
+    images_per_second_one, images_per_second_all     medians over the rounds
+    efficiency    images_per_second_all over that of one process (on GPUs over N times that)
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from SSLRemoteSensing.command import device_name, versions
+from SSLRemoteSensing.errors import UserError, run_command
+from SSLRemoteSensing.step import choose_device
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "configs/vr_vgg16_inapinting_agr_examplar_cfg.py"
+WARMUP = 3  # steps, a log entry each
+
+
+def main() -> None:
+    flags = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flags.add_argument("--config_file", default=str(CONFIG), help="default the published VGG16-BN")
+    flags.add_argument("--images", required=True, help="folder of images, JPEG files in it")
+    flags.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    flags.add_argument("--processes", type=int, default=2)
+    flags.add_argument("--batch_size", type=int, default=4, help="of each process")
+    flags.add_argument("--img_size", type=int, default=256)
+    flags.add_argument("--num_workers", type=int, default=0, help="of each process")
+    flags.add_argument("--steps", type=int, default=5, help="counted steps of each run")
+    flags.add_argument("--rounds", type=int, default=3)
+    flags.add_argument("--output", help="write the figures to this JSON file")
+    args = flags.parse_args()
+    if min(args.processes - 1, args.batch_size, args.steps, args.rounds) < 1:
+        raise UserError("benchmark: --processes must be at least 2, the other counts 1")
+    args.device = choose_device(args.device).type
+    on_cpu = args.device == "cpu"
+    one, several = [], []
+    for number in range(args.rounds):
+        one.append(rate(args, 1, args.processes if on_cpu else 1))
+        several.append(rate(args, args.processes, 1))
+        print(f"round {number + 1}: {one[-1]:.2f} and {several[-1]:.2f} images/s", file=sys.stderr)
+    ideal = 1 if on_cpu else args.processes
+    figures = {
+        "date": time.strftime("%Y-%m-%d"),
+        "command": " ".join(sys.argv),
+        "machine": device_name(),
+        "versions": versions(),
+        "processes": args.processes,
+        "images_per_second_one": statistics.median(one),
+        "images_per_second_all": statistics.median(several),
+        "rounds_one": one,
+        "rounds_all": several,
+        "efficiency": statistics.median(b / a / ideal for a, b in zip(one, several, strict=True)),
+    }
+    for key, value in figures.items():
+        print(f"{key:<24}{value:.4g}" if isinstance(value, float) else f"{key:<24}{value}")
+    if args.output:
+        Path(args.output).write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def rate(args: argparse.Namespace, processes: int, share: int) -> float:
+    """Images a second of train.py: `processes` of them, each with `share` threads and batches."""
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {
+            "device": args.device,
+            "batch_size": args.batch_size * share,
+            "num_workers": args.num_workers,
+            "num_epoch": None,
+            "num_step": WARMUP + args.steps,
+            "precision": "auto",
+            "channels_last": args.device != "cpu",
+            "train_data.data_path": args.images,
+            "train_data.data_format": "**/*.jpg",
+            "train_data.img_size": args.img_size,
+            "train_data.post_transforms_cfg": None,
+            "checkpoints.checkpoints_path": f"{folder}/run",
+            "log.log_path": f"{folder}/log",
+            "log.log_step": 1,
+        }
+        command = [sys.executable, *(launch if processes > 1 else [])]
+        command += [str(ROOT / "train.py"), "--config_file", args.config_file, "--set"]
+        command += [f"train_cfg.{key}={value}" for key, value in settings.items()]
+        threads = {"OMP_NUM_THREADS": str(share)}
+        done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise UserError(f"benchmark: {processes} processes failed: {done.stderr[-2000:]}")
+        lines = Path(folder, "log/metrics.jsonl").read_text().splitlines()
+    laps = [json.loads(line)["images_per_second"] for line in lines[WARMUP:]]
+    return statistics.median(laps)
+
+
+if __name__ == "__main__":
+    run_command(main)
