@@ -95,9 +95,11 @@ def read_run(folder: str | Path) -> dict | None:
     state = read(path)
     missing = RUN_KEYS - state.keys()
     if missing:
+        earlier = {"model", "optimizer", "step"} <= state.keys()
+        reason = "is of an earlier version of the code" if earlier else "is no checkpoint of a run"
         raise UserError(
-            f"{path}: is no checkpoint of a run, lacks {', '.join(sorted(missing))}; move it away "
-            f"or set another checkpoints_path"
+            f"{path}: {reason}, lacks {', '.join(sorted(missing))}; move it away or set another "
+            f"checkpoints_path"
         )
     return state
 

@@ -49,7 +49,9 @@ def settings(args: argparse.Namespace) -> dict:
 
 
 def write_run_card(config: dict) -> None:
-    """Add what makes this run to `run.json`: config, versions, command, device."""
+    """Add what makes this run to `run.json`: config, versions, command, processes, device."""
+    from SSLRemoteSensing.distributed import size  # loads torch, as device_name does
+
     path = Path(config["train_cfg"]["checkpoints"]["checkpoints_path"]) / "run.json"
     try:
         runs = json.loads(path.read_text())["runs"]
@@ -61,6 +63,7 @@ def write_run_card(config: dict) -> None:
             "command": shlex.join(sys.argv),
             "versions": versions(),
             "device": device_name(),
+            "processes": size(),
             "config": config,
         }
     )

@@ -1,4 +1,4 @@
-"""What torchrun needs: joining its processes, sums over them, and that one of them speaks.
+"""What torchrun needs: joining its processes, collectives, and that one of them speaks.
 
     torchrun --nproc_per_node=8 train.py --config_file C
 
@@ -10,16 +10,22 @@ gloo, so that no process waits for its GPU to be asked something.
 import contextlib
 import datetime
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.errors import UserError, told
 
-# How long a process may wait for the others: for process 0 to write, or to score a large scene.
-PATIENCE = datetime.timedelta(minutes=30)
+# How long a process may wait for the others: for the first to write, or to score a large scene. One
+# that ended is not waited for: its connections are closed.
+PATIENCE = datetime.timedelta(hours=6)
+LOST = re.compile(
+    r"connection (closed|reset|refused)|broken pipe|timed? ?out|remote process exited", re.I
+)
 
 
 def rank() -> int:
@@ -47,18 +53,17 @@ def processes() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "RANK" not in os.environ:
         yield
         return
-    # Compiled networks leave their graph for it. To say so loads the compiler, which takes seconds.
-    global _total
-    _total = torch.compiler.disable(_Total.apply)
+    if "LOCAL_RANK" not in os.environ:
+        raise UserError("WORLD_SIZE is set, LOCAL_RANK is not: start the processes with torchrun")
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=PATIENCE)
     try:
         with only_the_first_speaks():
             yield
     except UserError as error:
-        raise UserError(f"process {rank()}: {error}" if rank() else str(error)) from error
+        raise UserError(f"process {rank()}: {told(error)}" if rank() else told(error)) from error
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+        if not isinstance(error, dist.DistNetworkError) and not LOST.search(str(error)):
             raise
         raise UserError(
             f"process {rank()}: lost the others ({' '.join(str(error).split())[:200]}); the run "
@@ -68,7 +73,7 @@ def processes() -> Iterator[None]:
         dist.destroy_process_group()
         raise
     # After an error the group is left as it is: to take it down can mean to wait for the others.
-    wait()
+    barrier()
     dist.destroy_process_group()
 
 
@@ -85,21 +90,21 @@ def only_the_first_speaks() -> Iterator[None]:
         yield
 
 
-def total(x: Tensor) -> Tensor:
+def all_sum(x: Tensor) -> Tensor:
     """The sum of `x` over the processes, with its gradient."""
-    return x if size() == 1 else _total(x)
+    return x if size() == 1 else _all_sum(x)
 
 
-def gather(x: Tensor) -> Tensor:
+def all_gather(x: Tensor) -> Tensor:
     """(N, ...) of each process, one after the other: (size * N, ...), with the gradient."""
     if size() == 1:
         return x
     # Sums with zeros are exact, and embeddings are few bytes: one collective serves both.
     parts = [x if number == rank() else torch.zeros_like(x) for number in range(size())]
-    return _total(torch.cat(parts))
+    return _all_sum(torch.cat(parts))
 
 
-class _Total(torch.autograd.Function):
+class _AllSum(torch.autograd.Function):
     """Each process's part counts in the losses of all of them, so gradients add up in turn."""
 
     @staticmethod
@@ -115,10 +120,19 @@ class _Total(torch.autograd.Function):
         return gradient
 
 
-_total = _Total.apply
+_all_sum = _AllSum.apply
 
 
-def spread(module: torch.nn.Module) -> None:
+def keep_out_of_graphs() -> None:
+    """Let compiled networks leave their graph for sums over the processes.
+
+    Only where one is compiled: to say so loads the compiler, which takes seconds.
+    """
+    global _all_sum
+    _all_sum = torch.compiler.disable(_AllSum.apply)
+
+
+def broadcast_buffers(module: torch.nn.Module) -> None:
     """Give all processes the first one's buffers, as the statistics of batch normalization.
 
     DistributedDataParallel does so at the start of a step, and not at the end of one.
@@ -128,15 +142,15 @@ def spread(module: torch.nn.Module) -> None:
             dist.broadcast(buffer, 0)
 
 
-def mean(values: dict[str, float]) -> dict[str, float]:
+def all_mean(values: dict[str, float]) -> dict[str, float]:
     """The mean of each number over the processes."""
     if size() == 1:
         return values
-    summed = total(torch.tensor(list(values.values()), dtype=torch.float64))
+    summed = all_sum(torch.tensor(list(values.values()), dtype=torch.float64))
     return dict(zip(values, (summed / size()).tolist(), strict=True))
 
 
-def together(value) -> list:
+def all_gather_object(value) -> list:
     """`value` of each process, in order; it is pickled, so it must be our own and small."""
     if size() == 1:
         return [value]
@@ -145,9 +159,9 @@ def together(value) -> list:
     return values
 
 
-def wait() -> None:
-    """Go on when all processes have come here."""
-    total(torch.zeros(1))
+def barrier() -> None:
+    """Go on when all processes have come here; no process waits for its GPU."""
+    all_sum(torch.zeros(1))
 
 
 def ask(values: Callable[[], Sequence[int]]) -> Callable[[], list[int]]:
@@ -169,12 +183,30 @@ def ask(values: Callable[[], Sequence[int]]) -> Callable[[], list[int]]:
 
 def require_equal(what: str, value, remedy: str) -> None:
     """Raise a `UserError` where `value` is not the same in all processes."""
-    values = together(value)
+    values = all_gather_object(value)
     if any(other != values[0] for other in values):
         raise UserError(f"{what}: the processes have {values}; {remedy}")
 
 
-def own_share(items: Sequence) -> Sequence:
+def require_shared(folder: Path, key: str) -> None:
+    """Raise a `UserError` where `folder` is not one and the same for all processes."""
+    if size() == 1:
+        return
+    token = folder / f".shared.{all_gather_object(os.getpid())[0]}"
+    if rank() == 0:
+        token.touch()
+    barrier()
+    seen = all_gather_object(token.exists())
+    if rank() == 0:
+        token.unlink(missing_ok=True)
+    if not all(seen):
+        raise UserError(
+            f"{key}={str(folder)!r}: process {seen.index(False)} sees another folder than the "
+            f"first; name one on a disk that all machines share"
+        )
+
+
+def shard(items: Sequence) -> Sequence:
     """The items that this process takes, every `size()`-th."""
     return items[rank() :: size()]
 

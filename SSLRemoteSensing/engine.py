@@ -132,7 +132,6 @@ def fit(
     folder = Path(saving.checkpoints_path)
     state = None if dry_run else checkpoint.read_run(folder)
     first = 0 if state is None else state["step"]
-    distributed.require_equal(str(folder), first, "all machines must share checkpoints_path")
     # Step s stands at place s + shift of the epochs: where a step takes other numbers of images
     # than before, as with other numbers of processes, what was seen of an epoch is not seen again.
     seen = 0 if state is None else min(math.ceil(state["offset"] / per_step), per_epoch)
@@ -141,6 +140,11 @@ def fit(
     schedule = build(SCHEDULES, lr_schedule, "train_cfg.lr_schedule") if lr_schedule else None
     scheduled = 0 if num_step else shift
     device = choose_device(device)
+    if device.type == "cuda" and accumulate_steps > 1 and compile in CUDA_GRAPHS:
+        raise UserError(
+            f"train_cfg.compile={compile!r}: its CUDA graphs cannot add up the gradients of "
+            f"accumulate_steps={accumulate_steps}; set compile=True"
+        )
     stepper = TrainStep(
         model, optimizer, device, precision, channels_last, compile, clip_grad_norm, param_groups,
         sync_bn,
@@ -153,13 +157,14 @@ def fit(
         stepper.rehearse(collate([dataset[(0, i)] for i in range(batch_size)]), accumulate_steps)
         return True
 
-    make_folder(folder, "train_cfg.checkpoints.checkpoints_path")
+    key = "train_cfg.checkpoints.checkpoints_path"
+    distributed.require_shared(make_folder(folder, key), key)
     log_folder = make_folder(logging.log_path, "train_cfg.log.log_path")
     best = None if state is None else state["best"]
     history = History(dataset, limit=max(1, len(dataset) // 100))
     if state is not None:
         compare_cards(state["card"], plain(card), folder)
-        if first >= total and num_epoch and state["offset"]:
+        if first >= total and num_epoch and state["epoch"] < num_epoch:
             raise UserError(
                 f"train_cfg.batch_size={batch_size}: the rest of the last epoch is less than a "
                 f"step of {per_step} images; go on with steps of {state['per_step']}"
@@ -227,14 +232,14 @@ def fit(
             "best": best,
             "images": len(dataset),
             "per_step": per_step,
-            "processes": distributed.together(
+            "processes": distributed.all_gather_object(
                 {"random": random_state(device), "history": history.state_dict()}
             ),
             "card": plain(card),
         }
         if rank == 0:
             checkpoint.save_run(folder, contents, finished_epoch, saving.max_keep)
-        distributed.wait()
+        distributed.barrier()
 
     def finish_epoch(step: int, epoch: int) -> None:
         """What belongs to an epoch's end. The checkpoint comes last: a crash before it repeats
@@ -244,7 +249,7 @@ def fit(
         if export is not None and rank == 0:
             export(step, epoch + 1, (step + shift) * per_step)
         if evaluate is not None:
-            distributed.spread(model)
+            distributed.broadcast_buffers(model)
             scores = evaluate()
             named = {f"val_{name}": value for name, value in scores.items()}
             writer.write({"step": step, "epoch": epoch} | named)
@@ -284,7 +289,7 @@ def fit(
                 epoch_ends = (done + shift) % per_epoch == 0 or done == total
                 clock.images += per_step
                 if done % logging.log_step == 0 or done == total:
-                    figures = distributed.mean(history.take(writer.say) | clock.lap())
+                    figures = history.take(writer.say) | distributed.all_mean(clock.lap())
                     writer.write({"step": done, "epoch": epoch, "lr": stepper.lr()} | figures)
                 stopped_by, due = asked()
                 if done == total or (epoch_ends and (epoch + 1) % saving.save_step == 0):
@@ -307,7 +312,10 @@ def fit(
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM append their number to; a second one acts as ever."""
+    """A list that SIGINT and SIGTERM append their number to; a second SIGINT acts as ever.
+
+    A second SIGTERM does not: some batch systems signal a process and its parent, which passes it.
+    """
     received: list[int] = []
     before = {}
     if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
@@ -316,7 +324,8 @@ def stop_signals() -> Iterator[list[int]]:
 
     def note(number: int, frame) -> None:
         received.append(number)
-        signal.signal(number, before[number])
+        if number == signal.SIGINT:
+            signal.signal(number, before[number])
 
     for number in (signal.SIGINT, signal.SIGTERM):
         before[number] = signal.signal(number, note)
@@ -365,6 +374,9 @@ NETWORK_KEYS = (
     "decoder_cfg",
     "classes",
 )
+
+
+CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # modes of torch.compile
 
 
 def minutes_since(moment: float) -> float:

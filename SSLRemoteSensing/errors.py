@@ -20,8 +20,13 @@ def run_command(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        # A loader's worker puts its own traceback before the message, and the name of the error.
-        text = str(error).rpartition("SSLRemoteSensing.errors.")[2]
-        text = text.partition(": ")[2] if "Original Traceback" in str(error) else text
-        print("error:", " ".join(text.split()), file=sys.stderr)
+        print("error:", told(error), file=sys.stderr)
         sys.exit(2)
+
+
+def told(error: UserError) -> str:
+    """The message of `error` as one line."""
+    text = str(error)
+    if "Original Traceback" in text:  # a loader's worker puts it and the error's name before
+        text = text.rpartition("SSLRemoteSensing.errors.")[2].partition(": ")[2]
+    return " ".join(text.split())

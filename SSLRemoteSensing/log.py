@@ -161,7 +161,7 @@ class History:
 
         All processes call it at the same steps.
         """
-        for others in distributed.together(self.unsaid):
+        for others in distributed.all_gather_object(self.unsaid):
             self.note(others)
         for index in sorted(self.unsaid):
             say(f"skipped, cannot be read: {self.dataset.name(index)} ({len(self.skipped)} so far)")
@@ -179,11 +179,13 @@ class History:
                 )
 
     def take(self, say: Callable) -> dict[str, float]:
-        """Mean losses since the last call, checked: `loss` and each by name."""
+        """Mean losses of all processes since the last call, checked: `loss` and each by name."""
         self.check(say)
         names = list(self.entries[0][2])
         values = torch.stack([torch.stack(list(losses.values())) for _, _, losses in self.entries])
-        means = values.double().mean(0).tolist()
+        sums = torch.cat([values.double().sum(0).cpu(), torch.tensor([float(len(values))])])
+        *sums, count = distributed.all_sum(sums).tolist()
+        means = [value / count for value in sums]
         self.entries.clear()
         return {"loss": sum(means)} | dict(zip(names, means, strict=True))
 

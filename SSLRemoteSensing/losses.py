@@ -21,7 +21,7 @@ class InpaintingLoss(nn.Module):
     def forward(self, prediction: Tensor, anchor: Tensor, occluded: Tensor) -> Tensor:
         weight = (anchor - occluded).abs()
         distance = (prediction.float() - anchor).abs()
-        share = (distributed.total(weight.sum()) + 1e-6) / distributed.size()
+        share = (distributed.all_sum(weight.sum()) + 1e-6) / distributed.size()
         return (distance * weight).sum() / share
 
 
@@ -55,7 +55,7 @@ class ExamplarLoss(nn.Module):
         """first, second: embeddings (N, D) of the two views; every process has the same N."""
         n = len(first)
         views = torch.stack([F.normalize(view.float(), dim=1) for view in (first, second)], dim=1)
-        everyone = distributed.gather(views) if self.gather else views  # (all images, 2, D)
+        everyone = distributed.all_gather(views) if self.gather else views  # (all images, 2, D)
         start = 2 * n * distributed.rank() if self.gather else 0
         rows = torch.arange(2 * n, device=views.device)
         with torch.autocast(views.device.type, enabled=False):

@@ -114,7 +114,7 @@ class DiceLoss(nn.Module):
         true = label == classes  # 255 is none of them
         likely = logits.float().softmax(1) * (label != IGNORE)
         sums = torch.stack([part.sum((0, 2, 3)) for part in (likely * true, likely, true)])
-        overlap, likelihood, pixels = distributed.total(sums)
+        overlap, likelihood, pixels = distributed.all_sum(sums)
         size = likelihood + pixels
         dice = (2 * overlap + self.smooth) / (size + self.smooth).clamp(min=1e-6)
         present = pixels > 0
@@ -127,7 +127,7 @@ def mean(total: Tensor, weights: Tensor) -> Tensor:
     The sum is that of all processes over their number: the mean of what they return is the mean
     over all their pixels.
     """
-    share = distributed.total(weights.sum().float()) / distributed.size()
+    share = distributed.all_sum(weights.sum().float()) / distributed.size()
     return torch.where(share > 0, 1 / share.clamp(min=1e-6), 0.0) * total
 
 

@@ -103,8 +103,8 @@ def check_pretext(config: dict) -> None:
     batch_size = divide_batch(train_cfg)["batch_size"]
     if batch_size * (size() if loss.get("gather", True) else 1) < 2:
         raise UserError(
-            f"train_cfg.batch_size={batch_size}: the contrastive loss compares images of a batch; "
-            f"set at least 2, or examplar_head_cfg=None"
+            f"train_cfg.batch_size={batch_size} (of each process): the contrastive loss compares "
+            f"images of a batch; set at least 2, or examplar_head_cfg=None"
         )
 
 

@@ -164,7 +164,7 @@ def score(
         matrices = evaluate_tiles(predict, tiles, num_classes, device, batch_size, num_workers)
     else:
         matrices = evaluate_scenes(predict, scored.scenes, num_classes, device, settings)
-    return {kind: distributed.total(matrix.counts.cpu()) for kind, matrix in matrices.items()}
+    return {kind: distributed.all_sum(matrix.counts.cpu()) for kind, matrix in matrices.items()}
 
 
 def evaluate_scenes(
@@ -178,7 +178,7 @@ def evaluate_scenes(
     matrices = {kind: ConfusionMatrix(num_classes, device) for kind in scenes[0].labels}
     # The largest first, so that processes that take turns end at about the same time.
     scenes = sorted(scenes, key=lambda scene: scene.height * scene.width, reverse=True)
-    scenes = distributed.own_share(scenes)
+    scenes = distributed.shard(scenes)
     quiet = not sys.stderr.isatty()
     rows = sum(scene.height for scene in scenes)
     with tqdm(total=rows, desc="scoring scenes", unit="row", leave=False, disable=quiet) as bar:
@@ -242,7 +242,7 @@ def evaluate_tiles(
 
 def equal_batches(dataset, batch_size: int, num_workers: int) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's tiles in order, stacked as long as they are of one size."""
-    keys = distributed.own_share([(0, index) for index in range(len(dataset))])
+    keys = distributed.shard([(0, index) for index in range(len(dataset))])
     loader = DataLoader(
         dataset,
         sampler=keys,

@@ -37,9 +37,9 @@ def choose_device(name: str) -> torch.device:
         return device
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     several = distributed.size() > 1
-    if several:  # 'cuda:0', as the published configs have it, would be the same GPU for all
-        device = torch.device("cuda", distributed.local_rank())
-    if (device.index or 0) >= count:
+    # 'cuda:0', as the published configs have it, would be the same GPU for all.
+    device = torch.device("cuda", distributed.local_rank() if several else device.index or 0)
+    if device.index >= count:
         remedy = "start one process a GPU" if several else "pass --set train_cfg.device=auto"
         raise UserError(
             f"train_cfg.device={name!r}: {device} is asked for, this machine has {count} CUDA "
@@ -73,7 +73,8 @@ class TrainStep:
     """`model` on its device with an optimizer: forward, backward and update, without waiting for
     it.
 
-    With several processes the gradient is the mean over them.
+    With several processes the gradient is the mean over them. `sync_bn` alone makes the CPU wait
+    for the GPU, in each of its layers.
 
     Args:
         optimizer: an entry of `OPTIMIZERS` by `name`, with its parameters.
@@ -99,7 +100,7 @@ class TrainStep:
         self.device, self.clip_grad_norm = device, clip_grad_norm
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         if device.type == "cuda":
-            torch.backends.cudnn.benchmark = True  # all batches are of one size
+            torch.backends.cudnn.benchmark = True  # training's batches are all of one size
         if sync_bn and distributed.size() > 1:
             if device.type == "cpu":
                 raise UserError("train_cfg.sync_bn=True: torch has it for GPUs only; leave it out")
@@ -114,6 +115,8 @@ class TrainStep:
                 self.model, device_ids=devices, gradient_as_bucket_view=True
             )
             self.unsynced = self.net.no_sync
+            if compile:
+                distributed.keep_out_of_graphs()
         mode = compile if isinstance(compile, str) else None
         try:
             self.net = torch.compile(self.net, mode=mode) if compile else self.net
@@ -185,7 +188,8 @@ class TrainStep:
         with contextlib.nullcontext() if last else self.unsynced():
             losses = self.forward(self.to_device(batch))
             (sum(losses.values()) * share).backward()
-        return {name: loss.detach() for name, loss in losses.items()}
+        # Cloned, as the memory of a CUDA graph's results is the next step's.
+        return {name: loss.detach().clone() for name, loss in losses.items()}
 
     def update(self) -> None:
         """Change the weights by the gradient gathered, and clear it."""

@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from conftest import ROOT
 from torch import nn
 
+from SSLRemoteSensing.datasets.pretext import PretextDataset
 from SSLRemoteSensing.losses import ExamplarLoss
 from SSLRemoteSensing.step import has_fast_bf16
 
@@ -182,6 +184,18 @@ def test_published_step_is_fp32_contiguous_and_untuned(tool, small_config, monke
     assert step.memory_format == torch.contiguous_format
     assert not step.optimizer.defaults["fused"]
     assert isinstance(step.model.losses["exemplar"], module.PublishedExemplarLoss)
+
+
+def test_a_compiled_loop_has_no_bare_steps_in_its_graph(tool, small_config, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    loop, steps = tool("benchmark_loop"), tool("benchmark_steps")
+    dataset = PretextDataset(**small_config["train_cfg"]["train_data"])
+    step = steps.build_step(small_config, CPU, steps.base_setting("fp32", 2) | {"compile": True})
+    batch = steps.ready_batch(dataset, 2, CPU)
+    settings = loop.fit_settings(small_config, CPU, "fp32", 2, 0) | {"compile": True}
+    bare = partial(steps.run_step, step, batch)
+    found = loop.run_in_turn(small_config, dataset, settings, 1, bare, tmp_path)
+    assert found["loop_efficiency"] > 0
 
 
 def test_laps_are_weighted_and_warm_up_is_left_out(tool):

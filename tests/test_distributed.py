@@ -229,8 +229,8 @@ def refusals() -> dict:
         "odd": attempt(lambda: distributed.divide_batch(dict(global_batch_size=3))),
         "sync_bn": attempt(synced),
         "unequal": attempt(lambda: distributed.require_equal("x", distributed.rank(), "help")),
-        "mean": distributed.mean({"a": 1.0 + distributed.rank(), "b": 4.0}),
-        "together": distributed.together(f"of {distributed.rank()}"),
+        "mean": distributed.all_mean({"a": 1.0 + distributed.rank(), "b": 4.0}),
+        "together": distributed.all_gather_object(f"of {distributed.rank()}"),
         "asked": distributed.ask(lambda: (distributed.rank(), 5 - distributed.rank()))(),
     }
 
@@ -346,8 +346,8 @@ def test_one_process_divides_nothing_and_waits_for_nobody():
     assert distributed.divide_batch(dict(global_batch_size=3)) == dict(batch_size=3)
     assert distributed.divide_batch(dict(batch_size=5)) == dict(batch_size=5)
     x = torch.ones(2, 3)
-    assert distributed.gather(x) is x
-    assert distributed.total(x) is x
+    assert distributed.all_gather(x) is x
+    assert distributed.all_sum(x) is x
     distributed.require_equal("x", 1, "")
 
 
@@ -473,6 +473,54 @@ def test_a_step_on_a_gpu_never_waits_for_it():
             assert torch.equal(ours[key].cpu(), value), key
             assert key == "index" or ours[key].is_cuda
     assert all(loss.isfinite() for found in losses for loss in found.values())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_collectives_of_one_gpu_and_its_cpu_run(tmp_path):
+    """A group of one, so that NCCL and gloo side by side are tried where there is a single GPU."""
+    device = choose_device("auto")
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1
+    )
+    try:
+        for place in (device, torch.device("cpu")):
+            x = torch.arange(4.0, device=place, requires_grad=True)
+            distributed._AllSum.apply(x).square().sum().backward()
+            assert x.grad.tolist() == [0, 2, 4, 6]
+        values = [None]
+        dist.all_gather_object(values, {"a": 1})
+        assert values == [{"a": 1}]
+        config = load_config(ROOT / "configs/demo_oam_pretrain_resnet18_cfg.py")
+        net = nn.SyncBatchNorm.convert_sync_batchnorm(build_pretext(config))
+        step = TrainStep(
+            net, config["train_cfg"]["optimizer"], device, "auto", True, clip_grad_norm=1.0
+        )
+        step.net = nn.parallel.DistributedDataParallel(
+            step.model, device_ids=[device], gradient_as_bucket_view=True
+        )
+        for _ in range(3):
+            losses = step.forward_backward(pretext_batch(8))
+            step.update()
+        dist.broadcast(next(step.model.buffers()), 0)
+        assert all(loss.isfinite() for loss in losses.values())
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda", "cuda:0"])
+def test_a_gpu_is_chosen_by_its_number(name, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", chosen.append, raising=False)
+    assert choose_device(name) == torch.device("cuda:0")
+    assert chosen == [0]
+
+
+def test_only_lost_connections_pass_for_the_end_of_another_process():
+    for text in ("gloo/tcp/pair.cc:545] Read error: Connection reset by peer", "Timed out waiting"):
+        assert distributed.LOST.search(text)
+    assert not distributed.LOST.search("/data/igloo/x: op.preamble.length <= op.nbytes. 8 vs 4")
 
 
 if __name__ == "__main__":

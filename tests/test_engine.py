@@ -9,7 +9,7 @@ import torch
 from conftest import draw_tiles
 from torch import nn
 
-from SSLRemoteSensing import build_pretext, checkpoint
+from SSLRemoteSensing import build_pretext, checkpoint, engine
 from SSLRemoteSensing.datasets.pretext import PretextDataset, collate
 from SSLRemoteSensing.engine import fit
 from SSLRemoteSensing.errors import UserError
@@ -168,6 +168,42 @@ def test_a_finished_run_says_that_nothing_is_left(pretext_config, capsys):
     capsys.readouterr()
     train(pretext_config, num_epoch=1)
     assert "nothing is left to do" in capsys.readouterr().out
+
+
+def test_more_epochs_than_are_asked_for_is_a_finished_run(pretext_config, capsys):
+    with pytest.raises(SystemExit):
+        train(pretext_config, interrupt_at(8))
+    train(pretext_config, num_epoch=1)
+    assert "nothing is left to do" in capsys.readouterr().out
+
+
+def test_a_second_sigterm_does_not_keep_the_first_from_saving(pretext_config):
+    """Some batch systems signal a process and its parent, which passes it on."""
+
+    def sabotage(model):
+        interrupt_at(2, signal.SIGTERM)(model)
+        interrupt_at(2, signal.SIGTERM)(model)
+
+    with pytest.raises(SystemExit) as stop:
+        train(pretext_config, sabotage)
+    assert stop.value.code == 143
+    path = pretext_config["train_cfg"]["checkpoints"]["checkpoints_path"]
+    assert checkpoint.read_run(path)["step"] == 2
+
+
+def test_a_checkpoint_of_an_earlier_version_is_told_from_others(pretext_config, tmp_path):
+    train(pretext_config, num_epoch=1)
+    state = checkpoint.read(tmp_path / "run/latest.pth")
+    del state["processes"]
+    checkpoint.write(tmp_path / "run/latest.pth", state)
+    with pytest.raises(UserError, match="is of an earlier version of the code, lacks processes"):
+        train(pretext_config)
+
+
+def test_cuda_graphs_do_not_accumulate(pretext_config, monkeypatch):
+    monkeypatch.setattr(engine, "choose_device", torch.device)
+    with pytest.raises(UserError, match="its CUDA graphs cannot add up"):
+        train(pretext_config, device="cuda", compile="reduce-overhead", accumulate_steps=2)
 
 
 def test_the_newest_checkpoints_are_kept(pretext_config, tmp_path):

@@ -1,11 +1,11 @@
 """Measure what several processes are worth: images a second of train.py under torchrun.
 
-    python tools/benchmark_processes.py --device cpu --processes 2 --img_size 128
-    python tools/benchmark_processes.py --device cuda --processes 8 --batch_size 64
+    python tools/benchmark_processes.py --images FOLDER --device cpu --img_size 128
+    python tools/benchmark_processes.py --images FOLDER --device cuda --processes 8 --batch_size 64
 
 On a CPU N processes of one thread stand against one process of N threads and N times the batch; on
 GPUs against one process, whose rate N processes should have N times. The two are run in turn, so
-that a machine's drift meets both; the first laps of each, which warm up, do not count.
+that a machine's drift meets both; the first half of each, which warms up, does not count.
     images_per_second_one, images_per_second_all     medians over the rounds
     efficiency    images_per_second_all over that of one process (on GPUs over N times that)
 """
@@ -23,10 +23,10 @@ from pathlib import Path
 from SSLRemoteSensing.command import device_name, versions
 from SSLRemoteSensing.errors import UserError, run_command
 from SSLRemoteSensing.step import choose_device
+from SSLRemoteSensing.writing import write_text
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs/vr_vgg16_inapinting_agr_examplar_cfg.py"
-WARMUP = 3  # steps, a log entry each
 
 
 def main() -> None:
@@ -39,7 +39,11 @@ def main() -> None:
     flags.add_argument("--processes", type=int, default=2)
     flags.add_argument("--batch_size", type=int, default=4, help="of each process")
     flags.add_argument("--img_size", type=int, default=256)
-    flags.add_argument("--num_workers", type=int, default=0, help="of each process")
+    flags.add_argument(
+        "--num_workers",
+        type=int,
+        help="of each process; default 0 on a CPU, else its share of cores",
+    )
     flags.add_argument("--steps", type=int, default=5, help="counted steps of each run")
     flags.add_argument("--rounds", type=int, default=3)
     flags.add_argument("--output", help="write the figures to this JSON file")
@@ -48,6 +52,10 @@ def main() -> None:
         raise UserError("benchmark: --processes must be at least 2, the other counts 1")
     args.device = choose_device(args.device).type
     on_cpu = args.device == "cpu"
+    if args.num_workers is None:
+        args.num_workers = 0 if on_cpu else max(1, min(16, os.cpu_count() // args.processes))
+    if args.output and not Path(args.output).absolute().parent.is_dir():
+        raise UserError(f"--output {args.output}: no such folder; make it first")
     one, several = [], []
     for number in range(args.rounds):
         one.append(rate(args, 1, args.processes if on_cpu else 1))
@@ -69,7 +77,7 @@ def main() -> None:
     for key, value in figures.items():
         print(f"{key:<24}{value:.4g}" if isinstance(value, float) else f"{key:<24}{value}")
     if args.output:
-        Path(args.output).write_text(json.dumps(figures, indent=2) + "\n")
+        write_text(Path(args.output), json.dumps(figures, indent=2) + "\n")
 
 
 def rate(args: argparse.Namespace, processes: int, share: int) -> float:
@@ -81,7 +89,7 @@ def rate(args: argparse.Namespace, processes: int, share: int) -> float:
             "batch_size": args.batch_size * share,
             "num_workers": args.num_workers,
             "num_epoch": None,
-            "num_step": WARMUP + args.steps,
+            "num_step": 2 * args.steps,
             "precision": "auto",
             "channels_last": args.device != "cpu",
             "train_data.data_path": args.images,
@@ -90,7 +98,7 @@ def rate(args: argparse.Namespace, processes: int, share: int) -> float:
             "train_data.post_transforms_cfg": None,
             "checkpoints.checkpoints_path": f"{folder}/run",
             "log.log_path": f"{folder}/log",
-            "log.log_step": 1,
+            "log.log_step": args.steps,
         }
         command = [sys.executable, *(launch if processes > 1 else [])]
         command += [str(ROOT / "train.py"), "--config_file", args.config_file, "--set"]
@@ -100,8 +108,7 @@ def rate(args: argparse.Namespace, processes: int, share: int) -> float:
         if done.returncode != 0:
             raise UserError(f"benchmark: {processes} processes failed: {done.stderr[-2000:]}")
         lines = Path(folder, "log/metrics.jsonl").read_text().splitlines()
-    laps = [json.loads(line)["images_per_second"] for line in lines[WARMUP:]]
-    return statistics.median(laps)
+    return json.loads(lines[-1])["images_per_second"]
 
 
 if __name__ == "__main__":
