@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from SSLRemoteSensing import checkpoint, distributed
 from SSLRemoteSensing.config import OneOf, Part, build, differences
+from SSLRemoteSensing.course import plan
 from SSLRemoteSensing.datasets.sampler import KeySampler
 from SSLRemoteSensing.datasets.workers import end_workers, one_thread
 from SSLRemoteSensing.errors import UserError
@@ -121,9 +122,8 @@ def fit(
         raise UserError("train_cfg: give either num_epoch or num_step")
     rank, processes = distributed.rank(), distributed.size()
     per_step = batch_size * accumulate_steps * processes
-    per_epoch = len(dataset) // per_step
     distributed.require_equal("data", len(dataset), "give all machines the same images")
-    if per_epoch == 0:
+    if len(dataset) < per_step:
         raise UserError(
             f"train_cfg.batch_size={batch_size} (x accumulate_steps={accumulate_steps}, x "
             f"{processes} processes): only {len(dataset)} images; add images or set a smaller "
@@ -131,14 +131,9 @@ def fit(
         )
     folder = Path(saving.checkpoints_path)
     state = None if dry_run else checkpoint.read_run(folder)
-    first = 0 if state is None else state["step"]
-    # Step s stands at place s + shift of the epochs: where a step takes other numbers of images
-    # than before, as with other numbers of processes, what was seen of an epoch is not seen again.
-    seen = 0 if state is None else min(math.ceil(state["offset"] / per_step), per_epoch)
-    shift = 0 if state is None else state["epoch"] * per_epoch + seen - first
-    total = num_step or num_epoch * per_epoch - shift
+    course = plan(len(dataset), per_step, num_epoch, num_step, state)
+    first, total, per_epoch = course.first, course.total, course.per_epoch
     schedule = build(SCHEDULES, lr_schedule, "train_cfg.lr_schedule") if lr_schedule else None
-    scheduled = 0 if num_step else shift
     device = choose_device(device)
     if device.type == "cuda" and accumulate_steps > 1 and compile in CUDA_GRAPHS:
         raise UserError(
@@ -184,16 +179,16 @@ def fit(
         if state["per_step"] != per_step:
             print(
                 f"going on with steps of {per_step} images, so far {state['per_step']}: at image "
-                f"{seen * per_step} of the epoch"
+                f"{course.position(first)['offset']} of the epoch"
             )
         print(
             f"going on from {folder}/latest.pth: step {first} of {total}, epoch "
-            f"{(first + shift) // per_epoch}"
+            f"{course.epoch(first)}"
         )
 
     sampler = KeySampler(
         len(dataset), batch_size, per_epoch * accumulate_steps,
-        (first + shift) * accumulate_steps, (total + shift) * accumulate_steps, seed,
+        course.place(first) * accumulate_steps, course.place(total) * accumulate_steps, seed,
         rank, processes,
     )  # fmt: skip
     loading = iter(
@@ -224,19 +219,18 @@ def fit(
             raise UserError(f"step {step}: weights are not finite; {STOPPED}")
 
     def save(step: int, finished_epoch: int | None) -> None:
-        epoch, steps = divmod(step + shift, per_epoch)
-        contents = stepper.state_dict() | {
-            "step": step,
-            "epoch": epoch,
-            "offset": steps * per_step,
-            "best": best,
-            "images": len(dataset),
-            "per_step": per_step,
-            "processes": distributed.all_gather_object(
-                {"random": random_state(device), "history": history.state_dict()}
-            ),
-            "card": plain(card),
-        }
+        contents = (
+            stepper.state_dict()
+            | course.position(step)
+            | {
+                "best": best,
+                "images": len(dataset),
+                "processes": distributed.all_gather_object(
+                    {"random": random_state(device), "history": history.state_dict()}
+                ),
+                "card": plain(card),
+            }
+        )
         if rank == 0:
             checkpoint.save_run(folder, contents, finished_epoch, saving.max_keep)
         distributed.barrier()
@@ -247,7 +241,7 @@ def fit(
         """
         nonlocal best
         if export is not None and rank == 0:
-            export(step, epoch + 1, (step + shift) * per_step)
+            export(step, epoch + 1, course.seen(step))
         if evaluate is not None:
             distributed.broadcast_buffers(model)
             scores = evaluate()
@@ -274,9 +268,8 @@ def fit(
 
             for step in range(first, total):
                 asked = distributed.ask(wishes)
-                epoch = (step + shift) // per_epoch
-                factor = schedule(step + scheduled, total + scheduled, epoch) if schedule else 1.0
-                stepper.set_lr(factor)
+                epoch = course.epoch(step)
+                stepper.set_lr(schedule(*course.progress(step)) if schedule else 1.0)
                 for number in range(accumulate_steps):
                     with clock.waiting():
                         batch = next(batches)
@@ -286,13 +279,13 @@ def fit(
                 stepper.update()
                 writer.step()
                 done = step + 1
-                epoch_ends = (done + shift) % per_epoch == 0 or done == total
                 clock.images += per_step
                 if done % logging.log_step == 0 or done == total:
                     figures = history.take(writer.say) | distributed.all_mean(clock.lap())
                     writer.write({"step": done, "epoch": epoch, "lr": stepper.lr()} | figures)
                 stopped_by, due = asked()
-                if done == total or (epoch_ends and (epoch + 1) % saving.save_step == 0):
+                due_epoch = course.ends_epoch(done) and (epoch + 1) % saving.save_step == 0
+                if done == total or due_epoch:
                     require_finite(done)
                     finish_epoch(done, epoch)
                     clock.pause()

@@ -1,0 +1,60 @@
+"""Which steps a run has, and where each of them stands in the epochs."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Course:
+    """The steps `first` to `total` of a run, each of `per_step` images of all processes.
+
+    Step s stands at place s + `shift` of the epochs of `per_epoch` steps. The shift is 0 but where
+    a run goes on with other numbers of images a step, as with other numbers of processes: what was
+    seen of an epoch is then not seen again.
+    """
+
+    per_step: int
+    per_epoch: int
+    first: int
+    total: int
+    shift: int
+    counts_steps: bool
+
+    def place(self, step: int) -> int:
+        return step + self.shift
+
+    def epoch(self, step: int) -> int:
+        return (step + self.shift) // self.per_epoch
+
+    def seen(self, step: int) -> int:
+        """Images seen before `step`, in all epochs."""
+        return (step + self.shift) * self.per_step
+
+    def ends_epoch(self, done: int) -> bool:
+        """Whether an epoch ends when `done` steps are done."""
+        return (done + self.shift) % self.per_epoch == 0
+
+    def progress(self, step: int) -> tuple[int, int, int]:
+        """What a schedule takes: step and total (places, where epochs are counted), and epoch."""
+        shift = 0 if self.counts_steps else self.shift
+        return step + shift, self.total + shift, self.epoch(step)
+
+    def position(self, step: int) -> dict[str, int]:
+        """What a checkpoint keeps of it, in images, for going on with other steps."""
+        epoch, steps = divmod(step + self.shift, self.per_epoch)
+        offset = steps * self.per_step
+        return {"step": step, "epoch": epoch, "offset": offset, "per_step": self.per_step}
+
+
+def plan(
+    images: int, per_step: int, num_epoch: int | None, num_step: int | None, state: dict | None
+) -> Course:
+    """The course of a run over `images` images, from the start or a checkpoint's `position`."""
+    per_epoch = images // per_step
+    first = shift = 0
+    if state is not None:
+        first = state["step"]
+        seen = min(math.ceil(state["offset"] / per_step), per_epoch)
+        shift = state["epoch"] * per_epoch + seen - first
+    total = num_step or num_epoch * per_epoch - shift
+    return Course(per_step, per_epoch, first, total, shift, num_step is not None)
