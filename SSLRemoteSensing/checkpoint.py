@@ -1,12 +1,13 @@
 """Save and read `.pth` files; nothing else in the package touches one.
 
-A run folder holds `latest.pth`, all that going on needs; `epoch_0007.pth`, the same after an epoch;
-and `backbone.pth` with its card `backbone.json`, the backbone alone under torchvision's names.
+Checkpoints of a run carry a checksum. `backbone.pth`, the backbone alone under torchvision's names,
+is a plain state_dict; its card `backbone.json` has the file's SHA-256.
 """
 
+import contextlib
+import hashlib
 import json
 import os
-import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,20 +15,22 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.errors import CannotWrite, UserError
 from SSLRemoteSensing.writing import write_text
 
 WRAPPERS = ("module.", "_orig_mod.", "model.")
-RUN_KEYS = {"model", "optimizer", "step", "epoch", "offset", "per_step", "best", "images"}
-RUN_KEYS |= {"processes", "card"}
-EPOCH_FILE = re.compile(r"epoch_(\d+)\.pth")
+
+
+class Damaged(UserError):
+    """A file that is no checkpoint, or no longer what was written."""
 
 
 def read(path: str | Path) -> dict:
     """The contents of a `.pth` file, on the CPU, without running any code that a pickle may carry.
 
     Raises:
-        UserError: no such file, damaged, not a dict, or holding more than tensors and plain values.
+        Damaged: it cannot be read, or does not have the checksum it carries.
+        UserError: no such file, not a dict, or holding more than tensors and plain values.
     """
     path = Path(path)
     if not path.is_file():
@@ -39,16 +42,48 @@ def read(path: str | Path) -> dict:
     except Exception as error:  # bytes of any kind may stand in the file, and any error come of it
         foreign = "Unsupported global" in str(error) or "Unsupported class" in str(error)
         reason = "holds Python objects besides weights" if foreign else "damaged or no checkpoint"
-        raise UserError(
+        raise (UserError if foreign else Damaged)(
             f"weights {path}: refused, {reason}; take another file, or an epoch_*.pth"
         ) from error
     if not isinstance(contents, dict):
         raise UserError(f"weights {path}: holds a {type(contents).__name__}, expected a state_dict")
+    if "checksum" in contents and contents.pop("checksum") != checksum(contents):
+        raise Damaged(f"weights {path}: damaged, not what was written; take an epoch_*.pth")
     return contents
 
 
+def checksum(contents: dict) -> str:
+    """A hash of all tensors and plain values in `contents`, at any depth."""
+    found = hashlib.blake2b(digest_size=16)
+    waiting = [contents]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            found.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            plain = value.detach().cpu().contiguous().flatten()
+            found.update(plain.view(torch.uint8).numpy())
+        elif isinstance(value, dict):
+            found.update(f"dict {len(value)}".encode())
+            waiting += [part for pair in value.items() for part in pair]
+        elif isinstance(value, list | tuple):
+            found.update(f"list {len(value)}".encode())
+            waiting += value
+        else:
+            found.update(repr(value).encode())
+    return found.hexdigest()
+
+
 def write(path: str | Path, contents: dict) -> None:
-    """Write `contents` to `path` whole or not at all: a temporary file, flushed, then renamed."""
+    """Write `contents` to `path` with a checksum; see `write_plain`."""
+    write_plain(path, contents | {"checksum": checksum(contents)})
+
+
+def write_plain(path: str | Path, contents: dict) -> None:
+    """Write `contents` to `path` whole or not at all: a temporary file, flushed, then renamed.
+
+    Raises:
+        CannotWrite: the disk is full, say; what was there before is still there.
+    """
     path = Path(path)
     part = path.with_name(f".{path.name}.part")
     try:
@@ -58,50 +93,11 @@ def write(path: str | Path, contents: dict) -> None:
             os.fsync(file.fileno())
         os.replace(part, path)
     except (OSError, RuntimeError) as error:
-        part.unlink(missing_ok=True)
-        raise UserError(
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise CannotWrite(
             f"checkpoint {path}: cannot be written ({error}); is the disk full?"
         ) from error
-
-
-def save_run(folder: Path, state: dict, finished_epoch: int | None, max_keep: int) -> None:
-    """Write `latest.pth`; after an epoch `epoch_NNNN.pth` too, the newest `max_keep` kept."""
-    if finished_epoch is None:
-        write(folder / "latest.pth", state)
-        return
-    kept = folder / f"epoch_{finished_epoch:04d}.pth"
-    write(kept, state)
-    # One file under two names: written once, and neither name is ever absent or half there.
-    link = folder / ".latest.pth.part"
-    link.unlink(missing_ok=True)
-    try:
-        os.link(kept, link)
-        os.replace(link, folder / "latest.pth")
-    except OSError:  # a file system without hard links
-        write(folder / "latest.pth", state)
-    named = ((EPOCH_FILE.fullmatch(file.name), file) for file in folder.iterdir())
-    epochs = sorted((int(match[1]), file) for match, file in named if match)
-    # Files of later epochs are left by an earlier run; they must not push out this one.
-    epochs = [file for number, file in epochs if number <= finished_epoch]
-    for old in epochs[:-max_keep]:
-        old.unlink()
-
-
-def read_run(folder: str | Path) -> dict | None:
-    """The contents of `latest.pth` in `folder`, or None where there is none."""
-    path = Path(folder) / "latest.pth"
-    if not path.exists():
-        return None
-    state = read(path)
-    missing = RUN_KEYS - state.keys()
-    if missing:
-        earlier = {"model", "optimizer", "step"} <= state.keys()
-        reason = "is of an earlier version of the code" if earlier else "is no checkpoint of a run"
-        raise UserError(
-            f"{path}: {reason}, lacks {', '.join(sorted(missing))}; move it away or set another "
-            f"checkpoints_path"
-        )
-    return state
 
 
 def read_network(path: str | Path, classes: Sequence[str]) -> dict:
@@ -137,10 +133,12 @@ def load_network(model: nn.Module, contents: dict, source: str | Path) -> None:
 
 
 def export_backbone(folder: Path, weights: dict[str, Tensor], card: dict) -> None:
-    """Write `backbone.pth`, a plain state_dict, and its card `backbone.json`."""
+    """Write `backbone.pth`, a plain state_dict, and its card `backbone.json` with its SHA-256."""
     plain = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
-    write(folder / "backbone.pth", plain)
-    write_text(folder / "backbone.json", json.dumps(card, indent=2, default=str) + "\n")
+    write_plain(folder / "backbone.pth", plain)
+    with (folder / "backbone.pth").open("rb") as file:
+        known = card | {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    write_text(folder / "backbone.json", json.dumps(known, indent=2, default=str) + "\n")
 
 
 def read_card(path: Path, contents: dict) -> dict:

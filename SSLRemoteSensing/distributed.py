@@ -164,6 +164,16 @@ def barrier() -> None:
     all_sum(torch.zeros(1))
 
 
+@contextlib.contextmanager
+def first_before_others() -> Iterator[None]:
+    """The block is the first process's, then the others'."""
+    if rank() > 0:
+        barrier()
+    yield
+    if rank() == 0:
+        barrier()
+
+
 def ask(values: Callable[[], Sequence[int]]) -> Callable[[], list[int]]:
     """A function that gives the largest of each of `values()` over the processes.
 

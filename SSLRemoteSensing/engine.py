@@ -19,12 +19,12 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from SSLRemoteSensing import checkpoint, distributed
+from SSLRemoteSensing import checkpoint, distributed, run_folder
 from SSLRemoteSensing.config import OneOf, Part, build, differences
 from SSLRemoteSensing.course import plan
 from SSLRemoteSensing.datasets.sampler import KeySampler
 from SSLRemoteSensing.datasets.workers import end_workers, one_thread
-from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.errors import CannotWrite, UserError
 from SSLRemoteSensing.log import STOPPED, Clock, History, Log, LogSettings, Silent
 from SSLRemoteSensing.schedules import OPTIMIZERS, SCHEDULES
 from SSLRemoteSensing.step import TrainStep, choose_device
@@ -129,198 +129,230 @@ def fit(
             f"{processes} processes): only {len(dataset)} images; add images or set a smaller "
             f"batch_size"
         )
-    folder = Path(saving.checkpoints_path)
-    state = None if dry_run else checkpoint.read_run(folder)
-    course = plan(len(dataset), per_step, num_epoch, num_step, state)
-    first, total, per_epoch = course.first, course.total, course.per_epoch
-    schedule = build(SCHEDULES, lr_schedule, "train_cfg.lr_schedule") if lr_schedule else None
-    device = choose_device(device)
-    if device.type == "cuda" and accumulate_steps > 1 and compile in CUDA_GRAPHS:
-        raise UserError(
-            f"train_cfg.compile={compile!r}: its CUDA graphs cannot add up the gradients of "
-            f"accumulate_steps={accumulate_steps}; set compile=True"
+    folder, key = Path(saving.checkpoints_path), "train_cfg.checkpoints.checkpoints_path"
+    if not dry_run:
+        distributed.require_shared(make_folder(folder, key), key)
+    with contextlib.nullcontext() if dry_run or rank > 0 else run_folder.held(folder):
+        with distributed.first_before_others():
+            state = None if dry_run else run_folder.read(folder)
+        course = plan(len(dataset), per_step, num_epoch, num_step, state)
+        first, total, per_epoch = course.first, course.total, course.per_epoch
+        schedule = build(SCHEDULES, lr_schedule, "train_cfg.lr_schedule") if lr_schedule else None
+        device = choose_device(device)
+        if device.type == "cuda" and accumulate_steps > 1 and compile in CUDA_GRAPHS:
+            raise UserError(
+                f"train_cfg.compile={compile!r}: its CUDA graphs cannot add up the gradients of "
+                f"accumulate_steps={accumulate_steps}; set compile=True"
+            )
+        stepper = TrainStep(
+            model, optimizer, device, precision, channels_last, compile, clip_grad_norm,
+            param_groups, sync_bn,
+        )  # fmt: skip
+        print(
+            f"{len(dataset)} images, {per_epoch} steps of {per_step} an epoch, {total} steps in "
+            f"all, {stepper.describe()}"
         )
-    stepper = TrainStep(
-        model, optimizer, device, precision, channels_last, compile, clip_grad_norm, param_groups,
-        sync_bn,
-    )  # fmt: skip
-    print(
-        f"{len(dataset)} images, {per_epoch} steps of {per_step} an epoch, {total} steps in all, "
-        f"{stepper.describe()}"
-    )
-    if dry_run:
-        stepper.rehearse(collate([dataset[(0, i)] for i in range(batch_size)]), accumulate_steps)
+        if dry_run:
+            stepper.rehearse(
+                collate([dataset[(0, i)] for i in range(batch_size)]), accumulate_steps
+            )
+            return True
+
+        log_folder = make_folder(logging.log_path, "train_cfg.log.log_path")
+        best = None if state is None else state["best"]
+        history = History(dataset, limit=max(1, len(dataset) // 100))
+        if state is not None:
+            compare_cards(state["card"], plain(card), folder)
+            if first >= total and num_epoch and state["epoch"] < num_epoch:
+                raise UserError(
+                    f"train_cfg.batch_size={batch_size}: the rest of the last epoch is less than a "
+                    f"step of {per_step} images; go on with steps of {state['per_step']}"
+                )
+            if first >= total:
+                print(f"{folder}: all {total} steps are done, nothing is left to do")
+                return False
+            stepper.load_state_dict(state, f"{folder}/latest.pth")
+            for part in state["processes"][rank::processes]:
+                history.load_state_dict(part["history"], device)
+            if state["images"] != len(dataset):
+                print(
+                    f"warning: going on with {len(dataset)} images, so far {state['images']}: "
+                    f"their order is another one",
+                    file=sys.stderr,
+                )
+            if state["per_step"] != per_step:
+                print(
+                    f"going on with steps of {per_step} images, so far {state['per_step']}: at "
+                    f"image {course.position(first)['offset']} of the epoch"
+                )
+            print(
+                f"going on from {folder}/latest.pth: step {first} of {total}, epoch "
+                f"{course.epoch(first)}"
+            )
+
+        sampler = KeySampler(
+            len(dataset), batch_size, per_epoch * accumulate_steps,
+            course.place(first) * accumulate_steps, course.place(total) * accumulate_steps, seed,
+            rank, processes,
+        )  # fmt: skip
+        loading = iter(
+            DataLoader(
+                dataset,
+                batch_sampler=sampler,
+                collate_fn=collate,
+                num_workers=num_workers,
+                prefetch_factor=4 if num_workers else None,
+                pin_memory=device.type == "cuda",
+                worker_init_fn=one_thread,
+                generator=torch.Generator(),  # its own: the loader must not draw from the model's
+            )
+        )
+        batches = stepper.ahead(loading)
+        if state is not None and rank < len(state["processes"]):
+            set_random_state(state["processes"][rank]["random"], device)
+        elif rank > 0:  # the weights are the same everywhere, dropout is each process's own
+            torch.manual_seed(seed + rank)
+        del state  # its copy of all weights
+        if start is not None and rank == 0:
+            start()
+        writer = Log(log_folder, first, total) if rank == 0 else Silent()
+
+        unsaved = None  # why the last checkpoint could not be written
+
+        def attempt(write: Callable, *args) -> None:
+            """Write on the first process. Where the disk is full, say, training goes on, and the
+            next checkpoint is another attempt.
+            """
+            nonlocal unsaved
+            try:
+                if rank == 0:
+                    write(*args)
+            except CannotWrite as error:
+                unsaved = error
+                writer.say(f"warning: {error}; training goes on, the next checkpoint tries again")
+
+        def save(step: int, finished_epoch: int | None) -> None:
+            contents = (
+                stepper.state_dict()
+                | course.position(step)
+                | {
+                    "best": best,
+                    "images": len(dataset),
+                    "processes": distributed.all_gather_object(
+                        {"random": random_state(device), "history": history.state_dict()}
+                    ),
+                    "card": plain(card),
+                }
+            )
+            attempt(run_folder.save, folder, contents, finished_epoch, saving.max_keep)
+            distributed.barrier()
+
+        def finish_epoch(step: int, epoch: int) -> None:
+            """What belongs to an epoch's end. The checkpoint comes last: a crash before it repeats
+            what went before it.
+            """
+            nonlocal best
+            if export is not None:
+                attempt(export, step, epoch + 1, course.seen(step))
+            if evaluate is not None:
+                distributed.broadcast_buffers(model)
+                scores = evaluate()
+                named = {f"val_{name}": value for name, value in scores.items()}
+                writer.write({"step": step, "epoch": epoch} | named)
+                if scores[best_by] is None:
+                    raise UserError("train_cfg.val_data: no pixel of it has a label")
+                if best is None or scores[best_by] > best:
+                    weights = {
+                        "model": stepper.model.state_dict(),
+                        "step": step,
+                        "card": plain(card),
+                    }
+                    attempt(checkpoint.write, folder / "best.pth", weights)
+                    best = best if unsaved else scores[best_by]
+            save(step, finished_epoch=epoch + 1)
+
+        try:
+            with signals() as received:
+                clock = Clock()
+                saved = time.monotonic()
+
+                def wishes() -> tuple[int, int]:
+                    """The signal that stops the run, or 0; whether a checkpoint is asked for."""
+                    due = minutes_since(saved) >= (saving.save_minutes or math.inf)
+                    return received.stop, int(due or received.save)
+
+                for step in range(first, total):
+                    asked = distributed.ask(wishes)
+                    epoch = course.epoch(step)
+                    stepper.set_lr(schedule(*course.progress(step)) if schedule else 1.0)
+                    for number in range(accumulate_steps):
+                        with clock.waiting():
+                            batch = next(batches)
+                        last = number == accumulate_steps - 1
+                        losses = stepper.forward_backward(batch, 1 / accumulate_steps, last)
+                        history.add(step + 1, batch, losses)
+                    stepper.update()
+                    writer.step()
+                    done = step + 1
+                    clock.images += per_step
+                    if done % logging.log_step == 0 or done == total:
+                        figures = history.take(writer.say) | distributed.all_mean(clock.lap())
+                        writer.write({"step": done, "epoch": epoch, "lr": stepper.lr()} | figures)
+                    stopped_by, due = asked()
+                    due_epoch = course.ends_epoch(done) and (epoch + 1) % saving.save_step == 0
+                    if done == total or due_epoch or stopped_by or due:
+                        history.check(writer.say)
+                        if not stepper.finite():
+                            raise UserError(f"step {done}: weights are not finite; {STOPPED}")
+                        unsaved, received.save = None, False
+                        if done == total or due_epoch:
+                            finish_epoch(done, epoch)
+                            clock.pause()
+                        else:
+                            save(done, finished_epoch=None)
+                        saved = time.monotonic()
+                    if unsaved and (done == total or stopped_by):
+                        raise unsaved
+                    if stopped_by and done < total:
+                        writer.say(
+                            f"stopped after step {done}; the same command goes on from there"
+                        )
+                        raise SystemExit(128 + stopped_by)
+        finally:
+            end_workers(loading)
+            writer.close()
         return True
 
-    key = "train_cfg.checkpoints.checkpoints_path"
-    distributed.require_shared(make_folder(folder, key), key)
-    log_folder = make_folder(logging.log_path, "train_cfg.log.log_path")
-    best = None if state is None else state["best"]
-    history = History(dataset, limit=max(1, len(dataset) // 100))
-    if state is not None:
-        compare_cards(state["card"], plain(card), folder)
-        if first >= total and num_epoch and state["epoch"] < num_epoch:
-            raise UserError(
-                f"train_cfg.batch_size={batch_size}: the rest of the last epoch is less than a "
-                f"step of {per_step} images; go on with steps of {state['per_step']}"
-            )
-        if first >= total:
-            print(f"{folder}: all {total} steps are done, nothing is left to do")
-            return False
-        stepper.load_state_dict(state, f"{folder}/latest.pth")
-        for part in state["processes"][rank::processes]:
-            history.load_state_dict(part["history"], device)
-        if state["images"] != len(dataset):
-            print(
-                f"warning: going on with {len(dataset)} images, so far {state['images']}: their "
-                f"order is another one",
-                file=sys.stderr,
-            )
-        if state["per_step"] != per_step:
-            print(
-                f"going on with steps of {per_step} images, so far {state['per_step']}: at image "
-                f"{course.position(first)['offset']} of the epoch"
-            )
-        print(
-            f"going on from {folder}/latest.pth: step {first} of {total}, epoch "
-            f"{course.epoch(first)}"
-        )
 
-    sampler = KeySampler(
-        len(dataset), batch_size, per_epoch * accumulate_steps,
-        course.place(first) * accumulate_steps, course.place(total) * accumulate_steps, seed,
-        rank, processes,
-    )  # fmt: skip
-    loading = iter(
-        DataLoader(
-            dataset,
-            batch_sampler=sampler,
-            collate_fn=collate,
-            num_workers=num_workers,
-            prefetch_factor=4 if num_workers else None,
-            pin_memory=device.type == "cuda",
-            worker_init_fn=one_thread,
-            generator=torch.Generator(),  # its own: the loader must not draw from the model's
-        )
-    )
-    batches = stepper.ahead(loading)
-    if state is not None and rank < len(state["processes"]):
-        set_random_state(state["processes"][rank]["random"], device)
-    elif rank > 0:  # the weights are the same everywhere, dropout is each process's own
-        torch.manual_seed(seed + rank)
-    del state  # its copy of all weights
-    if start is not None and rank == 0:
-        start()
-    writer = Log(log_folder, first, total) if rank == 0 else Silent()
+@dataclass
+class Received:
+    """Signals so far: the first that stops the run, or 0; whether one asks for a checkpoint."""
 
-    def require_finite(step: int) -> None:
-        history.check(writer.say)
-        if not stepper.finite():
-            raise UserError(f"step {step}: weights are not finite; {STOPPED}")
-
-    def save(step: int, finished_epoch: int | None) -> None:
-        contents = (
-            stepper.state_dict()
-            | course.position(step)
-            | {
-                "best": best,
-                "images": len(dataset),
-                "processes": distributed.all_gather_object(
-                    {"random": random_state(device), "history": history.state_dict()}
-                ),
-                "card": plain(card),
-            }
-        )
-        if rank == 0:
-            checkpoint.save_run(folder, contents, finished_epoch, saving.max_keep)
-        distributed.barrier()
-
-    def finish_epoch(step: int, epoch: int) -> None:
-        """What belongs to an epoch's end. The checkpoint comes last: a crash before it repeats
-        what went before it.
-        """
-        nonlocal best
-        if export is not None and rank == 0:
-            export(step, epoch + 1, course.seen(step))
-        if evaluate is not None:
-            distributed.broadcast_buffers(model)
-            scores = evaluate()
-            named = {f"val_{name}": value for name, value in scores.items()}
-            writer.write({"step": step, "epoch": epoch} | named)
-            if scores[best_by] is None:
-                raise UserError("train_cfg.val_data: no pixel of it has a label")
-            if best is None or scores[best_by] > best:
-                best = scores[best_by]
-                if rank == 0:
-                    weights = {"model": stepper.model.state_dict(), "step": step}
-                    checkpoint.write(folder / "best.pth", weights | {"card": plain(card)})
-        save(step, finished_epoch=epoch + 1)
-
-    try:
-        with stop_signals() as received:
-            clock = Clock()
-            saved = time.monotonic()
-
-            def wishes() -> tuple[int, int]:
-                """The signal received, or 0; whether a checkpoint is due by the clock."""
-                due = minutes_since(saved) >= (saving.save_minutes or math.inf)
-                return received[0] if received else 0, int(due)
-
-            for step in range(first, total):
-                asked = distributed.ask(wishes)
-                epoch = course.epoch(step)
-                stepper.set_lr(schedule(*course.progress(step)) if schedule else 1.0)
-                for number in range(accumulate_steps):
-                    with clock.waiting():
-                        batch = next(batches)
-                    last = number == accumulate_steps - 1
-                    losses = stepper.forward_backward(batch, 1 / accumulate_steps, last)
-                    history.add(step + 1, batch, losses)
-                stepper.update()
-                writer.step()
-                done = step + 1
-                clock.images += per_step
-                if done % logging.log_step == 0 or done == total:
-                    figures = history.take(writer.say) | distributed.all_mean(clock.lap())
-                    writer.write({"step": done, "epoch": epoch, "lr": stepper.lr()} | figures)
-                stopped_by, due = asked()
-                due_epoch = course.ends_epoch(done) and (epoch + 1) % saving.save_step == 0
-                if done == total or due_epoch:
-                    require_finite(done)
-                    finish_epoch(done, epoch)
-                    clock.pause()
-                    saved = time.monotonic()
-                elif stopped_by or due:
-                    require_finite(done)
-                    save(done, finished_epoch=None)
-                    saved = time.monotonic()
-                if stopped_by and done < total:
-                    writer.say(f"stopped after step {done}; the same command goes on from there")
-                    raise SystemExit(128 + stopped_by)
-    finally:
-        end_workers(loading)
-        writer.close()
-    return True
+    stop: int = 0
+    save: bool = False
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM append their number to; a second SIGINT acts as ever.
+def signals() -> Iterator[Received]:
+    """Note SIGINT and SIGTERM, which stop the run, and SIGUSR1, which saves; a second SIGINT acts
+    as ever.
 
     A second SIGTERM does not: some batch systems signal a process and its parent, which passes it.
     """
-    received: list[int] = []
-    before = {}
+    received, before = Received(), {}
     if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
         yield received
         return
 
     def note(number: int, frame) -> None:
-        received.append(number)
+        if number == signal.SIGUSR1:
+            received.save = True
+            return
+        received.stop = received.stop or number
         if number == signal.SIGINT:
             signal.signal(number, before[number])
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         before[number] = signal.signal(number, note)
     try:
         yield received

@@ -8,6 +8,10 @@ class UserError(ValueError):
     """A mistake in config, data or weights; the message is one line: what, where, what to do."""
 
 
+class CannotWrite(UserError):
+    """A full disk, a lost mount, no permission: nothing was written, and nothing replaced."""
+
+
 class UnreadableImage(UserError):
     """An image file that is missing, empty, truncated or damaged; training may pass over it."""
 

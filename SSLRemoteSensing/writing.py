@@ -1,9 +1,10 @@
 """Write text files whole or not at all, into folders that can be written."""
 
+import contextlib
 import os
 from pathlib import Path
 
-from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.errors import CannotWrite, UserError
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -14,8 +15,9 @@ def write_text(path: str | Path, text: str) -> None:
         part.write_text(text)
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise CannotWrite(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def make_folder(path: str | Path, key: str) -> Path:

@@ -1,0 +1,130 @@
+"""A run's folder: `latest.pth`, all that going on needs; `epoch_0007.pth`, the same after an epoch.
+
+One run at a time writes there. A damaged `latest.pth` is put aside for the newest good epoch.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from SSLRemoteSensing import checkpoint
+from SSLRemoteSensing.errors import UserError
+
+RUN_KEYS = {"model", "optimizer", "step", "epoch", "offset", "per_step", "best", "images"}
+RUN_KEYS |= {"processes", "card"}
+EPOCH_FILE = re.compile(r"epoch_(\d+)\.pth")
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other runs out of `folder` for as long as the block lasts.
+
+    The lock is the system's, on the open file `.lock`: it ends with the process, however that ends.
+
+    Raises:
+        UserError: another run holds it.
+    """
+    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(lock, 200, 0).decode(errors="replace").strip()
+            raise UserError(
+                f"{folder}: another run is writing there ({holder}); wait for it, or set another "
+                f"checkpoints_path"
+            ) from error
+        except OSError:  # a file system without locks
+            print(f"warning: {folder}: cannot be locked against a second run", file=sys.stderr)
+        os.truncate(lock, 0)
+        os.pwrite(lock, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
+        yield
+    finally:
+        os.close(lock)
+
+
+def epochs(folder: Path) -> list[tuple[int, Path]]:
+    """The epochs' checkpoints in `folder`, oldest first."""
+    named = ((EPOCH_FILE.fullmatch(file.name), file) for file in folder.iterdir())
+    return sorted((int(match[1]), file) for match, file in named if match)
+
+
+def save(folder: Path, state: dict, finished_epoch: int | None, max_keep: int) -> None:
+    """Write `latest.pth`; after an epoch `epoch_NNNN.pth` too, the newest `max_keep` kept.
+
+    Raises:
+        CannotWrite: the disk is full, say; no file has been replaced by less.
+    """
+    if finished_epoch is None:
+        checkpoint.write(folder / "latest.pth", state)
+        return
+    kept = folder / f"epoch_{finished_epoch:04d}.pth"
+    checkpoint.write(kept, state)
+    point_latest_to(kept)
+    # Files of later epochs are left by an earlier run; they must not push out this one.
+    ours = [file for number, file in epochs(folder) if number <= finished_epoch]
+    for old in ours[:-max_keep]:
+        old.unlink()
+
+
+def point_latest_to(file: Path) -> None:
+    """Make `latest.pth` a second name of `file`: neither is ever absent or half there."""
+    latest = file.with_name("latest.pth")
+    link = latest.with_name(".latest.pth.part")
+    try:
+        link.unlink(missing_ok=True)
+        os.link(file, link)
+        os.replace(link, latest)
+    except OSError:  # a file system without hard links
+        checkpoint.write(latest, checkpoint.read(file))
+
+
+def read(folder: str | Path) -> dict | None:
+    """All that going on needs, from `latest.pth`; None where there is none.
+
+    A damaged one is put aside as `latest.damaged.pth`, said on stderr, and the newest good epoch
+    takes its place.
+
+    Raises:
+        UserError: no checkpoint of a run; damaged, and no epoch to go back to.
+    """
+    folder = Path(folder)
+    latest = folder / "latest.pth"
+    if not latest.exists():
+        return None
+    try:
+        return read_state(latest)
+    except checkpoint.Damaged as error:
+        damage = error
+    for _, file in reversed(epochs(folder)):
+        with contextlib.suppress(checkpoint.Damaged):
+            state = read_state(file)
+            aside = folder / "latest.damaged.pth"
+            os.replace(latest, aside)
+            point_latest_to(file)
+            print(
+                f"warning: {latest}: damaged, put aside as {aside.name}; going back to "
+                f"{file.name}, step {state['step']}",
+                file=sys.stderr,
+            )
+            return state
+    raise UserError(
+        f"{latest}: damaged, and no epoch_*.pth beside it is whole; move it away to start anew"
+    ) from damage
+
+
+def read_state(path: Path) -> dict:
+    state = checkpoint.read(path)
+    missing = RUN_KEYS - state.keys()
+    if missing:
+        earlier = {"model", "optimizer", "step"} <= state.keys()
+        reason = "is of an earlier version of the code" if earlier else "is no checkpoint of a run"
+        raise UserError(
+            f"{path}: {reason}, lacks {', '.join(sorted(missing))}; move it away or set another "
+            f"checkpoints_path"
+        )
+    return state
