@@ -65,7 +65,16 @@ def main() -> None:
     def start() -> None:
         write_run_card(config)
 
-    fit(model, dataset, collate, **train_cfg, start=start, export=export, card=card)
+    fit(
+        model,
+        dataset,
+        collate,
+        **train_cfg,
+        start=start,
+        export=export,
+        watch=model.watch,
+        card=card,
+    )
     print(f"backbone: {folder / 'backbone.pth'}, its card {folder / 'backbone.json'}")
     print(f"next: python finetune_seg.py --config_file CONFIG --backbone {folder / 'backbone.pth'}")
 

@@ -71,12 +71,14 @@ def fit(
     sync_bn: bool = False,
     accumulate_steps: int = 1,
     clip_grad_norm: float | None = None,
+    max_skipped_steps: int = 0,
     seed: int = 0,
     param_groups: list[dict] | None = None,
     evaluate: Callable[[], dict] | None = None,
     best_by: str = "miou",
     export: Callable[[int, int, int], None] | None = None,
     start: Callable[[], None] | None = None,
+    watch: Callable[[dict], tuple[dict, list[str]]] | None = None,
     card: dict | None = None,
     dry_run: bool = False,
 ) -> bool:
@@ -91,10 +93,15 @@ def fit(
     and calls `start`; all call `evaluate`, which must give them the same.
 
     Args:
+        max_skipped_steps: how many steps in all may be left out because a loss or gradient is not
+            finite; above 0 each step waits for the device to know. 0 stops at the first, found
+            where the losses are read.
         param_groups: as for torch's optimizers, with `lr_factor` besides; default one group.
         evaluate: called with each checkpoint; the best value of its `best_by` makes `best.pth`.
         export: called with (step, epoch, images seen) before each checkpoint of an epoch.
         start: called once all is checked, before the first step.
+        watch: called with a batch on the device at each entry of the log; gives figures for it, and
+            lines to warn of, each said once.
         card: what is known of the weights; kept in each checkpoint.
         dry_run: run and describe one step, write nothing.
 
@@ -116,6 +123,7 @@ def fit(
             "num_workers": (num_workers, 0),
             "seed": (seed, 0),
             "clip_grad_norm": (clip_grad_norm, 1e-12),
+            "max_skipped_steps": (max_skipped_steps, 0),
         }
     )
     if (num_epoch is None) == (num_step is None):
@@ -285,18 +293,28 @@ def fit(
                     asked = distributed.ask(wishes)
                     epoch = course.epoch(step)
                     stepper.set_lr(schedule(*course.progress(step)) if schedule else 1.0)
+                    before = stepper.statistics() if max_skipped_steps else None
                     for number in range(accumulate_steps):
                         with clock.waiting():
                             batch = next(batches)
                         last = number == accumulate_steps - 1
                         losses = stepper.forward_backward(batch, 1 / accumulate_steps, last)
                         history.add(step + 1, batch, losses)
-                    stepper.update()
+                    if before is None or stepper.gradient_is_finite():
+                        stepper.update()
+                    else:
+                        history.leave_out(step + 1, max_skipped_steps, writer.say)
+                        stepper.forget_gradient()
+                        stepper.restore(before)
                     writer.step()
                     done = step + 1
                     clock.images += per_step
                     if done % logging.log_step == 0 or done == total:
                         figures = history.take(writer.say) | distributed.all_mean(clock.lap())
+                        if watch is not None and rank == 0:
+                            seen, remarks = stepper.observe(watch, batch)
+                            figures |= seen
+                            history.warn(remarks, writer.say)
                         writer.write({"step": done, "epoch": epoch, "lr": stepper.lr()} | figures)
                     stopped_by, due = asked()
                     due_epoch = course.ends_epoch(done) and (epoch + 1) % saving.save_step == 0

@@ -137,6 +137,8 @@ class History:
     def __init__(self, dataset, limit: int):
         self.dataset, self.limit = dataset, limit
         self.entries: list[tuple[int, Tensor, dict[str, Tensor]]] = []
+        self.left_out = 0  # steps
+        self.warned: set[str] = set()
         self.skipped: set[int] = set()
         self.unsaid: set[int] = set()
 
@@ -178,9 +180,39 @@ class History:
                     f"step {step}: loss {names} is not finite; {STOPPED}; files: {files}"
                 )
 
+    def warn(self, remarks: list[str], say: Callable) -> None:
+        """Say each remark the first time it is made."""
+        for text in remarks:
+            kind = text.partition("(")[0]
+            if kind not in self.warned:
+                say(f"warning: {text}")
+            self.warned.add(kind)
+
+    def leave_out(self, step: int, limit: int, say: Callable) -> None:
+        """Forget the losses of `step`, whose gradient is not finite, and say whose they were.
+
+        Raises:
+            UserError: more than `limit` steps of the run have been left out.
+        """
+        self.left_out += 1
+        bad = [entry for entry in self.entries if entry[0] == step]
+        self.entries = [entry for entry in self.entries if entry[0] != step]
+        names = {n for *_, losses in bad for n, loss in losses.items() if not loss.isfinite()}
+        reason = f"loss {', '.join(sorted(names))}" if names else "gradient"
+        files = ", ".join(str(self.dataset.name(int(i))) for _, index, _ in bad for i in index)
+        told = f"step {step}: {reason} is not finite"
+        if self.left_out > limit:
+            raise UserError(
+                f"{told}, and max_skipped_steps={limit} are left out already; {STOPPED}; "
+                f"files: {files}"
+            )
+        say(f"{told}, left out ({self.left_out} of at most {limit}); files: {files}")
+
     def take(self, say: Callable) -> dict[str, float]:
         """Mean losses of all processes since the last call, checked: `loss` and each by name."""
         self.check(say)
+        if not self.entries:  # all left out
+            return {}
         names = list(self.entries[0][2])
         values = torch.stack([torch.stack(list(losses.values())) for _, _, losses in self.entries])
         sums = torch.cat([values.double().sum(0).cpu(), torch.tensor([float(len(values))])])
@@ -194,11 +226,16 @@ class History:
             (step, index.cpu(), {key: loss.cpu() for key, loss in losses.items()})
             for step, index, losses in self.entries
         ]
-        return {"entries": entries, "skipped": sorted(self.skipped)}
+        return {
+            "entries": entries,
+            "skipped": sorted(self.skipped),
+            "left_out": self.left_out,
+        }
 
     def load_state_dict(self, state: dict, device: torch.device) -> None:
         """Add what another History wrote."""
         self.skipped |= set(state["skipped"])
+        self.left_out = max(self.left_out, state["left_out"])
         self.entries += [
             (step, index, {key: loss.to(device) for key, loss in losses.items()})
             for step, index, losses in state["entries"]

@@ -11,6 +11,10 @@ from SSLRemoteSensing.errors import UnreadableImage, UserError
 from SSLRemoteSensing.geotiff import open_tiff
 
 IGNORE = 255  # in a label: not scored
+# A file of a few bytes can claim any size. OpenCV refuses more than this before it allocates,
+# Pillow warns above its limit and refuses above twice that.
+MAX_PIXELS = 2**30
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 TIFF_ENDINGS = {".tif", ".tiff"}
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -70,6 +74,8 @@ def image_size(path: str | Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.height, image.width
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage(f"image {path}: {error}; replace or remove it") from error
     except (OSError, SyntaxError, ValueError):  # a TIFF that Pillow does not know
         if Path(path).suffix.lower() not in TIFF_ENDINGS:
             return read_image(path, 1, bands=(1,), max_value=1).shape[:2]
@@ -154,6 +160,11 @@ def _decode(path: Path, data: bytes, flags: int) -> np.ndarray:
 
 def _read_tiff(path: Path, in_channels: int, bands: Sequence[int] | None) -> np.ndarray:
     with open_tiff(path) as source:
+        if source.height * source.width > MAX_PIXELS:
+            raise UnreadableImage(
+                f"image {path}: claims {source.width} x {source.height} pixels, more than "
+                f"{MAX_PIXELS}; cut it into tiles, or remove it"
+            )
         if bands is not None:
             _check_bands(path, bands, source.count)
             return _interleaved(source.rows(bands))

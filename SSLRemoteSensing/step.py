@@ -5,7 +5,7 @@ import inspect
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -177,6 +177,12 @@ class TrainStep:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled):
             return self.net(batch)
 
+    def observe(self, watch: Callable, batch: dict):
+        """What `watch` makes of `batch` on the device, in the precision of training."""
+        enabled = self.precision == "bf16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled):
+            return watch(self.to_device(batch))
+
     def forward_backward(
         self, batch: dict, share: float = 1.0, last: bool = True
     ) -> dict[str, Tensor]:
@@ -196,7 +202,23 @@ class TrainStep:
         if self.clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)
         self.optimizer.step()
+        self.forget_gradient()
+
+    def forget_gradient(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
+
+    def gradient_is_finite(self) -> bool:
+        """Whether all gradients are; waits for the device. With several processes all agree."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return bool(nn.utils.get_total_norm(gradients).isfinite())
+
+    def statistics(self) -> list[Tensor]:
+        """A copy of the buffers, as the statistics of batch normalization."""
+        return [buffer.clone() for buffer in self.model.buffers()]
+
+    def restore(self, statistics: list[Tensor]) -> None:
+        for buffer, value in zip(self.model.buffers(), statistics, strict=True):
+            buffer.copy_(value)
 
     def set_lr(self, factor: float) -> None:
         """Learning rate = the config's times `factor` times the group's `lr_factor`."""

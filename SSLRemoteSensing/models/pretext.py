@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from SSLRemoteSensing.config import OneOf, build
@@ -12,6 +13,8 @@ from SSLRemoteSensing.losses import AGR_LOSSES, EXAMPLAR_LOSSES, INPAINTING_LOSS
 from SSLRemoteSensing.models.backbones import Backbone, unit_range
 from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_HEADS
 from SSLRemoteSensing.models.weights import BACKBONES
+
+COLLAPSED = 1e-3  # embedding_std; an untrained network has some 0.02
 
 
 def pretext_losses(
@@ -97,6 +100,26 @@ class PretextNet(nn.Module):
             views = self.exemplar_head(first), self.exemplar_head(second)
             losses["exemplar"] = self.losses["exemplar"](*views)
         return {task: self.weights[task] * loss for task, loss in losses.items()}
+
+    def watch(self, batch: dict[str, Tensor]) -> tuple[dict[str, float], list[str]]:
+        """Figures of the embeddings of a batch, and what to warn of; nothing is changed by it.
+
+        `embedding_std`: standard deviation of the normalized embeddings over the images, times the
+        square root of their length: 1 where they point everywhere alike, 0 where all are the same,
+        which a low contrastive loss does not tell from success.
+        """
+        if self.exemplar_head is None:
+            return {}, []
+        training = self.training
+        self.eval()
+        with torch.no_grad():
+            embeddings = self.exemplar_head(self.features(batch["anchor"])["block6"])
+            unit = F.normalize(embeddings.float(), dim=1)
+        self.train(training)
+        spread = float(unit.std(dim=0).mean()) * unit.shape[1] ** 0.5
+        told = f"the embeddings of all images are nearly the same (embedding_std {spread:.1e})"
+        remedy = "lower the temperature of ExamplarLoss or the learning rate, or enlarge the batch"
+        return {"embedding_std": spread}, [f"{told}; {remedy}"] if spread < COLLAPSED else []
 
     def pyramids(self, images: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         """The backbone's maps of each image by name, in a pass each or in one for all."""
