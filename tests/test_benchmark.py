@@ -299,7 +299,7 @@ def test_switch_that_fails_is_told_and_the_next_is_measured(
     )
     names = ("batch_size", "compile", "precision")
     monkeypatch.setattr(module, "has_fast_bf16", lambda device: False)
-    found = module.measure_switches(small_config, dataset, step, base, names, 1)
+    found = dict(module.measure_switches(small_config, dataset, step, base, names, 1))
     assert list(found) == ["precision", "compile", "batch_size_x2"]
     assert "no bf16 instructions" in found["precision"]["not_measured"]
     assert found["compile"] == {

@@ -42,7 +42,7 @@ def test_pretrain_then_finetune_then_evaluate(run, pretext_config, seg_config, t
     assert (card["mean"], card["std"]) == ([0.4, 0.4, 0.3], [0.2, 0.2, 0.2])
     assert card["config"]["train_cfg"]["batch_size"] == 4
     record = json.loads((folder / "run.json").read_text())["runs"][0]
-    assert set(record) == {"started", "command", "versions", "device", "config"}
+    assert set(record) == {"started", "command", "versions", "processes", "device", "config"}
     assert record["versions"]["torch"] == torch.__version__.split("+")[0]
 
     backbone = str(folder / "backbone.pth")

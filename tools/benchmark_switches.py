@@ -1,6 +1,6 @@
 """The part of benchmark.py that turns one switch at a time and compares with the base setting."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from benchmark_loop import free_memory
@@ -22,7 +22,7 @@ def measure_switches(
     names: Sequence[str],
     count: int,
     held: int = 0,
-) -> dict[str, dict]:
+) -> Iterator[tuple[str, dict]]:
     """Each switch alone against the base setting, steps on a ready batch taken in turn.
 
     An entry has `from` and `to`, and either
@@ -35,7 +35,7 @@ def measure_switches(
         step: the step of the base setting.
         held: bytes on the device before `step` was built.
     """
-    device, results = step.device, {}
+    device = step.device
     batch = ready_batch(dataset, base["batch_size"], device)
 
     def run_base() -> None:
@@ -60,11 +60,10 @@ def measure_switches(
                 reason = in_words(error)
         if reason is not None:
             entry["not_measured"] = reason
-        results[name] = entry
+        yield name, entry
         if key == "compile":
             torch.compiler.reset()
         free_memory(device)
-    return results
 
 
 def changes(names: Sequence[str], step: TrainStep, base: dict, device: torch.device):

@@ -90,8 +90,12 @@ def measure_steps(
     if args.profile:
         say("profile")
         write_profile(step, batch, args.profile)
-    switches = measure_switches(config, dataset, step, base, args.switches, args.steps, held)
+    switches: dict[str, dict] = {}
     yield {"switches": switches}
+    measured = measure_switches(config, dataset, step, base, args.switches, args.steps, held)
+    for name, entry in measured:
+        switches = switches | {name: entry}
+        yield {"switches": switches}
 
 
 def flops_of_step(config: dict, device: torch.device, setting: dict, batch: dict) -> int:
