@@ -18,6 +18,15 @@ PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless")
 
 def parser(description: str) -> argparse.ArgumentParser:
     """The flags that both commands take."""
+    flags = config_parser(description)
+    flags.add_argument(
+        "--dry_run", action="store_true", help="build all, run and describe one step, write nothing"
+    )
+    return flags
+
+
+def config_parser(description: str) -> argparse.ArgumentParser:
+    """The flags that choose a config, for `settings`."""
     flags = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -32,14 +41,11 @@ def parser(description: str) -> argparse.ArgumentParser:
         metavar="A.B.C=VALUE",
         help="override any key; VALUE is a Python literal or else a string",
     )
-    flags.add_argument(
-        "--dry_run", action="store_true", help="build all, run and describe one step, write nothing"
-    )
     return flags
 
 
 def settings(args: argparse.Namespace) -> dict:
-    """The config that the flags of `parser` ask for."""
+    """The config that the flags of `config_parser` ask for."""
     overrides = [text for group in args.set for text in group]
     if args.checkpoints_path:
         overrides.append(f"train_cfg.checkpoints.checkpoints_path={args.checkpoints_path}")

@@ -114,20 +114,16 @@ def fit(
             see other images or another folder than the first.
     """
     saving, logging = CheckpointSettings(**checkpoints), LogSettings(**log)
-    check_counts(
-        {
-            "batch_size": (batch_size, 1),
-            "accumulate_steps": (accumulate_steps, 1),
-            "num_epoch": (num_epoch, 1),
-            "num_step": (num_step, 1),
-            "num_workers": (num_workers, 0),
-            "seed": (seed, 0),
-            "clip_grad_norm": (clip_grad_norm, 1e-12),
-            "max_skipped_steps": (max_skipped_steps, 0),
-        }
+    check_numbers(
+        batch_size,
+        accumulate_steps,
+        num_epoch,
+        num_step,
+        num_workers,
+        seed,
+        clip_grad_norm,
+        max_skipped_steps,
     )
-    if (num_epoch is None) == (num_step is None):
-        raise UserError("train_cfg: give either num_epoch or num_step")
     rank, processes = distributed.rank(), distributed.size()
     per_step = batch_size * accumulate_steps * processes
     distributed.require_equal("data", len(dataset), "give all machines the same images")
@@ -137,6 +133,7 @@ def fit(
             f"{processes} processes): only {len(dataset)} images; add images or set a smaller "
             f"batch_size"
         )
+    device = choose_device(device)
     folder, key = Path(saving.checkpoints_path), "train_cfg.checkpoints.checkpoints_path"
     if not dry_run:
         distributed.require_shared(make_folder(folder, key), key)
@@ -146,7 +143,6 @@ def fit(
         course = plan(len(dataset), per_step, num_epoch, num_step, state)
         first, total, per_epoch = course.first, course.total, course.per_epoch
         schedule = build(SCHEDULES, lr_schedule, "train_cfg.lr_schedule") if lr_schedule else None
-        device = choose_device(device)
         if device.type == "cuda" and accumulate_steps > 1 and compile in CUDA_GRAPHS:
             raise UserError(
                 f"train_cfg.compile={compile!r}: its CUDA graphs cannot add up the gradients of "
@@ -398,15 +394,24 @@ def plain(card: dict | None) -> dict:
 
 def compare_cards(old: dict, new: dict, folder) -> None:
     """Name what changed in the config since the checkpoint; refuse another network or optimizer."""
-    changed = differences(old.get("config", {}), new.get("config", {}))
-    for path, before, now in changed:
-        network = path.startswith(NETWORK_KEYS) and (before or path.endswith("pretrained"))
-        if path == "train_cfg.optimizer.name" or network:
+    for path, before, now, refused in config_changes(old, new):
+        if refused:
             raise UserError(
                 f"{folder}/latest.pth: {path} was {before!r} and is now {now!r}; set another "
                 f"checkpoints_path for a new run, or the old value to go on"
             )
         print(f"warning: going on with {path}={now!r}, so far {before!r}", file=sys.stderr)
+
+
+def config_changes(old: dict, new: dict) -> list[tuple[str, object, object, bool]]:
+    """What differs between the configs of two cards: key, before, now, and whether a run cannot go
+    on with it."""
+    changed = []
+    for path, before, now in differences(old.get("config", {}), new.get("config", {})):
+        network = path.startswith(NETWORK_KEYS) and (before or path.endswith("pretrained"))
+        refused = path == "train_cfg.optimizer.name" or bool(network)
+        changed.append((path, before, now, refused))
+    return changed
 
 
 NETWORK_KEYS = (
@@ -424,6 +429,33 @@ CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # modes of torch.compile
 
 def minutes_since(moment: float) -> float:
     return (time.monotonic() - moment) / 60
+
+
+def check_numbers(
+    batch_size: int,
+    accumulate_steps: int,
+    num_epoch: int | None,
+    num_step: int | None,
+    num_workers: int,
+    seed: int,
+    clip_grad_norm: float | None,
+    max_skipped_steps: int,
+) -> None:
+    """Raise a `UserError` for numbers that fit() cannot work with."""
+    check_counts(
+        {
+            "batch_size": (batch_size, 1),
+            "accumulate_steps": (accumulate_steps, 1),
+            "num_epoch": (num_epoch, 1),
+            "num_step": (num_step, 1),
+            "num_workers": (num_workers, 0),
+            "seed": (seed, 0),
+            "clip_grad_norm": (clip_grad_norm, 1e-12),
+            "max_skipped_steps": (max_skipped_steps, 0),
+        }
+    )
+    if (num_epoch is None) == (num_step is None):
+        raise UserError("train_cfg: give either num_epoch or num_step")
 
 
 def check_counts(least: dict[str, tuple[float | None, float]]) -> None:

@@ -47,6 +47,26 @@ def held(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
+def holder(folder: Path) -> str | None:
+    """Which run writes in `folder` now, None where none does or where that cannot be seen.
+
+    Nothing is written. The lock is tried, shared, for an instant.
+    """
+    try:
+        lock = os.open(folder / ".lock", os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.pread(lock, 200, 0).decode(errors="replace").strip() or "an unknown process"
+    except OSError:
+        return None
+    finally:
+        os.close(lock)
+    return None
+
+
 def epochs(folder: Path) -> list[tuple[int, Path]]:
     """The epochs' checkpoints in `folder`, oldest first."""
     named = ((EPOCH_FILE.fullmatch(file.name), file) for file in folder.iterdir())

@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -283,6 +284,15 @@ class TrainStep:
         for key, value in self.to_device(batch).items():
             kind = str(value.dtype).removeprefix("torch.")
             print(f"batch: {key} {tuple(value.shape)} {kind}")
+        done = self.measure(batch, accumulate_steps)
+        print("losses: " + ", ".join(f"{name} {value:.4f}" for name, value in done.losses.items()))
+        print(
+            f"one step: {done.seconds:.3f} s, peak memory {done.peak / 2**30:.2f} GiB; nothing is "
+            f"written"
+        )
+
+    def measure(self, batch: dict, accumulate_steps: int) -> "Rehearsal":
+        """Run two steps on `batch`; the first one is longer, the second one is what others take."""
         for _ in range(2):
             start = time.perf_counter()
             for number in range(accumulate_steps):
@@ -291,12 +301,21 @@ class TrainStep:
             self.update()
             values = {name: float(loss) for name, loss in losses.items()}
             seconds = time.perf_counter() - start
-        print("losses: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device)
         else:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(f"one step: {seconds:.3f} s, peak memory {peak / 2**30:.2f} GiB; nothing is written")
+        return Rehearsal(values, seconds, peak)
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """Losses of a step by name, its seconds, and the most memory so far in bytes: of the GPU where
+    there is one, else of the process."""
+
+    losses: dict[str, float]
+    seconds: float
+    peak: int
 
 
 def with_fused(optimizer: dict) -> dict:

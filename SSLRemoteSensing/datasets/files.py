@@ -2,6 +2,7 @@
 
 import fnmatch
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,21 +10,24 @@ from pathlib import Path
 from SSLRemoteSensing.errors import UserError
 
 
-def find_images(data_path: str | Path, data_format: str | Sequence[str]) -> list[str]:
-    """Every image of `data_path`, sorted by path, each once.
+def find_images(
+    data_path: str | Path, data_format: str | Sequence[str], exclude: str | Path | None = None
+) -> list[str]:
+    """Every image of `data_path` that `exclude` does not name, sorted by path, each once.
 
     Paths are strings: for 100,000 files, Path objects alone would take a second to make.
 
     Args:
         data_path: a folder, searched with the pattern or patterns of `data_format` (`**` goes into
             sub-folders), or a text file with one path a line, relative to that file's folder.
+        exclude: a text file of images to leave out, see `leave_out`.
 
     Raises:
         UserError: no such folder or file, or nothing found; the message says what is there.
     """
     root = Path(data_path)
     if root.is_file():
-        return read_list(root)
+        return leave_out(read_list(root), root.parent, exclude)
     if not root.is_dir():
         raise UserError(f"data_path {root}: no such folder or list file; set data_path")
     patterns = [data_format] if isinstance(data_format, str) else list(data_format)
@@ -48,7 +52,53 @@ def find_images(data_path: str | Path, data_format: str | Sequence[str]) -> list
             f"data_path {root}: no image matches data_format={data_format!r} (there: {there}); "
             f"set data_format, '**/*.jpg' searches sub-folders"
         )
-    return [f"{root}/{file}" for file in files]
+    return leave_out([f"{root}/{file}" for file in files], root, exclude)
+
+
+def leave_out(files: list[str], root: Path, exclude: str | Path | None) -> list[str]:
+    """`files` without those that the text file `exclude` names; None leaves out nothing.
+
+    A line is a path, absolute or relative to `root`; empty lines and lines that begin with # are
+    passed over. One list may serve several splits, so a line may name a file that is not among
+    `files`; one that names no file at all is probably misspelt, and is said on stderr.
+
+    Raises:
+        UserError: no such list, no text, or nothing is left.
+    """
+    if exclude is None:
+        return files
+    try:
+        lines = [line.strip() for line in Path(exclude).read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "no text file"
+        raise UserError(
+            f"exclude {exclude}: cannot be read ({reason}); name a text file of one path a line"
+        ) from error
+    named = [line for line in lines if line and not line.startswith("#")]
+    # Folders are compared as they really are, so that a link to one changes nothing; asking that
+    # of each file of 100,000 would take seconds.
+    real: dict[str, str] = {}
+
+    def place(file: str) -> str:
+        folder, name = os.path.split(file)
+        if folder not in real:
+            real[folder] = os.path.realpath(folder)
+        return f"{real[folder]}/{name}"
+
+    out = {place(os.path.join(root, line)): line for line in named}
+    places = [place(file) for file in files]
+    unknown = sorted(out.keys() - set(places))
+    absent = [out[path] for path in unknown if not os.path.exists(path)]
+    if absent:
+        print(
+            f"warning: exclude {exclude}: {len(absent)} of {len(named)} lines name no file, first "
+            f"{absent[0]}; write paths absolute, or relative to {root}",
+            file=sys.stderr,
+        )
+    kept = [file for file, path in zip(files, places, strict=True) if path not in out]
+    if not kept:
+        raise UserError(f"exclude {exclude}: leaves none of the {len(files)} images of {root}")
+    return kept
 
 
 def list_folders(root: Path) -> list[tuple[str, list[str]]]:

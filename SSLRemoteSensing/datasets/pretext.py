@@ -55,6 +55,7 @@ class PretextDataset(Dataset):
         post_transforms_cfg: kept for published configs; a `Resize` in it must agree with img_size.
         crop_size: first take a random square of this side, for tiles much larger than img_size.
         bands, max_value: which bands of a file, and the value that becomes 255; see `read_image`.
+        exclude: a text file of images to leave out, as tools/doctor.py writes it; see `leave_out`.
         on_bad_image: 'raise', or 'skip' to take the next file instead of an unreadable one.
     """
 
@@ -71,6 +72,7 @@ class PretextDataset(Dataset):
         bands: Sequence[int] | None = None,
         max_value: float | None = None,
         on_bad_image: Literal["raise", "skip"] = "raise",
+        exclude: str | None = None,
         in_channels: int = 3,
         seed: int = 0,
     ):
@@ -95,7 +97,7 @@ class PretextDataset(Dataset):
             raise UserError(f"data_path {data_path}: name a split, {data_path}/images/train")
         self.max_value = agreed_scale(card, max_value)
         self.on_bad_image, self.seed = on_bad_image, seed
-        self.files = find_images(data_path, data_format)
+        self.files = find_images(data_path, data_format, exclude)
 
     def __len__(self) -> int:
         return len(self.files)

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from SSLRemoteSensing.config import Part
-from SSLRemoteSensing.datasets.files import find_images, stem
+from SSLRemoteSensing.datasets.files import find_images, leave_out, stem
 from SSLRemoteSensing.datasets.fraction import choose_fraction, name_hash
 from SSLRemoteSensing.datasets.labels import ValueCoding, value_coding
 from SSLRemoteSensing.datasets.opening import (
@@ -39,6 +39,7 @@ class SegmentationDataset(Dataset):
         label_format: a label's file name, with {stem} for the image's name without ending.
         hash_range: keep the images whose name hashes into [low, high) of [0, 1): (0.1, 1) and
             (0, 0.1) divide a folder into train and validation, the same on every machine.
+        exclude: a text file of images to leave out, as tools/doctor.py writes it; see `leave_out`.
         fraction, fraction_seed: keep this share of the tiles, see `choose_fraction`; `full_length`
             is their number before that.
         label_offset, label_codes: how label values give classes, see `value_coding`; by default
@@ -78,6 +79,7 @@ class SegmentationDataset(Dataset):
         jitter: Annotated[dict | None, Part(ColorJitter)] = None,
         bands: Sequence[int] | None = None,
         max_value: float | None = None,
+        exclude: str | None = None,
         in_channels: int = 3,
         seed: int = 0,
         coding: ValueCoding | None = None,
@@ -91,19 +93,12 @@ class SegmentationDataset(Dataset):
         self.crop_size, self.flips, self.turns = crop_size, flips, turns
         self.jitter = None if jitter is None else ColorJitter(**jitter)
         self.in_channels, self.bands = in_channels, bands
-        files = find_images(image_path, data_format)
+        self.pairs = find_pairs(
+            image_path, label_path, data_format, label_format, hash_range, exclude
+        )
         # A list file may lie anywhere; what it lists tells where the set is.
-        card = read_card(image_path if Path(image_path).is_dir() else Path(files[0]).parent)
+        card = read_card(image_path if Path(image_path).is_dir() else Path(self.pairs[0][0]).parent)
         self.max_value = agreed_scale(card, max_value)
-        labels = label_files(files, image_path, label_path, label_format)
-        # In a folder of both, a label is the label of another file, and no image.
-        both = set(labels) & set(files) if label_path == image_path else set()
-        self.pairs = [(f, label) for f, label in zip(files, labels, strict=True) if f not in both]
-        low, high = hash_range
-        if (low, high) != (0, 1):
-            self.pairs = [pair for pair in self.pairs if low <= name_hash(stem(pair[0])) < high]
-        if not self.pairs:
-            raise UserError(f"hash_range={hash_range!r}: keeps none of {len(files)} images")
         check_present(self.pairs, label_path, label_format)
         # Of a set prepared by us, labels included: its dataset.json.
         self.card = None
@@ -221,6 +216,36 @@ def collate(samples: list[dict]) -> dict:
         "label": torch.from_numpy(label),
         "index": torch.tensor([sample["index"] for sample in samples], dtype=torch.int64),
     }
+
+
+def find_pairs(
+    image_path: str,
+    label_path: str,
+    data_format: str | Sequence[str],
+    label_format: str,
+    hash_range: tuple[float, float] = (0.0, 1.0),
+    exclude: str | None = None,
+) -> list[tuple[str, str]]:
+    """(image, label) for each image that the arguments choose; whether labels are there is not
+    asked.
+
+    Raises:
+        UserError: no image is found, or none kept.
+    """
+    files = find_images(image_path, data_format)
+    labels = label_files(files, image_path, label_path, label_format)
+    # In a folder of both, a label is the label of another file, and no image. That an image is
+    # left out does not make its label an image.
+    both = set(labels) & set(files) if label_path == image_path else set()
+    root = Path(image_path) if Path(image_path).is_dir() else Path(image_path).parent
+    kept = set(leave_out(files, root, exclude)) - both
+    pairs = [pair for pair in zip(files, labels, strict=True) if pair[0] in kept]
+    low, high = hash_range
+    if (low, high) != (0, 1):
+        pairs = [pair for pair in pairs if low <= name_hash(stem(pair[0])) < high]
+    if not pairs:
+        raise UserError(f"hash_range={hash_range!r}: keeps none of {len(files)} images")
+    return pairs
 
 
 def label_files(

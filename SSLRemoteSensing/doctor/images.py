@@ -1,0 +1,169 @@
+"""Decode every image of a split: what cannot be read, sizes, bands, a hash of the pixels."""
+
+import hashlib
+import os
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from SSLRemoteSensing.doctor.header import MAX_PIXELS, Header, read_header
+from SSLRemoteSensing.doctor.report import Section
+from SSLRemoteSensing.doctor.subject import Split
+from SSLRemoteSensing.errors import UnreadableImage, UserError, told
+from SSLRemoteSensing.raster import read_image
+
+LARGE = 2**27  # bytes decoded; such images are read one at a time
+one_at_a_time = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one image.
+
+    Attributes:
+        header: None where it cannot be read.
+        digest: of the pixels as training sees them; None where they cannot be read.
+        fault: why training cannot use it, as one line; None where it can.
+        skippable: whether `on_bad_image='skip'` passes over that fault.
+    """
+
+    file: str
+    header: Header | None = None
+    digest: bytes | None = None
+    fault: str | None = None
+    skippable: bool = False
+
+
+def look(file: str, split: Split) -> Facts:
+    """Open and decode `file` as training would, unless it claims more than memory can hold."""
+    header = None
+    try:
+        header = read_header(file)
+        if header is not None and header.pixels > MAX_PIXELS:
+            text = f"image {file}: claims {header.size} pixels, more than {MAX_PIXELS}; remove it"
+            return Facts(file, header, fault=text, skippable=True)
+        # Training needs the image twice at least: as decoded and as converted.
+        if header is not None and 2 * header.decoded > available_memory():
+            gib = header.decoded / 2**30
+            text = (
+                f"image {file}: {header.size} pixels, {gib:.1f} GiB decoded, are more than the "
+                f"memory has room for; cut it into tiles"
+            )
+            return Facts(file, header, fault=text)
+        if header is None or header.decoded > LARGE:
+            with one_at_a_time:
+                return Facts(file, header, digest(file, split))
+        return Facts(file, header, digest(file, split))
+    except UserError as error:
+        skippable = isinstance(error, UnreadableImage)
+        return Facts(file, header, fault=told(error), skippable=skippable)
+    except MemoryError:
+        return Facts(file, header, fault=f"image {file}: no memory to decode it; remove it")
+
+
+def digest(file: str, split: Split) -> bytes:
+    """A hash of size and pixels, the same for a file and a copy of it in another lossless format.
+
+    Raises:
+        UserError: as `read_image`.
+    """
+    image = read_image(file, split.in_channels, split.bands, split.max_value)
+    found = hashlib.blake2b(f"{image.shape}".encode(), digest_size=16)
+    found.update(image.data if image.flags.c_contiguous else image.tobytes())
+    return found.digest()
+
+
+def available_memory() -> float:
+    """Bytes that can be taken without swapping; infinite where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        kib = next(line.split()[1] for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return float("inf")
+    return int(kib) * 1024
+
+
+def in_parallel(function: Callable, tasks: Sequence, workers: int, what: str) -> list:
+    """`function` of each task, in threads, with a bar on a terminal.
+
+    Threads suffice: reading, decoding and hashing all release Python's lock.
+    """
+    pool = ThreadPoolExecutor(workers)
+    try:
+        results = pool.map(function, tasks)
+        return list(tqdm(results, what, len(tasks), leave=False, disable=None, unit="file"))
+    finally:  # Ctrl-C need not wait for all that is queued
+        pool.shutdown(cancel_futures=True)
+
+
+def default_workers() -> int:
+    """The processor's cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def scan(split: Split, workers: int) -> list[Facts]:
+    """`look` at every image of `split`."""
+    what = f"reading {split.name} images"
+    return in_parallel(lambda file: look(file, split), split.images, workers, what)
+
+
+def judge_images(split: Split, facts: Sequence[Facts], section: Section) -> None:
+    """What can be read, sizes and bands of one split."""
+    bad = [one for one in facts if one.fault is not None]
+    good, total = len(facts) - len(bad), len(facts)
+    if not bad:
+        section.ok(f"{split.name}: all {total} images can be read")
+    else:
+        allowed = max(1, total // 100)  # as the training loop counts them
+        passed_over = split.skips and all(one.skippable for one in bad) and len(bad) <= allowed
+        mend = "training passes over them" if passed_over else "mend or exclude them"
+        text = f"{split.name}: {len(bad)} of {total} images cannot be used; {mend}"
+        (section.warn if passed_over else section.fail)(text, [one.fault for one in bad])
+    if good:
+        judge_sizes(split, [one for one in facts if one.fault is None and one.header], section)
+        judge_bands(split, [one for one in facts if one.header], section)
+
+
+def judge_sizes(split: Split, facts: Sequence[Facts], section: Section) -> None:
+    if not facts:
+        return
+    ordered = sorted(facts, key=lambda one: one.header.pixels)
+    least, middle, most = (ordered[i].header.size for i in (0, len(ordered) // 2, -1))
+    if least == most:
+        section.ok(f"{split.name}: all of {least} pixels")
+    else:
+        section.ok(f"{split.name}: {least} to {most} pixels, median {middle}")
+    if split.side is not None:
+        small = [one for one in ordered if min(one.header.height, one.header.width) < split.side]
+        if small:
+            names = [f"{one.file}: {one.header.size}" for one in small]
+            how = "enlarged" if split.labels is None else "padded"
+            text = f"{len(small)} images are smaller than {split.side} pixels and are {how}"
+            section.warn(f"{split.name}: {text}", names)
+    elif split.name == "train":
+        shapes = {(one.header.height, one.header.width) for one in facts}
+        if len(shapes) > 1:
+            section.fail("train: tiles of a batch must be of one size; set crop_size")
+        elif split.turns and any(height != width for height, width in shapes):
+            section.fail("train: tiles that are no squares cannot be turned; set crop_size")
+
+
+def judge_bands(split: Split, facts: Sequence[Facts], section: Section) -> None:
+    kinds = Counter((one.header.bands, one.header.dtype) for one in facts)
+    named = [f"{bands} bands {dtype} ({n} files)" for (bands, dtype), n in kinds.most_common()]
+    if len(kinds) <= 1:
+        section.ok(f"{split.name}: {''.join(named)}")
+        return
+    files = defaultdict(list)
+    for one in facts:
+        files[one.header.bands, one.header.dtype].append(one.file)
+    rare = [
+        f"{file}: {kind[0]} bands {kind[1]}" for kind, _ in kinds.most_common()[1:]
+        for file in files[kind]
+    ]  # fmt: skip
+    section.warn(f"{split.name}: bands differ: {', '.join(named)}", rare)

@@ -1,0 +1,190 @@
+"""Try the step itself: what normalization sees, memory, time, and from it the end of the run."""
+
+import datetime
+import math
+import time
+
+import cv2
+import torch
+from torch import nn
+
+from SSLRemoteSensing.course import plan
+from SSLRemoteSensing.doctor.images import default_workers
+from SSLRemoteSensing.doctor.report import Section
+from SSLRemoteSensing.doctor.task import Task
+from SSLRemoteSensing.engine import CUDA_GRAPHS
+from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.step import TrainStep, choose_device
+
+FEW_VALUES = 8  # of which batch normalization takes a mean and a variance
+FEWEST_TIMED = 16  # images of which the loading is timed
+STEP_KEYS = ("optimizer", "precision", "channels_last", "compile", "clip_grad_norm", "param_groups")
+
+
+def judge_batch(settings: dict, images: int, model: nn.Module, section: Section) -> None:
+    """Whether the images make a step, and a step's batch suits batch normalization."""
+    batch, several = settings["batch_size"], settings["accumulate_steps"]
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if images < batch * several:
+        section.fail(
+            f"train_cfg.batch_size={batch} (x accumulate_steps={several}): only {images} images; "
+            f"add images or set a smaller batch_size"
+        )
+    else:
+        section.ok(
+            f"{images} images, {images // (batch * several)} steps of {batch * several} an epoch"
+        )
+    if batch == 1 and norms:
+        section.warn(
+            "train_cfg.batch_size=1: batch normalization has the statistics of single images; "
+            "accumulate_steps does not change that"
+        )
+
+
+def prepare_step(task: Task, state: dict | None) -> TrainStep:
+    """The step of `task`, with the weights of `state` where a run goes on.
+
+    Raises:
+        UserError: as the training loop does.
+    """
+    settings, device = task.settings, choose_device(task.settings["device"])
+    graphs = settings["compile"] in CUDA_GRAPHS
+    if device.type == "cuda" and settings["accumulate_steps"] > 1 and graphs:
+        raise UserError(
+            f"train_cfg.compile={settings['compile']!r}: its CUDA graphs cannot add up the "
+            f"gradients of accumulate_steps={settings['accumulate_steps']}; set compile=True"
+        )
+    stepper = TrainStep(task.model, device=device, **{key: settings[key] for key in STEP_KEYS})
+    if state is not None:
+        stepper.load_state_dict(state, "latest.pth")
+    return stepper
+
+
+def load_batch(task: Task, dataset) -> tuple[dict, float]:
+    """A batch of the first images, which come round again if they are too few, and the seconds that
+    one image took one process.
+
+    Raises:
+        UserError: as the data set; tiles that make no batch.
+    """
+    size, threads = task.settings["batch_size"], cv2.getNumThreads()
+    count = max(size, FEWEST_TIMED)
+    cv2.setNumThreads(0)  # as a loader's worker
+    try:
+        dataset[(0, 0)]  # what is loaded or compiled once
+        start = time.perf_counter()
+        samples = [dataset[(0, index % len(dataset))] for index in range(count)]
+        seconds = (time.perf_counter() - start) / count
+        return task.collate(samples[:size]), seconds
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def judge_normalization(stepper: TrainStep, batch: dict, section: Section) -> bool:
+    """Which batch normalization has the fewest values a channel; whether a step is possible."""
+    seen: dict[str, int] = {}
+    handles = []
+    for name, module in stepper.model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+
+            def note(module: nn.Module, inputs: tuple, name: str = name) -> None:
+                if module.training:
+                    values = inputs[0].numel() // inputs[0].shape[1]
+                    seen[name] = min(values, seen.get(name, values))
+
+            handles.append(module.register_forward_pre_hook(note))
+    stepper.model.train()
+    try:
+        with torch.no_grad():
+            stepper.model(stepper.to_device(batch))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        name = min(seen, key=seen.get)
+        section.fail(
+            f"batch normalization {name}: one value a channel (batch 1, map 1 x 1) has no "
+            f"variance; set a larger batch_size or larger images"
+        )
+        return False
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not seen:
+        section.ok("no batch normalization is trained")
+        return True
+    name = min(seen, key=seen.get)
+    say = section.warn if seen[name] < FEW_VALUES else section.ok
+    say(f"batch normalization has at least {seen[name]} values a channel ({name})")
+    return True
+
+
+def judge_step(task: Task, stepper: TrainStep, batch: dict, section: Section) -> float | None:
+    """Run two steps; memory and seconds of the second, None where it cannot be run."""
+    section.ok(stepper.describe())
+    try:
+        if not judge_normalization(stepper, batch, section):
+            return None
+        done = stepper.measure(batch, task.settings["accumulate_steps"])
+    except torch.OutOfMemoryError as error:
+        section.fail(f"a step does not fit the GPU's memory ({brief(error)}); lower batch_size")
+        return None
+    except (RuntimeError, ValueError) as error:  # of torch or of ours: the rest is still to be told
+        section.fail(f"a step ends in {type(error).__name__}: {brief(error)}")
+        return None
+    for name, value in done.losses.items():
+        if not math.isfinite(value):
+            section.fail(f"loss {name} is {value} in the second step; lower the learning rate")
+    whose = "of the GPU" if stepper.device.type == "cuda" else "of this process, images included"
+    section.ok(f"one step: {done.seconds:.3f} s, peak memory {done.peak / 2**30:.2f} GiB {whose}")
+    return done.seconds
+
+
+def judge_time(
+    settings: dict, images: int, step: float, image: float, state: dict | None, section: Section
+) -> None:
+    """When the run would end.
+
+    Args:
+        images: of an epoch.
+        step: seconds of a step's computation.
+        image: seconds that one process takes to load an image.
+    """
+    per_step = settings["batch_size"] * settings["accumulate_steps"]
+    if images < per_step:
+        return
+    course = plan(images, per_step, settings["num_epoch"], settings["num_step"], state)
+    left = course.total - course.first
+    loaders, cores = settings["num_workers"], default_workers()
+    loading = per_step * image / max(1, min(loaders, cores))
+    # Workers load while the step is computed; without them one waits for the other.
+    seconds = max(step, loading) if loaders else step + loading
+    section.ok(
+        f"loading: {1 / image:.3g} images/s a process, {per_step / loading:.3g} with num_workers="
+        f"{loaders}; a step computes {per_step / step:.3g}"
+    )
+    if loading > step and loaders < cores:
+        section.warn(f"loading takes longer than computing; num_workers can go up to {cores}")
+    if loaders > cores:
+        section.warn(f"num_workers={loaders}, this process may use {cores} cores")
+    if left <= 0:
+        section.ok(f"all {course.total} steps are done, nothing is left to do")
+        return
+    end = datetime.datetime.now() + datetime.timedelta(seconds=left * seconds)
+    section.ok(
+        f"{left} of {course.total} steps are left, {duration(left * seconds)}: until about "
+        f"{end:%Y-%m-%d %H:%M}, validation and saving not counted"
+    )
+
+
+def brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
+
+
+def duration(seconds: float) -> str:
+    """In the two largest units that matter."""
+    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
+    if days >= 2:
+        return f"{int(days)} days {int(hours) % 24} h"
+    if hours >= 1:
+        return f"{int(hours)} h {int(minutes) % 60} min"
+    return f"{int(minutes)} min {int(seconds) % 60} s"
