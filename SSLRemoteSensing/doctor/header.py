@@ -9,7 +9,7 @@ import numpy as np
 
 from SSLRemoteSensing.errors import UnreadableImage
 from SSLRemoteSensing.geotiff import open_tiff
-from SSLRemoteSensing.raster import MAX_PIXELS, PNG, TIFF_ENDINGS
+from SSLRemoteSensing.raster import PNG, TIFF_ENDINGS
 
 PNG_BANDS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type; a palette is looked up
 NO_FRAME = {0xC4, 0xC8, 0xCC}  # of the markers C0 to CF those that begin no JPEG frame

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from SSLRemoteSensing.doctor.header import MAX_PIXELS, Header, read_header
+from SSLRemoteSensing.doctor.header import Header, read_header
 from SSLRemoteSensing.doctor.report import Section
 from SSLRemoteSensing.doctor.subject import Split
 from SSLRemoteSensing.errors import UnreadableImage, UserError, told
-from SSLRemoteSensing.raster import read_image
+from SSLRemoteSensing.raster import MAX_PIXELS, read_image
 
 LARGE = 2**27  # bytes decoded; such images are read one at a time
 one_at_a_time = threading.Lock()

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from SSLRemoteSensing.datasets.labels import INVALID, ValueCoding, detect_coding
-from SSLRemoteSensing.doctor.header import MAX_PIXELS, read_header
+from SSLRemoteSensing.doctor.header import read_header
 from SSLRemoteSensing.doctor.images import Facts, in_parallel
 from SSLRemoteSensing.doctor.report import Section
 from SSLRemoteSensing.doctor.subject import Split
 from SSLRemoteSensing.errors import UserError, told
-from SSLRemoteSensing.raster import IGNORE, read_label
+from SSLRemoteSensing.raster import IGNORE, MAX_PIXELS, read_label
 
 MOST_ODD = 0.5  # share of the labels; more of them speak against the config, not against labels
 
