@@ -36,6 +36,10 @@ def read(path: str | Path) -> dict:
     if not path.is_file():
         raise UserError(f"weights {path}: {'is a folder' if path.is_dir() else 'no such file'}")
     try:
+        path.open("rb").close()
+    except OSError as error:  # no permission, a lost mount: the file may be whole
+        raise UserError(f"weights {path}: cannot be opened ({error.strerror})") from error
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             contents = torch.load(path, map_location="cpu", weights_only=True)
@@ -59,7 +63,8 @@ def checksum(contents: dict) -> str:
     while waiting:
         value = waiting.pop()
         if isinstance(value, Tensor):
-            found.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            kind = f"{value.dtype} {tuple(value.shape)} {value.requires_grad}"
+            found.update(kind.encode())
             plain = value.detach().cpu().contiguous().flatten()
             found.update(plain.view(torch.uint8).numpy())
         elif isinstance(value, dict):
@@ -95,8 +100,10 @@ def write_plain(path: str | Path, contents: dict) -> None:
     except (OSError, RuntimeError) as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+        # torch tells its own surprise at the system's error, which is the context of it.
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
         raise CannotWrite(
-            f"checkpoint {path}: cannot be written ({error}); is the disk full?"
+            f"checkpoint {path}: cannot be written ({reason}); is the disk full?"
         ) from error
 
 
@@ -136,13 +143,22 @@ def export_backbone(folder: Path, weights: dict[str, Tensor], card: dict) -> Non
     """Write `backbone.pth`, a plain state_dict, and its card `backbone.json` with its SHA-256."""
     plain = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
     write_plain(folder / "backbone.pth", plain)
-    with (folder / "backbone.pth").open("rb") as file:
-        known = card | {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    known = card | {"sha256": sha256(folder / "backbone.pth")}
     write_text(folder / "backbone.json", json.dumps(known, indent=2, default=str) + "\n")
 
 
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_card(path: Path, contents: dict) -> dict:
-    """What is known of the weights: from a run's checkpoint or the `.json` beside the file."""
+    """What is known of the weights: from a run's checkpoint or the `.json` beside the file.
+
+    Raises:
+        UserError: a card that cannot be read.
+        Damaged: one that has the SHA-256 of another file.
+    """
     if isinstance(contents.get("card"), dict):
         return contents["card"]
     beside = path.with_suffix(".json")
@@ -150,7 +166,13 @@ def read_card(path: Path, contents: dict) -> dict:
         card = json.loads(beside.read_text()) if beside.is_file() else {}
     except (OSError, ValueError) as error:
         raise UserError(f"card {beside}: cannot be read ({error}); mend or remove it") from error
-    return card if isinstance(card, dict) else {}
+    card = card if isinstance(card, dict) else {}
+    if "sha256" in card and card["sha256"] != sha256(path):
+        raise Damaged(
+            f"weights {path}: damaged, or not the file of its card {beside.name} (another "
+            f"SHA-256); take another copy, or remove the card"
+        )
+    return card
 
 
 # Before the names of a backbone's weights, first choice first: a network that was trained by its

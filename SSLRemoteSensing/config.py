@@ -154,7 +154,7 @@ def check(schema: Any, value: Any, path: str = "config") -> list[str]:
     if isinstance(schema, OneOf):
         if "name" not in value:
             return [f"{path}: missing key 'name', one of {', '.join(schema.table)}"]
-        if value["name"] not in schema.table:
+        if not isinstance(value["name"], str) or value["name"] not in schema.table:
             hint = nearest(value["name"], schema.table)
             return [f"{path}.name: unknown name {value['name']!r}, {hint}"]
         rest = {key: entry for key, entry in value.items() if key != "name"}

@@ -23,7 +23,7 @@ from SSLRemoteSensing import checkpoint, distributed, run_folder
 from SSLRemoteSensing.config import OneOf, Part, build, differences
 from SSLRemoteSensing.course import plan
 from SSLRemoteSensing.datasets.sampler import KeySampler
-from SSLRemoteSensing.datasets.workers import end_workers, one_thread
+from SSLRemoteSensing.datasets.workers import end_workers, lost_workers_told, one_thread
 from SSLRemoteSensing.errors import CannotWrite, UserError
 from SSLRemoteSensing.log import STOPPED, Clock, History, Log, LogSettings, Silent
 from SSLRemoteSensing.schedules import OPTIMIZERS, SCHEDULES
@@ -133,7 +133,17 @@ def fit(
             f"{processes} processes): only {len(dataset)} images; add images or set a smaller "
             f"batch_size"
         )
+    schedule = build(SCHEDULES, lr_schedule, "train_cfg.lr_schedule") if lr_schedule else None
     device = choose_device(device)
+    if device.type == "cuda" and accumulate_steps > 1 and compile in CUDA_GRAPHS:
+        raise UserError(
+            f"train_cfg.compile={compile!r}: its CUDA graphs cannot add up the gradients of "
+            f"accumulate_steps={accumulate_steps}; set compile=True"
+        )
+    stepper = TrainStep(
+        model, optimizer, device, precision, channels_last, compile, clip_grad_norm, param_groups,
+        sync_bn,
+    )  # fmt: skip
     folder, key = Path(saving.checkpoints_path), "train_cfg.checkpoints.checkpoints_path"
     if not dry_run:
         distributed.require_shared(make_folder(folder, key), key)
@@ -142,16 +152,6 @@ def fit(
             state = None if dry_run else run_folder.read(folder)
         course = plan(len(dataset), per_step, num_epoch, num_step, state)
         first, total, per_epoch = course.first, course.total, course.per_epoch
-        schedule = build(SCHEDULES, lr_schedule, "train_cfg.lr_schedule") if lr_schedule else None
-        if device.type == "cuda" and accumulate_steps > 1 and compile in CUDA_GRAPHS:
-            raise UserError(
-                f"train_cfg.compile={compile!r}: its CUDA graphs cannot add up the gradients of "
-                f"accumulate_steps={accumulate_steps}; set compile=True"
-            )
-        stepper = TrainStep(
-            model, optimizer, device, precision, channels_last, compile, clip_grad_norm,
-            param_groups, sync_bn,
-        )  # fmt: skip
         print(
             f"{len(dataset)} images, {per_epoch} steps of {per_step} an epoch, {total} steps in "
             f"all, {stepper.describe()}"
@@ -223,7 +223,7 @@ def fit(
 
         unsaved = None  # why the last checkpoint could not be written
 
-        def attempt(write: Callable, *args) -> None:
+        def attempt(write: Callable, *args) -> bool:
             """Write on the first process. Where the disk is full, say, training goes on, and the
             next checkpoint is another attempt.
             """
@@ -234,6 +234,8 @@ def fit(
             except CannotWrite as error:
                 unsaved = error
                 writer.say(f"warning: {error}; training goes on, the next checkpoint tries again")
+                return False
+            return True
 
         def save(step: int, finished_epoch: int | None) -> None:
             contents = (
@@ -271,11 +273,13 @@ def fit(
                         "step": step,
                         "card": plain(card),
                     }
-                    attempt(checkpoint.write, folder / "best.pth", weights)
-                    best = best if unsaved else scores[best_by]
+                    if attempt(checkpoint.write, folder / "best.pth", weights):
+                        best = scores[best_by]
             save(step, finished_epoch=epoch + 1)
 
-        try:
+        with lost_workers_told(), contextlib.ExitStack() as ends:
+            ends.callback(writer.close)
+            ends.callback(end_workers, loading)
             with signals() as received:
                 clock = Clock()
                 saved = time.monotonic()
@@ -332,9 +336,6 @@ def fit(
                             f"stopped after step {done}; the same command goes on from there"
                         )
                         raise SystemExit(128 + stopped_by)
-        finally:
-            end_workers(loading)
-            writer.close()
         return True
 
 

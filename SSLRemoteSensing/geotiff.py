@@ -39,7 +39,7 @@ class Tiff:
         """Colours uint8 (256 or 65536, 3) where the file holds indices of a palette."""
         from rasterio.enums import ColorInterp
 
-        if self.source.colorinterp[0] != ColorInterp.palette:
+        if self.colours[0] != ColorInterp.palette:
             return None
         table = np.zeros((65536 if self.dtype == np.uint16 else 256, 3), np.uint8)
         for value, colour in self.source.colormap(1).items():
@@ -51,14 +51,20 @@ class Tiff:
         """The bands, counted from 1, that are not called alpha."""
         from rasterio.enums import ColorInterp
 
-        meaning = enumerate(self.source.colorinterp, start=1)
+        meaning = enumerate(self.colours, start=1)
         return [band for band, name in meaning if name != ColorInterp.alpha]
 
     @property
     def is_cmyk(self) -> bool:
         from rasterio.enums import ColorInterp
 
-        return ColorInterp.cyan in self.source.colorinterp
+        return ColorInterp.cyan in self.colours
+
+    @cached_property
+    def colours(self) -> tuple:
+        """What each band is called; here GDAL reads tags of a damaged file that it left so far."""
+        with reading(self.path):
+            return self.source.colorinterp
 
     def rows(self, bands: Sequence[int], y: int = 0, height: int | None = None) -> np.ndarray:
         """Planes (bands, height, width) of the rows from `y`; all rows by default."""
@@ -96,11 +102,12 @@ def open_tiff(path: str | Path) -> Iterator[Tiff]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
+    from rasterio._err import CPLE_BaseError  # GDAL's own, which no RasterioError always wraps
     from rasterio.errors import RasterioError
 
     try:
         yield
-    except (RasterioError, OSError) as error:
+    except (RasterioError, CPLE_BaseError, OSError) as error:
         reason = " ".join(str(error).split())
         raise UnreadableImage(
             f"image {path}: cannot be read ({reason}); replace or remove it"

@@ -64,7 +64,9 @@ class Log:
                 except (ValueError, KeyError):  # a line cut off by a crash
                     continue
         write_text(self.path, "".join(kept))
-        self.board = SummaryWriter(str(folder), purge_step=first + 1 if first else None)
+        # Also of a run that starts anew: one that was killed before its first save left events.
+        self.board = SummaryWriter(str(folder), purge_step=first + 1)
+        self.complained = False
         self.bar = tqdm(
             total=total,
             initial=first,
@@ -77,31 +79,45 @@ class Log:
         self.bar.update()
 
     def write(self, values: dict) -> None:
-        """Append one entry; `values` holds `step`, `epoch` and numbers."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(values) + "\n")
-        for name, value in values.items():
-            if name not in ("step", "epoch") and value is not None:
-                self.board.add_scalar(name, value, values["step"])
+        """Append one entry; `values` holds `step`, `epoch` and numbers.
+
+        A disk that is full does not end the run, which would lose more than the entry.
+        """
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(values) + "\n")
+            for name, value in values.items():
+                if name not in ("step", "epoch") and value is not None:
+                    self.board.add_scalar(name, value, values["step"])
+            self.board.flush()  # else SIGKILL loses two minutes of entries
+        except OSError as error:
+            self.complain(error)
         shown = {key: value for key, value in values.items() if key not in ("step", "epoch")}
         text = "  ".join(f"{key} {brief(value)}" for key, value in shown.items())
         if self.bar.disable:
-            print(
-                f"step {values['step']}/{self.total}  epoch {values['epoch']}  {text}", flush=True
-            )
+            self.say(f"step {values['step']}/{self.total}  epoch {values['epoch']}  {text}")
         else:
             self.bar.set_postfix_str(text)
 
+    def complain(self, error: OSError) -> None:
+        if not self.complained:
+            self.complained = True
+            self.say(f"warning: {self.path.parent}: entries are lost ({error}); training goes on")
+
     def say(self, text: str) -> None:
         """A line of text that does not break the bar."""
-        if self.bar.disable:
-            print(text, flush=True)
-        else:
-            self.bar.write(text)
+        with contextlib.suppress(OSError):  # a full disk again, or a terminal that was closed
+            if self.bar.disable:
+                print(text, flush=True)
+            else:
+                self.bar.write(text)
 
     def close(self) -> None:
         self.bar.close()
-        self.board.close()
+        try:
+            self.board.close()
+        except OSError as error:
+            self.complain(error)
 
 
 class Silent:

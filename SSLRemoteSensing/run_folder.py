@@ -23,27 +23,46 @@ EPOCH_FILE = re.compile(r"epoch_(\d+)\.pth")
 def held(folder: Path) -> Iterator[None]:
     """Keep other runs out of `folder` for as long as the block lasts.
 
-    The lock is the system's, on the open file `.lock`: it ends with the process, however that ends.
+    The lock is the system's, on the file `.lock`: it ends with the process, however that ends.
 
     Raises:
         UserError: another run holds it.
     """
-    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
+    path = folder / ".lock"
+    lock = locked(path)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(lock, 200, 0).decode(errors="replace").strip()
-            raise UserError(
-                f"{folder}: another run is writing there ({holder}); wait for it, or set another "
-                f"checkpoints_path"
-            ) from error
-        except OSError:  # a file system without locks
-            print(f"warning: {folder}: cannot be locked against a second run", file=sys.stderr)
-        os.truncate(lock, 0)
-        os.pwrite(lock, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
         yield
     finally:
+        path.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def locked(path: Path) -> int:
+    """The file at `path`, open and locked for this process."""
+    while True:
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be opened ({error.strerror})") from error
+        try:
+            # Not flock: a loader's workers would share that, and live on for seconds after SIGKILL.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            holder = os.pread(lock, 200, 0).decode(errors="replace").strip()
+            os.close(lock)
+            raise UserError(
+                f"{path.parent}: another run is writing there ({holder}); wait for it, or set "
+                f"another checkpoints_path"
+            ) from error
+        except OSError:  # a file system without locks
+            print(f"warning: {path.parent}: cannot be locked against a second run", file=sys.stderr)
+        with contextlib.suppress(OSError):  # a full disk: the name only serves a message
+            os.truncate(lock, 0)
+            os.pwrite(lock, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
+        # A run that ended in between has removed the file, and others would lock a new one.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), os.stat(path)):
+                return lock
         os.close(lock)
 
 

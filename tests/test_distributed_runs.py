@@ -28,7 +28,7 @@ from test_distributed import attempt, joined, start_team, team_results
 from test_engine import TinyNet, interrupt_at
 from torch.utils.data import Dataset
 
-from SSLRemoteSensing import checkpoint, distributed, results
+from SSLRemoteSensing import checkpoint, distributed, results, run_folder
 from SSLRemoteSensing.config import load_config
 from SSLRemoteSensing.datasets.pretext import collate
 from SSLRemoteSensing.datasets.sampler import KeySampler
@@ -333,7 +333,7 @@ def test_epoch_and_rate_go_on_with_another_number_of_processes(team):
     assert [entry["lr"] for entry in log] == pytest.approx(rates)
     assert "48 images, 12 steps of 4 an epoch, 39 steps in all" in first["epochs"]["said"]
     assert "epochs/latest.pth: step 9 of 39, epoch 1" in first["epochs"]["said"]
-    assert checkpoint.read_run(folder / "epochs")["epoch"] == 4
+    assert run_folder.read(folder / "epochs")["epoch"] == 4
     assert (folder / "epochs/epoch_0004.pth").exists()
 
 
@@ -465,7 +465,7 @@ def test_a_run_stopped_and_killed_ends_with_the_files_of_a_straight_one(small, t
     assert said.count("step 1/12") == said.count("step 2/12") == 1
     assert said.count("stopped after step") == 1
     straight = team[0] / "pretext"
-    first = checkpoint.read_run(tmp_path / "run")["step"]
+    first = run_folder.read(tmp_path / "run")["step"]
     assert f"stopped after step {first};" in said
 
     with Torchrun(tmp_path, "train.py", small) as killed:

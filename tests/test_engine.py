@@ -9,7 +9,7 @@ import torch
 from conftest import draw_tiles
 from torch import nn
 
-from SSLRemoteSensing import build_pretext, checkpoint, engine
+from SSLRemoteSensing import build_pretext, checkpoint, engine, run_folder
 from SSLRemoteSensing.datasets.pretext import PretextDataset, collate
 from SSLRemoteSensing.engine import fit
 from SSLRemoteSensing.errors import UserError
@@ -147,7 +147,7 @@ def test_sigterm_saves_and_ends_with_143(pretext_config, tmp_path, capsys):
         train(pretext_config, interrupt_at(2, signal.SIGTERM))
     assert stop.value.code == 143
     assert "stopped after step 2; the same command goes on" in capsys.readouterr().out
-    state = checkpoint.read_run(pretext_config["train_cfg"]["checkpoints"]["checkpoints_path"])
+    state = run_folder.read(pretext_config["train_cfg"]["checkpoints"]["checkpoints_path"])
     assert state["step"] == 2
 
 
@@ -160,7 +160,7 @@ def test_a_last_step_that_does_not_fit_is_refused(pretext_config, capsys):
     train(pretext_config, num_epoch=1, batch_size=2)
     assert "going on with steps of 2 images, so far 4: at image 20" in capsys.readouterr().out
     path = pretext_config["train_cfg"]["checkpoints"]["checkpoints_path"]
-    assert checkpoint.read_run(path)["step"] == 5 + 2
+    assert run_folder.read(path)["step"] == 5 + 2
 
 
 def test_a_finished_run_says_that_nothing_is_left(pretext_config, capsys):
@@ -188,7 +188,7 @@ def test_a_second_sigterm_does_not_keep_the_first_from_saving(pretext_config):
         train(pretext_config, sabotage)
     assert stop.value.code == 143
     path = pretext_config["train_cfg"]["checkpoints"]["checkpoints_path"]
-    assert checkpoint.read_run(path)["step"] == 2
+    assert run_folder.read(path)["step"] == 2
 
 
 def test_a_checkpoint_of_an_earlier_version_is_told_from_others(pretext_config, tmp_path):
@@ -353,7 +353,7 @@ def test_the_backbone_is_exported_before_the_checkpoint_that_says_so(pretext_con
     seen = []
 
     def export(step, epoch, images):
-        latest = checkpoint.read_run(tmp_path / "run")
+        latest = run_folder.read(tmp_path / "run")
         seen.append((step, epoch, images, latest and latest["step"]))
 
     fit(TinyNet(), dataset, collate, **settings, export=export)
@@ -367,7 +367,7 @@ def test_the_best_checkpoint_is_the_one_of_the_highest_score(pretext_config, tmp
     scores = iter([0.2, 0.7, 0.7, 0.5])
     fit(TinyNet(), dataset, collate, **settings, evaluate=lambda: {"miou": next(scores)})
     assert checkpoint.read(tmp_path / "run/best.pth")["step"] == 12
-    assert checkpoint.read_run(tmp_path / "run")["best"] == 0.7
+    assert run_folder.read(tmp_path / "run")["best"] == 0.7
     scored = [entry["val_miou"] for entry in entries(pretext_config) if "val_miou" in entry]
     assert scored == [0.2, 0.7, 0.7, 0.5]
 
@@ -409,7 +409,7 @@ def test_a_changed_network_is_refused_and_a_changed_rate_is_said(pretext_config,
     pretext_config["train_cfg"]["optimizer"]["weight_decay"] = 0.5
     with pytest.raises(SystemExit):
         train(pretext_config, interrupt_at(2))
-    state = checkpoint.read_run(tmp_path / "run")
+    state = run_folder.read(tmp_path / "run")
     assert state["optimizer"]["param_groups"][0]["weight_decay"] == 0.5
     pretext_config["agr_head_cfg"] = None
     with pytest.raises(UserError, match=r"agr_head_cfg was .* and is now None"):
@@ -463,7 +463,7 @@ def test_compiled_training_keeps_plain_keys(pretext_config, monkeypatch):
     train(pretext_config, num_epoch=1, compile="max-autotune")
     folder = pretext_config["train_cfg"]["checkpoints"]["checkpoints_path"]
     assert modes == ["max-autotune"]
-    assert set(checkpoint.read_run(folder)["model"]) == set(TinyNet().state_dict())
+    assert set(run_folder.read(folder)["model"]) == set(TinyNet().state_dict())
 
 
 def test_cuda_without_cuda_says_what_to_set():

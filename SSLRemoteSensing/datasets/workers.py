@@ -1,8 +1,12 @@
 """What a loader's worker process does first, and how its workers end."""
 
+import contextlib
 import signal
+from collections.abc import Iterator
 
 import cv2
+
+from SSLRemoteSensing.errors import UserError
 
 GRACE = 20  # seconds
 
@@ -26,3 +30,28 @@ def end_workers(batches) -> None:
     """
     if hasattr(batches, "_shutdown_workers"):  # torch has no public name for it
         batches._shutdown_workers()
+
+
+@contextlib.contextmanager
+def lost_workers_told() -> Iterator[None]:
+    """Raise a `UserError` where a loader's worker was killed, as the system does to free memory.
+
+    torch tells it by a RuntimeError, from a signal handler: wherever the main process is by then.
+    If that is just fetching a batch, the worker's connection is what fails.
+    """
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        reason = " ".join(str(error).split())
+        killed = "killed by signal" in reason or "exited unexpectedly" in reason
+        if isinstance(error, RuntimeError):
+            lost = killed and "DataLoader worker" in reason
+        else:  # of a worker's own errors it says which worker; a pipe is stdout
+            lost = "DataLoader worker" not in reason and not isinstance(error, BrokenPipeError)
+        if not lost:
+            raise
+        raise UserError(
+            f"train_cfg.num_workers: a worker that reads images was killed "
+            f"({reason or type(error).__name__}), probably for lack of memory; set fewer "
+            f"num_workers, or smaller crops; the last checkpoint is kept, the same command goes on"
+        ) from error

@@ -1,0 +1,544 @@
+"""Damage what users hand in, at random: it must be read, or refused in one line, and nothing else.
+
+    python tests/soak/fuzz.py --cases 20000 --output fuzz.json
+    python tests/soak/fuzz.py --cases 50000 --output fuzz.json      # goes on from 20000
+    python tests/soak/fuzz.py --case image:173                      # one again, with its traceback
+
+Images, labels, configs (text and values), overrides and checkpoints are damaged by flipped bits, by
+bytes cut off, put in and set to extremes, headers more often than the rest. Good outcomes are `ok`
+and `refused` (a UserError). Bad ones: `error`, any other exception; `hang`, more than 20 seconds;
+`crash`, the end of the process; `memory`, over 1 GiB more for a small file; `let in`, a checkpoint
+of a run read as if nothing was wrong, with other contents. A case depends on seed, kind and number
+alone. Children do the work, so that a crash is seen and counted. Exit status 1: a bad outcome.
+"""
+
+import argparse
+import copy
+import json
+import os
+import re
+import resource
+import runpy
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from pathlib import Path
+
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = "1"
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from SSLRemoteSensing import checkpoint, raster, run_folder  # noqa: E402
+from SSLRemoteSensing.command import parser, settings  # noqa: E402
+from SSLRemoteSensing.config import build, load_config  # noqa: E402
+from SSLRemoteSensing.datasets.pretext import PretextDataset  # noqa: E402
+from SSLRemoteSensing.datasets.segmentation import SegmentationDataset  # noqa: E402
+from SSLRemoteSensing.engine import CheckpointSettings  # noqa: E402
+from SSLRemoteSensing.errors import UserError  # noqa: E402
+from SSLRemoteSensing.log import LogSettings  # noqa: E402
+from SSLRemoteSensing.models.weights import load_backbone  # noqa: E402
+from SSLRemoteSensing.schedules import SCHEDULES  # noqa: E402
+from SSLRemoteSensing.schema import check_pretext, check_segmentation  # noqa: E402
+
+SECONDS = 20  # that a case may take; the machine may be busy
+MEMORY = 2**30  # that a case may take more than its process has
+LIMIT = 4 * 2**30  # where the system refuses more
+CHUNK = 250  # cases of a child
+BAD = ("error", "hang", "crash", "memory", "let in")
+CONFIGS = ("demo_oam_pretrain_resnet18_cfg.py", "demo_oam_finetune_resnet18_cfg.py")
+
+
+def main() -> None:
+    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags.add_argument("--cases", type=int, default=20000, help="in all, those in OUTPUT included")
+    flags.add_argument("--output", type=Path, default=Path("soak_fuzz.json"))
+    flags.add_argument("--seed", type=int, default=0)
+    flags.add_argument("--case", metavar="KIND:NUMBER", help="only this one, its traceback shown")
+    args = flags.parse_args()
+    assert len(os.listdir("/proc/self/task")) == 1, "a thread runs: forked children would lack it"
+    folder = Path(tempfile.mkdtemp(prefix="fuzz_"))
+    try:
+        if args.case:
+            kind, _, number = args.case.partition(":")
+            os.chdir(folder)
+            draw(folder)
+            outcome = judge(kind, int(number), args.seed, folder, show=True)
+            print(json.dumps(outcome, indent=1))
+            return
+        child = os.fork()  # no thread of OpenCV or torch may start in this process
+        if child == 0:
+            draw(folder)
+            os._exit(0)
+        os.waitpid(child, 0)
+        found = fuzz(args.cases, args.seed, folder, args.output)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    print(json.dumps(found["figures"], indent=1))
+    sys.exit(int(any(found["figures"]["outcomes"].get(bad) for bad in BAD)))
+
+
+def fuzz(cases: int, seed: int, folder: Path, output: Path) -> dict:
+    """Run what is missing of `cases` cases, each kind its share of them; all that is known."""
+    found = json.loads(output.read_text()) if output.exists() else {"seed": seed, "kinds": {}}
+    assert found["seed"] == seed, f"{output} is of --seed {found['seed']}"
+    for kind, (share, _) in KINDS.items():
+        entry = found["kinds"].setdefault(kind, {"done": 0, "outcomes": {}, "bad": []})
+        while entry["done"] < round(cases * share):
+            last = min(round(cases * share), entry["done"] + CHUNK)
+            for outcome in chunk(kind, entry["done"], last, seed, folder):
+                outcomes = entry["outcomes"]
+                outcomes[outcome["outcome"]] = outcomes.get(outcome["outcome"], 0) + 1
+                entry["done"] += 1
+                entry["most_mb"] = max(entry.get("most_mb", 0), outcome["mb"])
+                entry["most_seconds"] = max(entry.get("most_seconds", 0), outcome["seconds"])
+                if outcome["outcome"] in BAD:
+                    entry["bad"].append(outcome)
+            write(output, found)
+    return found
+
+
+def write(output: Path, found: dict) -> None:
+    """Write all that is known, whole or not at all."""
+    outcomes = Counter()
+    for entry in found["kinds"].values():
+        outcomes += entry["outcomes"]
+    bad = [one for entry in found["kinds"].values() for one in entry["bad"]]
+    found["figures"] = {
+        "cases": sum(entry["done"] for entry in found["kinds"].values()),
+        "outcomes": dict(outcomes),
+        "by_kind": {
+            kind: {key: value for key, value in entry.items() if key != "bad"}
+            for kind, entry in found["kinds"].items()
+        },
+        # One of each kind of defect, with the command that shows it.
+        "defects": {
+            one["what"]: {
+                "times": len(same),
+                "again": f"--seed {found['seed']} --case {one['case']}",
+            }
+            for one in bad
+            for same in [[other for other in bad if other["what"] == one["what"]]]
+        },
+    }
+    part = output.with_name(f".{output.name}.part")
+    part.write_text(json.dumps(found, indent=1) + "\n")
+    os.replace(part, output)
+
+
+def chunk(kind: str, first: int, last: int, seed: int, folder: Path) -> list[dict]:
+    """The outcomes of the cases `first` to `last`, less those after one that ended the child."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)  # decoders write their warnings to the terminal
+        os.dup2(nowhere, 2)
+        os.chdir(folder)
+        cv2.setNumThreads(0)
+        held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (held + LIMIT, held + LIMIT))
+        with os.fdopen(writer, "w", buffering=1) as file:
+            for number in range(first, last):
+                file.write(json.dumps(judge(kind, number, seed, folder)) + "\n")
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as file:
+        outcomes = [json.loads(line) for line in file.read().splitlines()]
+    _, status = os.waitpid(child, 0)
+    if len(outcomes) < last - first:
+        code = os.waitstatus_to_exitcode(status)
+        # What cannot be interrupted, a loop in a decoder, ends by the second alarm.
+        outcome = "hang" if code == -signal.SIGALRM else "crash"
+        case = {"case": f"{kind}:{first + len(outcomes)}", "outcome": outcome, "mb": 0}
+        outcomes.append(case | {"what": f"{kind}: {outcome}, status {code}", "seconds": 0})
+    return outcomes
+
+
+class Hang(BaseException):
+    """A case took too long."""
+
+
+def judge(kind: str, number: int, seed: int, folder: Path, show: bool = False) -> dict:
+    """Run one case; its outcome, with what it took."""
+
+    def late(*_):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(SECONDS)
+        raise Hang
+
+    rng = np.random.default_rng([seed, list(KINDS).index(kind), number])
+    Path("/proc/self/clear_refs").write_text("5")  # the peak below begins anew
+    before = peak()
+    began = os.times().elapsed
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(SECONDS)
+    outcome, what = "ok", None
+    try:
+        what = KINDS[kind][1](rng, folder)
+        outcome = "let in" if what else "ok"
+    except UserError:
+        outcome = "refused"
+        if show:
+            traceback.print_exc()
+    except Hang:
+        outcome, what = "hang", f"{kind}: more than {SECONDS} s"
+    except BaseException as error:  # SystemExit too: only the commands may end the process
+        outcome, what = "error", signature(error)
+        if show:
+            traceback.print_exc()
+    finally:
+        signal.alarm(0)
+    took = peak() - before
+    if took > MEMORY and outcome in ("ok", "refused"):
+        outcome, what = "memory", f"{kind}: {took >> 20} MB"
+    result = {"case": f"{kind}:{number}", "outcome": outcome, "mb": took >> 20}
+    return result | {"what": what, "seconds": round(os.times().elapsed - began, 2)}
+
+
+def peak() -> int:
+    """The most memory this process had at a time, in bytes, since clear_refs."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+
+def signature(error: BaseException) -> str:
+    """What tells one defect from another: the type, and where in our code it came out."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "SSLRemoteSensing/" in frame.filename]
+    where = f"{Path(ours[-1].filename).name}:{ours[-1].name}" if ours else "outside"
+    said = re.sub(r"/\S+|0x\w+|\d+", "_", " ".join(str(error).split()))
+    return f"{type(error).__name__} in {where}: {said[:100]}"
+
+
+# What is damaged.
+
+
+def draw(folder: Path) -> None:
+    """Whole files of every kind, small, in `folder`."""
+    from conftest import draw_tiles
+    from drawn import write_tiff
+
+    draw_tiles(folder / "tiles", 8, size=48)
+    rng = np.random.default_rng(0)
+    colour = rng.integers(0, 256, (40, 52, 3), np.uint8)
+    colour[5:30, 10:40] = (90, 120, 60)  # something that compresses
+    deep = colour.astype(np.uint16) * 257
+    images, labels = folder / "images", folder / "labels"
+    images.mkdir()
+    labels.mkdir()
+    cv2.imwrite(str(images / "colour.jpg"), colour)
+    cv2.imwrite(str(images / "grey.jpg"), colour[:, :, 0])
+    Image.fromarray(colour).convert("CMYK").save(images / "cmyk.jpg")
+    Image.fromarray(colour).save(images / "progressive.jpg", progressive=True)
+    cv2.imwrite(str(images / "colour.png"), colour)
+    cv2.imwrite(str(images / "grey.png"), colour[:, :, 0])
+    cv2.imwrite(str(images / "deep.png"), deep)
+    cv2.imwrite(str(images / "alpha.png"), np.dstack([colour, colour[:, :, :1]]))
+    Image.fromarray(colour).quantize(16).save(images / "palette.png")
+    planes = colour.transpose(2, 0, 1)
+    write_tiff(images / "plain.tif", planes)
+    write_tiff(images / "packed.tif", planes, compress="deflate", predictor=2)
+    write_tiff(images / "lzw.tif", deep.transpose(2, 0, 1), compress="lzw")
+    write_tiff(images / "tiled.tif", planes, tiled=True, blockxsize=16, blockysize=16)
+    write_tiff(images / "jpeg.tif", planes, compress="jpeg", interleave="pixel")
+    write_tiff(images / "float.tif", planes.astype(np.float32))
+    Image.fromarray(colour).quantize(16).save(images / "palette.tif")
+    classes = (colour[:, :, 0] // 64).astype(np.uint8)
+    Image.fromarray(classes).save(labels / "grey.png")
+    Image.fromarray(classes > 1).save(labels / "one_bit.png")
+    Image.fromarray(classes).quantize(4).save(labels / "palette.png")
+    cv2.imwrite(str(labels / "deep.png"), classes.astype(np.uint16))
+    write_tiff(labels / "label.tif", classes)
+    write_tiff(labels / "packed.tif", classes, compress="deflate")
+
+    torch.manual_seed(0)
+    weights = {"features.0.weight": torch.randn(8, 3, 3, 3), "features.0.bias": torch.randn(8)}
+    moments = {0: {"step": torch.tensor(3.0), "exp_avg": torch.randn(8, 3, 3, 3)}}
+    state = {
+        "model": {f"backbone.{key}": value for key, value in weights.items()},
+        "optimizer": {"state": moments, "param_groups": [{"lr": 0.1, "params": [0, 1]}]},
+        "best": 0.5,
+        "images": 24,
+        "processes": [{"random": {"cpu": torch.get_rng_state(), "cuda": None}, "history": {}}],
+        "card": {"name": "vgg16", "config": {"a": [1, 2.5, None, "x"]}},
+        **{"step": 7, "epoch": 1, "offset": 8, "per_step": 4},
+    }
+    (folder / "whole").mkdir()
+    checkpoint.write(folder / "whole/latest.pth", state)
+    checkpoint.export_backbone(folder / "whole", weights, {"name": "vgg16", "epoch": 1})
+
+
+def damaged(data: bytes, rng: np.random.Generator) -> bytes:
+    """`data` with one to four changes; half of them within the first 200 bytes, the header."""
+    data = bytearray(data)
+    for _ in range(int(rng.choice([1, 1, 1, 2, 3, 4]))):
+        end = len(data) if rng.random() < 0.5 else min(len(data), 200)
+        at = int(rng.integers(max(1, end)))
+        change = int(rng.integers(7))
+        if not data:
+            break
+        if change == 0:
+            data[at] ^= 1 << int(rng.integers(8))
+        elif change == 1:
+            data[at] = int(rng.integers(256))
+        elif change == 2:
+            del data[int(rng.integers(len(data))) :]
+        elif change == 3:
+            data[at:at] = rng.bytes(int(rng.integers(1, 40)))
+        elif change == 4:
+            del data[at : at + int(rng.integers(1, 40))]
+        elif change == 5:  # what sizes and offsets are: the extremes of two or four bytes
+            size = int(rng.choice([2, 4]))
+            number = int(rng.choice([0, 1, 0x7F, 0xFFFF, 0x10000, 0x7FFFFFFF, 0xFFFFFFFF]))
+            order = str(rng.choice(["big", "little"]))
+            data[at : at + size] = (number & (1 << 8 * size) - 1).to_bytes(size, order)
+        else:
+            other = int(rng.integers(len(data)))
+            piece = data[other : other + int(rng.integers(1, 64))]
+            data[at : at + len(piece)] = piece
+    return bytes(data)
+
+
+def damaged_file(folder: Path, kind: str, rng: np.random.Generator) -> Path:
+    whole = sorted((folder / kind).iterdir())
+    chosen = whole[int(rng.integers(len(whole)))]
+    data = bytearray(damaged(chosen.read_bytes(), rng))
+    if chosen.suffix == ".png" and rng.random() < 0.5:
+        mend_png(data)
+    path = folder / f"damaged{chosen.suffix}"
+    path.write_bytes(data)
+    return path
+
+
+def mend_png(data: bytearray) -> None:
+    """Make the checksum of the header right, as a decoder would stop there otherwise."""
+    import zlib
+
+    if len(data) > 33:
+        data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+
+
+def read_image(rng: np.random.Generator, folder: Path) -> None:
+    path = damaged_file(folder, "images", rng)
+    arguments = [
+        dict(in_channels=3),
+        dict(in_channels=3, max_value=1023.0),
+        dict(in_channels=1, bands=(1,)),
+        dict(in_channels=4),
+    ]
+    raster.image_size(path)
+    image = raster.read_image(path, **arguments[int(rng.choice(4, p=[0.6, 0.2, 0.1, 0.1]))])
+    assert image.dtype == np.uint8
+    assert image.ndim == 3
+
+
+def read_label(rng: np.random.Generator, folder: Path) -> None:
+    path = damaged_file(folder, "labels", rng)
+    raster.image_size(path)
+    label = raster.read_label(path)
+    assert label.dtype == np.uint8
+    assert label.ndim == 2
+
+
+def read_config_text(rng: np.random.Generator, folder: Path) -> None:
+    name = CONFIGS[int(rng.integers(2))]
+    text = (ROOT / "configs" / name).read_bytes()
+    start = text.index(b"\nimg_size" if b"\nimg_size" in text else b"\nimages")
+    path = folder / name
+    path.write_bytes(damaged_text(text, start, rng))
+    (check_pretext if "pretrain" in name else check_segmentation)(load_config(path))
+
+
+def damaged_text(text: bytes, start: int, rng: np.random.Generator) -> bytes:
+    """`text` with words swapped, left out and replaced, or bytes damaged, after `start`."""
+    head, body = text[:start], text[start:]
+    if rng.random() < 0.3:
+        return head + damaged(body, rng)
+    words = re.split(rb"(\W)", body)
+    for _ in range(int(rng.integers(1, 4))):
+        at, other = (int(i) for i in rng.integers(len(words), size=2))
+        strange = [b"", b"None", b"-1", b"[", b"1e999", b"0", b"''", b"{}", words[other]]
+        words[at] = strange[int(rng.integers(len(strange)))]
+    return head + b"".join(words)
+
+
+STRANGE = [
+    *(None, True, False, 0, -1, 1, 2, 3, 7, 33, 64, 2**31, 2**63, 10**30),
+    *(0.0, -0.5, 0.5, 1.0, 1.5, 2.5, 1e-320, 1e308),
+    *(float("nan"), float("inf"), float("-inf"), 1j, b"bytes", {1, 2}, object, range(3)),
+    *("", "x", "\x00", "a" * 5000, "\ud800", "nowhere/at/all", "random", "**", "[", "../x", "~"),
+    *([], (), {}, [[]], [None], [0], [-1, 2.5], (0.5, 0.1), (1, 2, 3, 4), [{}], {"name": "x"}),
+    *({"name": None}, {None: None}, {1: 2}, {"name": ["x"]}, [1] * 1000, ["a", "b"], [["x"]]),
+]
+
+
+def damage_values(config: dict, rng: np.random.Generator) -> None:
+    """One to three values at any depth replaced, left out, renamed or put in.
+
+    Half of them stay of their type, so that they come past the check of types.
+    """
+    for _ in range(int(rng.choice([1, 1, 2, 3]))):
+        owners, waiting = [], [config]
+        while waiting:
+            one = waiting.pop()
+            if isinstance(one, dict) and one:
+                owners.append(one)
+                waiting += one.values()
+        if not owners:
+            return
+        owner = owners[int(rng.integers(len(owners)))]
+        key = list(owner)[int(rng.integers(len(owner)))]
+        way = int(rng.integers(8))
+        alike = [one for one in STRANGE if type(one) is type(owner[key])]
+        pool = alike if way > 3 and alike else STRANGE
+        value = copy.deepcopy(pool[int(rng.integers(len(pool)))])
+        if way == 0:
+            del owner[key]
+        elif way == 1:
+            owner[f"{key}s"] = owner.pop(key)
+        elif way == 2:
+            owner[str(rng.choice(["name", "extra", "device", "seed", "bands"]))] = value
+        else:
+            owner[key] = value
+
+
+def strange_config(rng: np.random.Generator, folder: Path) -> tuple[dict, bool]:
+    pretrains = bool(rng.integers(2))
+    config = load_config(ROOT / "configs" / CONFIGS[0 if pretrains else 1])
+    train, tiles = config["train_cfg"], folder / "tiles"
+    train |= {"device": "cpu", "precision": "fp32", "batch_size": 2, "num_workers": 0}
+    images, labels = str(tiles / "images"), str(tiles / "labels")
+    if pretrains:
+        train["train_data"] |= {"data_path": images, "data_format": "*.jpg", "img_size": 32}
+    else:
+        paths = {"image_path": images, "label_path": labels, "data_format": "*.jpg"}
+        train["train_data"] |= paths | {"hash_range": (0, 1), "crop_size": 32}
+        train["val_data"] |= paths | {"hash_range": (0, 1)}
+        train["test_data"] |= paths
+    damage_values(config, rng)
+    return config, pretrains
+
+
+def use_config(rng: np.random.Generator, folder: Path) -> None:
+    """Check a config and build what of it takes no time: data, a sample, schedule, settings."""
+    config, pretrains = strange_config(rng, folder)
+    (check_pretext if pretrains else check_segmentation)(config)
+    train = config["train_cfg"]
+    CheckpointSettings(**train["checkpoints"])
+    LogSettings(**train["log"])
+    if train.get("lr_schedule"):
+        build(SCHEDULES, train["lr_schedule"], "train_cfg.lr_schedule")(3, 10, 1)
+    if pretrains:
+        data = PretextDataset(**train["train_data"], in_channels=3, seed=0)
+    else:
+        data = SegmentationDataset(
+            **train["train_data"], num_classes=len(config["classes"]), in_channels=3, seed=0
+        )
+    data[(0, int(rng.integers(len(data))))]
+
+
+def run_config(rng: np.random.Generator, folder: Path) -> None:
+    """One rehearsed step of a command with a strange config."""
+    config, pretrains = strange_config(rng, folder)
+    if "/dev" in repr(config) or not isinstance(config, dict):
+        return
+    path = folder / "strange.py"
+    try:
+        path.write_text(f"config = {config!r}\n")
+    except UnicodeEncodeError:
+        return
+    sys.argv = ["x.py", "--config_file", str(path), "--dry_run"]
+    runpy.run_path(str(ROOT / ("train.py" if pretrains else "finetune_seg.py")))["main"]()
+
+
+def override_config(rng: np.random.Generator, folder: Path) -> None:
+    sound = ["train_cfg.batch_size=4", "backbone_cfg.mean=(0.1,0.2,0.3)", "train_cfg.log.x={'a':1}"]
+    given = []
+    for _ in range(int(rng.integers(1, 4))):
+        text = damaged(sound[int(rng.integers(len(sound)))].encode(), rng)
+        given.append(text.decode(errors="surrogateescape").replace("\0", "0"))
+    flags = parser("fuzz")
+    args = flags.parse_args(
+        ["--config_file", str(ROOT / "configs" / CONFIGS[0]), "--set=" + given[0]]
+    )
+    args.set += [given[1:]]
+    check_pretext(settings(args))
+
+
+def read_latest(rng: np.random.Generator, folder: Path) -> str | None:
+    """A checkpoint of a run is what was written, or it is refused."""
+    whole = folder / "whole/latest.pth"
+    at = folder / "run"
+    shutil.rmtree(at, ignore_errors=True)
+    at.mkdir()
+    path = at / "latest.pth"
+    if rng.random() < 0.3:  # one bit alone: in a tensor's bytes no decoder would notice
+        data = bytearray(whole.read_bytes())
+        data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(data)
+    else:
+        path.write_bytes(damaged(whole.read_bytes(), rng))
+    state, expected = run_folder.read(at), checkpoint.read(whole)
+    return None if same(state, expected) else "latest.pth: read with other contents"
+
+
+def read_backbone(rng: np.random.Generator, folder: Path) -> str | None:
+    """So is a backbone beside its card; without the card it has no checksum."""
+    at = folder / "exported"
+    shutil.rmtree(at, ignore_errors=True)
+    shutil.copytree(folder / "whole", at)
+    path = at / "backbone.pth"
+    path.write_bytes(damaged(path.read_bytes(), rng))
+    carded = rng.random() < 0.5
+    if not carded:
+        (at / "backbone.json").unlink()
+    elif rng.random() < 0.3:
+        (at / "backbone.json").write_bytes(damaged((at / "backbone.json").read_bytes(), rng))
+    contents = checkpoint.read(path)
+    checkpoint.read_card(path, contents)
+    state = checkpoint.backbone_weights(contents)
+    expected = checkpoint.backbone_weights(checkpoint.read(folder / "whole/backbone.pth"))
+    intact = (at / "backbone.json").exists() and "sha256" in json.loads(
+        (at / "backbone.json").read_text()
+    )
+    if carded and intact and not same(state, expected):
+        return "backbone.pth: read with other contents beside its card"
+    load_backbone(None, path, strict=False)
+    return None
+
+
+def same(a, b) -> bool:
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        same_kind = a.dtype == b.dtype and a.shape == b.shape and not a.requires_grad
+        return same_kind and a.numpy().tobytes() == b.numpy().tobytes()  # NaN is itself
+    if isinstance(a, dict) and isinstance(b, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and a == b
+
+
+# kind -> its share of the cases, and what runs one. The order numbers the random generators.
+KINDS = {
+    "image": (0.4, read_image),
+    "label": (0.15, read_label),
+    "config_text": (0.1, read_config_text),
+    "config_values": (0.1, use_config),
+    "override": (0.045, override_config),
+    "latest": (0.13, read_latest),
+    "backbone": (0.07, read_backbone),
+    "dry_run": (0.005, run_config),
+}
+
+
+if __name__ == "__main__":
+    main()

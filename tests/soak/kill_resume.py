@@ -1,0 +1,409 @@
+"""Kill training runs at random moments; what comes of them must be what a straight run gives.
+
+    python tests/soak/kill_resume.py --kills 100 --output soak.json
+    python tests/soak/kill_resume.py --kills 500 --output soak.json      # goes on from 100
+
+Each scenario is trained once without a stop. Then it is started, ended by SIGKILL, started again by
+the same command and so on until it is done, and weights, moments, metrics.jsonl, TensorBoard events
+and scores are compared, bit for bit. A third of the kills come at any moment, a third while a
+`.part` file is being written, a third just after a checkpoint appears. Every figure of the JSON is
+of all calls so far; it is written after each run. Exit status 1: something differed.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import resource
+import runpy
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+# Before torch and OpenCV are loaded: their threads would be gone in a forked child, see `in_child`.
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = "1"
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import matplotlib.pyplot  # noqa: E402, F401
+import torch  # noqa: E402
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
+from torch.utils.tensorboard import SummaryWriter  # noqa: E402, F401
+
+from SSLRemoteSensing.config import load_config, override  # noqa: E402
+from SSLRemoteSensing.errors import run_command  # noqa: E402
+
+MOMENTS = ("any", "write", "saved")
+TIMED = {"images_per_second", "data_wait"}  # of an entry: not the run's doing
+WORKERS = (0, 1, 2)
+
+# name -> command, and what it sets. Steps of 4 images of 16, so 4 an epoch.
+CHECKPOINTS = "train_cfg.checkpoints."
+SCENARIOS = {
+    "pretrain": ("train.py", ["train_cfg.num_epoch=3"]),
+    "pretrain, accumulated, cosine, saved by the clock": (
+        "train.py",
+        [
+            "train_cfg.batch_size=2",
+            "train_cfg.accumulate_steps=2",
+            "train_cfg.num_epoch=None",
+            "train_cfg.num_step=9",
+            "train_cfg.lr_schedule={'name': 'cosine', 'warmup_steps': 3}",
+            "train_cfg.log.log_step=2",
+            CHECKPOINTS + "save_minutes=1e-9",
+            CHECKPOINTS + "save_step=2",
+        ],
+    ),
+    "finetune, cosine": ("finetune_seg.py", ["train_cfg.num_step=10"]),
+    "finetune, accumulated, poly, saved by the clock": (
+        "finetune_seg.py",
+        [
+            "train_cfg.batch_size=2",
+            "train_cfg.accumulate_steps=2",
+            "train_cfg.num_step=10",
+            "train_cfg.lr_schedule={'name': 'poly'}",
+            CHECKPOINTS + "save_minutes=0.01",
+        ],
+    ),
+}
+
+
+def main() -> None:
+    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags.add_argument("--kills", type=int, default=100, help="in all, those in OUTPUT included")
+    flags.add_argument("--output", type=Path, default=Path("soak_kills.json"))
+    flags.add_argument("--folder", type=Path, help="of the runs; by default a temporary one")
+    flags.add_argument("--seed", type=int, default=0)
+    flags.add_argument("--most", type=int, default=6, help="kills of one run")
+    args = flags.parse_args()
+    assert len(os.listdir("/proc/self/task")) == 1, "a thread runs: forked children would lack it"
+    folder = args.folder or Path(tempfile.mkdtemp(prefix="kill_resume_"))
+    known = json.loads(args.output.read_text()) if args.output.exists() else {"runs": []}
+    runs = known["runs"]
+    commands = {name: runpy.run_path(str(ROOT / SCENARIOS[name][0]))["main"] for name in SCENARIOS}
+    try:
+        in_child(draw, folder / "tiles")
+        straight = {}
+        number = len(runs)
+        while sum(len(run["kills"]) for run in runs) < args.kills:
+            name = list(SCENARIOS)[number % len(SCENARIOS)]
+            if name not in straight:
+                started = time.monotonic()
+                status, _ = run_to_end(commands[name], write_config(name, folder, "straight"), 0)
+                assert status == 0, f"the straight run failed: {folder}/straight/{name}/said.txt"
+                straight[name] = time.monotonic() - started
+            draws = random.Random(f"{args.seed} {number}")
+            runs.append({"scenario": name, "number": number, "kills": [], "outcome": "unfinished"})
+            attempt(runs[-1], commands[name], name, folder, straight[name], draws, args.most)
+            report(args.output, args.seed, runs)
+            number += 1
+            bad = runs[-1]["outcome"] != "identical"
+            print(
+                f"run {number}, {name}: {len(runs[-1]['kills'])} kills, {runs[-1]['outcome']}",
+                flush=True,
+            )
+            kept = run_folder(folder, "killed", name)
+            if bad:
+                shutil.move(kept, args.output.absolute().with_suffix(f".run_{number}"))
+            shutil.rmtree(kept, ignore_errors=True)
+    finally:
+        if args.folder is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    print(json.dumps(report(args.output, args.seed, runs), indent=1))
+    sys.exit(int(any(run["outcome"] != "identical" for run in runs)))
+
+
+def run_folder(folder: Path, kind: str, name: str) -> Path:
+    return folder / kind / name.replace(",", "").replace(" ", "_")
+
+
+def draw(folder: Path) -> None:
+    from conftest import draw_tiles
+
+    draw_tiles(folder, 24, size=48)
+
+
+def write_config(name: str, folder: Path, kind: str) -> Path:
+    """The config of a scenario: the demo's, small, on drawn tiles, in `folder`/`kind`."""
+    script, overrides = SCENARIOS[name]
+    run, tiles = run_folder(folder, kind, name), folder / "tiles"
+    pretrains = script == "train.py"
+    which = "pretrain" if pretrains else "finetune"
+    config = load_config(ROOT / f"configs/demo_oam_{which}_resnet18_cfg.py")
+    train = config["train_cfg"]
+    train |= {"batch_size": 4, "device": "cpu", "precision": "fp32", "channels_last": False}
+    train["checkpoints"] = {"checkpoints_path": str(run), "save_step": 1, "max_keep": 2}
+    train["log"] = {"log_path": str(run / "log"), "log_step": 1}
+    some, others = ["tile_00*.jpg", "tile_01[0-5].jpg"], ["tile_01[6-9].jpg"]
+    if pretrains:
+        config["examplar_head_cfg"]["out_channels"] = 64
+        train["optimizer"] = {"name": "SGD", "lr": 0.01, "momentum": 0.9}  # smaller than Adam's
+        train["train_data"] |= {"data_path": str(tiles / "images"), "data_format": some}
+        train["train_data"] |= {"img_size": 32, "crop_size": None}
+    else:
+        paths = {"image_path": str(tiles / "images"), "label_path": str(tiles / "labels")}
+        train["train_data"] |= paths | {"data_format": some, "crop_size": 32, "hash_range": (0, 1)}
+        train["val_data"] = paths | {"data_format": others}
+        train["test_data"] = paths | {"data_format": "tile_02*.jpg"}
+    for text in overrides:
+        override(config, text)
+    shutil.rmtree(run, ignore_errors=True)
+    run.mkdir(parents=True)
+    file = run / "config.py"
+    file.write_text(f"config = {config!r}\n")
+    return file
+
+
+def in_child(function, *args):
+    """What `function(*args)` gives, of plain values, in a forked process.
+
+    A process that has loaded torch takes 5 seconds to start, one that is forked from it none. It
+    must have started no thread, as those are not forked: so all work is done in children, and this
+    process only waits.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            result = json.dumps([True, function(*args)])
+        except BaseException:
+            result = json.dumps([False, traceback.format_exc()])
+        with os.fdopen(writer, "w") as file:
+            file.write(result)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as file:
+        text = file.read()
+    os.waitpid(child, 0)
+    fine, result = json.loads(text)
+    if not fine:
+        raise RuntimeError(result)
+    return result
+
+
+def start(command, config: Path, workers: int) -> int:
+    """Start a command as `python train.py --config_file CONFIG` would; its process number."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        os.setsid()
+        said = os.open(config.parent / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+        os.chdir(config.parent)
+        sys.argv = [str(ROOT / "train.py"), "--config_file", str(config), "--set"]
+        sys.argv += [f"train_cfg.num_workers={workers}"]
+        run_command(command)
+        status = 0
+    except SystemExit as stop:
+        status = stop.code or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def run_to_end(command, config: Path, workers: int) -> tuple[int, float]:
+    started = time.monotonic()
+    _, status = os.waitpid(start(command, config, workers), 0)
+    return os.waitstatus_to_exitcode(status), time.monotonic() - started
+
+
+def attempt(run: dict, command, name: str, folder: Path, whole: float, draws, most: int) -> None:
+    """Kill a run up to `most` times, let it end, compare it; all that is found goes to `run`."""
+    config = write_config(name, folder, "killed")
+    at = config.parent
+    workers, second = 0, 0
+    for _ in range(draws.randint(1, most)):
+        # The names of two event files of one second would not tell which came first.
+        while int(time.time()) == second:
+            time.sleep(0.01)
+        second = int(time.time())
+        workers, moment = draws.choice(WORKERS), draws.choice(MOMENTS)
+        before = saved_step(at)
+        child = start(command, config, workers)
+        if moment == "any":
+            wait(child, lambda: False, draws.uniform(0, 1.1 * whole))
+        else:
+            skipped, seen = draws.randint(0, 3), set()
+
+            def there(moment=moment, seen=seen, skipped=skipped) -> bool:
+                """Whether as many files of the kind have been written as shall be let pass."""
+                seen |= set(parts(at)) if moment == "write" else {(at / "latest.pth", stamp(at))}
+                return len(seen) > skipped + (moment == "saved")
+
+            wait(child, there, 60)
+            wait(child, lambda: False, draws.uniform(0, 0.2 if moment == "write" else 0.05))
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:  # it was done before
+            run["ended_before_kill"] = os.waitstatus_to_exitcode(status)
+            break
+        alone = draws.random() < 0.5  # workers find out by themselves, after seconds
+        with contextlib.suppress(ProcessLookupError):
+            (os.kill if alone else os.killpg)(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        reached, saved = last_step(at), saved_step(at)
+        run["kills"].append(
+            {
+                "moment": moment,
+                "workers": workers,
+                "workers_too": not alone,
+                "saved_before": before,
+                "reached": reached,
+                "saved": saved,
+                "steps_lost": max(0, reached - saved),
+                "parts_left": {part.name: part.stat().st_size for part in parts(at)},
+            }
+        )
+    while int(time.time()) == second:
+        time.sleep(0.01)
+    status, _ = run_to_end(command, config, draws.choice(WORKERS))
+    run["status"] = status
+    run["parts_in_the_end"] = [part.name for part in parts(at)]
+    if status:
+        said = (at / "said.txt").read_text()
+        run["outcome"] = f"ended with status {status}: {said[-1500:]}"
+        return
+    different = in_child(compare, str(run_folder(folder, "straight", name)), str(at))
+    different += [f"{part} is left over" for part in run["parts_in_the_end"]]
+    run["outcome"] = "; ".join(different) or "identical"
+
+
+def wait(child: int, until, seconds: float) -> None:
+    """Wait until `until()` or the end of the child, at most so many seconds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not until():
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return
+        time.sleep(0.001)
+
+
+def parts(folder: Path) -> list[Path]:
+    return [*folder.glob(".*.part"), *folder.glob("log/.*.part")]
+
+
+def stamp(folder: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return (folder / "latest.pth").stat().st_mtime_ns
+    return 0
+
+
+def last_step(folder: Path) -> int:
+    """The last step that metrics.jsonl has; log_step - 1 more may be done."""
+    try:
+        lines = (folder / "log/metrics.jsonl").read_text().splitlines()
+        return json.loads(lines[-1])["step"] if lines else 0
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def saved_step(folder: Path) -> int:
+    """The step of latest.pth."""
+    if not (folder / "latest.pth").exists():
+        return 0
+    return in_child(lambda: torch.load(folder / "latest.pth", weights_only=True)["step"])
+
+
+def compare(straight: str, killed: str) -> list[str]:
+    """What differs between two runs' folders."""
+    one, two = Path(straight), Path(killed)
+    found = []
+    for name in sorted({file.name for file in one.glob("*.pth")} | {"latest.pth"}):
+        if not (two / name).exists():
+            found.append(f"{name} is missing")
+            continue
+        a, b = (torch.load(folder / name, weights_only=True) for folder in (one, two))
+        for key in ("card", "checksum"):  # their paths differ
+            a.pop(key, None), b.pop(key, None)
+        found += [f"{name}: {path}" for path in differing(a, b)]
+    for name in sorted({file.name for file in two.glob("*.pth")}):
+        if not (one / name).exists():
+            found.append(f"{name} is too many")
+    entries = [entries_of(folder) for folder in (one, two)]
+    if entries[0] != entries[1]:
+        found.append(f"metrics.jsonl: {entries[0]} and {entries[1]}")
+    scalars = [scalars_of(folder) for folder in (one, two)]
+    for tag in scalars[0] | scalars[1]:
+        a, b = (side.get(tag, []) for side in scalars)
+        if tag not in TIMED and a != b:
+            found.append(f"events {tag}: {a} and {b}")
+        elif [step for step, _ in a] != [step for step, _ in b]:
+            found.append(f"events {tag}: other steps")
+    if (one / "results.json").exists():
+        a, b = (json.loads((folder / "results.json").read_text()) for folder in (one, two))
+        if a["protocols"] != b["protocols"]:
+            found.append("results.json: other scores")
+    json.loads((two / "run.json").read_text())
+    return found
+
+
+def differing(a, b, path: str = "") -> list[str]:
+    """Where two nests of dicts, lists and tensors differ."""
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return [] if a.dtype == b.dtype and torch.equal(a, b) else [path]
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return [line for key in a for line in differing(a[key], b[key], f"{path}.{key}")]
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+        pairs = enumerate(zip(a, b, strict=True))
+        return [line for i, (x, y) in pairs for line in differing(x, y, f"{path}[{i}]")]
+    return [] if type(a) is type(b) and a == b else [path]
+
+
+def entries_of(folder: Path) -> list[dict]:
+    lines = (folder / "log/metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMED} for line in lines]
+
+
+def scalars_of(folder: Path) -> dict[str, list]:
+    """tag -> (step, value), as TensorBoard shows them."""
+    events = EventAccumulator(str(folder / "log"))
+    events.Reload()
+    return {
+        tag: [(event.step, event.value) for event in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+    }
+
+
+def report(path: Path, seed: int, runs: list[dict]) -> dict:
+    """Write all that is known, whole or not at all; the figures alone come back."""
+    kills = [kill for run in runs for kill in run["kills"]]
+    lost = [kill["steps_lost"] for kill in kills]
+    ends = [run for run in runs if run["outcome"] != "unfinished"]
+    found = {
+        "kills": len(kills),
+        "by_moment": {m: sum(kill["moment"] == m for kill in kills) for m in MOMENTS},
+        "during_a_write": sum(bool(kill["parts_left"]) for kill in kills),
+        "during_a_write_of": sorted({name for kill in kills for name in kill["parts_left"]}),
+        "with_workers_left_alive": sum(
+            kill["workers"] > 0 and not kill["workers_too"] for kill in kills
+        ),
+        "steps_lost": {"sum": sum(lost), "most": max(lost, default=0)},
+        "bytes_of_parts_left": sum(sum(kill["parts_left"].values()) for kill in kills),
+        "runs": len(ends),
+        "runs_identical_to_the_straight_one": sum(run["outcome"] == "identical" for run in ends),
+        "by_scenario": {
+            name: {
+                "runs": sum(run["scenario"] == name for run in ends),
+                "kills": sum(len(run["kills"]) for run in runs if run["scenario"] == name),
+            }
+            for name in SCENARIOS
+        },
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
+    }
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps({"figures": found, "seed": seed, "runs": runs}, indent=1) + "\n")
+    os.replace(part, path)
+    return found
+
+
+if __name__ == "__main__":
+    main()
