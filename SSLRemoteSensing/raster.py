@@ -1,5 +1,6 @@
 """Read images and labels as arrays: JPEG and PNG by OpenCV, TIFF and GeoTIFF by rasterio."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -154,8 +155,21 @@ def _decode(path: Path, data: bytes, flags: int) -> np.ndarray:
         image = None
     if image is None:
         what = "cannot be decoded" if whole else "is truncated"
+        what = claim(data) or what
         raise UnreadableImage(f"image {path}: {what}; replace or remove it")
     return image
+
+
+def claim(data: bytes) -> str | None:
+    """What an image's header claims, where that is more than any reader takes."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+    except Image.DecompressionBombError as error:
+        return f"claims too many pixels ({error})"
+    except (OSError, SyntaxError, ValueError):
+        return None
+    return f"claims {width} x {height} pixels" if width * height > MAX_PIXELS else None
 
 
 def _read_tiff(path: Path, in_channels: int, bands: Sequence[int] | None) -> np.ndarray:

@@ -26,9 +26,9 @@ def find_images(
         UserError: no such folder or file, or nothing found; the message says what is there.
     """
     root = Path(data_path)
-    if root.is_file():
+    if os.path.isfile(root):  # which says no to a path that cannot be, where Path raises
         return leave_out(read_list(root), root.parent, exclude)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise UserError(f"data_path {root}: no such folder or list file; set data_path")
     patterns = [data_format] if isinstance(data_format, str) else list(data_format)
     patterns = [pattern.removeprefix("./") for pattern in patterns]

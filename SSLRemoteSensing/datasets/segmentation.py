@@ -25,6 +25,8 @@ from SSLRemoteSensing.datasets.transforms import ColorJitter, turn, window
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.raster import IGNORE, read_image, read_label
 
+LARGEST_CROP = 2**15  # OpenCV pads no image beyond it
+
 
 class SegmentationDataset(Dataset):
     """Images with label maps, paired by name.
@@ -85,9 +87,9 @@ class SegmentationDataset(Dataset):
         coding: ValueCoding | None = None,
         classes: Sequence[str] | None = None,
     ):
-        if crop_size is not None and crop_size < 1:
-            raise UserError(f"crop_size={crop_size}: must be at least 1 pixel")
-        if not Path(label_path).is_dir():
+        if crop_size is not None and not 1 <= crop_size <= LARGEST_CROP:
+            raise UserError(f"crop_size={crop_size}: must be 1 to {LARGEST_CROP} pixels")
+        if not os.path.isdir(label_path):
             raise UserError(f"label_path {label_path}: no such folder")
         self.num_classes, self.seed = num_classes, seed
         self.crop_size, self.flips, self.turns = crop_size, flips, turns
@@ -97,7 +99,7 @@ class SegmentationDataset(Dataset):
             image_path, label_path, data_format, label_format, hash_range, exclude
         )
         # A list file may lie anywhere; what it lists tells where the set is.
-        card = read_card(image_path if Path(image_path).is_dir() else Path(self.pairs[0][0]).parent)
+        card = read_card(image_path if os.path.isdir(image_path) else Path(self.pairs[0][0]).parent)
         self.max_value = agreed_scale(card, max_value)
         check_present(self.pairs, label_path, label_format)
         # Of a set prepared by us, labels included: its dataset.json.
@@ -237,7 +239,7 @@ def find_pairs(
     # In a folder of both, a label is the label of another file, and no image. That an image is
     # left out does not make its label an image.
     both = set(labels) & set(files) if label_path == image_path else set()
-    root = Path(image_path) if Path(image_path).is_dir() else Path(image_path).parent
+    root = Path(image_path) if os.path.isdir(image_path) else Path(image_path).parent
     kept = set(leave_out(files, root, exclude)) - both
     pairs = [pair for pair in zip(files, labels, strict=True) if pair[0] in kept]
     low, high = hash_range
@@ -252,7 +254,7 @@ def label_files(
     files: Sequence[str], image_path: str, label_path: str, label_format: str
 ) -> list[str]:
     """The label of each image: in the same sub-folder of `label_path`, named by `label_format`."""
-    skip = len(str(Path(image_path))) + 1 if Path(image_path).is_dir() else None
+    skip = len(str(Path(image_path))) + 1 if os.path.isdir(image_path) else None
     root, labels = str(Path(label_path)), []
     for file in files:
         inside, _, name = file[skip:].rpartition("/") if skip else ("", "", file)

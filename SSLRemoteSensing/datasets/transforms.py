@@ -272,7 +272,7 @@ def factor_range(name: str, value: float | Sequence, centre: float) -> tuple[flo
         low, high = value
     else:
         raise UserError(f"{name}={value!r}: expected a number or a pair")
-    limits = (0.0, float("inf")) if centre else (-0.5, 0.5)
+    limits = (0.0, 255.0) if centre else (-0.5, 0.5)  # at 255 every value but 0 is white
     if not limits[0] <= low <= high <= limits[1]:
         raise UserError(f"{name}={value!r}: the range must lie within {limits[0]} to {limits[1]}")
     return float(low), float(high)
