@@ -271,6 +271,60 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_files(pretext_config
     assert all(value.isfinite().all() for value in state["model"].values())
 
 
+def spoilt_at(*steps: int):
+    """Give the network an image that is no number at these steps (counted from 1)."""
+
+    def sabotage(model):
+        forward, calls = model.forward, []
+
+        def spoiling(batch):
+            calls.append(1)
+            if len(calls) in steps:
+                batch = batch | {"anchor": torch.full(batch["anchor"].shape, torch.nan)}
+            return forward(batch)
+
+        model.forward = spoiling
+
+    return sabotage
+
+
+def test_a_step_that_is_not_finite_is_left_out_where_that_is_allowed(pretext_config, capsys):
+    """Weights and statistics stay as they were before it; step, tasks and files are named."""
+    model = train(pretext_config, spoilt_at(3), max_skipped_steps=1)
+    said = capsys.readouterr().out
+    assert "step 3: loss agr, exemplar, inpainting is not finite, left out (1 of at most 1)" in said
+    assert said.count("tile_") >= 4
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert model.body[1].num_batches_tracked == 2 * (12 - 1)
+    assert [entry["step"] for entry in entries(pretext_config)] == [2, 4, 6, 8, 10, 12]
+
+
+def test_more_such_steps_than_are_allowed_stop_the_run(pretext_config, tmp_path):
+    """Those before a stop count too."""
+    with pytest.raises(UserError, match=r"step 8: .* max_skipped_steps=1 are left out already"):
+        train(pretext_config, spoilt_at(3, 8), max_skipped_steps=1)
+    state = run_folder.read(tmp_path / "run")
+    assert state["step"] == 6
+    assert state["processes"][0]["history"]["left_out"] == 1
+
+
+def test_embeddings_all_alike_are_warned_of_once(pretext_config, capsys):
+    train_cfg = pretext_config["train_cfg"] | dict(num_epoch=1)
+    settings = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
+    dataset = PretextDataset(**train_cfg["train_data"])
+    model = build_pretext(pretext_config)
+    found, remarks = model.watch(collate([dataset[(0, i)] for i in range(8)]))
+    assert found["embedding_std"] > 0.005
+    assert not remarks
+    assert model.training
+    nn.init.zeros_(model.exemplar_head.fc[-1].weight)  # every image has the bias as its embedding
+    model.exemplar_head.requires_grad_(False)
+    fit(model, dataset, collate, **settings, watch=model.watch)
+    said = capsys.readouterr().out
+    assert said.count("warning: the embeddings of all images are nearly the same") == 1
+    assert all(entry["embedding_std"] < 1e-3 for entry in entries(pretext_config))
+
+
 def test_weights_that_are_not_finite_are_never_saved(pretext_config, tmp_path):
     """A gradient can spoil the weights just before a save, when no loss shows it yet."""
 
