@@ -69,15 +69,15 @@ def locked(path: Path) -> int:
 def holder(folder: Path) -> str | None:
     """Which run writes in `folder` now, None where none does or where that cannot be seen.
 
-    Nothing is written. The lock is tried, shared, for an instant.
+    Nothing is written. The lock is tried, shared, for an instant; it must be another process's.
     """
     try:
         lock = os.open(folder / ".lock", os.O_RDONLY)
     except OSError:
         return None
     try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+        fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
         return os.pread(lock, 200, 0).decode(errors="replace").strip() or "an unknown process"
     except OSError:
         return None

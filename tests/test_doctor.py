@@ -3,11 +3,11 @@
 import contextlib
 import io
 import json
-import os
 import re
 import runpy
 import shutil
 import struct
+import subprocess
 import sys
 import zlib
 from functools import cache
@@ -23,7 +23,7 @@ from conftest import ROOT, draw_tiles
 from drawn import Done, write_tiff
 from PIL import Image
 
-from SSLRemoteSensing import checkpoint, run_folder
+from SSLRemoteSensing import checkpoint
 from SSLRemoteSensing.config import override
 from SSLRemoteSensing.datasets.files import find_images, leave_out
 from SSLRemoteSensing.doctor import images as doctor_images
@@ -390,14 +390,20 @@ def test_a_file_in_place_of_a_folder_fails(doctor, light, tmp_path):
 
 def test_a_folder_that_another_run_writes_to_fails(doctor, light, tmp_path):
     (tmp_path / "run").mkdir()
-    with run_folder.held(tmp_path / "run"):
+    code = "import sys; from pathlib import Path; from SSLRemoteSensing import run_folder as r\n"
+    code += "with r.held(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    with subprocess.Popen(command, **pipes) as other:
+        assert other.stdout.readline() == "held\n"
         before = (tmp_path / "run/.lock").read_text()
         found = doctor(light)
         assert (tmp_path / "run/.lock").read_text() == before
+        other.communicate("")
     assert found.status == 1
-    assert f"another run is writing there (process {os.getpid()}" in found.failed
+    assert f"another run is writing there (process {other.pid}" in found.failed
     assert doctor(light).status == 0
-    assert [file.name for file in (tmp_path / "run").iterdir()] == [".lock"]
+    assert not list((tmp_path / "run").iterdir())
 
 
 def test_going_on_is_foreseen_and_a_damaged_or_foreign_checkpoint_found(doctor, light, tmp_path):
