@@ -8,7 +8,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from benchmark_timing import say
+import torch
+from benchmark_timing import say, seconds
 
 from SSLRemoteSensing.datasets.pretext import PretextDataset, collate
 from SSLRemoteSensing.datasets.transforms import resize, window
@@ -55,13 +56,14 @@ def measure_samples(dataset: PretextDataset, train_data: dict, batch_size: int) 
     whole = sample_ms(dataset)
     parts = parts_ms(dataset, train_data)
     samples = [dataset[(0, i % len(dataset))] for i in range(batch_size)]
-    collating = statistics.median(milliseconds(lambda: collate(samples)) for _ in range(10))
+    cpu = torch.device("cpu")
+    collating = statistics.median(seconds(lambda: collate(samples), cpu) for _ in range(10))
     cv2.setNumThreads(threads)
     classes = [value for name, value in parts.items() if name.startswith("class ")]
     others = sum(value for name, value in parts.items() if not name.startswith("class "))
     return {
         "sample_ms": whole,
-        "sample_parts_ms": parts | {"collate": collating / batch_size},
+        "sample_parts_ms": parts | {"collate": collating * 1000 / batch_size},
         "sample_parts_sum_ms": others + statistics.mean(classes),
     }
 
@@ -127,12 +129,6 @@ def parts_ms(dataset: PretextDataset, train_data: dict, rounds: int = 5) -> dict
         f"shortcut {name}" for name, _ in shortcut
     ]  # they were drawn in any order
     return {name: statistics.median(one[name] for one in passes[1:]) for name in names}
-
-
-def milliseconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return (time.perf_counter() - start) * 1000
 
 
 def draw_images(folder: Path, count: int) -> Path:
