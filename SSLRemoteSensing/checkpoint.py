@@ -4,33 +4,40 @@ Checkpoints of a run carry a checksum. `backbone.pth`, the backbone alone under 
 is a plain state_dict; its card `backbone.json` has the file's SHA-256.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from SSLRemoteSensing.errors import CannotWrite, UserError
-from SSLRemoteSensing.writing import write_text
+from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.writing import whole
 
 WRAPPERS = ("module.", "_orig_mod.", "model.")
+
+
+MOST_VALUES = 2**20  # in one file; a dict that holds itself has no end
 
 
 class Damaged(UserError):
     """A file that is no checkpoint, or no longer what was written."""
 
 
-def read(path: str | Path) -> dict:
+def read(path: str | Path, sealed: bool = False) -> dict:
     """The contents of a `.pth` file, on the CPU, without running any code that a pickle may carry.
 
+    Args:
+        sealed: take only a file with a checksum, as `write` makes them.
+
     Raises:
-        Damaged: it cannot be read, or does not have the checksum it carries.
-        UserError: no such file, not a dict, or holding more than tensors and plain values.
+        Damaged: it cannot be read, is not a dict of tensors and plain values, claims more than it
+            holds, or has not the checksum that it carries.
+        UserError: no such file, or one that cannot be opened.
     """
     path = Path(path)
     if not path.is_file():
@@ -40,33 +47,54 @@ def read(path: str | Path) -> dict:
     except OSError as error:  # no permission, a lost mount: the file may be whole
         raise UserError(f"weights {path}: cannot be opened ({error.strerror})") from error
     try:
+        require_own_size(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             contents = torch.load(path, map_location="cpu", weights_only=True)
+        found = checksum(contents, without="checksum")
     except Exception as error:  # bytes of any kind may stand in the file, and any error come of it
         foreign = "Unsupported global" in str(error) or "Unsupported class" in str(error)
         reason = "holds Python objects besides weights" if foreign else "damaged or no checkpoint"
-        raise (UserError if foreign else Damaged)(
+        reason = str(error) if isinstance(error, Damaged) else reason
+        raise Damaged(
             f"weights {path}: refused, {reason}; take another file, or an epoch_*.pth"
         ) from error
     if not isinstance(contents, dict):
-        raise UserError(f"weights {path}: holds a {type(contents).__name__}, expected a state_dict")
-    if "checksum" in contents and contents.pop("checksum") != checksum(contents):
+        raise Damaged(f"weights {path}: holds a {type(contents).__name__}, expected a state_dict")
+    if contents.pop("checksum", None if sealed else found) != found:
         raise Damaged(f"weights {path}: damaged, not what was written; take an epoch_*.pth")
     return contents
 
 
-def checksum(contents: dict) -> str:
-    """A hash of all tensors and plain values in `contents`, at any depth."""
-    found = hashlib.blake2b(digest_size=16)
+def require_own_size(path: Path) -> None:
+    """Raise `Damaged` for an archive that would take more memory than it has bytes."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+                raise Damaged("claims more bytes than it has")
+
+
+def checksum(contents, without: str | None = None) -> str:
+    """A hash of all tensors and plain values in `contents`, at any depth.
+
+    Args:
+        without: a key of `contents` to leave out.
+
+    Raises:
+        Damaged: more values than a checkpoint has, or a tensor that is not plain memory.
+    """
+    if isinstance(contents, dict):
+        contents = {key: value for key, value in contents.items() if key != without}
+    found, count = hashlib.blake2b(digest_size=16), 0
     waiting = [contents]
     while waiting:
         value = waiting.pop()
+        count += 1
+        if count > MOST_VALUES:
+            raise Damaged("holds itself, or too many values")
         if isinstance(value, Tensor):
-            kind = f"{value.dtype} {tuple(value.shape)} {value.requires_grad}"
-            found.update(kind.encode())
-            plain = value.detach().cpu().contiguous().flatten()
-            found.update(plain.view(torch.uint8).numpy())
+            found.update(f"{value.dtype} {tuple(value.shape)} {value.requires_grad}".encode())
+            found.update(memory(value))
         elif isinstance(value, dict):
             found.update(f"dict {len(value)}".encode())
             waiting += [part for pair in value.items() for part in pair]
@@ -78,33 +106,33 @@ def checksum(contents: dict) -> str:
     return found.hexdigest()
 
 
+def memory(value: Tensor) -> np.ndarray:
+    """The bytes of a tensor; `Damaged` where it has no bytes of its own for each value."""
+    plain = value.layout == torch.strided and value.device.type != "meta" and not value.is_conj()
+    if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise Damaged("holds a tensor that is not plain memory")
+    return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+
+
 def write(path: str | Path, contents: dict) -> None:
-    """Write `contents` to `path` with a checksum; see `write_plain`."""
-    write_plain(path, contents | {"checksum": checksum(contents)})
-
-
-def write_plain(path: str | Path, contents: dict) -> None:
-    """Write `contents` to `path` whole or not at all: a temporary file, flushed, then renamed.
+    """Write `contents` to `path` with a checksum, whole or not at all.
 
     Raises:
         CannotWrite: the disk is full, say; what was there before is still there.
     """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
+    with whole(path) as part:
+        save(part, contents | {"checksum": checksum(contents)})
+
+
+def save(path: Path, contents: dict) -> None:
+    """torch.save, which tells its own surprise at an error of the system: that one is raised."""
     try:
-        with open(part, "wb") as file:
+        with path.open("wb") as file:
             torch.save(contents, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except (OSError, RuntimeError) as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        # torch tells its own surprise at the system's error, which is the context of it.
-        reason = error.__context__ if isinstance(error.__context__, OSError) else error
-        raise CannotWrite(
-            f"checkpoint {path}: cannot be written ({reason}); is the disk full?"
-        ) from error
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise
 
 
 def read_network(path: str | Path, classes: Sequence[str]) -> dict:
@@ -140,11 +168,15 @@ def load_network(model: nn.Module, contents: dict, source: str | Path) -> None:
 
 
 def export_backbone(folder: Path, weights: dict[str, Tensor], card: dict) -> None:
-    """Write `backbone.pth`, a plain state_dict, and its card `backbone.json` with its SHA-256."""
+    """Write `backbone.pth`, a plain state_dict, and its card `backbone.json` with its SHA-256.
+
+    Both are written before either takes its name.
+    """
     plain = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
-    write_plain(folder / "backbone.pth", plain)
-    known = card | {"sha256": sha256(folder / "backbone.pth")}
-    write_text(folder / "backbone.json", json.dumps(known, indent=2, default=str) + "\n")
+    with whole(folder / "backbone.json") as described, whole(folder / "backbone.pth") as part:
+        save(part, plain)
+        known = card | {"sha256": sha256(part)}
+        described.write_text(json.dumps(known, indent=2, default=str) + "\n")
 
 
 def sha256(path: Path) -> str:

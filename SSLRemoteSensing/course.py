@@ -46,6 +46,10 @@ class Course:
         offset = steps * self.per_step
         return {"step": step, "epoch": epoch, "offset": offset, "per_step": self.per_step}
 
+    def describe(self) -> str:
+        steps = f"{self.per_epoch} steps of {self.per_step} an epoch"
+        return f"{steps}, {self.total} steps in all"
+
 
 def plan(
     images: int, per_step: int, num_epoch: int | None, num_step: int | None, state: dict | None

@@ -4,14 +4,9 @@ What `model(batch)` returns is a dict of named, weighted losses; their sum is mi
 """
 
 import contextlib
-import json
 import math
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,37 +14,20 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from SSLRemoteSensing import checkpoint, distributed, run_folder
-from SSLRemoteSensing.config import OneOf, Part, build, differences
+from SSLRemoteSensing import distributed, run_folder
+from SSLRemoteSensing.config import OneOf, Part, build
 from SSLRemoteSensing.course import plan
 from SSLRemoteSensing.datasets.sampler import KeySampler
 from SSLRemoteSensing.datasets.workers import end_workers, lost_workers_told, one_thread
-from SSLRemoteSensing.errors import CannotWrite, UserError
-from SSLRemoteSensing.log import STOPPED, Clock, History, Log, LogSettings, Silent
+from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.history import History
+from SSLRemoteSensing.log import Clock, Log, LogSettings, Silent
+from SSLRemoteSensing.resuming import resume
+from SSLRemoteSensing.saving import CheckpointSettings, Saver, plain
 from SSLRemoteSensing.schedules import OPTIMIZERS, SCHEDULES
+from SSLRemoteSensing.signals import signals
 from SSLRemoteSensing.step import TrainStep, choose_device
 from SSLRemoteSensing.writing import make_folder
-
-
-@dataclass
-class CheckpointSettings:
-    """The `checkpoints` of a config.
-
-    Attributes:
-        checkpoints_path: the run's folder.
-        save_step: epochs between two checkpoints (and evaluations).
-        max_keep: how many `epoch_NNNN.pth` to keep.
-        save_minutes: besides, write `latest.pth` in mid-epoch when so many minutes have passed.
-    """
-
-    checkpoints_path: str
-    save_step: int = 1
-    max_keep: int = 3
-    save_minutes: float | None = None
-
-    def __post_init__(self):
-        if self.save_step < 1 or self.max_keep < 1:
-            raise UserError("train_cfg.checkpoints: save_step and max_keep must be at least 1")
 
 
 def fit(
@@ -78,7 +56,7 @@ def fit(
     best_by: str = "miou",
     export: Callable[[int, int, int], None] | None = None,
     start: Callable[[], None] | None = None,
-    watch: Callable[[dict], tuple[dict, list[str]]] | None = None,
+    watch: Callable[[dict], tuple[dict, dict]] | None = None,
     card: dict | None = None,
     dry_run: bool = False,
 ) -> bool:
@@ -95,13 +73,13 @@ def fit(
     Args:
         max_skipped_steps: how many steps in all may be left out because a loss or gradient is not
             finite; above 0 each step waits for the device to know. 0 stops at the first, found
-            where the losses are read.
+            where losses and gradients are read.
         param_groups: as for torch's optimizers, with `lr_factor` besides; default one group.
         evaluate: called with each checkpoint; the best value of its `best_by` makes `best.pth`.
         export: called with (step, epoch, images seen) before each checkpoint of an epoch.
         start: called once all is checked, before the first step.
         watch: called with a batch on the device at each entry of the log; gives figures for it, and
-            lines to warn of, each said once.
+            what to warn of, by kind, each kind once.
         card: what is known of the weights; kept in each checkpoint.
         dry_run: run and describe one step, write nothing.
 
@@ -144,58 +122,38 @@ def fit(
         model, optimizer, device, precision, channels_last, compile, clip_grad_norm, param_groups,
         sync_bn,
     )  # fmt: skip
-    folder, key = Path(saving.checkpoints_path), "train_cfg.checkpoints.checkpoints_path"
-    if not dry_run:
-        distributed.require_shared(make_folder(folder, key), key)
-    with contextlib.nullcontext() if dry_run or rank > 0 else run_folder.held(folder):
-        with distributed.first_before_others():
-            state = None if dry_run else run_folder.read(folder)
-        course = plan(len(dataset), per_step, num_epoch, num_step, state)
-        first, total, per_epoch = course.first, course.total, course.per_epoch
-        print(
-            f"{len(dataset)} images, {per_epoch} steps of {per_step} an epoch, {total} steps in "
-            f"all, {stepper.describe()}"
-        )
-        if dry_run:
-            stepper.rehearse(
-                collate([dataset[(0, i)] for i in range(batch_size)]), accumulate_steps
-            )
-            return True
+    if dry_run:
+        course = plan(len(dataset), per_step, num_epoch, num_step, None)
+        print(f"{len(dataset)} images, {course.describe()}, {stepper.describe()}")
+        stepper.rehearse(collate([dataset[(0, i)] for i in range(batch_size)]), accumulate_steps)
+        return True
 
-        log_folder = make_folder(logging.log_path, "train_cfg.log.log_path")
-        best = None if state is None else state["best"]
+    folder, key = Path(saving.checkpoints_path), "train_cfg.checkpoints.checkpoints_path"
+    distributed.require_shared(make_folder(folder, key), key)
+    log_folder = make_folder(logging.log_path, "train_cfg.log.log_path")
+    with contextlib.ExitStack() as ends:
+        if rank == 0:
+            for place in {folder.resolve(), log_folder.resolve()}:
+                ends.enter_context(run_folder.held(place))
+        with distributed.first_before_others():
+            state = run_folder.read(folder)
+        at = None if state is None else state["step"]
+        distributed.require_equal("latest.pth, step", at, f"see that all read the same {folder}")
+        course = plan(len(dataset), per_step, num_epoch, num_step, state)
+        first, total = course.first, course.total
+        print(f"{len(dataset)} images, {course.describe()}, {stepper.describe()}")
         history = History(dataset, limit=max(1, len(dataset) // 100))
+        if rank > 0:  # the weights are the same everywhere, dropout is each process's own
+            torch.manual_seed(seed + rank)
+        card, best, pending = plain(card), None, False
         if state is not None:
-            compare_cards(state["card"], plain(card), folder)
-            if first >= total and num_epoch and state["epoch"] < num_epoch:
-                raise UserError(
-                    f"train_cfg.batch_size={batch_size}: the rest of the last epoch is less than a "
-                    f"step of {per_step} images; go on with steps of {state['per_step']}"
-                )
-            if first >= total:
-                print(f"{folder}: all {total} steps are done, nothing is left to do")
+            if not resume(state, folder, card, course, len(dataset), stepper, history):
                 return False
-            stepper.load_state_dict(state, f"{folder}/latest.pth")
-            for part in state["processes"][rank::processes]:
-                history.load_state_dict(part["history"], device)
-            if state["images"] != len(dataset):
-                print(
-                    f"warning: going on with {len(dataset)} images, so far {state['images']}: "
-                    f"their order is another one",
-                    file=sys.stderr,
-                )
-            if state["per_step"] != per_step:
-                print(
-                    f"going on with steps of {per_step} images, so far {state['per_step']}: at "
-                    f"image {course.position(first)['offset']} of the epoch"
-                )
-            print(
-                f"going on from {folder}/latest.pth: step {first} of {total}, epoch "
-                f"{course.epoch(first)}"
-            )
+            best, pending = state["best"], state["pending"]
+        del state  # its copy of all weights
 
         sampler = KeySampler(
-            len(dataset), batch_size, per_epoch * accumulate_steps,
+            len(dataset), batch_size, course.per_epoch * accumulate_steps,
             course.place(first) * accumulate_steps, course.place(total) * accumulate_steps, seed,
             rank, processes,
         )  # fmt: skip
@@ -212,224 +170,91 @@ def fit(
             )
         )
         batches = stepper.ahead(loading)
-        if state is not None and rank < len(state["processes"]):
-            set_random_state(state["processes"][rank]["random"], device)
-        elif rank > 0:  # the weights are the same everywhere, dropout is each process's own
-            torch.manual_seed(seed + rank)
-        del state  # its copy of all weights
         if start is not None and rank == 0:
             start()
         writer = Log(log_folder, first, total) if rank == 0 else Silent()
+        saver = Saver(
+            folder, saving.max_keep, stepper, course, history, len(dataset), card, writer, best
+        )
+        ends.callback(writer.close)
+        ends.callback(end_workers, loading)
+        ends.enter_context(lost_workers_told())
+        received = ends.enter_context(signals())
 
-        unsaved = None  # why the last checkpoint could not be written
-
-        def attempt(write: Callable, *args) -> bool:
-            """Write on the first process. Where the disk is full, say, training goes on, and the
-            next checkpoint is another attempt.
-            """
-            nonlocal unsaved
-            try:
-                if rank == 0:
-                    write(*args)
-            except CannotWrite as error:
-                unsaved = error
-                writer.say(f"warning: {error}; training goes on, the next checkpoint tries again")
-                return False
-            return True
-
-        def save(step: int, finished_epoch: int | None) -> None:
-            contents = (
-                stepper.state_dict()
-                | course.position(step)
-                | {
-                    "best": best,
-                    "images": len(dataset),
-                    "processes": distributed.all_gather_object(
-                        {"random": random_state(device), "history": history.state_dict()}
-                    ),
-                    "card": plain(card),
-                }
-            )
-            attempt(run_folder.save, folder, contents, finished_epoch, saving.max_keep)
-            distributed.barrier()
-
-        def finish_epoch(step: int, epoch: int) -> None:
-            """What belongs to an epoch's end. The checkpoint comes last: a crash before it repeats
-            what went before it.
-            """
-            nonlocal best
+        def end_epoch(done: int, epoch: int, again: bool = False) -> None:
+            """The checkpoint comes last: a crash before it repeats what went before it."""
             if export is not None:
-                attempt(export, step, epoch + 1, course.seen(step))
+                saver.attempt(export, done, epoch + 1, course.seen(done))
             if evaluate is not None:
                 distributed.broadcast_buffers(model)
                 scores = evaluate()
-                named = {f"val_{name}": value for name, value in scores.items()}
-                writer.write({"step": step, "epoch": epoch} | named)
-                if scores[best_by] is None:
-                    raise UserError("train_cfg.val_data: no pixel of it has a label")
-                if best is None or scores[best_by] > best:
-                    weights = {
-                        "model": stepper.model.state_dict(),
-                        "step": step,
-                        "card": plain(card),
-                    }
-                    if attempt(checkpoint.write, folder / "best.pth", weights):
-                        best = scores[best_by]
-            save(step, finished_epoch=epoch + 1)
+                if not again:
+                    named = {f"val_{name}": value for name, value in scores.items()}
+                    writer.write({"step": done, "epoch": epoch} | named)
+                saver.keep_best(done, scores[best_by])
+            saver.save(done, epoch + 1)
 
-        with lost_workers_told(), contextlib.ExitStack() as ends:
-            ends.callback(writer.close)
-            ends.callback(end_workers, loading)
-            with signals() as received:
-                clock = Clock()
+        if pending:
+            end_epoch(first, course.epoch(first - 1), again=True)
+        clock = Clock()
+        saved = time.monotonic()
+
+        def wishes() -> tuple[int, int]:
+            """The signal that stops the run, or 0; whether a checkpoint is asked for."""
+            due = time.monotonic() - saved >= 60 * (saving.save_minutes or math.inf)
+            return received.stop, int(due or received.save)
+
+        for step in range(first, total):
+            asked = distributed.ask(wishes)
+            done, epoch = step + 1, course.epoch(step)
+            stepper.set_lr(schedule(*course.progress(step)) if schedule else 1.0)
+            before = stepper.statistics() if max_skipped_steps else None
+            for number in range(accumulate_steps):
+                with clock.waiting():
+                    batch = next(batches)
+                last = number == accumulate_steps - 1
+                losses = stepper.forward_backward(batch, 1 / accumulate_steps, last)
+                history.add(done, batch, losses)
+            norm = stepper.gradient_norm()
+            history.add_gradient(done, norm)
+            if before is None or history.is_finite():
+                stepper.update(norm)
+            else:
+                history.leave_out(done, max_skipped_steps, writer.say)
+                stepper.forget_gradient()
+                stepper.restore(before)
+            writer.step()
+            clock.images += per_step
+            if done % logging.log_step == 0 or done == total:
+                figures = history.take(writer.say) | distributed.all_mean(clock.lap())
+                if watch is not None and rank == 0:
+                    seen, remarks = stepper.observe(watch, batch)
+                    figures |= seen
+                    writer.warn(remarks)
+                writer.write({"step": done, "epoch": epoch, "lr": stepper.lr()} | figures)
+
+            stopped_by, due = asked()
+            due_epoch = course.ends_epoch(done) and (epoch + 1) % saving.save_step == 0
+            if done == total or due_epoch or stopped_by or due:
+                received.save = False
+                saver.begin(done)
+                if done == total or due_epoch:
+                    end_epoch(done, epoch)
+                    clock.pause()
+                else:
+                    saver.save(done, None)
                 saved = time.monotonic()
-
-                def wishes() -> tuple[int, int]:
-                    """The signal that stops the run, or 0; whether a checkpoint is asked for."""
-                    due = minutes_since(saved) >= (saving.save_minutes or math.inf)
-                    return received.stop, int(due or received.save)
-
-                for step in range(first, total):
-                    asked = distributed.ask(wishes)
-                    epoch = course.epoch(step)
-                    stepper.set_lr(schedule(*course.progress(step)) if schedule else 1.0)
-                    before = stepper.statistics() if max_skipped_steps else None
-                    for number in range(accumulate_steps):
-                        with clock.waiting():
-                            batch = next(batches)
-                        last = number == accumulate_steps - 1
-                        losses = stepper.forward_backward(batch, 1 / accumulate_steps, last)
-                        history.add(step + 1, batch, losses)
-                    if before is None or stepper.gradient_is_finite():
-                        stepper.update()
-                    else:
-                        history.leave_out(step + 1, max_skipped_steps, writer.say)
-                        stepper.forget_gradient()
-                        stepper.restore(before)
-                    writer.step()
-                    done = step + 1
-                    clock.images += per_step
-                    if done % logging.log_step == 0 or done == total:
-                        figures = history.take(writer.say) | distributed.all_mean(clock.lap())
-                        if watch is not None and rank == 0:
-                            seen, remarks = stepper.observe(watch, batch)
-                            figures |= seen
-                            history.warn(remarks, writer.say)
-                        writer.write({"step": done, "epoch": epoch, "lr": stepper.lr()} | figures)
-                    stopped_by, due = asked()
-                    due_epoch = course.ends_epoch(done) and (epoch + 1) % saving.save_step == 0
-                    if done == total or due_epoch or stopped_by or due:
-                        history.check(writer.say)
-                        if not stepper.finite():
-                            raise UserError(f"step {done}: weights are not finite; {STOPPED}")
-                        unsaved, received.save = None, False
-                        if done == total or due_epoch:
-                            finish_epoch(done, epoch)
-                            clock.pause()
-                        else:
-                            save(done, finished_epoch=None)
-                        saved = time.monotonic()
-                    if unsaved and (done == total or stopped_by):
-                        raise unsaved
-                    if stopped_by and done < total:
-                        writer.say(
-                            f"stopped after step {done}; the same command goes on from there"
-                        )
-                        raise SystemExit(128 + stopped_by)
+            if saver.unsaved and stopped_by:
+                raise saver.unsaved
+            if stopped_by and done < total:
+                writer.say(f"stopped after step {done}; the same command goes on from there")
+                raise SystemExit(128 + stopped_by)
+        if saver.unsaved:
+            raise saver.unsaved
         return True
 
 
-@dataclass
-class Received:
-    """Signals so far: the first that stops the run, or 0; whether one asks for a checkpoint."""
-
-    stop: int = 0
-    save: bool = False
-
-
-@contextlib.contextmanager
-def signals() -> Iterator[Received]:
-    """Note SIGINT and SIGTERM, which stop the run, and SIGUSR1, which saves; a second SIGINT acts
-    as ever.
-
-    A second SIGTERM does not: some batch systems signal a process and its parent, which passes it.
-    """
-    received, before = Received(), {}
-    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
-        yield received
-        return
-
-    def note(number: int, frame) -> None:
-        if number == signal.SIGUSR1:
-            received.save = True
-            return
-        received.stop = received.stop or number
-        if number == signal.SIGINT:
-            signal.signal(number, before[number])
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        before[number] = signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def random_state(device: torch.device) -> dict:
-    """The states of torch's generators, which dropout draws from."""
-    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def set_random_state(state: dict, device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and state["cuda"] is not None:
-        torch.cuda.set_rng_state(state["cuda"], device)
-
-
-def plain(card: dict | None) -> dict:
-    """`card` in JSON's types, which a checkpoint can hold without pickling objects."""
-    return json.loads(json.dumps(card or {}, default=str))
-
-
-def compare_cards(old: dict, new: dict, folder) -> None:
-    """Name what changed in the config since the checkpoint; refuse another network or optimizer."""
-    for path, before, now, refused in config_changes(old, new):
-        if refused:
-            raise UserError(
-                f"{folder}/latest.pth: {path} was {before!r} and is now {now!r}; set another "
-                f"checkpoints_path for a new run, or the old value to go on"
-            )
-        print(f"warning: going on with {path}={now!r}, so far {before!r}", file=sys.stderr)
-
-
-def config_changes(old: dict, new: dict) -> list[tuple[str, object, object, bool]]:
-    """What differs between the configs of two cards: key, before, now, and whether a run cannot go
-    on with it."""
-    changed = []
-    for path, before, now in differences(old.get("config", {}), new.get("config", {})):
-        network = path.startswith(NETWORK_KEYS) and (before or path.endswith("pretrained"))
-        refused = path == "train_cfg.optimizer.name" or bool(network)
-        changed.append((path, before, now, refused))
-    return changed
-
-
-NETWORK_KEYS = (
-    "backbone_cfg",
-    "inpainting_head_cfg",
-    "agr_head_cfg",
-    "examplar_head_cfg",
-    "decoder_cfg",
-    "classes",
-)
-
-
 CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # modes of torch.compile
-
-
-def minutes_since(moment: float) -> float:
-    return (time.monotonic() - moment) / 60
 
 
 def check_numbers(

@@ -1,5 +1,6 @@
 """The exception that means: the user can mend this; and how a command tells it."""
 
+import signal
 import sys
 from collections.abc import Callable
 
@@ -21,6 +22,8 @@ def run_command(main: Callable[[], None]) -> None:
 
     Anything else is a defect of ours and keeps its traceback.
     """
+    # It asks a run for a checkpoint; before its first step there is none to write.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
         main()
     except UserError as error:

@@ -1,6 +1,6 @@
 """A run's folder: `latest.pth`, all that going on needs; `epoch_0007.pth`, the same after an epoch.
 
-One run at a time writes there. A damaged `latest.pth` is put aside for the newest good epoch.
+One run at a time writes there. The newest good epoch takes the place of a lost `latest.pth`.
 """
 
 import contextlib
@@ -15,13 +15,13 @@ from SSLRemoteSensing import checkpoint
 from SSLRemoteSensing.errors import UserError
 
 RUN_KEYS = {"model", "optimizer", "step", "epoch", "offset", "per_step", "best", "images"}
-RUN_KEYS |= {"processes", "card"}
+RUN_KEYS |= {"processes", "card", "pending"}
 EPOCH_FILE = re.compile(r"epoch_(\d+)\.pth")
 
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Keep other runs out of `folder` for as long as the block lasts.
+    """Keep other runs out of `folder` for as long as the block lasts; clear up after killed ones.
 
     The lock is the system's, on the file `.lock`: it ends with the process, however that ends.
 
@@ -31,9 +31,13 @@ def held(folder: Path) -> Iterator[None]:
     path = folder / ".lock"
     lock = locked(path)
     try:
+        for pattern in (".*.part", ".writable.*", ".shared.*"):  # of files that were being written
+            for left in folder.glob(pattern):
+                left.unlink(missing_ok=True)
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a mount that is lost hides no other error
+            path.unlink(missing_ok=True)
         os.close(lock)
 
 
@@ -88,7 +92,7 @@ def holder(folder: Path) -> str | None:
 
 def epochs(folder: Path) -> list[tuple[int, Path]]:
     """The epochs' checkpoints in `folder`, oldest first."""
-    named = ((EPOCH_FILE.fullmatch(file.name), file) for file in folder.iterdir())
+    named = ((EPOCH_FILE.fullmatch(file.name), file) for file in folder.glob("epoch_*"))
     return sorted((int(match[1]), file) for match, file in named if match)
 
 
@@ -101,63 +105,54 @@ def save(folder: Path, state: dict, finished_epoch: int | None, max_keep: int) -
     if finished_epoch is None:
         checkpoint.write(folder / "latest.pth", state)
         return
-    kept = folder / f"epoch_{finished_epoch:04d}.pth"
-    checkpoint.write(kept, state)
-    point_latest_to(kept)
-    # Files of later epochs are left by an earlier run; they must not push out this one.
-    ours = [file for number, file in epochs(folder) if number <= finished_epoch]
-    for old in ours[:-max_keep]:
-        old.unlink()
-
-
-def point_latest_to(file: Path) -> None:
-    """Make `latest.pth` a second name of `file`: neither is ever absent or half there."""
-    latest = file.with_name("latest.pth")
-    link = latest.with_name(".latest.pth.part")
-    try:
-        link.unlink(missing_ok=True)
-        os.link(file, link)
-        os.replace(link, latest)
-    except OSError:  # a file system without hard links
-        checkpoint.write(latest, checkpoint.read(file))
+    checkpoint.write(folder / f"epoch_{finished_epoch:04d}.pth", state)
+    # A file of its own, not a second name of the epoch's: what damages one leaves the other.
+    checkpoint.write(folder / "latest.pth", state)
+    for _, old in epochs(folder)[:-max_keep]:
+        with contextlib.suppress(OSError):  # the next epoch tries again
+            old.unlink()
 
 
 def read(folder: str | Path) -> dict | None:
-    """All that going on needs, from `latest.pth`; None where there is none.
+    """All that going on needs, from `latest.pth`; None where the folder has no checkpoint.
 
-    A damaged one is put aside as `latest.damaged.pth`, said on stderr, and the newest good epoch
-    takes its place.
+    Where that file is damaged, which is put aside as `latest.damaged.pth`, or gone, the newest good
+    epoch takes its place; that is said on stderr.
 
     Raises:
         UserError: no checkpoint of a run; damaged, and no epoch to go back to.
     """
     folder = Path(folder)
-    latest = folder / "latest.pth"
-    if not latest.exists():
-        return None
-    try:
-        return read_state(latest)
-    except checkpoint.Damaged as error:
-        damage = error
-    for _, file in reversed(epochs(folder)):
+    latest, damage = folder / "latest.pth", None
+    if latest.exists():
+        try:
+            return read_state(latest)
+        except checkpoint.Damaged as error:
+            damage = error
+    kept = epochs(folder)
+    for _, file in reversed(kept):
         with contextlib.suppress(checkpoint.Damaged):
             state = read_state(file)
-            aside = folder / "latest.damaged.pth"
-            os.replace(latest, aside)
-            point_latest_to(file)
+            what = "is not there"
+            if damage:
+                os.replace(latest, folder / "latest.damaged.pth")
+                what = "damaged, put aside as latest.damaged.pth"
+            checkpoint.write(latest, state)
             print(
-                f"warning: {latest}: damaged, put aside as {aside.name}; going back to "
-                f"{file.name}, step {state['step']}",
+                f"warning: {latest}: {what}; going back to {file.name}, step {state['step']}",
                 file=sys.stderr,
             )
             return state
-    raise UserError(
-        f"{latest}: damaged, and no epoch_*.pth beside it is whole; move it away to start anew"
-    ) from damage
+    if damage or kept:
+        raise UserError(
+            f"{latest}: damaged or gone, and no epoch_*.pth beside it is whole; move them away to "
+            f"start anew"
+        ) from damage
+    return None
 
 
 def read_state(path: Path) -> dict:
-    state = checkpoint.read(path)
+    state = checkpoint.read(path, sealed=True)
     missing = RUN_KEYS - state.keys()
     if missing:
         earlier = {"model", "optimizer", "step"} <= state.keys()

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from SSLRemoteSensing import distributed
 from SSLRemoteSensing.config import build
 from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.history import STOPPED
 from SSLRemoteSensing.schedules import OPTIMIZERS
 
 
@@ -198,20 +199,21 @@ class TrainStep:
         # Cloned, as the memory of a CUDA graph's results is the next step's.
         return {name: loss.detach().clone() for name, loss in losses.items()}
 
-    def update(self) -> None:
-        """Change the weights by the gradient gathered, and clear it."""
+    def gradient_norm(self) -> Tensor:
+        """The norm of the whole gradient, left on the device; the same in all processes."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return nn.utils.get_total_norm(gradients)
+
+    def update(self, norm: Tensor | None = None) -> None:
+        """Change the weights by the gradient gathered, clipped where `norm` is too large."""
         if self.clip_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)
+            norm = self.gradient_norm() if norm is None else norm
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), self.clip_grad_norm, norm)
         self.optimizer.step()
         self.forget_gradient()
 
     def forget_gradient(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-
-    def gradient_is_finite(self) -> bool:
-        """Whether all gradients are; waits for the device. With several processes all agree."""
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        return bool(nn.utils.get_total_norm(gradients).isfinite())
 
     def statistics(self) -> list[Tensor]:
         """A copy of the buffers, as the statistics of batch normalization."""
@@ -229,10 +231,11 @@ class TrainStep:
     def lr(self) -> float:
         return self.optimizer.param_groups[-1]["lr"]
 
-    def finite(self) -> bool:
-        """Whether all weights and statistics are finite; waits for the device."""
+    def require_finite(self, step: int) -> None:
+        """Raise a `UserError` if a weight or statistic is not finite; waits for the device."""
         values = [v for v in self.model.state_dict().values() if v.is_floating_point()]
-        return bool(torch.stack([value.isfinite().all() for value in values]).all())
+        if not torch.stack([value.isfinite().all() for value in values]).all():
+            raise UserError(f"step {step}: weights are not finite; {STOPPED}")
 
     def state_dict(self) -> dict:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}

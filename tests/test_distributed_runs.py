@@ -57,18 +57,37 @@ class Noted(Dataset):
         return Path(f"{index}.png")
 
 
-def train(folder: Path, stop: int | None = None, size: int = 48, **changes) -> dict:
+def train(
+    folder: Path,
+    stop: int | None = None,
+    size: int = 48,
+    number: int = signal.SIGTERM,
+    spoil: int | None = None,
+    **changes,
+) -> dict:
     """What this process sees and says of a run, and where it leaves its weights.
 
     Args:
-        stop: the call of the network at which the last process alone is sent SIGTERM; what the
-            processes ask each other travels for a step, so they stop after the next one.
+        stop: the call of the network at which the last process alone is sent the signal `number`;
+            what the processes ask each other travels for a step, so they stop after the next one.
+        spoil: the call of the network whose losses are no numbers in the last process.
     """
     torch.manual_seed(0)
-    model, data, states, scored = TinyNet(), Noted(size), [], []
-    if stop is not None and distributed.rank() == distributed.size() - 1:
-        interrupt_at(stop, signal.SIGTERM)(model)
-    model.body[3].register_forward_hook(lambda *_: states.append(torch.get_rng_state()))
+    model, data, states, scored, saved = TinyNet(), Noted(size), [], [], []
+    last = distributed.rank() == distributed.size() - 1
+    if stop is not None and last:
+        interrupt_at(stop, number)(model)
+
+    def note(*_) -> None:
+        states.append(torch.get_rng_state())
+        saved.append((folder / "latest.pth").exists())
+
+    def spoilt(module, inputs, losses) -> dict:
+        factor = math.nan if last and len(saved) // 2 == spoil else 1.0
+        return {name: loss * factor for name, loss in losses.items()}
+
+    model.body[3].register_forward_hook(note)
+    model.register_forward_hook(spoilt)
 
     def evaluate() -> dict:
         scored.append({key: value.clone() for key, value in model.state_dict().items()})
@@ -84,6 +103,7 @@ def train(folder: Path, stop: int | None = None, size: int = 48, **changes) -> d
         except SystemExit as error:
             going, code = None, error.code
     found = dict(model=model.state_dict(), seen=data.seen, states=states, scored=scored)
+    found["saved"] = saved[::2]  # at each step; the network is called for two images
     return found | dict(code=code, going=going, said=said.getvalue())
 
 
@@ -102,6 +122,9 @@ def of_two(folder: Path) -> dict:
     for name in ("by_one", "by_nines"):
         copied(folder / "halted", name)
     found["resumed"] = train(folder / "halted")
+    found["interrupted"] = train(folder / "interrupted", stop=2, number=signal.SIGINT)
+    found["asked to save"] = train(folder / "asked", stop=2, number=signal.SIGUSR1, num_epoch=1)
+    found["spoilt"] = train(folder / "spoilt", spoil=3, num_epoch=1, max_skipped_steps=1)
     halves = dict(batch_size=2, accumulate_steps=2)
     found["straight halves"] = train(folder / "straight_halves", **halves)
     train(folder / "halves", stop=15, **halves)  # between the halves of step 8
@@ -317,6 +340,26 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(team):
     assert len(first["halted"]["seen"]) == len(second["halted"]["seen"]) == 9 * 4
     assert "stopped after step 9; the same command goes on" in first["halted"]["said"]
     assert "stopped" not in second["halted"]["said"]
+
+
+def test_sigint_to_one_process_stops_all_and_sigusr1_has_the_first_save(team):
+    _, (first, second) = team
+    assert first["interrupted"]["code"] == second["interrupted"]["code"] == 128 + signal.SIGINT
+    assert len(first["interrupted"]["seen"]) == len(second["interrupted"]["seen"]) == 3 * 4
+    assert first["asked to save"]["code"] == second["asked to save"]["code"] == 0
+    assert first["asked to save"]["saved"] == [False] * 3 + [True] * 3  # of one epoch of six steps
+
+
+def test_a_step_is_left_out_by_all_where_one_process_s_loss_is_no_number(team):
+    _, (first, second) = team
+    files = ", ".join(f"{index}.png" for _, index in second["spoilt"]["seen"][8:12])
+    told = "step 3: loss inpainting, agr, exemplar is not finite, left out (1 of at most 1)"
+    assert f"{told}; files: {files}\n" in first["spoilt"]["said"]
+    for one, two in zip(
+        *(found["spoilt"]["model"].values() for found in (first, second)), strict=True
+    ):
+        assert one.isfinite().all()
+        assert torch.equal(one, two)
 
 
 # Going on with another number of processes.

@@ -1,7 +1,9 @@
 """The loop: it learns, goes on exactly, and stops rather than going wrong."""
 
 import json
+import math
 import os
+import re
 import signal
 
 import pytest
@@ -11,6 +13,7 @@ from torch import nn
 
 from SSLRemoteSensing import build_pretext, checkpoint, engine, run_folder
 from SSLRemoteSensing.datasets.pretext import PretextDataset, collate
+from SSLRemoteSensing.datasets.sampler import KeySampler
 from SSLRemoteSensing.engine import fit
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.schedules import SCHEDULES
@@ -236,7 +239,7 @@ def test_metrics_hold_the_contract_s_keys(pretext_config):
     written = entries(pretext_config)
     assert [entry["step"] for entry in written] == [2, 4, 6, 8, 10, 12]
     keys = ["step", "epoch", "lr", "loss", "inpainting", "agr", "exemplar"]
-    keys += ["images_per_second", "data_wait"]
+    keys += ["gradient_norm", "images_per_second", "data_wait"]
     assert list(written[0]) == keys
     total = sum(written[0][task] for task in ("inpainting", "agr", "exemplar"))
     assert written[0]["loss"] == pytest.approx(total)
@@ -292,7 +295,7 @@ def test_a_step_that_is_not_finite_is_left_out_where_that_is_allowed(pretext_con
     """Weights and statistics stay as they were before it; step, tasks and files are named."""
     model = train(pretext_config, spoilt_at(3), max_skipped_steps=1)
     said = capsys.readouterr().out
-    assert "step 3: loss agr, exemplar, inpainting is not finite, left out (1 of at most 1)" in said
+    assert "step 3: loss inpainting, agr, exemplar is not finite, left out (1 of at most 1)" in said
     assert said.count("tile_") >= 4
     assert all(value.isfinite().all() for value in model.state_dict().values())
     assert model.body[1].num_batches_tracked == 2 * (12 - 1)
@@ -326,7 +329,7 @@ def test_embeddings_all_alike_are_warned_of_once(pretext_config, capsys):
 
 
 def test_weights_that_are_not_finite_are_never_saved(pretext_config, tmp_path):
-    """A gradient can spoil the weights just before a save, when no loss shows it yet."""
+    """Statistics too, which no loss or gradient of training shows."""
 
     def sabotage(model):
         forward, calls = model.forward, []
@@ -335,14 +338,58 @@ def test_weights_that_are_not_finite_are_never_saved(pretext_config, tmp_path):
             calls.append(1)
             losses = forward(batch)
             if len(calls) == 12:
-                next(model.parameters()).register_hook(lambda grad: grad * float("nan"))
+                model.body[1].running_mean.data.fill_(torch.nan)
             return losses
 
         model.forward = breaking
 
-    with pytest.raises(UserError, match="weights are not finite"):
+    with pytest.raises(UserError, match="step 12: weights are not finite"):
         train(pretext_config, sabotage)
     assert checkpoint.read(tmp_path / "run/latest.pth")["step"] == 6
+
+
+def spoilt_gradient_at(step: int):
+    """An infinite gradient of finite losses at this step (counted from 1)."""
+
+    def sabotage(model):
+        forward, calls = model.forward, []
+
+        def spoiling(batch):
+            calls.append(1)
+            if len(calls) == step:
+                weight = model.agr.weight
+                handle = weight.register_hook(lambda gradient: gradient * math.inf)
+                weight.register_post_accumulate_grad_hook(lambda _: handle.remove())
+            return forward(batch)
+
+        model.forward = spoiling
+
+    return sabotage
+
+
+def test_a_gradient_that_is_not_finite_is_named_with_its_step_and_files(pretext_config):
+    """Not the next step's losses, which it spoils."""
+    pretext_config["train_cfg"]["log"]["log_step"] = 6
+    with pytest.raises(UserError, match="step 7: the gradient is not finite") as error:
+        train(pretext_config, spoilt_gradient_at(7))
+    keys = list(KeySampler(24, 4, 6, 0, 12, seed=0))[6]
+    files = {f"tile_{index:03d}.jpg" for _, index in keys}
+    assert set(re.findall(r"tile_\d+\.jpg", str(error.value))) == files
+
+
+def test_an_infinite_loss_of_a_finite_gradient_is_left_out_too(pretext_config, capsys):
+    def sabotage(model):
+        forward, calls = model.forward, []
+
+        def spoiling(batch):
+            calls.append(1)
+            losses = forward(batch)
+            return losses | {"agr": losses["agr"] + (math.inf if len(calls) == 5 else 0)}
+
+        model.forward = spoiling
+
+    train(pretext_config, sabotage, max_skipped_steps=2)
+    assert "step 5: loss agr is not finite, left out (1 of at most 2)" in capsys.readouterr().out
 
 
 def test_skipped_files_are_counted_logged_and_limited(pretext_config, tmp_path, capsys):
@@ -466,8 +513,13 @@ def test_a_changed_network_is_refused_and_a_changed_rate_is_said(pretext_config,
     state = run_folder.read(tmp_path / "run")
     assert state["optimizer"]["param_groups"][0]["weight_decay"] == 0.5
     pretext_config["agr_head_cfg"] = None
-    with pytest.raises(UserError, match=r"agr_head_cfg was .* and is now None"):
+    pretext_config["train_cfg"]["optimizer"]["name"] = "SGD"
+    pretext_config["train_cfg"]["log"]["log_step"] = 3
+    with pytest.raises(
+        UserError, match=r"agr_head_cfg was .* and is now None, train_cfg.optimizer.name was"
+    ):
         train(pretext_config)
+    assert "going on with train_cfg.log.log_step=3, so far 2" in capsys.readouterr().err
 
 
 def test_a_dry_run_writes_nothing(pretext_config, tmp_path, capsys):

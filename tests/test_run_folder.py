@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import resource
 import shutil
@@ -50,12 +51,9 @@ def marked(config: dict) -> MarkedNet:
     return MarkedNet()
 
 
-def damage(path, how: str, alone: bool = True) -> None:
-    """Damage a file; `alone` without the epoch's file that shares its bytes."""
-    data = DAMAGES[how](path.read_bytes())
-    if alone:
-        path.unlink()
-    path.write_bytes(data)
+def damage(path, how: str) -> None:
+    """Damage a file in place, as a disk does: another name of it would be damaged, too."""
+    path.write_bytes(DAMAGES[how](path.read_bytes()))
 
 
 @pytest.fixture
@@ -87,10 +85,10 @@ def test_a_damaged_latest_is_put_aside_for_the_newest_good_epoch(finished, how, 
 def test_a_run_that_goes_back_an_epoch_ends_as_if_nothing_had_been(
     finished, pretext_config, capsys
 ):
-    """The last epoch's file is another name of latest.pth, so what damages one damages both."""
     folder, weights = finished
     logged = [(entry["step"], entry["loss"]) for entry in entries(pretext_config)]
-    damage(folder / "latest.pth", "flipped", alone=False)
+    damage(folder / "latest.pth", "flipped")
+    damage(folder / "epoch_0003.pth", "flipped")
     model = train(pretext_config, build=marked, num_epoch=3)
     assert "going back to epoch_0002.pth, step 12" in capsys.readouterr().err
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
@@ -100,10 +98,22 @@ def test_a_run_that_goes_back_an_epoch_ends_as_if_nothing_had_been(
 
 def test_damaged_epochs_are_passed_over(finished, capsys):
     folder, _ = finished
-    damage(folder / "latest.pth", "truncated", alone=False)
+    damage(folder / "latest.pth", "truncated")
+    damage(folder / "epoch_0003.pth", "empty")
     damage(folder / "epoch_0002.pth", "flipped")
     assert run_folder.read(folder)["step"] == 6
     assert "going back to epoch_0001.pth" in capsys.readouterr().err
+
+
+def test_a_latest_that_is_gone_is_no_reason_to_begin_anew(finished, pretext_config, capsys):
+    """A new run would write over the epochs that are left of the old one."""
+    folder, weights = finished
+    (folder / "latest.pth").unlink()
+    (folder / "epoch_0003.pth").unlink()
+    model = train(pretext_config, build=marked, num_epoch=3)
+    said = capsys.readouterr().err
+    assert f"{folder}/latest.pth: is not there; going back to epoch_0002.pth, step 12" in said
+    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
 
 
 def test_a_folder_of_damaged_files_alone_is_an_error_of_one_line(finished, pretext_config):
@@ -112,7 +122,7 @@ def test_a_folder_of_damaged_files_alone_is_an_error_of_one_line(finished, prete
         damage(folder / f"epoch_000{number}.pth", how)
     damage(folder / "latest.pth", "flipped")
     before = {file.name: file.read_bytes() for file in folder.glob("*.pth")}
-    with pytest.raises(UserError, match=r"latest\.pth: damaged, and no epoch_\*\.pth beside it"):
+    with pytest.raises(UserError, match=r"latest\.pth: damaged or gone, and no epoch_\*"):
         train(pretext_config, build=marked, num_epoch=3)
     assert {file.name: file.read_bytes() for file in folder.glob("*.pth")} == before
 
@@ -159,6 +169,36 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_has_ended(
         pass
     assert not (tmp_path / "run/.lock").exists()
     os.killpg(first.pid, signal.SIGKILL)  # its workers
+
+
+def test_a_second_run_with_the_same_log_is_refused(pretext_config, tmp_path):
+    """It would put the first one's metrics aside."""
+    folder = tmp_path / "run/log"
+    folder.mkdir(parents=True)
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE) as one:
+        one.stdout.readline()
+        with pytest.raises(UserError, match=rf"run/log: another run .*process {one.pid} "):
+            train(pretext_config)
+        one.kill()
+    train(pretext_config)
+    assert not list(tmp_path.glob("run/**/.lock"))
+
+
+HOLD = """
+import pathlib, sys, time
+from SSLRemoteSensing import run_folder
+with run_folder.held(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_killed_runs_were_writing_is_cleared_up(pretext_config, tmp_path):
+    for name in ("run/.epoch_0009.pth.part", "run/.writable.1", "run/log/.metrics.jsonl.part"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(100))
+    train(pretext_config)
+    assert not list(tmp_path.glob("run/**/.*"))
 
 
 def test_a_folder_that_cannot_be_locked_is_said_and_used(tmp_path, monkeypatch, capsys):
@@ -221,7 +261,7 @@ def test_a_full_disk_is_said_and_the_next_checkpoint_tries_again(
     straight = train(moved(pretext_config, tmp_path / "straight"), num_epoch=3)
     model = train(pretext_config, sabotage, num_epoch=3)
     said = capsys.readouterr().out
-    assert said.count("warning: checkpoint") == 1
+    assert said.count("cannot be written (") == 1
     assert "No space left on device" in said
     assert "training goes on, the next checkpoint tries again" in said
     assert during == [{"epoch_0001.pth": 6, "latest.pth": 6}]
@@ -271,7 +311,7 @@ def test_a_file_that_the_system_cuts_off_replaces_none(pretext_config, tmp_path,
         limit(soft)()
         signal.signal(signal.SIGXFSZ, ignored)
     said = capsys.readouterr().out
-    assert said.count("warning: checkpoint") == 6
+    assert said.count("cannot be written (") == 6
     assert said.count("training goes on, the next checkpoint tries again") == 6
     files = {"epoch_0001.pth": 6, "epoch_0003.pth": 18, "latest.pth": 18}
     assert whole_files(tmp_path / "run") == files
@@ -294,20 +334,41 @@ def test_metrics_that_cannot_be_written_do_not_end_the_run(pretext_config, tmp_p
     assert checkpoint.read(tmp_path / "run/latest.pth")["step"] == 12
 
 
-def test_events_that_cannot_be_written_do_not_end_the_run(tmp_path, monkeypatch, capsys):
-    log = Log(tmp_path, 0, 2)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_events_that_cannot_be_written_do_not_end_the_run(pretext_config, tmp_path, capsys):
+    """TensorBoard's thread ends at the first error: its curves go on when there is room again."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    pretext_config["train_cfg"]["log"]["log_step"] = 1
+    pretext_config["train_cfg"]["checkpoints"]["save_step"] = 9
 
-    def full(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def limit(size):
+        return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
 
-    monkeypatch.setattr(log.board, "add_scalar", full)
-    log.write({"step": 1, "epoch": 0, "loss": 0.5})
-    log.write({"step": 2, "epoch": 0, "loss": 0.25})
-    log.close()
-    assert capsys.readouterr().out.count("entries are lost") == 1
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    steps = [json.loads(line)["step"] for line in lines]
-    assert steps == [1, 2]
+    def sabotage(model):
+        at_call(4, limit(100))(model)
+        at_call(7, limit(soft))(model)
+
+    try:
+        train(pretext_config, sabotage)
+    finally:
+        limit(soft)()
+        signal.signal(signal.SIGXFSZ, ignored)
+    said = capsys.readouterr().out
+    assert said.count("entries are lost (") == 1
+    assert "File too large" in said
+    left = [1, 2, 3, 7, 8, 9, 10, 11, 12]
+    assert [entry["step"] for entry in entries(pretext_config)] == left
+    assert steps_of_events(tmp_path / "run/log") == left
+
+
+def test_a_log_that_is_no_text_is_gone_on_with(pretext_config, tmp_path):
+    with pytest.raises(SystemExit):
+        train(pretext_config, interrupt_at(5))
+    with (tmp_path / "run/log/metrics.jsonl").open("ab") as file:
+        file.write(b"\xff\xfe\n")
+    train(pretext_config)
+    assert [entry["step"] for entry in entries(pretext_config)] == [2, 4, 6, 8, 10, 12]
 
 
 def steps_of_events(folder, tag: str = "loss") -> list[int]:
@@ -359,13 +420,58 @@ def test_sigusr1_saves_and_the_run_goes_on(pretext_config, tmp_path):
     assert whole_files(tmp_path / "run")["latest.pth"] == 12
 
 
+def test_sigusr1_before_the_first_step_ends_nothing(pretext_config, tmp_path):
+    """Some batch systems send it early."""
+    line = [sys.executable, "-c", EARLY, str(ROOT)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "still here\n"), done.stderr
+
+
+EARLY = """
+import os, signal
+from SSLRemoteSensing.errors import run_command
+
+def main():
+    os.kill(os.getpid(), signal.SIGUSR1)
+    print("still here")
+
+run_command(main)
+"""
+
+
+def test_sigterm_to_all_lets_a_long_step_end_and_save(pretext_config, tmp_path):
+    """Batch systems signal the workers, too; the step still needs them."""
+    pretext_config["train_cfg"] |= dict(num_workers=1, num_epoch=1)
+
+    def long_step():
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid, signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(3)
+
+    with pytest.raises(SystemExit) as stop:
+        train(pretext_config, at_call(2, long_step))
+    assert stop.value.code == 143
+    assert whole_files(tmp_path / "run")["latest.pth"] == 2
+    assert not multiprocessing.active_children()
+
+
 def test_a_second_sigint_ends_at_once(pretext_config, tmp_path):
-    def sabotage(model):
-        interrupt_at(2)(model)
-        interrupt_at(2)(model)
+    def impatient(model):
+        forward = model.forward
+
+        def twice(batch):
+            os.kill(os.getpid(), signal.SIGINT)
+            # Two that come at once are one to Python.
+            while signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+                time.sleep(0.001)
+            os.kill(os.getpid(), signal.SIGINT)
+            return forward(batch)
+
+        model.forward = twice
 
     with pytest.raises(KeyboardInterrupt):
-        train(pretext_config, sabotage)
+        train(pretext_config, impatient)
     assert not list((tmp_path / "run").glob("*.pth"))
     assert not (tmp_path / "run/.lock").exists()
 
@@ -387,6 +493,33 @@ def test_a_backbone_that_cannot_be_written_does_not_cost_the_best_weights(pretex
         evaluate=lambda: {"miou": next(scores)},
     )  # fmt: skip
     assert checkpoint.read(tmp_path / "run/best.pth")["step"] == 6
+
+
+def test_what_could_not_be_written_at_the_end_is_written_by_the_same_command(
+    pretext_config, tmp_path
+):
+    """The checkpoint has all steps, so nothing else would be done any more."""
+    train_cfg = pretext_config["train_cfg"]
+    settings = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
+    dataset, exported, model = PretextDataset(**train_cfg["train_data"]), [], TinyNet()
+
+    def export(step, *_):
+        exported.append(step)
+        if len(exported) == 2:
+            raise CannotWrite("backbone.pth: cannot be written")
+
+    def run() -> bool:
+        evaluate = lambda: {"miou": 0.5}  # noqa: E731
+        return fit(model, dataset, collate, **settings, export=export, evaluate=evaluate)
+
+    with pytest.raises(CannotWrite, match=r"backbone\.pth"):
+        run()
+    assert checkpoint.read(tmp_path / "run/latest.pth")["step"] == 12
+    assert run()
+    assert exported == [6, 12, 12]
+    assert not run()
+    steps = [entry["step"] for entry in entries(pretext_config) if "val_miou" in entry]
+    assert steps == [6, 12]
 
 
 def test_a_backbone_that_is_not_its_card_s_is_refused(tmp_path):

@@ -8,19 +8,17 @@ import cv2
 
 from SSLRemoteSensing.errors import UserError
 
-GRACE = 20  # seconds
-
 
 def one_thread(worker: int) -> None:
     """Keep to one thread, as workers run beside each other, and leave signals to the main process.
 
     Ctrl-C and most batch systems signal the whole process group. The main process then finishes its
-    step and saves, for which it may still need a batch, so SIGTERM ends a worker only later.
+    step and saves, for which it may still need a batch. It ends its workers by `end_workers`; they
+    end by themselves where it was killed.
     """
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def end_workers(batches) -> None:
@@ -30,6 +28,8 @@ def end_workers(batches) -> None:
     """
     if hasattr(batches, "_shutdown_workers"):  # torch has no public name for it
         batches._shutdown_workers()
+        for worker in batches._workers:  # one that hangs, and takes no SIGTERM
+            worker.kill()
 
 
 @contextlib.contextmanager

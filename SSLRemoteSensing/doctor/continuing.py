@@ -5,8 +5,8 @@ from pathlib import Path
 
 from SSLRemoteSensing import checkpoint, run_folder
 from SSLRemoteSensing.doctor.report import Section
-from SSLRemoteSensing.engine import config_changes
 from SSLRemoteSensing.errors import UserError, told
+from SSLRemoteSensing.resuming import config_changes
 
 
 def judge_run_folder(folder: Path, section: Section) -> dict | None:
@@ -16,7 +16,9 @@ def judge_run_folder(folder: Path, section: Section) -> dict | None:
         section.fail(f"{folder}: another run is writing there ({holder}); wait for it to end")
     latest = folder / "latest.pth"
     if not latest.exists():
-        section.ok(f"{folder}: no latest.pth there, the run starts anew")
+        if run_folder.epochs(folder):
+            return earlier_epoch(folder, f"{latest}: is not there", section)
+        section.ok(f"{folder}: no checkpoint there, the run starts anew")
         return None
     try:
         state = run_folder.read_state(latest)
@@ -30,13 +32,13 @@ def judge_run_folder(folder: Path, section: Section) -> dict | None:
 
 
 def earlier_epoch(folder: Path, damage: str, section: Section) -> dict | None:
-    """The newest whole epoch, which training would take in place of a damaged latest.pth."""
+    """The newest whole epoch, which training would take in place of latest.pth."""
     for _, file in reversed(run_folder.epochs(folder)):
         with contextlib.suppress(UserError):
             state = run_folder.read_state(file)
             section.warn(f"{damage}; training would go back to {file.name}, step {state['step']}")
             return state
-    section.fail(f"{damage}; no epoch_*.pth beside it is whole, move it away to start anew")
+    section.fail(f"{damage}; no epoch_*.pth beside it is whole, move them away to start anew")
     return None
 
 

@@ -12,7 +12,7 @@ from SSLRemoteSensing.doctor.machine import judge_machine
 from SSLRemoteSensing.doctor.report import FAIL, Section, count
 from SSLRemoteSensing.doctor.subject import Split, find_splits, is_fine_tuning
 from SSLRemoteSensing.doctor.task import Task, kept_config, open_task, open_without, require_keys
-from SSLRemoteSensing.engine import CheckpointSettings
+from SSLRemoteSensing.saving import CheckpointSettings
 
 
 @dataclass

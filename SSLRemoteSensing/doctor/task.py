@@ -17,10 +17,11 @@ from SSLRemoteSensing.config import Part, build, require
 from SSLRemoteSensing.datasets import pretext, segmentation
 from SSLRemoteSensing.distributed import divide_batch
 from SSLRemoteSensing.doctor.subject import is_fine_tuning
-from SSLRemoteSensing.engine import CheckpointSettings, check_numbers, fit
+from SSLRemoteSensing.engine import check_numbers, fit
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.finetuning import FineTuning, open_fine_tuning
 from SSLRemoteSensing.log import LogSettings
+from SSLRemoteSensing.saving import CheckpointSettings
 from SSLRemoteSensing.schedules import SCHEDULES
 from SSLRemoteSensing.schema import PretextConfig, SegmentationConfig, check_pretext
 from SSLRemoteSensing.scoring import open_scored

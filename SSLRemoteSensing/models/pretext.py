@@ -101,15 +101,15 @@ class PretextNet(nn.Module):
             losses["exemplar"] = self.losses["exemplar"](*views)
         return {task: self.weights[task] * loss for task, loss in losses.items()}
 
-    def watch(self, batch: dict[str, Tensor]) -> tuple[dict[str, float], list[str]]:
-        """Figures of the embeddings of a batch, and what to warn of; nothing is changed by it.
+    def watch(self, batch: dict[str, Tensor]) -> tuple[dict[str, float], dict[str, str]]:
+        """Figures of the embeddings of a batch, and warnings by kind; nothing is changed by it.
 
         `embedding_std`: standard deviation of the normalized embeddings over the images, times the
         square root of their length: 1 where they point everywhere alike, 0 where all are the same,
         which a low contrastive loss does not tell from success.
         """
-        if self.exemplar_head is None:
-            return {}, []
+        if self.exemplar_head is None or len(batch["anchor"]) < 2:
+            return {}, {}
         training = self.training
         self.eval()
         with torch.no_grad():
@@ -119,7 +119,8 @@ class PretextNet(nn.Module):
         spread = float(unit.std(dim=0).mean()) * unit.shape[1] ** 0.5
         told = f"the embeddings of all images are nearly the same (embedding_std {spread:.1e})"
         remedy = "lower the temperature of ExamplarLoss or the learning rate, or enlarge the batch"
-        return {"embedding_std": spread}, [f"{told}; {remedy}"] if spread < COLLAPSED else []
+        remarks = {"collapse": f"{told}; {remedy}"} if spread < COLLAPSED else {}
+        return {"embedding_std": spread}, remarks
 
     def pyramids(self, images: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         """The backbone's maps of each image by name, in a pass each or in one for all."""

@@ -42,10 +42,10 @@ from SSLRemoteSensing.command import parser, settings  # noqa: E402
 from SSLRemoteSensing.config import build, load_config  # noqa: E402
 from SSLRemoteSensing.datasets.pretext import PretextDataset  # noqa: E402
 from SSLRemoteSensing.datasets.segmentation import SegmentationDataset  # noqa: E402
-from SSLRemoteSensing.engine import CheckpointSettings  # noqa: E402
 from SSLRemoteSensing.errors import UserError  # noqa: E402
 from SSLRemoteSensing.log import LogSettings  # noqa: E402
 from SSLRemoteSensing.models.weights import load_backbone  # noqa: E402
+from SSLRemoteSensing.saving import CheckpointSettings  # noqa: E402
 from SSLRemoteSensing.schedules import SCHEDULES  # noqa: E402
 from SSLRemoteSensing.schema import check_pretext, check_segmentation  # noqa: E402
 

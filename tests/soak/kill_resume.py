@@ -6,7 +6,8 @@
 Each scenario is trained once without a stop. Then it is started, ended by SIGKILL, started again by
 the same command and so on until it is done, and weights, moments, metrics.jsonl, TensorBoard events
 and scores are compared, bit for bit. A third of the kills come at any moment, a third while a
-`.part` file is being written, a third just after a checkpoint appears. Every figure of the JSON is
+`.part` file is being written, a third just after a checkpoint appears; after each the checkpoints
+in the folder are read. Every figure of the JSON is
 of all calls so far; it is written after each run. Exit status 1: something differed.
 """
 
@@ -36,8 +37,9 @@ import torch  # noqa: E402
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
 from torch.utils.tensorboard import SummaryWriter  # noqa: E402, F401
 
+from SSLRemoteSensing.checkpoint import read  # noqa: E402
 from SSLRemoteSensing.config import load_config, override  # noqa: E402
-from SSLRemoteSensing.errors import run_command  # noqa: E402
+from SSLRemoteSensing.errors import UserError, run_command  # noqa: E402
 
 MOMENTS = ("any", "write", "saved")
 TIMED = {"images_per_second", "data_wait"}  # of an entry: not the run's doing
@@ -58,6 +60,16 @@ SCENARIOS = {
             "train_cfg.log.log_step=2",
             CHECKPOINTS + "save_minutes=1e-9",
             CHECKPOINTS + "save_step=2",
+        ],
+    ),
+    "pretrain, bf16, AdamW": (
+        "train.py",
+        [
+            "train_cfg.precision='bf16'",
+            "train_cfg.optimizer={'name': 'AdamW', 'lr': 1e-3}",
+            "train_cfg.num_epoch=None",
+            "train_cfg.num_step=4",
+            CHECKPOINTS + "save_minutes=1e-9",
         ],
     ),
     "finetune, cosine": ("finetune_seg.py", ["train_cfg.num_step=10"]),
@@ -252,6 +264,8 @@ def attempt(run: dict, command, name: str, folder: Path, whole: float, draws, mo
             (os.kill if alone else os.killpg)(child, signal.SIGKILL)
         os.waitpid(child, 0)
         reached, saved = last_step(at), saved_step(at)
+        finished = {file.name: file.stat().st_size for file in at.glob("*.pth")}
+        damaged = in_child(unreadable, str(at))
         run["kills"].append(
             {
                 "moment": moment,
@@ -261,6 +275,8 @@ def attempt(run: dict, command, name: str, folder: Path, whole: float, draws, mo
                 "reached": reached,
                 "saved": saved,
                 "steps_lost": max(0, reached - saved),
+                "bytes_of_checkpoints": sum(finished.values()),
+                "bytes_lost": sum(finished[name] for name in damaged),
                 "parts_left": {part.name: part.stat().st_size for part in parts(at)},
             }
         )
@@ -304,6 +320,17 @@ def last_step(folder: Path) -> int:
         return json.loads(lines[-1])["step"] if lines else 0
     except (FileNotFoundError, ValueError):
         return 0
+
+
+def unreadable(folder: str) -> list[str]:
+    """The checkpoints that are not what was written to them."""
+    found = []
+    for file in Path(folder).glob("*.pth"):
+        try:
+            read(file, sealed=file.name != "backbone.pth")
+        except UserError:
+            found.append(file.name)
+    return found
 
 
 def saved_step(folder: Path) -> int:
@@ -388,6 +415,8 @@ def report(path: Path, seed: int, runs: list[dict]) -> dict:
         ),
         "steps_lost": {"sum": sum(lost), "most": max(lost, default=0)},
         "bytes_of_parts_left": sum(sum(kill["parts_left"].values()) for kill in kills),
+        "bytes_of_checkpoints": sum(kill["bytes_of_checkpoints"] for kill in kills),
+        "bytes_of_checkpoints_lost": sum(kill["bytes_lost"] for kill in kills),
         "runs": len(ends),
         "runs_identical_to_the_straight_one": sum(run["outcome"] == "identical" for run in ends),
         "by_scenario": {
