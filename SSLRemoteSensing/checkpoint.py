@@ -1,4 +1,5 @@
-"""Save and read `.pth` files; nothing else in the package touches one.
+"""Save and read `.pth` files; nothing else in the package touches one. `read` takes `.safetensors`
+too.
 
 Checkpoints of a run carry a checksum. `backbone.pth`, the backbone alone under torchvision's names,
 is a plain state_dict; its card `backbone.json` has the file's SHA-256.
@@ -11,17 +12,16 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from SSLRemoteSensing import safetensors_file
 from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.weight_names import unwrapped
 from SSLRemoteSensing.writing import whole
 
-WRAPPERS = ("module.", "_orig_mod.", "model.")
-
-
 MOST_VALUES = 2**20  # in one file; a dict that holds itself has no end
+MOST_REPEATED = 2**30  # bytes of tensors beyond what the file has: one value can stand for many
 
 
 class Damaged(UserError):
@@ -30,6 +30,8 @@ class Damaged(UserError):
 
 def read(path: str | Path, sealed: bool = False) -> dict:
     """The contents of a `.pth` file, on the CPU, without running any code that a pickle may carry.
+
+    A `.safetensors` file gives its tensors by name; one of ours dict(model=tensors, card).
 
     Args:
         sealed: take only a file with a checksum, as `write` makes them.
@@ -46,6 +48,8 @@ def read(path: str | Path, sealed: bool = False) -> dict:
         path.open("rb").close()
     except OSError as error:  # no permission, a lost mount: the file may be whole
         raise UserError(f"weights {path}: cannot be opened ({error.strerror})") from error
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
     try:
         require_own_size(path)
         with warnings.catch_warnings():
@@ -74,6 +78,23 @@ def require_own_size(path: Path) -> None:
                 raise Damaged("claims more bytes than it has")
 
 
+def read_safetensors(path: Path) -> dict:
+    tensors, texts = safetensors_file.read(path)
+    card = safetensors_file.card_of(texts, path)
+    if card is None:
+        return tensors
+    if texts["checksum"] != checksum(dict(sorted(tensors.items()))):
+        raise Damaged(f"weights {path}: damaged, not what was written; take another copy")
+    return {"model": tensors, "card": card}
+
+
+def write_safetensors(path: Path, tensors: dict[str, Tensor], card: dict) -> None:
+    """Write `tensors` and their `card`, in JSON's types, whole or not at all."""
+    found = checksum(dict(sorted(tensors.items())))
+    with whole(path) as part:
+        part.write_bytes(safetensors_file.packed(tensors, card, found))
+
+
 def checksum(contents, without: str | None = None) -> str:
     """A hash of all tensors and plain values in `contents`, at any depth.
 
@@ -85,7 +106,7 @@ def checksum(contents, without: str | None = None) -> str:
     """
     if isinstance(contents, dict):
         contents = {key: value for key, value in contents.items() if key != without}
-    found, count = hashlib.blake2b(digest_size=16), 0
+    found, count, repeated = hashlib.blake2b(digest_size=16), 0, 0
     waiting = [contents]
     while waiting:
         value = waiting.pop()
@@ -93,8 +114,14 @@ def checksum(contents, without: str | None = None) -> str:
         if count > MOST_VALUES:
             raise Damaged("holds itself, or too many values")
         if isinstance(value, Tensor):
+            require_memory(value)
+            size = value.numel() * value.element_size()
+            repeated += max(0, size - value.untyped_storage().nbytes())
+            if repeated > MOST_REPEATED:
+                raise Damaged("claims more bytes than it has")
             found.update(f"{value.dtype} {tuple(value.shape)} {value.requires_grad}".encode())
-            found.update(memory(value))
+            plain = value.detach().cpu().contiguous().flatten()
+            found.update(plain.view(torch.uint8).numpy())
         elif isinstance(value, dict):
             found.update(f"dict {len(value)}".encode())
             waiting += [part for pair in value.items() for part in pair]
@@ -106,12 +133,10 @@ def checksum(contents, without: str | None = None) -> str:
     return found.hexdigest()
 
 
-def memory(value: Tensor) -> np.ndarray:
-    """The bytes of a tensor; `Damaged` where it has no bytes of its own for each value."""
-    plain = value.layout == torch.strided and value.device.type != "meta" and not value.is_conj()
-    if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+def require_memory(value: Tensor) -> None:
+    """Raise `Damaged` for a tensor that is not numbers in memory."""
+    if value.layout != torch.strided or value.device.type == "meta" or value.is_conj():
         raise Damaged("holds a tensor that is not plain memory")
-    return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
 
 
 def write(path: str | Path, contents: dict) -> None:
@@ -168,13 +193,18 @@ def load_network(model: nn.Module, contents: dict, source: str | Path) -> None:
 
 
 def export_backbone(folder: Path, weights: dict[str, Tensor], card: dict) -> None:
-    """Write `backbone.pth`, a plain state_dict, and its card `backbone.json` with its SHA-256.
+    """Write `backbone.pth`, a plain state_dict, and its card `backbone.json` with its SHA-256."""
+    plain = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
+    write_plain(folder / "backbone.pth", plain, card)
+
+
+def write_plain(path: Path, contents: dict, card: dict) -> None:
+    """Write `contents` to `path` without a checksum; the `.json` beside is its card, which has it.
 
     Both are written before either takes its name.
     """
-    plain = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
-    with whole(folder / "backbone.json") as described, whole(folder / "backbone.pth") as part:
-        save(part, plain)
+    with whole(path.with_suffix(".json")) as described, whole(path) as part:
+        save(part, contents)
         known = card | {"sha256": sha256(part)}
         described.write_text(json.dumps(known, indent=2, default=str) + "\n")
 
@@ -207,50 +237,6 @@ def read_card(path: Path, contents: dict) -> dict:
     return card
 
 
-# Before the names of a backbone's weights, first choice first: a network that was trained by its
-# gradient comes before the running mean of one.
-PREFIXES = (
-    "backbone.",  # ours, lightly, solo-learn, mmsegmentation
-    "encoder.",  # segmentation_models_pytorch, SimSiam
-    "encoder_q.",  # MoCo
-    "base_encoder.",  # MoCo v3
-    "student_backbone.",  # lightly
-    "student.backbone.",
-    "",  # torchvision, timm
-    "encoder_k.",
-    "momentum_encoder.",
-    "momentum_backbone.",
-    "backbone_momentum.",
-    "teacher_backbone.",
-    "teacher.backbone.",
-)
-# How the weights of a ResNet or VGG begin; the last, where its children stand in a nn.Sequential.
-BEGINNINGS = ("conv1.", "layer1.", "features.", "4.0.conv1.")
-NUMBERS = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-
-
-def backbone_weights(contents: dict) -> dict[str, Tensor]:
-    """The backbone's tensors in `contents`, under torchvision's names.
-
-    Found inside `model`, `state_dict`, `student` or `teacher`, and after any of `PREFIXES`; a
-    ResNet's children may be numbered, as lightly's Lightning checkpoints have them (`backbone.0.` =
-    conv1, `backbone.4.` = layer1). Where a file holds several, the first of `PREFIXES` is taken: a
-    student before its teacher, and neither momentum nor teacher if another is there.
-    """
-    for key in ("model", "state_dict", "student", "teacher"):
-        if isinstance(contents.get(key), dict):
-            contents = contents[key]
-    state = unwrapped(contents)
-    for prefix in PREFIXES:
-        if any(key.startswith(tuple(prefix + begin for begin in BEGINNINGS)) for key in state):
-            state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            break
-    if "4.0.conv1.weight" in state:
-        parts = ((key.partition("."), value) for key, value in state.items())
-        return {NUMBERS.get(n, n) + dot + rest: value for (n, dot, rest), value in parts}
-    return state
-
-
 def decoder_weights(path: str | Path) -> dict[str, Tensor]:
     """The inpainting decoder's tensors in a checkpoint of a pre-training run, under its own names.
 
@@ -266,15 +252,4 @@ def decoder_weights(path: str | Path) -> dict[str, Tensor]:
             f"weights {path}: holds no inpainting decoder ({prefix}*) for decoder_cfg.transfer; "
             f"pass latest.pth or an epoch_*.pth of that pre-training run"
         )
-    return state
-
-
-def unwrapped(contents: dict) -> dict[str, Tensor]:
-    """The tensors of `contents`, without what wrappers put before their names."""
-    state = {}
-    for key, value in contents.items():
-        if isinstance(value, Tensor):
-            while key.startswith(WRAPPERS):
-                key = key.split(".", 1)[1]
-            state[key] = value
     return state

@@ -49,6 +49,12 @@ def write_text(path: str | Path, text: str) -> None:
         part.write_text(text)
 
 
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    with whole(path) as part:
+        part.write_bytes(data)
+
+
 def make_folder(path: str | Path, key: str) -> Path:
     """Make the folder `path` and see that files can be written there.
 

@@ -48,6 +48,7 @@ from SSLRemoteSensing.models.weights import load_backbone  # noqa: E402
 from SSLRemoteSensing.saving import CheckpointSettings  # noqa: E402
 from SSLRemoteSensing.schedules import SCHEDULES  # noqa: E402
 from SSLRemoteSensing.schema import check_pretext, check_segmentation  # noqa: E402
+from SSLRemoteSensing.weight_names import backbone_weights  # noqa: E402
 
 SECONDS = 20  # that a case may take; the machine may be busy
 MEMORY = 2**30  # that a case may take more than its process has
@@ -505,8 +506,8 @@ def read_backbone(rng: np.random.Generator, folder: Path) -> str | None:
         (at / "backbone.json").write_bytes(damaged((at / "backbone.json").read_bytes(), rng))
     contents = checkpoint.read(path)
     checkpoint.read_card(path, contents)
-    state = checkpoint.backbone_weights(contents)
-    expected = checkpoint.backbone_weights(checkpoint.read(folder / "whole/backbone.pth"))
+    state = backbone_weights(contents)
+    expected = backbone_weights(checkpoint.read(folder / "whole/backbone.pth"))
     intact = (at / "backbone.json").exists() and "sha256" in json.loads(
         (at / "backbone.json").read_text()
     )

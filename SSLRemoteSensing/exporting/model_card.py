@@ -1,0 +1,188 @@
+"""The model card: `README.md` with a YAML head, in the form that model hubs read."""
+
+import json
+from pathlib import Path
+
+from SSLRemoteSensing.exporting.layouts import mmseg_config
+from SSLRemoteSensing.exporting.snippets import snippets
+from SSLRemoteSensing.exporting.source import Source
+
+MARK = "<!-- written by tools/export.py of SSLRemoteSensing; it may be written anew -->"
+PAPER = "https://doi.org/10.1109/JSTARS.2021.3090418"
+LIBRARIES = {"timm": "timm", "smp": "segmentation-models-pytorch", "onnx": "onnx"}
+METRICS = {"miou": "mean_iou", "mf1": "f1", "oa": "accuracy", "kappa": "kappa"}
+
+
+def model_card(
+    source: Source,
+    file: str,
+    form: str,
+    licence: str | None,
+    dataset: str | None,
+    network: bool,
+    preprocess: bool = False,
+    result: str = "logits",
+    smp: str | None = None,
+) -> str:
+    """The card of the exported `file` as text.
+
+    Args:
+        form: the --format.
+        licence: as the hub names it ('apache-2.0'), None where nobody said.
+        dataset: the data's name on the hub.
+        network: the file holds decoder and classes too.
+        smp: the Python that builds the network of segmentation_models_pytorch.
+    """
+    title = f"{source.backbone.name}, {'segmentation' if network else 'backbone'}"
+    parts = [
+        head(source, form, licence, dataset, network),
+        MARK,
+        f"# {title}",
+        origin(source, network),
+        "## What to feed it\n\n" + feeding(source, form, preprocess, network, result),
+        "## How it was made\n\n" + "\n".join(f"- {line}" for line in training(source, licence)),
+    ]
+    if source.scores:
+        parts.append("## Scores\n\n" + scores(source))
+    parts.append("## How to load it")
+    if form == "mmseg":
+        parts.append(
+            f"In a config of mmsegmentation 1.x:\n\n```text\n{mmseg_config(source, file)}\n```"
+        )
+    for name, code in snippets(source, file, form, network, preprocess, smp).items():
+        parts.append(f"{name}:\n\n```python\n{code}\n```")
+    cited = f"W. Li, H. Chen, Z. Shi, IEEE JSTARS 14, 2021, {PAPER}"
+    parts.append(f"The method: {cited}. Code: SSLRemoteSensing.")
+    return "\n\n".join(parts) + "\n"
+
+
+def head(source: Source, form: str, licence: str | None, dataset: str | None, network: bool) -> str:
+    """The YAML between its lines of dashes. A text in JSON is a text in YAML."""
+    kind = "image-segmentation" if network else "image-feature-extraction"
+    # Hubs take a name of their list, or 'other' with the name beside it.
+    lines = [f"license: {json.dumps(licence or 'other')}"]
+    lines += [] if licence else ["license_name: unknown"]
+    lines += [f"library_name: {LIBRARIES.get(form, 'pytorch')}", f"pipeline_tag: {kind}", "tags:"]
+    tags = ["remote-sensing", "self-supervised-learning", "semantic-segmentation"]
+    lines += [f"- {tag}" for tag in [*tags, source.backbone.name]]
+    if dataset:
+        lines += ["datasets:", f"- {json.dumps(dataset)}"]
+    if network and source.scores:
+        lines += ["metrics:", *(f"- {name}" for name in METRICS.values())]
+    return "\n".join(["---", *lines, "---"])
+
+
+def origin(source: Source, network: bool) -> str:
+    pretext = [
+        key for key in ("inpainting_head_cfg", "agr_head_cfg", "examplar_head_cfg")
+        if source.card.get("config", {}).get(key)
+    ]  # fmt: skip
+    if network:
+        names = ", ".join(source.classes)
+        return (
+            f"A {source.backbone.name} with the decoder {source.decoder_cfg['name']}, fine-tuned "
+            f"to tell {len(source.classes)} classes in remote sensing images, in this order: "
+            f"{names}."
+        )
+    if source.net is not None:
+        return (
+            f"The {source.backbone.name} backbone of a network fine-tuned for segmentation of "
+            f"remote sensing images ({', '.join(source.classes)})."
+        )
+    if pretext:
+        names = {"inpainting_head_cfg": "inpainting", "agr_head_cfg": "transform prediction",
+                 "examplar_head_cfg": "exemplar contrast"}  # fmt: skip
+        tasks = ", ".join(names[key] for key in pretext)
+        return (
+            f"A {source.backbone.name} pre-trained on remote sensing images without labels, by "
+            f"self-supervised multitask learning ({tasks})."
+        )
+    return f"A {source.backbone.name} backbone; its file does not say how it was trained."
+
+
+def feeding(source: Source, form: str, preprocess: bool, network: bool, result: str) -> str:
+    backbone, card = source.backbone, source.card
+    bands = card.get("bands")
+    which = f" (bands {', '.join(map(str, bands))} of the files)" if bands else ""
+    lines = [f"Images (N, {backbone.in_channels}, H, W){which}"]
+    if form in ("onnx", "torchscript") and preprocess:
+        lines[0] += " as uint8, 0 to 255; scaling, mean and deviation are part of the graph."
+    else:
+        lines[0] += " as float, scaled to 0..1."
+    if card.get("max_value"):
+        lines.append(
+            f"Files of more than 8 bits were scaled first: {card['max_value']:g} became 255."
+        )
+    if backbone.mean is None:
+        known = "mean" in card
+        lines.append(
+            "No mean and no standard deviation are taken out."
+            if known
+            else "No card says whether a mean and standard deviation were taken out."
+        )
+    elif not (preprocess and form in ("onnx", "torchscript")):
+        mean, std = (
+            ", ".join(f"{x:g}" for x in values) for values in (backbone.mean, backbone.std)
+        )
+        lines.append(f"Then take out mean ({mean}) and divide by standard deviation ({std}).")
+        if form == "mmseg":
+            lines.append("(The lines of the config below do so, in units of 0..255.)")
+    if form in ("onnx", "torchscript"):
+        maps = "maps block2 to block6 at 1/2 to 1/32, as far as the backbone returns them"
+        lines.append(f"Any batch, height and width; gives {result if network else maps}.")
+    return "\n".join(lines)
+
+
+def training(source: Source, licence: str | None) -> list[str]:
+    """What the run says of itself; folders by their last name, no paths."""
+    card, config = source.card, source.card.get("config") or {}
+    data = (config.get("train_cfg") or {}).get("train_data") or {}
+    size = data.get("crop_size") if source.net else card.get("img_size", data.get("img_size"))
+    folder = data.get("data_path") or data.get("image_path")
+    used = card.get("train_tiles") or {}
+    known = {
+        "Data": data_name(str(folder)) if folder else None,
+        "Labelled tiles": f"{used['used']} of {used['of']}" if used else None,
+        "Images seen": card.get("images_seen"),
+        "Image size in training": size,
+        "Bands": source.backbone.in_channels,
+        "Scale": f"{card['max_value']:g} becomes 1" if card.get("max_value") else None,
+        "Steps": source.step,
+        "Epochs": card.get("epoch"),
+        "Started from": started(config),
+        "Licence of the weights": licence or "unknown: whoever publishes them has to say",
+    }
+    return [f"{name}: {value}" for name, value in known.items() if value is not None]
+
+
+def data_name(folder: str) -> str:
+    """The last part of a path that says anything: potsdam of /data/potsdam/train/images."""
+    parts = [part for part in Path(folder).parts if part not in ("train", "images", "img_dir")]
+    return parts[-1] if parts else folder
+
+
+def started(config: dict) -> str | None:
+    if not isinstance(config.get("backbone_cfg"), dict):
+        return None
+    pretrained = config["backbone_cfg"].get("pretrained", False)
+    words = {False: "random weights", True: "torchvision's ImageNet weights"}
+    return words[pretrained] if isinstance(pretrained, bool) else Path(pretrained).name
+
+
+def scores(source: Source) -> str:
+    found = source.scores
+    lines = [
+        f"In %, on the {found['split']} data, protocol {found['protocol']}:\n",
+        "| mIoU | mean F1 | overall accuracy | kappa |",
+        "|---|---|---|---|",
+        "| " + " | ".join(percent(found.get(key)) for key in METRICS) + " |",
+        "\n| class | IoU | F1 |",
+        "|---|---|---|",
+    ]
+    for name, entry in found["per_class"].items():
+        lines.append(f"| {name} | {percent(entry.get('iou'))} | {percent(entry.get('f1'))} |")
+    return "\n".join(lines)
+
+
+def percent(value: float | None) -> str:
+    return "none" if value is None else f"{100 * value:.2f}"

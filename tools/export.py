@@ -1,0 +1,140 @@
+"""Weights for other programs: a file in the form that they read, and a model card beside it.
+
+    python tools/export.py --checkpoint runs/mine/backbone.pth --format timm --output out/vgg.pth
+    python tools/export.py --checkpoint runs/seg/best.pth --format onnx --preprocess \\
+        --output out/net.onnx --license cc-by-4.0
+
+Takes a backbone.pth, a checkpoint of train.py, or best.pth and latest.pth of finetune_seg.py (and
+whatever else load_backbone reads). `torchvision`, `timm` and `mmseg` get the backbone; `smp` the
+whole network where segmentation_models_pytorch has the same, or else the backbone; `safetensors`
+what the checkpoint has; `onnx` and `torchscript` a graph for images of any number and size, which
+is compared with the network before it is written. Beside the file come README.md, its model card,
+and, where the format has no place for it, a .json that load_backbone takes mean and std from; use a
+folder for each file. docs/use_the_weights.md has examples.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from SSLRemoteSensing import checkpoint
+from SSLRemoteSensing.errors import UserError, run_command
+from SSLRemoteSensing.exporting import graph, layouts
+from SSLRemoteSensing.exporting.model_card import MARK, model_card
+from SSLRemoteSensing.exporting.source import Source, open_source
+from SSLRemoteSensing.writing import make_folder, write_bytes, write_text
+
+FORMATS = ("torchvision", "timm", "smp", "mmseg", "safetensors", "onnx", "torchscript")
+GRAPHS = ("onnx", "torchscript")
+
+
+def main() -> None:
+    flags = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flags.add_argument("--checkpoint", required=True, type=Path)
+    flags.add_argument("--format", required=True, choices=FORMATS)
+    flags.add_argument("--output", required=True, type=Path, help="the file; README.md is beside")
+    flags.add_argument(
+        "--preprocess",
+        action="store_true",
+        help="onnx, torchscript: the graph takes uint8, and scales, takes out mean and std itself",
+    )
+    flags.add_argument(
+        "--result",
+        choices=graph.RESULTS,
+        default="logits",
+        help="onnx, torchscript of a fine-tuned network: what the graph gives",
+    )
+    flags.add_argument("--license", help="of the weights, as model hubs name it, e.g. cc-by-4.0")
+    flags.add_argument("--dataset", help="the data's name on a model hub, for the card")
+    flags.add_argument("--overwrite", action="store_true", help="replace what is there")
+    args = flags.parse_args()
+    check(args)
+    source = open_source(args.checkpoint)
+    if args.result != "logits" and source.net is None:
+        raise UserError(
+            f"--result {args.result}: {args.checkpoint} has no classes, only a backbone"
+        )
+    make_folder(args.output.parent, "--output")
+    said, network, smp = export(source, args)
+    card = model_card(
+        source, args.output.name, args.format, args.license, args.dataset, network,
+        args.preprocess, args.result, smp,
+    )  # fmt: skip
+    write_text(args.output.parent / "README.md", card)
+    print(f"{args.output}: {said}; model card {args.output.parent / 'README.md'}")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse before anything is read what could not be written."""
+    for name, given in (("--preprocess", args.preprocess), ("--result", args.result != "logits")):
+        if given and args.format not in GRAPHS:
+            raise UserError(f"{name}: only for --format onnx and torchscript, which hold a graph")
+    if args.output.suffix == ".json" or args.output.is_dir() or args.output.name == "README.md":
+        raise UserError(
+            f"--output {args.output}: name a file for the weights, not a folder or card"
+        )
+    if args.output.exists() and args.checkpoint.exists() and args.output.samefile(args.checkpoint):
+        raise UserError(f"--output {args.output}: is the checkpoint itself; name another file")
+    if (args.format == "safetensors") != (args.output.suffix == ".safetensors"):
+        raise UserError(
+            f"--output {args.output}: files of --format safetensors, and no others, end with "
+            f".safetensors"
+        )
+    if args.overwrite:
+        return
+    written = [args.output]
+    if args.format not in (*GRAPHS, "safetensors"):
+        written.append(args.output.with_suffix(".json"))
+    for file in written:
+        if file.exists():
+            raise UserError(f"--output {file}: is there already; pass --overwrite to replace it")
+    card = args.output.parent / "README.md"
+    if card.exists() and MARK not in card.read_text(errors="replace"):
+        raise UserError(
+            f"--output {args.output}: the {card.name} beside it was not written by this command; "
+            f"choose another folder, or pass --overwrite to replace it"
+        )
+
+
+def export(source: Source, args: argparse.Namespace) -> tuple[str, bool, str | None]:
+    """Write the file: what was written in words, whether it is a whole network, and smp's call."""
+    output, fine_tuned = args.output, source.net is not None
+    decoder = f" with {source.decoder_cfg['name']}" if fine_tuned else ""
+    what = source.backbone.name + decoder
+    only = f"the backbone alone, {source.backbone.name}"
+    if args.format in ("torchvision", "timm"):
+        write_weights(output, layouts.torchvision_weights(source), source)
+        return only, False, None
+    if args.format == "smp":
+        weights, call = layouts.smp_weights(source)
+        write_weights(output, weights, source)
+        return (call or f"{only}, an encoder"), call is not None, call
+    if args.format == "mmseg":
+        write_weights(output, layouts.mmseg_weights(source), source)
+        print(layouts.mmseg_config(source, output.name))
+        return only, False, None
+    if args.format == "safetensors":
+        weights = source.net.state_dict() if fine_tuned else source.weights()
+        checkpoint.write_safetensors(output, layouts.plain(weights), source.public_card())
+        return what, fine_tuned, None
+    if args.format == "torchscript":
+        write_bytes(output, graph.torchscript(source, args.preprocess, args.result))
+        return f"{what}, equal to the network at {len(graph.SIZES)} sizes", fine_tuned, None
+    texts = {"card": json.dumps(source.public_card())}
+    data, worst = graph.onnx_model(source, args.preprocess, args.result, texts)
+    write_bytes(output, data)
+    return f"{what}, within {worst:.1e} of the network in onnxruntime", fine_tuned, None
+
+
+def write_weights(output: Path, contents: dict, source: Source) -> None:
+    checkpoint.write_plain(output, contents, source.public_card())
+
+
+if __name__ == "__main__":
+    try:
+        run_command(main)
+    except KeyboardInterrupt:
+        sys.exit(130)
