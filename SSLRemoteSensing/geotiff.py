@@ -68,18 +68,22 @@ class Tiff:
 
     def rows(self, bands: Sequence[int], y: int = 0, height: int | None = None) -> np.ndarray:
         """Planes (bands, height, width) of the rows from `y`; all rows by default."""
-        with reading(self.path):
-            return self.source.read(list(bands), window=self._window(y, height))
+        return self.window(bands, y, 0, self.height - y if height is None else height, self.width)
 
-    def mask(self, y: int, height: int) -> np.ndarray:
-        """uint8 (height, width), 0 where there is no data."""
-        with reading(self.path):
-            return self.source.dataset_mask(window=self._window(y, height))
-
-    def _window(self, y: int, height: int | None):
+    def window(self, bands: Sequence[int], y: int, x: int, height: int, width: int) -> np.ndarray:
+        """Planes (bands, height, width) of the pixels from (y, x)."""
         from rasterio.windows import Window
 
-        return Window(0, y, self.width, self.height - y if height is None else height)
+        with reading(self.path):
+            return self.source.read(list(bands), window=Window(x, y, width, height))
+
+    def mask(self, y: int, height: int, x: int = 0, width: int | None = None) -> np.ndarray:
+        """uint8 (height, width), 0 where there is no data; whole rows by default."""
+        from rasterio.windows import Window
+
+        window = Window(x, y, self.width - x if width is None else width, height)
+        with reading(self.path):
+            return self.source.dataset_mask(window=window)
 
 
 @contextmanager

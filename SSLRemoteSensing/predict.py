@@ -1,6 +1,6 @@
 """Predict a scene of any size, window by window, blended where the windows overlap."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from SSLRemoteSensing.datasets.cut import positions
 
 Rows = Callable[[int, int], np.ndarray]  # (y, height) -> uint8 (height, width, C)
+Empty = Callable[[int, int, int, int], bool]  # (y, x, height, width) -> nothing to predict there
+PART = 64  # rows of probabilities given out at a time
+LEAST = 1e-30  # far below any weight, and above 0 for what no window covers
 
 
 @torch.no_grad()
@@ -51,46 +54,78 @@ def predict_scene(
     overlap: float,
     batch_size: int,
     device: torch.device,
+    empty: Empty | None = None,
+    num_classes: int | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Probabilities of a scene from top to bottom: (y, float (K, h, width)), each row once.
 
     Square windows overlap by `overlap` of their side; the last ones move inward, and a scene
     smaller than a window is one window. Where windows overlap, probabilities are averaged with the
     weight sin^2 of the place in the window, so that no seam is left. Memory depends on window and
-    width, not on the height.
+    width, not on the height: a strip of the image as high as a window, and its probabilities.
+
+    Close the iterator (`contextlib.closing`) before what `rows` reads from is closed.
 
     Args:
         predict: images uint8 (N, C, h, w) on `device` to probabilities (N, K, h, w).
         rows: reads the image; is asked for rows in order, each once, one call ahead of the network.
+        empty: windows of which this is true are not predicted; a pixel that no other window covers
+            gets zeros. It is asked after `rows` has given all rows of the window.
+        num_classes: K; with `empty` it must be given, as there may be no window to tell it.
     """
     tall, wide = min(window, height), min(window, width)
     step = max(1, round(window * (1 - overlap)))
     tops, lefts = positions(height, tall, step), positions(width, wide, step)
     weight = (bell(tall)[:, None] * bell(wide)).to(device)
     total = norm = None  # of the rows that the windows of one height cover
+    if num_classes is not None:
+        total, norm = accumulators(num_classes, tall, width, device)
+
+    def fresh(y: int, count: int) -> Tensor:
+        # On its way to a GPU from here, so that no step of the network waits for the copy.
+        pixels = torch.from_numpy(np.ascontiguousarray(rows(y, count)))
+        return pixels.pin_memory() if device.type == "cuda" else pixels
+
     with ThreadPoolExecutor(1) as ahead:
-        strip = to_planes(rows(0, tall), device)
+        strip = fresh(0, tall).to(device, copy=True)  # (tall, width, C), moved up in place
         for top, below in zip(tops, [*tops[1:], height], strict=True):
             done = below - top
-            reading = ahead.submit(rows, top + tall, done) if below < height else None
-            for start in range(0, len(lefts), batch_size):
-                some = lefts[start : start + batch_size]
-                found = predict(torch.stack([strip[:, :, x : x + wide] for x in some]))
+            reading = ahead.submit(fresh, top + tall, done) if below < height else None
+            wanted = [x for x in lefts if empty is None or not empty(top, x, tall, wide)]
+            for some in even_batches(wanted, batch_size):
+                images = torch.stack([strip[:, x : x + wide] for x in some]).permute(0, 3, 1, 2)
+                # As it stands this is channels_last, which GPUs like; CPUs are slower by it.
+                found = predict(images.contiguous() if device.type == "cpu" else images)
                 if total is None:
-                    total = torch.zeros(found.shape[1], tall, width, device=device)
-                    norm = torch.zeros(tall, width, device=device)
+                    total, norm = accumulators(found.shape[1], tall, width, device)
                 for x, one in zip(some, found, strict=True):
-                    total[:, :, x : x + wide] += one * weight
+                    total[:, :, x : x + wide].addcmul_(one, weight)
                     norm[:, x : x + wide] += weight
-            yield top, total[:, :done] / norm[:done]
+            # In parts, so that beside the strip there is never a second one of its size.
+            for start in range(0, done, PART):
+                part = slice(start, min(start + PART, done))
+                yield top + start, total[:, part] / norm[part].clamp_min(LEAST)
             if reading is not None:
-                fresh = to_planes(reading.result(), device)
-                strip = torch.cat([strip[:, done:], fresh], dim=1)
-                total, norm = move_up(total, done, 1), move_up(norm, done, 0)
+                move_up(strip, done, 0)
+                strip[tall - done :] = reading.result().to(device, non_blocking=True)
+                for sums, rows_dim in ((total, 1), (norm, 0)):
+                    move_up(sums, done, rows_dim)
+                    sums.narrow(rows_dim, tall - done, done).zero_()
 
 
-def to_planes(pixels: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(pixels).permute(2, 0, 1).to(device)
+def accumulators(
+    num_classes: int, tall: int, width: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Sums of weighted probabilities (K, tall, width) and of weights (tall, width), all 0."""
+    total = torch.zeros(num_classes, tall, width, device=device)
+    return total, torch.zeros(tall, width, device=device)
+
+
+def even_batches(items: Sequence[int], most: int) -> Iterator[Sequence[int]]:
+    """`items` in as few batches of at most `most` as can be, all of nearly one size."""
+    count = -(-len(items) // most)
+    for number in range(count):
+        yield items[number * len(items) // count : (number + 1) * len(items) // count]
 
 
 def bell(length: int) -> Tensor:
@@ -98,8 +133,11 @@ def bell(length: int) -> Tensor:
     return torch.sin(torch.pi * (torch.arange(length) + 0.5) / length) ** 2
 
 
-def move_up(values: Tensor, count: int, dim: int) -> Tensor:
-    """`values` without its first `count` rows, and as many empty ones after the last."""
-    kept = values.narrow(dim, count, values.shape[dim] - count)
-    empty = torch.zeros_like(values.narrow(dim, 0, count))
-    return torch.cat([kept, empty], dim)
+def move_up(values: Tensor, count: int, dim: int) -> None:
+    """Move `values` by `count` rows towards the first, in place; the last ones stay as they were.
+
+    In pieces of `count` rows, so that no piece is copied onto itself.
+    """
+    for start in range(0, values.shape[dim] - count, count):
+        rows = min(count, values.shape[dim] - count - start)
+        values.narrow(dim, start, rows).copy_(values.narrow(dim, start + count, rows))

@@ -106,11 +106,12 @@ def save(folder: Path, state: dict, finished_epoch: int | None, max_keep: int) -
         checkpoint.write(folder / "latest.pth", state)
         return
     checkpoint.write(folder / f"epoch_{finished_epoch:04d}.pth", state)
-    # A file of its own, not a second name of the epoch's: what damages one leaves the other.
-    checkpoint.write(folder / "latest.pth", state)
     for _, old in epochs(folder)[:-max_keep]:
         with contextlib.suppress(OSError):  # the next epoch tries again
             old.unlink()
+    # A file of its own, not a second name of the epoch's: what damages one leaves the other. Last,
+    # as a run that is killed before it does the epoch's end again.
+    checkpoint.write(folder / "latest.pth", state)
 
 
 def read(folder: str | Path) -> dict | None:

@@ -19,8 +19,11 @@ from SSLRemoteSensing.history import STOPPED
 from SSLRemoteSensing.schedules import OPTIMIZERS
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, setting: str = "train_cfg.device=") -> torch.device:
     """'auto' takes CUDA where there is one, else the CPU; of several processes each its own GPU.
+
+    Args:
+        setting: what errors tell the user to set: a key of the config, or a flag.
 
     Raises:
         UserError: a device that is not there.
@@ -30,11 +33,9 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(
-            f"train_cfg.device={name!r}: no such device; set auto, cpu or cuda"
-        ) from error
+        raise UserError(f"{setting}{name!r}: no such device; set auto, cpu or cuda") from error
     if device.type not in ("cpu", "cuda"):
-        raise UserError(f"train_cfg.device={name!r}: not supported; set auto, cpu or cuda")
+        raise UserError(f"{setting}{name!r}: not supported; set auto, cpu or cuda")
     if device.type == "cpu":
         return device
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -42,10 +43,11 @@ def choose_device(name: str) -> torch.device:
     # 'cuda:0', as the published configs have it, would be the same GPU for all.
     device = torch.device("cuda", distributed.local_rank() if several else device.index or 0)
     if device.index >= count:
-        remedy = "start one process a GPU" if several else "pass --set train_cfg.device=auto"
+        flag = setting if setting.startswith("--") else f"--set {setting}"
+        remedy = "start one process a GPU" if several else f"pass {flag}auto"
         raise UserError(
-            f"train_cfg.device={name!r}: {device} is asked for, this machine has {count} CUDA "
-            f"devices; {remedy} (or train_cfg.device=cpu)"
+            f"{setting}{name!r}: {device} is asked for, this machine has {count} CUDA "
+            f"devices; {remedy} (or {setting}cpu)"
         )
     torch.cuda.set_device(device)
     return device
@@ -58,13 +60,14 @@ def has_fast_bf16(device: torch.device) -> bool:
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
-def choose_precision(precision: str, device: torch.device) -> str:
+def choose_precision(
+    precision: str, device: torch.device, setting: str = "train_cfg.precision="
+) -> str:
     """'fp32' or 'bf16'; 'auto' is bf16 where the hardware has it. Warns where bf16 is emulated."""
     fast = has_fast_bf16(device)
     if precision == "bf16" and not fast:
         print(
-            f"warning: train_cfg.precision='bf16' is emulated on this {device.type}, hundreds of "
-            f"times "
+            f"warning: {setting}'bf16' is emulated on this {device.type}, hundreds of times "
             f"slower than fp32; set precision='auto'",
             file=sys.stderr,
         )

@@ -1,0 +1,115 @@
+"""Map whole scenes with a fine-tuned network, of any size, window by window.
+
+    python tools/predict.py --checkpoint runs/finetune/best.pth --input scene.tif --output map.tif
+    python tools/predict.py --checkpoint F --input 'scenes/**/*.tif' --output maps --preview
+    python tools/predict.py --checkpoint F --input scene.tif --output map.tif --vectors map.gpkg
+    torchrun --nproc_per_node=4 tools/predict.py --checkpoint F --input 'scenes/*.tif' --output maps
+
+The map is a GeoTIFF of class indices with palette, overviews and class names, 255 where the scene
+has no data, on the scene's coordinates; with --output NAME.png a PNG. Of several scenes each gets
+its own; one that cannot be mapped does not stop the others. Files get their names when they are
+whole. docs/predict.md has all of it. Exit status 0: all mapped; 1: some of several scenes are not;
+2: a mistake, or the only scene cannot be mapped.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from SSLRemoteSensing import distributed
+from SSLRemoteSensing.errors import run_command
+from SSLRemoteSensing.mapping.network import open_network
+from SSLRemoteSensing.mapping.outputs import find_scenes, plan_outputs
+from SSLRemoteSensing.mapping.run import MapSettings, map_scenes
+from SSLRemoteSensing.mapping.vectors import require_vectors
+from SSLRemoteSensing.step import choose_device, choose_precision
+
+BATCH = {"cpu": 1, "cuda": 16}  # windows; a CPU gains nothing by more
+THREADS = {"cpu": 1, "cuda": 4}
+
+
+def arguments() -> argparse.Namespace:
+    flags = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = flags.add_argument
+    add("--checkpoint", required=True, help="best.pth, latest.pth or epoch_*.pth of fine-tuning")
+    add("--input", required=True, nargs="+", help="scenes, or patterns of them in quotes")
+    add("--output", required=True, help="a file (.tif, .png) for one scene, or a folder")
+    add("--tile", type=int, default=512, help="side of a window in pixels (512)")
+    add("--overlap", type=float, default=0.5, help="share by which windows overlap (0.5)")
+    add("--tta", action="store_true", help="mean over 8 turns and flips of each window: 8 times "
+        "the work")  # fmt: skip
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+    add("--precision", default="auto", choices=("auto", "fp32", "bf16"))
+    add("--batch_size", type=int, help="windows predicted at a time (1; on a GPU 16)")
+    add("--workers", type=int, help="threads that decompress and compress (1; with a GPU 4)")
+    add("--probabilities", action="store_true", help="also <map>_probabilities.tif, a band a class")
+    add("--preview", action="store_true", help="also <map>_preview.png: scene, map and legend")
+    add("--vectors", metavar="FILE.gpkg", help="also polygons; of several scenes a folder")
+    add("--min_area", type=float, default=0.0, help="smallest polygon, square metres (or pixels)")
+    add("--simplify", type=float, help="how far outlines may move, metres (default one pixel)")
+    add("--vector_classes", nargs="+", metavar="CLASS", help="classes to make polygons of (all)")
+    add("--bands", type=int, nargs="+", help="the scene's bands for the network, from 1")
+    add("--max_value", type=float, help="the scene's value that becomes 255")
+    add("--on_bad_block", default="fail", choices=("fail", "nodata"),
+        help="nodata: leave what cannot be read empty in the map, and go on")  # fmt: skip
+    add("--skip_existing", action="store_true", help="leave out scenes whose map is there")
+    return flags.parse_args()
+
+
+@distributed.processes()
+def main() -> None:
+    args = arguments()
+    if args.vectors is not None:
+        require_vectors()
+    scenes = find_scenes(args.input)
+    asked = args.probabilities, args.preview, args.vectors
+    planned = plan_outputs(scenes, args.output, *asked)
+    left = [one for one in planned if not (args.skip_existing and one.map.exists())]
+    distributed.barrier()  # all have looked at what is there before one writes
+    device = choose_device(args.device, "--device ")
+    precision = choose_precision(args.precision, device, "--precision ")
+    network = open_network(Path(args.checkpoint), device, precision)
+    settings = MapSettings(
+        args.tile, args.overlap, args.batch_size or BATCH[device.type], args.tta, args.bands,
+        args.max_value, args.on_bad_block, args.workers or THREADS[device.type], args.min_area,
+        args.simplify, args.vector_classes,
+    )  # fmt: skip
+    settings.check(network.classes)
+    if len(left) < len(planned):
+        print(f"{len(planned) - len(left)} of {len(planned)} scenes have their map already")
+    done, failed = map_scenes(network, left, settings)
+    results = distributed.all_gather_object(([(str(m), m.pixels, m.seconds) for m in done], failed))
+    report(results, single=len(planned) == 1)
+
+
+def report(results: list[tuple[list, list[str]]], single: bool) -> None:
+    """Say what the other processes could not, and the sum; end with 1 where scenes failed."""
+    for done, failed in results[1:]:
+        for text, *_ in done:
+            print(text)
+        for line in failed:
+            print(f"error: {line}", file=sys.stderr)
+    failed = [line for _, lines in results for line in lines]
+    mapped = [one for done, _ in results for one in done]
+    if single and failed:
+        sys.exit(2)
+    seconds = max(sum(one[2] for one in done) for done, _ in results)
+    pixels = sum(one[1] for one in mapped)
+    if len(mapped) > 1:
+        rate = pixels / 1e6 / seconds
+        sizes = f"{len(mapped)} scenes, {pixels / 1e6:.1f} megapixels in {seconds:.1f} s"
+        print(f"{sizes}, {rate:.3g} megapixels a second")
+    if failed:
+        print(
+            f"{len(failed)} of {len(mapped) + len(failed)} scenes are not mapped", file=sys.stderr
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    try:
+        run_command(main)
+    except KeyboardInterrupt:
+        sys.exit(130)
