@@ -1,6 +1,5 @@
 """What a checkpoint holds: a backbone, or a fine-tuned network with its classes."""
 
-import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from torch import Tensor
 from SSLRemoteSensing import checkpoint
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.models.backbones import Backbone
-from SSLRemoteSensing.models.segmentation import SegmentationNet, build_segmentation
+from SSLRemoteSensing.models.segmentation import SegmentationNet, parts_of, trained_network
 from SSLRemoteSensing.models.weights import load_backbone
 
 
@@ -52,9 +51,7 @@ class Source:
         known = {key: self.card[key] for key in PUBLIC if self.card.get(key) is not None}
         known |= self.backbone.card() | {"step": self.step}
         if self.net is not None:
-            config = self.card["config"]
-            parts = {key: copy.deepcopy(config.get(key)) for key in ("backbone_cfg", "decoder_cfg")}
-            known["config"] = {"classes": self.classes} | without_origins(parts)
+            known["config"] = {"classes": self.classes} | parts_of(self.card["config"])
         return json.loads(json.dumps(known, default=str))
 
 
@@ -82,21 +79,8 @@ def open_source(path: Path) -> Source:
             f"weights {path}: a fine-tuned network without its config; take best.pth or latest.pth "
             f"of finetune_seg.py"
         )
-    parts = {key: copy.deepcopy(card["config"].get(key)) for key in ("backbone_cfg", "decoder_cfg")}
-    net = build_segmentation({"classes": card["classes"]} | without_origins(parts))
-    # Weights of classes are kept in the loss, which nobody needs here.
-    model = {k: v for k, v in contents["model"].items() if not k.startswith("losses.")}
-    checkpoint.load_network(net, {"model": model}, path)
-    net.backbone.set_normalization(card.get("mean"), card.get("std"))
-    return Source(path, net.backbone, net.eval(), card, step, scores_of(path, step))
-
-
-def without_origins(parts: dict) -> dict:
-    """The configs of a backbone and a decoder without where their first weights came from."""
-    for cfg in parts.values():
-        for key in ("pretrained", "transfer", "mean", "std"):
-            (cfg or {}).pop(key, None)
-    return parts
+    net = trained_network(contents, path)
+    return Source(path, net.backbone, net, card, step, scores_of(path, step))
 
 
 def scores_of(path: Path, step: int | None) -> dict | None:

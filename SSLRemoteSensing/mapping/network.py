@@ -1,6 +1,5 @@
 """A fine-tuned network from its checkpoint, with all that its maps need to be read."""
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import torch
 from SSLRemoteSensing import checkpoint
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.figures import default_palette
-from SSLRemoteSensing.models.segmentation import SegmentationNet, build_segmentation
+from SSLRemoteSensing.models.segmentation import SegmentationNet, trained_network
 
 WANTED = "take best.pth, latest.pth or epoch_*.pth of finetune_seg.py"
 
@@ -46,20 +45,12 @@ def open_network(path: str | Path, device: torch.device, precision: str) -> MapN
     path = Path(path)
     contents = checkpoint.read(path)
     card = required_card(path, contents)
-    config = copy.deepcopy(card["config"])
-    # The checkpoint brings all weights; what they started from may be gone.
-    config["backbone_cfg"]["pretrained"] = False
-    if config.get("decoder_cfg"):
-        config["decoder_cfg"].pop("transfer", None)
-    config.get("train_cfg", {}).pop("loss", None)
-    model = build_segmentation(config)
-    checkpoint.load_network(model, contents, path)
-    model.backbone.set_normalization(card.get("mean"), card.get("std"))
+    model = trained_network(contents, path)
     fast = device.type == "cuda"
-    model.to(device, memory_format=torch.channels_last if fast else torch.preserve_format).eval()
+    model.to(device, memory_format=torch.channels_last if fast else torch.preserve_format)
     if fast:
         torch.backends.cudnn.benchmark = True  # windows are all of one size
-    bands = config.get("train_cfg", {}).get("train_data", {}).get("bands")
+    bands = card["config"].get("train_cfg", {}).get("train_data", {}).get("bands")
     classes = list(card["classes"])
     return MapNetwork(
         model, device, precision, classes,

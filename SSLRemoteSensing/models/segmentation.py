@@ -1,10 +1,12 @@
 """Backbone and decoder to class logits."""
 
 import json
+from pathlib import Path
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from SSLRemoteSensing import checkpoint
 from SSLRemoteSensing.config import build, differences, with_defaults
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.models.backbones import Backbone, unit_range
@@ -101,6 +103,32 @@ def build_segmentation(config: dict) -> SegmentationNet:
 
 # Where the weights of a network come from is no part of what it is.
 ORIGINS = {"pretrained", "mean", "std", "transfer"}
+
+
+def trained_network(contents: dict, source: str | Path) -> SegmentationNet:
+    """The network of a checkpoint, built by its card's config, with its weights, mean and std.
+
+    Args:
+        contents: of a fine-tuning's checkpoint, with a card that has classes and config.
+
+    Raises:
+        UserError: weights that are not of the card's network.
+    """
+    card = contents["card"]
+    net = build_segmentation({"classes": card["classes"]} | parts_of(card["config"]))
+    # Weights of classes are kept in the loss, which only training needs.
+    weights = {k: v for k, v in contents["model"].items() if not k.startswith("losses.")}
+    checkpoint.load_network(net, {"model": weights}, source)
+    net.backbone.set_normalization(card.get("mean"), card.get("std"))
+    return net.eval()
+
+
+def parts_of(config: dict) -> dict:
+    """The configs of backbone and decoder, without where their first weights came from."""
+    cfgs = {key: config.get(key) for key in ("backbone_cfg", "decoder_cfg")}
+    return {
+        key: cfg and {k: v for k, v in cfg.items() if k not in ORIGINS} for key, cfg in cfgs.items()
+    }
 
 
 def require_same_network(trained: dict, config: dict, source: str) -> None:
