@@ -221,7 +221,7 @@ def shard(items: Sequence) -> Sequence:
     return items[rank() :: size()]
 
 
-def divide_batch(train_cfg: dict) -> dict:
+def divide_batch(train_cfg: dict, processes: int | None = None) -> dict:
     """`train_cfg` with batch_size = global_batch_size / processes, where that is given.
 
     Raises:
@@ -231,8 +231,9 @@ def divide_batch(train_cfg: dict) -> dict:
     whole = train_cfg.get("global_batch_size")
     if whole is None:
         return rest
-    if whole < 1 or whole % size():
+    processes = processes or size()
+    if whole < 1 or whole % processes:
         raise UserError(
-            f"train_cfg.global_batch_size={whole}: must be a multiple of the {size()} processes"
+            f"train_cfg.global_batch_size={whole}: must be a multiple of the {processes} processes"
         )
-    return rest | {"batch_size": whole // size()}
+    return rest | {"batch_size": whole // processes}

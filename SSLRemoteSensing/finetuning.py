@@ -52,20 +52,29 @@ class FineTuning:
     def scored_split(self) -> str:
         return "val" if self.data["test"] is None else "test"
 
-    def open_split(self, split: str, coding: ValueCoding | None = None) -> SegmentationDataset:
+    def open_split(
+        self,
+        split: str,
+        coding: ValueCoding | None = None,
+        checked: bool = False,
+        exclude: str | None = None,
+    ) -> SegmentationDataset:
+        """The tiles of `split`; `exclude` in place of the config's, the others as the data set."""
+        data = self.data[split] if exclude is None else self.data[split] | {"exclude": exclude}
         given = {"num_classes": len(self.classes), "in_channels": self.model.backbone.in_channels}
         given |= {"coding": coding, "classes": self.classes, "seed": self.train_cfg.get("seed", 0)}
         try:
-            return SegmentationDataset(**self.data[split], **given)
+            return SegmentationDataset(**data, **given, checked=checked)
         except UserError as error:
             raise UserError(f"train_cfg.{split}_data: {error}") from error
 
 
-def open_fine_tuning(config: dict, trains: bool = True) -> FineTuning:
+def open_fine_tuning(config: dict, trains: bool = True, processes: int | None = None) -> FineTuning:
     """Check `config`, fill in class weights and palette, build the network. No tile is opened.
 
     Args:
         trains: without, nothing that only training needs is asked for.
+        processes: those of the run; default as many as there are now.
 
     Raises:
         UserError: naming every wrong key; weights that do not fit; a protocol that the data are
@@ -75,7 +84,7 @@ def open_fine_tuning(config: dict, trains: bool = True) -> FineTuning:
     classes = list(config["classes"])
     if config.get("palette") is None:
         config["palette"] = default_palette(len(classes))
-    train_cfg = distributed.divide_batch(config["train_cfg"])
+    train_cfg = distributed.divide_batch(config["train_cfg"], processes)
     losses = [train_cfg.get("loss") or {}]
     for loss in losses:
         losses.extend((loss.get("losses") or {}).values())
@@ -124,6 +133,7 @@ def train(task: FineTuning, folder: Path, dry_run: bool = False) -> bool:
         write_run_card(task.config)
         (folder / "results.json").unlink(missing_ok=True)  # of a run that ended earlier
         names = [Path(file).name for file, _ in train_data.pairs]
+        names = [name.encode("utf-8", "backslashreplace").decode() for name in names]
         write_text(folder / "train_tiles.txt", "\n".join(names) + "\n")
 
     return fit(

@@ -1,5 +1,7 @@
 """Open a TIFF, GeoTIFF or PNG and read rows of it, by rasterio, with errors that name the file."""
 
+import os
+import stat
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,6 +15,11 @@ from SSLRemoteSensing.errors import UnreadableImage
 
 # Filters of warnings belong to the process: two threads must not change them at a time.
 _filters = threading.Lock()
+# Of GDAL's many drivers some follow addresses and paths that a file names, whatever its ending.
+DRIVERS = ("GTiff", "PNG")
+# What a file is read as where its name says so, and whoever names it means that.
+NAMED = {".jpg": "JPEG", ".jpeg": "JPEG", ".jp2": "JP2OpenJPEG", ".img": "HFA", ".vrt": "VRT"}
+TIFF_BEGINS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 class Tiff:
@@ -85,23 +92,63 @@ class Tiff:
         with reading(self.path):
             return self.source.dataset_mask(window=window)
 
+    def strips(self) -> Iterator[tuple[int, int]]:
+        """First row and height of strips that are whole blocks of the file, some 2^22 pixels each,
+        or a block's height of them."""
+        block = self.source.block_shapes[0][0]
+        height = max(1, 2**22 // (self.width * block)) * block
+        for y in range(0, self.height, height):
+            yield y, min(height, self.height - y)
+
 
 @contextmanager
-def open_tiff(path: str | Path) -> Iterator[Tiff]:
-    """Open the file at `path`.
+def open_tiff(path: str | Path, beside: bool = False) -> Iterator[Tiff]:
+    """Open the file at `path`, a TIFF or PNG whatever its ending, or what `NAMED` says of it.
+
+    Args:
+        beside: look at the files beside it too, which may hold its place on the map and a mask.
 
     Raises:
-        UnreadableImage: missing, truncated or damaged, here or when rows are read.
+        UnreadableImage: missing, truncated or damaged, here or when rows are read; of another
+            format.
     """
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
+    from rasterio.io import DatasetReader
 
     path = Path(path)
-    with reading(path), _filters, warnings.catch_warnings():
+    require_file(path)
+    if beside:
+        require_tiff_masks(path)
+    alone = {} if beside else {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+    with reading(path), rasterio.Env(**alone), _filters, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        source = rasterio.open(path)
+        named = NAMED.get(path.suffix.lower())
+        source = DatasetReader(path, driver=[named] if named else list(DRIVERS))
     with source:
         yield Tiff(path, source)
+
+
+def require_file(path: str | Path) -> None:
+    """Raise `UnreadableImage` for a pipe, a device or a folder: reading those may never end."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise UnreadableImage(f"image {path}: cannot be opened ({error.strerror})") from error
+    if not stat.S_ISREG(mode):
+        raise UnreadableImage(f"image {path}: is no regular file; remove it")
+
+
+def require_tiff_masks(path: Path) -> None:
+    """Raise `UnreadableImage` where a mask or overview beside `path`, which GDAL opens with any
+    driver, is no TIFF."""
+    for name in os.listdir(path.parent):
+        if name.lower() in (f"{path.name}.msk".lower(), f"{path.name}.ovr".lower()):
+            other = path.with_name(name)
+            require_file(other)
+            with other.open("rb") as file:
+                if file.read(4) not in TIFF_BEGINS:
+                    raise UnreadableImage(f"image {path}: {name} beside it is no TIFF; remove it")
 
 
 @contextmanager
@@ -111,7 +158,7 @@ def reading(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except (RasterioError, CPLE_BaseError, OSError) as error:
+    except (RasterioError, CPLE_BaseError, OSError, UnicodeError) as error:
         reason = " ".join(str(error).split())
         raise UnreadableImage(
             f"image {path}: cannot be read ({reason}); replace or remove it"

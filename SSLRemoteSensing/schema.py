@@ -44,7 +44,8 @@ class PretextConfig(TypedDict):
 
 
 TRAIN_TILES = Part(
-    SegmentationDataset, given=("num_classes", "in_channels", "seed", "coding", "classes")
+    SegmentationDataset,
+    given=("num_classes", "in_channels", "seed", "coding", "classes", "checked"),
 )
 # Scoring takes each tile whole and as it is.
 SCORED_TILES = Part(

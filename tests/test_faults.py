@@ -1,6 +1,7 @@
 """What goes wrong around a run: files break or vanish, workers are killed, files are hostile."""
 
 import contextlib
+import json
 import multiprocessing
 import os
 import pickle
@@ -24,6 +25,7 @@ from test_engine import TinyNet, train
 from SSLRemoteSensing import raster, run_folder
 from SSLRemoteSensing.datasets.pretext import PretextDataset, collate
 from SSLRemoteSensing.datasets.segmentation import SegmentationDataset
+from SSLRemoteSensing.datasets.sources import SourceFile
 from SSLRemoteSensing.engine import fit
 from SSLRemoteSensing.errors import UnreadableImage, UserError, run_command
 
@@ -62,6 +64,62 @@ def test_one_broken_file_in_a_hundred_is_named_and_passed_over(
     assert all(any(name in line for line in said) for name in names)
     assert "(3 so far)" in said[-1]
     assert run_folder.read(tmp_path / "run")["step"] == 15
+
+
+def test_a_hundred_broken_files_of_ten_thousand_are_passed_over(pretext_config, tmp_path, capsys):
+    """Many names of a few good files, and 100 broken ones among them."""
+    few = sorted((draw_tiles(tmp_path / "few", 4, size=32) / "images").iterdir())
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(10_000):
+        path = folder / f"{number:05d}.jpg"
+        if number % 100 == 37:
+            path.write_bytes([b"", b"no image", few[0].read_bytes()[:300]][number % 3])
+        else:
+            os.link(few[number % 4], path)
+    data = dict(data_path=str(folder), data_format="*", on_bad_image="skip", img_size=32)
+    data |= dict(pre_transforms_cfg={})  # for speed
+    pretext_config["train_cfg"]["train_data"] |= data
+    pretext_config["train_cfg"]["train_data"]["agr_transforms_cfg"]["shortcut_cfg"] = None
+    pretext_config["train_cfg"] |= dict(batch_size=100, num_epoch=1)
+    pretext_config["train_cfg"]["log"]["log_step"] = 50
+    dataset = PretextDataset(**pretext_config["train_cfg"]["train_data"])
+    fit_on(dataset, pretext_config)
+    said = [line for line in capsys.readouterr().out.splitlines() if "skipped" in line]
+    named = {line.split("many/")[1][:5] for line in said}
+    assert named == {f"{number:05d}" for number in range(37, 10_000, 100)}
+
+
+def test_a_class_that_training_lacks_gets_no_weight_and_the_run_goes_on(
+    seg_config, tmp_path, capsys
+):
+    """Water is in the list of classes and in no label of train."""
+    source = tmp_path / "source"
+    for split in ("train", "val"):
+        drawn = draw_tiles(tmp_path / split, 6)
+        for kind in ("images", "labels"):
+            shutil.copytree(drawn / kind, source / kind / split)
+    classes = ["other", "building", "water"]
+    done = prepare(
+        "folder", "--source", source, "--output", tmp_path / "set", "--classes", *classes
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for split in ("train", "val"):
+        paths = dict(image_path=f"{tmp_path}/set/images/{split}")
+        paths |= dict(label_path=f"{tmp_path}/set/labels/{split}", data_format="*.png")
+        seg_config["train_cfg"][f"{split}_data"] |= paths
+    seg_config |= dict(classes=classes, palette=None)
+    seg_config["train_cfg"] |= dict(test_data=None, num_step=2)
+    weighted = dict(name="CrossEntropyLoss", class_weights="median_frequency")
+    seg_config["train_cfg"]["loss"] = weighted
+    assert command("finetune_seg.py", seg_config, tmp_path) == 0, capsys.readouterr().err
+    config = json.loads((tmp_path / "seg/run.json").read_text())["runs"][0]["config"]
+    weights = config["train_cfg"]["loss"]["class_weights"]
+    assert weights[2] == 0
+    assert min(weights[:2]) > 0
+    lines = (tmp_path / "seg/log/metrics.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    assert all(np.isfinite(entry["loss"]) for entry in entries if "loss" in entry)
 
 
 def test_two_broken_files_in_a_hundred_stop_the_run(many, pretext_config):
@@ -154,6 +212,10 @@ def zip_of(path: Path, tiles: Path) -> Path:
     return path
 
 
+NAMES = ["../../up.jpg", "/tmp/absolute.jpg", "a/../../../twice.jpg", "plain.jpg", "link.jpg"]
+NAMES += ["..\\..\\back.jpg", "C:\\drive.jpg", "down/tile.jpg", "images/.."]
+
+
 def test_a_zip_file_writes_nothing_outside_the_output(tiles, tmp_path, monkeypatch):
     source = tmp_path / "source"
     source.mkdir()
@@ -163,7 +225,6 @@ def test_a_zip_file_writes_nothing_outside_the_output(tiles, tmp_path, monkeypat
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "unpacked"))
     monkeypatch.chdir(tmp_path / "work")
     before, theirs = tree(source), tree(tiles)
-    absolute = Path("/tmp/absolute.jpg").exists()
     done = prepare("folder", "--source", source, "--output", tmp_path / "output/set")
     assert "Traceback" not in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"source", "work", "unpacked", "output"}
@@ -171,8 +232,52 @@ def test_a_zip_file_writes_nothing_outside_the_output(tiles, tmp_path, monkeypat
     assert list((tmp_path / "unpacked").iterdir()) == []
     assert list((tmp_path / "work").iterdir()) == []
     assert (tree(source), tree(tiles)) == (before, theirs)
-    assert Path("/tmp/absolute.jpg").exists() == absolute
     assert not any(path.is_symlink() for path in (tmp_path / "output").rglob("*"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_member_of_a_zip_file_is_unpacked_to_its_own_folder(tiles, tmp_path, monkeypatch, name):
+    """Whatever path it names, `list_files` having let it through."""
+    data = zip_of(tmp_path / "data.zip", tiles)
+    (tmp_path / "a/b/unpacked").mkdir(parents=True)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "a/b/unpacked"))
+    before, theirs = tree(tmp_path), tree(tiles)
+    if name == "images/..":
+        with pytest.raises(UserError, match="cannot be unpacked"), local(data, name):
+            pass
+    else:
+        with local(data, name) as path:
+            assert path.parent.parent == tmp_path / "a/b/unpacked"
+            assert not path.is_symlink()
+            assert len(path.read_bytes()) > 10
+            assert len([file for file in tmp_path.rglob("*") if file.is_file()]) == 2
+    assert (tree(tmp_path), tree(tiles)) == (before, theirs)
+
+
+def local(archive: Path, name: str):
+    return SourceFile(name, archive, name, (0, 0)).local()
+
+
+def test_a_zip_bomb_is_refused_before_it_fills_the_disk(tmp_path, monkeypatch):
+    """One that says how much it holds, and one that holds more than it says."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with zipfile.ZipFile(tmp_path / "large.zip", "w") as archive:
+        archive.writestr("a.jpg", b"data")
+        archive.filelist[0].file_size = 2**60  # in the directory, written when it is closed
+    with (
+        pytest.raises(UnreadableImage, match=r"a\.jpg: unpacked it would take 11529215"),
+        local(tmp_path / "large.zip", "a.jpg"),
+    ):
+        pass
+    with zipfile.ZipFile(tmp_path / "small.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.jpg", bytes(10**7))
+        archive.filelist[0].file_size = 1000
+    with (
+        pytest.raises(UnreadableImage, match=r"a\.jpg: cannot be unpacked"),
+        local(tmp_path / "small.zip", "a.jpg"),
+    ):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["large.zip", "small.zip"]
 
 
 class Evil:

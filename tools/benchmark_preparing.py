@@ -98,8 +98,8 @@ def copy_pixels(scene, folder: Path) -> None:
     from rasterio.windows import Window
 
     with (
-        rasterio.open(scene.image.path) as image,
-        rasterio.open(scene.labels["full"].path) as label,
+        rasterio.open(scene.image.path, driver="GTiff") as image,
+        rasterio.open(scene.labels["full"].path, driver="GTiff") as label,
     ):
         for y in positions(image.height, TILE, TILE):
             for x in positions(image.width, TILE, TILE):

@@ -5,21 +5,23 @@
     python train.py --config_file C --set train_cfg.train_data.exclude=runs/doctor/exclude.txt
 
 Takes configs of train.py and of finetune_seg.py. Every image and label is opened, a step is run,
-and nothing is written into the run's folders. With --output the images that training cannot use go
-to `exclude.txt`, which `exclude` of train_data, val_data and test_data takes, and all findings to
-`doctor.json`. Exit status 0: nothing would fail (there may be warnings); 1: the run would fail; 2:
-a mistake in the config or the flags.
+and nothing is written into the run's folders. With --output a folder gets `exclude.txt`, the images
+that training cannot use, as `exclude` of train_data, val_data and test_data takes them, and
+`doctor.json`, all findings, both as soon as they are known. Exit status 0: nothing would fail
+(there may be warnings); 1: the run would fail; 2: a mistake in the config or the flags.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
 from SSLRemoteSensing.command import config_parser, settings
+from SSLRemoteSensing.datasets.files import listable
 from SSLRemoteSensing.doctor.examination import Examination, examine
 from SSLRemoteSensing.doctor.images import default_workers
-from SSLRemoteSensing.doctor.report import FAIL, Section, as_json, count, verdict
-from SSLRemoteSensing.errors import UserError, run_command
+from SSLRemoteSensing.doctor.report import FAIL, as_json, count, verdict
+from SSLRemoteSensing.errors import CannotWrite, UserError, run_command
 from SSLRemoteSensing.writing import make_folder, write_text
 
 
@@ -28,51 +30,65 @@ def main() -> None:
     flags.add_argument(
         "--backbone", metavar="random|imagenet|FILE", help="in place of backbone_cfg.pretrained"
     )
-    flags.add_argument(
-        "--output",
-        help="folder of exclude.txt and doctor.json; or one file, the list (.txt) or all (.json)",
-    )
+    flags.add_argument("--with_imagenet", choices=("true", "false"), help="as train.py has it")
+    flags.add_argument("--output", help="folder of exclude.txt and doctor.json")
     flags.add_argument("--workers", type=int, help="images read at a time; default one a core")
+    flags.add_argument(
+        "--processes", type=int, default=1, help="as torchrun will start them, on all machines"
+    )
     args = flags.parse_args()
     workers = default_workers() if args.workers is None else args.workers
-    if workers < 1:
-        raise UserError(f"--workers {workers}: must be at least 1")
+    for name, value in (("workers", workers), ("processes", args.processes)):
+        if value < 1:
+            raise UserError(f"--{name} {value}: must be at least 1")
     config = settings(args)
-    if args.backbone is not None and isinstance(config.get("backbone_cfg"), dict):
-        named = {"random": False, "imagenet": True}
-        config["backbone_cfg"]["pretrained"] = named.get(args.backbone, args.backbone)
-    if args.output is not None:
-        prepare_output(Path(args.output))
-    done = examine(config, workers, tell)
-    if args.output is not None:
-        write_output(done, Path(args.output))
-    print(verdict(done.sections))
+    pretrained = {"random": False, "imagenet": True}.get(args.backbone, args.backbone)
+    if args.with_imagenet is not None:
+        pretrained = args.with_imagenet == "true"
+    if pretrained is not None and isinstance(config.get("backbone_cfg"), dict):
+        config["backbone_cfg"]["pretrained"] = pretrained
+    # Made now: after hours of reading it would be too late to learn that it cannot be.
+    output = None if args.output is None else make_folder(args.output, "--output")
+
+    def tell(done: Examination) -> None:
+        say(f"{done.sections[-1]}\n")
+        if output is not None:
+            write_report(done, output, complete=False)
+
+    done = Examination(config, workers, args.processes, tell)
+    examine(done)
+    if output is not None:
+        write_report(done, output, complete=True)
+        say(f"{len(done.unusable)} images to exclude: {output / 'exclude.txt'}")
+        say(f"all findings: {output / 'doctor.json'}")
+    say(verdict(done.sections))
     sys.exit(1 if count(done.sections, FAIL) else 0)
 
 
-def tell(section: Section) -> None:
-    print(f"{section}\n", flush=True)
+def say(text: str) -> None:
+    """Print at once; a file's name need not be text."""
+    print(text.encode("utf-8", "backslashreplace").decode(), flush=True)
 
 
-def prepare_output(output: Path) -> None:
-    """Make the folder that is asked for now: after hours of reading it would be too late."""
-    folder = output.parent if output.suffix in (".txt", ".json") else output
-    make_folder(folder, "--output")
+def write_report(done: Examination, output: Path, complete: bool) -> None:
+    """What is known so far: a part that crashes, or the system, must not lose the parts before."""
+    report = json.dumps(as_json(done.sections, complete), indent=2, default=str)
+    write_text(output / "doctor.json", report + "\n")
+    if done.unusable is not None:
+        write_list(done.unusable, output / "exclude.txt")
 
 
-def write_output(done: Examination, output: Path) -> None:
-    """The list of images to exclude, the whole report, or both into a folder."""
-    if output.suffix != ".json":
-        file = output if output.suffix == ".txt" else output / "exclude.txt"
-        lines = ["# images that training cannot use, written by tools/doctor.py"]
-        for image, why in done.unusable.items():
-            lines += [f"# {why}", str(Path(image).absolute())]
-        write_text(file, "\n".join(lines) + "\n")
-        print(f"{len(done.unusable)} images to exclude: {file}")
-    if output.suffix != ".txt":
-        file = output if output.suffix == ".json" else output / "doctor.json"
-        write_text(file, json.dumps(as_json(done.sections), indent=2, default=str) + "\n")
-        print(f"all findings: {file}")
+def write_list(unusable: dict[str, str], path: Path) -> None:
+    lines = ["# images that training cannot use, written by tools/doctor.py"]
+    for image, why in unusable.items():
+        lines.append(f"# {why}")
+        full = os.path.abspath(image)
+        lines.append(full if listable(full) else f"# no line can hold {full!r}; rename it")
+    text = "\n".join(line if listable(line) else repr(line) for line in lines)
+    try:
+        path.write_bytes(f"{text}\n".encode("utf-8", "surrogateescape"))
+    except OSError as error:
+        raise CannotWrite(f"{path}: cannot be written ({error.strerror})") from error
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ class Strips:
 @contextmanager
 def open_image(path: Path, bands: tuple[int, ...] | None) -> Iterator[Strips]:
     if path.suffix.lower() not in JPEG_ENDINGS:
-        with open_tiff(path) as source:
+        with open_tiff(path, beside=True) as source:
             if source.palette is not None or source.is_cmyk:
                 yield whole(chosen(read_image(path, 3), bands, path))
                 return
@@ -104,7 +104,7 @@ def open_label(path: Path, planes: int) -> Iterator[Strips]:
     """A label of three planes of colour or one of values."""
     ending = path.suffix.lower()
     if ending in TIFF_ENDINGS or (planes == 3 and ending not in JPEG_ENDINGS):
-        with open_tiff(path) as source:
+        with open_tiff(path, beside=True) as source:
             if planes == 3 and source.palette is not None:
                 yield whole(read_image(path, 3))
                 return

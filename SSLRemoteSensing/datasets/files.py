@@ -67,14 +67,7 @@ def leave_out(files: list[str], root: Path, exclude: str | Path | None) -> list[
     """
     if exclude is None:
         return files
-    try:
-        lines = [line.strip() for line in Path(exclude).read_text().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "no text file"
-        raise UserError(
-            f"exclude {exclude}: cannot be read ({reason}); name a text file of one path a line"
-        ) from error
-    named = [line for line in lines if line and not line.startswith("#")]
+    named = listed(Path(exclude), "exclude")
     # Folders are compared as they really are, so that a link to one changes nothing; asking that
     # of each file of 100,000 would take seconds.
     real: dict[str, str] = {}
@@ -132,11 +125,7 @@ def in_folder(parts: list[str], pattern: list[str]) -> bool:
 
 
 def read_list(path: Path) -> list[str]:
-    try:
-        lines = [line.strip() for line in path.read_text().splitlines()]
-    except UnicodeDecodeError:
-        raise UserError(f"data_path {path}: expected a folder or a text file of paths") from None
-    files = [str(path.parent / line) for line in lines if line and not line.startswith("#")]
+    files = [str(path.parent / line) for line in listed(path, "data_path")]
     if not files:
         raise UserError(f"data_path {path}: the list is empty; write one image path a line")
     missing = [file for file in files if not os.path.isfile(file)]
@@ -146,6 +135,30 @@ def read_list(path: Path) -> list[str]:
             f"{missing[0]}"
         )
     return list(dict.fromkeys(files))
+
+
+def listed(path: Path, key: str) -> list[str]:
+    """The lines of a text file that are neither empty nor comments.
+
+    Names that are no UTF-8 come back as Python has them from the system. Blanks belong to a name.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+    except OSError as error:
+        reason = error.strerror
+    else:
+        reason = "no text file" if "\0" in text else None
+    if reason:
+        raise UserError(
+            f"{key} {path}: cannot be read ({reason}); expected a text file of one path a line"
+        )
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def listable(path: str) -> bool:
+    """Whether a line of such a file can hold `path`."""
+    return "\n" not in path and not path.endswith("\r")
 
 
 def stem(path: str) -> str:

@@ -14,7 +14,10 @@ ORIGIN = re.compile(r"(.+)_(\d+)_(\d+)")
 
 def name_hash(name: str) -> float:
     """A number in [0, 1) that depends on `name` alone."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    return (
+        int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:8], "big")
+        / 2**64
+    )
 
 
 def scene_of(stem: str, prepared: bool = False) -> str:

@@ -140,10 +140,17 @@ class ValueCoding:
 
 def histogram(values: np.ndarray, bins: int, mask: np.ndarray | None = None) -> np.ndarray:
     """Pixels of each value 0..bins-1 of uint8 or uint16 (H, W), where `mask` is not 0, int64."""
-    if values.size > 2**24:  # OpenCV counts in float32
-        chosen = values.ravel() if mask is None else values[mask > 0]
-        return np.bincount(chosen, minlength=bins).astype(np.int64)
+    if values.size > 2**24:  # OpenCV counts in float32, and NumPy would take 8 bytes a pixel
+        axis = int(np.argmax(values.shape))
+        halves = np.array_split(values, 2, axis)
+        masks = [None, None] if mask is None else np.array_split(mask, 2, axis)
+        return sum(histogram(v, bins, m) for v, m in zip(halves, masks, strict=True))
     return cv2.calcHist([values], [0], mask, [bins], [0, bins]).ravel().astype(np.int64)
+
+
+def value_counts(label: np.ndarray) -> np.ndarray:
+    """Pixels of each value of a label uint8 (H, W), int64 (256,)."""
+    return histogram(label, 256)
 
 
 def value_coding(

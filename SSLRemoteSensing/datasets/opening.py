@@ -9,7 +9,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from SSLRemoteSensing.datasets.labels import INVALID, ValueCoding, detect_coding
+from SSLRemoteSensing.datasets.labels import (
+    INVALID,
+    ValueCoding,
+    detect_coding,
+    value_counts,
+)
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.raster import IGNORE, image_size, read_label
 
@@ -100,15 +105,25 @@ def check_labels(
     def look(pair: tuple[str, str]) -> np.ndarray:
         label = read_label(pair[1])
         require_one_size(pair, image_size(pair[0]), label.shape)
-        return np.bincount(label.ravel(), minlength=256)
+        return value_counts(label)
 
-    where = f"labels in {Path(labels[0]).parent}"
     counts = np.zeros((len(labels), 256), np.int64)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         pairs = zip(images, labels, strict=True)
         bar = tqdm(pool.map(look, pairs), "checking labels", len(labels), leave=False, disable=None)
         for i, found in enumerate(bar):
             counts[i] = found
+    return settle_coding(counts, labels, num_classes, coding)
+
+
+def settle_coding(
+    counts: np.ndarray,
+    labels: Sequence[str],
+    num_classes: int,
+    coding: ValueCoding | None = None,
+) -> tuple[ValueCoding, list[str]]:
+    """`check_labels` once the pixels of each value (labels, 256) have been counted."""
+    where = f"labels in {Path(labels[0]).parent}"
     total = counts.sum(0)
     said = []
     if coding is None:

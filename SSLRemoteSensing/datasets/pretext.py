@@ -92,12 +92,8 @@ class PretextDataset(Dataset):
             raise UserError(f"crop_size={crop_size}: must be at least 1 pixel")
         self.img_size, self.crop_size = img_size, crop_size
         self.in_channels, self.bands = in_channels, bands
-        card = read_card(data_path)
-        if card is not None and Path(data_path).absolute() == card["root"]:
-            raise UserError(f"data_path {data_path}: name a split, {data_path}/images/train")
-        self.max_value = agreed_scale(card, max_value)
         self.on_bad_image, self.seed = on_bad_image, seed
-        self.files = find_images(data_path, data_format, exclude)
+        self.files, self.max_value = choose_images(data_path, data_format, exclude, max_value)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -155,6 +151,23 @@ class PretextDataset(Dataset):
 
     def name(self, index: int) -> Path:
         return Path(self.files[index])
+
+
+def choose_images(
+    data_path: str,
+    data_format: str | Sequence[str],
+    exclude: str | None,
+    max_value: float | None,
+) -> tuple[list[str], float | None]:
+    """The images of a `PretextDataset` and their max_value; none is opened.
+
+    Raises:
+        UserError: none is found; a prepared set as a whole, or in contradiction to `max_value`.
+    """
+    card = read_card(data_path)
+    if card is not None and Path(data_path).absolute() == card["root"]:
+        raise UserError(f"data_path {data_path}: name a split, {data_path}/images/train")
+    return find_images(data_path, data_format, exclude), agreed_scale(card, max_value)
 
 
 def collate(samples: list[dict]) -> dict:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from SSLRemoteSensing.config import Part
 from SSLRemoteSensing.datasets.files import find_images, leave_out, stem
 from SSLRemoteSensing.datasets.fraction import choose_fraction, name_hash
-from SSLRemoteSensing.datasets.labels import ValueCoding, value_coding
+from SSLRemoteSensing.datasets.labels import INVALID, ValueCoding, value_coding, value_counts
 from SSLRemoteSensing.datasets.opening import (
     agreed_scale,
     check_labels,
@@ -47,6 +47,7 @@ class SegmentationDataset(Dataset):
         label_offset, label_codes: how label values give classes, see `value_coding`; by default
             they are class indices, or what `detect_coding` finds, which is said on stderr.
         coding: that of the training labels, for the other splits: a few labels show too little.
+        checked: the labels have been looked through in `coding`; take them at its word.
         classes: names to compare with those that a prepared set has.
         crop_size: side of a random square crop; smaller tiles are padded (image mirrored, label
         255).
@@ -86,6 +87,7 @@ class SegmentationDataset(Dataset):
         seed: int = 0,
         coding: ValueCoding | None = None,
         classes: Sequence[str] | None = None,
+        checked: bool = False,
     ):
         if crop_size is not None and not 1 <= crop_size <= LARGEST_CROP:
             raise UserError(f"crop_size={crop_size}: must be 1 to {LARGEST_CROP} pixels")
@@ -98,31 +100,24 @@ class SegmentationDataset(Dataset):
         self.pairs = find_pairs(
             image_path, label_path, data_format, label_format, hash_range, exclude
         )
-        # A list file may lie anywhere; what it lists tells where the set is.
-        card = read_card(image_path if os.path.isdir(image_path) else Path(self.pairs[0][0]).parent)
-        self.max_value = agreed_scale(card, max_value)
+        card, self.max_value, kept = look_at_set(
+            self.pairs, image_path, max_value, fraction, fraction_seed
+        )
         check_present(self.pairs, label_path, label_format)
-        # Of a set prepared by us, labels included: its dataset.json.
-        self.card = None
-        if card is not None and Path(label_path).absolute().is_relative_to(card["root"]):
-            self.card = card
+        self.card, stated = stated_coding(card, label_path, num_classes, label_offset, label_codes)
+        coding = stated or coding
+        if self.card is not None:
             check_card(card, num_classes, classes, in_channels, bands)
-            if label_offset or label_codes is not None:
-                raise UserError(
-                    f"label_offset, label_codes: {card['root']} is prepared, its labels are in "
-                    "order; leave them out"
-                )
-            self.coding = value_coding(num_classes)
+            self.coding = coding
         else:
-            if label_offset is not None or label_codes is not None:
-                coding = value_coding(num_classes, label_offset, label_codes)
-            self.coding, said = check_labels(*zip(*self.pairs, strict=True), num_classes, coding)
+            said = []
+            if not checked:
+                coding, said = check_labels(*zip(*self.pairs, strict=True), num_classes, coding)
+            self.coding = coding
             for sentence in said:
                 print(sentence, file=sys.stderr)
         self.full_length = len(self.pairs)
-        if fraction != 1:
-            stems = [stem(file) for file, _ in self.pairs]
-            kept = choose_fraction(stems, fraction, fraction_seed, prepared=card is not None)
+        if kept is not None:
             self.pairs = [self.pairs[index] for index in kept]
 
     def __len__(self) -> int:
@@ -160,10 +155,10 @@ class SegmentationDataset(Dataset):
         """A label as classes uint8 (H, W), its values checked."""
         values = read_label(file)
         label = cv2.LUT(values, self.coding.classes)
-        if values.size and (self.coding.table[values] < 0).any():
-            wrong = values[self.coding.table[values] < 0][0]
+        wrong = np.flatnonzero((value_counts(values) > 0) & (self.coding.table == INVALID))
+        if len(wrong):
             raise UserError(
-                f"label {file}: value {wrong} where classes are 0 to "
+                f"label {file}: value {wrong[0]} where classes are 0 to "
                 f"{self.num_classes - 1} and {IGNORE} = not scored; mend the label or `classes`"
             )
         return label
@@ -242,12 +237,61 @@ def find_pairs(
     root = Path(image_path) if os.path.isdir(image_path) else Path(image_path).parent
     kept = set(leave_out(files, root, exclude)) - both
     pairs = [pair for pair in zip(files, labels, strict=True) if pair[0] in kept]
+    if not pairs and exclude is not None:
+        raise UserError(f"exclude {exclude}: leaves none of the images of {root}")
     low, high = hash_range
     if (low, high) != (0, 1):
         pairs = [pair for pair in pairs if low <= name_hash(stem(pair[0])) < high]
     if not pairs:
         raise UserError(f"hash_range={hash_range!r}: keeps none of {len(files)} images")
     return pairs
+
+
+def look_at_set(
+    pairs: Sequence[tuple[str, str]],
+    image_path: str,
+    max_value: float | None,
+    fraction: float,
+    fraction_seed: int,
+) -> tuple[dict | None, float | None, list[int] | None]:
+    """The dataset.json that the images are of, their max_value, the indices that `fraction` keeps
+    (None: all).
+
+    Raises:
+        UserError: a damaged dataset.json, or another scale than its.
+    """
+    # A list file may lie anywhere; what it lists tells where the set is.
+    card = read_card(image_path if os.path.isdir(image_path) else Path(pairs[0][0]).parent)
+    kept = None
+    if fraction != 1:
+        stems = [stem(file) for file, _ in pairs]
+        kept = choose_fraction(stems, fraction, fraction_seed, prepared=card is not None)
+    return card, agreed_scale(card, max_value), kept
+
+
+def stated_coding(
+    card: dict | None,
+    label_path: str,
+    num_classes: int,
+    label_offset: int | None,
+    label_codes: Sequence[int] | None,
+) -> tuple[dict | None, ValueCoding | None]:
+    """`card` if the labels are of that prepared set too; their coding where that or the config
+    states it.
+
+    Raises:
+        UserError: both do; see `value_coding`.
+    """
+    if card is not None and Path(label_path).absolute().is_relative_to(card["root"]):
+        if label_offset or label_codes is not None:
+            raise UserError(
+                f"label_offset, label_codes: {card['root']} is prepared, its labels are in order; "
+                "leave them out"
+            )
+        return card, value_coding(num_classes)
+    if label_offset is None and label_codes is None:
+        return None, None
+    return None, value_coding(num_classes, label_offset, label_codes)
 
 
 def label_files(

@@ -42,7 +42,7 @@ class SourceFile:
         """The path of the file; a member of a zip is unpacked for as long as it is used.
 
         Raises:
-            UnreadableImage: the member is damaged.
+            UnreadableImage: the member is damaged, or says that it is larger than the disk.
         """
         if self.member is None:
             yield self.path
@@ -51,6 +51,7 @@ class SourceFile:
             unpacked = Path(folder) / self.file_name
             try:
                 with zipfile.ZipFile(self.path) as archive:
+                    self.require_room(archive, folder)
                     for member in (self.member, *self.beside):
                         to = Path(folder) / PurePosixPath(member).name
                         with archive.open(member) as packed, to.open("wb") as file:
@@ -65,6 +66,19 @@ class SourceFile:
                     "there, or set TMPDIR"
                 ) from error
             yield unpacked
+
+    def require_room(self, archive: zipfile.ZipFile, folder: str) -> None:
+        """Raise `UnreadableImage` where `folder` has no room for what the archive says it holds.
+
+        zipfile unpacks no more of a member than that.
+        """
+        size = sum(archive.getinfo(name).file_size for name in (self.member, *self.beside))
+        free = shutil.disk_usage(folder).free
+        if size > free:
+            raise UnreadableImage(
+                f"{self.name}: unpacked it would take {size} bytes, {folder} has {free}; make room "
+                "there, or set TMPDIR; or the zip file is hostile"
+            )
 
 
 def sha256(path: Path) -> str:

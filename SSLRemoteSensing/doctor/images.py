@@ -7,10 +7,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from tqdm import tqdm
 
+from SSLRemoteSensing.datasets.pretext import MOST_SKIPPED
 from SSLRemoteSensing.doctor.header import Header, read_header
 from SSLRemoteSensing.doctor.report import Section
 from SSLRemoteSensing.doctor.subject import Split
@@ -18,6 +20,7 @@ from SSLRemoteSensing.errors import UnreadableImage, UserError, told
 from SSLRemoteSensing.raster import MAX_PIXELS, read_image
 
 LARGE = 2**27  # bytes decoded; such images are read one at a time
+MOST_ALIKE = 0.5  # share of the files; more with one fault speak against the config, not the files
 one_at_a_time = threading.Lock()
 
 
@@ -47,23 +50,20 @@ def look(file: str, split: Split) -> Facts:
         if header is not None and header.pixels > MAX_PIXELS:
             text = f"image {file}: claims {header.size} pixels, more than {MAX_PIXELS}; remove it"
             return Facts(file, header, fault=text, skippable=True)
-        # Training needs the image twice at least: as decoded and as converted.
-        if header is not None and 2 * header.decoded > available_memory():
-            gib = header.decoded / 2**30
+        needed = 0 if header is None else header.decoded(min(header.bands, split.in_channels))
+        if needed > available_memory():
             text = (
-                f"image {file}: {header.size} pixels, {gib:.1f} GiB decoded, are more than the "
-                f"memory has room for; cut it into tiles"
+                f"image {file}: {header.size} pixels, {needed / 2**30:.1f} GiB to decode it, are "
+                f"more than the memory has room for; cut it into tiles"
             )
             return Facts(file, header, fault=text)
-        if header is None or header.decoded > LARGE:
+        if header is None or needed > LARGE:
             with one_at_a_time:
                 return Facts(file, header, digest(file, split))
         return Facts(file, header, digest(file, split))
     except UserError as error:
         skippable = isinstance(error, UnreadableImage)
         return Facts(file, header, fault=told(error), skippable=skippable)
-    except MemoryError:
-        return Facts(file, header, fault=f"image {file}: no memory to decode it; remove it")
 
 
 def digest(file: str, split: Split) -> bytes:
@@ -112,21 +112,57 @@ def scan(split: Split, workers: int) -> list[Facts]:
     return in_parallel(lambda file: look(file, split), split.images, workers, what)
 
 
-def judge_images(split: Split, facts: Sequence[Facts], section: Section) -> None:
-    """What can be read, sizes and bands of one split."""
+def judge_images(split: Split, facts: Sequence[Facts], section: Section) -> list[str] | None:
+    """What can be read, sizes and bands of one split.
+
+    Returns:
+        The images that training cannot use; None where the config is what is wrong.
+    """
     bad = [one for one in facts if one.fault is not None]
     good, total = len(facts) - len(bad), len(facts)
-    if not bad:
-        section.ok(f"{split.name}: all {total} images can be read")
-    else:
-        allowed = max(1, total // 100)  # as the training loop counts them
-        passed_over = split.skips and all(one.skippable for one in bad) and len(bad) <= allowed
-        mend = "training passes over them" if passed_over else "mend or exclude them"
-        text = f"{split.name}: {len(bad)} of {total} images cannot be used; {mend}"
-        (section.warn if passed_over else section.fail)(text, [one.fault for one in bad])
     if good:
         judge_sizes(split, [one for one in facts if one.fault is None and one.header], section)
         judge_bands(split, [one for one in facts if one.header], section)
+    if not bad:
+        section.ok(f"{split.name}: all {total} images can be read")
+        return []
+    reasons = Counter(one.fault.replace(one.file, "") for one in bad if not one.skippable)
+    if reasons and reasons.most_common(1)[0][1] > MOST_ALIKE * total:
+        text = f"{split.name}: most images have one fault, so the config is probably what is wrong"
+        section.fail(text, [one.fault for one in bad])
+        return None
+    kept = None if split.kept is None else {split.images[index] for index in split.kept}
+    # Of tiles that a fraction leaves out, opening the data set takes the header and no more.
+    spared = [one for one in bad if kept is not None and one.file not in kept and one.header]
+    if spared:
+        text = f"{split.name}: {len(spared)} of {total} images cannot be decoded; fraction drops"
+        section.warn(f"{text} them, another one may not", [one.fault for one in spared])
+    bad = [one for one in bad if one not in spared]
+    if bad:
+        passed_over = split.skips and all(one.skippable for one in bad)
+        mend = "mend or exclude them"
+        if passed_over:
+            allowed = max(1, total // 100)  # as the training loop counts them
+            row = longest_run([one.fault is not None for one in facts])
+            if row >= min(MOST_SKIPPED, total):
+                mend += f": {row} in a row are more than training passes over"
+            elif len(bad) > allowed:
+                mend += ": they are more than 1 %"
+            else:
+                mend = "training passes over them"
+        say = section.warn if mend == "training passes over them" else section.fail
+        text = f"{split.name}: {len(bad)} of {total} images cannot be used; {mend}"
+        say(text, [one.fault for one in bad])
+    return [one.file for one in [*bad, *spared]]
+
+
+def longest_run(marks: Sequence[bool]) -> int:
+    """The most marks that are true in a row; the last and the first are neighbours."""
+    if all(marks):
+        return len(marks)
+    begin = marks.index(False)
+    runs = groupby([*marks[begin:], *marks[:begin]])
+    return max((len(list(run)) for mark, run in runs if mark), default=0)
 
 
 def judge_sizes(split: Split, facts: Sequence[Facts], section: Section) -> None:

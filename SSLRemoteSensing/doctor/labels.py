@@ -1,38 +1,36 @@
 """Read every label: missing, of another size, values that are no class, classes without a pixel."""
 
 import os
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from SSLRemoteSensing.datasets.labels import INVALID, ValueCoding, detect_coding
+from SSLRemoteSensing.datasets.labels import INVALID, ValueCoding, value_counts
+from SSLRemoteSensing.datasets.opening import settle_coding
 from SSLRemoteSensing.doctor.header import read_header
-from SSLRemoteSensing.doctor.images import Facts, in_parallel
+from SSLRemoteSensing.doctor.images import MOST_ALIKE, Facts, in_parallel
 from SSLRemoteSensing.doctor.report import Section
 from SSLRemoteSensing.doctor.subject import Split
 from SSLRemoteSensing.errors import UserError, told
 from SSLRemoteSensing.raster import IGNORE, MAX_PIXELS, read_label
 
-MOST_ODD = 0.5  # share of the labels; more of them speak against the config, not against labels
-
 
 @dataclass(frozen=True)
 class LabelFacts:
-    """One label: the pixels of each value, or why it cannot be used; `kind` is missing, size or
-    unreadable."""
+    """One label: the pixels of each value (256,), or why it cannot be used; `kind` is missing, size
+    or unreadable."""
 
     image: str
     label: str
-    values: Counter = field(default_factory=Counter)
+    counts: np.ndarray | None = None
     fault: str | None = None
     kind: str = ""
 
 
 def look_at_label(image: Facts, label: str) -> LabelFacts:
     """Read `label`, once its header says that it is of its image's size."""
-    if not os.path.isfile(label):
+    if not os.path.lexists(label):
         return LabelFacts(image.file, label, fault=f"{label} (of {image.file})", kind="missing")
     try:
         header = read_header(label)
@@ -42,11 +40,9 @@ def look_at_label(image: Facts, label: str) -> LabelFacts:
         if header is not None and image.header is not None and header.size != image.header.size:
             text = f"{label}: {header.size} pixels, its image {image.header.size}"
             return LabelFacts(image.file, label, fault=text, kind="size")
-        counts = np.bincount(read_label(label).ravel(), minlength=256)
+        return LabelFacts(image.file, label, value_counts(read_label(label)))
     except UserError as error:
         return LabelFacts(image.file, label, fault=told(error), kind="unreadable")
-    values = Counter({int(value): int(counts[value]) for value in np.flatnonzero(counts)})
-    return LabelFacts(image.file, label, values)
 
 
 def scan_labels(split: Split, images: Sequence[Facts], workers: int) -> list[LabelFacts]:
@@ -57,84 +53,103 @@ def scan_labels(split: Split, images: Sequence[Facts], workers: int) -> list[Lab
     )
 
 
-def settle_coding(
-    train: Split, facts: Sequence[LabelFacts], num_classes: int, section: Section
-) -> ValueCoding | None:
-    """The coding that the training labels are read with; None, and a finding, where none fits.
-
-    Some labels with values that no coding has do not hide what the others are coded in.
-    """
-    if train.coding is not None:
-        return train.coding
-    usual = {*range(num_classes + 1), IGNORE}
-    sound = [one for one in facts if one.values.keys() <= usual]
-    if len(sound) < (1 - MOST_ODD) * len(facts):
-        sound = facts
-    counts = np.zeros(256, np.int64)
-    for value, pixels in sum((one.values for one in sound), Counter()).items():
-        counts[value] = pixels
-    found = section.attempt(detect_coding, counts, num_classes, "train labels")
-    if found is None:
-        return None
-    coding, said = found
-    if said:
-        section.warn(said)
-    return coding
-
-
 def judge_labels(
     split: Split,
     facts: Sequence[LabelFacts],
     coding: ValueCoding | None,
     classes: Sequence[str],
     section: Section,
-) -> list[str]:
-    """Findings on the labels of one split; the images whose labels cannot be used.
+) -> tuple[list[str] | None, ValueCoding | None]:
+    """Findings on the labels of one split.
 
     Args:
-        coding: None where it could not be found out: values are then named as they are.
+        coding: the one that is stated, or that the training labels have; None: to be found out.
+
+    Returns:
+        The images whose labels cannot be used, None where the config is what is wrong; the coding,
+        None where no coding fits.
     """
     faults = {
         "missing": "labels are missing",
         "size": "labels are of another size than their image",
         "unreadable": "labels cannot be read",
     }
-    bad = [one for one in facts if one.fault is not None]
+    bad, whole = [one for one in facts if one.fault is not None], len(facts)
+    to_blame = False
     for kind, what in faults.items():
         named = [one.fault for one in bad if one.kind == kind]
-        if named:
-            section.fail(f"{split.name}: {len(named)} of {len(facts)} {what}", named)
+        if not named:
+            continue
+        many = len(named) > MOST_ALIKE * whole
+        to_blame |= many
+        hint = ", so the config is probably what is wrong" if many else ""
+        section.fail(f"{split.name}: {len(named)} of {whole} {what}{hint}", named)
     if not bad:
-        section.ok(f"{split.name}: all {len(facts)} labels are there, of their image's size")
-    total = sum((one.values for one in facts), Counter())
-    pixels = sum(total.values())
-    if not pixels:
-        return [one.image for one in bad]
-    section.ok(f"{split.name}: values {', '.join(map(str, sorted(total)))}")
-    known = coding.table if coding is not None else plain_table(len(classes))
-    odd = {value for value in total if known[value] == INVALID}
-    holding = [one for one in facts if odd & one.values.keys()]
-    if odd:
-        text = f"values {', '.join(map(str, sorted(odd)))} are no classes, in {len(holding)} labels"
-        named = [f"{one.label}: {sorted(odd & one.values.keys())}" for one in holding]
-        section.fail(f"{split.name}: {text}; mend them, or set label_offset or label_codes", named)
+        section.ok(f"{split.name}: all {whole} labels are there, of their image's size")
+    read = [one for one in facts if one.fault is None]
+    if not read:
+        return None, coding
+    coding, odd = settle(split, read, coding, len(classes), section)
     if coding is not None:
-        judge_classes(split.name, total, coding, classes, section)
-        if split.kept is not None:
-            used = sum((facts[index].values for index in split.kept), Counter())
-            name = f"{split.name}, the {len(split.kept)} tiles that fraction keeps"
-            judge_classes(name, used, coding, classes, section)
-    few = len(holding) <= MOST_ODD * len(facts)
-    return [one.image for one in [*bad, *(holding if few else ())]]
+        judge_classes(split.name, sum(one.counts for one in read), coding, classes, section)
+    if coding is not None and split.kept is not None:
+        used = [facts[index].counts for index in split.kept if facts[index].fault is None]
+        name = f"{split.name}, the {len(split.kept)} tiles that fraction keeps"
+        judge_classes(name, sum(used, np.zeros(256, np.int64)), coding, classes, section)
+    if to_blame or coding is None:
+        return None, coding
+    return [one.image for one in [*bad, *odd]], coding
+
+
+def settle(
+    split: Split,
+    read: Sequence[LabelFacts],
+    coding: ValueCoding | None,
+    num_classes: int,
+    section: Section,
+) -> tuple[ValueCoding | None, list[LabelFacts]]:
+    """The coding as opening the data set finds it, and the labels that have other values.
+
+    Some labels with values that no coding has do not hide what the others are coded in.
+    """
+    total = sum(one.counts for one in read)
+    values = np.flatnonzero(total)
+    section.ok(f"{split.name}: values {', '.join(map(str, values))}")
+    usual = np.isin(np.arange(256), [*range(num_classes + 1), IGNORE])
+    sound = usual if coding is None else coding.table != INVALID
+    odd = [one for one in read if one.counts[~sound].any()]
+    few = 0 < len(odd) <= MOST_ALIKE * len(read)
+
+    def found_in(labels: Sequence[LabelFacts], section: Section) -> tuple | None:
+        counts, files = np.array([one.counts for one in labels]), [one.label for one in labels]
+        return section.attempt(settle_coding, counts, files, num_classes, coding)
+
+    found = found_in(read, Section(""))
+    if found is not None:
+        odd = []
+    elif few:
+        wrong = np.flatnonzero(total * ~sound)
+        text = f"values {', '.join(map(str, wrong))} are no classes, in {len(odd)} labels"
+        named = [f"{one.label}: {np.flatnonzero(one.counts * ~sound).tolist()}" for one in odd]
+        hint = "mend them, or set label_offset or label_codes"
+        section.fail(f"{split.name}: {text}; {hint}", named)
+        others = [one for one in read if not one.counts[~sound].any()]
+        found = found_in(others, section)
+    else:
+        found = found_in(read, section)
+    if found is None:
+        return None, []
+    for sentence in found[1]:
+        section.warn(sentence)
+    return found[0], odd
 
 
 def judge_classes(
-    name: str, total: Counter, coding: ValueCoding, classes: Sequence[str], section: Section
+    name: str, total: np.ndarray, coding: ValueCoding, classes: Sequence[str], section: Section
 ) -> None:
     """Shares of the classes in the scored pixels; classes without a pixel."""
-    scored = [sum(n for v, n in total.items() if coding.table[v] == k) for k in range(len(classes))]
-    everything, kept = max(1, sum(total.values())), sum(scored)
-    left = sum(n for value, n in total.items() if coding.table[value] == IGNORE) / everything
+    scored = [int(total[coding.table == k].sum()) for k in range(len(classes))]
+    kept, left = sum(scored), total[coding.table == IGNORE].sum() / max(1, total.sum())
     if not kept:
         section.fail(f"{name}: no pixel has a class, all are not scored")
         return
@@ -145,10 +160,3 @@ def judge_classes(
     if absent:
         why = "it cannot be learned" if name.startswith("train") else "it has no score there"
         section.warn(f"{name}: no pixel is {' or '.join(absent)}; {why}")
-
-
-def plain_table(num_classes: int) -> np.ndarray:
-    """Class indices and 255 for not scored."""
-    table = np.full(256, INVALID, np.int16)
-    table[:num_classes], table[IGNORE] = range(num_classes), IGNORE
-    return table

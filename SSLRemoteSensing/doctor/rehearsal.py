@@ -21,19 +21,22 @@ FEWEST_TIMED = 16  # images of which the loading is timed
 STEP_KEYS = ("optimizer", "precision", "channels_last", "compile", "clip_grad_norm", "param_groups")
 
 
-def judge_batch(settings: dict, images: int, model: nn.Module, section: Section) -> None:
+def judge_batch(
+    settings: dict, processes: int, images: int, model: nn.Module, section: Section
+) -> None:
     """Whether the images make a step, and a step's batch suits batch normalization."""
     batch, several = settings["batch_size"], settings["accumulate_steps"]
+    per_step = batch * several * processes
+    if processes > 1:
+        section.ok(f"{processes} processes of batch_size {batch} each; one of them is measured")
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if images < batch * several:
+    if images < per_step:
         section.fail(
-            f"train_cfg.batch_size={batch} (x accumulate_steps={several}): only {images} images; "
-            f"add images or set a smaller batch_size"
+            f"train_cfg.batch_size={batch} (x accumulate_steps={several}, x {processes} "
+            f"processes): only {images} images; add images or set a smaller batch_size"
         )
     else:
-        section.ok(
-            f"{images} images, {images // (batch * several)} steps of {batch * several} an epoch"
-        )
+        section.ok(f"{images} images, {images // per_step} steps of {per_step} an epoch")
     if batch == 1 and norms:
         section.warn(
             "train_cfg.batch_size=1: batch normalization has the statistics of single images; "
@@ -140,32 +143,42 @@ def judge_step(task: Task, stepper: TrainStep, batch: dict, section: Section) ->
 
 
 def judge_time(
-    settings: dict, images: int, step: float, image: float, state: dict | None, section: Section
+    settings: dict,
+    processes: int,
+    images: int,
+    step: float,
+    image: float,
+    state: dict | None,
+    section: Section,
 ) -> None:
     """When the run would end.
 
     Args:
+        processes: of the run; they share the cores.
         images: of an epoch.
         step: seconds of a step's computation.
         image: seconds that one process takes to load an image.
     """
-    per_step = settings["batch_size"] * settings["accumulate_steps"]
+    per_step = settings["batch_size"] * settings["accumulate_steps"] * processes
     if images < per_step:
         return
     course = plan(images, per_step, settings["num_epoch"], settings["num_step"], state)
     left = course.total - course.first
     loaders, cores = settings["num_workers"], default_workers()
-    loading = per_step * image / max(1, min(loaders, cores))
+    loading = per_step * image / min(processes * max(1, loaders), max(processes, cores))
     # Workers load while the step is computed; without them one waits for the other.
     seconds = max(step, loading) if loaders else step + loading
     section.ok(
         f"loading: {1 / image:.3g} images/s a process, {per_step / loading:.3g} with num_workers="
         f"{loaders}; a step computes {per_step / step:.3g}"
     )
-    if loading > step and loaders < cores:
-        section.warn(f"loading takes longer than computing; num_workers can go up to {cores}")
-    if loaders > cores:
-        section.warn(f"num_workers={loaders}, this process may use {cores} cores")
+    share = cores // processes
+    if loading > step and loaders < share:
+        section.warn(f"loading takes longer than computing; num_workers can go up to {share}")
+    if loaders > max(1, share):
+        section.warn(
+            f"num_workers={loaders} of each process, which may use {cores / processes:g} cores"
+        )
     if left <= 0:
         section.ok(f"all {course.total} steps are done, nothing is left to do")
         return

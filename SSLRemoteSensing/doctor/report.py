@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,7 +50,7 @@ class Section:
 
         What it prints is kept as findings, so that the report stays in one piece.
         """
-        out, err = io.StringIO(), io.StringIO()
+        out, err = io.StringIO(), Kept()
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 return function(*arguments)
@@ -66,6 +67,20 @@ class Section:
         return "\n".join([self.title, *(line for one in self.findings for line in one.lines())])
 
 
+class Kept(io.StringIO):
+    """What is printed on stderr, but for the progress bars, which the terminal shows."""
+
+    def __init__(self):
+        super().__init__()
+        self.shown = sys.stderr
+
+    def isatty(self) -> bool:
+        return self.shown.isatty()
+
+    def write(self, text: str) -> int:
+        return self.shown.write(text) if "\r" in text else super().write(text)
+
+
 def count(sections: Sequence[Section], mark: str) -> int:
     return sum(one.mark == mark for section in sections for one in section.findings)
 
@@ -77,9 +92,10 @@ def verdict(sections: Sequence[Section]) -> str:
     return f"{meaning}: {fails} to mend, {warnings} warnings"
 
 
-def as_json(sections: Sequence[Section]) -> dict:
-    """The whole report in JSON's types."""
+def as_json(sections: Sequence[Section], complete: bool) -> dict:
+    """The report so far in JSON's types, and whether that is all of it."""
     return {
+        "complete": complete,
         "would_fail": count(sections, FAIL) > 0,
         "fails": count(sections, FAIL),
         "warnings": count(sections, WARNING),

@@ -6,20 +6,26 @@ from pathlib import Path
 
 from torch import nn
 
+from SSLRemoteSensing import run_folder
 from SSLRemoteSensing.doctor.report import Section
 
 HEADROOM = 1.1  # of what is needed, for logs and pictures
 
 
-def judge_folder(path: str, key: str, section: Section) -> None:
+def judge_folder(path: str, key: str, section: Section) -> bool:
     """Whether `path`, which may not be there yet, can be written to; nothing is made."""
     there = nearest(Path(path))
-    if not there.is_dir():
+    longest = os.pathconf(there, "PC_NAME_MAX")
+    if any(len(os.fsencode(part)) > longest for part in Path(path).parts):
+        section.fail(f"{key}={path[:40]}...: a name of more than {longest} bytes; shorten it")
+    elif not there.is_dir():
         section.fail(f"{key}={path}: {there} is a file, not a folder")
     elif not os.access(there, os.W_OK | os.X_OK):
         section.fail(f"{key}={path}: {there} cannot be written to")
     else:
         section.ok(f"{key}={path}: " + ("is there" if there == Path(path) else "will be made"))
+        return True
+    return False
 
 
 def judge_disk(needed: int, what: str, path: str, section: Section) -> None:
@@ -62,17 +68,20 @@ def moments(optimizer: dict) -> int:
 
 
 def checkpoints_there(folder: Path) -> int:
-    """Bytes of the checkpoints in `folder`, each file once whatever number of names it has."""
+    """Bytes of the files in `folder` that the run replaces or removes, each once whatever number
+    of names it has."""
     if not folder.is_dir():
         return 0
-    found = [file.stat() for file in folder.glob("*.pth")]
+    named = [folder / name for name in ("latest.pth", "best.pth", "backbone.pth")]
+    files = [*named, *(file for _, file in run_folder.epochs(folder))]
+    found = [file.stat() for file in files if file.is_file()]
     return sum({status.st_ino: status.st_size for status in found}.values())
 
 
 def nearest(path: Path) -> Path:
     """`path`, or the first of its parents that exists."""
     path = path.absolute()
-    return next(place for place in (path, *path.parents) if place.exists())
+    return next(place for place in (path, *path.parents) if os.path.exists(place))
 
 
 def gib(size: float) -> str:

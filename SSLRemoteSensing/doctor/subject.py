@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from SSLRemoteSensing.datasets.files import find_images, stem
-from SSLRemoteSensing.datasets.fraction import choose_fraction
-from SSLRemoteSensing.datasets.labels import ValueCoding, value_coding
-from SSLRemoteSensing.datasets.opening import agreed_scale, read_card
-from SSLRemoteSensing.datasets.pretext import PretextDataset
-from SSLRemoteSensing.datasets.segmentation import SegmentationDataset, find_pairs
+from SSLRemoteSensing.datasets.labels import ValueCoding
+from SSLRemoteSensing.datasets.pretext import PretextDataset, choose_images
+from SSLRemoteSensing.datasets.segmentation import (
+    SegmentationDataset,
+    find_pairs,
+    look_at_set,
+    stated_coding,
+)
 from SSLRemoteSensing.doctor.report import Section
 from SSLRemoteSensing.errors import UserError
 
@@ -73,14 +75,12 @@ def find_splits(config: dict, section: Section) -> list[Split]:
 
 def pretext_split(data: dict, in_channels: int) -> Split:
     """Raises: UserError, as `PretextDataset`."""
-    defaults = default_values(PretextDataset)
-    data = defaults | data
-    images = find_images(data["data_path"], data["data_format"], data["exclude"])
-    max_value = agreed_scale(read_card(data["data_path"]), data["max_value"])
-    side = data["crop_size"] or data["img_size"]
-    skips = data["on_bad_image"] == "skip"
+    data = default_values(PretextDataset) | data
+    given = (data[key] for key in ("data_path", "data_format", "exclude", "max_value"))
+    images, max_value = choose_images(*given)
     return Split(
-        "train", images, None, in_channels, data["bands"], max_value, side, skips=skips
+        "train", images, None, in_channels, data["bands"], max_value,
+        data["crop_size"] or data["img_size"], skips=data["on_bad_image"] == "skip",
     )  # fmt: skip
 
 
@@ -90,22 +90,15 @@ def labelled_split(name: str, data: dict, in_channels: int, classes: int) -> Spl
     if not Path(data["label_path"]).is_dir():
         raise UserError(f"label_path {data['label_path']}: no such folder")
     keys = ("image_path", "label_path", "data_format", "label_format", "hash_range", "exclude")
-    images, labels = zip(*find_pairs(*(data[key] for key in keys)), strict=True)
-    # As in SegmentationDataset: what a list file lists tells where the set is.
-    folder = data["image_path"] if Path(data["image_path"]).is_dir() else Path(images[0]).parent
-    card = read_card(folder)
-    kept = coding = None
-    if data["fraction"] != 1:
-        stems = [stem(image) for image in images]
-        given = (stems, data["fraction"], data["fraction_seed"])
-        kept = choose_fraction(*given, prepared=card is not None)
-    if card is not None and Path(data["label_path"]).absolute().is_relative_to(card["root"]):
-        coding = value_coding(classes)
-    elif data["label_offset"] is not None or data["label_codes"] is not None:
-        coding = value_coding(classes, data["label_offset"], data["label_codes"])
+    pairs = find_pairs(*(data[key] for key in keys))
+    keys = ("image_path", "max_value", "fraction", "fraction_seed")
+    card, max_value, kept = look_at_set(pairs, *(data[key] for key in keys))
+    given = (data["label_path"], classes, data["label_offset"], data["label_codes"])
+    _, coding = stated_coding(card, *given)
+    images, labels = zip(*pairs, strict=True)
     return Split(
-        name, images, labels, in_channels, data["bands"], agreed_scale(card, data["max_value"]),
-        data["crop_size"], data["turns"], kept=kept, coding=coding,
+        name, images, labels, in_channels, data["bands"], max_value, data["crop_size"],
+        data["turns"], kept=kept, coding=coding,
     )  # fmt: skip
 
 

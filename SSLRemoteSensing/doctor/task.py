@@ -3,6 +3,7 @@
 import copy
 import inspect
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from torch.utils.data import Dataset
 from SSLRemoteSensing import build_pretext
 from SSLRemoteSensing.config import Part, build, require
 from SSLRemoteSensing.datasets import pretext, segmentation
+from SSLRemoteSensing.datasets.files import listed
+from SSLRemoteSensing.datasets.labels import ValueCoding
 from SSLRemoteSensing.distributed import divide_batch
 from SSLRemoteSensing.doctor.subject import is_fine_tuning
 from SSLRemoteSensing.engine import check_numbers, fit
 from SSLRemoteSensing.errors import UserError
-from SSLRemoteSensing.finetuning import FineTuning, open_fine_tuning
+from SSLRemoteSensing.finetuning import open_fine_tuning
 from SSLRemoteSensing.log import LogSettings
 from SSLRemoteSensing.saving import CheckpointSettings
 from SSLRemoteSensing.schedules import SCHEDULES
@@ -33,16 +36,19 @@ NUMBERS = tuple(inspect.signature(check_numbers).parameters)
 class Task:
     """`settings` are fit()'s arguments, defaults included; `config` is what a checkpoint keeps.
 
-    open_train: the training set, without the images of a text file as `exclude` takes it.
-    open_scored: opens val_data and test_data as scoring does; None in pre-training.
+    most_epochs: how many checkpoints of epochs are kept.
+    open_train: the training set, without the images of a text file as `exclude` takes it; its
+        labels, which have been looked through, are in the coding given.
+    open_scored: opens val_data and test_data as scoring does, likewise; None in pre-training.
     """
 
     config: dict
     model: nn.Module
     settings: dict
+    most_epochs: int
     collate: Callable
-    open_train: Callable[[str | None], Dataset]
-    open_scored: Callable[[], None] | None
+    open_train: Callable[[str | None, ValueCoding | None], Dataset]
+    open_scored: Callable[[ValueCoding | None], None] | None
 
 
 def require_keys(config: dict) -> None:
@@ -50,26 +56,26 @@ def require_keys(config: dict) -> None:
     require(Part(SegmentationConfig if is_fine_tuning(config) else PretextConfig), config)
 
 
-def open_task(config: dict) -> Task:
+def open_task(config: dict, processes: int = 1) -> Task:
     """Check `config` and build its network; no image is opened.
 
     Raises:
         UserError: what training would refuse before it opens its data.
     """
     config = copy.deepcopy(config)
-    task = open_labelled(config) if is_fine_tuning(config) else open_pretext(config)
+    opened = open_labelled if is_fine_tuning(config) else open_pretext
+    task = opened(config, processes)
     settings = task.settings
     check_numbers(**{name: settings[name] for name in NUMBERS})
-    CheckpointSettings(**settings["checkpoints"])
     LogSettings(**settings["log"])
     if settings["lr_schedule"]:
         build(SCHEDULES, settings["lr_schedule"], "train_cfg.lr_schedule")
     return task
 
 
-def open_pretext(config: dict) -> Task:
+def open_pretext(config: dict, processes: int) -> Task:
     check_pretext(config)
-    train_cfg = divide_batch(config["train_cfg"])
+    train_cfg = divide_batch(config["train_cfg"], processes)
     data = train_cfg.pop("train_data")
     for key in ("losses", "joint_pass"):  # the network has them
         train_cfg.pop(key, None)
@@ -78,49 +84,53 @@ def open_pretext(config: dict) -> Task:
     model = build_pretext(config)
     given = {"in_channels": model.backbone.in_channels, "seed": settings["seed"]}
 
-    def open_train(exclude: str | None) -> Dataset:
+    def open_train(exclude: str | None, coding: None) -> Dataset:
         try:
             return pretext.PretextDataset(**data | {"exclude": exclude}, **given)
         except UserError as error:
             raise UserError(f"train_cfg.train_data: {error}") from error
 
-    return Task(config, model, settings, pretext.collate, open_train, None)
+    most = CheckpointSettings(**settings["checkpoints"]).max_keep
+    return Task(config, model, settings, most, pretext.collate, open_train, None)
 
 
-def open_labelled(config: dict) -> Task:
-    task = open_fine_tuning(config)
+def open_labelled(config: dict, processes: int) -> Task:
+    task = open_fine_tuning(config, processes=processes)
 
-    def open_train(exclude: str | None) -> Dataset:
-        task.data["train"] = task.data["train"] | {"exclude": exclude}
-        tiles = task.open_split("train")
+    def open_train(exclude: str | None, coding: ValueCoding | None) -> Dataset:
+        tiles = task.open_split("train", coding, checked=coding is not None, exclude=exclude)
         return segmentation.Repeated(tiles, tiles.full_length)
 
+    def open_scored_splits(coding: ValueCoding | None) -> None:
+        for split in sorted({"val", task.scored_split}):
+            tiles = task.open_split(split, coding, checked=coding is not None)
+            open_scored(tiles, task.classes, task.scoring)
+
     settings = fit_defaults() | task.train_cfg
+    most = CheckpointSettings(**settings["checkpoints"]).max_keep
     return Task(
-        config, task.model, settings, segmentation.collate, open_train,
-        lambda: open_scored_splits(task),
-    )  # fmt: skip
+        config, task.model, settings, most, segmentation.collate, open_train, open_scored_splits
+    )
 
 
-def open_scored_splits(task: FineTuning) -> None:
-    coding = task.open_split("train").coding
-    for split in {"val", task.scored_split}:
-        open_scored(task.open_split(split, coding), task.classes, task.scoring)
-
-
-def open_without(task: Task, unusable: Iterable[str]) -> Dataset:
+def open_without(task: Task, unusable: Iterable[str], coding: ValueCoding | None) -> Dataset:
     """The training set of `task` without the files `unusable`, so that a step can be tried.
 
     Raises:
         UserError: as the data set, nothing being left for one.
     """
-    before = task.config["train_cfg"]["train_data"].get("exclude")
-    lines = [] if before is None else Path(before).read_text().splitlines()
-    lines += [str(Path(file).absolute()) for file in unusable]
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
-        file.write("\n".join(lines) + "\n")
+    data = task.config["train_cfg"]["train_data"]
+    before = data.get("exclude")
+    if not unusable:
+        return task.open_train(before, coding)
+    root = Path(data.get("image_path") or data["data_path"])
+    root = root if root.is_dir() else root.parent
+    lines = [] if before is None else [str(root / line) for line in listed(Path(before), "exclude")]
+    lines += map(os.path.abspath, unusable)
+    with tempfile.NamedTemporaryFile(suffix=".txt") as file:
+        file.write("\n".join(lines).encode("utf-8", "surrogateescape"))
         file.flush()
-        return task.open_train(file.name)
+        return task.open_train(file.name, coding)
 
 
 def fit_defaults() -> dict:

@@ -148,7 +148,7 @@ def open_scene(
         UserError: another number of bands or kind of values than the network was trained on.
         UnreadableImage: no image, a damaged one, or one that claims more than can be.
     """
-    with open_tiff(path) as source:
+    with open_tiff(path, beside=True) as source:
         if source.height * source.width > LARGEST:
             raise UnreadableImage(
                 f"image {path}: claims {source.width} x {source.height} pixels, which no scene "
