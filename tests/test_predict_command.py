@@ -154,7 +154,7 @@ def test_checkpoints_that_are_no_fine_tuned_network_are_refused_by_name(predict,
     contents = checkpoint.read(best)
     backbone = {key.removeprefix("backbone."): v for key, v in contents["model"].items()}
     pretext = dict(model={}, card=dict(name="resnet18", config=dict(backbone_cfg={})))
-    other = contents | dict(card=contents["card"] | dict(config=CONFIG | dict(classes=["a", "b"])))
+    other = contents | dict(card=contents["card"] | dict(classes=["a", "b"]))
     for told, file in (
         ("a backbone alone", backbone),
         ("has no card", dict(model=contents["model"])),
