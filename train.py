@@ -15,6 +15,7 @@ import torch
 
 from SSLRemoteSensing import build_pretext, checkpoint
 from SSLRemoteSensing.command import parser, settings, versions, write_run_card
+from SSLRemoteSensing.datasets.opening import origin_of_tiles, read_card
 from SSLRemoteSensing.datasets.pretext import PretextDataset, collate
 from SSLRemoteSensing.distributed import divide_batch, processes
 from SSLRemoteSensing.engine import fit
@@ -43,10 +44,13 @@ def main() -> None:
     backbone, data = model.backbone, train_cfg.pop("train_data")
     try:
         dataset = PretextDataset(**data, in_channels=backbone.in_channels, seed=seed)
+        prepared = read_card(data["data_path"])
+        origin = origin_of_tiles(prepared, data.get("bands"), backbone.in_channels)
     except UserError as error:
         raise UserError(f"train_cfg.train_data: {error}") from error
+    origin["bands"] = origin["bands"] or list(range(1, backbone.in_channels + 1))
     card = backbone.card() | {
-        "bands": data.get("bands") or list(range(1, backbone.in_channels + 1)),
+        **origin,
         "max_value": dataset.max_value,
         "img_size": data["img_size"],
         "config": config,

@@ -21,9 +21,11 @@ from SSLRemoteSensing.metrics import scores
 from SSLRemoteSensing.models.segmentation import (
     SegmentationNet,
     build_segmentation,
+    load_trained,
     require_same_network,
 )
 from SSLRemoteSensing.predict import classify, probabilities
+from SSLRemoteSensing.raster import value_type
 from SSLRemoteSensing.results import VERSION, write_results
 from SSLRemoteSensing.schema import check_segmentation
 from SSLRemoteSensing.scoring import ScoringSettings, open_scored, score
@@ -119,6 +121,7 @@ def train(task: FineTuning, folder: Path, dry_run: bool = False) -> bool:
     card = task.model.backbone.card() | {"classes": task.classes, "config": task.config}
     card |= {"palette": task.config["palette"], "train_tiles": {"used": used, "of": there}}
     card |= {"label_table": train_data.coding.table.tolist(), "max_value": train_data.max_value}
+    card |= train_data.origin | {"dtype": value_type(train_data.pairs[0][0])}
     quick = {"on": "tiles", "tta": False, "protocols": None}
     quick = replace(task.scoring, **quick, batch_size=task.train_cfg["batch_size"])
     whole_tiles = open_scored(val_data, task.classes, quick, own_labels=True)
@@ -160,8 +163,7 @@ def score_checkpoint(task: FineTuning, source: Path, folder: Path) -> None:
     best = checkpoint.read_network(source, classes)
     card = best.get("card", {})
     require_same_network(card.get("config", task.config), task.config, source)
-    checkpoint.load_network(model, best, source)
-    model.backbone.set_normalization(card.get("mean"), card.get("std"))
+    load_trained(model, best, source)
     model.to(task.device)
     table = card.get("label_table")
     coding = table and ValueCoding(np.array(table, np.int16), len(classes))

@@ -1,6 +1,8 @@
 """Open a TIFF, GeoTIFF or PNG and read rows of it, by rasterio, with errors that name the file."""
 
+import logging
 import os
+import re
 import stat
 import threading
 import warnings
@@ -19,6 +21,8 @@ _filters = threading.Lock()
 DRIVERS = ("GTiff", "PNG")
 # What a file is read as where its name says so, and whoever names it means that.
 NAMED = {".jpg": "JPEG", ".jpeg": "JPEG", ".jp2": "JP2OpenJPEG", ".img": "HFA", ".vrt": "VRT"}
+# What GDAL only logs of a JPEG inside a file, where it fills what is missing with grey.
+DAMAGE = re.compile(r"jpeglib|libjpeg|corrupt|premature", re.IGNORECASE)
 TIFF_BEGINS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -48,9 +52,15 @@ class Tiff:
 
         if self.colours[0] != ColorInterp.palette:
             return None
-        table = np.zeros((65536 if self.dtype == np.uint16 else 256, 3), np.uint8)
-        for value, colour in self.source.colormap(1).items():
-            table[value] = colour[:3]
+        return np.ascontiguousarray(self.colour_table[:, :3])
+
+    @cached_property
+    def colour_table(self) -> np.ndarray:
+        """Red, green, blue and alpha of each index, uint8 (256 or 65536, 4), of a palette file."""
+        table = np.zeros((65536 if self.dtype == np.uint16 else 256, 4), np.uint8)
+        with reading(self.path):
+            for value, colour in self.source.colormap(1).items():
+                table[value] = colour
         return table
 
     @property
@@ -78,10 +88,13 @@ class Tiff:
         return self.window(bands, y, 0, self.height - y if height is None else height, self.width)
 
     def window(self, bands: Sequence[int], y: int, x: int, height: int, width: int) -> np.ndarray:
-        """Planes (bands, height, width) of the pixels from (y, x)."""
+        """Planes (bands, height, width) of the pixels from (y, x).
+
+        A damaged JPEG in the file is told once, by the window that decodes it: GDAL keeps the grey.
+        """
         from rasterio.windows import Window
 
-        with reading(self.path):
+        with reading(self.path), no_damage():
             return self.source.read(list(bands), window=Window(x, y, width, height))
 
     def mask(self, y: int, height: int, x: int = 0, width: int | None = None) -> np.ndarray:
@@ -159,10 +172,36 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (RasterioError, CPLE_BaseError, OSError, UnicodeError) as error:
-        reason = " ".join(str(error).split())
+        # rasterio's own says 'See previous exception for details', which is the cause.
+        reason = " ".join(str(error.__cause__ or error).split())
         raise UnreadableImage(
             f"image {path}: cannot be read ({reason}); replace or remove it"
         ) from error
+
+
+class Damage(logging.Handler):
+    """Keeps what GDAL logs of damage while the thread that made this reads."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.mine, self.found = threading.get_ident(), []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self.mine and DAMAGE.search(record.getMessage()):
+            self.found.append(record.getMessage())
+
+
+@contextmanager
+def no_damage() -> Iterator[None]:
+    """Raise an OSError for damage that GDAL logs in the block, and goes on."""
+    said, handler = logging.getLogger("rasterio._err"), Damage()
+    said.addHandler(handler)
+    try:
+        yield
+    finally:
+        said.removeHandler(handler)
+    if handler.found:
+        raise OSError(handler.found[0].rpartition("CPLE_AppDefined:")[2])
 
 
 def encode_tiff(planes: np.ndarray, crs=None, transform=None) -> bytes:

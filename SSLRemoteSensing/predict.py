@@ -27,11 +27,13 @@ def probabilities(
     """
     net.eval()
     images = images.to(device)
+    kept = torch.contiguous_format if images.is_contiguous() else torch.channels_last
     total = None
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
         for turns, flip in [(k, f) for k in range(4) for f in (False, True)] if tta else [(0, 0)]:
             view = images.flip(3) if flip else images
-            found = net.logits(torch.rot90(view, turns, (2, 3))).float().softmax(1)
+            view = torch.rot90(view, turns, (2, 3)) if turns else view
+            found = net.logits(view.contiguous(memory_format=kept)).float().softmax(1)
             found = torch.rot90(found, -turns, (2, 3))
             found = found.flip(3) if flip else found
             total = found if total is None else total + found
@@ -56,6 +58,7 @@ def predict_scene(
     device: torch.device,
     empty: Empty | None = None,
     num_classes: int | None = None,
+    channels_last: bool | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Probabilities of a scene from top to bottom: (y, float (K, h, width)), each row once.
 
@@ -72,7 +75,10 @@ def predict_scene(
         empty: windows of which this is true are not predicted; a pixel that no other window covers
             gets zeros. It is asked after `rows` has given all rows of the window.
         num_classes: K; with `empty` it must be given, as there may be no window to tell it.
+        channels_last: the memory format of the batches, which is to be that of the weights; None:
+            on a GPU.
     """
+    last = device.type == "cuda" if channels_last is None else channels_last
     tall, wide = min(window, height), min(window, width)
     step = max(1, round(window * (1 - overlap)))
     tops, lefts = positions(height, tall, step), positions(width, wide, step)
@@ -94,8 +100,7 @@ def predict_scene(
             wanted = [x for x in lefts if empty is None or not empty(top, x, tall, wide)]
             for some in even_batches(wanted, batch_size):
                 images = torch.stack([strip[:, x : x + wide] for x in some]).permute(0, 3, 1, 2)
-                # As it stands this is channels_last, which GPUs like; CPUs are slower by it.
-                found = predict(images.contiguous() if device.type == "cpu" else images)
+                found = predict(images if last else images.contiguous())  # it is so as it stands
                 if total is None:
                     total, norm = accumulators(found.shape[1], tall, width, device)
                 for x, one in zip(some, found, strict=True):

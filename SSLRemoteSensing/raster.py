@@ -78,6 +78,18 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return source.height, source.width
 
 
+def value_type(path: str | Path) -> str:
+    """The type of an image's values as numpy names it, from the header: 'uint8', 'uint16', ..."""
+    path = Path(path)
+    require_file(path)
+    if path.suffix.lower() in TIFF_ENDINGS:
+        with open_tiff(path) as source:
+            return source.dtype.name
+    with path.open("rb") as file:
+        start = file.read(25)
+    return "uint16" if start.startswith(PNG) and start[24:] == b"\x10" else "uint8"
+
+
 def to_uint8(image: np.ndarray, max_value: float | None, path: str | Path) -> np.ndarray:
     """Scale `image` linearly to uint8 so that `max_value` becomes 255."""
     if max_value is not None and not max_value > 0:

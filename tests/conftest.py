@@ -29,6 +29,14 @@ def oam() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory):
+    """What tools/export.py makes of two checkpoints, see `Exports`."""
+    from exports import Exports
+
+    return Exports(tmp_path_factory)
+
+
 def draw_tiles(folder: Path, count: int, size: int = 64, seed: int = 0) -> Path:
     """`count` images of bright roofs on green ground in images/, with labels 0/1 in labels/."""
     rng = np.random.default_rng(seed)

@@ -1,6 +1,7 @@
 """tools/predict.py as a user runs it: what comes out, what is refused, and what a stop leaves."""
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from test_predict_scene import CLASSES, PALETTE, PLACE, damaged, draw, read, wri
 
 from SSLRemoteSensing import checkpoint
 from SSLRemoteSensing.errors import run_command
+from SSLRemoteSensing.mapping.network import open_network
 from SSLRemoteSensing.models.segmentation import build_segmentation
 from SSLRemoteSensing.predict import probabilities
 
@@ -124,12 +126,20 @@ def test_mistakes_are_refused_in_one_line_before_any_work(predict, best, tmp_pat
     (tmp_path / "link.tif").symlink_to(scene)
     os.link(scene, tmp_path / "hard.tif")
     (tmp_path / "file").write_text("text")
+    folder = tmp_path / "folder.gpkg/scene.gpkg"
+    folder.mkdir(parents=True)
+    folder = folder.parent
     out = tmp_path / "map.tif"
     before = names(tmp_path)
     for told, *arguments in (
         ("no file matches", "--input", tmp_path / "*.jp2", "--output", out),
         ("no such file", "--input", tmp_path / "none.tif", "--output", out),
         ("is a folder; give a pattern", "--input", tmp_path, "--output", out),
+        ("map.jpg: .jpg files are not", "--input", scene, "--output", tmp_path / "map.jpg"),
+        (
+            "--vectors", "--input", scene, "--output", out, "--vectors", tmp_path / "map.shp",
+        ),
+        ("--vectors .*gpkg: is a folder", "--input", scene, "--output", out, "--vectors", folder),
         ("is the scene", "--input", scene, "--output", scene),
         ("is the scene", "--input", scene, "--output", tmp_path),
         ("is the scene", "--input", scene, "--output", tmp_path / "link.tif"),
@@ -139,14 +149,92 @@ def test_mistakes_are_refused_in_one_line_before_any_work(predict, best, tmp_pat
         ("is a file; name a folder", "--input", scene, "--output", tmp_path / "file"),
         ("cannot write there", "--input", scene, "--output", tmp_path / "file/map.tif"),
         ("--tile 8: must be at least 32", "--input", scene, "--output", out, "--tile", 8),
+        ("--batch_size 0: must be", "--input", scene, "--output", out, "--batch_size", 0),
+        ("--workers 0: must be", "--input", scene, "--output", out, "--workers", 0),
         ("--overlap 1.0: must be", "--input", scene, "--output", out, "--overlap", 1),
+        ("--overlap nan: must be", "--input", scene, "--output", out, "--overlap", "nan"),
         ("--min_area -1", "--input", scene, "--output", out, "--min_area", -1),
+        ("--min_area nan", "--input", scene, "--output", out, "--min_area", "nan"),
+        ("--simplify inf", "--input", scene, "--output", out, "--simplify", "inf"),
+        ("--max_value nan", "--input", scene, "--output", out, "--max_value", "nan"),
+        ("--max_value inf", "--input", scene, "--output", out, "--max_value", "inf"),
+        ("--max_value 0", "--input", scene, "--output", out, "--max_value", 0),
         ("'lake' is none of", "--input", scene, "--output", out, "--vector_classes", "lake"),
         ("--device 'tpu'", "--input", scene, "--output", out, "--device", "tpu"),
         ("cannot be read", "--input", tmp_path / "file", "--output", out),
-    ):
-        assert told in refused(predict(*arguments)), told
+    ):  # fmt: skip
+        assert re.search(told, refused(predict(*arguments))), told
     assert names(tmp_path) == before
+
+
+def test_files_that_are_no_maps_are_not_replaced(predict, tmp_path):
+    """What a scene is read from never is; anything else that is no map of ours by --overwrite."""
+    (tmp_path / "in").mkdir()
+    tile = write(tmp_path / "in/tile.tif", draw(64, 80), **PLACE)
+    scene = tmp_path / "in/scene.vrt"
+    bands = "".join(
+        f'<VRTRasterBand dataType="Byte" band="{n}"><SimpleSource><SourceFilename '
+        f'relativeToVRT="1">tile.tif</SourceFilename><SourceBand>{n}</SourceBand></SimpleSource>'
+        f"</VRTRasterBand>"
+        for n in (1, 2, 3)
+    )
+    scene.write_text(f'<VRTDataset rasterXSize="80" rasterYSize="64">{bands}</VRTDataset>')
+    held = tile.read_bytes()
+    for flags in ((), ("--overwrite",)):
+        line = refused(predict("--input", scene, "--output", tile, *flags))
+        assert f"--output {tile}: is a part of the scene {scene}, which would be lost" in line
+    assert tile.read_bytes() == held
+    # A scene that nobody gave as an input, and other files in the place of ours.
+    flags = ("--input", scene, "--output")
+    other = write(tmp_path / "other.tif", draw(64, 80), **PLACE)
+    assert "pass --overwrite" in refused(predict(*flags, other))
+    assert predict(*flags, other, "--overwrite")[0] == 0
+    assert predict(*flags, other)[0] == 0  # it is a map now
+    polygons = tmp_path / "roads.gpkg"
+    polygons.write_bytes(b"of someone")
+    line = refused(predict(*flags, tmp_path / "m.tif", "--vectors", polygons))
+    assert f"--vectors {polygons}: is there already" in line
+    assert polygons.read_bytes() == b"of someone"
+    # A PNG has no tags of any name; it is known all the same, and so is what is beside.
+    photo = tmp_path / "photo.png"
+    cv2.imwrite(str(photo), draw(64, 80).transpose(1, 2, 0))
+    assert "pass --overwrite" in refused(predict(*flags, photo))
+    for _ in range(2):
+        assert predict(*flags, tmp_path / "m.png", "--preview")[0] == 0
+
+
+def test_an_export_maps_as_its_checkpoint_does(predict, best, tmp_path, monkeypatch, capsys):
+    """The bands of training in another order than the file's, and values of 16 bits."""
+    contents = checkpoint.read(best)
+    contents["card"] |= dict(bands=[4, 1, 2], band_names=["near infrared", "red", "green"])
+    contents["card"] |= dict(prepared=True, dtype="uint16", max_value=1023)
+    checkpoint.write(tmp_path / "best.pth", contents)
+    line = ["export.py", "--checkpoint", tmp_path / "best.pth", "--format", "safetensors"]
+    line += ["--output", tmp_path / "net.safetensors"]
+    monkeypatch.setattr(sys, "argv", [str(one) for one in line])
+    import_module("export").main()
+    capsys.readouterr()
+    scene = write(tmp_path / "scene.tif", draw(64, 80, 4, dtype=np.uint16) * 4, **PLACE)
+    maps = []
+    for name in ("best.pth", "net.safetensors"):
+        flags = ("--input", scene, "--output", tmp_path / "map.tif")
+        code, out, _ = predict(*flags, file=tmp_path / name)
+        assert code == 0
+        assert "bands 4, 1, 2 taken as near infrared, red, green" in out
+        maps.append(read(tmp_path / "map.tif"))
+    predict(*flags, "--bands", 1, 2, 3, file=tmp_path / "best.pth")
+    assert np.array_equal(*maps)
+    assert not np.array_equal(maps[0], read(tmp_path / "map.tif"))
+
+
+def test_a_card_of_an_earlier_version_has_the_bands_in_its_config(best, tmp_path):
+    contents = checkpoint.read(best)
+    contents["card"]["config"]["train_cfg"]["train_data"]["bands"] = (5, 1, 2)
+    checkpoint.write(tmp_path / "best.pth", contents)
+    net = open_network(tmp_path / "best.pth", torch.device("cpu"), "bf16")
+    assert (net.bands, net.band_names, net.prepared, net.dtype) == ((5, 1, 2), None, False, "uint8")
+    weight = next(net.model.backbone.parameters())
+    assert weight.is_contiguous(memory_format=torch.channels_last)  # as bf16 likes it
 
 
 def test_checkpoints_that_are_no_fine_tuned_network_are_refused_by_name(predict, best, tmp_path):
@@ -177,10 +265,11 @@ def command(best: Path, *arguments) -> list[str]:
 @pytest.fixture(scope="module")
 def large(tmp_path_factory) -> Path:
     """A scene that takes a minute and more."""
-    return write(tmp_path_factory.mktemp("large") / "large.tif", draw(3000, 2000), **PLACE)
+    planes = np.tile(draw(500, 500), (1, 6, 4))
+    return write(tmp_path_factory.mktemp("large") / "large.tif", planes, **PLACE)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_run_leaves_nothing_under_the_final_names(predict, best, large, tmp_path, number):
     output = tmp_path / "maps"
     flags = ("--input", large, "--output", output, "--probabilities", "--tile", "128")
@@ -189,15 +278,15 @@ def test_a_stopped_run_leaves_nothing_under_the_final_names(predict, best, large
     while not part.exists() and time.monotonic() < end:
         assert run.poll() is None
         time.sleep(0.05)
-    time.sleep(2)  # into the scene
+    time.sleep(0.5)  # into the scene
     run.send_signal(number)
     start = time.monotonic()
     said = run.communicate(timeout=30)[1]
     assert time.monotonic() - start < 15
-    assert run.returncode == (130 if number == signal.SIGINT else -number)
+    assert run.returncode == (-number if number == signal.SIGKILL else 128 + number)
     assert "Traceback" not in said
     parts = [".large.part.tif", ".large_probabilities.part.tif"]
-    assert names(output) == ([] if number == signal.SIGINT else parts)
+    assert names(output) == (parts if number == signal.SIGKILL else [])
     # The next run for that scene replaces them; the name is what counts.
     if number == signal.SIGKILL:
         small = write(tmp_path / "large.tif", draw(64, 64), **PLACE)
@@ -224,7 +313,8 @@ def test_a_disk_that_fills_leaves_no_half_file(predict, tmp_path, what):
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
-        done = predict("--input", scene, "--output", old, *flags, "--tile", 320)
+        flags = (*flags, "--overwrite", "--tile", 320)
+        done = predict("--input", scene, "--output", old, *flags)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, ignored)

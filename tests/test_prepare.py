@@ -209,15 +209,18 @@ def test_a_check_writes_nothing_and_says_the_same(potsdam, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("bands", "products", "expected", "called"),
+    ("bands", "products", "expected", "called", "numbers"),
     [
-        ("irrg", ("RGB", "IRRG", "RGBIR"), (3, 0, 1), ["near infrared", "red", "green"]),
-        ("irrg", ("RGBIR",), (3, 0, 1), ["near infrared", "red", "green"]),
-        ("rgb", ("RGBIR",), (0, 1, 2), ["red", "green", "blue"]),
-        ("rgbir", ("RGB", "RGBIR"), (0, 1, 2, 3), ["red", "green", "blue", "near infrared"]),
+        ("irrg", ("RGB", "IRRG", "RGBIR"), (3, 0, 1), ["near infrared", "red", "green"], [1, 2, 3]),
+        ("irrg", ("RGBIR",), (3, 0, 1), ["near infrared", "red", "green"], [4, 1, 2]),
+        ("rgb", ("RGBIR",), (0, 1, 2), ["red", "green", "blue"], [1, 2, 3]),
+        (
+            "rgbir", ("RGB", "RGBIR"), (0, 1, 2, 3),
+            ["red", "green", "blue", "near infrared"], [1, 2, 3, 4],
+        ),
     ],
-)
-def test_potsdam_gives_the_bands_asked_for(tmp_path, bands, products, expected, called):
+)  # fmt: skip
+def test_potsdam_gives_the_bands_asked_for(tmp_path, bands, products, expected, called, numbers):
     drawn = draw_potsdam(tmp_path / "source", ("2_10", "2_11"), products, bordered=False)
     done = prepare(
         "potsdam", "--source", tmp_path / "source", "--output", tmp_path / "out", "--bands", bands
@@ -227,6 +230,7 @@ def test_potsdam_gives_the_bands_asked_for(tmp_path, bands, products, expected, 
     assert np.array_equal(assemble(tmp_path / "out/images/train", "2_10"), planes)
     card = card_of(tmp_path / "out")
     assert card["bands"] == called
+    assert card["source_bands"] == numbers
     assert card["mean"] == pytest.approx((planes.mean((1, 2)) / 255).tolist())
 
 

@@ -1,15 +1,9 @@
 """The examples of docs/use_the_weights.md, each run as it stands there."""
 
-import sys
-
 import pytest
 import torch
 from conftest import ROOT
-from test_backbones import lively
-from test_export import export, tuned_run
-
-from SSLRemoteSensing.checkpoint import export_backbone
-from SSLRemoteSensing.models.weights import BACKBONES
+from test_backbones import MEAN, STD
 
 PARTS = (ROOT / "docs/use_the_weights.md").read_text().split("```python\n")
 EXAMPLES = [part.split("```")[0] for part in PARTS[1:]]
@@ -18,27 +12,18 @@ EXAMPLES.append(README.split("```python\n")[1].split("```")[0])
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(exports, tmp_path_factory):
     """The files that the examples name."""
     here = tmp_path_factory.mktemp("weights")
-    export_backbone(here, lively(BACKBONES["resnet18"]()).state_dict(), {"name": "resnet18"})
-    export_backbone(make(here / "runs/mine"), BACKBONES["resnet18"]().state_dict(), {})
-    best = tuned_run(make(here / "seg"), {"name": "LinearProbe"})
-    with pytest.MonkeyPatch.context() as patch:
-        for form, source, name, flags in (
-            ("safetensors", "backbone.pth", "weights.safetensors", []),
-            ("onnx", best, "net.onnx", ["--preprocess"]),
-            ("torchscript", "backbone.pth", "net.pt", []),
-        ):
-            flags += ["--checkpoint", str(here / source), "--output", str(here / name)]
-            patch.setattr(sys, "argv", ["export.py", "--format", form, *flags])
-            export.main()
+    run = exports.checkpoints["backbone"]
+    (here / "runs/mine").mkdir(parents=True)
+    for name in ("backbone.pth", "runs/mine/backbone.pth"):
+        (here / name).symlink_to(run)
+        (here / name).with_suffix(".json").symlink_to(run.with_suffix(".json"))
+    (here / "weights.safetensors").symlink_to(exports("backbone", "safetensors"))
+    (here / "net.onnx").symlink_to(exports("tuned", "onnx", "--preprocess"))
+    (here / "net.pt").symlink_to(exports("backbone", "torchscript"))
     return here
-
-
-def make(path):
-    path.mkdir(parents=True)
-    return path
 
 
 # torch.jit.load is deprecated, and for C++ there is nothing else that reads both.
@@ -69,8 +54,9 @@ def test_the_examples_that_were_promised_are_there():
 def test_torchvision_timm_and_our_own_module_give_the_same(folder, monkeypatch):
     monkeypatch.chdir(folder)
     images, found = torch.rand(1, 3, 64, 96), []
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     for word in ("pyramid = ", "forward_features", "class Features"):
-        names = {"images": images}
+        names = {"images": images if word == "pyramid = " else (images - mean) / std}
         exec(next(code for code in EXAMPLES if word in code), names)
         found.append(names["pyramid"]["block6"] if "pyramid" in names else names["features"])
     for other in found[1:]:

@@ -60,11 +60,21 @@ def build_network(name: str, device: torch.device, precision: str) -> MapNetwork
     else:
         backbone = {"name": name, "in_channels": 3, "pretrained": False}
         model = build_segmentation({"classes": CLASSES, "backbone_cfg": backbone})
-    fast = device.type == "cuda"
-    model.to(device, memory_format=torch.channels_last if fast else torch.preserve_format).eval()
-    torch.backends.cudnn.benchmark = fast
-    palette = default_palette(len(CLASSES))
-    return MapNetwork(model, device, precision, CLASSES, palette, 3, None, None, name)
+    network = MapNetwork(
+        model=model.eval(),
+        device=device,
+        precision=precision,
+        classes=CLASSES,
+        palette=default_palette(len(CLASSES)),
+        in_channels=3,
+        bands=None,
+        max_value=None,
+        source=name,
+    )
+    last = network.channels_last
+    model.to(device, memory_format=torch.channels_last if last else torch.preserve_format)
+    torch.backends.cudnn.benchmark = device.type == "cuda"
+    return network
 
 
 def draw_scene(path: Path, height: int, width: int) -> Path:
@@ -96,13 +106,15 @@ def measure_speed(args: argparse.Namespace, scratch: Path) -> dict:
     precision = choose_precision(args.precision, device, "--precision ")
     network = build_network(args.network, device, precision)
     scene = draw_scene(scratch / "speed.tif", args.height, args.width)
-    settings = MapSettings(args.tile, 0.0, args.batch_size, workers=args.workers)
+    settings = MapSettings(
+        tile=args.tile, overlap=0.0, batch_size=args.batch_size, workers=args.workers
+    )
     # Whole batches only, so that both sides have the same pixels.
     windows = -(-args.height // args.tile) * -(-args.width // args.tile)
     batches = -(-windows // args.batch_size)
     batch = torch.randint(0, 256, (args.batch_size, 3, args.tile, args.tile), dtype=torch.uint8)
     batch = batch.to(device)
-    if device.type == "cuda":
+    if network.channels_last:
         batch = batch.to(memory_format=torch.channels_last)
 
     @torch.no_grad()
@@ -190,7 +202,12 @@ def main() -> None:
     if args.one is not None:
         device = choose_device(args.device, "--device ")
         network = build_network(args.network, device, choose_precision(args.precision, device))
-        settings = MapSettings(args.tile, args.overlap, args.batch_size, workers=args.workers)
+        settings = MapSettings(
+            tile=args.tile,
+            overlap=args.overlap,
+            batch_size=args.batch_size,
+            workers=args.workers,
+        )
         map_file(network, args.one, args.scratch / "map.tif", settings)
         return
     found = {"network": args.network, "tile": args.tile, "batch_size": args.batch_size}

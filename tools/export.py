@@ -21,7 +21,7 @@ from pathlib import Path
 from SSLRemoteSensing import checkpoint
 from SSLRemoteSensing.errors import UserError, run_command
 from SSLRemoteSensing.exporting import graph, layouts
-from SSLRemoteSensing.exporting.model_card import MARK, model_card
+from SSLRemoteSensing.exporting.model_card import MARK, Exported, model_card
 from SSLRemoteSensing.exporting.source import Source, open_source
 from SSLRemoteSensing.writing import make_folder, write_bytes, write_text
 
@@ -59,11 +59,17 @@ def main() -> None:
         )
     make_folder(args.output.parent, "--output")
     said, network, smp = export(source, args)
-    card = model_card(
-        source, args.output.name, args.format, args.license, args.dataset, network,
-        args.preprocess, args.result, smp,
-    )  # fmt: skip
-    write_text(args.output.parent / "README.md", card)
+    exported = Exported(
+        file=args.output.name,
+        form=args.format,
+        network=network,
+        preprocess=args.preprocess,
+        result=args.result,
+        smp=smp,
+        licence=args.license,
+        dataset=args.dataset,
+    )
+    write_text(args.output.parent / "README.md", model_card(source, exported))
     print(f"{args.output}: {said}; model card {args.output.parent / 'README.md'}")
 
 

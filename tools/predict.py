@@ -13,13 +13,14 @@ whole. docs/predict.md has all of it. Exit status 0: all mapped; 1: some of seve
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
 from SSLRemoteSensing import distributed
 from SSLRemoteSensing.errors import run_command
 from SSLRemoteSensing.mapping.network import open_network
-from SSLRemoteSensing.mapping.outputs import find_scenes, plan_outputs
+from SSLRemoteSensing.mapping.outputs import find_scenes, plan_outputs, require_own
 from SSLRemoteSensing.mapping.run import MapSettings, map_scenes
 from SSLRemoteSensing.mapping.vectors import require_vectors
 from SSLRemoteSensing.step import choose_device, choose_precision
@@ -54,6 +55,7 @@ def arguments() -> argparse.Namespace:
     add("--max_value", type=float, help="the scene's value that becomes 255")
     add("--on_bad_block", default="fail", choices=("fail", "nodata"),
         help="nodata: leave what cannot be read empty in the map, and go on")  # fmt: skip
+    add("--overwrite", action="store_true", help="replace files that are no maps of this command")
     add("--skip_existing", action="store_true", help="leave out scenes whose map is there")
     return flags.parse_args()
 
@@ -67,16 +69,27 @@ def main() -> None:
     asked = args.probabilities, args.preview, args.vectors
     planned = plan_outputs(scenes, args.output, *asked)
     left = [one for one in planned if not (args.skip_existing and one.map.exists())]
+    if not args.overwrite:
+        require_own(left)
     distributed.barrier()  # all have looked at what is there before one writes
     device = choose_device(args.device, "--device ")
     precision = choose_precision(args.precision, device, "--precision ")
-    network = open_network(Path(args.checkpoint), device, precision)
     settings = MapSettings(
-        args.tile, args.overlap, args.batch_size or BATCH[device.type], args.tta, args.bands,
-        args.max_value, args.on_bad_block, args.workers or THREADS[device.type], args.min_area,
-        args.simplify, args.vector_classes,
-    )  # fmt: skip
-    settings.check(network.classes)
+        tile=args.tile,
+        overlap=args.overlap,
+        batch_size=BATCH[device.type] if args.batch_size is None else args.batch_size,
+        tta=args.tta,
+        bands=args.bands,
+        max_value=args.max_value,
+        on_bad_block=args.on_bad_block,
+        workers=THREADS[device.type] if args.workers is None else args.workers,
+        min_area=args.min_area,
+        simplify=args.simplify,
+        vector_classes=args.vector_classes,
+    )
+    settings.check()
+    network = open_network(Path(args.checkpoint), device, precision)
+    settings.check_classes(network.classes)
     if len(left) < len(planned):
         print(f"{len(planned) - len(left)} of {len(planned)} scenes have their map already")
     done, failed = map_scenes(network, left, settings)
@@ -108,8 +121,15 @@ def report(results: list[tuple[list, list[str]]], single: bool) -> None:
         sys.exit(1)
 
 
+def terminated(number: int, frame) -> None:
+    """SIGTERM as Ctrl-C; a second one, as some batch systems send it, does not end the cleaning."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt(number)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, terminated)
     try:
         run_command(main)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))

@@ -4,7 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ class Strips:
     crs: Any = None
     transform: Any = None
     mask: str = ""  # what the mask comes from
+    numbers: list[int] | None = None  # of an image: which bands of its file these are, from 1
 
 
 @contextmanager
@@ -81,10 +82,12 @@ def open_image(path: Path, bands: tuple[int, ...] | None) -> Iterator[Strips]:
 
             yield Strips(
                 source.height, source.width, len(keep), source.dtype, rows, source.crs,
-                source.transform, ALPHA if source.has_alpha else "nodata value or mask",
+                source.transform, ALPHA if source.has_alpha else "nodata value or mask", keep,
             )  # fmt: skip
     else:  # which GDAL would read with grey in place of what is missing
-        yield whole(chosen(read_image(path, 3), bands, path))
+        yield replace(
+            whole(chosen(read_image(path, 3), bands, path)), numbers=list(bands or (1, 2, 3))
+        )
 
 
 def chosen(image: np.ndarray, bands: tuple[int, ...] | None, path: Path) -> np.ndarray:
@@ -186,6 +189,7 @@ def cut_strips(
         "height": height,
         "width": width,
         "bands": image.bands,
+        "source_bands": image.numbers,
         "dtype": str(image.dtype),
         "crs": image.crs and image.crs.to_string(),
         "transform": image.transform and list(image.transform)[:6],

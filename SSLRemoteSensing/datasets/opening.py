@@ -65,6 +65,45 @@ def agreed_scale(card: dict | None, max_value: float | None) -> float | None:
     return None if card["scale"] == 255 else card["scale"]
 
 
+def origin_of_tiles(card: dict | None, bands: Sequence[int] | None, in_channels: int) -> dict:
+    """What has to be known of tiles to feed a network the same from other files.
+
+    Args:
+        card: the `dataset.json` that they are of, if any.
+        bands: those that were read of the tiles, None: all.
+        in_channels: of the network; three take grey, repeated.
+
+    Returns:
+        bands: the numbers, from 1, of the bands of the source scenes that make the channels; those
+            of the tiles where it is not known what they were cut from; None: all in order.
+        band_names: those of the channels, None without a dataset.json.
+        prepared: whether `bands` are of the scenes that the tiles were cut from.
+        dataset: the prepared set's name, None where it has none of its own.
+
+    Raises:
+        UserError: a band that the prepared tiles do not have.
+    """
+    names = card and card["bands"]
+    picked = list(bands) if bands else card and list(range(1, len(names) + 1))
+    if card and not 1 <= min(picked) <= max(picked) <= len(names):
+        raise UserError(
+            f"bands={tuple(picked)}: {card['root']} has the bands 1 to {len(names)} "
+            f"({', '.join(names)})"
+        )
+    if picked and in_channels == 3 and len(picked) < 3:
+        picked = picked[:1] * 3
+    numbers = card and card.get("source_bands")
+    prepared = isinstance(numbers, list) and len(numbers) == len(names)
+    found = [numbers[band - 1] for band in picked] if prepared else bands and picked
+    name = card and card.get("name")
+    return {
+        "bands": found or None,
+        "band_names": card and [names[band - 1] for band in picked],
+        "prepared": prepared,
+        "dataset": None if name == "folder" else name,
+    }
+
+
 def median_frequency(image_path: str, classes: Sequence[str]) -> list[float]:
     """Class weights of the prepared set that `image_path` is of: median share / share of a class.
 

@@ -305,6 +305,7 @@ def describe(
         "classes": list(collection.classes),
         "palette": collection.palette and [list(colour) for colour in collection.palette],
         "bands": list(collection.bands or [f"band {i + 1}" for i in range(count)]),
+        "source_bands": agreed_bands(records),
         "scale": scale,
         "mean": mean or None,
         "std": std or None,
@@ -328,6 +329,14 @@ def describe(
         "settings": settings,
         "made": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
+
+
+def agreed_bands(records: Sequence[dict]) -> list[int] | None:
+    """Which bands of its file every scene gave, in order; None where they differ or are not known,
+    as of a palette, or of scenes that an earlier version cut.
+    """
+    first = records[0].get("source_bands")
+    return first if all(record.get("source_bands") == first for record in records) else None
 
 
 def band_statistics(records: Sequence[dict], scale: float) -> tuple[list[float], list[float]]:

@@ -18,6 +18,7 @@ from SSLRemoteSensing.datasets.labels import INVALID, ValueCoding, value_coding,
 from SSLRemoteSensing.datasets.opening import (
     agreed_scale,
     check_labels,
+    origin_of_tiles,
     read_card,
     require_one_size,
 )
@@ -103,6 +104,7 @@ class SegmentationDataset(Dataset):
         card, self.max_value, kept = look_at_set(
             self.pairs, image_path, max_value, fraction, fraction_seed
         )
+        self.origin = origin_of_tiles(card, bands, in_channels)
         check_present(self.pairs, label_path, label_format)
         self.card, stated = stated_coding(card, label_path, num_classes, label_offset, label_codes)
         coding = stated or coding

@@ -1,6 +1,7 @@
 """The model card: `README.md` with a YAML head, in the form that model hubs read."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from SSLRemoteSensing.exporting.layouts import mmseg_config
@@ -13,34 +14,41 @@ LIBRARIES = {"timm": "timm", "smp": "segmentation-models-pytorch", "onnx": "onnx
 METRICS = {"miou": "mean_iou", "mf1": "f1", "oa": "accuracy", "kappa": "kappa"}
 
 
-def model_card(
-    source: Source,
-    file: str,
-    form: str,
-    licence: str | None,
-    dataset: str | None,
-    network: bool,
-    preprocess: bool = False,
-    result: str = "logits",
-    smp: str | None = None,
-) -> str:
-    """The card of the exported `file` as text.
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """The file that a card is of.
 
-    Args:
+    Attributes:
+        file: its name.
         form: the --format.
+        network: it holds decoder and classes too.
+        preprocess, result: of a graph, see `Graph`.
+        smp: the Python that builds the network of segmentation_models_pytorch.
         licence: as the hub names it ('apache-2.0'), None where nobody said.
         dataset: the data's name on the hub.
-        network: the file holds decoder and classes too.
-        smp: the Python that builds the network of segmentation_models_pytorch.
     """
+
+    file: str
+    form: str
+    network: bool
+    preprocess: bool = False
+    result: str = "logits"
+    smp: str | None = None
+    licence: str | None = None
+    dataset: str | None = None
+
+
+def model_card(source: Source, exported: Exported) -> str:
+    """The card of an exported file as text."""
+    network, file, form = exported.network, exported.file, exported.form
     title = f"{source.backbone.name}, {'segmentation' if network else 'backbone'}"
     parts = [
-        head(source, form, licence, dataset, network),
+        head(source, exported),
         MARK,
         f"# {title}",
         origin(source, network),
-        "## What to feed it\n\n" + feeding(source, form, preprocess, network, result),
-        "## How it was made\n\n" + "\n".join(f"- {line}" for line in training(source, licence)),
+        "## What to feed it\n\n" + feeding(source, exported),
+        "## How it was made\n\n" + "\n".join(f"- {line}" for line in training(source, exported)),
     ]
     if source.scores:
         parts.append("## Scores\n\n" + scores(source))
@@ -49,24 +57,27 @@ def model_card(
         parts.append(
             f"In a config of mmsegmentation 1.x:\n\n```text\n{mmseg_config(source, file)}\n```"
         )
-    for name, code in snippets(source, file, form, network, preprocess, smp).items():
+    graph = exported.preprocess, exported.smp
+    for name, code in snippets(source, file, form, network, *graph).items():
         parts.append(f"{name}:\n\n```python\n{code}\n```")
     cited = f"W. Li, H. Chen, Z. Shi, IEEE JSTARS 14, 2021, {PAPER}"
     parts.append(f"The method: {cited}. Code: SSLRemoteSensing.")
     return "\n\n".join(parts) + "\n"
 
 
-def head(source: Source, form: str, licence: str | None, dataset: str | None, network: bool) -> str:
+def head(source: Source, exported: Exported) -> str:
     """The YAML between its lines of dashes. A text in JSON is a text in YAML."""
+    licence, network = exported.licence, exported.network
     kind = "image-segmentation" if network else "image-feature-extraction"
+    library = LIBRARIES.get(exported.form, "pytorch")
     # Hubs take a name of their list, or 'other' with the name beside it.
     lines = [f"license: {json.dumps(licence or 'other')}"]
     lines += [] if licence else ["license_name: unknown"]
-    lines += [f"library_name: {LIBRARIES.get(form, 'pytorch')}", f"pipeline_tag: {kind}", "tags:"]
+    lines += [f"library_name: {library}", f"pipeline_tag: {kind}", "tags:"]
     tags = ["remote-sensing", "self-supervised-learning", "semantic-segmentation"]
     lines += [f"- {tag}" for tag in [*tags, source.backbone.name]]
-    if dataset:
-        lines += ["datasets:", f"- {json.dumps(dataset)}"]
+    if exported.dataset:
+        lines += ["datasets:", f"- {json.dumps(exported.dataset)}"]
     if network and source.scores:
         lines += ["metrics:", *(f"- {name}" for name in METRICS.values())]
     return "\n".join(["---", *lines, "---"])
@@ -100,11 +111,11 @@ def origin(source: Source, network: bool) -> str:
     return f"A {source.backbone.name} backbone; its file does not say how it was trained."
 
 
-def feeding(source: Source, form: str, preprocess: bool, network: bool, result: str) -> str:
-    backbone, card = source.backbone, source.card
-    bands = card.get("bands")
-    which = f" (bands {', '.join(map(str, bands))} of the files)" if bands else ""
-    lines = [f"Images (N, {backbone.in_channels}, H, W){which}"]
+def feeding(source: Source, exported: Exported) -> str:
+    backbone, card, form = source.backbone, source.card, exported.form
+    preprocess = exported.preprocess
+    which = which_bands(card)
+    lines = [f"Images (N, {backbone.in_channels}, H, W)" + (f" ({which})" if which else "")]
     if form in ("onnx", "torchscript") and preprocess:
         lines[0] += " as uint8, 0 to 255; scaling, mean and deviation are part of the graph."
     else:
@@ -129,19 +140,28 @@ def feeding(source: Source, form: str, preprocess: bool, network: bool, result: 
             lines.append("(The lines of the config below do so, in units of 0..255.)")
     if form in ("onnx", "torchscript"):
         maps = "maps block2 to block6 at 1/2 to 1/32, as far as the backbone returns them"
-        lines.append(f"Any batch, height and width; gives {result if network else maps}.")
+        gives = exported.result if exported.network else maps
+        lines.append(f"Any batch, height and width; gives {gives}.")
     return "\n".join(lines)
 
 
-def training(source: Source, licence: str | None) -> list[str]:
-    """What the run says of itself; folders by their last name, no paths."""
+def which_bands(card: dict) -> str:
+    """'bands 4, 1, 2 of the files: near infrared, red, green', as far as that is known."""
+    numbers, names = card.get("bands"), card.get("band_names") or []
+    called = ", ".join(name for name in names if not name.startswith("band "))  # 'band 1': unnamed
+    if not numbers:
+        return called and f"bands {called}"
+    return f"bands {', '.join(map(str, numbers))} of the files" + (called and f": {called}")
+
+
+def training(source: Source, exported: Exported) -> list[str]:
+    """What the run says of itself. No path, nor a part of one: it may be a user's name."""
     card, config = source.card, source.card.get("config") or {}
     data = (config.get("train_cfg") or {}).get("train_data") or {}
     size = data.get("crop_size") if source.net else card.get("img_size", data.get("img_size"))
-    folder = data.get("data_path") or data.get("image_path")
     used = card.get("train_tiles") or {}
     known = {
-        "Data": data_name(str(folder)) if folder else None,
+        "Data": exported.dataset or card.get("dataset"),
         "Labelled tiles": f"{used['used']} of {used['of']}" if used else None,
         "Images seen": card.get("images_seen"),
         "Image size in training": size,
@@ -150,15 +170,9 @@ def training(source: Source, licence: str | None) -> list[str]:
         "Steps": source.step,
         "Epochs": card.get("epoch"),
         "Started from": started(config),
-        "Licence of the weights": licence or "unknown: whoever publishes them has to say",
+        "Licence of the weights": exported.licence or "unknown: whoever publishes them has to say",
     }
     return [f"{name}: {value}" for name, value in known.items() if value is not None]
-
-
-def data_name(folder: str) -> str:
-    """The last part of a path that says anything: potsdam of /data/potsdam/train/images."""
-    parts = [part for part in Path(folder).parts if part not in ("train", "images", "img_dir")]
-    return parts[-1] if parts else folder
 
 
 def started(config: dict) -> str | None:

@@ -10,7 +10,7 @@ from SSLRemoteSensing import checkpoint
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.models.backbones import Backbone
 from SSLRemoteSensing.models.segmentation import SegmentationNet, parts_of, trained_network
-from SSLRemoteSensing.models.weights import load_backbone
+from SSLRemoteSensing.models.weights import backbone_of
 
 
 @dataclass
@@ -55,8 +55,8 @@ class Source:
         return json.loads(json.dumps(known, default=str))
 
 
-PUBLIC = ("bands", "max_value", "img_size", "epoch", "images_seen", "classes", "palette")
-PUBLIC += ("train_tiles",)
+PUBLIC = ("bands", "band_names", "prepared", "dataset", "dtype", "max_value", "img_size", "epoch")
+PUBLIC += ("images_seen", "classes", "palette", "train_tiles")
 
 
 def open_source(path: Path) -> Source:
@@ -71,7 +71,7 @@ def open_source(path: Path) -> Source:
     step = contents.get("step", card.get("step"))
     step = step if isinstance(step, int) else None
     if "classes" not in card or "model" not in contents:
-        found = load_backbone(None, path)
+        found = backbone_of(contents, path)
         print(found["summary"])
         return Source(path, found["model"].eval(), None, card, step, None)
     if not isinstance(card.get("config"), dict):

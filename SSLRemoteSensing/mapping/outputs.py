@@ -2,13 +2,17 @@
 
 import glob
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from SSLRemoteSensing.errors import CannotWrite, UserError
+from SSLRemoteSensing.errors import CannotWrite, UnreadableImage, UserError
+from SSLRemoteSensing.geotiff import open_tiff
+from SSLRemoteSensing.mapping.writer import is_map
 from SSLRemoteSensing.writing import make_folder
 
+FILE_ENDING = re.compile(r"\.[A-Za-z]{2,}|\.jp2")  # but a folder may be called maps.v2
 MAP_ENDINGS = {".tif", ".tiff", ".png"}
 
 
@@ -31,6 +35,10 @@ class Outputs:
         """The map last: where it stands under its name, all others do."""
         others = (self.probabilities, self.preview, self.vectors)
         return [*(path for path in others if path is not None), self.map]
+
+    def flag(self, path: Path) -> str:
+        """The flag that one of the files goes by."""
+        return "--vectors" if path == self.vectors else "--output"
 
     @staticmethod
     def part(path: Path, suffix: str | None = None) -> Path:
@@ -120,31 +128,67 @@ def names_for(
         if len(scenes) > 1:
             raise UserError(f"{flag} {output}: one file for {len(scenes)} scenes; name a folder")
         return [target]
+    known = ", ".join(sorted(endings))
     if target.is_file():
-        known = ", ".join(sorted(endings))
         raise UserError(f"{flag} {output}: is a file; name a folder, or a file ending in {known}")
+    if FILE_ENDING.fullmatch(target.suffix) and not target.is_dir() and not output.endswith("/"):
+        raise UserError(
+            f"{flag} {output}: {target.suffix} files are not written; name one ending in {known}, "
+            f"or a folder, with / at its end"
+        )
     return [target / f"{scene.stem}{ending}" for scene in scenes]
 
 
 def refuse_collisions(scenes: Sequence[Path], planned: Sequence[Outputs]) -> None:
-    inputs = {identity(scene): scene for scene in scenes}
+    # Only a file that is there can be lost; the scenes need not be opened for any other.
+    there = any(path.exists() for outputs in planned for path in outputs.files)
+    inputs = {identity(scene): f"the scene {scene}" for scene in scenes}
+    for scene in scenes if there else ():
+        for path in parts_of(scene):
+            inputs.setdefault(identity(path), f"a part of the scene {scene}")
     made: dict[Path, Path] = {}
     for outputs in planned:
         for path in outputs.files:
+            flag = outputs.flag(path)
             if path.exists() and identity(path) in inputs:
                 raise UserError(
-                    f"--output {path}: is the scene {inputs[identity(path)]}, which would be "
-                    f"lost; name another file or folder"
+                    f"{flag} {path}: is {inputs[identity(path)]}, which would be lost; name "
+                    f"another file or folder"
                 )
             if path.is_dir():
-                raise UserError(f"--output {path}: is a folder where a file is to be; remove it")
+                raise UserError(f"{flag} {path}: is a folder where a file is to be; remove it")
             key = Path(os.path.realpath(path.parent), path.name)
             if key in made:
                 raise UserError(
-                    f"--output: {made[key]} and {outputs.scene} would both be {path}; map them "
+                    f"{flag}: {made[key]} and {outputs.scene} would both be {path}; map them "
                     f"into different folders"
                 )
             made[key] = outputs.scene
+
+
+def parts_of(scene: Path) -> list[Path]:
+    """The files that a scene is read from: sources of a mosaic, a mask, overviews, metadata."""
+    try:
+        with open_tiff(scene, beside=True) as source:
+            return [path for path in map(Path, source.source.files) if path.exists()]
+    except UnreadableImage:  # which is told when its turn comes
+        return []
+
+
+def require_own(planned: Sequence[Outputs]) -> None:
+    """Raise a `UserError` where a file that is there would be replaced and is no map of ours.
+
+    Beside a map of ours the further files are taken for its own.
+    """
+    for outputs in planned:
+        if outputs.map.exists() and is_map(outputs.map):
+            continue
+        for path in outputs.files:
+            if path.exists():
+                raise UserError(
+                    f"{outputs.flag(path)} {path}: is there already, and is not known to be a map "
+                    f"of this command; name another one, or pass --overwrite"
+                )
 
 
 def identity(path: Path) -> tuple[int, int]:

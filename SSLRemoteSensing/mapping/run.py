@@ -1,5 +1,6 @@
 """Map scenes: reading, the network and writing side by side, each scene whole or not at all."""
 
+import math
 import os
 import sys
 import time
@@ -47,7 +48,7 @@ class MapSettings:
     simplify: float | None = None
     vector_classes: Sequence[str] | None = None
 
-    def check(self, classes: Sequence[str]) -> None:
+    def check(self) -> None:
         """Raise a `UserError` for values that cannot be."""
         for key, least in (("tile", 32), ("batch_size", 1), ("workers", 1)):
             if getattr(self, key) < least:
@@ -55,8 +56,16 @@ class MapSettings:
         if not 0 <= self.overlap < 1:
             raise UserError(f"--overlap {self.overlap}: must be in 0 to below 1")
         for key in ("min_area", "simplify"):
-            if (getattr(self, key) or 0) < 0:
-                raise UserError(f"--{key} {getattr(self, key)}: must not be below 0")
+            value = getattr(self, key) or 0
+            if not (math.isfinite(value) and value >= 0):
+                raise UserError(f"--{key} {value}: must be a number from 0")
+        if self.max_value is not None and not (
+            math.isfinite(self.max_value) and self.max_value > 0
+        ):
+            raise UserError(f"--max_value {self.max_value}: must be a number above 0")
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Raise a `UserError` for a class that the network does not have."""
         strange = [name for name in self.vector_classes or () if name not in classes]
         if strange:
             raise UserError(f"--vector_classes: {strange[0]!r} is none of {list(classes)}")
@@ -186,6 +195,7 @@ def write_map(
     strips = predict_scene(
         predict, rows, scene.height, scene.width, settings.tile, settings.overlap,
         settings.batch_size, network.device, valid.empty, len(network.classes),
+        network.channels_last,
     )  # fmt: skip
     probability_file = outputs.probabilities and outputs.part(outputs.probabilities)
     tags = {"checkpoint": network.source, "scene": outputs.scene.name}
@@ -276,7 +286,7 @@ def require_memory(scene: Scene, num_classes: int, settings: MapSettings) -> Non
 
 def remarks_on(scene: Scene) -> list[str]:
     """What the user should know of a scene that was mapped all the same."""
-    said = []
+    said = [scene.taken.remark] if scene.taken.remark else []
     if scene.crs is None and scene.rpcs is None:
         said.append("has no coordinate system, so the map has none")
     if scene.masked:

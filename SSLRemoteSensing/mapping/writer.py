@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from SSLRemoteSensing.errors import CannotWrite
+from SSLRemoteSensing.errors import CannotWrite, UnreadableImage
+from SSLRemoteSensing.geotiff import open_tiff, reading
 from SSLRemoteSensing.mapping.scene import Scene
 from SSLRemoteSensing.raster import IGNORE
 
+PNG_MARK = "MAP BY SSLREMOTESENSING"  # a PNG has no tags of any name; rasterio makes it capitals
 BLOCK = 256  # side of the tiles of the files written
 
 
@@ -193,6 +195,16 @@ def add_overviews(path: Path, resampling: str) -> None:
             file.build_overviews(factors, Resampling[resampling])
 
 
+def is_map(path: Path) -> bool:
+    """Whether the file at `path` is a map that was written here."""
+    try:
+        with open_tiff(path) as file, reading(path):
+            tags = file.source.tags()
+    except UnreadableImage:
+        return False
+    return {"checkpoint", "class_0"} <= tags.keys() or tags.get("Description") == PNG_MARK
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     from rasterio.errors import NotGeoreferencedWarning
@@ -223,7 +235,7 @@ def write_png(map_file: Path, target: Path) -> None:
     from rasterio.shutil import copy
 
     with writing(target), quiet():
-        copy(map_file, target, driver="PNG")
+        copy(map_file, target, driver="PNG", description=PNG_MARK)
         with target.open("rb+") as file:
             file.seek(-12, os.SEEK_END)
             if file.read(8) != b"\0\0\0\0IEND":

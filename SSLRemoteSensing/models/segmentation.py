@@ -116,11 +116,19 @@ def trained_network(contents: dict, source: str | Path) -> SegmentationNet:
     """
     card = contents["card"]
     net = build_segmentation({"classes": card["classes"]} | parts_of(card["config"]))
-    # Weights of classes are kept in the loss, which only training needs.
-    weights = {k: v for k, v in contents["model"].items() if not k.startswith("losses.")}
-    checkpoint.load_network(net, {"model": weights}, source)
-    net.backbone.set_normalization(card.get("mean"), card.get("std"))
+    load_trained(net, contents, source)
     return net.eval()
+
+
+def load_trained(net: SegmentationNet, contents: dict, source: str | Path) -> None:
+    """Load a checkpoint's weights into `net`, and the mean and std of its card.
+
+    Raises:
+        UserError: weights of another network.
+    """
+    card = contents.get("card", {})
+    checkpoint.load_network(net, contents, source)
+    net.backbone.set_normalization(card.get("mean"), card.get("std"))
 
 
 def parts_of(config: dict) -> dict:

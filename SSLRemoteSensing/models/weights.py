@@ -89,7 +89,8 @@ def load_backbone(
 
     Args:
         model: a backbone of `BACKBONES`; None makes the one whose weights the file holds.
-        strict: refuse what fits only in part; without, load what has name and shape in common.
+        strict: refuse what fits only in part; without, load what has name and shape in common,
+            and refuse only a file without any.
         in_channels: the number of bands that you want; if the weights have another, their first
             convolution is adapted. None takes no other than that of the file, or of `model`.
         adapt: how. 'widen': the bands of the file stay, and further ones start from their mean.
@@ -111,7 +112,18 @@ def load_backbone(
     if adapt not in ADAPTATIONS:
         raise UserError(f"adapt={adapt!r}: expected one of {', '.join(ADAPTATIONS)}")
     path = Path(path)
-    contents = checkpoint.read(path)
+    return backbone_of(checkpoint.read(path), path, model, strict, in_channels, adapt)
+
+
+def backbone_of(
+    contents: dict,
+    path: Path,
+    model: Backbone | None = None,
+    strict: bool = True,
+    in_channels: int | None = None,
+    adapt: Literal["widen", "average"] = "widen",
+) -> dict:
+    """`load_backbone` once `checkpoint.read` has read the `contents` of `path`."""
     (state, others), card = split_weights(contents), checkpoint.read_card(path, contents)
     name = architecture_of(state)
     if strict or model is None:
@@ -195,12 +207,19 @@ def require_known(state: dict[str, Tensor], path: Path) -> None:
 def require_fit(
     model: Backbone, state: dict[str, Tensor], name: str | None, source: str, strict: bool
 ) -> None:
-    """Refuse weights of another architecture, and unless `strict` is False those of a part."""
+    """Refuse weights of another architecture and those of a part; without `strict`, only those
+    that have nothing of the model.
+    """
     wanted = model.state_dict()
     matched, missing, left_over = compared(wanted, state)
     # A deeper ResNet has every entry of a shallower one, of the same shape, and more blocks.
     parts = tuple(f"{part}." for part, _ in model.named_children())
     more = [key for key in left_over if key.startswith(parts)]
+    if not strict and all(key.endswith("num_batches_tracked") for key in matched):
+        raise UserError(
+            f"weights {source}: none of its {len(state)} entries has the name and shape of one of "
+            f"a {model.name}; set backbone_cfg to what it holds, or take another file"
+        )
     if not strict or not (missing or more):
         return
     if name and name != model.name:
