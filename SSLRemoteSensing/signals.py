@@ -17,8 +17,8 @@ class Received:
 
 @contextlib.contextmanager
 def signals() -> Iterator[Received]:
-    """Note SIGINT and SIGTERM, which stop the run, and SIGUSR1, which saves; a second SIGINT acts
-    as ever.
+    """Note SIGINT and SIGTERM, which stop the run, and SIGUSR1, which saves; a second SIGINT
+    ends at once.
 
     A second SIGTERM does not: some batch systems signal a process and its parent, which passes it.
     """
@@ -33,7 +33,7 @@ def signals() -> Iterator[Received]:
             return
         received.stop = received.stop or number
         if number == signal.SIGINT:
-            signal.signal(number, before[number])
+            signal.signal(number, signal.default_int_handler)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         before[number] = signal.signal(number, note)

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 # One thread, here and in the commands: the networks are tiny, and threads waiting for a core that
 # another process has would make a step a hundred times slower.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Shells start what is to run in the background with SIGINT ignored, which commands inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import cv2
 import numpy as np
