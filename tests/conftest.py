@@ -10,8 +10,6 @@ from pathlib import Path
 # One thread, here and in the commands: the networks are tiny, and threads waiting for a core that
 # another process has would make a step a hundred times slower.
 os.environ["OMP_NUM_THREADS"] = "1"
-# Shells start what is to run in the background with SIGINT ignored, which commands inherit.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import cv2
 import numpy as np
@@ -21,6 +19,8 @@ from SSLRemoteSensing.config import load_config
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
+# Shells start what is to run in the background with SIGINT ignored, which commands inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
