@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from SSLRemoteSensing import safetensors_file
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.weight_names import unwrapped
-from SSLRemoteSensing.writing import whole
+from SSLRemoteSensing.writing import whole, write_bytes
 
 MOST_VALUES = 2**20  # in one file; a dict that holds itself has no end
 MOST_REPEATED = 2**30  # bytes of tensors beyond what the file has: one value can stand for many
@@ -91,8 +91,7 @@ def read_safetensors(path: Path) -> dict:
 def write_safetensors(path: Path, tensors: dict[str, Tensor], card: dict) -> None:
     """Write `tensors` and their `card`, in JSON's types, whole or not at all."""
     found = checksum(dict(sorted(tensors.items())))
-    with whole(path) as part:
-        part.write_bytes(safetensors_file.packed(tensors, card, found))
+    write_bytes(path, safetensors_file.packed(tensors, card, found))
 
 
 def checksum(contents, without: str | None = None) -> str:

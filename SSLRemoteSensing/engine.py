@@ -113,11 +113,7 @@ def fit(
         )
     schedule = build(SCHEDULES, lr_schedule, "train_cfg.lr_schedule") if lr_schedule else None
     device = choose_device(device)
-    if device.type == "cuda" and accumulate_steps > 1 and compile in CUDA_GRAPHS:
-        raise UserError(
-            f"train_cfg.compile={compile!r}: its CUDA graphs cannot add up the gradients of "
-            f"accumulate_steps={accumulate_steps}; set compile=True"
-        )
+    check_graphs(device, accumulate_steps, compile)
     stepper = TrainStep(
         model, optimizer, device, precision, channels_last, compile, clip_grad_norm, param_groups,
         sync_bn,
@@ -217,7 +213,7 @@ def fit(
                 history.add(done, batch, losses)
             norm = stepper.gradient_norm()
             history.add_gradient(done, norm)
-            if before is None or history.is_finite():
+            if before is None or history.is_finite(done):
                 stepper.update(norm)
             else:
                 history.leave_out(done, max_skipped_steps, writer.say)
@@ -255,6 +251,15 @@ def fit(
 
 
 CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # modes of torch.compile
+
+
+def check_graphs(device: torch.device, accumulate_steps: int, compile: bool | str) -> None:
+    """Raise a `UserError` for a mode of torch.compile that a step of several batches cannot use."""
+    if device.type == "cuda" and accumulate_steps > 1 and compile in CUDA_GRAPHS:
+        raise UserError(
+            f"train_cfg.compile={compile!r}: its CUDA graphs cannot add up the gradients of "
+            f"accumulate_steps={accumulate_steps}; set compile=True"
+        )
 
 
 def check_numbers(

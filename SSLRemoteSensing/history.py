@@ -67,13 +67,13 @@ class History:
             what, files = self.culprits(first)
             raise UserError(f"step {first}: {what} is not finite; {STOPPED}; files: {files}")
 
-    def not_finite(self) -> int | None:
-        """The first step with a loss, or a gradient, that is not finite; waits for the device."""
-        steps = [step for step, _ in self.gradients]
-        values = [norm.float() for _, norm in self.gradients]
-        for step, _, losses in self.entries:
-            steps.append(step)
-            values.append(torch.stack(list(losses.values())).sum().float())
+    def not_finite(self, since: int = 0) -> int | None:
+        """The first step from `since` with a loss, or a gradient, that is not finite; waits for the
+        device."""
+        found = list(self.gradients)
+        found += [(step, torch.stack([*losses.values()]).sum()) for step, _, losses in self.entries]
+        steps = [step for step, _ in found if step >= since]
+        values = [value.float() for step, value in found if step >= since]
         if not steps:
             return None
         finite = torch.stack(values).isfinite().tolist()
@@ -96,9 +96,10 @@ class History:
         what = f"loss {', '.join(named)}" if named else "the gradient"
         return what, ", ".join(file for _, some in guilty for file in some)
 
-    def is_finite(self) -> bool:
-        """Whether all processes' losses and gradients so far are; waits for the device."""
-        return all(first is None for first in distributed.all_gather_object(self.not_finite()))
+    def is_finite(self, step: int) -> bool:
+        """Whether all processes' losses and gradients of `step`, the last, are; waits for the
+        device."""
+        return all(one is None for one in distributed.all_gather_object(self.not_finite(step)))
 
     def leave_out(self, step: int, limit: int, say: Callable) -> None:
         """Forget the losses of `step`, which are not finite, and say whose they were.

@@ -7,12 +7,14 @@ import contextlib
 import fcntl
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from SSLRemoteSensing import checkpoint
 from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.writing import whole
 
 RUN_KEYS = {"model", "optimizer", "step", "epoch", "offset", "per_step", "best", "images"}
 RUN_KEYS |= {"processes", "card", "pending"}
@@ -105,13 +107,17 @@ def save(folder: Path, state: dict, finished_epoch: int | None, max_keep: int) -
     if finished_epoch is None:
         checkpoint.write(folder / "latest.pth", state)
         return
-    checkpoint.write(folder / f"epoch_{finished_epoch:04d}.pth", state)
-    for _, old in epochs(folder)[:-max_keep]:
+    kept = folder / f"epoch_{finished_epoch:04d}.pth"
+    checkpoint.write(kept, state)
+    # Later epochs are left where a run went back past damaged ones; they must not push this out.
+    ours = [file for number, file in epochs(folder) if number <= finished_epoch]
+    for old in ours[:-max_keep]:
         with contextlib.suppress(OSError):  # the next epoch tries again
             old.unlink()
     # A file of its own, not a second name of the epoch's: what damages one leaves the other. Last,
     # as a run that is killed before it does the epoch's end again.
-    checkpoint.write(folder / "latest.pth", state)
+    with whole(folder / "latest.pth") as part:
+        shutil.copyfile(kept, part)
 
 
 def read(folder: str | Path) -> dict | None:

@@ -70,21 +70,26 @@ def moved(config: dict, folder) -> dict:
     return changed
 
 
-def interrupt_at(step: int, number: int = signal.SIGINT):
-    """Send this process a signal while the model works on step `step` (counted from 1)."""
+def at_call(number: int, act):
+    """Call `act()` as the model begins step `number`, counted from 1."""
 
     def sabotage(model):
         forward, calls = model.forward, []
 
         def counting(batch):
             calls.append(1)
-            if len(calls) == step:
-                os.kill(os.getpid(), number)
+            if len(calls) == number:
+                act()
             return forward(batch)
 
         model.forward = counting
 
     return sabotage
+
+
+def interrupt_at(step: int, number: int = signal.SIGINT):
+    """Send this process a signal while the model works on step `step` (counted from 1)."""
+    return at_call(step, lambda: os.kill(os.getpid(), number))
 
 
 def test_thirty_steps_reduce_each_loss_on_one_batch(pretext_config):

@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_engine import TinyNet, entries, interrupt_at, moved, train
+from test_engine import TinyNet, at_call, entries, interrupt_at, moved, train
 from test_faults import command
 
 from SSLRemoteSensing import checkpoint, run_folder
@@ -103,6 +103,19 @@ def test_damaged_epochs_are_passed_over(finished, capsys):
     damage(folder / "epoch_0002.pth", "flipped")
     assert run_folder.read(folder)["step"] == 6
     assert "going back to epoch_0001.pth" in capsys.readouterr().err
+
+
+def test_damaged_later_epochs_do_not_push_out_the_one_just_written(finished):
+    folder, _ = finished
+    for name in ("latest.pth", "epoch_0003.pth", "epoch_0002.pth"):
+        damage(folder / name, "truncated")
+    state = run_folder.read(folder)
+    run_folder.save(folder, state, finished_epoch=2, max_keep=1)
+    assert checkpoint.read(folder / "epoch_0002.pth", sealed=True)["step"] == 6
+    assert not (folder / "epoch_0001.pth").exists()
+    latest, kept = (folder / name for name in ("latest.pth", "epoch_0002.pth"))
+    assert latest.read_bytes() == kept.read_bytes()
+    assert not latest.samefile(kept)
 
 
 def test_a_latest_that_is_gone_is_no_reason_to_begin_anew(finished, pretext_config, capsys):
@@ -208,23 +221,6 @@ def test_a_folder_that_cannot_be_locked_is_said_and_used(tmp_path, monkeypatch, 
     monkeypatch.setattr(run_folder.fcntl, "lockf", unknown)
     with run_folder.held(tmp_path):
         assert "cannot be locked against a second run" in capsys.readouterr().err
-
-
-def at_call(number: int, act):
-    """Call `act()` as the model begins step `number`, counted from 1."""
-
-    def sabotage(model):
-        forward, calls = model.forward, []
-
-        def counting(batch):
-            calls.append(1)
-            if len(calls) == number:
-                act()
-            return forward(batch)
-
-        model.forward = counting
-
-    return sabotage
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from SSLRemoteSensing.course import plan
 from SSLRemoteSensing.doctor.images import default_workers
 from SSLRemoteSensing.doctor.report import Section
 from SSLRemoteSensing.doctor.task import Task
-from SSLRemoteSensing.engine import CUDA_GRAPHS
-from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.engine import check_graphs
 from SSLRemoteSensing.step import TrainStep, choose_device
 
 FEW_VALUES = 8  # of which batch normalization takes a mean and a variance
@@ -51,12 +50,7 @@ def prepare_step(task: Task, state: dict | None) -> TrainStep:
         UserError: as the training loop does.
     """
     settings, device = task.settings, choose_device(task.settings["device"])
-    graphs = settings["compile"] in CUDA_GRAPHS
-    if device.type == "cuda" and settings["accumulate_steps"] > 1 and graphs:
-        raise UserError(
-            f"train_cfg.compile={settings['compile']!r}: its CUDA graphs cannot add up the "
-            f"gradients of accumulate_steps={settings['accumulate_steps']}; set compile=True"
-        )
+    check_graphs(device, settings["accumulate_steps"], settings["compile"])
     stepper = TrainStep(task.model, device=device, **{key: settings[key] for key in STEP_KEYS})
     if state is not None:
         stepper.load_state_dict(state, "latest.pth")
