@@ -173,8 +173,8 @@ def fit(
             folder, saving.max_keep, stepper, course, history, len(dataset), card, writer, best
         )
         ends.callback(writer.close)
-        ends.callback(end_workers, loading)
         ends.enter_context(lost_workers_told())
+        ends.callback(end_workers, loading)
         received = ends.enter_context(signals())
 
         def end_epoch(done: int, epoch: int, again: bool = False) -> None:

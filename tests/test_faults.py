@@ -194,6 +194,25 @@ def test_a_worker_that_is_killed_is_told_in_one_line(pretext_config, tmp_path, w
     assert run_folder.read(tmp_path / "run")["step"] >= 6
 
 
+def test_a_worker_whose_death_is_told_late_is_told_too(pretext_config, monkeypatch):
+    """The connection fails first, and torch's signal handler raises while the others are ended."""
+    pretext_config["train_cfg"] |= dict(num_workers=2)
+
+    def fails(loading):
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    def interrupted(loading):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    loader = torch.utils.data.dataloader._MultiProcessingDataLoaderIter
+    monkeypatch.setattr(loader, "_try_get_data", lambda loading, timeout=0: fails(loading))
+    monkeypatch.setattr(loader, "_shutdown_workers", interrupted)
+    dataset = PretextDataset(**pretext_config["train_cfg"]["train_data"])
+    with pytest.raises(UserError, match=r"a worker that reads images was killed .*fewer num_work"):
+        fit_on(dataset, pretext_config, list)
+    assert multiprocessing.active_children() == []
+
+
 def zip_of(path: Path, tiles: Path) -> Path:
     """A zip file whose members would lie outside the folder they are unpacked to."""
     data = (tiles / "images/tile_000.jpg").read_bytes()

@@ -27,9 +27,13 @@ def end_workers(batches) -> None:
     After an error its traceback does, and the process would wait for workers that wait for it.
     """
     if hasattr(batches, "_shutdown_workers"):  # torch has no public name for it
-        batches._shutdown_workers()
-        for worker in batches._workers:  # one that hangs, and takes no SIGTERM
-            worker.kill()
+        try:
+            batches._shutdown_workers()
+        finally:  # torch's signal handler may raise in there too
+            for worker in batches._workers:  # one that hangs, and takes no SIGTERM
+                worker.kill()
+            for worker in batches._workers:
+                worker.join(timeout=5)
 
 
 @contextlib.contextmanager
@@ -37,7 +41,8 @@ def lost_workers_told() -> Iterator[None]:
     """Raise a `UserError` where a loader's worker was killed, as the system does to free memory.
 
     torch tells it by a RuntimeError, from a signal handler: wherever the main process is by then.
-    If that is just fetching a batch, the worker's connection is what fails.
+    If that is just fetching a batch, the worker's connection is what fails, and the signal may come
+    as late as in `end_workers`, which therefore belongs inside.
     """
     try:
         yield
