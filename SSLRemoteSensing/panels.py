@@ -9,7 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from SSLRemoteSensing.writing import write_bytes
+from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.writing import make_folder, write_bytes
 
 FONT, SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.45
 LINE = 20  # pixels of a line of text
@@ -124,30 +125,47 @@ class Grid:
         self,
         panels: Sequence[Sequence[np.ndarray]],
         titles: Sequence[str],
-        captions: Sequence[Sequence[str]],
+        captions: Sequence[Sequence[str | Sequence[str]]],
         header: Sequence[str] = (),
     ) -> np.ndarray:
         """The page, uint8 (*shape, 3).
 
         Args:
             panels: rows of R, G, B uint8 (h, w, 3), none larger than a panel.
-            captions: lines of text of each row; as `header`, shortened to what fits.
+            captions: the lines above each row: a text over the whole width, or one a column.
+            header: as the captions, which are shortened to what fits.
         """
         page = np.full((*self.shape, 3), PAPER, np.uint8)
-        inside = page.shape[1] - 2 * MARGIN
-        for number, line in enumerate(header):
-            write(page, fitted(line, inside), MARGIN + number * LINE, MARGIN)
-        for column, title in enumerate(titles):
-            at = self.corner(0, column)[1]
-            write(page, fitted(title, self.width), MARGIN + self.header * LINE, at)
+        self.write_lines(page, [*header, titles], MARGIN)
         for row, (pictures, lines) in enumerate(zip(panels, captions, strict=True)):
-            top = self.corner(row, 0)[0] - self.captions * LINE
-            for number, line in enumerate(lines):
-                write(page, fitted(line, inside), top + number * LINE, MARGIN)
+            self.write_lines(page, lines, self.corner(row, 0)[0] - self.captions * LINE)
             for column, picture in enumerate(pictures):
                 y, x = self.corner(row, column)
                 page[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
         return page
+
+    def write_lines(self, page: np.ndarray, lines: Sequence[str | Sequence[str]], top: int) -> None:
+        """Lines of text from row `top` of the page: over its whole width, or one a column."""
+        for y, line in enumerate(lines):
+            if isinstance(line, str):
+                whole = page.shape[1] - 2 * MARGIN
+                write(page, fitted(line, whole), top + y * LINE, MARGIN)
+                continue
+            for column, text in enumerate(line):
+                at = self.corner(0, column)[1]
+                write(page, fitted(text, self.width), top + y * LINE, at)
+
+
+def png_path(path: str, key: str) -> Path:
+    """`path` for `write_png`, its folder made.
+
+    Raises:
+        UserError: another ending, or a folder that cannot be written; `key` names what to change.
+    """
+    if Path(path).suffix.lower() != ".png":
+        raise UserError(f"{key} {path}: the picture is a PNG; name it like pictures.png")
+    make_folder(Path(path).parent, key)
+    return Path(path)
 
 
 def write_png(path: str | Path, page: np.ndarray) -> None:

@@ -1,0 +1,1 @@
+"""Look at what goes into training: pretext samples, tiles with their labels."""

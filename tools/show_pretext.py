@@ -1,0 +1,50 @@
+"""Before pre-training: see the samples it begins with.
+
+    python tools/show_pretext.py --config_file configs/vr_vgg16_inapinting_agr_examplar_cfg.py \\
+        --output pretext.png
+    python tools/show_pretext.py --config_file C --output pretext.png --samples 16 --epoch 3
+
+A row a sample: occluded, anchor, transformed with the name of its transform, and the weight M of
+the inpainting loss. They are the samples of train.py with that config: the same files, crops,
+blocks and transforms, in the order in which training takes them, so the first rows are its first
+batch. Under torchrun the first batches of all processes, one after another, are those rows.
+"""
+
+from SSLRemoteSensing.command import config_parser, settings
+from SSLRemoteSensing.errors import run_command
+from SSLRemoteSensing.panels import png_path, write_png
+from SSLRemoteSensing.schema import check_pretext
+from SSLRemoteSensing.showing.pretext import (
+    class_names,
+    describe,
+    draw_samples,
+    first_samples,
+    open_images,
+)
+
+
+def main() -> None:
+    flags = config_parser(__doc__)
+    flags.add_argument("--output", required=True, metavar="PNG", help="the picture to write")
+    flags.add_argument("--samples", type=int, default=8, help="rows (8)")
+    flags.add_argument("--epoch", type=int, default=0, help="whose first samples, from 0 (0)")
+    flags.add_argument("--seed", type=int, help="in place of train_cfg.seed")
+    args = flags.parse_args()
+    config = settings(args)
+    check_pretext(config)
+    if args.seed is not None:
+        config["train_cfg"]["seed"] = args.seed
+    output = png_path(args.output, "--output")
+    dataset, train_cfg = open_images(config), config["train_cfg"]
+    classes = class_names(train_cfg)
+    samples = first_samples(dataset, train_cfg, args.epoch, args.samples)
+    title = f"{config['name']}: {len(dataset)} images, epoch {args.epoch}, seed {dataset.seed}"
+    page, _ = draw_samples(samples, dataset, classes, f"{title}, from the first batch on")
+    write_png(output, page)
+    for line in [title, *describe(samples, dataset, classes)]:
+        print(line.encode("utf-8", "backslashreplace").decode())  # a file's name need not be text
+    print(f"picture: {output}")
+
+
+if __name__ == "__main__":
+    run_command(main)
