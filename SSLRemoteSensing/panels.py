@@ -15,7 +15,7 @@ from SSLRemoteSensing.writing import make_folder, write_bytes
 FONT, SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.45
 LINE = 20  # pixels of a line of text
 GAP, MARGIN = 8, 12  # between panels, and around all
-INK, PAPER = (40, 40, 40), (255, 255, 255)
+INK, PAPER, FRAME = (40, 40, 40), (255, 255, 255), (150, 150, 150)
 
 
 def as_rgb(image: np.ndarray, white: float | None = None) -> np.ndarray:
@@ -92,12 +92,11 @@ class Grid:
     """Where panels stand on a page, in pixels.
 
     From above: lines of text over the whole page, the titles of the columns, then each row: its
-    lines of text, its panels. What is left at the bottom is the caller's.
+    lines of text, its panels.
 
     Attributes:
         height, width: of a panel.
         header, captions: lines of text above all, and above each row.
-        footer: pixels kept free at the bottom.
     """
 
     height: int
@@ -106,14 +105,13 @@ class Grid:
     columns: int
     header: int = 0
     captions: int = 1
-    footer: int = 0
 
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width of the page."""
         bottom = self.corner(self.rows, 0)[0] - self.captions * LINE
         right = self.corner(0, self.columns)[1] - GAP + MARGIN
-        return bottom - GAP + MARGIN + self.footer, right
+        return bottom - GAP + MARGIN, right
 
     def corner(self, row: int, column: int) -> tuple[int, int]:
         """y and x of the upper left pixel of a panel."""
@@ -141,7 +139,9 @@ class Grid:
             self.write_lines(page, lines, self.corner(row, 0)[0] - self.captions * LINE)
             for column, picture in enumerate(pictures):
                 y, x = self.corner(row, column)
-                page[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
+                bottom, right = y + picture.shape[0], x + picture.shape[1]
+                page[y - 1 : bottom + 1, x - 1 : right + 1] = FRAME  # paper may be a panel's colour
+                page[y:bottom, x:right] = picture
         return page
 
     def write_lines(self, page: np.ndarray, lines: Sequence[str | Sequence[str]], top: int) -> None:

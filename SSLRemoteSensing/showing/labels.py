@@ -69,9 +69,7 @@ def count_classes(dataset: SegmentationDataset) -> np.ndarray:
         pool.shutdown(cancel_futures=True)
 
 
-def choose_tiles(
-    counts: np.ndarray, count: int, seed: int | None, wanted: int | None
-) -> list[int]:
+def choose_tiles(counts: np.ndarray, count: int, seed: int | None, wanted: int | None) -> list[int]:
     """Indices of at most `count` tiles, in order: evenly spread, or with a seed drawn by it.
 
     Args:
@@ -86,9 +84,7 @@ def choose_tiles(
     return [int(tiles[i]) for i in np.rint(spread).astype(int)]
 
 
-def read_tiles(
-    dataset: SegmentationDataset, chosen: Sequence[int], augmented: bool
-) -> list[Tile]:
+def read_tiles(dataset: SegmentationDataset, chosen: Sequence[int], augmented: bool) -> list[Tile]:
     """The tiles at the indices `chosen`, from their files or as epoch 0 of training has them."""
     tiles = []
     for index in chosen:
@@ -104,8 +100,8 @@ def read_tiles(
 def overlay(image: np.ndarray, label: np.ndarray, palette: Sequence) -> np.ndarray:
     """R, G, B uint8 (H, W, 3): colours of the classes over the image, borders of a class in full.
 
-    A border is a pixel whose right or lower neighbour is of another class. Pixels that are not
-    scored show the image as it is.
+    A border is a pixel with one of its four neighbours of another class. Pixels that are not scored
+    show the image as it is.
 
     Args:
         image: R, G, B uint8 (H, W, 3).
@@ -114,8 +110,12 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: Sequence) -> np.ndarr
     colours = colour_map(label, palette)
     mixed = np.rint((1 - OPACITY) * image + OPACITY * colours).astype(np.uint8)
     border = np.zeros(label.shape, bool)
-    border[:-1] |= label[:-1] != label[1:]
-    border[:, :-1] |= label[:, :-1] != label[:, 1:]
+    for change, first, second in (
+        (label[:-1] != label[1:], np.s_[:-1], np.s_[1:]),
+        (label[:, :-1] != label[:, 1:], np.s_[:, :-1], np.s_[:, 1:]),
+    ):
+        border[first] |= change
+        border[second] |= change
     mixed[border] = colours[border]
     mixed[label == IGNORE] = image[label == IGNORE]
     return mixed

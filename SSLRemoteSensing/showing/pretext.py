@@ -121,14 +121,10 @@ def draw_samples(
     """
     side = dataset.img_size
     scale = panel_scale(side, side)
-    bands = dataset.in_channels
-    shown = (
-        "the first three are shown" if bands > 3 else "shown in grey" if bands < 3 else "R, G, B"
-    )
     header = [
         title,
-        f"{side} x {side} pixels of {bands} bands ({shown}), 0 to 255; {scale_told(scale)}. "
-        "M is the mean of the bands, 0 to 1; white is the largest of the row",
+        f"{side} x {side} pixels, {bands_told(dataset.in_channels)}, 0 to 255; "
+        f"{scale_told(scale)}. M is the mean of the bands, 0 to 1; white is the largest of its row",
     ]
     panels, captions = [], []
     for sample in samples:

@@ -63,10 +63,12 @@ def part_of_prepared(folder: str, part: str) -> Part:
             f"--tiles {folder}: has no dataset.json of tools/prepare.py; use --images and --labels"
         )
     kinds = [kind for kind in ("full", "eroded") if kind in card.get("labels", ())]
-    parts = [name for name in card.get("tiles", ()) if name not in card.get("without_labels", ())]
-    labels = Path(folder) / LABEL_FOLDERS[kinds[0]] / part if kinds else None
-    if labels is None or not labels.is_dir():
-        raise UserError(f"--part {part}: {folder} has no labels of it; it has {', '.join(parts)}")
+    if not kinds:
+        raise UserError(f"--tiles {folder}: was prepared without labels")
+    labels = Path(folder) / LABEL_FOLDERS[kinds[0]] / part
+    if not labels.is_dir():
+        there = ", ".join(sorted(path.name for path in labels.parent.iterdir()))
+        raise UserError(f"--part {part}: {folder} has no labels of it, but of {there}")
     count = len(card["bands"])
     dataset = SegmentationDataset(
         str(Path(folder) / "images" / part), str(labels), len(card["classes"]), in_channels=count
@@ -90,10 +92,7 @@ def part_of_folders(
         UserError: as `SegmentationDataset`.
     """
     try:
-        first = find_images(images, FORMATS)[0]
-        tiff = Path(first).suffix.lower() in TIFF_ENDINGS
-        with open_tiff(first) if tiff else nothing() as source:
-            channels = max(3, source.count) if tiff else 3
+        channels = band_count(find_images(images, FORMATS)[0])
         dataset = SegmentationDataset(
             images, labels, len(classes), FORMATS, label_format, label_offset=label_offset,
             label_codes=label_codes, max_value=max_value, in_channels=channels,
@@ -101,3 +100,11 @@ def part_of_folders(
     except UserError as error:
         raise UserError(f"--images, --labels: {error}") from error
     return Part(dataset, Path(images).name, classes, default_palette(len(classes)))
+
+
+def band_count(file: str) -> int:
+    """How many bands to read of an image: those of a TIFF with more than three, or else three."""
+    if Path(file).suffix.lower() not in TIFF_ENDINGS:
+        return 3
+    with open_tiff(file) as source:
+        return max(3, source.count)
