@@ -247,6 +247,16 @@ def test_mistakes_are_told_in_a_line(show, pretext_config, change, arguments, sa
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_a_config_of_the_other_kind_names_the_other_tool(show, pretext_config, seg_config):
+    for tool, other, config in (
+        ("show_pretext", "show_labels", seg_config),
+        ("show_labels", "show_pretext", pretext_config),
+    ):
+        done = show(tool, config)
+        assert done.returncode == 2
+        assert f"tools/{other}.py shows it" in done.stderr
+
+
 # ---- labels
 
 

@@ -15,6 +15,7 @@ of the same names.
 import argparse
 
 from SSLRemoteSensing.config import load_config
+from SSLRemoteSensing.doctor.subject import is_fine_tuning
 from SSLRemoteSensing.errors import UserError, run_command
 from SSLRemoteSensing.panels import png_path, write_png
 from SSLRemoteSensing.schema import check_segmentation
@@ -122,6 +123,10 @@ def open_part(args: argparse.Namespace) -> Part:
             args.label_offset, args.label_codes, args.max_value,
         )  # fmt: skip
     config = load_config(args.config_file, [text for group in args.set for text in group])
+    if not is_fine_tuning(config):
+        raise UserError(
+            f"config file {args.config_file}: is for train.py; tools/show_pretext.py shows it"
+        )
     check_segmentation(config)
     return part_of_config(config, args.part)
 

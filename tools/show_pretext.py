@@ -11,7 +11,8 @@ batch. Under torchrun the first batches of all processes, one after another, are
 """
 
 from SSLRemoteSensing.command import config_parser, settings
-from SSLRemoteSensing.errors import run_command
+from SSLRemoteSensing.doctor.subject import is_fine_tuning
+from SSLRemoteSensing.errors import UserError, run_command
 from SSLRemoteSensing.panels import png_path, write_png
 from SSLRemoteSensing.schema import check_pretext
 from SSLRemoteSensing.showing.pretext import (
@@ -31,6 +32,10 @@ def main() -> None:
     flags.add_argument("--seed", type=int, help="in place of train_cfg.seed")
     args = flags.parse_args()
     config = settings(args)
+    if is_fine_tuning(config):
+        raise UserError(
+            f"config file {args.config_file}: is for finetune_seg.py; tools/show_labels.py shows it"
+        )
     check_pretext(config)
     if args.seed is not None:
         config["train_cfg"]["seed"] = args.seed
