@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
 
+from tqdm import tqdm
+
 STYLES = {"bold": "1", "red": "1;31", "yellow": "33"}
 DELAY = 1.0  # seconds of work before a bar appears
 
@@ -34,7 +36,7 @@ def progress(
     total: int | None = None,
     unit: str = "it",
     unit_scale: bool = False,
-):
+) -> tqdm:
     """A tqdm bar with the time that is left, over `items` or, without them, to be updated.
 
     On stderr, only on a terminal, only of work that takes longer than `DELAY`, and gone when the
@@ -45,9 +47,7 @@ def progress(
         total: of the items, where they have no length, or of what `update` will count.
         unit_scale: write 12.3M for 12,300,000.
     """
-    from tqdm import tqdm  # here: this module is imported by all, and few show a bar
-
-    return tqdm(
+    return Bar(
         items,
         what,
         total,
@@ -60,10 +60,29 @@ def progress(
     )
 
 
+class Bar(tqdm):
+    """A bar of which nothing is drawn before its delay has passed.
+
+    tqdm's own delay does not hold for `refresh`, nor so for the lines that are printed meanwhile,
+    and what those draw is never cleared.
+    """
+
+    drawn = False
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool | None:
+        if self._time() < self.start_t + self.delay:
+            return None
+        self.drawn = True
+        return super().display(msg, pos)
+
+    def close(self) -> None:
+        if self.drawn:
+            self.last_print_t = self._time()  # else there is nothing to clear, to tqdm's mind
+        super().close()
+
+
 def say(text: str) -> None:
     """A line on stdout at once, above the bars that are shown."""
-    from tqdm import tqdm
-
     with tqdm.external_write_mode():
         print(text, flush=True)
 

@@ -70,12 +70,12 @@ def report(grid: Grid, remarks: Sequence[str], metric: str, protocol: str, final
     if not final:
         return
     print("\n".join(["", *told, ""]))
-    facts = {"results": grid.folder / "table.md", "figures": grid.folder / "table.csv"}
+    files = {"results": grid.folder / "table.md", "figures": grid.folder / "table.csv"}
     if known:
         head = f"{grid.config['name']}, {grid.split} tiles"
         draw_curves(rows, grid.baseline, metric, protocol, head, grid.folder / "curves.png")
-        facts["curves"] = grid.folder / "curves.png"
-    closing(facts)
+        files["curves"] = grid.folder / "curves.png"
+    closing(files)
     left = len(jobs_left(grid))
     if left:
         cells = "1 cell" if left == 1 else f"{left} cells"
