@@ -1,9 +1,13 @@
 """Fine-tune and score a segmentation network on labelled tiles.
 
-    python finetune_seg.py --config_file C --backbone runs/pretrain/backbone.pth
-    python finetune_seg.py --config_file C --backbone random
-    python finetune_seg.py --config_file C --evaluate runs/finetune/best.pth --tta
-    torchrun --nproc_per_node=2 finetune_seg.py --config_file C --backbone random
+    python finetune_seg.py --config_file configs/seg_potsdam_vgg16_cfg.py \\
+        --backbone runs/mine/backbone.pth --set train_cfg.train_data.fraction=0.1
+    python finetune_seg.py --config_file configs/demo_oam_finetune_resnet18_cfg.py \\
+        --backbone random --dry_run
+    python finetune_seg.py --config_file configs/seg_potsdam_vgg16_cfg.py \\
+        --evaluate checkpoints/seg_potsdam_vgg16/best.pth --tta
+    torchrun --nproc_per_node=2 finetune_seg.py \\
+        --config_file configs/seg_potsdam_vgg16_cfg.py --backbone imagenet
 
 The best checkpoint is chosen on the tiles of val_data; test_data is read once, at the end, and
 scored by scenes under every protocol that its classes and labels allow. Results in the
@@ -11,48 +15,73 @@ checkpoints_path: `best.pth`, `results.json`, `confusion_matrix.png`, `examples.
 `train_tiles.txt`, the tiles whose labels were used.
 """
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from SSLRemoteSensing.command import parser, settings
-from SSLRemoteSensing.distributed import processes
+from SSLRemoteSensing.command import given_again, parse, parser, settings
 from SSLRemoteSensing.errors import UserError, run_command
-from SSLRemoteSensing.finetuning import is_scored, open_fine_tuning, score_checkpoint, train
+from SSLRemoteSensing.terminal import closing, command_line
 
 
-@processes()
-def main() -> None:
+def flags() -> ArgumentParser:
     flags = parser(__doc__)
     flags.add_argument(
-        "--backbone", metavar="random|imagenet|FILE", help="in place of backbone_cfg.pretrained"
+        "--backbone",
+        metavar="random|imagenet|FILE",
+        help="weights to begin from, in place of backbone_cfg.pretrained",
     )
-    flags.add_argument(
+    scoring = flags.add_argument_group("scoring")
+    scoring.add_argument(
         "--evaluate",
         metavar="CHECKPOINT",
         help="only score this checkpoint; the results are written beside it",
     )
-    flags.add_argument(
+    scoring.add_argument(
         "--tta", action="store_true", help="score the mean over 8 turns and flips: scoring_cfg.tta"
     )
-    flags.add_argument(
+    scoring.add_argument(
         "--tiles", action="store_true", help="score tile by tile, which is quicker: scoring_cfg.on"
     )
-    args = flags.parse_args()
+    return flags
+
+
+def main() -> None:
+    args = parse(flags())
     if args.evaluate is not None and args.dry_run:
         raise UserError("--evaluate writes results; leave out --dry_run")
+    # Only now, as in `run`: torch takes seconds, which --help need not wait for.
+    from SSLRemoteSensing.distributed import processes
+
+    with processes():
+        run(args)
+
+
+def run(args: Namespace) -> None:
+    from SSLRemoteSensing.finetuning import is_scored, open_fine_tuning, score_checkpoint, train
+
     config = asked_for(settings(args), args)
     task = open_fine_tuning(config, trains=args.evaluate is None)
     if args.evaluate is not None:
         score_checkpoint(task, Path(args.evaluate), Path(args.evaluate).parent)
+        closing({}, [mapping(Path(args.evaluate))])
         return
     folder = Path(config["train_cfg"]["checkpoints"]["checkpoints_path"])
     trained = train(task, folder, args.dry_run)
     if args.dry_run:
         return
     if not trained and is_scored(folder / "results.json", config):
-        print(f"results: {folder / 'results.json'}")
-        return
-    score_checkpoint(task, folder / "best.pth", folder)
+        closing({"results": folder / "results.json"})
+    else:
+        score_checkpoint(task, folder / "best.pth", folder)
+    best = folder / "best.pth"
+    tta = command_line("finetune_seg.py", *given_again(args), "--evaluate", str(best), "--tta")
+    closing({"weights": best}, [mapping(best)] if args.tta else [mapping(best), tta])
+
+
+def mapping(checkpoint: Path) -> str:
+    """The command that maps scenes with a checkpoint."""
+    named = ("--input", "SCENE.tif", "--output", checkpoint.parent / "map.tif")
+    return command_line("tools/predict.py", "--checkpoint", checkpoint, *named, "--preview")
 
 
 def asked_for(config: dict, args: Namespace) -> dict:

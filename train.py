@@ -1,35 +1,61 @@
 """Pre-train a backbone on images without labels.
 
-    python train.py --config_file configs/vr_vgg16_inapinting_agr_examplar_cfg.py
-    python train.py --config_file C --set train_cfg.device=auto train_cfg.batch_size=64
-    python train.py --config_file C --dry_run
-    torchrun --nproc_per_node=8 train.py --config_file C --set train_cfg.global_batch_size=256
+    python train.py --config_file configs/demo_oam_pretrain_resnet18_cfg.py --dry_run
+    python train.py --config_file configs/vr_vgg16_inapinting_agr_examplar_cfg.py \\
+        --set train_cfg.device=auto train_cfg.batch_size=64 \\
+        --checkpoints_path runs/mine --log_path runs/mine/log
+    torchrun --nproc_per_node=8 train.py \\
+        --config_file configs/vr_vgg16_inapinting_agr_examplar_cfg.py \\
+        --set train_cfg.device=auto train_cfg.global_batch_size=256
 
 The same command again goes on where a run was stopped. Results: `backbone.pth` and its card
 `backbone.json` in the checkpoints_path, TensorBoard events and `metrics.jsonl` in the log_path.
 """
 
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-import torch
-
-from SSLRemoteSensing import build_pretext, checkpoint
-from SSLRemoteSensing.command import parser, settings, versions, write_run_card
-from SSLRemoteSensing.datasets.opening import origin_of_tiles, read_card
-from SSLRemoteSensing.datasets.pretext import PretextDataset, collate
-from SSLRemoteSensing.distributed import divide_batch, processes
-from SSLRemoteSensing.engine import fit
+from SSLRemoteSensing.command import (
+    fine_tuning_config,
+    parse,
+    parser,
+    settings,
+    versions,
+    write_run_card,
+)
 from SSLRemoteSensing.errors import UserError, run_command
-from SSLRemoteSensing.schema import check_pretext
+from SSLRemoteSensing.terminal import closing, command_line
 
 
-@processes()
-def main() -> None:
+def flags() -> ArgumentParser:
     flags = parser(__doc__)
     flags.add_argument(
-        "--with_imagenet", choices=("true", "false"), help="in place of backbone_cfg.pretrained"
+        "--with_imagenet",
+        choices=("true", "false"),
+        help="begin from ImageNet's weights or not, in place of backbone_cfg.pretrained",
     )
-    args = flags.parse_args()
+    return flags
+
+
+def main() -> None:
+    args = parse(flags())
+    # Only now, as in `run`: torch takes seconds, which --help need not wait for.
+    from SSLRemoteSensing.distributed import processes
+
+    with processes():
+        run(args)
+
+
+def run(args: Namespace) -> None:
+    import torch
+
+    from SSLRemoteSensing import build_pretext, checkpoint
+    from SSLRemoteSensing.datasets.opening import origin_of_tiles, read_card
+    from SSLRemoteSensing.datasets.pretext import PretextDataset, collate
+    from SSLRemoteSensing.distributed import divide_batch
+    from SSLRemoteSensing.engine import fit
+    from SSLRemoteSensing.schema import check_pretext
+
     config = settings(args)
     if args.with_imagenet is not None and isinstance(config.get("backbone_cfg"), dict):
         config["backbone_cfg"]["pretrained"] = args.with_imagenet == "true"
@@ -79,8 +105,18 @@ def main() -> None:
         watch=model.watch,
         card=card,
     )
-    print(f"backbone: {folder / 'backbone.pth'}, its card {folder / 'backbone.json'}")
-    print(f"next: python finetune_seg.py --config_file CONFIG --backbone {folder / 'backbone.pth'}")
+    log = Path(config["train_cfg"]["log"]["log_path"])
+    backbone_file = folder / "backbone.pth"
+    target = fine_tuning_config(args.config_file)
+    closing(
+        {
+            "backbone": backbone_file,
+            "card": folder / "backbone.json",
+            "figures": log / "metrics.jsonl",
+            "curves": f"tensorboard --logdir {log}",
+        },
+        [command_line("finetune_seg.py", "--config_file", target, "--backbone", backbone_file)],
+    )
 
 
 if __name__ == "__main__":

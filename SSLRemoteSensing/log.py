@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.terminal import warn
 from SSLRemoteSensing.writing import write_text
 
 
@@ -86,10 +87,10 @@ class Log:
         self.draw(values)
         shown = {key: value for key, value in values.items() if key not in ("step", "epoch")}
         text = "  ".join(f"{key} {brief(value)}" for key, value in shown.items())
-        if self.bar.disable:
+        if self.bar.disable or "loss" not in shown:  # scores stay on a terminal, too
             self.say(f"step {values['step']}/{self.total}  epoch {values['epoch']}  {text}")
         else:
-            self.bar.set_postfix_str(text)
+            self.bar.set_postfix_str(on_the_bar(values))
 
     def draw(self, values: dict) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -113,7 +114,8 @@ class Log:
         """Say what there is to warn of, each kind of remark once."""
         for kind, text in remarks.items():
             if kind not in self.warned:
-                self.say(f"warning: {text}")
+                with tqdm.external_write_mode(sys.stderr), contextlib.suppress(OSError):
+                    warn(text)
             self.warned.add(kind)
 
     def say(self, text: str) -> None:
@@ -162,6 +164,13 @@ def append(path: Path, line: str) -> None:
         except OSError:
             os.truncate(path, before)
             raise
+
+
+def on_the_bar(values: dict) -> str:
+    """The main figures of an entry, short enough for a line of 80 columns with the bar."""
+    rate = values.get("images_per_second")
+    shown = [f"epoch {values['epoch']}", f"loss {brief(values['loss'])}"]
+    return ", ".join(shown if rate is None else [*shown, f"{rate:.3g} images/s"])
 
 
 def brief(value: float | None) -> str:

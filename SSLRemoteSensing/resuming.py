@@ -1,6 +1,5 @@
 """Go on from a checkpoint: what must be as it was, what may have changed, what is said of it."""
 
-import sys
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from SSLRemoteSensing.course import Course
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.history import History
 from SSLRemoteSensing.step import TrainStep
+from SSLRemoteSensing.terminal import warn
 
 # Parts of a config without which the weights of a checkpoint mean nothing.
 NETWORK_KEYS = (
@@ -62,11 +62,7 @@ def resume(
     if rank < len(state["processes"]):
         set_random_state(state["processes"][rank]["random"], stepper.device)
     if state["images"] != images:
-        print(
-            f"warning: going on with {images} images, so far {state['images']}: their order is "
-            f"another one",
-            file=sys.stderr,
-        )
+        warn(f"going on with {images} images, so far {state['images']}: their order is another one")
     if state["per_step"] != course.per_step:
         print(
             f"going on with steps of {course.per_step} images, so far {state['per_step']}: at "
@@ -96,7 +92,7 @@ def compare_cards(old: dict, new: dict, folder: Path) -> None:
     changes = config_changes(old, new)
     for path, before, now, refused in changes:
         if not refused:
-            print(f"warning: going on with {path}={now!r}, so far {before!r}", file=sys.stderr)
+            warn(f"going on with {path}={now!r}, so far {before!r}")
     told = [f"{path} was {before!r} and is now {now!r}" for path, before, now, no in changes if no]
     if told:
         raise UserError(

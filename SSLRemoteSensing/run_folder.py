@@ -8,12 +8,12 @@ import fcntl
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from SSLRemoteSensing import checkpoint
 from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.terminal import warn
 from SSLRemoteSensing.writing import whole
 
 RUN_KEYS = {"model", "optimizer", "step", "epoch", "offset", "per_step", "best", "images"}
@@ -61,7 +61,7 @@ def locked(path: Path) -> int:
                 f"another checkpoints_path"
             ) from error
         except OSError:  # a file system without locks
-            print(f"warning: {path.parent}: cannot be locked against a second run", file=sys.stderr)
+            warn(f"{path.parent}: cannot be locked against a second run")
         with contextlib.suppress(OSError):  # a full disk: the name only serves a message
             os.truncate(lock, 0)
             os.pwrite(lock, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
@@ -145,10 +145,7 @@ def read(folder: str | Path) -> dict | None:
                 os.replace(latest, folder / "latest.damaged.pth")
                 what = "damaged, put aside as latest.damaged.pth"
             checkpoint.write(latest, state)
-            print(
-                f"warning: {latest}: {what}; going back to {file.name}, step {state['step']}",
-                file=sys.stderr,
-            )
+            warn(f"{latest}: {what}; going back to {file.name}, step {state['step']}")
             return state
     if damage or kept:
         raise UserError(

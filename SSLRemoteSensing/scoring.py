@@ -1,6 +1,5 @@
 """Score a network on scenes or on tiles: one confusion matrix a kind of label, each pixel once."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from SSLRemoteSensing import distributed
 from SSLRemoteSensing.datasets.mosaic import ScoredScene, are_scenes, label_kinds, open_scenes
@@ -20,6 +18,7 @@ from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.metrics import ConfusionMatrix
 from SSLRemoteSensing.predict import predict_scene
 from SSLRemoteSensing.protocols import SUFFIXES, protocol_names, require_protocols
+from SSLRemoteSensing.terminal import progress, warn
 
 
 @dataclass
@@ -132,7 +131,7 @@ def open_scored(
                 raise UserError(f"where {name} and others lie in their scenes is not known")
             scenes = open_scenes(tiles, kinds)
         except UserError as error:
-            print(f"warning: scored tile by tile: {error}", file=sys.stderr)
+            warn(f"scored tile by tile: {error}")
     number = None if scenes is None else len(scenes)
     if scenes is None:
         scenes = open_scenes(tiles, kinds, together=False)
@@ -179,9 +178,8 @@ def evaluate_scenes(
     # The largest first, so that processes that take turns end at about the same time.
     scenes = sorted(scenes, key=lambda scene: scene.height * scene.width, reverse=True)
     scenes = distributed.shard(scenes)
-    quiet = not sys.stderr.isatty()
     rows = sum(scene.height for scene in scenes)
-    with tqdm(total=rows, desc="scoring scenes", unit="row", leave=False, disable=quiet) as bar:
+    with progress("scoring scenes", total=rows, unit="row") as bar:
         for scene in scenes:
             strips = predict_scene(
                 predict, scene.image.rows, scene.height, scene.width,
@@ -254,9 +252,8 @@ def equal_batches(dataset, batch_size: int, num_workers: int) -> Iterator[tuple[
     )
     waiting: list[dict] = []
     samples = iter(loader)
-    quiet = not sys.stderr.isatty()
     try:
-        for sample in tqdm(samples, "scoring", len(keys), leave=False, disable=quiet):
+        for sample in progress("scoring", samples, len(keys), "tile"):
             full = len(waiting) == batch_size
             if waiting and (full or waiting[0]["label"].shape != sample["label"].shape):
                 yield stack(waiting)

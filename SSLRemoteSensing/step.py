@@ -3,7 +3,6 @@
 import contextlib
 import inspect
 import resource
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from SSLRemoteSensing.config import build
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.history import STOPPED
 from SSLRemoteSensing.schedules import OPTIMIZERS
+from SSLRemoteSensing.terminal import warn
 
 
 def choose_device(name: str, setting: str = "train_cfg.device=") -> torch.device:
@@ -66,10 +66,9 @@ def choose_precision(
     """'fp32' or 'bf16'; 'auto' is bf16 where the hardware has it. Warns where bf16 is emulated."""
     fast = has_fast_bf16(device)
     if precision == "bf16" and not fast:
-        print(
-            f"warning: {setting}'bf16' is emulated on this {device.type}, hundreds of times "
-            f"slower than fp32; set precision='auto'",
-            file=sys.stderr,
+        warn(
+            f"{setting}'bf16' is emulated on this {device.type}, hundreds of times slower than "
+            f"fp32; set precision='auto'"
         )
     return ("bf16" if fast else "fp32") if precision == "auto" else precision
 

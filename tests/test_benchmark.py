@@ -117,7 +117,7 @@ def test_what_was_measured_outlives_an_error(tool, tmp_path, monkeypatch):
         yield {"sample_ms": 1.5}
         raise torch.OutOfMemoryError("CUDA ...")
 
-    monkeypatch.setattr(benchmark, "measure_training", breaks)
+    monkeypatch.setattr(tool("benchmark_training"), "measure_training", breaks)
     monkeypatch.setattr("sys.argv", ["benchmark.py", *SMALL, "--output", str(output)])
     with pytest.raises(benchmark.UserError, match="--batch_size 2: out of memory"):
         benchmark.main()

@@ -160,7 +160,8 @@ def of_one(folder: Path) -> dict:
 def command(name: str, config: Path, *arguments: str) -> None:
     """One of the repository's commands in this process, which has joined the others."""
     sys.argv = [name, "--config_file", str(config), *arguments]
-    import_module(name).main.__wrapped__()
+    module = import_module(name)
+    module.run(module.flags().parse_args())
 
 
 def matrices(results: dict) -> dict[str, list]:

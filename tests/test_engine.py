@@ -328,7 +328,7 @@ def test_embeddings_all_alike_are_warned_of_once(pretext_config, capsys):
     nn.init.zeros_(model.exemplar_head.fc[-1].weight)  # every image has the bias as its embedding
     model.exemplar_head.requires_grad_(False)
     fit(model, dataset, collate, **settings, watch=model.watch)
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert said.count("warning: the embeddings of all images are nearly the same") == 1
     assert all(entry["embedding_std"] < 1e-3 for entry in entries(pretext_config))
 

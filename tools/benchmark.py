@@ -1,6 +1,6 @@
 """Measure, within one run: the machine, a sample, a step, what the loop adds, and each switch.
 
-    python tools/benchmark.py --images FOLDER --output benchmark.json
+    python tools/benchmark.py --images data/oam_buildings/images --output benchmark.json
     python tools/benchmark.py --config_file configs/demo_oam_pretrain_resnet18_cfg.py --img_size 128
 
 Ratios are of figures taken in turn within this run, so that a machine's drift meets both sides.
@@ -28,17 +28,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-from benchmark_switches import SWITCHES
-from benchmark_table import table
-from benchmark_timing import say
-from benchmark_training import measure_training, shares
+from benchmark_table import SWITCHES, table
 
-from SSLRemoteSensing.command import device_name, versions
+from SSLRemoteSensing.command import bare_parser, device_name, parse, versions
 from SSLRemoteSensing.errors import UserError, run_command
-from SSLRemoteSensing.step import choose_device
 from SSLRemoteSensing.writing import write_text
 
+# What loads torch is imported where it is used: it takes seconds that --help need not wait for.
 CONFIG = Path(__file__).parents[1] / "configs/vr_vgg16_inapinting_agr_examplar_cfg.py"
 DEFAULTS = {
     "cuda": {"batch_size": 64, "steps": 30, "loop_steps": 400},
@@ -61,6 +57,8 @@ def main() -> None:
             if args.output:  # as they come: what was measured outlives an error
                 write_text(Path(args.output), json.dumps(figures, indent=2) + "\n")
     if args.only != "preparing":
+        from benchmark_training import shares
+
         figures |= shares(figures)
     figures["complete"] = True
     print(table(figures))
@@ -71,6 +69,9 @@ def main() -> None:
 def measure(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:
     """All that is asked for, part by part."""
     if args.only != "preparing":
+        import torch
+        from benchmark_training import measure_training
+
         try:
             yield from measure_training(args, scratch)
         except torch.OutOfMemoryError as error:
@@ -81,29 +82,41 @@ def measure(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:
         yield measure_preparation(args.only is not None, scratch)
 
 
+def flags() -> argparse.ArgumentParser:
+    flags = bare_parser(__doc__)
+    add = flags.add_argument
+    add("--config_file", metavar="FILE",
+        help=f"of a pre-training (default: configs/{CONFIG.name})")  # fmt: skip
+    add("--images", metavar="FOLDER", help="of JPEG images (default: drawn files of 256 x 256)")
+    add("--device", default="auto", help="cpu, cuda or auto, which is a GPU if there is one")
+    add("--only", choices=("training", "preparing"), help="one half of the measurements")
+    add("--output", metavar="FILE", help="write the figures to this JSON file")
+    add = flags.add_argument_group("training").add_argument
+    add("--batch_size", type=int, metavar="N", help="images a step (default: 4, on CUDA 64)")
+    add("--img_size", type=int, default=256, metavar="PIXELS", help="side of an image, in pixels")
+    add("--steps", type=int, metavar="N",
+        help="counted steps of each kind (default: 3, on CUDA 30)")  # fmt: skip
+    add("--loop_steps", type=int, metavar="N",
+        help="steps of the straight run (default: 5, on CUDA 400)")  # fmt: skip
+    add("--num_workers", type=int, metavar="N",
+        help="processes that make samples (default: 1, on CUDA one a core, at most "
+        "16)")  # fmt: skip
+    add("--compile", action="store_true", help="compile the fast step and the straight run")
+    add("--embeddings", type=int, default=8192, metavar="N", help="rows of the contrastive loss")
+    add("--switches", nargs="*", choices=SWITCHES, default=SWITCHES,
+        help="those to turn, none of them without a name")  # fmt: skip
+    add("--profile", metavar="FILE", help="write a trace of three fast steps, for ui.perfetto.dev")
+    return flags
+
+
 def arguments() -> argparse.Namespace:
     """The flags, with the defaults of the device filled in, and checked."""
-    flags = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = flags.add_argument
-    add("--config_file", default=str(CONFIG), help="network and data (default VGG16)")
-    add("--images", help="folder of JPEG images (default: drawn 256 x 256 files)")
-    add("--device", default="auto", help="cpu, cuda or auto")
-    add("--batch_size", type=int, help="default 64 on CUDA, 4 on the CPU")
-    add("--img_size", type=int, default=256)
-    add("--steps", type=int, help="counted steps of each kind; default 30 on CUDA, 3 on the CPU")
-    add("--loop_steps", type=int, help="steps of the straight run; default 400 on CUDA, 5 else")
-    add("--num_workers", type=int, help="default 1 on the CPU, on CUDA one a core, at most 16")
-    add("--compile", action="store_true", help="compile the fast step and the straight run")
-    add("--embeddings", type=int, default=8192, help="of the contrastive loss")
-    add("--switches", nargs="*", choices=SWITCHES, default=SWITCHES, help="default all")
-    add("--only", choices=("training", "preparing"), help="one half of the measurements")
-    add("--profile", metavar="FILE", help="write a trace of three fast steps, for ui.perfetto.dev")
-    add("--output", metavar="FILE", help="write the figures to this JSON file")
-    args = flags.parse_args()
+    args = parse(flags())
+    from SSLRemoteSensing.step import choose_device
+
     kind = choose_device(args.device).type
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    args.config_file = args.config_file or str(CONFIG)
     known = DEFAULTS[kind] | {"num_workers": min(16, cores or 1) if kind == "cuda" else 1}
     for name, value in known.items():
         if getattr(args, name) is None:
@@ -129,6 +142,7 @@ def measure_preparation(asked: bool, scratch: Path) -> dict:
             raise UserError("--only preparing: rasterio is not installed; pip install rasterio")
         return {"preparing": "left out: rasterio is not installed"}
     from benchmark_preparing import measure_opening, measure_preparing
+    from benchmark_timing import say
 
     say("preparing data sets")
     return measure_preparing(scratch) | measure_opening(scratch / "open")

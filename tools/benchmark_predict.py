@@ -27,8 +27,9 @@ import torch
 from benchmark_timing import say, seconds
 from torch import nn
 
-from SSLRemoteSensing.command import device_name
+from SSLRemoteSensing.command import bare_parser, device_name, parse
 from SSLRemoteSensing.drawn.town import draw_town
+from SSLRemoteSensing.errors import run_command
 from SSLRemoteSensing.figures import default_palette
 from SSLRemoteSensing.mapping.network import MapNetwork
 from SSLRemoteSensing.mapping.outputs import plan_outputs
@@ -177,28 +178,37 @@ def measure_memory(args: argparse.Namespace, scratch: Path) -> dict:
     }
 
 
-def main() -> None:
-    flags = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def flags() -> argparse.ArgumentParser:
+    flags = bare_parser(__doc__)
     add = flags.add_argument
-    add("--network", default="vgg16_bn", help="pointwise, or a backbone (vgg16_bn, resnet18, ...)")
-    add("--only", choices=("speed", "memory"))
-    add("--device", default="auto")
-    add("--precision", default="auto")
-    add("--tile", type=int, default=512)
-    add("--batch_size", type=int, default=1)
-    add("--workers", type=int, default=1)
-    add("--rounds", type=int, default=5)
-    add("--width", type=int, default=2048, help="of the scene for speed")
-    add("--height", type=int, default=2048)
-    add("--overlap", type=float, default=0.5, help="of the windows for memory")
-    add("--scene_width", type=int, default=20_000, help="of the scenes for memory")
-    add("--scene_heights", type=int, nargs="+", default=[5_000, 20_000])
-    add("--scratch", type=Path, help="folder for scenes and maps; default a temporary one")
-    add("--output", type=Path, help="a JSON file")
+    add("--network", default="vgg16_bn", metavar="NAME",
+        help="pointwise, or a backbone (vgg16_bn, resnet18, ...)")  # fmt: skip
+    add("--only", choices=("speed", "memory"), help="one half of the measurements")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:1; auto is a GPU if there is one")
+    add("--precision", default="auto", choices=("auto", "fp32", "bf16"),
+        help="of the network; auto is bf16 where the hardware has it")  # fmt: skip
+    add("--tile", type=int, default=512, metavar="PIXELS", help="side of a window, in pixels")
+    add("--batch_size", type=int, default=1, metavar="N", help="windows predicted at a time")
+    add("--workers", type=int, default=1, metavar="N", help="threads that read and compress")
+    add("--scratch", type=Path, metavar="FOLDER",
+        help="for scenes and maps (default: a temporary one)")  # fmt: skip
+    add("--output", type=Path, metavar="FILE", help="write the figures to this JSON file")
     add("--one", type=Path, help=argparse.SUPPRESS)  # map this scene, and end
-    args = flags.parse_args()
+    add = flags.add_argument_group("speed").add_argument
+    add("--rounds", type=int, default=5, metavar="N", help="how often all is run, in turn")
+    add("--width", type=int, default=2048, metavar="PIXELS", help="of the scene")
+    add("--height", type=int, default=2048, metavar="PIXELS", help="of the scene")
+    add = flags.add_argument_group("memory").add_argument
+    add("--overlap", type=float, default=0.5, metavar="SHARE",
+        help="share of its side by which a window overlaps the next")  # fmt: skip
+    add("--scene_width", type=int, default=20_000, metavar="PIXELS", help="of the scenes")
+    add("--scene_heights", type=int, nargs="+", default=[5_000, 20_000], metavar="PIXELS",
+        help="of the scenes, the lowest and the tallest of which are compared")  # fmt: skip
+    return flags
+
+
+def main() -> None:
+    args = parse(flags())
     if args.one is not None:
         device = choose_device(args.device, "--device ")
         network = build_network(args.network, device, choose_precision(args.precision, device))
@@ -224,4 +234,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -1,7 +1,9 @@
 """Measure what several processes are worth: images a second of train.py under torchrun.
 
-    python tools/benchmark_processes.py --images FOLDER --device cpu --img_size 128
-    python tools/benchmark_processes.py --images FOLDER --device cuda --processes 8 --batch_size 64
+    python tools/benchmark_processes.py --images data/oam_buildings/images --device cpu \\
+        --img_size 128
+    python tools/benchmark_processes.py --images data/oam_buildings/images --device cuda \\
+        --processes 8 --batch_size 64
 
 On a CPU N processes of one thread stand against one process of N threads and N times the batch; on
 GPUs against one process, whose rate N processes should have N times. The two are run in turn, so
@@ -20,34 +22,39 @@ import tempfile
 import time
 from pathlib import Path
 
-from SSLRemoteSensing.command import device_name, versions
+from SSLRemoteSensing.command import bare_parser, device_name, parse, versions
 from SSLRemoteSensing.errors import UserError, run_command
-from SSLRemoteSensing.step import choose_device
 from SSLRemoteSensing.writing import write_text
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs/vr_vgg16_inapinting_agr_examplar_cfg.py"
 
 
+def flags() -> argparse.ArgumentParser:
+    flags = bare_parser(__doc__)
+    add = flags.add_argument
+    add("--config_file", metavar="FILE",
+        help=f"of a pre-training (default: configs/{CONFIG.name})")  # fmt: skip
+    add("--images", required=True, metavar="FOLDER", help="of images, JPEG files in it")
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"),
+        help="where to train; auto is a GPU if there is one")  # fmt: skip
+    add("--processes", type=int, default=2, metavar="N", help="compared with one, at least 2")
+    add("--batch_size", type=int, default=4, metavar="N", help="images a step, of each process")
+    add("--img_size", type=int, default=256, metavar="PIXELS", help="side of an image, in pixels")
+    add("--num_workers", type=int, metavar="N",
+        help="processes that make samples, of each process (default: 0, on CUDA its share of "
+        "cores)")  # fmt: skip
+    add("--steps", type=int, default=5, metavar="N", help="counted steps of each run")
+    add("--rounds", type=int, default=3, metavar="N", help="how often both are run, in turn")
+    add("--output", metavar="FILE", help="write the figures to this JSON file")
+    return flags
+
+
 def main() -> None:
-    flags = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    flags.add_argument("--config_file", default=str(CONFIG), help="default the published VGG16-BN")
-    flags.add_argument("--images", required=True, help="folder of images, JPEG files in it")
-    flags.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    flags.add_argument("--processes", type=int, default=2)
-    flags.add_argument("--batch_size", type=int, default=4, help="of each process")
-    flags.add_argument("--img_size", type=int, default=256)
-    flags.add_argument(
-        "--num_workers",
-        type=int,
-        help="of each process; default 0 on a CPU, else its share of cores",
-    )
-    flags.add_argument("--steps", type=int, default=5, help="counted steps of each run")
-    flags.add_argument("--rounds", type=int, default=3)
-    flags.add_argument("--output", help="write the figures to this JSON file")
-    args = flags.parse_args()
+    args = parse(flags())
+    # Only now: it loads torch, which takes seconds that --help need not wait for.
+    from SSLRemoteSensing.step import choose_device
+
     if min(args.processes - 1, args.batch_size, args.steps, args.rounds) < 1:
         raise UserError("benchmark: --processes must be at least 2, the other counts 1")
     args.device = choose_device(args.device).type
@@ -101,7 +108,8 @@ def rate(args: argparse.Namespace, processes: int, share: int) -> float:
             "log.log_step": args.steps,
         }
         command = [sys.executable, *(launch if processes > 1 else [])]
-        command += [str(ROOT / "train.py"), "--config_file", args.config_file, "--set"]
+        config_file = args.config_file or str(CONFIG)
+        command += [str(ROOT / "train.py"), "--config_file", config_file, "--set"]
         command += [f"train_cfg.{key}={value}" for key, value in settings.items()]
         threads = {"OMP_NUM_THREADS": str(share)}
         done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True)

@@ -5,13 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from benchmark_loop import free_memory
 from benchmark_steps import build_step, ready_batch, run_step
+from benchmark_table import SWITCHES
 from benchmark_timing import in_turn, say, wait
 
 from SSLRemoteSensing.datasets.pretext import PretextDataset
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.step import TrainStep, has_fast_bf16
-
-SWITCHES = ("precision", "channels_last", "compile", "joint_pass", "batch_size", "fused")
 
 
 def measure_switches(

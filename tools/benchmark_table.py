@@ -1,5 +1,7 @@
 """The figures of benchmark.py as a table: sections, units, and what each figure is."""
 
+SWITCHES = ("precision", "channels_last", "compile", "joint_pass", "batch_size", "fused")
+
 # Section -> rows of (key, unit, meaning). A figure that stands in no row is an error.
 SECTIONS = {
     "this run": (

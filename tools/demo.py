@@ -1,6 +1,7 @@
 """The whole way in some minutes: draw scenes, prepare, pre-train, fine-tune twice, compare.
 
     python tools/demo.py
+    python tools/demo.py --output runs/quick --size 600 --pretrain_steps 20 --finetune_steps 20
 
 Each step is one of the repository's commands, printed before it runs. The same command again goes
 on where it was stopped.
@@ -9,12 +10,15 @@ on where it was stopped.
 import argparse
 import json
 import os
-import shlex
 import subprocess
 import sys
 import time
 from functools import partial
 from pathlib import Path
+
+from SSLRemoteSensing.command import bare_parser, parse
+from SSLRemoteSensing.errors import run_command
+from SSLRemoteSensing.terminal import closing, command_line, painted
 
 ROOT = Path(__file__).resolve().parents[1]
 PRETRAIN = "configs/demo_town_pretrain_resnet18_cfg.py"
@@ -22,16 +26,28 @@ FINETUNE = "configs/demo_town_finetune_resnet18_cfg.py"
 STARTS = ("random", "pre-trained")
 
 
-def main() -> None:
-    flags = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def flags() -> argparse.ArgumentParser:
+    flags = bare_parser(__doc__)
+    flags.add_argument(
+        "--output", default="runs/demo", metavar="FOLDER", help="folder of all that it makes"
     )
-    flags.add_argument("--output", default="runs/demo", help="folder of everything (runs/demo)")
-    flags.add_argument("--size", type=int, default=1500, help="side of a drawn scene (1500)")
-    flags.add_argument("--scenes", type=int, default=6)
-    flags.add_argument("--pretrain_steps", type=int, default=160)
-    flags.add_argument("--finetune_steps", type=int, default=78)
-    args = flags.parse_args()
+    flags.add_argument(
+        "--size", type=int, default=1500, metavar="PIXELS", help="side of a drawn scene, in pixels"
+    )
+    flags.add_argument(
+        "--scenes", type=int, default=6, metavar="N", help="scenes to draw, at least 3"
+    )
+    flags.add_argument(
+        "--pretrain_steps", type=int, default=160, metavar="N", help="steps of the pre-training"
+    )
+    flags.add_argument(
+        "--finetune_steps", type=int, default=78, metavar="N", help="steps of each fine-tuning"
+    )
+    return flags
+
+
+def main() -> None:
+    args = parse(flags())
     start, output = time.monotonic(), Path(args.output).resolve()
     os.chdir(ROOT)
     output = output.relative_to(ROOT) if output.is_relative_to(ROOT) else output
@@ -60,17 +76,22 @@ def main() -> None:
         )  # fmt: skip
     print(compare(folders))
     draw(folders, output / "comparison.png")
-    print(f"pictures    {output / 'comparison.png'}: image, label and both maps of test tiles")
-    print(f"results     {', '.join(str(folder / 'results.json') for folder in folders)}")
-    print(f"backbone    {pretrained / 'backbone.pth'}, curves: tensorboard --logdir {output}")
-    print(f"scenes      {scenes}, tiles {tiles}")
-    print(f"{(time.monotonic() - start) / 60:.1f} minutes in all")
+    closing(
+        {
+            "pictures": f"{output / 'comparison.png'}: image, label and both maps of test tiles",
+            "results": ", ".join(str(folder / "results.json") for folder in folders),
+            "backbone": pretrained / "backbone.pth",
+            "curves": f"tensorboard --logdir {output}",
+            "scenes": f"{scenes}, tiles {tiles}",
+            "time": f"{(time.monotonic() - start) / 60:.1f} minutes in all",
+        }
+    )
 
 
 def run(script: str, *arguments) -> None:
     """Run a command of the repository as a user would; end with its exit status if it fails."""
     command = [script, *map(str, arguments)]
-    print("\n$ python", shlex.join(command), flush=True)
+    print(painted(f"\n$ {command_line(*command)}", "bold"), flush=True)
     done = subprocess.run([sys.executable, *command])
     if done.returncode:
         print(f"stopped: {script} ended with status {done.returncode}", file=sys.stderr)
@@ -122,4 +143,4 @@ def draw(folders: list[Path], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, "stopped; what is done is kept, the same command goes on")

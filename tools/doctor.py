@@ -1,8 +1,10 @@
 """What to run before a long run: what would fail, what to know, how long it will take.
 
     python tools/doctor.py --config_file configs/vr_vgg16_inapinting_agr_examplar_cfg.py
-    python tools/doctor.py --config_file C --set train_cfg.batch_size=64 --output runs/doctor
-    python train.py --config_file C --set train_cfg.train_data.exclude=runs/doctor/exclude.txt
+    python tools/doctor.py --config_file configs/seg_potsdam_vgg16_cfg.py \\
+        --set train_cfg.batch_size=64 --output runs/doctor
+    python train.py --config_file configs/vr_vgg16_inapinting_agr_examplar_cfg.py \\
+        --set train_cfg.train_data.exclude=runs/doctor/exclude.txt
 
 Takes configs of train.py and of finetune_seg.py. Every image and label is opened, a step is run,
 and nothing is written into the run's folders. With --output a folder gets `exclude.txt`, the images
@@ -11,32 +13,54 @@ that training cannot use, as `exclude` of train_data, val_data and test_data tak
 (there may be warnings); 1: the run would fail; 2: a mistake in the config or the flags.
 """
 
+import argparse
 import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from SSLRemoteSensing.command import config_parser, settings
+from SSLRemoteSensing.command import config_parser, given_again, parse, settings
 from SSLRemoteSensing.datasets.files import listable
-from SSLRemoteSensing.doctor.examination import Examination, examine
-from SSLRemoteSensing.doctor.images import default_workers
 from SSLRemoteSensing.doctor.report import FAIL, as_json, count, verdict
 from SSLRemoteSensing.errors import CannotWrite, UserError, run_command
+from SSLRemoteSensing.terminal import closing, command_line
 from SSLRemoteSensing.writing import make_folder, write_text
+
+if TYPE_CHECKING:
+    from SSLRemoteSensing.doctor.examination import Examination
+
+
+def flags() -> argparse.ArgumentParser:
+    flags = config_parser(__doc__)
+    flags.add_argument(
+        "--backbone",
+        metavar="random|imagenet|FILE",
+        help="as finetune_seg.py will be given it, in place of backbone_cfg.pretrained",
+    )
+    flags.add_argument(
+        "--with_imagenet", choices=("true", "false"), help="as train.py will be given it"
+    )
+    flags.add_argument("--output", metavar="FOLDER", help="of exclude.txt and doctor.json")
+    flags.add_argument(
+        "--workers", type=int, metavar="N", help="images read at a time (default: one a core)"
+    )
+    flags.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="as many as torchrun will start, on all machines",
+    )
+    return flags
 
 
 def main() -> None:
-    flags = config_parser(__doc__)
-    flags.add_argument(
-        "--backbone", metavar="random|imagenet|FILE", help="in place of backbone_cfg.pretrained"
-    )
-    flags.add_argument("--with_imagenet", choices=("true", "false"), help="as train.py has it")
-    flags.add_argument("--output", help="folder of exclude.txt and doctor.json")
-    flags.add_argument("--workers", type=int, help="images read at a time; default one a core")
-    flags.add_argument(
-        "--processes", type=int, default=1, help="as torchrun will start them, on all machines"
-    )
-    args = flags.parse_args()
+    args = parse(flags())
+    # Only now: they load torch, which takes seconds that --help need not wait for.
+    from SSLRemoteSensing.doctor.examination import Examination, examine
+    from SSLRemoteSensing.doctor.images import default_workers
+
     workers = default_workers() if args.workers is None else args.workers
     for name, value in (("workers", workers), ("processes", args.processes)):
         if value < 1:
@@ -50,7 +74,7 @@ def main() -> None:
     # Made now: after hours of reading it would be too late to learn that it cannot be.
     output = None if args.output is None else make_folder(args.output, "--output")
 
-    def tell(done: Examination) -> None:
+    def tell(done: "Examination") -> None:
         say(f"{done.sections[-1]}\n")
         if output is not None:
             write_report(done, output, complete=False)
@@ -59,10 +83,27 @@ def main() -> None:
     examine(done)
     if output is not None:
         write_report(done, output, complete=True)
-        say(f"{len(done.unusable)} images to exclude: {output / 'exclude.txt'}")
+        if done.unusable is not None:
+            say(f"{len(done.unusable)} images to exclude: {output / 'exclude.txt'}")
         say(f"all findings: {output / 'doctor.json'}")
     say(verdict(done.sections))
-    sys.exit(1 if count(done.sections, FAIL) else 0)
+    fails = count(done.sections, FAIL)
+    closing({}, [] if fails else [next_command(args, config, done, output)])
+    sys.exit(1 if fails else 0)
+
+
+def next_command(
+    args: argparse.Namespace, config: dict, done: "Examination", output: Path | None
+) -> str:
+    """The run that was examined, without the images that it could not use."""
+    script = "finetune_seg.py" if "classes" in config else "train.py"
+    words = given_again(args, "backbone" if "classes" in config else "with_imagenet")
+    if done.unusable and output is not None:
+        parts = config["train_cfg"].items()
+        data = [f"train_cfg.{name}" for name, part in parts if name.endswith("_data") and part]
+        words += [] if "--set" in words else ["--set"]
+        words += [f"{where}.exclude={output / 'exclude.txt'}" for where in data]
+    return command_line(script, *words)
 
 
 def say(text: str) -> None:
@@ -70,7 +111,7 @@ def say(text: str) -> None:
     print(text.encode("utf-8", "backslashreplace").decode(), flush=True)
 
 
-def write_report(done: Examination, output: Path, complete: bool) -> None:
+def write_report(done: "Examination", output: Path, complete: bool) -> None:
     """What is known so far: a part that crashes, or the system, must not lose the parts before."""
     report = json.dumps(as_json(done.sections, complete), indent=2, default=str)
     write_text(output / "doctor.json", report + "\n")
@@ -92,7 +133,4 @@ def write_list(unusable: dict[str, str], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        run_command(main)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_command(main)

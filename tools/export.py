@@ -15,43 +15,69 @@ folder for each file. docs/use_the_weights.md has examples.
 
 import argparse
 import json
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from SSLRemoteSensing import checkpoint
+from SSLRemoteSensing.command import bare_parser, parse
 from SSLRemoteSensing.errors import UserError, run_command
-from SSLRemoteSensing.exporting import graph, layouts
-from SSLRemoteSensing.exporting.model_card import MARK, Exported, model_card
-from SSLRemoteSensing.exporting.source import Source, open_source
+from SSLRemoteSensing.terminal import closing
 from SSLRemoteSensing.writing import make_folder, write_bytes, write_text
+
+# What loads torch is imported where it is used: it takes seconds that --help need not wait for.
+if TYPE_CHECKING:
+    from SSLRemoteSensing.exporting.source import Source
 
 FORMATS = ("torchvision", "timm", "smp", "mmseg", "safetensors", "onnx", "torchscript")
 GRAPHS = ("onnx", "torchscript")
+RESULTS = ("logits", "probabilities", "classes")
+
+
+def flags() -> argparse.ArgumentParser:
+    flags = bare_parser(__doc__)
+    flags.add_argument(
+        "--checkpoint",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="backbone.pth, or a checkpoint of train.py or finetune_seg.py",
+    )
+    flags.add_argument(
+        "--format", required=True, choices=FORMATS, help="whose names or which graph the file has"
+    )
+    flags.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="the file to write; README.md is written beside it",
+    )
+    flags.add_argument("--overwrite", action="store_true", help="replace what is there")
+    graphs = flags.add_argument_group("onnx and torchscript")
+    graphs.add_argument(
+        "--preprocess",
+        action="store_true",
+        help="the graph takes uint8, and scales, takes out mean and std itself",
+    )
+    graphs.add_argument(
+        "--result",
+        choices=RESULTS,
+        default="logits",
+        help="what the graph of a fine-tuned network gives",
+    )
+    card = flags.add_argument_group("model card")
+    card.add_argument(
+        "--license", metavar="NAME", help="of the weights, as model hubs name it, e.g. cc-by-4.0"
+    )
+    card.add_argument("--dataset", metavar="NAME", help="the data's name on a model hub")
+    return flags
 
 
 def main() -> None:
-    flags = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    flags.add_argument("--checkpoint", required=True, type=Path)
-    flags.add_argument("--format", required=True, choices=FORMATS)
-    flags.add_argument("--output", required=True, type=Path, help="the file; README.md is beside")
-    flags.add_argument(
-        "--preprocess",
-        action="store_true",
-        help="onnx, torchscript: the graph takes uint8, and scales, takes out mean and std itself",
-    )
-    flags.add_argument(
-        "--result",
-        choices=graph.RESULTS,
-        default="logits",
-        help="onnx, torchscript of a fine-tuned network: what the graph gives",
-    )
-    flags.add_argument("--license", help="of the weights, as model hubs name it, e.g. cc-by-4.0")
-    flags.add_argument("--dataset", help="the data's name on a model hub, for the card")
-    flags.add_argument("--overwrite", action="store_true", help="replace what is there")
-    args = flags.parse_args()
+    args = parse(flags())
     check(args)
+    from SSLRemoteSensing.exporting.model_card import Exported, model_card
+    from SSLRemoteSensing.exporting.source import open_source
+
     source = open_source(args.checkpoint)
     if args.result != "logits" and source.net is None:
         raise UserError(
@@ -70,11 +96,14 @@ def main() -> None:
         dataset=args.dataset,
     )
     write_text(args.output.parent / "README.md", model_card(source, exported))
-    print(f"{args.output}: {said}; model card {args.output.parent / 'README.md'}")
+    card = args.output.parent / "README.md"
+    closing({"weights": args.output, "holds": said, "card": f"{card}, with the lines that load it"})
 
 
 def check(args: argparse.Namespace) -> None:
     """Refuse before anything is read what could not be written."""
+    from SSLRemoteSensing.exporting.model_card import MARK
+
     for name, given in (("--preprocess", args.preprocess), ("--result", args.result != "logits")):
         if given and args.format not in GRAPHS:
             raise UserError(f"{name}: only for --format onnx and torchscript, which hold a graph")
@@ -105,8 +134,11 @@ def check(args: argparse.Namespace) -> None:
         )
 
 
-def export(source: Source, args: argparse.Namespace) -> tuple[str, bool, str | None]:
+def export(source: "Source", args: argparse.Namespace) -> tuple[str, bool, str | None]:
     """Write the file: what was written in words, whether it is a whole network, and smp's call."""
+    from SSLRemoteSensing import checkpoint
+    from SSLRemoteSensing.exporting import graph, layouts
+
     output, fine_tuned = args.output, source.net is not None
     decoder = f" with {source.decoder_cfg['name']}" if fine_tuned else ""
     what = source.backbone.name + decoder
@@ -135,12 +167,11 @@ def export(source: Source, args: argparse.Namespace) -> tuple[str, bool, str | N
     return f"{what}, within {worst:.1e} of the network in onnxruntime", fine_tuned, None
 
 
-def write_weights(output: Path, contents: dict, source: Source) -> None:
+def write_weights(output: Path, contents: dict, source: "Source") -> None:
+    from SSLRemoteSensing import checkpoint
+
     checkpoint.write_plain(output, contents, source.public_card())
 
 
 if __name__ == "__main__":
-    try:
-        run_command(main)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_command(main)

@@ -1,7 +1,7 @@
 """Draw invented scenes in the files, names and colours of a published data set.
 
     python tools/make_demo_scenes.py --output runs/demo/scenes
-    python tools/make_demo_scenes.py --output DIR --like vaihingen --scenes 9 --zip
+    python tools/make_demo_scenes.py --output scenes --like vaihingen --scenes 9 --zip
 
 Scene k depends on --seed and k only: with more --scenes the first ones stay as they are.
 """
@@ -14,31 +14,35 @@ from pathlib import Path
 import cv2
 import numpy as np
 import rasterio
-from tqdm import tqdm
 
+from SSLRemoteSensing.command import bare_parser, parse
 from SSLRemoteSensing.datasets.fraction import name_hash
 from SSLRemoteSensing.datasets.isprs import PALETTE, POTSDAM_SPLITS, VAIHINGEN_SPLITS
 from SSLRemoteSensing.datasets.levir_cs import VAL_SHARE
 from SSLRemoteSensing.drawn.clouds import draw_clouds
 from SSLRemoteSensing.drawn.town import draw_town
 from SSLRemoteSensing.errors import UserError, run_command
+from SSLRemoteSensing.terminal import closing, command_line, progress
 
 ORDER = ("train", "val", "test", "train", "test", "train")  # splits of the scenes, repeated
 DISC = np.uint8(np.add.outer(np.arange(-3, 4) ** 2, np.arange(-3, 4) ** 2) <= 9)
 METRES = {"potsdam": 0.05, "vaihingen": 0.09, "levir_cs": 160.0}
 
 
+def flags() -> argparse.ArgumentParser:
+    flags = bare_parser(__doc__)
+    add = flags.add_argument
+    add("--output", required=True, metavar="FOLDER", help="folder of the scenes")
+    add("--seed", type=int, default=0, metavar="N", help="another one draws other scenes")
+    add("--scenes", type=int, default=6, metavar="N", help="how many, at least 3")
+    add("--size", type=int, default=1500, metavar="PIXELS", help="side of a scene, in pixels")
+    add("--like", default="potsdam", metavar="SET", help=f"one of {', '.join(METRES)}")
+    add("--zip", action="store_true", help="pack each folder into a zip file")
+    return flags
+
+
 def main() -> None:
-    flags = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    flags.add_argument("--output", required=True, help="folder of the scenes")
-    flags.add_argument("--seed", type=int, default=0)
-    flags.add_argument("--scenes", type=int, default=6, help="how many (6), at least 3")
-    flags.add_argument("--size", type=int, default=1500, help="side in pixels (1500)")
-    flags.add_argument("--like", default="potsdam", help=f"{', '.join(METRES)} (potsdam)")
-    flags.add_argument("--zip", action="store_true", help="pack each folder into a zip file")
-    args = flags.parse_args()
+    args = parse(flags())
     if args.like not in METRES:
         raise UserError(f"--like {args.like}: choose {', '.join(METRES)}")
     most = len(names_of(args.like)) or 10000
@@ -49,7 +53,7 @@ def main() -> None:
             raise UserError(f"--{flag} {vars(args)[flag]}: choose {low} to {high}")
     output, metres, written = Path(args.output), METRES[args.like], []
     try:
-        for k in tqdm(range(args.scenes), unit="scene", disable=None):
+        for k in progress("drawing", range(args.scenes), unit="scene"):
             place = rasterio.Affine(metres, 0, 366000 + 1000 * k, 0, -metres, 5806000)
             rng = np.random.default_rng([args.seed, k])
             for name, bands in draw(args.like, k, rng, args.size).items():
@@ -60,8 +64,9 @@ def main() -> None:
             shutil.rmtree(output / folder)
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written ({error})") from error
-    print(f"{args.scenes} drawn scenes, {len(written)} files as those of {args.like}, in {output}")
-    print(f"next: python tools/prepare.py {args.like} --source {output} --output data/{args.like}")
+    print(f"{args.scenes} drawn scenes, {len(written)} files as those of {args.like}")
+    words = (args.like, "--source", output, "--output", f"data/{args.like}")
+    closing({"scenes": output}, [command_line("tools/prepare.py", *words)])
 
 
 def names_of(like: str) -> list[str]:

@@ -1,9 +1,12 @@
 """Map whole scenes with a fine-tuned network, of any size, window by window.
 
-    python tools/predict.py --checkpoint runs/finetune/best.pth --input scene.tif --output map.tif
-    python tools/predict.py --checkpoint F --input 'scenes/**/*.tif' --output maps --preview
-    python tools/predict.py --checkpoint F --input scene.tif --output map.tif --vectors map.gpkg
-    torchrun --nproc_per_node=4 tools/predict.py --checkpoint F --input 'scenes/*.tif' --output maps
+    python tools/predict.py --checkpoint runs/seg/best.pth --input scene.tif --output map.tif
+    python tools/predict.py --checkpoint runs/seg/best.pth --input 'scenes/**/*.tif' \\
+        --output maps --preview --skip_existing
+    python tools/predict.py --checkpoint runs/seg/best.pth --input scene.tif --output map.tif \\
+        --vectors map.gpkg --min_area 4
+    torchrun --nproc_per_node=4 tools/predict.py --checkpoint runs/seg/best.pth \\
+        --input 'scenes/*.tif' --output maps
 
 The map is a GeoTIFF of class indices with palette, overviews and class names, 255 where the scene
 has no data, on the scene's coordinates; with --output NAME.png a PNG. Of several scenes each gets
@@ -13,56 +16,81 @@ whole. docs/predict.md has all of it. Exit status 0: all mapped; 1: some of seve
 """
 
 import argparse
+import shlex
 import signal
 import sys
 from pathlib import Path
 
-from SSLRemoteSensing import distributed
+from SSLRemoteSensing.command import bare_parser, parse
 from SSLRemoteSensing.errors import run_command
-from SSLRemoteSensing.mapping.network import open_network
-from SSLRemoteSensing.mapping.outputs import find_scenes, plan_outputs, require_own
-from SSLRemoteSensing.mapping.run import MapSettings, map_scenes
-from SSLRemoteSensing.mapping.vectors import require_vectors
-from SSLRemoteSensing.step import choose_device, choose_precision
+from SSLRemoteSensing.terminal import closing, painted
 
 BATCH = {"cpu": 1, "cuda": 16}  # windows; a CPU gains nothing by more
 THREADS = {"cpu": 1, "cuda": 4}
 
 
-def arguments() -> argparse.Namespace:
-    flags = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def flags() -> argparse.ArgumentParser:
+    flags = bare_parser(__doc__)
     add = flags.add_argument
-    add("--checkpoint", required=True, help="best.pth, latest.pth or epoch_*.pth of fine-tuning")
-    add("--input", required=True, nargs="+", help="scenes, or patterns of them in quotes")
-    add("--output", required=True, help="a file (.tif, .png) for one scene, or a folder")
-    add("--tile", type=int, default=512, help="side of a window in pixels (512)")
-    add("--overlap", type=float, default=0.5, help="share by which windows overlap (0.5)")
+    add("--checkpoint", required=True, metavar="FILE",
+        help="best.pth, latest.pth or epoch_*.pth of fine-tuning, or an export of it")  # fmt: skip
+    add("--input", required=True, nargs="+", metavar="SCENE",
+        help="scenes, or patterns of them in quotes")  # fmt: skip
+    add("--output", required=True, metavar="PATH",
+        help="a file (.tif, .png) for one scene, or a folder")  # fmt: skip
+    add("--overwrite", action="store_true", help="replace files that are no maps of this command")
+    add("--skip_existing", action="store_true", help="leave out scenes whose map is there")
+    add = flags.add_argument_group("reading the scene").add_argument
+    add("--bands", type=int, nargs="+", metavar="BAND",
+        help="the scene's bands for the network, counted from 1 (default: those of the "
+        "checkpoint's card)")  # fmt: skip
+    add("--max_value", type=float, metavar="VALUE",
+        help="the scene's value that becomes 255 (default: the checkpoint's)")  # fmt: skip
+    add("--on_bad_block", default="fail", choices=("fail", "nodata"),
+        help="nodata: leave what cannot be read empty in the map, and go on")  # fmt: skip
+    add = flags.add_argument_group("predicting").add_argument
+    add("--tile", type=int, default=512, metavar="PIXELS", help="side of a window, in pixels")
+    add("--overlap", type=float, default=0.5, metavar="SHARE",
+        help="share of its side by which a window overlaps the next, 0 to below 1")  # fmt: skip
     add("--tta", action="store_true", help="mean over 8 turns and flips of each window: 8 times "
         "the work")  # fmt: skip
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:1")
-    add("--precision", default="auto", choices=("auto", "fp32", "bf16"))
-    add("--batch_size", type=int, help="windows predicted at a time (1; on a GPU 16)")
-    add("--workers", type=int, help="threads that decompress and compress (1; with a GPU 4)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:1; auto is a GPU if there is one")
+    add("--precision", default="auto", choices=("auto", "fp32", "bf16"),
+        help="of the network; auto is bf16 where the hardware has it")  # fmt: skip
+    add("--batch_size", type=int, metavar="N",
+        help="windows predicted at a time (default: 1, on a GPU 16)")  # fmt: skip
+    add("--workers", type=int, metavar="N",
+        help="threads that decompress and compress (default: 1, with a GPU 4)")  # fmt: skip
+    add = flags.add_argument_group("further results").add_argument
     add("--probabilities", action="store_true", help="also <map>_probabilities.tif, a band a class")
     add("--preview", action="store_true", help="also <map>_preview.png: scene, map and legend")
     add("--vectors", metavar="FILE.gpkg", help="also polygons; of several scenes a folder")
-    add("--min_area", type=float, default=0.0, help="smallest polygon, square metres (or pixels)")
-    add("--simplify", type=float, help="how far outlines may move, metres (default one pixel)")
-    add("--vector_classes", nargs="+", metavar="CLASS", help="classes to make polygons of (all)")
-    add("--bands", type=int, nargs="+", help="the scene's bands for the network, from 1")
-    add("--max_value", type=float, help="the scene's value that becomes 255")
-    add("--on_bad_block", default="fail", choices=("fail", "nodata"),
-        help="nodata: leave what cannot be read empty in the map, and go on")  # fmt: skip
-    add("--overwrite", action="store_true", help="replace files that are no maps of this command")
-    add("--skip_existing", action="store_true", help="leave out scenes whose map is there")
-    return flags.parse_args()
+    add("--min_area", type=float, default=0.0, metavar="AREA",
+        help="smallest polygon, in square metres (pixels without coordinates)")  # fmt: skip
+    add("--simplify", type=float, metavar="METRES",
+        help="how far outlines may move, in metres (default: one pixel)")  # fmt: skip
+    add("--vector_classes", nargs="+", metavar="CLASS",
+        help="classes to make polygons of (default: all)")  # fmt: skip
+    return flags
 
 
-@distributed.processes()
 def main() -> None:
-    args = arguments()
+    args = parse(flags())
+    # Only now, as in `run`: torch takes seconds, which --help need not wait for.
+    from SSLRemoteSensing.distributed import processes
+
+    with processes():
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    from SSLRemoteSensing import distributed
+    from SSLRemoteSensing.mapping.network import open_network
+    from SSLRemoteSensing.mapping.outputs import find_scenes, plan_outputs, require_own
+    from SSLRemoteSensing.mapping.run import MapSettings, map_scenes
+    from SSLRemoteSensing.mapping.vectors import require_vectors
+    from SSLRemoteSensing.step import choose_device, choose_precision
+
     if args.vectors is not None:
         require_vectors()
     scenes = find_scenes(args.input)
@@ -94,16 +122,17 @@ def main() -> None:
         print(f"{len(planned) - len(left)} of {len(planned)} scenes have their map already")
     done, failed = map_scenes(network, left, settings)
     results = distributed.all_gather_object(([(str(m), m.pixels, m.seconds) for m in done], failed))
-    report(results, single=len(planned) == 1)
+    report(results, len(planned) == 1, args)
 
 
-def report(results: list[tuple[list, list[str]]], single: bool) -> None:
-    """Say what the other processes could not, and the sum; end with 1 where scenes failed."""
+def report(results: list[tuple[list, list[str]]], single: bool, args: argparse.Namespace) -> None:
+    """Say what the other processes could not, the sum, and where the maps are; end with 1 where
+    scenes failed, or with 2 where the only one did."""
     for done, failed in results[1:]:
         for text, *_ in done:
             print(text)
         for line in failed:
-            print(f"error: {line}", file=sys.stderr)
+            print(painted("error:", "red", sys.stderr), line, file=sys.stderr)
     failed = [line for _, lines in results for line in lines]
     mapped = [one for done, _ in results for one in done]
     if single and failed:
@@ -118,6 +147,9 @@ def report(results: list[tuple[list, list[str]]], single: bool) -> None:
         print(
             f"{len(failed)} of {len(mapped) + len(failed)} scenes are not mapped", file=sys.stderr
         )
+    again = [] if args.skip_existing else ["--skip_existing"]
+    closing({"maps": args.output}, [shlex.join(["python", *sys.argv, *again])] if failed else [])
+    if failed:
         sys.exit(1)
 
 
@@ -129,7 +161,4 @@ def terminated(number: int, frame) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, terminated)
-    try:
-        run_command(main)
-    except KeyboardInterrupt as stop:
-        sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))
+    run_command(main, "stopped; finished maps are kept, with --skip_existing the command goes on")

@@ -11,6 +11,7 @@ again goes on where it was stopped. Exit status 1: something must not be used, a
 """
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -18,33 +19,47 @@ from pathlib import Path
 
 import cv2
 
-from SSLRemoteSensing.command import versions
+from SSLRemoteSensing.command import bare_parser, parse, versions
 from SSLRemoteSensing.datasets.folder import folder
 from SSLRemoteSensing.datasets.isprs import potsdam, vaihingen
 from SSLRemoteSensing.datasets.levir_cs import levir_cs
-from SSLRemoteSensing.datasets.prepare import prepare
+from SSLRemoteSensing.datasets.prepare import CARD, prepare
 from SSLRemoteSensing.datasets.sources import list_files
 from SSLRemoteSensing.errors import UserError, run_command
+from SSLRemoteSensing.terminal import closing, command_line
 
+PRETRAINING = "configs/vr_vgg16_inapinting_agr_examplar_cfg.py"
 PUBLISHED = {"potsdam": potsdam, "vaihingen": vaihingen, "levir_cs": levir_cs}
 BANDS = {"potsdam": "rgb", "vaihingen": "irrg", "levir_cs": "rgbir", "folder": None}
 
 
-def main() -> None:
-    flags = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def flags() -> argparse.ArgumentParser:
+    flags = bare_parser(__doc__)
+    flags.add_argument("set", choices=BANDS, help="which data set SOURCE is; folder: your own")
+    flags.add_argument(
+        "--source", required=True, metavar="FOLDER", help="what was downloaded, or a zip file"
     )
-    flags.add_argument("set", choices=BANDS)
-    flags.add_argument("--source", required=True, help="folder or zip file")
-    flags.add_argument("--output", help="folder of the tiles")
-    flags.add_argument("--tile", type=int, default=256, help="side of a tile (256)")
-    flags.add_argument("--stride", type=int, help="from tile to tile (as --tile)")
+    flags.add_argument("--output", metavar="FOLDER", help="folder of the tiles; none with --check")
+    flags.add_argument(
+        "--tile", type=int, default=256, metavar="PIXELS", help="side of a tile, in pixels"
+    )
+    flags.add_argument(
+        "--stride",
+        type=int,
+        metavar="PIXELS",
+        help="pixels from a tile to the next (default: as --tile)",
+    )
     flags.add_argument(
         "--bands",
         choices=("rgb", "irrg", "rgbir"),
-        help="(potsdam rgb, vaihingen irrg, levir_cs rgbir, folder all)",
+        help="of the tiles (default: potsdam rgb, vaihingen irrg, levir_cs rgbir, folder all)",
     )
-    flags.add_argument("--labels", choices=("full", "eroded", "both"), default="full")
+    flags.add_argument(
+        "--labels",
+        choices=("full", "eroded", "both"),
+        default="full",
+        help="full labels, those with eroded boundaries, or both kinds",
+    )
     flags.add_argument(
         "--splits",
         nargs="+",
@@ -53,16 +68,48 @@ def main() -> None:
         help="those to prepare, e.g. train val; val=2_10,3_10 or val=0.2 chooses the validation "
         "scenes, val=0 leaves all to train; folders also test=0.2",
     )
-    flags.add_argument("--leave_out", nargs="+", default=[], metavar="SCENE")
-    flags.add_argument("--workers", type=int, default=os.cpu_count(), help="threads (all cores)")
+    flags.add_argument(
+        "--leave_out", nargs="+", default=[], metavar="SCENE", help="scenes not to prepare"
+    )
+    flags.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count(),
+        metavar="N",
+        help="threads, each with a scene; by default one a core",
+    )
     flags.add_argument("--check", action="store_true", help="audit only, write nothing")
     own = flags.add_argument_group("folder only")
-    own.add_argument("--classes", nargs="+", default=[], metavar="NAME")
-    own.add_argument("--palette", nargs="+", metavar="R,G,B", help="labels are these colours")
-    own.add_argument("--max_value", type=float, help="the value that becomes 1, for 16-bit images")
-    own.add_argument("--label_offset", type=int, help="-1 where labels have 0 = not scored")
-    own.add_argument("--label_codes", nargs="+", type=int, help="value of each class, e.g. 0 255")
-    args = flags.parse_args()
+    own.add_argument(
+        "--classes", nargs="+", default=[], metavar="NAME", help="names of the classes, in order"
+    )
+    own.add_argument(
+        "--palette", nargs="+", metavar="R,G,B", help="labels are these colours, one a class"
+    )
+    own.add_argument(
+        "--max_value",
+        type=float,
+        metavar="VALUE",
+        help="the value that becomes 1; needed for images of more than 8 bits",
+    )
+    own.add_argument(
+        "--label_offset",
+        type=int,
+        metavar="N",
+        help="is added to each value of a label: -1 where labels have 0 = not scored",
+    )
+    own.add_argument(
+        "--label_codes",
+        nargs="+",
+        type=int,
+        metavar="VALUE",
+        help="a label's value of each class, e.g. 0 255",
+    )
+    return flags
+
+
+def main() -> None:
+    args = parse(flags())
     if args.output is None and not args.check:
         raise UserError("--output: name the folder of the tiles, or --check to write nothing")
     stride = args.tile if args.stride is None else args.stride
@@ -105,7 +152,30 @@ def main() -> None:
         )  # fmt: skip
     except OSError as error:
         raise UserError(f"--output {args.output}: {error}") from error
+    if good and not args.check:
+        closing({"tiles": args.output}, examine(args.set, Path(args.output)))
     sys.exit(0 if good else 1)
+
+
+def examine(name: str, output: Path) -> list[str]:
+    """The commands that examine the tiles: for fine-tuning, where a config expects them there, and
+    for pre-training."""
+    commands = []
+    if name in PUBLISHED and output == Path("data", name):
+        config = f"configs/seg_{name}_vgg16_cfg.py"
+        commands.append(command_line("tools/doctor.py", "--config_file", config))
+    card = json.loads((output / CARD).read_text())
+    if "train" not in card["scenes"]:
+        return commands
+    images = output / "images/train"
+    ending = next(images.iterdir()).suffix
+    words = {"data_path": images, "data_format": f"*{ending}"}
+    words |= {} if card["scale"] == 255 else {"max_value": card["scale"]}
+    words = [f"train_cfg.train_data.{key}={value}" for key, value in words.items()]
+    if (bands := len(card["bands"])) != 3:
+        words += [f"backbone_cfg.in_channels={bands}", f"inpainting_head_cfg.out_channels={bands}"]
+    words = ["--config_file", PRETRAINING, "--set", "train_cfg.device=auto", *words]
+    return [*commands, command_line("tools/doctor.py", *words)]
 
 
 def colour(text: str) -> list[int]:
@@ -120,8 +190,4 @@ if __name__ == "__main__":
     # GDAL would keep blocks up to a twentieth of all memory; each is read once here.
     os.environ.setdefault("GDAL_CACHEMAX", "64")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # unpacked files are then removed
-    try:
-        run_command(main)
-    except KeyboardInterrupt:
-        print("stopped; finished scenes are kept, the same command goes on", file=sys.stderr)
-        sys.exit(130)
+    run_command(main, "stopped; finished scenes are kept, the same command goes on")

@@ -2,12 +2,12 @@
 
 import fnmatch
 import os
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.terminal import warn
 
 
 def find_images(
@@ -83,10 +83,9 @@ def leave_out(files: list[str], root: Path, exclude: str | Path | None) -> list[
     unknown = sorted(out.keys() - set(places))
     absent = [out[path] for path in unknown if not os.path.exists(path)]
     if absent:
-        print(
-            f"warning: exclude {exclude}: {len(absent)} of {len(named)} lines name no file, first "
-            f"{absent[0]}; write paths absolute, or relative to {root}",
-            file=sys.stderr,
+        warn(
+            f"exclude {exclude}: {len(absent)} of {len(named)} lines name no file, first "
+            f"{absent[0]}; write paths absolute, or relative to {root}"
         )
     kept = [file for file, path in zip(files, places, strict=True) if path not in out]
     if not kept:

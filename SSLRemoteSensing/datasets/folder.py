@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from tqdm import tqdm
 
 from SSLRemoteSensing.datasets import isprs
 from SSLRemoteSensing.datasets.cut import open_label, to_uint8_values
@@ -23,6 +22,7 @@ from SSLRemoteSensing.datasets.scenes import BAND_NAMES, SHARE, UNLABELLED, Coll
 from SSLRemoteSensing.datasets.sources import SourceFile
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.raster import IGNORE
+from SSLRemoteSensing.terminal import progress
 
 # Of two files with one stem, the label is the one whose ending stands later.
 ENDINGS = (".jpg", ".jpeg", ".tiff", ".tif", ".png")
@@ -214,7 +214,7 @@ def read_coding(
     if label_offset is not None or label_codes is not None:
         return value_coding(num_classes, label_offset, label_codes)
     counts = np.zeros((max(1, len(labels)), 256), np.int64)
-    for i, file in enumerate(tqdm(labels, "reading labels", leave=False, disable=None)):
+    for i, file in enumerate(progress("reading labels", labels, unit="file")):
         try:
             with file.local() as path:
                 # As it will be cut: another reader might take another file for readable.

@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from SSLRemoteSensing.datasets.opening import read_card
 from SSLRemoteSensing.datasets.segmentation import SegmentationDataset
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.raster import image_size
+from SSLRemoteSensing.terminal import warn
 
 PLACED = re.compile(r"(.+)_(\d+)_(\d+)")
 Size = tuple[int, int]  # height, width
@@ -191,10 +191,9 @@ def label_kinds(tiles: SegmentationDataset) -> dict[str, Sequence[str]]:
             if not missing:
                 kinds[kind] = files
             else:
-                print(
-                    f"warning: {missing} of {len(files)} tiles have no {kind} label; {kind} labels "
-                    "are not scored",
-                    file=sys.stderr,
+                warn(
+                    f"{missing} of {len(files)} tiles have no {kind} label; {kind} labels are not "
+                    f"scored"
                 )
     return {kind: kinds[kind] for kind in LABEL_FOLDERS if kind in kinds}
 

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from SSLRemoteSensing.datasets.labels import (
     INVALID,
@@ -17,6 +16,7 @@ from SSLRemoteSensing.datasets.labels import (
 )
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.raster import IGNORE, image_size, read_label
+from SSLRemoteSensing.terminal import progress
 
 OURS = {"classes", "bands", "scale"}  # of dataset.json, needed to open the tiles
 
@@ -149,7 +149,7 @@ def check_labels(
     counts = np.zeros((len(labels), 256), np.int64)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         pairs = zip(images, labels, strict=True)
-        bar = tqdm(pool.map(look, pairs), "checking labels", len(labels), leave=False, disable=None)
+        bar = progress("checking labels", pool.map(look, pairs), len(labels), "file")
         for i, found in enumerate(bar):
             counts[i] = found
     return settle_coding(counts, labels, num_classes, coding)

@@ -14,8 +14,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from math import sqrt
 from pathlib import Path
 
-from tqdm import tqdm
-
 from SSLRemoteSensing.datasets.audit import (
     SPLIT_ORDER,
     class_shares,
@@ -26,6 +24,7 @@ from SSLRemoteSensing.datasets.audit import (
 from SSLRemoteSensing.datasets.cut import LABEL_FOLDERS, Job, Stopped, cut_scene, is_png, positions
 from SSLRemoteSensing.datasets.scenes import UNLABELLED, Collection, Scene, listed
 from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.terminal import progress
 from SSLRemoteSensing.writing import make_folder, write_text
 
 TILE_NAME = re.compile(r".+_\d+_\d+\.(?:png|tif)")
@@ -276,8 +275,7 @@ def cut_scenes(scenes: Sequence[Scene], job: Job, workers: int) -> Iterator[dict
     pool = ThreadPoolExecutor(max(1, workers))
     try:
         futures = [pool.submit(cut_scene, scene, job) for scene in scenes]
-        bar = tqdm(as_completed(futures), "preparing", len(futures), unit="scene", disable=None)
-        for future in bar:
+        for future in progress("preparing", as_completed(futures), len(futures), "scene"):
             yield future.result()
     except Stopped:
         raise KeyboardInterrupt from None

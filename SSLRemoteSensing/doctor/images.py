@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from tqdm import tqdm
-
 from SSLRemoteSensing.datasets.pretext import MOST_SKIPPED
 from SSLRemoteSensing.doctor.header import Header, read_header
 from SSLRemoteSensing.doctor.report import Section
 from SSLRemoteSensing.doctor.subject import Split
 from SSLRemoteSensing.errors import UnreadableImage, UserError, told
 from SSLRemoteSensing.raster import MAX_PIXELS, read_image
+from SSLRemoteSensing.terminal import progress
 
 LARGE = 2**27  # bytes decoded; such images are read one at a time
 MOST_ALIKE = 0.5  # share of the files; more with one fault speak against the config, not the files
@@ -96,7 +95,7 @@ def in_parallel(function: Callable, tasks: Sequence, workers: int, what: str) ->
     pool = ThreadPoolExecutor(workers)
     try:
         results = pool.map(function, tasks)
-        return list(tqdm(results, what, len(tasks), leave=False, disable=None, unit="file"))
+        return list(progress(what, results, len(tasks), "file"))
     finally:  # Ctrl-C need not wait for all that is queued
         pool.shutdown(cancel_futures=True)
 

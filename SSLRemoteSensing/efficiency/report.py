@@ -11,6 +11,7 @@ from SSLRemoteSensing.efficiency.running import duration, rehearsed_seconds
 from SSLRemoteSensing.efficiency.tables import csv_text, markdown
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.scoring import ScoringSettings
+from SSLRemoteSensing.terminal import closing, progress
 from SSLRemoteSensing.writing import write_text
 
 
@@ -43,7 +44,8 @@ def preview(
         seconds = len(jobs) * each
     else:  # a cell of each initialisation, so that one that does not fit is known now
         cells = {job.cell.init: job.cell for job in jobs}
-        each = {i: rehearsed_seconds(grid, c, command, config_arguments) for i, c in cells.items()}
+        bar = progress("rehearsing", cells.items(), unit="cell")
+        each = {i: rehearsed_seconds(grid, c, command, config_arguments) for i, c in bar}
         seconds = sum(each[job.cell.init] for job in jobs)
         basis = "a rehearsal on this machine; validation and scoring come on top"
     print(
@@ -68,12 +70,12 @@ def report(grid: Grid, remarks: Sequence[str], metric: str, protocol: str, final
     if not final:
         return
     print("\n".join(["", *told, ""]))
-    beside = "table.csv beside it"
+    files = {"results": grid.folder / "table.md", "figures": grid.folder / "table.csv"}
     if known:
         head = f"{grid.config['name']}, {grid.split} tiles"
         draw_curves(rows, grid.baseline, metric, protocol, head, grid.folder / "curves.png")
-        beside = "table.csv and curves.png beside it"
-    print(f"results: {grid.folder / 'table.md'}, {beside}")
+        files["curves"] = grid.folder / "curves.png"
+    closing(files)
     left = len(jobs_left(grid))
     if left:
         cells = "1 cell" if left == 1 else f"{left} cells"

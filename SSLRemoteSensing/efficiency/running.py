@@ -24,6 +24,7 @@ from SSLRemoteSensing.efficiency.cells import (
 from SSLRemoteSensing.efficiency.comparison import METRICS
 from SSLRemoteSensing.efficiency.grid import Cell, Grid, read_json
 from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.terminal import progress, say
 from SSLRemoteSensing.writing import write_text
 
 # A signal to a whole process group or job reaches the cells too, and a second one of a kind ends
@@ -103,6 +104,7 @@ def run_jobs(
     command = [*command, "--config_file", str(grid.folder / "config.py")]
     files = {name: stamp(spec) for name, spec in grid.inits.items()}
     waiting, ended = list(jobs), 0
+    bar = progress("cells", total=len(jobs), unit="cell")
     try:
         while stop.running or (waiting and not stop.received):
             for number, gpu in enumerate(slots):
@@ -115,6 +117,7 @@ def run_jobs(
                     if stop.received:  # while it started; the others were told
                         stop.running[number].process.terminate()
             time.sleep(POLL)
+            bar.refresh()  # its clock, as cells take minutes
             for number, one in list(stop.running.items()):
                 code = one.process.poll()
                 if code is not None:
@@ -122,12 +125,13 @@ def run_jobs(
                     text = finish(grid, one, code, bool(stop.received), keep_weights)
                     ended += 1
                     left = len(waiting) + len(stop.running)
-                    print(f"[{ended} of {len(jobs)}] {one.job.cell}: {text}", end="")
+                    bar.update()
                     seconds = mean_seconds(grid)
                     ahead = bool(left and seconds and not stop.received)
                     rest = f"; about {duration(left * seconds / len(slots))} left" if ahead else ""
-                    print(rest, flush=True)
+                    say(f"[{ended} of {len(jobs)}] {one.job.cell}: {text}{rest}")
     finally:  # only after an error of our own is any left
+        bar.close()
         for one in stop.running.values():
             one.process.terminate()
         for one in stop.running.values():

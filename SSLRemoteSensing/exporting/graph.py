@@ -19,11 +19,11 @@ from SSLRemoteSensing.exporting.layouts import TOLERANCE, without_normalization
 from SSLRemoteSensing.exporting.source import Source
 from SSLRemoteSensing.models.backbones import BLOCKS
 from SSLRemoteSensing.models.segmentation import STRIDE
+from SSLRemoteSensing.terminal import progress
 
 OPSET = 17
 # Batch, height and width of the images that an export is compared on.
 SIZES = ((1, 64, 96), (3, 45, 70), (2, 97, 33))
-RESULTS = ("logits", "probabilities", "classes")
 
 
 class Graph(nn.Module):
@@ -213,7 +213,7 @@ def compare(
     if not preprocess:
         reference = without_normalization(source)
     worst = 0.0
-    for size in SIZES:
+    for size in progress("comparing", SIZES, unit="size"):
         x = images(source, preprocess, size)
         with torch.no_grad():
             unit = x.float() / 255 if preprocess else x

@@ -14,7 +14,6 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from SSLRemoteSensing import distributed
 from SSLRemoteSensing.errors import CannotWrite, UserError, told
@@ -27,6 +26,7 @@ from SSLRemoteSensing.mapping.vectors import write_polygons
 from SSLRemoteSensing.mapping.writer import BLOCK, MapWriter, write_png
 from SSLRemoteSensing.predict import predict_scene, probabilities
 from SSLRemoteSensing.raster import IGNORE
+from SSLRemoteSensing.terminal import painted, progress
 
 WAITING = 4  # parts of strips that may wait to be written
 SPARE = 2**26  # bytes for GDAL besides the strips
@@ -123,7 +123,7 @@ def map_scenes(
             raise
         except UserError as error:
             failed.append(told(error))
-            print(f"error: {told(error)}", file=sys.stderr, flush=True)
+            print(painted("error:", "red", sys.stderr), told(error), file=sys.stderr, flush=True)
     return done, failed
 
 
@@ -203,10 +203,7 @@ def write_map(
     writer = MapWriter(
         map_file, probability_file, scene, network.classes, network.palette, tags
     )  # fmt: skip
-    bar = tqdm(
-        total=scene.height * scene.width, desc=outputs.scene.name, unit="px", unit_scale=True,
-        leave=False, disable=not sys.stderr.isatty(),
-    )  # fmt: skip
+    bar = progress(outputs.scene.name, total=scene.height * scene.width, unit="px", unit_scale=True)
     # Closed in this order: no more strips are asked for, what is at work ends, the files close.
     with closing(writer), ThreadPoolExecutor(1) as behind, closing(strips), bar:
         waiting: deque[Future] = deque()

@@ -1,0 +1,100 @@
+"""What a command says: colours and bars on a terminal, plain lines in a pipe, where results lie."""
+
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TextIO
+
+from tqdm import tqdm
+
+STYLES = {"bold": "1", "red": "1;31", "yellow": "33"}
+DELAY = 1.0  # seconds of work before a bar appears
+
+
+def painted(text: str, style: str, stream: TextIO | None = None) -> str:
+    """`text` in a style of `STYLES` where `stream` (stdout) is a terminal, else as it is.
+
+    Plain as well with NO_COLOR (https://no-color.org) or TERM=dumb, and where the stream is a
+    stand-in that keeps what is printed.
+    """
+    stream = sys.stdout if stream is None else stream
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    if plain or stream not in (sys.__stdout__, sys.__stderr__) or not stream.isatty():
+        return text
+    return f"\033[{STYLES[style]}m{text}\033[0m"
+
+
+def warn(text: str) -> None:
+    """A line on stderr of what does not stop the command."""
+    print(painted("warning:", "yellow", sys.stderr), text, file=sys.stderr, flush=True)
+
+
+def progress(
+    what: str,
+    items: Iterable | None = None,
+    total: int | None = None,
+    unit: str = "it",
+    unit_scale: bool = False,
+) -> tqdm:
+    """A tqdm bar with the time that is left, over `items` or, without them, to be updated.
+
+    On stderr, only on a terminal, only of work that takes longer than `DELAY`, and gone when the
+    work is done. Lines printed meanwhile go through `say`.
+
+    Args:
+        what: is done to the items, as a word or two before the bar.
+        total: of the items, where they have no length, or of what `update` will count.
+        unit_scale: write 12.3M for 12,300,000.
+    """
+    return Bar(
+        items,
+        what,
+        total,
+        unit=unit,
+        unit_scale=unit_scale,
+        delay=DELAY,
+        leave=False,
+        dynamic_ncols=True,
+        disable=not sys.stderr.isatty(),
+    )
+
+
+class Bar(tqdm):
+    """A bar of which nothing is drawn before its delay has passed.
+
+    tqdm's own delay does not hold for `refresh`, nor so for the lines that are printed meanwhile,
+    and what those draw is never cleared.
+    """
+
+    drawn = False
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool | None:
+        if self._time() < self.start_t + self.delay:
+            return None
+        self.drawn = True
+        return super().display(msg, pos)
+
+    def close(self) -> None:
+        if self.drawn:
+            self.last_print_t = self._time()  # else there is nothing to clear, to tqdm's mind
+        super().close()
+
+
+def say(text: str) -> None:
+    """A line on stdout at once, above the bars that are shown."""
+    with tqdm.external_write_mode():
+        print(text, flush=True)
+
+
+def closing(facts: Mapping[str, object], commands: Sequence[str] = ()) -> None:
+    """The end of what a command says: results, a `key: value` a line, and what to run next."""
+    for name, value in facts.items():
+        print(painted(f"{name}:", "bold"), value)
+    for command in commands:
+        print(painted("next:", "bold"), command)
+
+
+def command_line(script: str, *arguments: object) -> str:
+    """A command of this repository, quoted so that it can be copied into a shell."""
+    return shlex.join(["python", script, *map(str, arguments)])
