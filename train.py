@@ -21,6 +21,7 @@ from SSLRemoteSensing.distributed import divide_batch, processes
 from SSLRemoteSensing.engine import fit
 from SSLRemoteSensing.errors import UserError, run_command
 from SSLRemoteSensing.schema import check_pretext
+from SSLRemoteSensing.watching import Watch
 
 
 @processes()
@@ -69,6 +70,8 @@ def main() -> None:
     def start() -> None:
         write_run_card(config)
 
+    transforms = data["agr_transforms_cfg"]["transforms_cfg"]
+    watch = Watch(model, dataset, collate, train_cfg["batch_size"], list(transforms))
     fit(
         model,
         dataset,
@@ -76,7 +79,8 @@ def main() -> None:
         **train_cfg,
         start=start,
         export=export,
-        watch=model.watch,
+        watch=watch.entry,
+        look=watch.look,
         card=card,
     )
     print(f"backbone: {folder / 'backbone.pth'}, its card {folder / 'backbone.json'}")
