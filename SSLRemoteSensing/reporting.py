@@ -36,9 +36,11 @@ class Report:
         look = self.look is not None and every > 0 and (last or step % every == 0)
         if not entry and not look:
             return
+        if not entry:
+            self.history.check(self.writer.say)  # what is not finite is nothing to look at
         figures = self.history.take(self.writer.say) if entry else {}
         counts = self.history.take_counts() if entry else {}
-        seen, pictures = {}, {}
+        seen = {}
         self.stepper.wait()  # else the time of steps still under way would count as watching
         with self.clock.watching():
             if distributed.rank() == 0 and entry and self.watch is not None:
@@ -58,7 +60,8 @@ class Report:
             figures |= distributed.all_mean(self.clock.lap())
             figures["memory_gb"] = self.stepper.peak_memory() / 1e9
             figures = {"lr": self.stepper.lr()} | figures
-        self.writer.write({"step": step, "epoch": epoch} | figures | seen)
+        if figures | seen:
+            self.writer.write({"step": step, "epoch": epoch} | figures | seen)
 
     def cost(self, step: int, started: float) -> dict[str, str]:
         """A remark where a look takes too much of the time from one to the next.

@@ -3,6 +3,7 @@
 Both are made by the first process alone. Training with them and without gives the same weights.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -111,19 +112,23 @@ class Watch:
     def look_closely(self, to_device) -> tuple[dict[str, float], Remarks, dict[str, np.ndarray]]:
         if self.bank is None:
             self.bank = self.read_bank()
-        if not self.bank:
-            told = "no figures and pictures of fixed samples: too many of them cannot be read"
+        if sum(len(batch["index"]) for batch in self.bank) < 2:
+            told = "no figures and pictures of fixed samples: too few images, or too few to be read"
             return {}, {"watching": told}, {}
         with unchanged(self.net), torch.no_grad():
             self.net.eval()
             views, confusion = self.embed(to_device)
             restored = self.restore(to_device(self.bank[0]))
+        if not torch.stack(views).isfinite().all():
+            told = "no figures and pictures of fixed samples: their embeddings are not finite"
+            return {}, {"watching": told}, {}
         figures = {
             "effective_rank": effective_rank(views[0]),
             "alignment": alignment(*views),
             "uniformity": uniformity(views[0]),
         }
         figures |= task_gradients(self.net, to_device(self.bank[0]))
+        figures = {key: value for key, value in figures.items() if math.isfinite(value)}
         return figures, {}, self.draw(views[0], confusion, restored)
 
     def read_bank(self) -> list[dict]:
@@ -172,7 +177,7 @@ class Watch:
         pictures, told = {}, f"of {len(names)} fixed images, in evaluation mode"
         if restored is not None:
             occluded, anchor = (pixels(self.bank[0][key][:ROWS]) for key in ("occluded", "anchor"))
-            pictures["inpainting"] = inpainting_page(occluded, restored, anchor, names[:ROWS])
+            pictures["inpainting"] = inpainting_page(occluded, restored, anchor, names[: len(anchor)])
         if confusion is not None:
             header = f"transforms {told}"
             pictures["transforms"] = transforms_page(confusion.numpy(), self.transforms, header)
@@ -192,7 +197,7 @@ def pixels(images: Tensor) -> np.ndarray:
 def neighbours(embeddings: Tensor, queries: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers and cosines (queries, 1 + count) of rows spread evenly over (N, D), each followed by
     the `count` rows most similar to it, best first; less where there are not so many."""
-    unit = F.normalize(embeddings.float(), dim=1)
+    unit = F.normalize(embeddings.double(), dim=1)
     chosen = torch.linspace(0, len(unit) - 1, min(queries, len(unit))).round().long()
     similarity = unit[chosen] @ unit.T
     itself = torch.arange(len(chosen))
