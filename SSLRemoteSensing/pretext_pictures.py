@@ -59,7 +59,8 @@ def transforms_page(counts: np.ndarray, names: Sequence[str], header: str) -> np
 
     A cell's blue is its share of the row; the number of images stands in it.
     """
-    left = MARGIN + max(text_width(name) for name in (*names, "true")) + MARGIN
+    names = [f"{number} {name}" for number, name in enumerate(names)]
+    left = MARGIN + max(text_width(name) for name in names) + MARGIN
     top = MARGIN + 3 * LINE
     side = CELL * len(names)
     width = max(left + side + MARGIN, 2 * MARGIN + text_width(header))
@@ -79,7 +80,7 @@ def transforms_page(counts: np.ndarray, names: Sequence[str], header: str) -> np
         write(page, text, y + (CELL - LINE) // 2, x + (CELL - text_width(text)) // 2, colour)
     for number, name in enumerate(names):
         write(page, name, top + number * CELL + (CELL - LINE) // 2, MARGIN)
-        short = fitted(name, CELL - 4)
+        short = str(number)
         write(page, short, top - LINE, left + number * CELL + (CELL - text_width(short)) // 2)
     return page
 
@@ -99,7 +100,7 @@ def neighbours_page(
     rows = [[sized(as_rgb(images[i]), scale) for i in row] for row in found]
     captions = []
     for row, cosines in zip(found, similarity, strict=True):
-        told = ", ".join(f"{cosine:.3f}" for cosine in cosines[1:])
+        told = ", ".join(f"{cosine:.4f}" for cosine in cosines[1:])
         captions.append([f"{names[row[0]]}: cosine {told}"])
     titles = ["query", *(f"neighbour {n}" for n in range(1, found.shape[1]))]
     grid = Grid(*side, rows=len(rows), columns=len(titles), header=1)

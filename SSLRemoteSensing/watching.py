@@ -132,11 +132,13 @@ class Watch:
         return figures, {}, self.draw(views[0], confusion, restored)
 
     def read_bank(self) -> list[dict]:
-        """Whole batches of fixed samples; files that cannot be read are passed over."""
+        """Whole batches of fixed samples, each of them from all over the data set; files that
+        cannot be read are passed over."""
         batches = max(1, min(BANK, len(self.dataset)) // self.batch_size)
         count = batches * self.batch_size
+        numbers = np.linspace(0, len(self.dataset) - 1, count).round().astype(int)
         samples = []
-        for index in np.linspace(0, len(self.dataset) - 1, count).round().astype(int):
+        for index in numbers.reshape(self.batch_size, batches).T.ravel():
             try:
                 samples.append(self.dataset[(OWN_EPOCH, int(index))])
             except UnreadableImage:
@@ -177,7 +179,9 @@ class Watch:
         pictures, told = {}, f"of {len(names)} fixed images, in evaluation mode"
         if restored is not None:
             occluded, anchor = (pixels(self.bank[0][key][:ROWS]) for key in ("occluded", "anchor"))
-            pictures["inpainting"] = inpainting_page(occluded, restored, anchor, names[: len(anchor)])
+            pictures["inpainting"] = inpainting_page(
+                occluded, restored, anchor, names[: len(anchor)]
+            )
         if confusion is not None:
             header = f"transforms {told}"
             pictures["transforms"] = transforms_page(confusion.numpy(), self.transforms, header)

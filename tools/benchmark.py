@@ -15,6 +15,8 @@ Ratios are of figures taken in turn within this run, so that a machine's drift m
     contrastive_over_matmul  the contrastive loss, over its matrix products alone
     prepare_over_copy        speed of preparing a scene of 6000 x 6000 on one core, over copying its
                              pixels to PNG tiles with rasterio and OpenCV
+    watching_share           with --only watching: figures and pictures of a run, by the default
+                             log_step and vis_step, over all the time of training
 The table that is printed says what each figure is. It takes minutes; stderr says what is measured.
 """
 
@@ -33,6 +35,7 @@ from benchmark_switches import SWITCHES
 from benchmark_table import table
 from benchmark_timing import say
 from benchmark_training import measure_training, shares
+from benchmark_watching import measure_watching
 
 from SSLRemoteSensing.command import device_name, versions
 from SSLRemoteSensing.errors import UserError, run_command
@@ -60,7 +63,7 @@ def main() -> None:
             figures |= part
             if args.output:  # as they come: what was measured outlives an error
                 write_text(Path(args.output), json.dumps(figures, indent=2) + "\n")
-    if args.only != "preparing":
+    if args.only in (None, "training"):
         figures |= shares(figures)
     figures["complete"] = True
     print(table(figures))
@@ -70,6 +73,9 @@ def main() -> None:
 
 def measure(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:
     """All that is asked for, part by part."""
+    if args.only == "watching":
+        yield from measure_watching(args, scratch)
+        return
     if args.only != "preparing":
         try:
             yield from measure_training(args, scratch)
@@ -98,7 +104,9 @@ def arguments() -> argparse.Namespace:
     add("--compile", action="store_true", help="compile the fast step and the straight run")
     add("--embeddings", type=int, default=8192, help="of the contrastive loss")
     add("--switches", nargs="*", choices=SWITCHES, default=SWITCHES, help="default all")
-    add("--only", choices=("training", "preparing"), help="one half of the measurements")
+    add(
+        "--only", choices=("training", "preparing", "watching"), help="one part of the measurements"
+    )
     add("--profile", metavar="FILE", help="write a trace of three fast steps, for ui.perfetto.dev")
     add("--output", metavar="FILE", help="write the figures to this JSON file")
     args = flags.parse_args()
@@ -117,8 +125,8 @@ def arguments() -> argparse.Namespace:
         path = getattr(args, name)
         if path and not Path(path).absolute().parent.is_dir():
             raise UserError(f"--{name} {path}: no such folder; make it first")
-    if args.profile and args.only == "preparing":
-        raise UserError("--profile: there is no step in --only preparing; leave one of them out")
+    if args.profile and args.only in ("preparing", "watching"):
+        raise UserError(f"--profile: no trace in --only {args.only}; leave one of them out")
     return args
 
 
