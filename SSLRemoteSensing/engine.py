@@ -108,7 +108,9 @@ def fit(
         max_skipped_steps,
     )
     if logging.with_vis and look is None:
-        raise UserError("train_cfg.log.with_vis=True: there are pictures of pre-training only")
+        raise UserError(
+            "train_cfg.log.with_vis=True: there are pictures of pre-training only; leave it out"
+        )
     rank, processes = distributed.rank(), distributed.size()
     per_step = batch_size * accumulate_steps * processes
     distributed.require_equal("data", len(dataset), "give all machines the same images")
