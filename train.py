@@ -55,6 +55,7 @@ def run(args: Namespace) -> None:
     from SSLRemoteSensing.distributed import divide_batch
     from SSLRemoteSensing.engine import fit
     from SSLRemoteSensing.schema import check_pretext
+    from SSLRemoteSensing.watching import Watch
 
     config = settings(args)
     if args.with_imagenet is not None and isinstance(config.get("backbone_cfg"), dict):
@@ -95,6 +96,8 @@ def run(args: Namespace) -> None:
     def start() -> None:
         write_run_card(config)
 
+    transforms = data["agr_transforms_cfg"]["transforms_cfg"]
+    watch = Watch(model, dataset, collate, train_cfg["batch_size"], list(transforms))
     fit(
         model,
         dataset,
@@ -102,7 +105,8 @@ def run(args: Namespace) -> None:
         **train_cfg,
         start=start,
         export=export,
-        watch=model.watch,
+        watch=watch.entry,
+        look=watch.look,
         card=card,
     )
     log = Path(config["train_cfg"]["log"]["log_path"])

@@ -116,7 +116,6 @@ def drop_idle_keys(config: dict) -> list[str]:
     """Remove the published repository's keys that do nothing; return a line for each."""
     idle = [("test_cfg",), ("backbone_cfg", "img_size"), ("inpainting_head_cfg", "img_size")]
     idle += [("agr_head_cfg", "img_size"), ("examplar_head_cfg", "img_size")]
-    idle += [("train_cfg", "log", "with_vis"), ("train_cfg", "log", "vis_path")]
     idle += [
         (part, "num_classes")
         for part in ("backbone_cfg", "inpainting_head_cfg", "agr_head_cfg", "examplar_head_cfg")

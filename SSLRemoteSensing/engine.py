@@ -15,13 +15,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from SSLRemoteSensing import distributed, run_folder
+from SSLRemoteSensing.clock import Clock
 from SSLRemoteSensing.config import OneOf, Part, build
 from SSLRemoteSensing.course import plan
 from SSLRemoteSensing.datasets.sampler import KeySampler
 from SSLRemoteSensing.datasets.workers import end_workers, lost_workers_told, one_thread
+from SSLRemoteSensing.entries import Entries
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.history import History
-from SSLRemoteSensing.log import Clock, Log, LogSettings, Silent
+from SSLRemoteSensing.log import Log, LogSettings, Silent
 from SSLRemoteSensing.resuming import resume
 from SSLRemoteSensing.saving import CheckpointSettings, Saver, plain
 from SSLRemoteSensing.schedules import OPTIMIZERS, SCHEDULES
@@ -56,7 +58,8 @@ def fit(
     best_by: str = "miou",
     export: Callable[[int, int, int], None] | None = None,
     start: Callable[[], None] | None = None,
-    watch: Callable[[dict], tuple[dict, dict]] | None = None,
+    watch: Callable[[dict, dict], tuple[dict, dict]] | None = None,
+    look: Callable[[Callable], tuple[dict, dict, dict]] | None = None,
     card: dict | None = None,
     dry_run: bool = False,
 ) -> bool:
@@ -78,8 +81,10 @@ def fit(
         evaluate: called with each checkpoint; the best value of its `best_by` makes `best.pth`.
         export: called with (step, epoch, images seen) before each checkpoint of an epoch.
         start: called once all is checked, before the first step.
-        watch: called with a batch on the device at each entry of the log; gives figures for it, and
-            what to warn of, by kind, each kind once.
+        watch: called at each entry of the log with a batch on the device and the sums of what the
+            network counted; gives figures for it, and what to warn of, by kind, each kind once.
+        look: called every `log.vis_step` steps with a function that moves a batch to the device;
+            gives figures, what to warn of, and pictures, R, G, B uint8 (H, W, 3) by name.
         card: what is known of the weights; kept in each checkpoint.
         dry_run: run and describe one step, write nothing.
 
@@ -102,6 +107,10 @@ def fit(
         clip_grad_norm,
         max_skipped_steps,
     )
+    if logging.with_vis and look is None:
+        raise UserError(
+            "train_cfg.log.with_vis=True: there are pictures of pre-training only; leave it out"
+        )
     rank, processes = distributed.rank(), distributed.size()
     per_step = batch_size * accumulate_steps * processes
     distributed.require_equal("data", len(dataset), "give all machines the same images")
@@ -127,6 +136,9 @@ def fit(
     folder, key = Path(saving.checkpoints_path), "train_cfg.checkpoints.checkpoints_path"
     distributed.require_shared(make_folder(folder, key), key)
     log_folder = make_folder(logging.log_path, "train_cfg.log.log_path")
+    pictures = logging.pictures()
+    if pictures is not None:
+        make_folder(pictures, "train_cfg.log.vis_path")
     with contextlib.ExitStack() as ends:
         if rank == 0:
             for place in {folder.resolve(), log_folder.resolve()}:
@@ -168,7 +180,7 @@ def fit(
         batches = stepper.ahead(loading)
         if start is not None and rank == 0:
             start()
-        writer = Log(log_folder, first, total) if rank == 0 else Silent()
+        writer = Log(log_folder, first, total, pictures) if rank == 0 else Silent()
         saver = Saver(
             folder, saving.max_keep, stepper, course, history, len(dataset), card, writer, best
         )
@@ -193,6 +205,7 @@ def fit(
         if pending:
             end_epoch(first, course.epoch(first - 1), again=True)
         clock = Clock()
+        told = Entries(logging, total, stepper, history, clock, writer, watch, look)
         saved = time.monotonic()
 
         def wishes() -> tuple[int, int]:
@@ -210,7 +223,7 @@ def fit(
                     batch = next(batches)
                 last = number == accumulate_steps - 1
                 losses = stepper.forward_backward(batch, 1 / accumulate_steps, last)
-                history.add(done, batch, losses)
+                history.add(done, batch, losses, stepper.counted())
             norm = stepper.gradient_norm()
             history.add_gradient(done, norm)
             if before is None or history.is_finite(done):
@@ -221,13 +234,7 @@ def fit(
                 stepper.restore(before)
             writer.step()
             clock.images += per_step
-            if done % logging.log_step == 0 or done == total:
-                figures = history.take(writer.say) | distributed.all_mean(clock.lap())
-                if watch is not None and rank == 0:
-                    seen, remarks = stepper.observe(watch, batch)
-                    figures |= seen
-                    writer.warn(remarks)
-                writer.write({"step": done, "epoch": epoch, "lr": stepper.lr()} | figures)
+            told.after(done, epoch, batch)
 
             stopped_by, due = asked()
             due_epoch = course.ends_epoch(done) and (epoch + 1) % saving.save_step == 0

@@ -27,12 +27,22 @@ class History:
         self.dataset, self.limit = dataset, limit
         self.entries: list[tuple[int, Tensor, dict[str, Tensor]]] = []
         self.gradients: list[tuple[int, Tensor]] = []
+        self.counts: list[tuple[int, dict[str, Tensor]]] = []
         self.left_out = 0  # steps
         self.skipped: set[int] = set()
         self.unsaid: set[int] = set()
 
-    def add(self, step: int, batch: dict, losses: dict[str, Tensor]) -> None:
+    def add(
+        self,
+        step: int,
+        batch: dict,
+        losses: dict[str, Tensor],
+        counts: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Keep the losses of a batch, and what else was counted in it: whole numbers, by name."""
         self.entries.append((step, batch["index"], losses))
+        if counts:
+            self.counts.append((step, counts))
         self.note(batch.get("skipped", ()))
 
     def add_gradient(self, step: int, norm: Tensor) -> None:
@@ -112,6 +122,7 @@ class History:
         told = f"step {step}: {what} is not finite"
         self.entries = [entry for entry in self.entries if entry[0] != step]
         self.gradients = [entry for entry in self.gradients if entry[0] != step]
+        self.counts = [entry for entry in self.counts if entry[0] != step]
         if self.left_out > limit:
             raise UserError(
                 f"{told}, and max_skipped_steps={limit} are left out already; {STOPPED}; "
@@ -121,7 +132,8 @@ class History:
 
     def take(self, say: Callable) -> dict[str, float]:
         """Means over steps and processes since the last call, checked: `loss`, each loss by name,
-        and `gradient_norm`, before it is clipped."""
+        `gradient_norm`, before it is clipped, and of several losses `share_NAME`, the share of each
+        in their sum."""
         self.check(say)
         if not self.entries:  # all left out
             return {}
@@ -133,7 +145,22 @@ class History:
         norm = torch.stack([norm for _, norm in self.gradients]).mean().item()
         self.entries.clear()
         self.gradients.clear()
-        return {"loss": sum(means)} | dict(zip(names, means, strict=True)) | {"gradient_norm": norm}
+        total = sum(means)
+        figures = {"loss": total} | dict(zip(names, means, strict=True)) | {"gradient_norm": norm}
+        if len(names) > 1 and total:
+            shares = zip(names, means, strict=True)
+            figures |= {f"share_{name}": value / total for name, value in shares}
+        return figures
+
+    def take_counts(self) -> dict[str, Tensor]:
+        """Sums of what was counted over steps and processes since the last call, int64 on the CPU.
+
+        All processes call it, after as many steps.
+        """
+        names = list(self.counts[0][1]) if self.counts else []
+        sums = {name: torch.stack([c[name] for _, c in self.counts]).sum(0) for name in names}
+        self.counts.clear()
+        return {name: distributed.all_sum(value.cpu()) for name, value in sums.items()}
 
     def state_dict(self) -> dict:
         entries = [
@@ -143,6 +170,10 @@ class History:
         return {
             "entries": entries,
             "gradients": [(step, norm.cpu()) for step, norm in self.gradients],
+            "counts": [
+                (step, {key: count.cpu() for key, count in counts.items()})
+                for step, counts in self.counts
+            ],
             "skipped": sorted(self.skipped),
             "left_out": self.left_out,
         }
@@ -155,4 +186,8 @@ class History:
         self.entries += [
             (step, index, {key: loss.to(device) for key, loss in losses.items()})
             for step, index, losses in state["entries"]
+        ]
+        self.counts += [
+            (step, {key: count.to(device) for key, count in counts.items()})
+            for step, counts in state.get("counts", [])  # an earlier version counted nothing
         ]

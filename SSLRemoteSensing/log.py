@@ -1,20 +1,23 @@
-"""What a run says while it runs: metrics.jsonl, TensorBoard, and a bar or plain lines."""
+"""What a run says while it runs: metrics.jsonl, TensorBoard, pictures, and a bar or plain lines."""
 
 import contextlib
 import itertools
 import json
 import os
+import re
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+import numpy as np
 from tqdm import tqdm
 
-from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.charts import charts, tag
+from SSLRemoteSensing.errors import CannotWrite, UserError
 from SSLRemoteSensing.terminal import warn
-from SSLRemoteSensing.writing import write_text
+from SSLRemoteSensing.writing import write_bytes, write_text
 
 
 @dataclass
@@ -24,14 +27,36 @@ class LogSettings:
     Attributes:
         log_path: folder of the TensorBoard events and of `metrics.jsonl`.
         log_step: steps between two entries.
+        vis_step: pre-training: steps between two looks at fixed samples, which give figures and
+            TensorBoard pictures; there is one after the last step, too. 0 = never.
+        with_vis: pre-training: write the pictures as PNG files, too.
+        vis_path: folder of those files; '' = `vis` in the log_path.
     """
 
     log_path: str
     log_step: int = 50
+    vis_step: int = 1000
+    with_vis: bool = False
+    vis_path: str = ""
 
     def __post_init__(self):
         if self.log_step < 1:
             raise UserError(f"train_cfg.log.log_step={self.log_step}: must be at least 1")
+        if self.vis_step < 0:
+            raise UserError(
+                f"train_cfg.log.vis_step={self.vis_step}: must be at least 1, or 0 for no pictures"
+            )
+
+    def pictures(self) -> Path | None:
+        """The folder of the PNG files, None where none are written."""
+        if not self.with_vis or not self.vis_step:
+            return None
+        return Path(self.vis_path) if self.vis_path else Path(self.log_path) / "vis"
+
+
+# What stands in no line of text: there are many, and TensorBoard shows them better.
+DETAILS = ("share_", "agr_accuracy_", "gradient_norm_", "gradient_cosine_", "memory_gb", "watching")
+PICTURE = re.compile(r"step_(\d{7,})_[a-z_]+\.png")
 
 
 class Log:
@@ -39,16 +64,19 @@ class Log:
 
     Entries after `first`, left by a run that was cut off, are removed: each step is there once. A
     run that starts anew puts an earlier `metrics.jsonl` aside.
+
+    Args:
+        pictures: folder for PNG files, None to write none.
     """
 
-    def __init__(self, folder: Path, first: int, total: int):
+    def __init__(self, folder: Path, first: int, total: int, pictures: Path | None = None):
         # Imported here: it takes a second, which a config error need not wait for.
         from torch.utils.tensorboard import SummaryWriter
 
-        self.total = total
+        self.total, self.pictures = total, pictures
         self.warned: set[str] = set()
         self.path = folder / "metrics.jsonl"
-        kept = []
+        kept, self.keys = [], set()  # the keys of all entries
         if first == 0 and self.path.exists():
             numbers = (
                 n for n in itertools.count(1) if not (folder / f"metrics.{n}.jsonl").exists()
@@ -57,13 +85,18 @@ class Log:
         if self.path.exists():
             for line in self.path.read_text(errors="replace").splitlines():
                 try:
-                    if json.loads(line)["step"] <= first:
+                    entry = json.loads(line)
+                    if entry["step"] <= first:
                         kept.append(line + "\n")
+                        self.keys |= entry.keys() - {"step", "epoch"}
                 except (ValueError, KeyError):  # a line cut off by a crash
                     continue
         write_text(self.path, "".join(kept))
         # Also of a run that starts anew: one that was killed before its first save left events.
         self.board = SummaryWriter(str(folder), purge_step=first + 1)
+        self.charts: dict = {}  # as laid out in this board
+        if pictures is not None:
+            clear_pictures(pictures, first)
         self.bar = tqdm(
             total=total,
             initial=first,
@@ -85,7 +118,8 @@ class Log:
         except OSError as error:
             self.complain(error)
         self.draw(values)
-        shown = {key: value for key, value in values.items() if key not in ("step", "epoch")}
+        shown = {k: v for k, v in values.items() if not k.startswith(DETAILS)}
+        shown = {k: v for k, v in shown.items() if k not in ("step", "epoch")}
         text = "  ".join(f"{key} {brief(value)}" for key, value in shown.items())
         if self.bar.disable or "loss" not in shown:  # scores stay on a terminal, too
             self.say(f"step {values['step']}/{self.total}  epoch {values['epoch']}  {text}")
@@ -93,14 +127,61 @@ class Log:
             self.bar.set_postfix_str(on_the_bar(values))
 
     def draw(self, values: dict) -> None:
+        step = values["step"]
+        rest = {key: value for key, value in values.items() if key not in ("step", "epoch")}
+        scalars = {key: value for key, value in rest.items() if value is not None}
+
+        def add(board) -> None:
+            self.keys |= scalars.keys()
+            if charts(self.keys) != self.charts:  # TensorBoard takes the last one
+                self.charts = charts(self.keys)
+                board.add_custom_scalars(self.charts)
+            for key, value in scalars.items():
+                board.add_scalar(tag(key), value, step)
+
+        self.on_board(add, step)
+
+    def show(self, pictures: dict[str, np.ndarray], step: int) -> None:
+        """Put pictures, R, G, B uint8 (H, W, 3) by name, on the board, and into files if asked.
+
+        A disk that is full does not end the run.
+        """
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        coded = {
+            name: cv2.imencode(".png", pixels[:, :, ::-1])[1].tobytes()
+            for name, pixels in pictures.items()
+        }
+
+        def add(board) -> None:
+            for name, data in coded.items():
+                # SummaryWriter.add_image would code it once more, and slowly.
+                height, width = pictures[name].shape[:2]
+                image = Summary.Image(
+                    height=height, width=width, colorspace=3, encoded_image_string=data
+                )
+                value = Summary.Value(tag=f"pictures/{name}", image=image)
+                board.file_writer.add_summary(Summary(value=[value]), step)
+
+        self.on_board(add, step)
+        if self.pictures is not None:
+            try:
+                self.pictures.mkdir(parents=True, exist_ok=True)
+                for name, data in coded.items():
+                    write_bytes(self.pictures / f"step_{step:07d}_{name}.png", data)
+            except (OSError, CannotWrite) as error:
+                told = f"{self.pictures}: pictures are lost ({error}); training goes on"
+                self.warn({"pictures": told})
+
+    def on_board(self, add: Callable, step: int) -> None:
+        """Call `add` with TensorBoard's writer, and see that the disk has what it adds."""
         from torch.utils.tensorboard import SummaryWriter
 
         try:
             if self.board is None:  # after an error, of which TensorBoard's thread has ended
-                self.board = SummaryWriter(str(self.path.parent), purge_step=values["step"])
-            for name, value in values.items():
-                if name not in ("step", "epoch") and value is not None:
-                    self.board.add_scalar(name, value, values["step"])
+                self.board = SummaryWriter(str(self.path.parent), purge_step=step)
+                self.charts = {}
+            add(self.board)
             self.board.flush()  # else SIGKILL loses two minutes of entries
         except OSError as error:
             self.complain(error)
@@ -144,6 +225,9 @@ class Silent:
     def write(self, values: dict) -> None:
         pass
 
+    def show(self, pictures: dict[str, np.ndarray], step: int) -> None:
+        pass
+
     def warn(self, remarks: dict[str, str]) -> None:
         pass
 
@@ -152,6 +236,22 @@ class Silent:
 
     def close(self) -> None:
         pass
+
+
+def clear_pictures(folder: Path, first: int) -> None:
+    """Remove pictures of steps after `first`; those of an earlier run, where this one starts anew,
+    go into a folder `earlier_N`."""
+    found = [(path, PICTURE.fullmatch(path.name)) for path in sorted(folder.glob("step_*.png"))]
+    later = [path for path, name in found if name and int(name[1]) > first]
+    if first > 0:
+        for path in later:
+            path.unlink()
+    elif later:
+        numbers = (n for n in itertools.count(1) if not (folder / f"earlier_{n}").exists())
+        aside = folder / f"earlier_{next(numbers)}"
+        aside.mkdir()
+        for path in later:
+            path.rename(aside / path.name)
 
 
 def append(path: Path, line: str) -> None:
@@ -177,29 +277,3 @@ def brief(value: float | None) -> str:
     if value is None:
         return "none"
     return f"{value:.3g}" if abs(value) < 1e-3 or abs(value) >= 1e4 else f"{value:.4g}"
-
-
-class Clock:
-    """Images a second and the share of time spent waiting for data, lap by lap."""
-
-    def __init__(self):
-        self.pause()
-
-    def pause(self) -> None:
-        """Start a new lap, leaving out what came before (an evaluation, say)."""
-        self.start, self.waited, self.images = time.perf_counter(), 0.0, 0
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        asked = time.perf_counter()
-        yield
-        self.waited += time.perf_counter() - asked
-
-    def lap(self) -> dict[str, float]:
-        elapsed = time.perf_counter() - self.start
-        rates = {
-            "images_per_second": self.images / elapsed,
-            "data_wait": self.waited / elapsed,
-        }
-        self.pause()
-        return rates

@@ -18,7 +18,7 @@ from SSLRemoteSensing.scoring import ScoringSettings
 
 # What the scripts hand to fit(), so that no config can.
 GIVEN = ("model", "dataset", "collate", "param_groups", "evaluate", "best_by", "export")
-GIVEN += ("start", "watch", "card", "dry_run")
+GIVEN += ("start", "watch", "look", "card", "dry_run")
 
 
 class PretextData(TypedDict):

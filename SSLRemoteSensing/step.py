@@ -181,11 +181,26 @@ class TrainStep:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled):
             return self.net(batch)
 
-    def observe(self, watch: Callable, batch: dict):
-        """What `watch` makes of `batch` on the device, in the precision of training."""
+    def observe(self, watch: Callable, *given):
+        """What `watch` makes of what it is given, in the precision of training.
+
+        The first process alone does so: nothing in it is put together with the others.
+        """
         enabled = self.precision == "bf16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled):
-            return watch(self.to_device(batch))
+        with (
+            distributed.alone(),
+            torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled),
+        ):
+            return watch(*given)
+
+    def counted(self) -> dict[str, Tensor]:
+        """What the network counted in its last pass besides its losses, handed out once."""
+        counted = {
+            name: count.clone() for name, count in getattr(self.model, "counted", {}).items()
+        }
+        if counted:
+            self.model.counted = {}  # a CUDA graph's results must not be held over its next run
+        return counted
 
     def forward_backward(
         self, batch: dict, share: float = 1.0, last: bool = True
@@ -306,11 +321,18 @@ class TrainStep:
             self.update()
             values = {name: float(loss) for name, loss in losses.items()}
             seconds = time.perf_counter() - start
+        return Rehearsal(values, seconds, self.peak_memory())
+
+    def peak_memory(self) -> int:
+        """The most memory so far, in bytes: of the GPU where there is one, else of the process."""
         if self.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(self.device)
-        else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return Rehearsal(values, seconds, peak)
+            return torch.cuda.max_memory_allocated(self.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def wait(self) -> None:
+        """Until the device has done what it was given; a CPU always has."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,6 @@ config = dict(
         checkpoints=dict(
             checkpoints_path="runs/demo_oam_pretrain_resnet18", save_step=1, max_keep=1
         ),
-        log=dict(log_path="runs/demo_oam_pretrain_resnet18/log", log_step=20),
+        log=dict(log_path="runs/demo_oam_pretrain_resnet18/log", log_step=20, vis_step=200),
     ),
 )

@@ -5,8 +5,8 @@ https://doi.org/10.1109/JSTARS.2021.3090418
     python train.py --config_file configs/vr_resnet50_inapinting_agr_examplar_cfg.py \
         --set train_cfg.train_data.data_path=FOLDER
 
-13 epochs of batch 4 in fp32, Adam 5e-4; 172,751,817 parameters. Of the keys, `num_classes=None`,
-`img_size` of the head, `with_vis` and `vis_path` did nothing in the published code and are dropped.
+13 epochs of batch 4 in fp32, Adam 5e-4; 172,751,817 parameters. Of the keys, `num_classes=None` and
+`img_size` of the head did nothing in the published code and are dropped.
 """
 
 img_size = 256

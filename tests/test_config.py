@@ -83,8 +83,6 @@ def test_a_config_of_the_published_repository_loads_and_says_what_it_drops(tmp_p
     assert [line.split()[1] for line in dropped] == [
         "test_cfg",
         "inpainting_head_cfg.img_size",
-        "train_cfg.log.with_vis",
-        "train_cfg.log.vis_path",
         "backbone_cfg.num_classes",
     ]
 

@@ -18,6 +18,7 @@ from SSLRemoteSensing.engine import fit
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.schedules import SCHEDULES
 from SSLRemoteSensing.step import TrainStep, choose_device
+from SSLRemoteSensing.watching import Watch
 
 
 class TinyNet(nn.Module):
@@ -244,7 +245,8 @@ def test_metrics_hold_the_contract_s_keys(pretext_config):
     written = entries(pretext_config)
     assert [entry["step"] for entry in written] == [2, 4, 6, 8, 10, 12]
     keys = ["step", "epoch", "lr", "loss", "inpainting", "agr", "exemplar"]
-    keys += ["gradient_norm", "images_per_second", "data_wait"]
+    keys += ["gradient_norm", "share_inpainting", "share_agr", "share_exemplar"]
+    keys += ["images_per_second", "data_wait", "watching", "memory_gb"]
     assert list(written[0]) == keys
     total = sum(written[0][task] for task in ("inpainting", "agr", "exemplar"))
     assert written[0]["loss"] == pytest.approx(total)
@@ -257,7 +259,7 @@ def test_event_files_hold_the_same_scalars(pretext_config):
     train(pretext_config, num_epoch=1)
     events = EventAccumulator(pretext_config["train_cfg"]["log"]["log_path"])
     events.Reload()
-    points = [(event.step, event.value) for event in events.Scalars("agr")]
+    points = [(event.step, event.value) for event in events.Scalars("losses/agr")]
     assert points == [(e["step"], pytest.approx(e["agr"])) for e in entries(pretext_config)]
 
 
@@ -321,13 +323,14 @@ def test_embeddings_all_alike_are_warned_of_once(pretext_config, capsys):
     settings = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
     dataset = PretextDataset(**train_cfg["train_data"])
     model = build_pretext(pretext_config)
-    found, remarks = model.watch(collate([dataset[(0, i)] for i in range(8)]))
+    watch = Watch(model, dataset, collate, 4, list("abcdef"))
+    found, remarks = watch.entry(collate([dataset[(0, i)] for i in range(8)]), {})
     assert found["embedding_std"] > 0.005
     assert not remarks
     assert model.training
     nn.init.zeros_(model.exemplar_head.fc[-1].weight)  # every image has the bias as its embedding
     model.exemplar_head.requires_grad_(False)
-    fit(model, dataset, collate, **settings, watch=model.watch)
+    fit(model, dataset, collate, **settings, watch=watch.entry)
     said = capsys.readouterr().err
     assert said.count("warning: the embeddings of all images are nearly the same") == 1
     assert all(entry["embedding_std"] < 1e-3 for entry in entries(pretext_config))

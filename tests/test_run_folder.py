@@ -367,7 +367,7 @@ def test_a_log_that_is_no_text_is_gone_on_with(pretext_config, tmp_path):
     assert [entry["step"] for entry in entries(pretext_config)] == [2, 4, 6, 8, 10, 12]
 
 
-def steps_of_events(folder, tag: str = "loss") -> list[int]:
+def steps_of_events(folder, tag: str = "losses/sum") -> list[int]:
     """The steps of a curve, as TensorBoard shows it."""
     events = EventAccumulator(str(folder))
     events.Reload()

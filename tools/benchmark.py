@@ -15,6 +15,8 @@ Ratios are of figures taken in turn within this run, so that a machine's drift m
     contrastive_over_matmul  the contrastive loss, over its matrix products alone
     prepare_over_copy        speed of preparing a scene of 6000 x 6000 on one core, over copying its
                              pixels to PNG tiles with rasterio and OpenCV
+    watching_share           with --only watching: figures and pictures of a run, by the default
+                             log_step and vis_step, over all the time of training
 The table that is printed says what each figure is. It takes minutes; stderr says what is measured.
 """
 
@@ -56,7 +58,7 @@ def main() -> None:
             figures |= part
             if args.output:  # as they come: what was measured outlives an error
                 write_text(Path(args.output), json.dumps(figures, indent=2) + "\n")
-    if args.only != "preparing":
+    if args.only in (None, "training"):
         from benchmark_training import shares
 
         figures |= shares(figures)
@@ -68,6 +70,11 @@ def main() -> None:
 
 def measure(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:
     """All that is asked for, part by part."""
+    if args.only == "watching":
+        from benchmark_watching import measure_watching
+
+        yield from measure_watching(args, scratch)
+        return
     if args.only != "preparing":
         import torch
         from benchmark_training import measure_training
@@ -89,7 +96,8 @@ def flags() -> argparse.ArgumentParser:
         help=f"of a pre-training (default: configs/{CONFIG.name})")  # fmt: skip
     add("--images", metavar="FOLDER", help="of JPEG images (default: drawn files of 256 x 256)")
     add("--device", default="auto", help="cpu, cuda or auto, which is a GPU if there is one")
-    add("--only", choices=("training", "preparing"), help="one half of the measurements")
+    add("--only", choices=("training", "preparing", "watching"),
+        help="one part of the measurements")  # fmt: skip
     add("--output", metavar="FILE", help="write the figures to this JSON file")
     add = flags.add_argument_group("training").add_argument
     add("--batch_size", type=int, metavar="N", help="images a step (default: 4, on CUDA 64)")
@@ -130,8 +138,8 @@ def arguments() -> argparse.Namespace:
         path = getattr(args, name)
         if path and not Path(path).absolute().parent.is_dir():
             raise UserError(f"--{name} {path}: no such folder; make it first")
-    if args.profile and args.only == "preparing":
-        raise UserError("--profile: there is no step in --only preparing; leave one of them out")
+    if args.profile and args.only in ("preparing", "watching"):
+        raise UserError(f"--profile: no trace in --only {args.only}; leave one of them out")
     return args
 
 

@@ -64,6 +64,13 @@ SECTIONS = {
         ("contrastive_matmul_s", "s", "its three matrix products alone"),
         ("contrastive_over_matmul", "x", "their ratio"),
     ),
+    "watching a pre-training run (CPU: seconds of this process)": (
+        ("watching_step_s", "s", "a training step"),
+        ("watching_entry_s", "s", "figures of an entry of the log"),
+        ("watching_look_s", "s", "figures and pictures of the fixed samples"),
+        ("watching_first_look_s", "s", "the first one, which reads them"),
+        ("watching_share", "%", "of the time, by the default log_step and vis_step"),
+    ),
     "preparing data sets": (
         ("preparing", "", ""),
         ("prepare_scene_s", "s", "a scene of 6000 x 6000, one core"),

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from SSLRemoteSensing.config import OneOf, build
@@ -13,8 +12,6 @@ from SSLRemoteSensing.losses import AGR_LOSSES, EXAMPLAR_LOSSES, INPAINTING_LOSS
 from SSLRemoteSensing.models.backbones import Backbone, unit_range
 from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_HEADS
 from SSLRemoteSensing.models.weights import BACKBONES
-
-COLLAPSED = 1e-3  # embedding_std; an untrained network has some 0.02
 
 
 def pretext_losses(
@@ -46,6 +43,9 @@ class PretextNet(nn.Module):
     trained. Each branch is a pass of its own through the backbone, so that the statistics of batch
     normalization are each branch's own, as published.
 
+    What a pass saw besides its losses is left in `.counted`, on the device: `agr_confusion`, int64
+    (K, K), how often a transform (row) was taken for another (column).
+
     Args:
         losses: task -> (weight, loss), from `pretext_losses`.
         joint_pass: all images in one pass, with the statistics of batch normalization over all of
@@ -71,6 +71,7 @@ class PretextNet(nn.Module):
         self.exemplar_head, self.joint_pass = exemplar_head, joint_pass
         self.weights = {task: weight for task, (weight, _) in losses.items()}
         self.losses = nn.ModuleDict({task: loss for task, (_, loss) in losses.items()})
+        self.counted: dict[str, Tensor] = {}
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """The pyramid of `images` (N, C, H, W), uint8 or float in 0..1."""
@@ -96,31 +97,12 @@ class PretextNet(nn.Module):
         if self.agr_head is not None:
             logits = self.agr_head(first, second).float()
             losses["agr"] = self.losses["agr"](logits, batch["transform_label"])
+            confusion = count_pairs(batch["transform_label"], logits.detach())
+            self.counted = {"agr_confusion": confusion}
         if self.exemplar_head is not None:
             views = self.exemplar_head(first), self.exemplar_head(second)
             losses["exemplar"] = self.losses["exemplar"](*views)
         return {task: self.weights[task] * loss for task, loss in losses.items()}
-
-    def watch(self, batch: dict[str, Tensor]) -> tuple[dict[str, float], dict[str, str]]:
-        """Figures of the embeddings of a batch, and warnings by kind; nothing is changed by it.
-
-        `embedding_std`: standard deviation of the normalized embeddings over the images, times the
-        square root of their length: 1 where they point everywhere alike, 0 where all are the same,
-        which a low contrastive loss does not tell from success.
-        """
-        if self.exemplar_head is None or len(batch["anchor"]) < 2:
-            return {}, {}
-        training = self.training
-        self.eval()
-        with torch.no_grad():
-            embeddings = self.exemplar_head(self.features(batch["anchor"])["block6"])
-            unit = F.normalize(embeddings.float(), dim=1)
-        self.train(training)
-        spread = float(unit.std(dim=0).mean()) * unit.shape[1] ** 0.5
-        told = f"the embeddings of all images are nearly the same (embedding_std {spread:.1e})"
-        remedy = "lower the temperature of ExamplarLoss or the learning rate, or enlarge the batch"
-        remarks = {"collapse": f"{told}; {remedy}"} if spread < COLLAPSED else {}
-        return {"embedding_std": spread}, remarks
 
     def pyramids(self, images: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         """The backbone's maps of each image by name, in a pass each or in one for all."""
@@ -129,6 +111,16 @@ class PretextNet(nn.Module):
         maps = self.backbone(torch.cat(list(images.values())))
         parts = {key: x.chunk(len(images)) for key, x in maps.items()}
         return {name: {key: x[i] for key, x in parts.items()} for i, name in enumerate(images)}
+
+
+def count_pairs(label: Tensor, logits: Tensor) -> Tensor:
+    """The confusion matrix of labels (N,) and logits (N, K), int64 (K, K): rows label.
+
+    Of comparisons, as torch.bincount would wait for the device.
+    """
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    true, taken = label[:, None] == classes, logits.argmax(1)[:, None] == classes
+    return (true[:, :, None] & taken[:, None, :]).sum(0)
 
 
 def build_pretext(config: dict) -> PretextNet:

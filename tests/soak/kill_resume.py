@@ -42,7 +42,9 @@ from SSLRemoteSensing.config import load_config, override  # noqa: E402
 from SSLRemoteSensing.errors import UserError, run_command  # noqa: E402
 
 MOMENTS = ("any", "write", "saved")
-TIMED = {"images_per_second", "data_wait"}  # of an entry: not the run's doing
+# Of an entry and of the curves: not the run's doing.
+TIMED = {"images_per_second", "data_wait", "watching", "memory_gb"}
+TIMED |= {f"course/{key}" for key in TIMED}
 WORKERS = (0, 1, 2)
 
 # name -> command, and what it sets. Steps of 4 images of 16, so 4 an epoch.

@@ -1,0 +1,63 @@
+"""The keys of metrics.jsonl as TensorBoard's tags and charts: one page shows the run."""
+
+import re
+from collections.abc import Iterable
+
+# TensorBoard's tags: group/name, by how a key begins; a key that begins otherwise is a loss.
+GROUPS = {
+    "share_": "shares",
+    "agr_": "transforms",
+    "embedding_": "embeddings",
+    "gradient_": "gradients",
+    "val_": "validation",
+    "probe_": "probe",
+}
+GROUP_OF = {
+    "loss": "losses/sum",
+    "effective_rank": "embeddings/effective_rank",
+    "alignment": "embeddings/alignment",
+    "uniformity": "embeddings/uniformity",
+    "lr": "course/lr",
+    "images_per_second": "course/images_per_second",
+    "data_wait": "course/data_wait",
+    "watching": "course/watching",
+    "memory_gb": "course/memory_gb",
+}
+# The page "Custom scalars": chart -> patterns of tags whose curves it holds.
+CHARTS = {
+    "losses, weighted": ["losses/.*"],
+    "shares of the losses in their sum": ["shares/.*"],
+    "accuracy of the transform prediction": ["transforms/accuracy.*"],
+    "learning rate": ["course/lr"],
+    "images a second, watching left out": ["course/images_per_second"],
+    "share of the time: waiting for data, watching": ["course/data_wait", "course/watching"],
+    "memory, peak, GB": ["course/memory_gb"],
+    "norm of the gradient, by task on the backbone": ["gradients/norm.*"],
+    "cosine of the tasks' gradients": ["gradients/cosine.*"],
+    "embeddings: standard deviation": ["embeddings/std"],
+    "embeddings: effective rank": ["embeddings/effective_rank"],
+    "embeddings: alignment, uniformity": ["embeddings/alignment", "embeddings/uniformity"],
+    "validation": ["validation/.*"],
+    "probe": ["probe/.*"],
+}
+
+
+def tag(key: str) -> str:
+    """The TensorBoard tag of a key of metrics.jsonl."""
+    if key in GROUP_OF:
+        return GROUP_OF[key]
+    for start, group in GROUPS.items():
+        if key.startswith(start):
+            return f"{group}/{key.removeprefix(start)}"
+    return f"losses/{key}"
+
+
+def charts(keys: Iterable[str]) -> dict:
+    """The charts that have a curve among `keys`, for `SummaryWriter.add_custom_scalars`."""
+    tags = [tag(key) for key in keys]
+    shown = {
+        title: ["Multiline", patterns]
+        for title, patterns in CHARTS.items()
+        if any(re.fullmatch(pattern, one) for pattern in patterns for one in tags)
+    }
+    return {"run": shown} if shown else {}

@@ -1,0 +1,71 @@
+"""The part of benchmark.py that measures what figures and pictures take of the time of training."""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from benchmark_data import open_images
+from benchmark_steps import base_setting, build_step, ready_batch, run_step
+from benchmark_timing import say, seconds
+
+from SSLRemoteSensing import load_config
+from SSLRemoteSensing.datasets.pretext import collate
+from SSLRemoteSensing.log import Log, LogSettings
+from SSLRemoteSensing.schema import check_pretext
+from SSLRemoteSensing.step import choose_device, choose_precision
+from SSLRemoteSensing.watching import Watch
+
+
+def measure_watching(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:
+    """The config's step, an entry of the log and a look, in turn; `args` are benchmark.py's."""
+    config = load_config(args.config_file)
+    check_pretext(config)
+    dataset = open_images(config, args.images, args.img_size, args.batch_size, scratch)
+    device = choose_device(args.device)
+    fast = choose_precision("auto", device)
+    step = build_step(config, device, base_setting(fast, args.batch_size))
+    batch = ready_batch(dataset, args.batch_size, device)
+    classes = config["train_cfg"]["train_data"]["agr_transforms_cfg"]["transforms_cfg"]
+    watch = Watch(step.model, dataset, collate, args.batch_size, list(classes))
+    (scratch / "log").mkdir()
+    log = Log(scratch / "log", 0, 1, scratch)
+
+    def entry() -> None:
+        step.observe(watch.entry, step.to_device(batch), {})
+
+    def look() -> None:
+        log.show(step.observe(watch.look, step.to_device)[2], 1)
+
+    say("steps, entries and looks, in turn")
+    turns = [
+        [spent(part, device) for part in (lambda: run_step(step, batch), entry, look)]
+        for _ in range(args.steps + 1)
+    ]
+    log.close()
+    # The first turn plans, allocates and, in the look, reads the fixed images.
+    step_s, entry_s, look_s = (statistics.median(part) for part in zip(*turns[1:], strict=True))
+    usual = LogSettings("")
+    a_step = entry_s / usual.log_step + look_s / usual.vis_step
+    yield {
+        "network": config["backbone_cfg"]["name"],
+        "img_size": args.img_size,
+        "batch_size": args.batch_size,
+        "fast_precision": fast,
+        "watching_step_s": step_s,
+        "watching_entry_s": entry_s,
+        "watching_look_s": look_s,
+        "watching_first_look_s": turns[0][2],
+        "watching_share": a_step / (step_s + a_step),
+    }
+
+
+def spent(function: Callable[[], object], device: torch.device) -> float:
+    """Seconds of a call: on the CPU those of this process, however many share the machine."""
+    if device.type != "cpu":
+        return seconds(function, device)
+    start = time.process_time()
+    function()
+    return time.process_time() - start
