@@ -20,6 +20,7 @@ from SSLRemoteSensing.datasets.pretext import PretextDataset, collate
 from SSLRemoteSensing.distributed import divide_batch, processes
 from SSLRemoteSensing.engine import fit
 from SSLRemoteSensing.errors import UserError, run_command
+from SSLRemoteSensing.probe import open_probe
 from SSLRemoteSensing.schema import check_pretext
 
 
@@ -42,12 +43,16 @@ def main() -> None:
     torch.manual_seed(seed)
     model = build_pretext(config)
     backbone, data = model.backbone, train_cfg.pop("train_data")
+    probe = train_cfg.pop("probe", None)
     try:
         dataset = PretextDataset(**data, in_channels=backbone.in_channels, seed=seed)
         prepared = read_card(data["data_path"])
         origin = origin_of_tiles(prepared, data.get("bands"), backbone.in_channels)
     except UserError as error:
         raise UserError(f"train_cfg.train_data: {error}") from error
+    measure = None
+    if probe is not None:
+        measure = open_probe(probe, backbone, train_cfg, data["img_size"])
     origin["bands"] = origin["bands"] or list(range(1, backbone.in_channels + 1))
     card = backbone.card() | {
         **origin,
@@ -77,6 +82,7 @@ def main() -> None:
         start=start,
         export=export,
         watch=model.watch,
+        measure=measure,
         card=card,
     )
     print(f"backbone: {folder / 'backbone.pth'}, its card {folder / 'backbone.json'}")
