@@ -276,9 +276,8 @@ def test_training_is_the_same_bit_for_bit_with_a_probe(pretext_config, probe_cfg
     states = [torch.load(folder / "latest.pth", weights_only=True) for folder in folders]
     draws = [state["processes"][0]["random"]["cpu"] for state in states]
     assert torch.equal(*draws)
-    logs = [
-        [json.loads(line) for line in (folder / "log/metrics.jsonl").open()] for folder in folders
-    ]
+    texts = [(folder / "log/metrics.jsonl").read_text() for folder in folders]
+    logs = [[json.loads(line) for line in text.splitlines()] for text in texts]
     assert [one["loss"] for one in logs[0]] == [one["loss"] for one in logs[1] if "loss" in one]
     probed = [one for one in logs[1] if "probe_miou" in one]
     assert [(one["step"], one["epoch"]) for one in probed] == [(0, 0), (2, 0), (4, 1)]
