@@ -13,9 +13,9 @@ from torch import Tensor
 Linear = tuple[Tensor, Tensor]  # weight (K, C), bias (K,)
 
 # On the mean cross-entropy of standardized features. Pixels of a tile resemble each other, so that
-# they count for fewer than they are; of 1, 0.1, 0.01 and 0.001 it gave the best scores.
+# they count for fewer than they are. With a random ResNet-18 on real tiles 1 and 0.01 scored lower.
 L2 = 0.1
-ITERATIONS = 50  # within 0.1 % of the least loss on real tiles
+ITERATIONS = 50  # on real tiles 30 came within 0.3 % of the least loss, 60 within 0.01 %
 
 
 def pixel_features(maps: dict[str, Tensor], places: Tensor) -> Tensor:
