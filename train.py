@@ -54,6 +54,7 @@ def run(args: Namespace) -> None:
     from SSLRemoteSensing.datasets.pretext import PretextDataset, collate
     from SSLRemoteSensing.distributed import divide_batch
     from SSLRemoteSensing.engine import fit
+    from SSLRemoteSensing.probe import open_probe
     from SSLRemoteSensing.schema import check_pretext
     from SSLRemoteSensing.watching import Watch
 
@@ -69,12 +70,16 @@ def run(args: Namespace) -> None:
     torch.manual_seed(seed)
     model = build_pretext(config)
     backbone, data = model.backbone, train_cfg.pop("train_data")
+    probe = train_cfg.pop("probe", None)
     try:
         dataset = PretextDataset(**data, in_channels=backbone.in_channels, seed=seed)
         prepared = read_card(data["data_path"])
         origin = origin_of_tiles(prepared, data.get("bands"), backbone.in_channels)
     except UserError as error:
         raise UserError(f"train_cfg.train_data: {error}") from error
+    measure = None
+    if probe is not None:
+        measure = open_probe(probe, backbone, train_cfg, data["img_size"])
     origin["bands"] = origin["bands"] or list(range(1, backbone.in_channels + 1))
     card = backbone.card() | {
         **origin,
@@ -107,6 +112,7 @@ def run(args: Namespace) -> None:
         export=export,
         watch=watch.entry,
         look=watch.look,
+        measure=measure,
         card=card,
     )
     log = Path(config["train_cfg"]["log"]["log_path"])

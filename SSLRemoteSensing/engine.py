@@ -60,6 +60,7 @@ def fit(
     start: Callable[[], None] | None = None,
     watch: Callable[[dict, dict], tuple[dict, dict]] | None = None,
     look: Callable[[Callable], tuple[dict, dict, dict]] | None = None,
+    measure: Callable[[int, bool], tuple[dict, dict]] | None = None,
     card: dict | None = None,
     dry_run: bool = False,
 ) -> bool:
@@ -85,6 +86,9 @@ def fit(
             network counted; gives figures for it, and what to warn of, by kind, each kind once.
         look: called every `log.vis_step` steps with a function that moves a batch to the device;
             gives figures, what to warn of, and pictures, R, G, B uint8 (H, W, 3) by name.
+        measure: called by the first process, while the others wait, with (epochs done, whether it
+            is the end), before the first step, after each epoch and at the end; gives what `watch`
+            gives. It must leave the network as it is.
         card: what is known of the weights; kept in each checkpoint.
         dry_run: run and describe one step, write nothing.
 
@@ -202,8 +206,19 @@ def fit(
                 saver.keep_best(done, scores[best_by])
             saver.save(done, epoch + 1)
 
+        def measured(done: int, epoch: int, epochs: int) -> None:
+            """Before the checkpoint, as the scores: else a kill in between would lose them."""
+            if rank == 0:
+                figures, remarks = measure(epochs, done == total)
+                if figures:
+                    writer.write({"step": done, "epoch": epoch} | figures)
+                writer.warn(remarks)
+            distributed.barrier()
+
         if pending:
             end_epoch(first, course.epoch(first - 1), again=True)
+        if measure is not None and first == 0:
+            measured(0, 0, 0)
         clock = Clock()
         told = Entries(logging, total, stepper, history, clock, writer, watch, look)
         saved = time.monotonic()
@@ -236,6 +251,10 @@ def fit(
             clock.images += per_step
             told.after(done, epoch, batch)
 
+            if measure is not None and (course.ends_epoch(done) or done == total):
+                history.check(writer.say)
+                measured(done, epoch, epoch + 1)
+                clock.pause()
             stopped_by, due = asked()
             due_epoch = course.ends_epoch(done) and (epoch + 1) % saving.save_step == 0
             if done == total or due_epoch or stopped_by or due:

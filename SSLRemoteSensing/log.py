@@ -93,7 +93,8 @@ class Log:
                     continue
         write_text(self.path, "".join(kept))
         # Also of a run that starts anew: one that was killed before its first save left events.
-        self.board = SummaryWriter(str(folder), purge_step=first + 1)
+        # Its entry of step 0, if it has one, goes with them.
+        self.board = SummaryWriter(str(folder), purge_step=first + 1 if first else 0)
         self.charts: dict = {}  # as laid out in this board
         if pictures is not None:
             clear_pictures(pictures, first)

@@ -14,11 +14,12 @@ from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_
 from SSLRemoteSensing.models.pretext import pretext_losses
 from SSLRemoteSensing.models.weights import BACKBONES
 from SSLRemoteSensing.pixel_losses import SEGMENTATION_LOSSES
+from SSLRemoteSensing.probe import Probe
 from SSLRemoteSensing.scoring import ScoringSettings
 
 # What the scripts hand to fit(), so that no config can.
 GIVEN = ("model", "dataset", "collate", "param_groups", "evaluate", "best_by", "export")
-GIVEN += ("start", "watch", "look", "card", "dry_run")
+GIVEN += ("start", "watch", "look", "measure", "card", "dry_run")
 
 
 class PretextData(TypedDict):
@@ -26,6 +27,7 @@ class PretextData(TypedDict):
     global_batch_size: NotRequired[int]
     losses: NotRequired[Annotated[dict, Part(pretext_losses)]]
     joint_pass: NotRequired[bool]
+    probe: NotRequired[Annotated[dict | None, Part(Probe, given=("in_channels", "img_size"))]]
 
 
 class PretextConfig(TypedDict):

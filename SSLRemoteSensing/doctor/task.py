@@ -77,7 +77,7 @@ def open_pretext(config: dict, processes: int) -> Task:
     check_pretext(config)
     train_cfg = divide_batch(config["train_cfg"], processes)
     data = train_cfg.pop("train_data")
-    for key in ("losses", "joint_pass"):  # the network has them
+    for key in ("losses", "joint_pass", "probe"):  # the network, or train.py, has them
         train_cfg.pop(key, None)
     settings = fit_defaults() | train_cfg
     torch.manual_seed(settings["seed"])

@@ -1,0 +1,82 @@
+"""What a straight line reads off a backbone: the linear probe of pre-training, for any weights.
+
+    python tools/probe.py --config_file C --backbone runs/pretrain/backbone.pth
+    python tools/probe.py --config_file C --backbone random --seed 1
+    python tools/probe.py --config_file C --backbone FILE --set train_cfg.probe.path=data/potsdam
+
+C is a config of train.py with `train_cfg.probe`, which says what is fitted on and what is scored;
+docs/evaluation.md explains it. A file brings its architecture, random and imagenet take that of
+backbone_cfg. Figures are comparable where tiles, pixels and classes are the same.
+"""
+
+import time
+from argparse import ArgumentParser
+
+from SSLRemoteSensing.command import config_parser, parse, settings
+from SSLRemoteSensing.errors import UserError, run_command
+
+
+def flags() -> ArgumentParser:
+    flags = config_parser(__doc__)
+    add = flags.add_argument
+    add("--backbone", required=True, metavar="random|imagenet|FILE", help="the weights to probe")
+    add("--seed", type=int, default=0, metavar="N", help="of random weights")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+    add("--precision", default="fp32", choices=("auto", "fp32", "bf16"), help="of the features")
+    return flags
+
+
+def main() -> None:
+    args = parse(flags())
+    # Only now: torch takes seconds, which --help need not wait for.
+    from SSLRemoteSensing.probe import Probe
+    from SSLRemoteSensing.schema import check_pretext
+    from SSLRemoteSensing.step import choose_device, choose_precision
+
+    config = settings(args)
+    check_pretext(config)
+    cfg = config["train_cfg"].get("probe")
+    if cfg is None:
+        raise UserError(
+            "train_cfg.probe: is missing in the config; set train_cfg.probe.path=FOLDER, of a "
+            "prepared set, or image_path, label_path and classes"
+        )
+    device = choose_device(args.device, "--device ")
+    precision = choose_precision(args.precision, device, "--precision ")
+    backbone = open_backbone(config["backbone_cfg"], args.backbone, args.seed)
+    given = {"in_channels": backbone.in_channels}
+    try:
+        probe = Probe(**cfg, **given, img_size=config["train_cfg"]["train_data"]["img_size"])
+    except UserError as error:
+        raise UserError(f"train_cfg.probe: {error}") from error
+    print(probe.describe())
+    begun = time.perf_counter()
+    found = probe.score(backbone.to(device), precision)
+    print(f"{'class':<24}{'IoU':>8}{'F1':>8}{'pixels':>12}")
+    for name, one in found["per_class"].items():
+        print(f"{name:<24}{percent(one['iou'])}{percent(one['f1'])}{one['pixels']:>12,}")
+    print(f"mIoU {percent(found['miou']).strip()}, OA {percent(found['oa']).strip()}, in %; "
+          f"{time.perf_counter() - begun:.1f} s")  # fmt: skip
+
+
+def open_backbone(backbone_cfg: dict, weights: str, seed: int):
+    import torch
+
+    from SSLRemoteSensing.config import build
+    from SSLRemoteSensing.models.weights import BACKBONES, load_backbone
+
+    if weights not in ("random", "imagenet"):
+        found = load_backbone(None, weights)
+        print(found["summary"])
+        return found["model"]
+    torch.manual_seed(seed)
+    cfg = backbone_cfg | {"pretrained": weights == "imagenet"}
+    return build(BACKBONES, cfg, "backbone_cfg")
+
+
+def percent(value: float | None) -> str:
+    return f"{'none':>8}" if value is None else f"{100 * value:>8.2f}"
+
+
+if __name__ == "__main__":
+    run_command(main)
