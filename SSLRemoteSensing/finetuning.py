@@ -158,7 +158,7 @@ def train(task: FineTuning, folder: Path, dry_run: bool = False) -> bool:
 
 
 def score_checkpoint(task: FineTuning, source: Path, folder: Path) -> None:
-    """Score the checkpoint `source` on test_data, or val_data; write results and report to `folder`.
+    """Score the checkpoint `source` on test_data, or val_data; write what comes of it to `folder`.
 
     Several processes share the scenes; the first writes.
 

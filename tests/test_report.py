@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -107,7 +108,7 @@ def scenes(tmp_path_factory) -> Path:
         for kind in ("image", "label"):
             path = f"{folder}/tiles/{kind}s/{split}"
             config["train_cfg"][f"{split}_data"][f"{kind}_path"] = path
-    config["scoring_cfg"] = dict(window=128, overlap=0.25)
+    config["scoring_cfg"] = dict(window=128, overlap=0)
     return scored_run(folder, config)
 
 
@@ -273,14 +274,17 @@ def test_where_a_backbone_comes_from_is_told_by_its_card(tmp_path):
     assert origin({"pretrained": "gone <b>.pth"}) == "<code>gone &lt;b&gt;.pth</code>"
 
 
-def test_pictures_shrink_until_all_fit(monkeypatch):
+@pytest.mark.parametrize(("most", "side"), [(10**6, 300), (300_000, 256), (100_000, 128)])
+def test_pictures_shrink_until_all_fit(monkeypatch, most, side):
+    monkeypatch.setattr(examples_module, "BYTES", most)
     rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (512, 512, 4), dtype=np.uint8)  # noise: nothing takes more
-    label = rng.integers(0, 6, (512, 512), dtype=np.uint8)
-    shown = [Example(Place(i, 0, 0, 512, 512, 1, 0), "x", image, label, label) for i in range(9)]
-    palette = [(i, i, i) for i in range(6)]
-    total = sum(len(data) for pictures in draw(shown, palette).values() for data in pictures)
-    assert total <= examples_module.BYTES
+    image = rng.integers(0, 256, (300, 200, 4), dtype=np.uint8)  # noise: nothing takes more
+    label = rng.integers(0, 6, (300, 200), dtype=np.uint8)
+    place = Place(0, 0, 0, 300, 200, 1, 0)
+    found = draw([Example(place, "x", image, label, label)], [(i, i, i) for i in range(6)])[place]
+    assert sum(map(len, found)) <= most
+    shapes = {cv2.imdecode(np.frombuffer(data, np.uint8), 1).shape for data in found}
+    assert shapes == {(side, round(side * 2 / 3), 3)}
 
 
 def test_the_mistake_that_is_told_is_the_most_frequent_one():

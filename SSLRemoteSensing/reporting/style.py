@@ -89,7 +89,8 @@ ul.files,ul.told{padding-left:1.2rem;margin:.4rem 0}
 h1{font-size:1.4rem}.pictures{grid-template-columns:repeat(2,minmax(0,1fr))}
 .figures{grid-template-columns:repeat(2,1fr)}
 dl div{grid-template-columns:minmax(0,1fr);gap:0;padding-bottom:.3rem}
-th,td{padding:.35rem .45rem}th[scope=row]{min-width:6.5rem;max-width:9rem}footer{padding:0 .9rem 1.5rem}}
+th,td{padding:.35rem .45rem}th[scope=row]{min-width:6.5rem;max-width:9rem}
+footer{padding:0 .9rem 1.5rem}}
 @media print{body{background:#fff;font-size:11pt}section,header{border:0;padding:.4rem 0}
 .tile,figure,tr{break-inside:avoid}.box{overflow:visible}}
 """
