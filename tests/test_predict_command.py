@@ -124,7 +124,7 @@ def test_a_pattern_to_a_folder_and_one_bad_scene_does_not_stop_the_others(predic
     code, out, _ = predict("--input", pattern, "--output", tmp_path / "maps", *skip)
     assert code == 0
     assert "2 of 3 scenes have their map already" in out
-    assert names(tmp_path / "maps") == ["a.tif", "b.tif", "c.tif"]
+    assert names(tmp_path / "maps") == sorted([*made, "b.tif"])
     assert (tmp_path / "maps/a.tif").stat().st_mtime_ns == before
 
 

@@ -77,7 +77,8 @@ def write_map_page(
 def scene_section(one: MapEntry, start: Path, colours: dict[str, Sequence]) -> Markup:
     source = quote(os.fsencode(os.path.relpath(one.preview, start)))
     alt = f"Scene {one.scene.name} and its map"
-    parts = [tag("div", tag("img", src=source, alt=alt, loading="lazy"), class_="map")]
+    picture = tag("a", tag("img", src=source, alt=alt, loading="lazy"), href=source)
+    parts = []
     if one.counts is not None:
         valid = max(1, sum(one.counts))
         rows = [
@@ -88,7 +89,8 @@ def scene_section(one: MapEntry, start: Path, colours: dict[str, Sequence]) -> M
         rows += [["no data", "", f"{empty:,}"]] if empty else []
         parts.append(table(["class", "share in %", "pixels"], rows, "Shares of the classes"))
     files = tag("ul", *(tag("li", link(path, start)) for path in one.files), class_="files")
-    return section(one.scene.name, *parts, files)
+    shown = tag("div", tag("div", picture, class_="map"), tag("div", *parts, files), class_="scene")
+    return section(one.scene.name, shown)
 
 
 def network_report(checkpoint: Path) -> Path | None:

@@ -31,8 +31,7 @@ PAGE = Template(f"""<!DOCTYPE html>
 <main>
 $body
 </main>
-<footer>Made $date by SSLRemoteSensing. One file: it may be copied and sent; the links lead to files
-beside it.</footer>
+<footer>Made $date by SSLRemoteSensing. Links lead to files beside this page.</footer>
 </body>
 </html>
 """)

@@ -78,6 +78,7 @@ background:var(--key);outline:1px solid var(--line)}
 .legend{display:flex;flex-wrap:wrap;gap:.25rem 1.1rem;margin:.4rem 0 .8rem;padding:0;
 list-style:none;font-size:.9rem}
 .map img{display:block;max-width:100%;height:auto;border-radius:4px}
+.scene{display:grid;gap:1.25rem;grid-template-columns:minmax(0,3fr) minmax(0,2fr)}
 details{margin:.4rem 0}
 summary{cursor:pointer;color:var(--link)}
 pre{background:var(--key);border-radius:8px;padding:.7rem .9rem;white-space:pre-wrap;
@@ -85,6 +86,7 @@ overflow-wrap:anywhere;font:.85rem/1.45 ui-monospace,SFMono-Regular,Menlo,Consol
 monospace;margin:.5rem 0}
 code{font:.9em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 ul.files,ul.told{padding-left:1.2rem;margin:.4rem 0}
+@media (max-width:900px){.scene{grid-template-columns:minmax(0,1fr)}}
 @media (max-width:640px){main{padding:.75rem}section,header{padding:.9rem}
 h1{font-size:1.4rem}.pictures{grid-template-columns:repeat(2,minmax(0,1fr))}
 .figures{grid-template-columns:repeat(2,1fr)}
