@@ -110,7 +110,7 @@ def y_axis(ticks: Sequence[float], place) -> list[Markup]:
     for tick in ticks:
         _, y = place(0, tick)
         parts.append(line(LEFT, y, WIDTH - RIGHT, y))
-        shown = f"{tick:.0e}" if digits > 4 else f"{tick:,.{digits}f}"
+        shown = f"{tick:g}" if digits > 4 else f"{tick:,.{digits}f}"
         parts.append(text(LEFT - 6, y + 4, shown, "end"))
     return parts
 
