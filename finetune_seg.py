@@ -11,8 +11,8 @@
 
 The best checkpoint is chosen on the tiles of val_data; test_data is read once, at the end, and
 scored by scenes under every protocol that its classes and labels allow. Results in the
-checkpoints_path: `best.pth`, `results.json`, `confusion_matrix.png`, `examples.png`, and
-`train_tiles.txt`, the tiles whose labels were used.
+checkpoints_path: `best.pth`, `results.json`, `report.html` to open in a browser, `tile_errors.csv`,
+`confusion_matrix.png`, `examples.png`, and `train_tiles.txt`, the tiles whose labels were used.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -69,8 +69,9 @@ def run(args: Namespace) -> None:
     trained = train(task, folder, args.dry_run)
     if args.dry_run:
         return
-    if not trained and is_scored(folder / "results.json", config):
-        closing({"results": folder / "results.json"})
+    report = folder / "report.html"
+    if not trained and report.exists() and is_scored(folder / "results.json", config):
+        closing({"results": folder / "results.json", "report": report})
     else:
         score_checkpoint(task, folder / "best.pth", folder)
     best = folder / "best.pth"

@@ -14,6 +14,7 @@ from SSLRemoteSensing.datasets.labels import ValueCoding
 from SSLRemoteSensing.datasets.mosaic import require_eroded
 from SSLRemoteSensing.datasets.opening import median_frequency
 from SSLRemoteSensing.datasets.segmentation import Repeated, SegmentationDataset, collate
+from SSLRemoteSensing.datasets.shares import label_shares
 from SSLRemoteSensing.engine import fit
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.figures import default_palette
@@ -26,11 +27,15 @@ from SSLRemoteSensing.models.segmentation import (
 )
 from SSLRemoteSensing.predict import classify, probabilities
 from SSLRemoteSensing.raster import value_type
+from SSLRemoteSensing.reporting.run_report import write_report
 from SSLRemoteSensing.results import VERSION, write_results
 from SSLRemoteSensing.schema import check_segmentation
 from SSLRemoteSensing.scoring import ScoringSettings, open_scored, score
 from SSLRemoteSensing.step import choose_device, choose_precision
+from SSLRemoteSensing.terminal import closing
 from SSLRemoteSensing.writing import write_text
+
+SMALLEST_TILE = 256  # pixels a side of the tiles whose errors are counted, at least
 
 
 @dataclass
@@ -121,6 +126,7 @@ def train(task: FineTuning, folder: Path, dry_run: bool = False) -> bool:
     card = task.model.backbone.card() | {"classes": task.classes, "config": task.config}
     card |= {"palette": task.config["palette"], "train_tiles": {"used": used, "of": there}}
     card |= {"label_table": train_data.coding.table.tolist(), "max_value": train_data.max_value}
+    card["label_shares"] = label_shares(train_data)
     card |= train_data.origin | {"dtype": value_type(train_data.pairs[0][0])}
     quick = {"on": "tiles", "tta": False, "protocols": None}
     quick = replace(task.scoring, **quick, batch_size=task.train_cfg["batch_size"])
@@ -134,7 +140,8 @@ def train(task: FineTuning, folder: Path, dry_run: bool = False) -> bool:
 
     def start() -> None:
         write_run_card(task.config)
-        (folder / "results.json").unlink(missing_ok=True)  # of a run that ended earlier
+        for name in ("results.json", "report.html"):  # of a run that ended earlier
+            (folder / name).unlink(missing_ok=True)
         names = [Path(file).name for file, _ in train_data.pairs]
         names = [name.encode("utf-8", "backslashreplace").decode() for name in names]
         write_text(folder / "train_tiles.txt", "\n".join(names) + "\n")
@@ -152,7 +159,7 @@ def train(task: FineTuning, folder: Path, dry_run: bool = False) -> bool:
 
 
 def score_checkpoint(task: FineTuning, source: Path, folder: Path) -> None:
-    """Score the checkpoint `source` on test_data, or val_data; write the results to `folder`.
+    """Score the checkpoint `source` on test_data, or val_data; write what comes of it to `folder`.
 
     Several processes share the scenes; the first writes.
 
@@ -169,13 +176,16 @@ def score_checkpoint(task: FineTuning, source: Path, folder: Path) -> None:
     coding = table and ValueCoding(np.array(table, np.int16), len(classes))
     opened = open_scored(task.open_split(task.scored_split, coding), classes, scoring)
     predict = partial(probabilities, model, task.device, task.precision, tta=scoring.tta)
-    counts = score(predict, opened, len(classes), task.device, scoring, task.workers)
+    errors = opened.tile_errors(max(scoring.window, SMALLEST_TILE), task.device)
+    counts = score(predict, opened, len(classes), task.device, scoring, task.workers, errors)
     if distributed.rank() > 0:
         return
     show = partial(classify, model, task.device, task.precision, tta=scoring.tta)
-    write_results(
+    results = write_results(
         folder, counts, opened, task.scored_split, scoring, show, classes, source, best, task.config
     )
+    write_report(folder, results, card, errors, opened, predict, scoring, task.device)
+    closing({"results": folder / "results.json", "report": folder / "report.html"})
 
 
 def is_scored(path: Path, config: dict) -> bool:

@@ -30,13 +30,16 @@ def write_results(
     source: Path,
     best: dict,
     config: dict,
-) -> None:
+) -> dict:
     """Write the scores of the checkpoint `best`, read from `source`, to `folder`; print them.
 
     Args:
         counts: confusion matrix by kind of label, from `scoring.score` of `scored`.
         split: what was scored, 'test' or 'val'.
         classify: images uint8 (N, C, H, W) to classes uint8 (N, H, W).
+
+    Returns:
+        What results.json holds.
 
     Raises:
         UserError: a protocol of `settings` that these labels do not allow.
@@ -77,7 +80,7 @@ def write_results(
     names = classes if len(drawn) == len(classes) else list(first["per_class"])
     draw_confusion_matrix(drawn, names, folder / "confusion_matrix.png")
     draw_examples(classify, tiles, classes, config["palette"], folder / "examples.png")
-    print(f"results: {folder / 'results.json'}, confusion_matrix.png and examples.png beside it")
+    return results
 
 
 def class_table(scores: dict) -> str:

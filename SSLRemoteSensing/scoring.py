@@ -19,6 +19,7 @@ from SSLRemoteSensing.metrics import ConfusionMatrix
 from SSLRemoteSensing.predict import predict_scene
 from SSLRemoteSensing.protocols import SUFFIXES, protocol_names, require_protocols
 from SSLRemoteSensing.terminal import progress, warn
+from SSLRemoteSensing.tile_errors import TileErrors
 
 
 @dataclass
@@ -104,6 +105,10 @@ class Scored:
     stacked: bool
     number: int | None
 
+    def tile_errors(self, side: int, device: torch.device) -> TileErrors:
+        """Where `score` can count errors tile by tile, of at most `side` pixels a side."""
+        return TileErrors([(one.height, one.width) for one in self.scenes], side, device)
+
 
 def open_scored(
     tiles: SegmentationDataset,
@@ -149,6 +154,7 @@ def score(
     device: torch.device,
     settings: ScoringSettings,
     num_workers: int = 0,
+    errors: TileErrors | None = None,
 ) -> dict[str, Tensor]:
     """Confusion matrices int64 (K, K), on the CPU, by kind of label.
 
@@ -156,13 +162,19 @@ def score(
 
     Args:
         predict: images uint8 (N, C, h, w) to probabilities (N, K, h, w), both on `device`.
+        errors: from `scored.tile_errors`; gets those of the first kind of label. Of stacked tiles
+            none may be larger than its side.
     """
     if scored.stacked:
         tiles = LabelledTiles(scored.tiles, scored.kinds)
         batch_size = settings.batch_size
-        matrices = evaluate_tiles(predict, tiles, num_classes, device, batch_size, num_workers)
+        matrices = evaluate_tiles(
+            predict, tiles, num_classes, device, batch_size, num_workers, errors
+        )
     else:
-        matrices = evaluate_scenes(predict, scored.scenes, num_classes, device, settings)
+        matrices = evaluate_scenes(predict, scored.scenes, num_classes, device, settings, errors)
+    if errors is not None:
+        errors.counts = distributed.all_sum(errors.counts.cpu())
     return {kind: distributed.all_sum(matrix.counts.cpu()) for kind, matrix in matrices.items()}
 
 
@@ -172,24 +184,29 @@ def evaluate_scenes(
     num_classes: int,
     device: torch.device,
     settings: ScoringSettings,
+    errors: TileErrors | None = None,
 ) -> dict[str, ConfusionMatrix]:
     """Confusion matrices over this process's scenes, by kind of label. Arguments as of `score`."""
     matrices = {kind: ConfusionMatrix(num_classes, device) for kind in scenes[0].labels}
     # The largest first, so that processes that take turns end at about the same time.
-    scenes = sorted(scenes, key=lambda scene: scene.height * scene.width, reverse=True)
-    scenes = distributed.shard(scenes)
-    rows = sum(scene.height for scene in scenes)
+    order = range(len(scenes))
+    order = sorted(order, key=lambda i: scenes[i].height * scenes[i].width, reverse=True)
+    order = distributed.shard(order)
+    rows = sum(scenes[number].height for number in order)
     with progress("scoring scenes", total=rows, unit="row") as bar:
-        for scene in scenes:
+        for number in order:
+            scene = scenes[number]
             strips = predict_scene(
                 predict, scene.image.rows, scene.height, scene.width,
                 settings.window, settings.overlap, settings.batch_size, device,
             )  # fmt: skip
             for y, found in strips:
                 classes = found.argmax(0)
-                for kind, label in scene.labels.items():
+                for place, (kind, label) in enumerate(scene.labels.items()):
                     truth = torch.from_numpy(label.rows(y, len(classes))).to(device)
                     matrices[kind].update(classes, truth)
+                    if errors is not None and place == 0:
+                        errors.add_rows(number, y, classes, truth)
                 bar.update(len(classes))
     return matrices
 
@@ -225,16 +242,23 @@ def evaluate_tiles(
     device: torch.device,
     batch_size: int,
     num_workers: int = 0,
+    errors: TileErrors | None = None,
 ) -> dict[str, ConfusionMatrix]:
     """Confusion matrices over this process's tiles, whole, by kind of label.
 
     Arguments as of `score`.
     """
     matrices = {kind: ConfusionMatrix(num_classes, device) for kind in tiles.kinds}
+    numbers = distributed.shard(range(len(tiles)))  # in the order of the batches
+    done = 0
     for images, labels in equal_batches(tiles, batch_size, num_workers):
         classes = predict(images.to(device)).argmax(1)
-        for kind, label in zip(tiles.kinds, labels.to(device).unbind(1), strict=True):
+        by_kind = labels.to(device).unbind(1)
+        for kind, label in zip(tiles.kinds, by_kind, strict=True):
             matrices[kind].update(classes, label)
+        if errors is not None:
+            errors.add_whole(numbers[done : done + len(images)], classes, by_kind[0])
+        done += len(images)
     return matrices
 
 

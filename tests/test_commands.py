@@ -57,7 +57,7 @@ def test_pretrain_then_finetune_then_evaluate(run, pretext_config, seg_config, t
     assert set(scores["per_class"]) == {"other", "building"}
     assert results["split"] == "test"
     assert results["backbone"]["pretrained"] == backbone
-    for name in ("best.pth", "latest.pth", "run.json", "confusion_matrix.png", "examples.png"):
+    for name in ("best.pth", "latest.pth", "run.json", "report.html", "examples.png"):
         assert (seg / name).stat().st_size > 1000, name
 
     assert "nothing is left to do" in ok(run("finetune_seg.py", seg_config, "--backbone", backbone))

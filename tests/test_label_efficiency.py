@@ -504,6 +504,9 @@ def test_the_command_writes_tables_curves_and_the_answer(tool, tmp_path):
     assert "3 steps in every cell" in (folder / "table.md").read_text()
     assert len(table_of(folder)) == 8
     assert cv2.imread(str(folder / "curves.png")) is not None
+    page = (folder / "report.html").read_text()
+    assert answer in page
+    assert "net, 100 %, seed 1" in page
     status, said = tool()
     assert status == 0
     assert "0 of 8 cells to do" in said

@@ -85,8 +85,12 @@ def test_a_scene_to_all_its_files(predict, best, tmp_path):
     assert (code, err) == (0, "")
     assert "130 x 96, 0.01 megapixels in " in out
     assert all(name in out for name in CLASSES)
-    files = ["map.gpkg", "map.tif", "map_preview.png", "map_probabilities.tif"]
+    files = ["map.gpkg", "map.tif", "map_preview.html", "map_preview.png", "map_probabilities.tif"]
     assert names(tmp_path / "out") == files
+    page = (tmp_path / "out/map_preview.html").read_text()
+    counts = np.bincount(read(tmp_path / "out/map.tif").ravel(), minlength=len(CLASSES))
+    assert all(f">{count:,}<" in page for count in counts[: len(CLASSES)])
+    assert all(f'href="{name}"' in page for name in files if not name.endswith(".html"))
     assert all(str(tmp_path / "out" / name) in out for name in files)
     # The card's mean and std count: in one window it is what the network says of the whole scene.
     code, *_ = predict("--input", scene, "--output", tmp_path / "one.tif", "--tile", 256)
@@ -103,19 +107,24 @@ def test_a_pattern_to_a_folder_and_one_bad_scene_does_not_stop_the_others(predic
         write(tmp_path / "in" / name, draw(64, 64), **PLACE)
     damaged(tmp_path / "in/b.tif")
     pattern = tmp_path / "in/**/*.tif"
-    code, out, err = predict("--input", pattern, "--output", tmp_path / "maps")
+    code, out, err = predict("--input", pattern, "--output", tmp_path / "maps", "--preview")
     assert code == 1
+    page = (tmp_path / "maps/maps.html").read_text()
+    assert f"page: {tmp_path / 'maps/maps.html'}\n" in out
+    assert 'src="a_preview.png"' in page
+    assert "b.tif: the block at columns 64 to 127, rows 128 to 191" in page
     assert err.count("error: ") == 1
     assert "b.tif: the block at columns 64 to 127, rows 128 to 191" in err
     assert "1 of 3 scenes are not mapped" in err
     assert "2 scenes, 0.0 megapixels" in out
-    assert names(tmp_path / "maps") == ["a.tif", "c.tif"]
+    made = ["a.tif", "a_preview.png", "c.tif", "c_preview.png", "maps.html"]
+    assert names(tmp_path / "maps") == made
     before = (tmp_path / "maps/a.tif").stat().st_mtime_ns
     skip = ("--skip_existing", "--on_bad_block", "nodata")
     code, out, _ = predict("--input", pattern, "--output", tmp_path / "maps", *skip)
     assert code == 0
     assert "2 of 3 scenes have their map already" in out
-    assert names(tmp_path / "maps") == ["a.tif", "b.tif", "c.tif"]
+    assert names(tmp_path / "maps") == sorted([*made, "b.tif"])
     assert (tmp_path / "maps/a.tif").stat().st_mtime_ns == before
 
 

@@ -5,7 +5,8 @@
         --fractions 0.01 0.05 0.1 0.2 0.5 1 --seeds 0 1 2 --output runs/labels
 
 Each cell of the grid is a run of finetune_seg.py with the same number of steps; with several GPUs
-one runs on each. The output has `table.csv`, `table.md` (with the answer in words), `curves.png`.
+one runs on each. The output has `table.csv`, `table.md` (with the answer in words), `curves.png`,
+and `report.html`, all of it for a browser with links to the report of each cell.
 The same command goes on where it was stopped and repeats no finished cell; more fractions, seeds or
 initialisations extend the grid. Exit status 1: a cell failed; the same command tries it again.
 """

@@ -16,6 +16,7 @@ whole. docs/predict.md has all of it. Exit status 0: all mapped; 1: some of seve
 """
 
 import argparse
+import itertools
 import shlex
 import signal
 import sys
@@ -63,7 +64,8 @@ def flags() -> argparse.ArgumentParser:
         help="threads that decompress and compress (default: 1, with a GPU 4)")  # fmt: skip
     add = flags.add_argument_group("further results").add_argument
     add("--probabilities", action="store_true", help="also <map>_probabilities.tif, a band a class")
-    add("--preview", action="store_true", help="also <map>_preview.png: scene, map and legend")
+    add("--preview", action="store_true", help="also <map>_preview.png: scene, map and legend; "
+        "and a page of them to open in a browser")  # fmt: skip
     add("--vectors", metavar="FILE.gpkg", help="also polygons; of several scenes a folder")
     add("--min_area", type=float, default=0.0, metavar="AREA",
         help="smallest polygon, in square metres (pixels without coordinates)")  # fmt: skip
@@ -87,6 +89,7 @@ def run(args: argparse.Namespace) -> None:
     from SSLRemoteSensing import distributed
     from SSLRemoteSensing.mapping.network import open_network
     from SSLRemoteSensing.mapping.outputs import find_scenes, plan_outputs, require_own
+    from SSLRemoteSensing.mapping.pages import page_of, require_own_page, write_page
     from SSLRemoteSensing.mapping.run import MapSettings, map_scenes
     from SSLRemoteSensing.mapping.vectors import require_vectors
     from SSLRemoteSensing.step import choose_device, choose_precision
@@ -99,6 +102,8 @@ def run(args: argparse.Namespace) -> None:
     left = [one for one in planned if not (args.skip_existing and one.map.exists())]
     if not args.overwrite:
         require_own(left)
+        if args.preview:
+            require_own_page(page_of(planned))
     distributed.barrier()  # all have looked at what is there before one writes
     device = choose_device(args.device, "--device ")
     precision = choose_precision(args.precision, device, "--precision ")
@@ -121,7 +126,11 @@ def run(args: argparse.Namespace) -> None:
     if len(left) < len(planned):
         print(f"{len(planned) - len(left)} of {len(planned)} scenes have their map already")
     done, failed = map_scenes(network, left, settings)
-    results = distributed.all_gather_object(([(str(m), m.pixels, m.seconds) for m in done], failed))
+    results = distributed.all_gather_object((done, failed))
+    if args.preview and distributed.rank() == 0:
+        mapped, errors = ([*itertools.chain(*parts)] for parts in zip(*results, strict=True))
+        page = page_of(planned)
+        print(write_page(page, Path(args.checkpoint), network, planned, mapped, errors))
     report(results, len(planned) == 1, args)
 
 
@@ -129,16 +138,16 @@ def report(results: list[tuple[list, list[str]]], single: bool, args: argparse.N
     """Say what the other processes could not, the sum, and where the maps are; end with 1 where
     scenes failed, or with 2 where the only one did."""
     for done, failed in results[1:]:
-        for text, *_ in done:
-            print(text)
+        for one in done:
+            print(one)
         for line in failed:
             print(painted("error:", "red", sys.stderr), line, file=sys.stderr)
     failed = [line for _, lines in results for line in lines]
     mapped = [one for done, _ in results for one in done]
     if single and failed:
         sys.exit(2)
-    seconds = max(sum(one[2] for one in done) for done, _ in results)
-    pixels = sum(one[1] for one in mapped)
+    seconds = max(sum(one.seconds for one in done) for done, _ in results)
+    pixels = sum(one.pixels for one in mapped)
     if len(mapped) > 1:
         rate = pixels / 1e6 / seconds
         sizes = f"{len(mapped)} scenes, {pixels / 1e6:.1f} megapixels in {seconds:.1f} s"

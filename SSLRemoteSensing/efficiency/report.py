@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from SSLRemoteSensing.efficiency.cells import jobs_left, mean_seconds, rows_of
 from SSLRemoteSensing.efficiency.comparison import METRICS, answer, percent, protocols_of
 from SSLRemoteSensing.efficiency.curves import draw_curves
-from SSLRemoteSensing.efficiency.grid import Grid
+from SSLRemoteSensing.efficiency.grid import Cell, Grid
 from SSLRemoteSensing.efficiency.running import duration, rehearsed_seconds
-from SSLRemoteSensing.efficiency.tables import csv_text, markdown
+from SSLRemoteSensing.efficiency.tables import KEY, csv_text, markdown, score_table
 from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.reporting.grid_report import CellEntry, GridTable, write_grid_report
 from SSLRemoteSensing.scoring import ScoringSettings
 from SSLRemoteSensing.terminal import closing, progress
 from SSLRemoteSensing.writing import write_text
@@ -75,11 +76,38 @@ def report(grid: Grid, remarks: Sequence[str], metric: str, protocol: str, final
         head = f"{grid.config['name']}, {grid.split} tiles"
         draw_curves(rows, grid.baseline, metric, protocol, head, grid.folder / "curves.png")
         files["curves"] = grid.folder / "curves.png"
-    closing(files)
+    write_index(grid, rows, title, told, facts, metric, protocol)
+    closing(files | {"report": grid.folder / "report.html"})
     left = len(jobs_left(grid))
     if left:
         cells = "1 cell" if left == 1 else f"{left} cells"
         print(f"{cells} without a result; the same command tries again", file=sys.stderr)
+
+
+def write_index(
+    grid: Grid, rows: Sequence[dict], title: str, told: Sequence[str], facts: Sequence[str],
+    metric: str, protocol: str,
+) -> None:  # fmt: skip
+    """Write report.html: the answer, curves, tables, and a link to each cell's own report."""
+    known = protocols_of(rows)
+    asked = [(protocol, metric)] if known else []
+    asked += [(p, m) for p in known for m in METRICS if (p, m) != (protocol, metric)]
+    tables = [
+        GridTable(
+            f"{METRICS[m]} in %, protocol {p}", score_table(rows, grid.baseline, m, p)
+        )
+        for p, m in asked
+        if not (p.startswith("mean_of_foreground") and m in ("oa", "kappa"))
+    ]  # fmt: skip
+    cells = []
+    for row in rows:
+        cell = Cell(row["init"], row["fraction"], row["seed"], row["lr"])
+        score = row["protocols"].get(protocol, {}).get(metric)
+        entry = CellEntry(str(cell), grid.path(cell), row["status"], score, row["error"])
+        cells.append(entry)
+    write_grid_report(
+        grid.folder, title, told, facts, KEY, tables, cells, f"{METRICS[metric]}, {protocol}"
+    )
 
 
 def describe(grid: Grid) -> list[str]:

@@ -67,14 +67,15 @@ def markdown(
             # That protocol changes means over classes alone: these two are those of `all`.
             if not (protocol.startswith("mean_of_foreground") and metric in ("oa", "kappa")):
                 lines += [f"### {heading} in %, protocol `{protocol}`", ""]
-                lines += score_table(rows, baseline, metric, protocol)
+                lines += aligned(score_table(rows, baseline, metric, protocol))
     return "\n".join(lines).rstrip() + "\n"
 
 
 def score_table(
     rows: Sequence[dict], baseline: str | None, metric: str, protocol: str
-) -> list[str]:
-    """Means in per cent, below them paired differences in points, bold where they exclude 0."""
+) -> list[list[str]]:
+    """Fields of a table: means in per cent, below them paired differences in points, bold where
+    they exclude 0."""
     head = [f"{percent(f)} ({tiles_of(rows, f)})" for f in fractions_of(rows)]
     table = [["labels", *head]]
     for init in inits_of(rows):
@@ -85,7 +86,7 @@ def score_table(
             line.append(score_text(asked, estimate(list(found.values()))))
         table.append(line)
     if baseline is None:
-        return aligned(table)
+        return table
     full = scores_of(rows, baseline, 1.0, metric, protocol)
     for init in inits_of(rows):
         ours = {f: scores_of(rows, init, f, metric, protocol) for f in fractions_of(rows)}
@@ -98,7 +99,7 @@ def score_table(
                 gaps[-1] = None  # with itself
             if any(gaps):
                 table.append([f"{init} - {baseline} with all", *map(gap_cell, gaps)])
-    return aligned(table)
+    return table
 
 
 def score_text(asked: Sequence[dict], value: Estimate | None) -> str:
