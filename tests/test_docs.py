@@ -84,8 +84,12 @@ QUICK = {
     "tools/doctor.py": PRETEXT,
     "tools/show_pretext.py": PRETEXT,
     "tools/probe.py": PRETEXT,
-    "finetune_seg.py": [*SMALL, "train_cfg.num_step=2", "train_cfg.train_data.crop_size=64"]
-    + ["scoring_cfg.overlap=0.0"],
+    "finetune_seg.py": [
+        *SMALL,
+        "train_cfg.num_step=2",
+        "train_cfg.train_data.crop_size=64",
+        "scoring_cfg.overlap=0.0",
+    ],
     "tools/label_efficiency.py": [*SMALL, "train_cfg.num_step=2"],
 }
 SHORTER = {"train_cfg.num_step=164": "train_cfg.num_step=3", "C": PRETRAIN, "600": "320"}
