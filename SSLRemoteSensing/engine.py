@@ -75,6 +75,27 @@ def fit(
     and calls `start`; all call `evaluate`, which must give them the same.
 
     Args:
+        batch_size: images of each process and batch.
+        optimizer: torch's, by name, with its parameters; `lr` is the rate before the schedule.
+        checkpoints: where and how often to save.
+        log: where and how often to write the log.
+        num_epoch: length of the run in epochs; this or `num_step`.
+        num_step: length of the run in steps; this or `num_epoch`.
+        lr_schedule: factor of the learning rate by the place in the run; None: 1 throughout.
+        device: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'; of several processes
+            each takes its own GPU.
+        num_workers: processes that read images, of each training process; 0: the training process
+            reads them itself.
+        precision: 'fp32'; 'bf16' (autocast); 'auto', bf16 where the hardware has it.
+        channels_last: keep weights and images in torch's channels_last memory: the same results up
+            to rounding, at another speed, which tools/benchmark.py measures.
+        compile: True, or a mode of torch.compile ('max-autotune', ...).
+        sync_bn: statistics of batch normalization over all processes; GPUs only.
+        accumulate_steps: batches whose gradients make one step: a step sees accumulate_steps x
+            batch_size x processes images.
+        clip_grad_norm: scale the gradient of a step down to this norm where it is larger; None:
+            never.
+        seed: of weights, order and augmentation, from 0.
         max_skipped_steps: how many steps in all may be left out because a loss or gradient is not
             finite; above 0 each step waits for the device to know. 0 stops at the first, found
             where losses and gradients are read.

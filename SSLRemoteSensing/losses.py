@@ -32,7 +32,7 @@ class ExamplarLoss(nn.Module):
     grows with N^2, not with N^2 times the embedding's length.
 
     Args:
-        temperature: divides the similarities; published 1.
+        temperature: divides the similarities, above 0; published 1.
         self_similarity: an embedding's similarity with itself is set to 0 ('zero', as published: it
             adds exp(0) to every denominator) or left out ('exclude', NT-Xent of SimCLR).
         gather: take the embeddings of all processes as negatives, with their gradients. Each has
@@ -66,7 +66,11 @@ class ExamplarLoss(nn.Module):
 
 
 class CrossEntropyLoss(nn.Module):
-    """Cross-entropy of the transform prediction: logits (N, K), label int64 (N,)."""
+    """Cross-entropy of the transform prediction: logits (N, K), label int64 (N,).
+
+    Args:
+        label_smoothing: share of the target spread evenly over the classes, 0 to below 1.
+    """
 
     def __init__(self, label_smoothing: float = 0.0):
         super().__init__()

@@ -18,8 +18,10 @@ class SegmentationLoss(nn.Module):
     """Cross-entropy over the labelled pixels; 255 is ignored. A batch without a label gives 0.
 
     Args:
-        class_weights: one weight a class, as in `torch.nn.CrossEntropyLoss`.
-        label_smoothing: share of the target spread evenly over the classes.
+        class_weights: one weight a class, as in `torch.nn.CrossEntropyLoss`; 'median_frequency'
+            takes the median of the classes' shares over the share of the class, from the
+            dataset.json of prepared tiles.
+        label_smoothing: share of the target spread evenly over the classes, 0 to below 1.
     """
 
     key = "cross_entropy"
@@ -57,7 +59,7 @@ class FocalLoss(nn.Module):
 
     Args:
         gamma: from 0; the paper's best is 2.
-        class_weights: one weight a class, the paper's alpha.
+        class_weights: one weight a class, the paper's alpha; or 'median_frequency', as above.
     """
 
     key = "focal"

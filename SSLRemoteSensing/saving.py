@@ -19,10 +19,11 @@ class CheckpointSettings:
     """The `checkpoints` of a config.
 
     Attributes:
-        checkpoints_path: the run's folder.
+        checkpoints_path: the run's folder; it is made.
         save_step: epochs between two checkpoints (and evaluations).
-        max_keep: how many `epoch_NNNN.pth` to keep.
-        save_minutes: besides, write `latest.pth` in mid-epoch when so many minutes have passed.
+        max_keep: how many `epoch_NNNN.pth` to keep, the newest.
+        save_minutes: besides, write `latest.pth` in mid-epoch when so many minutes have passed;
+            None: only at the ends of epochs.
     """
 
     checkpoints_path: str

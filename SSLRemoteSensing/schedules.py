@@ -10,7 +10,12 @@ OPTIMIZERS = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW, "SGD": torch
 
 
 class StepLR:
-    """Times `gamma` after every `step_size` epochs."""
+    """Times `gamma` after every `step_size` epochs.
+
+    Args:
+        step_size: epochs, from 1.
+        gamma: the factor.
+    """
 
     def __init__(self, step_size: int, gamma: float = 0.1):
         if step_size < 1:
@@ -22,7 +27,12 @@ class StepLR:
 
 
 class Cosine:
-    """Up from 0 over `warmup_steps` steps, then half a cosine from 1 down to `min_factor`."""
+    """Up from 0 over `warmup_steps` steps, then half a cosine from 1 down to `min_factor`.
+
+    Args:
+        warmup_steps: steps of the linear rise.
+        min_factor: share of the learning rate at the end of the run.
+    """
 
     def __init__(self, warmup_steps: int = 0, min_factor: float = 0.0):
         self.warmup_steps, self.min_factor = warmup_steps, min_factor
@@ -35,7 +45,13 @@ class Cosine:
 
 
 class Poly:
-    """Up from 0 over `warmup_steps` steps, then (1 - done)^power down to `min_factor`."""
+    """Up from 0 over `warmup_steps` steps, then (1 - done)^power down to `min_factor`.
+
+    Args:
+        power: 1 is a straight line.
+        warmup_steps: steps of the linear rise.
+        min_factor: share of the learning rate at the end of the run.
+    """
 
     def __init__(self, power: float = 0.9, warmup_steps: int = 0, min_factor: float = 0.0):
         self.power, self.warmup_steps, self.min_factor = power, warmup_steps, min_factor

@@ -23,6 +23,18 @@ GIVEN += ("start", "watch", "look", "measure", "card", "dry_run")
 
 
 class PretextData(TypedDict):
+    """What `train_cfg` holds for train.py besides the loop's own keys.
+
+    Attributes:
+        train_data: the images and what is made of them.
+        global_batch_size: images a step of all processes together, in place of `batch_size`; a
+            multiple of their number.
+        losses: the tasks' losses and weights; by default the published ones.
+        joint_pass: all images of a step in one pass through the backbone, with the statistics of
+            batch normalization over all of them: fewer, larger kernels, and not what was published.
+            By default False, a pass a branch.
+    """
+
     train_data: Annotated[dict, Part(PretextDataset, given=("in_channels", "seed"))]
     global_batch_size: NotRequired[int]
     losses: NotRequired[Annotated[dict, Part(pretext_losses)]]
@@ -31,7 +43,16 @@ class PretextData(TypedDict):
 
 
 class PretextConfig(TypedDict):
-    """A config of train.py; a head that is None or absent is not trained."""
+    """A config of train.py; a head that is None or absent is not trained.
+
+    Attributes:
+        name: of the experiment; kept in the card and run.json.
+        backbone_cfg: the network that is pre-trained.
+        inpainting_head_cfg: the head that restores the distorted block.
+        agr_head_cfg: the head that tells the transform.
+        examplar_head_cfg: the head whose embedding tells images apart.
+        train_cfg: data, losses and the loop.
+    """
 
     name: str
     backbone_cfg: Annotated[dict, OneOf(BACKBONES)]
@@ -65,6 +86,21 @@ SCORED_TILES = Part(
 
 
 class SegmentationData(TypedDict):
+    """What `train_cfg` holds for finetune_seg.py besides the loop's own keys.
+
+    Attributes:
+        train_data: tiles to train on.
+        val_data: tiles on which the best checkpoint is chosen, each whole and as it is.
+        test_data: tiles that are read once, at the end, for the scores. None or absent: `val_data`
+            is scored, and that is said.
+        global_batch_size: tiles a step of all processes together, in place of `batch_size`; a
+            multiple of their number.
+        loss: by default the cross-entropy.
+        backbone_lr_factor: the backbone's learning rate over the decoder's, from 0; by default 1.
+        freeze_backbone: True leaves the backbone's weights and statistics of batch normalization as
+            they are, and trains the decoder alone. By default False.
+    """
+
     train_data: Annotated[dict, TRAIN_TILES]
     val_data: Annotated[dict, SCORED_TILES]
     test_data: NotRequired[Annotated[dict | None, SCORED_TILES]]
@@ -75,7 +111,18 @@ class SegmentationData(TypedDict):
 
 
 class SegmentationConfig(TypedDict):
-    """A config of finetune_seg.py."""
+    """A config of finetune_seg.py.
+
+    Attributes:
+        name: of the experiment; kept in the card and run.json.
+        classes: their names, 2 to 255, in the order of the label values.
+        palette: a colour (R, G, B) a class, 0 to 255, for pictures and maps; by default well
+            distinguishable ones.
+        backbone_cfg: the network that is fine-tuned; `pretrained` names its weights.
+        decoder_cfg: what makes classes of its maps; by default `Decoder`.
+        scoring_cfg: how the scores at the end are taken.
+        train_cfg: data, loss and the loop.
+    """
 
     name: str
     classes: Sequence[str]

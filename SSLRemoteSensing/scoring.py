@@ -33,7 +33,7 @@ class ScoringSettings:
         overlap: share of its side by which a window overlaps the next, 0 to below 1.
         batch_size: windows predicted at a time.
         tta: take the mean over the 8 turns and flips of each window.
-        protocols: which ones to report, see `protocols`; None: all that apply.
+        protocols: names of those to report, see docs/evaluation.md; None: all that apply.
         clutter: the class that some protocols leave out, where there is a class of that name.
         one_against_rest: classes to score on their own too; None: cloud and snow, where there are
             such classes and others besides.

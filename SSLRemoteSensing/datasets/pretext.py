@@ -22,7 +22,14 @@ def agr_transforms(
     transforms_cfg: Annotated[dict, Chain(TRANSFORMS)],
     shortcut_cfg: Annotated[dict | None, Chain(TRANSFORMS)] = None,
 ) -> tuple[list, list]:
-    """The classes of the transform prediction, and what follows each of them in random order."""
+    """The classes of the transform prediction, and what follows each of them in random order.
+
+    Args:
+        transforms_cfg: one of these, drawn uniformly, is the transform to tell; the class is its
+            place.
+        shortcut_cfg: all of these follow, in random order, so that the transform cannot be told
+            from traces of colour or border; None: nothing follows.
+    """
     path = "agr_transforms_cfg"
     return (
         build_chain(transforms_cfg, f"{path}.transforms_cfg"),
@@ -47,16 +54,21 @@ class PretextDataset(Dataset):
     not on workers, processes or restarts.
 
     Args:
-        data_path, data_format: a folder and its pattern(s), or a list file; see `find_images`.
-        img_size: side of the three images in pixels.
-        inpainting_transforms_cfg: parameters of `DistortBlock`.
+        data_path: a folder, or a text file with one path a line, relative to that file's folder.
+        data_format: pattern or patterns of the files in the folder; `**` goes into sub-folders.
+        img_size: side of the three images in pixels, a multiple of 32.
+        inpainting_transforms_cfg: anchor to occluded, by `DistortBlock`.
         pre_transforms_cfg: image to anchor.
         agr_transforms_cfg: anchor to transformed.
         post_transforms_cfg: kept for published configs; a `Resize` in it must agree with img_size.
-        crop_size: first take a random square of this side, for tiles much larger than img_size.
-        bands, max_value: which bands of a file, and the value that becomes 255; see `read_image`.
-        exclude: a text file of images to leave out, as tools/doctor.py writes it; see `leave_out`.
-        on_bad_image: 'raise', or 'skip' to take the next file instead of an unreadable one.
+        crop_size: first take a random square of this side in pixels, for images much larger than
+            img_size; None: the whole image is scaled to img_size.
+        bands: which bands of a file, counted from 1, e.g. (4, 1, 2); None: all.
+        max_value: the value that becomes 255, e.g. 1023 for 10-bit data; values above are clipped.
+            None: that of a prepared set, or the largest of the file's integer type.
+        exclude: a text file of images to leave out, as tools/doctor.py writes it; None: none.
+        on_bad_image: 'raise', or 'skip' to take the next file instead of an unreadable one; more
+            than 1 % of them end the run.
     """
 
     def __init__(

@@ -37,26 +37,32 @@ class SegmentationDataset(Dataset):
     begins again.
 
     Args:
-        image_path, data_format: a folder and its pattern(s), or a list file; see `find_images`.
+        image_path: a folder, or a text file with one path a line, relative to that file's folder.
+        data_format: pattern or patterns of the files in the folder; `**` goes into sub-folders.
         label_path: the folder of labels; sub-folders are as in `image_path`.
         label_format: a label's file name, with {stem} for the image's name without ending.
         hash_range: keep the images whose name hashes into [low, high) of [0, 1): (0.1, 1) and
             (0, 0.1) divide a folder into train and validation, the same on every machine.
-        exclude: a text file of images to leave out, as tools/doctor.py writes it; see `leave_out`.
-        fraction, fraction_seed: keep this share of the tiles, see `choose_fraction`; `full_length`
-            is their number before that.
-        label_offset, label_codes: how label values give classes, see `value_coding`; by default
-            they are class indices, or what `detect_coding` finds, which is said on stderr.
+        exclude: a text file of images to leave out, as tools/doctor.py writes it; None: none.
+        fraction: keep this share of the tiles, above 0 to 1, as `choose_fraction` does; they come
+            round again, so an epoch has as many steps at any fraction.
+        fraction_seed: which tiles these are; a smaller fraction is a part of a larger one.
+        label_offset: added to a label's value to give its class: -1 where 0 is not scored and 1 is
+            the first class. None: found in the values of the training labels, and said.
+        label_codes: the value of each class, e.g. (0, 128, 255); None: as with label_offset.
         coding: that of the training labels, for the other splits: a few labels show too little.
         checked: the labels have been looked through in `coding`; take them at its word.
         classes: names to compare with those that a prepared set has.
-        crop_size: side of a random square crop; smaller tiles are padded (image mirrored, label
-        255).
-        flips, turns: mirror each axis with probability 1/2; turn by a random multiple of 90
-        degrees.
-        jitter: parameters of `ColorJitter`.
-        bands, max_value: see `read_image`; tiles of `tools/prepare.py` bring their max_value.
+        crop_size: side of a random square crop in pixels; smaller tiles are padded (image mirrored,
+            label 255). None: whole tiles, all of one size.
+        flips: mirror each axis with probability 1/2.
+        turns: turn by a random multiple of 90 degrees.
+        jitter: random changes of colour, by `ColorJitter`; None: none.
+        bands: which bands of a file, counted from 1, e.g. (4, 1, 2); None: all.
+        max_value: the value that becomes 255, e.g. 1023 for 10-bit data; values above are clipped.
+            None: that of a prepared set, or the largest of the file's integer type.
 
+    `full_length` is the number of tiles before `fraction`.
     Prepared tiles are taken at the word of their dataset.json. Of others every label is read once
     when the data set is opened.
 

@@ -17,7 +17,11 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 class RandomHorizontalFlip:
-    """Mirror left and right with probability `p`."""
+    """Mirror left and right.
+
+    Args:
+        p: probability, 0 to 1.
+    """
 
     def __init__(self, p: float = 0.5):
         self.p = probability(p)
@@ -27,7 +31,11 @@ class RandomHorizontalFlip:
 
 
 class RandomVerticalFlip:
-    """Mirror top and bottom with probability `p`."""
+    """Mirror top and bottom.
+
+    Args:
+        p: probability, 0 to 1.
+    """
 
     def __init__(self, p: float = 0.5):
         self.p = probability(p)
@@ -37,7 +45,12 @@ class RandomVerticalFlip:
 
 
 class Rotate:
-    """Turn counter-clockwise by `angle`, or 0, 90, 180 or 270 degrees, with probability `p`."""
+    """Turn counter-clockwise.
+
+    Args:
+        angle: in degrees, a multiple of 90; None: 0, 90, 180 or 270 by chance.
+        p: probability, 0 to 1.
+    """
 
     def __init__(self, angle: int | None = None, p: float = 1.0):
         if angle is not None and angle % 90:
@@ -51,7 +64,12 @@ class Rotate:
 
 
 class RandomCrop:
-    """Cut a random window; one ratio out of [min, max] scales both sides."""
+    """Cut a random window; one ratio scales both sides.
+
+    Args:
+        crop_ratio_min: smallest side of the window over the image's, above 0 to 1.
+        crop_ratio_max: largest side of the window over the image's, to 1.
+    """
 
     def __init__(self, crop_ratio_min: float = 0.7, crop_ratio_max: float = 0.95):
         if not 0 < crop_ratio_min <= crop_ratio_max <= 1:
@@ -72,6 +90,12 @@ class ColorJitter:
 
     A number b stands for the range [1 - b, 1 + b] (hue: [-b, b]), a pair for itself. Factors mean
     what they mean in torchvision; hue is in turns of the colour circle, -0.5 to 0.5.
+
+    Args:
+        brightness: factor, 0 to 255.
+        contrast: factor, 0 to 255.
+        saturation: factor, 0 to 255.
+        hue: shift in turns, -0.5 to 0.5.
     """
 
     def __init__(
@@ -96,7 +120,11 @@ class ColorJitter:
 
 
 class RandomGrayscale:
-    """Replace R, G, B by their luma with probability `p`."""
+    """Replace R, G, B by their luma.
+
+    Args:
+        p: probability, 0 to 1.
+    """
 
     def __init__(self, p: float = 0.5):
         self.p = probability(p)
@@ -106,7 +134,11 @@ class RandomGrayscale:
 
 
 class Resize:
-    """Scale to `size` = side or (height, width): area mean when shrinking, else bilinear."""
+    """Scale: area mean when shrinking, else bilinear.
+
+    Args:
+        size: side or (height, width) in pixels.
+    """
 
     def __init__(self, size: int | Sequence[int]):
         self.size = (size, size) if isinstance(size, int) else tuple(size)
@@ -133,6 +165,15 @@ class DistortBlock:
 
     The side is U(min_cover_ratio, max_cover_ratio) * min(H, W), the place uniform. The block is
     flipped along axis 0 (p 1/4), along axis 1 (p 1/4) or turned by 90, 180 or 270 degrees.
+
+    Args:
+        min_cover_ratio: smallest side of the block over the image's shorter side, above 0 to 1.
+        max_cover_ratio: largest side of the block over the image's shorter side, to 1.
+        brightness: factor; a number b stands for [1 - b, 1 + b], a pair for itself, as in
+            `ColorJitter`.
+        contrast: factor.
+        saturation: factor.
+        hue: shift in turns of the colour circle; a number b stands for [-b, b].
     """
 
     def __init__(

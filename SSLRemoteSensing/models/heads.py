@@ -21,8 +21,8 @@ class Decoder(nn.Module):
     out_channels, H, W).
 
     Args:
-        in_channels: channels of block6.
-        out_channels: channels of the result.
+        in_channels: channels of the backbone's last map, block6: 512, from resnet50 on 2048.
+        out_channels: channels of the result; for inpainting the bands of the images.
         feat_channels: channels after each of the five stages; the first four must be the channels
             of the maps added there (block5, block4, block3, block2).
         map_channels: the backbone's channels by map, to check the others against.
@@ -69,6 +69,10 @@ class AGPHead(nn.Module):
     """Which transform lies between two views: logits from their last maps, put side by side.
 
     `forward(anchor, transformed)`: two maps (N, in_channels, h, w) to logits (N, num_classes).
+
+    Args:
+        in_channels: channels of the backbone's last map, block6: 512, from resnet50 on 2048.
+        num_classes: the transforms in `train_data.agr_transforms_cfg.transforms_cfg`.
     """
 
     def __init__(self, in_channels: int, num_classes: int, map_channels: dict[str, int]):
@@ -91,7 +95,12 @@ class AGPHead(nn.Module):
 
 
 class ExamplarHead(nn.Module):
-    """One embedding an image: `forward` takes (N, in_channels, h, w), gives (N, out_channels)."""
+    """One embedding an image: `forward` takes (N, in_channels, h, w), gives (N, out_channels).
+
+    Args:
+        in_channels: channels of the backbone's last map, block6: 512, from resnet50 on 2048.
+        out_channels: length of the embedding; the hidden layer is twice as wide.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, map_channels: dict[str, int]):
         super().__init__()

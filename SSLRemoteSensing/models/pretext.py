@@ -20,7 +20,14 @@ def pretext_losses(
     ExamplarLoss: Annotated[dict | None, OneOf(EXAMPLAR_LOSSES)] = None,
     factors: Sequence[float] = (20, 1, 1),
 ) -> dict[str, tuple[float, nn.Module]]:
-    """The `losses` of a config: task -> (weight, loss). A loss left out is the published one."""
+    """The `losses` of a config: task -> (weight, loss). A loss left out is the published one.
+
+    Args:
+        InpaintingLoss: of the restored block.
+        AGRLoss: of the transform prediction.
+        ExamplarLoss: contrastive, of the embeddings.
+        factors: weights of the three, in this order, none negative. What the log shows is weighted.
+    """
     chosen = {
         "inpainting": (INPAINTING_LOSSES, InpaintingLoss or {"name": "InpaintingLoss"}),
         "agr": (AGR_LOSSES, AGRLoss or {"name": "CrossEntropyLoss"}),

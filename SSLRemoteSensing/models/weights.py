@@ -38,8 +38,10 @@ def build_backbone(
             in its cache) with ImageNet's mean and std, widened to further bands by their mean,
             unless others are given; or a file, whose card brings them, if it has one, its first
             convolution widened to further bands likewise.
-        out_keys: which maps to return, besides `block6`.
-        mean, std: taken out of the images, in 0..1, one number a band.
+        out_keys: which maps to return, besides `block6`: block2 (1/2) to block6 (1/32).
+        mean: taken out of the images, in 0..1, one number a band; None: nothing, or what the
+            weights bring.
+        std: the images are divided by it, in 0..1, one number a band; given with `mean`.
     """
     backbone = ARCHITECTURES[name](in_channels=in_channels, out_keys=out_keys, mean=mean, std=std)
     if pretrained is True:
