@@ -55,15 +55,6 @@ from SSLRemoteSensing.schema import (
     check_segmentation,
 )
 
-# What the documentation describes and is not there yet. To be emptied; an entry that is there
-# fails.
-PENDING = {
-    "tools/show_pretext.py",
-    "tools/show_labels.py",
-    "tools/probe.py",
-    "fig/pretext_samples.png",
-    "report.html",
-}
 EXECUTED = ("docs/getting_started.md", "docs/faq.md", "docs/pretext_tasks.md")
 # Of those files, what is only checked, and why.
 NOT_EXECUTED = {
@@ -151,14 +142,10 @@ def workspace(tmp_path_factory):
     runner.close()
 
 
-def is_pending(command: Command) -> bool:
-    return bool(PENDING.intersection(command.words))
-
-
 def is_executed(command: Command) -> bool:
     reasons = [reason for text, reason in NOT_EXECUTED.items() if command.text == text]
     ours = command.words[0] == "python" and command.file in EXECUTED
-    return ours and not reasons and not is_pending(command)
+    return ours and not reasons
 
 
 def as_run(command: Command) -> list[str]:
@@ -195,7 +182,7 @@ def test_the_commands_of_a_reader_run_one_after_another(workspace, monkeypatch):
     made = {*re.findall(r"`(runs/[\w./]+|data/mine)`", text), "runs/mine/finetune/report.html"}
     made |= {"runs/mine/maps/north.tif", "runs/mine/maps/north_preview.png"}
     missing = [name for name in made if not (workspace.folder / name).exists()]
-    assert {Path(name).name for name in missing} <= PENDING, missing
+    assert not missing
 
 
 @cache
@@ -280,8 +267,6 @@ def test_every_command_has_the_flags_files_and_keys_that_it_names(file, monkeypa
     if file.endswith(".py"):
         text = ast.get_docstring(ast.parse((ROOT / file).read_text())) or ""
     for command in commands(file, text):
-        if is_pending(command):
-            continue
         if command.words[0] in ("python", "torchrun"):
             check_ours(command, monkeypatch)
         else:
@@ -291,11 +276,6 @@ def test_every_command_has_the_flags_files_and_keys_that_it_names(file, monkeypa
 def test_what_is_not_executed_is_there():
     texts = {command.text for file in EXECUTED for command in commands(file)}
     assert texts >= NOT_EXECUTED.keys()
-
-
-def test_nothing_is_pending_that_is_there():
-    there = {name for name in PENDING if (ROOT / name).exists()}
-    assert not there, f"take out of PENDING: {there}"
 
 
 def test_a_misspelt_flag_key_or_file_would_be_found(monkeypatch):
@@ -347,7 +327,7 @@ make four
 def test_links_and_anchors_lead_somewhere(file):
     for link in links(file):
         path, _, anchor = link.partition("#")
-        if re.match(r"\w+:", path) or path.removeprefix("../") in PENDING:
+        if re.match(r"\w+:", path):
             continue
         target = (ROOT / file).parent / path if path else ROOT / file
         assert target.exists(), f"{file}: {link}"
