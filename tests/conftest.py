@@ -14,6 +14,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import cv2
 import numpy as np
 import pytest
+from preloaded import python
 
 from SSLRemoteSensing.config import load_config
 
@@ -21,8 +22,6 @@ ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 # Shells start what is to run in the background with SIGINT ignored, which commands inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 @pytest.fixture(scope="session")
 def oam() -> Path:
     """The real tiles of oam_buildings."""
@@ -99,10 +98,15 @@ def seg_config(tiles, tmp_path) -> dict:
 
 @pytest.fixture
 def run(tmp_path):
-    """Run one of the repository's commands with a config written to a file."""
+    """Run one of the repository's commands with a config written to a file.
 
-    def call(script: str, config: dict | None, *arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, str(ROOT / script)]
+    `fresh`: in an interpreter of its own from the start, which takes seconds; see preloaded.py.
+    """
+
+    def call(
+        script: str, config: dict | None, *arguments: str, fresh: bool = False
+    ) -> subprocess.CompletedProcess:
+        command = [sys.executable if fresh else python(), str(ROOT / script)]
         if config is not None:
             file = tmp_path / f"config_{script.replace('/', '_')}"
             file.write_text(f"config = {config!r}\n")
