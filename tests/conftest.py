@@ -22,6 +22,16 @@ ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 # Shells start what is to run in the background with SIGINT ignored, which commands inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Those that take longest begin, so that no worker waits long for another's last file. It needs
+# pytest-xdist's --no-loadscope-reorder, which would begin with those that have the most tests.
+LONG = ("test_main_path.py", "test_commands.py", "test_distributed_runs.py", "test_results.py")
+LONG += ("test_doctor.py", "test_label_efficiency.py", "test_benchmark.py", "test_soak.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture(scope="session")
 def oam() -> Path:
     """The real tiles of oam_buildings."""
