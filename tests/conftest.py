@@ -14,6 +14,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import cv2
 import numpy as np
 import pytest
+from preloaded import python
 
 from SSLRemoteSensing.config import load_config
 
@@ -21,6 +22,14 @@ ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 # Shells start what is to run in the background with SIGINT ignored, which commands inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Those that take longest begin, so that no worker waits long for another's last file. It needs
+# pytest-xdist's --no-loadscope-reorder, which would begin with those that have the most tests.
+LONG = ("test_main_path.py", "test_commands.py", "test_distributed_runs.py", "test_results.py")
+LONG += ("test_doctor.py", "test_label_efficiency.py", "test_benchmark.py", "test_soak.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +94,7 @@ def seg_config(tiles, tmp_path) -> dict:
     config = copy.deepcopy(load_config(ROOT / "configs/demo_oam_finetune_resnet18_cfg.py"))
     config["train_cfg"] |= dict(batch_size=4, num_step=6, num_workers=0, device="cpu")
     config["train_cfg"] |= dict(precision="fp32", channels_last=False)
+    config["train_cfg"]["optimizer"] = dict(name="SGD", lr=0.01)  # a third of AdamW's checkpoints
     paths = dict(image_path=str(tiles / "images"), label_path=str(tiles / "labels"))
     config["train_cfg"]["train_data"] |= paths | dict(
         data_format=["tile_00*.jpg", "tile_010.jpg", "tile_011.jpg", "tile_012.jpg"], crop_size=32
@@ -99,10 +109,15 @@ def seg_config(tiles, tmp_path) -> dict:
 
 @pytest.fixture
 def run(tmp_path):
-    """Run one of the repository's commands with a config written to a file."""
+    """Run one of the repository's commands with a config written to a file.
 
-    def call(script: str, config: dict | None, *arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, str(ROOT / script)]
+    `fresh`: in an interpreter of its own from the start, which takes seconds; see preloaded.py.
+    """
+
+    def call(
+        script: str, config: dict | None, *arguments: str, fresh: bool = False
+    ) -> subprocess.CompletedProcess:
+        command = [sys.executable if fresh else python(), str(ROOT / script)]
         if config is not None:
             file = tmp_path / f"config_{script.replace('/', '_')}"
             file.write_text(f"config = {config!r}\n")

@@ -38,6 +38,7 @@ def test_command_prints_and_writes_figures_that_agree(run, small_config, tiles, 
     done = run(
         "tools/benchmark.py", small_config, *SMALL, "--images", str(tiles / "images"),
         "--switches", "precision", "joint_pass", "--output", str(output), "--profile", str(trace),
+        fresh=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     figures = json.loads(output.read_text())

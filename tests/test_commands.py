@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 from conftest import ROOT, draw_tiles
+from preloaded import python
 
 from SSLRemoteSensing.config import override
 
@@ -79,17 +80,25 @@ def test_test_files_are_not_opened_before_the_end(run, seg_config, tmp_path):
     assert (tmp_path / "seg/best.pth").exists()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_goes_on_with_the_same_command(pretext_config, tmp_path, number, status):
+@pytest.mark.parametrize(
+    ("number", "status", "fresh"), [(signal.SIGINT, 130, True), (signal.SIGTERM, 143, False)]
+)
+def test_a_stopped_run_goes_on_with_the_same_command(
+    pretext_config, tmp_path, number, status, fresh
+):
     """A signal to the process group, workers included, as Ctrl-C and batch systems send it."""
     pretext_config["train_cfg"] |= dict(num_epoch=30, num_workers=1)
     file = tmp_path / "config.py"
     file.write_text(f"config = {pretext_config!r}\n")
-    command = [sys.executable, "train.py", "--config_file", str(file)]
+    command = ["train.py", "--config_file", str(file)]
     first = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable if fresh else python(), *command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
-    )  # fmt: skip
+    )
     log = tmp_path / "run/log/metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
@@ -99,9 +108,8 @@ def test_a_stopped_run_goes_on_with_the_same_command(pretext_config, tmp_path, n
     assert first.returncode == status, err
     assert "Traceback" not in err
     assert "the same command goes on from there" in out
-    second = subprocess.run(
-        [*command, "--set", "train_cfg.num_epoch=1"], cwd=ROOT, capture_output=True, text=True
-    )
+    command = [python(), *command, "--set", "train_cfg.num_epoch=1"]
+    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     text = ok(second)
     assert "going on from" in text or "nothing is left" in text
 
@@ -154,14 +162,15 @@ def test_an_error_in_a_worker_is_one_line_too(run, pretext_config, tmp_path):
     (folder / "images/tile_005.jpg").write_bytes(b"\xff\xd8 broken")
     pretext_config["train_cfg"]["train_data"]["data_path"] = str(folder / "images")
     pretext_config["train_cfg"]["num_workers"] = 1
-    assert "tile_005.jpg: is truncated" in refused(run("train.py", pretext_config))
+    assert "tile_005.jpg: is truncated" in refused(run("train.py", pretext_config, fresh=True))
 
 
 def test_weights_of_another_architecture_are_refused_by_name(run, seg_config, tmp_path):
     from torchvision.models import resnet34
 
     torch.save(resnet34(weights=None).state_dict(), tmp_path / "r34.pth")
-    line = refused(run("finetune_seg.py", seg_config, "--backbone", str(tmp_path / "r34.pth")))
+    backbone = str(tmp_path / "r34.pth")
+    line = refused(run("finetune_seg.py", seg_config, "--backbone", backbone, fresh=True))
     assert "resnet34" in line
 
 

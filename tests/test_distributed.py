@@ -19,6 +19,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import ROOT
+from preloaded import python
 from test_engine import TinyNet
 from torch import nn
 
@@ -52,7 +53,7 @@ def start_team(script: str, folder: Path, groups: list[int], timeout: int = 200)
     for rank in range(max(groups)):
         own = env | dict(RANK=str(rank), LOCAL_RANK=str(rank))
         with (folder / f"said.{rank}").open("w") as said:
-            command = [sys.executable, script, str(folder)]
+            command = [python(), script, str(folder)]
             team.append(subprocess.Popen(command, stdout=said, stderr=said, env=own, cwd=ROOT))
     end = time.monotonic() + timeout
     try:

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, draw_tiles
+from preloaded import python
 from test_distributed import attempt, joined, start_team, team_results
 from test_engine import TinyNet, interrupt_at
 from torch.utils.data import Dataset
@@ -433,10 +434,11 @@ class Torchrun:
         file = folder / "config.py"
         file.write_text(f"config = {config!r}\n")
         self.paths = [folder / "stdout", folder / "stderr"]
-        line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+        line = [python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
         line += [str(ROOT / script), "--config_file", str(file), *arguments]
         with self.paths[0].open("w") as out, self.paths[1].open("w") as err:
-            self.process = subprocess.Popen(line, stdout=out, stderr=err, cwd=ROOT)
+            env = os.environ | dict(TORCHRUN_FOLDER=str(folder))
+            self.process = subprocess.Popen(line, stdout=out, stderr=err, env=env, cwd=ROOT)
 
     @property
     def stdout(self) -> str:
@@ -458,13 +460,13 @@ class Torchrun:
 
     def workers(self) -> dict[int, int]:
         """Rank -> process, of those that torchrun started."""
-        path = Path(f"/proc/{self.process.pid}/task")
-        pids = [pid for file in path.glob("*/children") for pid in file.read_text().split()]
         ranks = {}
-        for pid in pids:
-            variables = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
-            found = [v.removeprefix("RANK=") for v in variables if v.startswith("RANK=")]
-            ranks |= {int(rank): int(pid) for rank in found}
+        for file in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):  # another's, or ended
+                variables = file.read_bytes().decode(errors="replace").split("\0")
+                if f"TORCHRUN_FOLDER={self.paths[0].parent}" in variables:
+                    found = [v.removeprefix("RANK=") for v in variables if v.startswith("RANK=")]
+                    ranks |= {int(rank): int(file.parent.name) for rank in found}
         return ranks
 
     def say(self, text: str) -> dict[int, int]:

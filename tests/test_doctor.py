@@ -130,7 +130,7 @@ def truncate(path: Path) -> None:
 
 
 def test_a_sound_pretraining_run_gets_0_and_nothing_is_written(run, pretext_config, tmp_path):
-    done = run("tools/doctor.py", pretext_config)
+    done = run("tools/doctor.py", pretext_config, fresh=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""  # no bar where it is no terminal
     assert "FAIL" not in done.stdout

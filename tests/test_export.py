@@ -436,7 +436,8 @@ def test_a_damaged_network_and_a_pickle_bomb_are_one_line_and_status_2(exports, 
 
 def test_the_command_runs_from_the_shell(run, exports, tmp_path):
     arguments = ["--checkpoint", str(exports.checkpoints["backbone"]), "--format", "torchvision"]
-    done = run("tools/export.py", None, *arguments, "--output", str(tmp_path / "out/w.pth"))
+    arguments += ["--output", str(tmp_path / "out/w.pth")]
+    done = run("tools/export.py", None, *arguments, fresh=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "the backbone alone, resnet18" in done.stdout
     assert np.isin(

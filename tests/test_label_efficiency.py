@@ -17,6 +17,7 @@ import cv2
 import pytest
 import torch
 from conftest import ROOT, draw_tiles
+from preloaded import python
 
 from SSLRemoteSensing.checkpoint import write
 from SSLRemoteSensing.config import load_config
@@ -669,7 +670,7 @@ def scenes(tmp_path_factory) -> Path:
 
 def command(scenes: Path, output: Path, *more: str) -> list[str]:
     flags = ["--config_file", str(scenes / "config.py"), "--output", str(output)]
-    return [sys.executable, "tools/label_efficiency.py", *flags, *more]
+    return [python(), "tools/label_efficiency.py", *flags, *more]
 
 
 def wait_for(condition, seconds: float = 100) -> None:
@@ -719,6 +720,11 @@ def test_a_grid_on_drawn_scenes_is_stopped_and_goes_on(scenes, tmp_path):
     assert "There is one seed only" in table
     assert (tmp_path / "curves.png").exists()
     assert not list(tmp_path.rglob("latest.pth")) + list(tmp_path.rglob("best.pth"))
+
+    line = [sys.executable, *line[1:], "--dry_run"]
+    third = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert third.returncode == 0, third.stderr
+    assert (third.stdout.count("done   "), third.stdout.count("to do  ")) == (4, 0)
 
 
 def test_test_tiles_are_read_for_the_chosen_rate_alone_and_at_the_end(scenes, tmp_path):

@@ -2,20 +2,20 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import pytest
 import torch
 from conftest import ROOT
+from preloaded import python
 
 from SSLRemoteSensing.models.weights import BACKBONES
 
 
 def command(*arguments) -> subprocess.CompletedProcess:
     done = subprocess.run(
-        [sys.executable, *map(str, arguments)],
+        [python(), *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,

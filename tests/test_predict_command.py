@@ -16,6 +16,7 @@ import pytest
 import rasterio
 import torch
 from conftest import ROOT
+from preloaded import python
 from test_predict_scene import CLASSES, PALETTE, PLACE, damaged, draw, read, write
 
 from SSLRemoteSensing import checkpoint
@@ -267,7 +268,7 @@ def test_checkpoints_that_are_no_fine_tuned_network_are_refused_by_name(predict,
 
 
 def command(best: Path, *arguments) -> list[str]:
-    line = [sys.executable, str(ROOT / "tools/predict.py"), "--checkpoint", best, "--device", "cpu"]
+    line = [str(ROOT / "tools/predict.py"), "--checkpoint", best, "--device", "cpu"]
     return [str(one) for one in (*line, *arguments)]
 
 
@@ -278,11 +279,16 @@ def large(tmp_path_factory) -> Path:
     return write(tmp_path_factory.mktemp("large") / "large.tif", planes, **PLACE)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_run_leaves_nothing_under_the_final_names(predict, best, large, tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "fresh"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGKILL, False)]
+)
+def test_a_stopped_run_leaves_nothing_under_the_final_names(
+    predict, best, large, tmp_path, number, fresh
+):
     output = tmp_path / "maps"
     flags = ("--input", large, "--output", output, "--probabilities", "--tile", "128")
-    run = subprocess.Popen(command(best, *flags), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    line = [sys.executable if fresh else python(), *command(best, *flags)]
+    run = subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     part, end = output / ".large.part.tif", time.monotonic() + 100
     while not part.exists() and time.monotonic() < end:
         assert run.poll() is None
@@ -339,10 +345,10 @@ def test_two_processes_share_the_scenes(best, tmp_path):
     for number in range(5):
         write(tmp_path / f"in/{number}.tif", draw(64, 64 + number, seed=number), **PLACE)
     (tmp_path / "in/3.tif").write_bytes(b"no image")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    launch = [python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     flags = ("--input", tmp_path / "in/*.tif", "--output", tmp_path / "out")
     done = subprocess.run(
-        [*launch, *command(best, *flags)[1:]], capture_output=True, text=True, cwd=ROOT, timeout=120
+        [*launch, *command(best, *flags)], capture_output=True, text=True, cwd=ROOT, timeout=120
     )
     assert done.returncode == 1, done.stderr
     assert names(tmp_path / "out") == ["0.tif", "1.tif", "2.tif", "4.tif"]

@@ -2,13 +2,13 @@
 
 import json
 import subprocess
-import sys
 
 from conftest import ROOT
+from preloaded import python
 
 
 def run(script: str, output, *flags: str) -> dict:
-    line = [sys.executable, str(ROOT / "tests/soak" / script), "--output", str(output), *flags]
+    line = [python(), str(ROOT / "tests/soak" / script), "--output", str(output), *flags]
     done = subprocess.run(line, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return json.loads(output.read_text())
