@@ -33,8 +33,8 @@ class PretextData(TypedDict):
         joint_pass: all images of a step in one pass through the backbone, with the statistics of
             batch normalization over all of them: fewer, larger kernels, and not what was published.
             By default False, a pass a branch.
-        probe: a linear classifier fitted on a few labels after each epoch, to see whether the features
-            get better for segmentation; None or absent: none.
+        probe: a linear classifier fitted on a few labels after each epoch, which tells whether the
+            features get better for segmentation; None or absent: none.
     """
 
     train_data: Annotated[dict, Part(PretextDataset, given=("in_channels", "seed"))]
