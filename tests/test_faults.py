@@ -26,6 +26,7 @@ from SSLRemoteSensing import raster, run_folder
 from SSLRemoteSensing.datasets.pretext import PretextDataset, collate
 from SSLRemoteSensing.datasets.segmentation import SegmentationDataset
 from SSLRemoteSensing.datasets.sources import SourceFile
+from SSLRemoteSensing.datasets.workers import end_workers
 from SSLRemoteSensing.engine import fit
 from SSLRemoteSensing.errors import UnreadableImage, UserError, run_command
 
@@ -202,11 +203,12 @@ def test_a_worker_whose_death_is_told_late_is_told_too(pretext_config, monkeypat
         raise ConnectionResetError(104, "Connection reset by peer")
 
     def interrupted(loading):
+        end_workers(loading)
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 
     loader = torch.utils.data.dataloader._MultiProcessingDataLoaderIter
     monkeypatch.setattr(loader, "_try_get_data", lambda loading, timeout=0: fails(loading))
-    monkeypatch.setattr(loader, "_shutdown_workers", interrupted)
+    monkeypatch.setattr("SSLRemoteSensing.engine.end_workers", interrupted)
     dataset = PretextDataset(**pretext_config["train_cfg"]["train_data"])
     with pytest.raises(UserError, match=r"a worker that reads images was killed .*fewer num_work"):
         fit_on(dataset, pretext_config, list)
