@@ -686,7 +686,7 @@ def test_a_full_disk_costs_pictures_and_not_the_run(config, tmp_path, capsys, mo
     monkeypatch.setattr(log, "write_bytes", full)
     config["train_cfg"]["log"] |= dict(with_vis=True)
     train(config)
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert said.count("pictures are lost (") == 1
     assert "training goes on" in said
     assert checkpoint.read(tmp_path / "run/latest.pth")["step"] == 12
