@@ -23,22 +23,24 @@ GROUP_OF = {
     "watching": "course/watching",
     "memory_gb": "course/memory_gb",
 }
-# The page "Custom scalars": chart -> patterns of tags whose curves it holds.
+# The page "Custom scalars": chart -> patterns of tags whose curves it holds. What is learnt stands
+# first, three or four charts a row; TensorBoard matches a pattern with how a tag begins.
 CHARTS = {
     "losses, weighted": ["losses/.*"],
     "shares of the losses in their sum": ["shares/.*"],
-    "accuracy of the transform prediction": ["transforms/accuracy.*"],
+    "accuracy of the transform prediction": ["transforms/accuracy$"],
+    "validation": ["validation/.*"],
+    "probe": ["probe/.*"],
+    "embeddings: standard deviation": ["embeddings/std"],
+    "embeddings: effective rank": ["embeddings/effective_rank"],
+    "embeddings: alignment, uniformity": ["embeddings/alignment", "embeddings/uniformity"],
+    "gradient norm: in all, by task on the backbone": ["gradients/norm.*"],
+    "cosine of the tasks' gradients": ["gradients/cosine.*"],
     "learning rate": ["course/lr"],
     "images a second, watching left out": ["course/images_per_second"],
     "share of the time: waiting for data, watching": ["course/data_wait", "course/watching"],
     "memory, peak, GB": ["course/memory_gb"],
-    "norm of the gradient, by task on the backbone": ["gradients/norm.*"],
-    "cosine of the tasks' gradients": ["gradients/cosine.*"],
-    "embeddings: standard deviation": ["embeddings/std"],
-    "embeddings: effective rank": ["embeddings/effective_rank"],
-    "embeddings: alignment, uniformity": ["embeddings/alignment", "embeddings/uniformity"],
-    "validation": ["validation/.*"],
-    "probe": ["probe/.*"],
+    "accuracy by transform": ["transforms/accuracy_.*"],
 }
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,8 @@ class Log:
         # Imported here: it takes a second, which a config error need not wait for.
         from torch.utils.tensorboard import SummaryWriter
 
-        self.total, self.pictures = total, pictures
+        self.first, self.total, self.pictures = first, total, pictures
+        self.started = time.monotonic()
         self.warned: set[str] = set()
         self.path = folder / "metrics.jsonl"
         kept, self.keys = [], set()  # the keys of all entries
@@ -123,9 +125,16 @@ class Log:
         shown = {k: v for k, v in shown.items() if k not in ("step", "epoch")}
         text = "  ".join(f"{key} {brief(value)}" for key, value in shown.items())
         if self.bar.disable or "loss" not in shown:  # scores stay on a terminal, too
-            self.say(f"step {values['step']}/{self.total}  epoch {values['epoch']}  {text}")
+            left = f"left {self.time_left(values['step'])}  " if "loss" in shown else ""
+            self.say(f"step {values['step']}/{self.total}  epoch {values['epoch']}  {left}{text}")
         else:
             self.bar.set_postfix_str(on_the_bar(values))
+
+    def time_left(self, step: int) -> str:
+        """[H:]MM:SS from the end of `step` to the end of the run, as fast as it went since this
+        start, with all that is not training."""
+        pace = (time.monotonic() - self.started) / (step - self.first)
+        return tqdm.format_interval(pace * (self.total - step))
 
     def draw(self, values: dict) -> None:
         step = values["step"]

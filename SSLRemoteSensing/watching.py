@@ -13,7 +13,6 @@ from torch import Tensor
 
 from SSLRemoteSensing.embedding_metrics import alignment, effective_rank, spread, uniformity
 from SSLRemoteSensing.errors import UnreadableImage
-from SSLRemoteSensing.models.backbones import unit_range
 from SSLRemoteSensing.models.pretext import PretextNet, count_pairs
 from SSLRemoteSensing.pretext_pictures import inpainting_page, neighbours_page, transforms_page
 from SSLRemoteSensing.task_gradients import task_gradients, unchanged
@@ -29,10 +28,10 @@ Remarks = dict[str, str]  # kind -> what to warn of
 class Watch:
     """Watches `net` by the batches of training and by a bank of fixed samples.
 
-    The bank is some 128 images spread evenly over the data set, less where it or its memory is
-    small, each as (occluded, anchor, transformed) by draws of its own: the same in every run of a
-    seed, and after every restart. It is read when it is first looked at, and comes in batches of
-    training's size, for which kernels are already chosen.
+    The bank is as many whole batches of training's size as 128 images make, at least one, spread
+    evenly over the data set, each image as (occluded, anchor, transformed) by draws of its own: the
+    same in every run of a seed, and after every restart. It is read when it is first looked at, and
+    kept in memory. For batches of that size kernels are already chosen.
 
     Args:
         dataset: samples of `dataset[(epoch, index)]`, names of `dataset.name(index)`.
@@ -168,8 +167,8 @@ class Watch:
         """What the inpainting head makes of a batch: float (ROWS, H, W, C)."""
         if self.net.inpainting_head is None:
             return None
-        maps = self.net.backbone(unit_range(batch["occluded"]))
-        return pixels(self.net.inpainting_head(maps)[:ROWS].float())
+        restored = self.net.inpainting_head(self.net.features(batch["occluded"]))
+        return pixels(restored[:ROWS].float())
 
     def draw(
         self, embeddings: Tensor, confusion: Tensor | None, restored: np.ndarray | None

@@ -111,6 +111,35 @@ def test_mistakes_are_one_line(
     assert words in capsys.readouterr().err
 
 
+def test_shares_of_watching_are_those_of_its_parts(
+    tool, small_config, tiles, tmp_path, monkeypatch, capsys
+):
+    """By seconds given here for what is called: a step, an entry, a look, in two turns."""
+    output, config = tmp_path / "figures.json", tmp_path / "config.py"
+    small_config["train_cfg"]["log"] |= dict(log_step=10, vis_step=100)
+    config.write_text(f"config = {small_config!r}\n")
+    given = iter([9.0, 9.0, 30.0, 2.0, 0.5, 20.0])
+
+    def spent(function, device):
+        function()
+        return next(given)
+
+    monkeypatch.setattr(tool("benchmark_watching"), "spent", spent)
+    arguments = [*SMALL[2:], "--only", "watching", "--config_file", str(config)]
+    arguments += ["--images", str(tiles / "images"), "--output", str(output)]
+    monkeypatch.setattr("sys.argv", ["benchmark.py", *arguments])
+    tool("benchmark").main()
+    figures = json.loads(output.read_text())
+    assert figures["complete"]
+    parts = {name: figures[f"watching_{name}_s"] for name in ("step", "entry", "look")}
+    assert parts == dict(step=2, entry=0.5, look=20)
+    assert figures["watching_first_look_s"] == 30
+    by_default, own = 0.5 / 50 + 20 / 1000, 0.5 / 10 + 20 / 100  # seconds a step
+    assert figures["watching_share"] == pytest.approx(by_default / (2 + by_default))
+    assert figures["watching_share_of_config"] == pytest.approx(own / (2 + own))
+    assert "vis_step                        100" in capsys.readouterr().out
+
+
 def test_what_was_measured_outlives_an_error(tool, tmp_path, monkeypatch):
     benchmark, output = tool("benchmark"), tmp_path / "figures.json"
 

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import os
+import re
 import sys
 import threading
 import time
@@ -426,6 +427,23 @@ def test_figures_of_a_look_are_those_of_the_bank(config):
     assert last["uniformity"] == pytest.approx(uniformity(views[0]), rel=1e-4)
 
 
+def test_gradients_of_a_look_in_bf16_are_nearly_those_in_fp32(config):
+    """Weights that autocast has kept from the pass without gradients would give none of them."""
+    dataset = PretextDataset(**config["train_cfg"]["train_data"])
+    figures = []
+    for precision in ("fp32", "bf16"):
+        torch.manual_seed(0)
+        net = tiny_net(config)
+        optimizer, device = dict(name="SGD", lr=0.1), torch.device("cpu")
+        step = TrainStep(net, optimizer, device, precision)
+        watch = Watch(net, dataset, collate, 8, TRANSFORMS)
+        figures.append(step.observe(watch.look, step.to_device)[0])
+    for task in TASKS:
+        norms = [one[f"gradient_norm_{task}"] for one in figures]
+        assert norms[0] > 0
+        assert norms[1] == pytest.approx(norms[0], rel=0.1)
+
+
 @pytest.mark.parametrize("tasks", [("inpainting",), ("agr",), ("exemplar",), ("agr", "exemplar")])
 def test_a_net_of_some_tasks_is_watched_by_what_it_has(config, tasks):
     train(config, build=partial(tiny_net, tasks=tasks), num_epoch=1)
@@ -500,6 +518,10 @@ def test_the_last_layout_holds_every_chart_that_has_a_curve(config):
     layout = layout_pb2.Layout.FromString(last.tensor_proto.string_val[0])
     shown = {chart.title: list(chart.multiline.tag) for chart in layout.category[0].chart}
     assert shown["losses, weighted"] == ["losses/.*"]
+    tags = [tag for tag in events_of(config).Tags()["scalars"] if tag.startswith("transforms/")]
+    for title, count in (("accuracy of the transform prediction", 1), ("accuracy by transform", 6)):
+        (pattern,) = shown[title]
+        assert sum(re.match(pattern, tag) is not None for tag in tags) == count  # as TensorBoard
     assert shown["cosine of the tasks' gradients"] == ["gradients/cosine.*"]
     assert len(layout.category) == 1
     assert "validation" not in shown
@@ -664,7 +686,7 @@ def test_a_full_disk_costs_pictures_and_not_the_run(config, tmp_path, capsys, mo
     monkeypatch.setattr(log, "write_bytes", full)
     config["train_cfg"]["log"] |= dict(with_vis=True)
     train(config)
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert said.count("pictures are lost (") == 1
     assert "training goes on" in said
     assert checkpoint.read(tmp_path / "run/latest.pth")["step"] == 12
@@ -741,12 +763,20 @@ def test_pictures_that_are_asked_for_where_there_are_none_are_refused(config):
         LogSettings("log", vis_step=-1)
 
 
-def test_the_line_of_text_of_an_entry_stays_short(tmp_path, capsys):
+def test_the_line_of_text_of_an_entry_is_short_and_made_of_pairs(tmp_path, capsys, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     (tmp_path / "log").mkdir()
-    log = Log(tmp_path / "log", 0, 9)
-    log.write(dict(step=3, epoch=0, loss=2.5, share_agr=0.5, agr_accuracy=0.25, agr_accuracy_r0=1))
+    log = Log(tmp_path / "log", 2, 902)
+    now[0] += 30
+    log.write(dict(step=5, epoch=0, loss=2.5, share_agr=0.5, agr_accuracy=0.25, agr_accuracy_r0=1))
+    log.write(dict(step=5, epoch=0, effective_rank=3.25))
     log.close()
-    assert capsys.readouterr().out == "step 3/9  epoch 0  loss 2.5  agr_accuracy 0.25\n"
+    line, look = capsys.readouterr().out.splitlines()
+    # 3 steps took 30 seconds: 897 take 8970.
+    assert line == "step 5/902  epoch 0  left 2:29:30  loss 2.5  agr_accuracy 0.25"
+    assert look == "step 5/902  epoch 0  effective_rank 3.25"
+    assert dict(pair.split(" ") for pair in line.split("  "))["agr_accuracy"] == "0.25"
     assert not [one for one in threading.enumerate() if "Event" in one.name]
 
 

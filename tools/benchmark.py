@@ -16,7 +16,7 @@ Ratios are of figures taken in turn within this run, so that a machine's drift m
     prepare_over_copy        speed of preparing a scene of 6000 x 6000 on one core, over copying its
                              pixels to PNG tiles with rasterio and OpenCV
     watching_share           with --only watching: figures and pictures of a run, by the default
-                             log_step and vis_step, over all the time of training
+                             log_step and vis_step (and by the config's), over all the time
 The table that is printed says what each figure is. It takes minutes; stderr says what is measured.
 """
 

@@ -70,6 +70,9 @@ SECTIONS = {
         ("watching_look_s", "s", "figures and pictures of the fixed samples"),
         ("watching_first_look_s", "s", "the first one, which reads them"),
         ("watching_share", "%", "of the time, by the default log_step and vis_step"),
+        ("log_step", "", "of the config: steps between two entries"),
+        ("vis_step", "", "of the config: steps between two looks"),
+        ("watching_share_of_config", "%", "of the time, by these two"),
     ),
     "preparing data sets": (
         ("preparing", "", ""),

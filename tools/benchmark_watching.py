@@ -47,8 +47,13 @@ def measure_watching(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:
     log.close()
     # The first turn plans, allocates and, in the look, reads the fixed images.
     step_s, entry_s, look_s = (statistics.median(part) for part in zip(*turns[1:], strict=True))
-    usual = LogSettings("")
-    a_step = entry_s / usual.log_step + look_s / usual.vis_step
+
+    def share(log_step: int, vis_step: int) -> float:
+        """Of all the time, what an entry each `log_step` and a look each `vis_step` take."""
+        a_step = entry_s / log_step + (look_s / vis_step if vis_step else 0)
+        return a_step / (step_s + a_step)
+
+    usual, own = LogSettings(""), LogSettings(**config["train_cfg"]["log"])
     yield {
         "network": config["backbone_cfg"]["name"],
         "img_size": args.img_size,
@@ -58,7 +63,10 @@ def measure_watching(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:
         "watching_entry_s": entry_s,
         "watching_look_s": look_s,
         "watching_first_look_s": turns[0][2],
-        "watching_share": a_step / (step_s + a_step),
+        "watching_share": share(usual.log_step, usual.vis_step),
+        "log_step": own.log_step,
+        "vis_step": own.vis_step,
+        "watching_share_of_config": share(own.log_step, own.vis_step),
     }
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from SSLRemoteSensing.datasets.labels import value_counts
 from SSLRemoteSensing.datasets.segmentation import SegmentationDataset
@@ -25,6 +24,7 @@ from SSLRemoteSensing.panels import (
     write,
 )
 from SSLRemoteSensing.raster import IGNORE
+from SSLRemoteSensing.terminal import progress
 
 TITLES = ("image", "label", "overlay")
 OPACITY = 0.4  # of the label over its image
@@ -63,8 +63,7 @@ def count_classes(dataset: SegmentationDataset) -> np.ndarray:
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         found = pool.map(look, dataset.pairs)
-        bar = tqdm(found, "counting labels", len(dataset), leave=False, disable=None)
-        return np.array(list(bar), np.int64)
+        return np.array(list(progress("counting labels", found, len(dataset))), np.int64)
     finally:  # Ctrl-C need not wait for all that is queued
         pool.shutdown(cancel_futures=True)
 
