@@ -16,9 +16,10 @@ import torch
 from conftest import ROOT, draw_tiles
 from drawn import draw_potsdam, prepare
 
+from SSLRemoteSensing import finetuning
 from SSLRemoteSensing.config import load_config
-from SSLRemoteSensing.errors import UserError
-from SSLRemoteSensing.finetuning import open_fine_tuning, score_checkpoint
+from SSLRemoteSensing.errors import CannotWrite, UserError
+from SSLRemoteSensing.finetuning import is_scored, open_fine_tuning, score_checkpoint
 from SSLRemoteSensing.mapping.outputs import Outputs
 from SSLRemoteSensing.mapping.pages import page_of, require_own_page
 from SSLRemoteSensing.raster import IGNORE
@@ -27,7 +28,8 @@ from SSLRemoteSensing.reporting.charts import line_chart, nice_ticks, thinned
 from SSLRemoteSensing.reporting.examples import Example, draw
 from SSLRemoteSensing.reporting.grid_report import CellEntry, GridTable, write_grid_report
 from SSLRemoteSensing.reporting.map_page import MapEntry, write_map_page
-from SSLRemoteSensing.reporting.run_report import origin, read_log
+from SSLRemoteSensing.reporting.provenance import start_of
+from SSLRemoteSensing.reporting.training import read_log
 from SSLRemoteSensing.tile_errors import Place
 
 VOID = {"meta", "link", "img", "br"}
@@ -258,6 +260,70 @@ def test_curves_come_of_the_log_with_the_chosen_step_marked(scenes):
     assert "training labels impervious surface 4.8 %" in labels[4]  # 1 / 21
 
 
+def test_the_data_are_those_that_were_scored_not_those_of_the_training(scenes):
+    assert "Data test of potsdam: 2 scenes (" in Reader(scenes / "report.html").text
+
+
+def test_results_of_another_checkpoint_or_scoring_are_no_end_of_a_run(scenes, tmp_path):
+    results = json.loads((scenes / "results.json").read_text())
+    config, path = results["config"], tmp_path / "results.json"
+    assert not is_scored(path, config)
+    for change, whole in (({}, True), ({"checkpoint": "run/epoch_0007.pth"}, False)):
+        path.write_text(json.dumps(results | change))
+        assert is_scored(path, config) == whole
+    path.write_text(json.dumps(results))
+    assert not is_scored(path, config | {"scoring_cfg": {"tta": True}})
+
+
+def scored_again(scenes: Path, folder: Path) -> None:
+    shutil.copytree(scenes, folder)
+    config = json.loads((folder / "results.json").read_text())["config"]
+    score_checkpoint(open_fine_tuning(config, trains=False), folder / "best.pth", folder)
+
+
+def test_a_page_is_never_beside_results_of_another_scoring(scenes, tmp_path, monkeypatch):
+    def full(folder, *_):
+        (folder / "results.json").write_text("those of the new scoring")
+        raise CannotWrite("report.html: the disk is full")
+
+    monkeypatch.setattr(finetuning, "write_results", full)
+    with pytest.raises(CannotWrite):
+        scored_again(scenes, tmp_path / "run")
+    assert not (tmp_path / "run/report.html").exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_the_scoring(
+    scenes, tmp_path, monkeypatch
+):
+    def refuse(path, key):
+        raise UserError(f"{key}={path}: cannot write there")
+
+    monkeypatch.setattr(finetuning, "make_folder", refuse)
+    monkeypatch.setattr(finetuning, "score", lambda *_: pytest.fail("was scored"))
+    with pytest.raises(UserError, match="cannot write there"):
+        scored_again(scenes, tmp_path / "run")
+    assert (tmp_path / "run/report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "count", "told"),
+    [
+        (None, 3, ""),
+        (["red", "green", "blue"], 3, ""),
+        (["red", "green", "blue", "near infrared"], 4, ""),
+        (["grey"] * 3, 3, ""),
+        (["band 1", "band 2", "band 3"], 3, ""),
+        (["near infrared", "red", "green"], 3,
+         " Near infrared, red, green are shown as red, green, blue."),
+        (None, 4, " Of 4 bands the first three are shown as red, green, blue."),
+        (None, 2, " Of two bands the first is shown."),
+        (None, 1, ""),
+    ],
+)  # fmt: skip
+def test_bands_that_are_shown_as_other_colours_are_told(names, count, told):
+    assert examples_module.bands_shown(names, count) == told
+
+
 def test_a_log_that_is_cut_off_or_not_there_does_no_harm(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2}\n[3]\n{"step": 2, "lo')
     assert read_log(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 2}]
@@ -265,13 +331,13 @@ def test_a_log_that_is_cut_off_or_not_there_does_no_harm(tmp_path):
 
 
 def test_where_a_backbone_comes_from_is_told_by_its_card(tmp_path):
-    assert origin({"pretrained": False}) == "random weights"
-    assert "ImageNet" in origin({"pretrained": True})
+    assert start_of({"pretrained": False}) == "random weights"
+    assert "ImageNet" in start_of({"pretrained": True})
     card = {"epoch": 13, "images_seen": 12345, "config": {"inpainting_head_cfg": {"name": "x"}}}
     (tmp_path / "backbone.json").write_text(json.dumps(card))
-    told = origin({"pretrained": str(tmp_path / "backbone.pth")})
+    told = start_of({"pretrained": str(tmp_path / "backbone.pth")})
     assert "epoch 13, 12,345 images seen, pre-trained on inpainting" in told
-    assert origin({"pretrained": "gone <b>.pth"}) == "<code>gone &lt;b&gt;.pth</code>"
+    assert start_of({"pretrained": "gone <b>.pth"}) == "<code>gone &lt;b&gt;.pth</code>"
 
 
 @pytest.mark.parametrize(("most", "side"), [(10**6, 300), (150_000, 256), (100_000, 128)])

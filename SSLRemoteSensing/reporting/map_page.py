@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from SSLRemoteSensing.reporting.examples import swatch
 from SSLRemoteSensing.reporting.markup import (
     GENERATOR,
     Markup,
@@ -17,6 +16,7 @@ from SSLRemoteSensing.reporting.markup import (
     join,
     link,
     section,
+    swatch,
     table,
     tag,
     write_page,

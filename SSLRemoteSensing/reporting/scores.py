@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from SSLRemoteSensing.protocols import AGAINST_REST
-from SSLRemoteSensing.reporting.examples import swatch
 from SSLRemoteSensing.reporting.markup import (
     Markup,
     boxed,
@@ -11,6 +10,7 @@ from SSLRemoteSensing.reporting.markup import (
     join,
     percent,
     section,
+    swatch,
     table,
     tag,
 )
