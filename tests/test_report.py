@@ -235,7 +235,7 @@ def test_all_tiles_are_counted_and_the_best_and_worst_of_them_shown(scenes):
     text = Reader(scenes / "report.html").text
     shown = [float(one) / 100 for one in re.findall(r"([\d.]+) % of [\d,]+ scored pixels", text)]
     assert len(rows) == 8  # of two scenes, each in four
-    expected = shares[:2] + shares[3:5] + shares[6:]
+    expected = shares[:2] + shares[3:5] + shares[:-3:-1]
     assert shown == pytest.approx(expected, abs=5e-5)
     assert len(Reader(scenes / "report.html").all("img")) == 6 * 4
 
@@ -286,6 +286,7 @@ def test_a_page_is_never_beside_results_of_another_scoring(scenes, tmp_path, mon
         (folder / "results.json").write_text("those of the new scoring")
         raise CannotWrite("report.html: the disk is full")
 
+    monkeypatch.setattr(finetuning, "score", lambda *_: None)
     monkeypatch.setattr(finetuning, "write_results", full)
     with pytest.raises(CannotWrite):
         scored_again(scenes, tmp_path / "run")
