@@ -133,8 +133,7 @@ def tiles_section(
     """
     pictures = draw(list(examples.values()), palette)
     said = (
-        f"All {ranked.of:,} tiles are ranked by the share of wrong pixels among their scored ones. "
-        f"Equal ones stay in the order of the data set."
+        f"All {ranked.of:,} tiles are ranked by the share of wrong pixels among their scored ones."
     )
     if ranked.left_out:
         said += f" {ranked.left_out:,} more have less than a tenth of their pixels scored."
@@ -142,7 +141,7 @@ def tiles_section(
     said += "".join(bands_shown(bands, count) for count in channels)
     parts = [legend(classes, palette)]
     for group, places in ranked.groups.items():
-        parts.append(tag("h3", "All tiles" if group == "all" else f"The {group}"))
+        parts.append(tag("h3", "All tiles" if group == "all" else f"The {group}", class_="group"))
         for place in places:
             parts.append(tile(examples[place], pictures[place], group, classes))
     return section("Best, median and worst tiles", *parts, note=said)

@@ -70,7 +70,13 @@ def write_grid_report(
     folded = [fold(one.title, drawn) for one, drawn in zip(tables, shown, strict=True)]
     if shown:
         parts.append(section("Scores", shown[0], *folded[1:], note=key))
-    parts.append(section("Cells", cell_table(folder, cells, metric)))
+    kept = any((cell.folder / "best.pth").is_file() for cell in cells)
+    gone = (
+        None
+        if kept
+        else "The weights of these cells were removed; --keep_weights keeps those of new ones."
+    )
+    parts.append(section("Cells", cell_table(folder, cells, metric), note=gone))
     beside = [folder / name for name in BESIDE if (folder / name).is_file()]
     files = tag("ul", *(tag("li", link(path, folder)) for path in beside), class_="files")
     parts.append(section("What was run", sentences(facts), tag("h3", "Files beside it"), files))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from SSLRemoteSensing.reporting.examples import file_name, look_at, tiles_section
-from SSLRemoteSensing.reporting.markup import Markup, facts, tag, write_page
+from SSLRemoteSensing.reporting.markup import Markup, facts, section, tag, write_page
 from SSLRemoteSensing.reporting.provenance import amount, chosen, data_name, made_of, start_of
 from SSLRemoteSensing.reporting.scores import (
     class_section,
@@ -73,12 +73,13 @@ def write_report(
         confusion_section(first, classes if square else list(first["per_class"]), colours),
         tiles_section(ranked, examples, classes, palette, origin["band_names"]),
         training_section(results, card, read_log(log), places, first),
+        section("What to run next", tag("pre", next_commands(results), tabindex="0")),
         made_of(folder, results, card, log),
     )
 
 
 def head(results: dict, dataset: str | None, first: dict) -> Markup:
-    """What this is, the main scores, where the network comes from, and what to run next."""
+    """What this is, the main scores, and where the network comes from."""
     config, protocol = results["config"], next(iter(results["protocols"]))
     train = results["train_tiles"]
     share = f" ({100 * train['used'] / train['of']:.3g} %)" if train else ""
@@ -102,8 +103,6 @@ def head(results: dict, dataset: str | None, first: dict) -> Markup:
         main_figures(first),
         tag("p", note, class_="note"),
         known,
-        tag("h3", "What to run next"),
-        tag("pre", next_commands(results), tabindex="0"),
     )
 
 

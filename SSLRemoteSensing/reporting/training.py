@@ -25,19 +25,17 @@ def training_section(
             drawn.append(line_chart(title, points, unit, marked))
     shares = [one.share for one in places if one.scored]
     if shares:
-        drawn.append(histogram("Wrong pixels", shares, "tiles by their share of wrong pixels"))
+        drawn.append(histogram("Tiles by their share of wrong pixels", shares, "number of tiles"))
     series = {}
-    known = card.get("label_shares")
-    names = list(first["per_class"])
-    if known and len(known["shares"]) == len(names):
-        series["training labels"] = known["shares"]
+    known, names = card.get("label_shares"), list(first["per_class"])
+    classes = card.get("classes") or list(results["config"]["classes"])
+    if known and set(names) <= set(classes):
+        of = f"{known['tiles']:,} training label{'s' if known['tiles'] != 1 else ''}"
+        series[of] = [known["shares"][classes.index(name)] for name in names]
     total = max(1, first["pixels"])
-    series[results["split"]] = [entry["pixels"] / total for entry in first["per_class"].values()]
-    of = "blue: " + ", orange: ".join(
-        f"{known['tiles']:,} training labels" if one == "training labels" else f"{one}, as scored"
-        for one in series
-    )
-    drawn.append(share_bars("Shares of classes", names, series, of))
+    of = f"{results['split']}, as scored"
+    series[of] = [entry["pixels"] / total for entry in first["per_class"].values()]
+    drawn.append(share_bars("Shares of classes", names, series))
     missing = [] if log else [tag("p", "No log of the training was found.", class_="note")]
     return section("Training and data", *missing, tag("div", *drawn, class_="charts"))
 
