@@ -16,7 +16,7 @@ import torch
 from conftest import ROOT, draw_tiles
 from drawn import draw_potsdam, prepare
 
-from SSLRemoteSensing import finetuning
+from SSLRemoteSensing import finetuning, results
 from SSLRemoteSensing.config import load_config
 from SSLRemoteSensing.errors import CannotWrite, UserError
 from SSLRemoteSensing.finetuning import is_scored, open_fine_tuning, score_checkpoint
@@ -87,8 +87,15 @@ def scored_run(folder: Path, config: dict, step: int = 4) -> Path:
     contents = {"model": task.model.state_dict(), "step": step}
     contents["card"] = json.loads(json.dumps(card))
     torch.save(contents, run / "best.pth")
-    score_checkpoint(task, run / "best.pth", run)
+    with pytest.MonkeyPatch.context() as patch:  # figures take seconds, and are test_results.py's
+        for name in ("draw_confusion_matrix", "draw_examples"):
+            patch.setattr(results, name, drawn)
+        score_checkpoint(task, run / "best.pth", run)
     return run
+
+
+def drawn(*arguments) -> None:
+    cv2.imwrite(str(arguments[-1]), np.full((300, 500, 3), 99, np.uint8))
 
 
 def small(config: dict) -> dict:
@@ -400,7 +407,7 @@ def test_a_grid_says_its_answer_and_links_each_cell_that_has_a_report(grid):
 
 def test_a_page_of_maps_has_shares_errors_and_the_networks_report(maps, scenes):
     reader = Reader(maps / "maps.html")
-    assert "other 75.0 300 building 25.0 100 no data 100" in reader.text
+    assert "other 75.00 300 building 25.00 100 no data 100" in reader.text
     assert "in/three.tif: <damaged>" in reader.text
     report = next(one["href"] for one in reader.all("a"))
     assert (maps / unquote(report)).resolve() == (scenes / "report.html").resolve()

@@ -80,7 +80,7 @@ h3.group{font-size:1.1rem;margin:1.6rem 0 .2rem}
 background:var(--key);outline:1px solid var(--line)}
 .legend{display:flex;flex-wrap:wrap;gap:.25rem 1.1rem;margin:.4rem 0 .8rem;padding:0;
 list-style:none;font-size:.9rem}
-.map img{display:block;max-width:100%;height:auto;border-radius:4px}
+.map img{display:block;max-width:100%;height:auto;border-radius:4px;outline:1px solid var(--line)}
 .scene{display:grid;gap:1.25rem;grid-template-columns:minmax(0,3fr) minmax(0,2fr)}
 details{margin:.4rem 0}
 summary{cursor:pointer;color:var(--link)}
