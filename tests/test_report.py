@@ -144,13 +144,15 @@ def grid(scenes, tmp_path_factory) -> Path:
     shutil.copytree(scenes, folder / "cells/random_f1_s0")
     shutil.copy(scenes / "confusion_matrix.png", folder / "curves.png")
     (folder / "table.md").write_text("# table")
-    table = GridTable("mIoU in %", [["labels", "10 % (5 tiles)"], ["ours - <b>", "**+1.5 ± 0.2**"]])
+    rows = [["labels", "10 % (5 tiles)"], ["ours - <b>", "**+1.5 ± 0.2**"]]
+    asked = [("mIoU", "all"), ("mF1", "all"), ("mIoU", "all_eroded"), ("mF1", "all_eroded")]
+    tables = [GridTable(f"{name} in %, protocol {p}", rows, p) for name, p in asked]
     cells = [
         CellEntry("random, 100 %, seed 0", folder / "cells/random_f1_s0", "done", 0.4321, ""),
         CellEntry("ours, 10 %, seed 0", folder / "cells/ours_f0.1_s0", "failed", None, "<oom>"),
     ]
     told = ["ours needs 10 % of the labels & no more."]
-    write_grid_report(folder, "demo", told, ["30 steps"], "key", [table], cells, "mIoU, all")
+    write_grid_report(folder, "demo", told, ["30 steps"], "key", tables, cells, "mIoU in %")
     return folder
 
 
@@ -400,8 +402,10 @@ def test_a_grid_says_its_answer_and_links_each_cell_that_has_a_report(grid):
     assert "random, 100 %, seed 0 43.21 done" in reader.text
     assert "ours, 10 %, seed 0 none failed <oom>" in reader.text
     assert "ours - <b> +1.5 ± 0.2" in reader.text
+    assert "Protocol all mF1 in %, protocol all labels" in reader.text
+    assert len(reader.all("details")) == 2  # a protocol each
     targets = [one["href"] for one in reader.all("a")]
-    assert targets[0] == "cells/random_f1_s0/report.html"
+    assert targets[:2] == ["curves.png", "cells/random_f1_s0/report.html"]
     assert not any("ours" in target for target in targets)
 
 
