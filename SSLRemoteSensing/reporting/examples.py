@@ -132,11 +132,10 @@ def tiles_section(
         bands: names of the image's, where they are known.
     """
     pictures = draw(list(examples.values()), palette)
-    said = (
-        f"All {ranked.of:,} tiles are ranked by the share of wrong pixels among their scored ones."
-    )
+    count = "1 tile" if ranked.of == 1 else f"{ranked.of:,} tiles"
+    said = f"Ranked by the share of wrong pixels among those scored: {count}."
     if ranked.left_out:
-        said += f" {ranked.left_out:,} more have less than a tenth of their pixels scored."
+        said += f" Not ranked, less than a tenth of their pixels scored: {ranked.left_out:,}."
     channels = {one.image.shape[2] for one in examples.values()}
     said += "".join(bands_shown(bands, count) for count in channels)
     parts = [legend(classes, palette)]
