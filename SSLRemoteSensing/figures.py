@@ -1,6 +1,7 @@
 """Pictures of results: the confusion matrix, and a page of example maps."""
 
 from collections.abc import Callable, Sequence
+from colorsys import hsv_to_rgb
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,13 @@ def default_palette(num_classes: int) -> list[tuple[int, int, int]]:
     """Distinct colours, R, G, B, the first of them a light grey for the background."""
     from matplotlib import colormaps
 
-    tab = colormaps["tab20"].colors
-    colours = [tuple(round(255 * part) for part in tab[i % 20]) for i in range(num_classes - 1)]
-    return [(225, 225, 225), *colours]
+    colours = list(colormaps["tab20"].colors)
+    for number in range(num_classes - 1 - len(colours)):
+        # The golden ratio puts each hue where the largest gap is.
+        hue, turn = number * 0.618034 % 1, number // 12 % 3
+        colours.append(hsv_to_rgb(hue, (1.0, 0.6, 0.9)[turn], (0.75, 0.95, 0.45)[turn]))
+    rounded = [tuple(round(255 * part) for part in colour) for colour in colours]
+    return [(225, 225, 225), *rounded[: num_classes - 1]]
 
 
 def colour_map(classes: np.ndarray, palette: Sequence) -> np.ndarray:

@@ -33,7 +33,7 @@ from SSLRemoteSensing.schema import check_segmentation
 from SSLRemoteSensing.scoring import ScoringSettings, open_scored, score
 from SSLRemoteSensing.step import choose_device, choose_precision
 from SSLRemoteSensing.terminal import closing
-from SSLRemoteSensing.writing import write_text
+from SSLRemoteSensing.writing import make_folder, write_text
 
 SMALLEST_TILE = 256  # pixels a side of the tiles whose errors are counted, at least
 
@@ -164,13 +164,16 @@ def score_checkpoint(task: FineTuning, source: Path, folder: Path) -> None:
     Several processes share the scenes; the first writes.
 
     Raises:
-        UserError: of another network or other classes; data that cannot be opened.
+        UserError: of another network or other classes; data that cannot be opened; a folder that
+            cannot be written to.
     """
     model, classes, scoring = task.model, task.classes, task.scoring
     best = checkpoint.read_network(source, classes)
     card = best.get("card", {})
     require_same_network(card.get("config", task.config), task.config, source)
     load_trained(model, best, source)
+    if distributed.rank() == 0:
+        make_folder(folder, "--evaluate, results beside it: folder")  # before hours of scoring
     model.to(task.device)
     table = card.get("label_table")
     coding = table and ValueCoding(np.array(table, np.int16), len(classes))
@@ -180,6 +183,7 @@ def score_checkpoint(task: FineTuning, source: Path, folder: Path) -> None:
     counts = score(predict, opened, len(classes), task.device, scoring, task.workers, errors)
     if distributed.rank() > 0:
         return
+    (folder / "report.html").unlink(missing_ok=True)  # is_scored takes it to be of results.json
     show = partial(classify, model, task.device, task.precision, tta=scoring.tta)
     results = write_results(
         folder, counts, opened, task.scored_split, scoring, show, classes, source, best, task.config
@@ -192,10 +196,11 @@ def is_scored(path: Path, config: dict) -> bool:
     """Whether the results in `path` were scored in the way that `config` asks for."""
     try:
         results = json.loads(path.read_text())
-        known = results["config"]
+        known, _ = results["config"], results["checkpoint"]
     except (OSError, ValueError, KeyError):
         return False
-    if results.get("version") != VERSION:
+    # --evaluate may have been asked for another checkpoint of the same folder.
+    if results.get("version") != VERSION or Path(results["checkpoint"]).name != "best.pth":
         return False
     asked = [
         [one.get("scoring_cfg"), one["train_cfg"].get("test_data") or one["train_cfg"]["val_data"]]

@@ -12,11 +12,12 @@ from torch import Tensor
 from SSLRemoteSensing.command import device_name, versions
 from SSLRemoteSensing.figures import draw_confusion_matrix, draw_examples
 from SSLRemoteSensing.protocols import score_protocols
+from SSLRemoteSensing.reporting.markup import percent
+from SSLRemoteSensing.reporting.scores import METRICS
 from SSLRemoteSensing.scoring import Scored, ScoringSettings
 from SSLRemoteSensing.writing import write_text
 
 VERSION = 2  # of results.json, as in its schema
-HEADS = {"mIoU": "miou", "mF1": "mf1", "OA": "oa", "kappa": "kappa"}
 
 
 def write_results(
@@ -96,16 +97,12 @@ def class_table(scores: dict) -> str:
 def protocol_table(protocols: dict[str, dict]) -> str:
     """The means of each protocol as lines of text, in per cent."""
     width = max(24, *(len(name) + 2 for name in protocols))
-    heads = "".join(f"{text:>8}" for text in HEADS)
+    heads = "".join(f"{text:>8}" for text in METRICS)
     lines = [f"{'protocol':<{width}}{heads}{'pixels scored':>19}"]
     for name, scores in protocols.items():
-        numbers = "".join(f"{percent(scores[key]):>8}" for key in HEADS.values())
+        numbers = "".join(f"{percent(scores[key]):>8}" for key in METRICS.values())
         lines.append(f"{name:<{width}}{numbers}{scores['pixels']:>19,}")
         if scores["absent"]:
             absent = ", ".join(scores["absent"])
             lines.append(f"  in neither label nor prediction, left out of its means: {absent}")
     return "\n".join(lines)
-
-
-def percent(value: float | None) -> str:
-    return "none" if value is None else f"{100 * value:.2f}"

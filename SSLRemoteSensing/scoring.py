@@ -80,6 +80,14 @@ class ScoringSettings:
             rest = self.against_rest(classes)
             require_protocols(self.protocols, classes, self.clutter, rest, kinds)
 
+    def kinds(self, there: Sequence[str]) -> list[str]:
+        """The kinds of labels to read, of those that are `there`: that of the first protocol first,
+        since tile by tile errors are counted by it."""
+        if self.protocols is None:
+            return list(there)
+        eroded = [name.endswith(SUFFIXES["eroded"]) for name in self.protocols]
+        return list(dict.fromkeys("eroded" if one else "full" for one in eroded))
+
     def names(self, classes: Sequence[str]) -> list[str]:
         """The protocols to report, as far as the classes tell."""
         if self.protocols is not None:
@@ -128,6 +136,7 @@ def open_scored(
     own = {"full": [label for _, label in tiles.pairs]}
     kinds = own if own_labels else label_kinds(tiles)
     settings.require_protocols(classes, list(kinds))
+    kinds = {kind: kinds[kind] for kind in settings.kinds(list(kinds))}
     scenes = None
     if settings.on == "scenes":
         try:

@@ -107,7 +107,7 @@ class Ranked:
 
     Attributes:
         groups: 'best', 'median', 'worst', or 'all' where there are fewer than three, each from few
-            errors to many.
+            errors to many; the worst the other way round.
         of: how many were ranked.
         left_out: how many were not, as too few of their pixels are scored.
     """
@@ -134,4 +134,4 @@ def rank(places: Sequence[Place], each: int = 3) -> Ranked:
         return Ranked({"all": ranked} if ranked else {}, count, left_out)
     middle = (count - each) // 2
     groups = {"best": ranked[:each], "median": ranked[middle : middle + each]}
-    return Ranked(groups | {"worst": ranked[-each:]}, count, left_out)
+    return Ranked(groups | {"worst": ranked[: -each - 1 : -1]}, count, left_out)

@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -177,7 +178,8 @@ SCORINGS = {
 
 
 def evaluate(folder: Path, name: str) -> dict:
-    """The confusion matrices of a network's checkpoint, scored in each way."""
+    """The confusion matrices of a network's checkpoint, scored in each way; tile_errors.csv and the
+    pictures of report.html."""
     if distributed.rank() == 0:
         (folder / name).mkdir()
         shutil.copy(folder / "seg/best.pth", folder / name)
@@ -189,6 +191,9 @@ def evaluate(folder: Path, name: str) -> dict:
         if distributed.rank() == 0:
             scored = json.loads((folder / name / "results.json").read_text())
             found[way] = matrices(scored)
+            page = (folder / name / "report.html").read_text()
+            pictures = re.findall('src="(data:image/[^"]+)"', page)
+            found[way, "tiles"] = (folder / name / "tile_errors.csv").read_text(), pictures
     return found
 
 
@@ -580,6 +585,17 @@ def test_scores_do_not_depend_on_the_number_of_processes(team, way):
     counts = np.array(next(iter(by_one.values())))
     assert counts.sum() == 64 * 64 * (1 if way == "one" else 5)
     assert (counts.sum(0) > 0).all()
+
+
+@pytest.mark.parametrize(("way", "shown"), [("scenes", 3), ("tiles", 3), ("one", 1)])
+def test_errors_and_pictures_of_tiles_do_not_depend_on_the_number_of_processes(team, way, shown):
+    _, (first, _) = team
+    errors, pictures = first["scored by two"][way, "tiles"]
+    assert (errors, pictures) == first["scored by one"][way, "tiles"]
+    assert len(pictures) == 4 * shown
+    counts = np.array(next(iter(first["scored by two"][way].values())))
+    rows = [line.split(",") for line in errors.splitlines()[1:]]
+    assert sum(int(row[-1]) for row in rows) == counts.sum() - counts.trace()
 
 
 if __name__ == "__main__":

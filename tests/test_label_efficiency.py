@@ -673,9 +673,11 @@ def command(scenes: Path, output: Path, *more: str) -> list[str]:
     return [python(), "tools/label_efficiency.py", *flags, *more]
 
 
-def wait_for(condition, seconds: float = 100) -> None:
+def wait_for(condition, process: subprocess.Popen, seconds: float = 300) -> None:
+    """Until `condition()`; that of a busy machine takes long, that of a dead process for ever."""
     deadline = time.monotonic() + seconds
     while not condition():
+        assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -691,9 +693,11 @@ def test_a_grid_on_drawn_scenes_is_stopped_and_goes_on(scenes, tmp_path):
     )  # fmt: skip
     done = tmp_path / "cells/random_f0.05_s0/cell.json"
     running = tmp_path / "cells/ours_f0.05_s0/output.txt"
-    wait_for(lambda: done.exists() and running.exists() and "steps in all" in running.read_text())
+    wait_for(
+        lambda: done.exists() and running.exists() and "steps in all" in running.read_text(), first
+    )
     os.killpg(first.pid, signal.SIGINT)
-    out, err = first.communicate(timeout=100)
+    out, err = first.communicate(timeout=300)
     assert first.returncode == 130, err
     assert "the same command goes on" in err
     assert "Traceback" not in err

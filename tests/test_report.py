@@ -16,9 +16,10 @@ import torch
 from conftest import ROOT, draw_tiles
 from drawn import draw_potsdam, prepare
 
+from SSLRemoteSensing import finetuning, results
 from SSLRemoteSensing.config import load_config
-from SSLRemoteSensing.errors import UserError
-from SSLRemoteSensing.finetuning import open_fine_tuning, score_checkpoint
+from SSLRemoteSensing.errors import CannotWrite, UserError
+from SSLRemoteSensing.finetuning import is_scored, open_fine_tuning, score_checkpoint
 from SSLRemoteSensing.mapping.outputs import Outputs
 from SSLRemoteSensing.mapping.pages import page_of, require_own_page
 from SSLRemoteSensing.raster import IGNORE
@@ -27,7 +28,8 @@ from SSLRemoteSensing.reporting.charts import line_chart, nice_ticks, thinned
 from SSLRemoteSensing.reporting.examples import Example, draw
 from SSLRemoteSensing.reporting.grid_report import CellEntry, GridTable, write_grid_report
 from SSLRemoteSensing.reporting.map_page import MapEntry, write_map_page
-from SSLRemoteSensing.reporting.run_report import origin, read_log
+from SSLRemoteSensing.reporting.provenance import start_of
+from SSLRemoteSensing.reporting.training import read_log
 from SSLRemoteSensing.tile_errors import Place
 
 VOID = {"meta", "link", "img", "br"}
@@ -85,8 +87,15 @@ def scored_run(folder: Path, config: dict, step: int = 4) -> Path:
     contents = {"model": task.model.state_dict(), "step": step}
     contents["card"] = json.loads(json.dumps(card))
     torch.save(contents, run / "best.pth")
-    score_checkpoint(task, run / "best.pth", run)
+    with pytest.MonkeyPatch.context() as patch:  # figures take seconds, and are test_results.py's
+        for name in ("draw_confusion_matrix", "draw_examples"):
+            patch.setattr(results, name, drawn)
+        score_checkpoint(task, run / "best.pth", run)
     return run
+
+
+def drawn(*arguments) -> None:
+    cv2.imwrite(str(arguments[-1]), np.full((300, 500, 3), 99, np.uint8))
 
 
 def small(config: dict) -> dict:
@@ -135,13 +144,15 @@ def grid(scenes, tmp_path_factory) -> Path:
     shutil.copytree(scenes, folder / "cells/random_f1_s0")
     shutil.copy(scenes / "confusion_matrix.png", folder / "curves.png")
     (folder / "table.md").write_text("# table")
-    table = GridTable("mIoU in %", [["labels", "10 % (5 tiles)"], ["ours - <b>", "**+1.5 ± 0.2**"]])
+    rows = [["labels", "10 % (5 tiles)"], ["ours - <b>", "**+1.5 ± 0.2**"]]
+    asked = [("mIoU", "all"), ("mF1", "all"), ("mIoU", "all_eroded"), ("mF1", "all_eroded")]
+    tables = [GridTable(f"{name} in %, protocol {p}", rows, p) for name, p in asked]
     cells = [
         CellEntry("random, 100 %, seed 0", folder / "cells/random_f1_s0", "done", 0.4321, ""),
         CellEntry("ours, 10 %, seed 0", folder / "cells/ours_f0.1_s0", "failed", None, "<oom>"),
     ]
     told = ["ours needs 10 % of the labels & no more."]
-    write_grid_report(folder, "demo", told, ["30 steps"], "key", [table], cells, "mIoU, all")
+    write_grid_report(folder, "demo", told, ["30 steps"], "key", tables, cells, "mIoU in %")
     return folder
 
 
@@ -233,7 +244,7 @@ def test_all_tiles_are_counted_and_the_best_and_worst_of_them_shown(scenes):
     text = Reader(scenes / "report.html").text
     shown = [float(one) / 100 for one in re.findall(r"([\d.]+) % of [\d,]+ scored pixels", text)]
     assert len(rows) == 8  # of two scenes, each in four
-    expected = shares[:2] + shares[3:5] + shares[6:]
+    expected = shares[:2] + shares[3:5] + shares[:-3:-1]
     assert shown == pytest.approx(expected, abs=5e-5)
     assert len(Reader(scenes / "report.html").all("img")) == 6 * 4
 
@@ -258,6 +269,71 @@ def test_curves_come_of_the_log_with_the_chosen_step_marked(scenes):
     assert "training labels impervious surface 4.8 %" in labels[4]  # 1 / 21
 
 
+def test_the_data_are_those_that_were_scored_not_those_of_the_training(scenes):
+    assert "Data test of potsdam: 2 scenes (" in Reader(scenes / "report.html").text
+
+
+def test_results_of_another_checkpoint_or_scoring_are_no_end_of_a_run(scenes, tmp_path):
+    results = json.loads((scenes / "results.json").read_text())
+    config, path = results["config"], tmp_path / "results.json"
+    assert not is_scored(path, config)
+    for change, whole in (({}, True), ({"checkpoint": "run/epoch_0007.pth"}, False)):
+        path.write_text(json.dumps(results | change))
+        assert is_scored(path, config) == whole
+    path.write_text(json.dumps(results))
+    assert not is_scored(path, config | {"scoring_cfg": {"tta": True}})
+
+
+def scored_again(scenes: Path, folder: Path) -> None:
+    shutil.copytree(scenes, folder)
+    config = json.loads((folder / "results.json").read_text())["config"]
+    score_checkpoint(open_fine_tuning(config, trains=False), folder / "best.pth", folder)
+
+
+def test_a_page_is_never_beside_results_of_another_scoring(scenes, tmp_path, monkeypatch):
+    def full(folder, *_):
+        (folder / "results.json").write_text("those of the new scoring")
+        raise CannotWrite("report.html: the disk is full")
+
+    monkeypatch.setattr(finetuning, "score", lambda *_: None)
+    monkeypatch.setattr(finetuning, "write_results", full)
+    with pytest.raises(CannotWrite):
+        scored_again(scenes, tmp_path / "run")
+    assert not (tmp_path / "run/report.html").exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_the_scoring(
+    scenes, tmp_path, monkeypatch
+):
+    def refuse(path, key):
+        raise UserError(f"{key}={path}: cannot write there")
+
+    monkeypatch.setattr(finetuning, "make_folder", refuse)
+    monkeypatch.setattr(finetuning, "score", lambda *_: pytest.fail("was scored"))
+    with pytest.raises(UserError, match="cannot write there"):
+        scored_again(scenes, tmp_path / "run")
+    assert (tmp_path / "run/report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "count", "told"),
+    [
+        (None, 3, ""),
+        (["red", "green", "blue"], 3, ""),
+        (["red", "green", "blue", "near infrared"], 4, ""),
+        (["grey"] * 3, 3, ""),
+        (["band 1", "band 2", "band 3"], 3, ""),
+        (["near infrared", "red", "green"], 3,
+         " Near infrared, red, green are shown as red, green, blue."),
+        (None, 4, " Of 4 bands the first three are shown as red, green, blue."),
+        (None, 2, " Of two bands the first is shown."),
+        (None, 1, ""),
+    ],
+)  # fmt: skip
+def test_bands_that_are_shown_as_other_colours_are_told(names, count, told):
+    assert examples_module.bands_shown(names, count) == told
+
+
 def test_a_log_that_is_cut_off_or_not_there_does_no_harm(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2}\n[3]\n{"step": 2, "lo')
     assert read_log(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 2}]
@@ -265,13 +341,13 @@ def test_a_log_that_is_cut_off_or_not_there_does_no_harm(tmp_path):
 
 
 def test_where_a_backbone_comes_from_is_told_by_its_card(tmp_path):
-    assert origin({"pretrained": False}) == "random weights"
-    assert "ImageNet" in origin({"pretrained": True})
+    assert start_of({"pretrained": False}) == "random weights"
+    assert "ImageNet" in start_of({"pretrained": True})
     card = {"epoch": 13, "images_seen": 12345, "config": {"inpainting_head_cfg": {"name": "x"}}}
     (tmp_path / "backbone.json").write_text(json.dumps(card))
-    told = origin({"pretrained": str(tmp_path / "backbone.pth")})
+    told = start_of({"pretrained": str(tmp_path / "backbone.pth")})
     assert "epoch 13, 12,345 images seen, pre-trained on inpainting" in told
-    assert origin({"pretrained": "gone <b>.pth"}) == "<code>gone &lt;b&gt;.pth</code>"
+    assert start_of({"pretrained": "gone <b>.pth"}) == "<code>gone &lt;b&gt;.pth</code>"
 
 
 @pytest.mark.parametrize(("most", "side"), [(10**6, 300), (150_000, 256), (100_000, 128)])
@@ -326,14 +402,16 @@ def test_a_grid_says_its_answer_and_links_each_cell_that_has_a_report(grid):
     assert "random, 100 %, seed 0 43.21 done" in reader.text
     assert "ours, 10 %, seed 0 none failed <oom>" in reader.text
     assert "ours - <b> +1.5 ± 0.2" in reader.text
+    assert "Protocol all mF1 in %, protocol all labels" in reader.text
+    assert len(reader.all("details")) == 2  # a protocol each
     targets = [one["href"] for one in reader.all("a")]
-    assert targets[0] == "cells/random_f1_s0/report.html"
+    assert targets[:2] == ["curves.png", "cells/random_f1_s0/report.html"]
     assert not any("ours" in target for target in targets)
 
 
 def test_a_page_of_maps_has_shares_errors_and_the_networks_report(maps, scenes):
     reader = Reader(maps / "maps.html")
-    assert "other 75.0 300 building 25.0 100 no data 100" in reader.text
+    assert "other 75.00 300 building 25.00 100 no data 100" in reader.text
     assert "in/three.tif: <damaged>" in reader.text
     report = next(one["href"] for one in reader.all("a"))
     assert (maps / unquote(report)).resolve() == (scenes / "report.html").resolve()

@@ -34,7 +34,7 @@ class Blurred(nn.Module):
 def potsdam(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("potsdam")
     draw_potsdam(folder / "source", ("2_10", "2_13", "2_14"), size=(150, 190))
-    arguments = ("--source", folder / "source", "--output", folder / "tiles")
+    arguments = ("--source", folder / "source", "--output", folder / "tiles", "--labels", "both")
     assert prepare("potsdam", *arguments, "--stride", 40, tile=64).returncode == 0
     return folder / "tiles"
 
@@ -100,6 +100,37 @@ def test_a_tile_that_is_shown_has_the_errors_that_were_scored(potsdam, on, windo
         shown = look_at(opened, one, potsdam, predict, settings, CPU)
         assert shown.image.shape[:2] == shown.label.shape == shown.classes.shape
         assert int((shown.label != shown.classes).sum()) == one.wrong
+        kept = (shown.image, shown.label)
+        assert all(pixels.base is None for pixels in kept)  # and not the scene with them
+
+
+@pytest.mark.parametrize(
+    ("protocols", "kinds"),
+    [
+        (None, ["full", "eroded"]),
+        (["all_eroded"], ["eroded"]),
+        (["all_eroded", "all"], ["eroded", "full"]),
+    ],
+)
+def test_errors_are_of_the_labels_of_the_first_protocol(potsdam, protocols, kinds):
+    settings = ScoringSettings(window=64, overlap=0, batch_size=64, protocols=protocols)
+    classes, net = [*(f"class {n}" for n in range(5)), "clutter"], Blurred()
+    opened = open_scored(open_test(potsdam), classes, settings)
+    errors = opened.tile_errors(64, CPU)
+
+    def predict(images):
+        return probabilities(net, CPU, "fp32", images)
+
+    counts = score(predict, opened, 6, CPU, settings, errors=errors)
+    assert list(counts) == kinds
+    places = errors.places()
+    first = counts[kinds[0]]
+    assert sum(one.scored for one in places) == int(first.sum())
+    assert sum(one.wrong for one in places) == int(first.sum() - first.trace())
+    if len(kinds) == 2:
+        assert counts["eroded"].sum() < counts["full"].sum()
+    shown = look_at(opened, places[0], potsdam, predict, settings, CPU)
+    assert int((shown.label != 255).sum()) == places[0].scored
 
 
 def test_the_windows_of_a_part_are_those_of_the_scene():
@@ -121,13 +152,13 @@ def test_best_median_and_worst_are_those_of_the_shares():
     wrong = [50, 3, 90, 10, 70, 20, 0, 99, 40, 60, 30]
     found = rank([place(i, w) for i, w in enumerate(wrong)], each=2)
     # In order: 6 1 3 5 10 8 0 9 4 2 7, of which 8 is the median.
-    assert numbers(found) == {"best": [6, 1], "median": [10, 8], "worst": [2, 7]}
+    assert numbers(found) == {"best": [6, 1], "median": [10, 8], "worst": [7, 2]}
     assert (found.of, found.left_out) == (11, 0)
 
 
 def test_equal_tiles_stay_in_order_and_few_are_all_shown():
     assert numbers(rank([place(i, 5) for i in range(9)])) == {
-        "best": [0, 1, 2], "median": [3, 4, 5], "worst": [6, 7, 8],
+        "best": [0, 1, 2], "median": [3, 4, 5], "worst": [8, 7, 6],
     }  # fmt: skip
     assert numbers(rank([place(0, 9), place(1, 5)])) == {"all": [1, 0]}
     assert numbers(rank([place(0, 9), place(1, 5), place(2, 7)])) == {

@@ -94,7 +94,7 @@ def write_index(
     asked += [(p, m) for p in known for m in METRICS if (p, m) != (protocol, metric)]
     tables = [
         GridTable(
-            f"{METRICS[m]} in %, protocol {p}", score_table(rows, grid.baseline, m, p)
+            f"{METRICS[m]} in %, protocol {p}", score_table(rows, grid.baseline, m, p), p
         )
         for p, m in asked
         if not (p.startswith("mean_of_foreground") and m in ("oa", "kappa"))
@@ -105,9 +105,8 @@ def write_index(
         score = row["protocols"].get(protocol, {}).get(metric)
         entry = CellEntry(str(cell), grid.path(cell), row["status"], score, row["error"])
         cells.append(entry)
-    write_grid_report(
-        grid.folder, title, told, facts, KEY, tables, cells, f"{METRICS[metric]}, {protocol}"
-    )
+    head = f"{METRICS[metric]} in %, protocol {protocol}"
+    write_grid_report(grid.folder, title, told, facts, KEY, tables, cells, head)
 
 
 def describe(grid: Grid) -> list[str]:

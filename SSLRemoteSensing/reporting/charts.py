@@ -4,11 +4,12 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from SSLRemoteSensing.reporting.markup import Markup, tag
+from SSLRemoteSensing.reporting.markup import Markup, join, tag
 
 WIDTH, HEIGHT = 360, 210  # units, about pixels
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 30
 MOST = 240  # points of a line
+KINDS = ("fill", "other")  # of bars, by their colour
 
 
 def line_chart(
@@ -26,7 +27,7 @@ def line_chart(
             TOP + (HEIGHT - TOP - BOTTOM) * (high - y) / (high - low),
         )
 
-    parts = [*y_axis(ticks, place), *x_axis(step_ticks(last), place, low, "step")]
+    parts = [*y_axis(ticks, place), *x_axis(step_ticks(last), place, low)]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in drawn))
     parts.append(tag("polyline", points=path, class_="line"))
     known = dict(points)
@@ -62,7 +63,7 @@ def histogram(title: str, shares: Sequence[float], unit: str) -> Markup:
     parts = y_axis(ticks, place)
     for number in range(0, used + 1, 4 if used > 8 else 2):
         x, y = place(number, 0)
-        parts.append(text(x, y + 16, f"{5 * number} %", "middle"))
+        parts.append(text(x, y + 16, f"{5 * number} %", "end" if number == used else "middle"))
     for number, count in enumerate(counts[:used]):
         if count:
             (x, y), (right, bottom) = place(number, count), place(number + 1, 0)
@@ -72,9 +73,7 @@ def histogram(title: str, shares: Sequence[float], unit: str) -> Markup:
     return figure(title, unit, label, parts, HEIGHT)
 
 
-def share_bars(
-    title: str, names: Sequence[str], series: dict[str, Sequence[float]], unit: str
-) -> Markup:
+def share_bars(title: str, names: Sequence[str], series: dict[str, Sequence[float]]) -> Markup:
     """Horizontal bars of shares (0..1), for each name one of each of at most two series."""
     thick = 10
     each = 18 + len(series) * (thick + 4) + 8
@@ -87,14 +86,18 @@ def share_bars(
             top = y + 18 + place * (thick + 4)
             width = max(1.0, (WIDTH - 62) * values[number] / high)
             words = f"{name}, {of}: {100 * values[number]:.2f} %"
-            parts.append(rectangle(0, top, width, thick, ("fill", "other")[place], words))
+            parts.append(rectangle(0, top, width, thick, KINDS[place], words))
             parts.append(text(width + 6, top + thick - 0.5, f"{100 * values[number]:.1f} %"))
     told = "; ".join(
         f"{of} "
         + ", ".join(f"{name} {100 * v:.1f} %" for name, v in zip(names, values, strict=True))
         for of, values in series.items()
     )
-    return figure(title, unit, f"{title}: {told}", parts, max(1, len(names)) * each)
+    key = [
+        join([tag("span", class_=f"swatch {kind}"), of, " "])
+        for kind, of in zip(KINDS, series, strict=False)
+    ]
+    return figure(title, join(key), f"{title}: {told}", parts, max(1, len(names)) * each)
 
 
 def figure(title: str, unit: object, label: str, parts: Sequence[Markup], height: int) -> Markup:
@@ -115,12 +118,13 @@ def y_axis(ticks: Sequence[float], place) -> list[Markup]:
     return parts
 
 
-def x_axis(ticks: Sequence[int], place, low: float, name: str) -> list[Markup]:
-    parts = []
+def x_axis(ticks: Sequence[int], place, low: float) -> list[Markup]:
+    x, y = place(0, low)
+    parts = [text(x - 12, y + 16, "step", "end")]
     for tick in ticks:
         x, y = place(tick, low)
         parts.append(text(x, y + 16, f"{tick:,}", "end" if tick == ticks[-1] else "middle"))
-    return [*parts, text(LEFT, HEIGHT - 2, name)] if not ticks else parts
+    return parts
 
 
 def text(x: float, y: float, words: str, anchor: str = "start", title: str = "") -> Markup:

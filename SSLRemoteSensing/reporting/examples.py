@@ -9,17 +9,21 @@ import torch
 from torch import Tensor
 
 from SSLRemoteSensing.datasets.cut import positions
-from SSLRemoteSensing.datasets.mosaic import ScoredScene
+from SSLRemoteSensing.datasets.mosaic import Mosaic, ScoredScene
 from SSLRemoteSensing.figures import ERROR, NOT_SCORED
 from SSLRemoteSensing.predict import predict_scene
 from SSLRemoteSensing.raster import IGNORE
-from SSLRemoteSensing.reporting.markup import Markup, percent, section, tag
+from SSLRemoteSensing.reporting.markup import Markup, percent, section, swatch, tag
 from SSLRemoteSensing.reporting.pictures import class_picture, error_picture, img, photograph
 from SSLRemoteSensing.scoring import Scored, ScoringSettings
 from SSLRemoteSensing.tile_errors import Place, Ranked
 
 SIDES = (512, 384, 256, 128)  # pixels of a picture, the largest with which all are below BYTES
 BYTES = 3_000_000  # of all pictures together, a third less than they take in the page
+
+
+RGB = ("red", "green", "blue")
+WORDS = "red, green, blue"
 
 
 @dataclass(frozen=True)
@@ -60,15 +64,9 @@ def look_at(
     """
     scene = scored.scenes[place.scene]
     label = next(iter(scene.labels.values()))
-    across = slice(place.x, place.x + place.width)
     classes = predict_part(scene, place, predict, settings, device)
-    return Example(
-        place,
-        name_of(scene, place, root),
-        read_rows(scene.image, place)[:, across],
-        read_rows(label, place)[:, across],
-        classes,
-    )
+    name = name_of(scene, place, root)
+    return Example(place, name, read_part(scene.image, place), read_part(label, place), classes)
 
 
 def predict_part(
@@ -99,10 +97,11 @@ def reach(length: int, window: int, step: int, low: int, high: int) -> tuple[int
     return starts[0], starts[-1] + window
 
 
-def read_rows(mosaic, place: Place) -> np.ndarray:
+def read_part(mosaic: Mosaic, place: Place) -> np.ndarray:
     rows = mosaic.rows(place.y, place.height)
     mosaic.let_go()
-    return rows
+    # A copy, since a view would keep all rows of the scene that were read with these.
+    return rows[:, place.x : place.x + place.width].copy()
 
 
 def name_of(scene: ScoredScene, place: Place, root: Path) -> str:
@@ -121,22 +120,41 @@ def file_name(name: str, root: Path) -> str:
 
 
 def tiles_section(
-    ranked: Ranked, examples: dict[Place, Example], classes: Sequence[str], palette: Sequence
+    ranked: Ranked,
+    examples: dict[Place, Example],
+    classes: Sequence[str],
+    palette: Sequence,
+    bands: Sequence[str] | None,
 ) -> Markup:
-    """The tiles of each group with their pictures; what the ranking is by."""
+    """The tiles of each group with their pictures; what the ranking is by.
+
+    Args:
+        bands: names of the image's, where they are known.
+    """
     pictures = draw(list(examples.values()), palette)
-    said = (
-        f"All {ranked.of:,} tiles are ranked by the share of wrong pixels among their scored ones. "
-        f"Equal ones stay in the order of the data set."
-    )
+    count = "1 tile" if ranked.of == 1 else f"{ranked.of:,} tiles"
+    said = f"Ranked by the share of wrong pixels among those scored: {count}."
     if ranked.left_out:
-        said += f" {ranked.left_out:,} more have less than a tenth of their pixels scored."
+        said += f" Not ranked, less than a tenth of their pixels scored: {ranked.left_out:,}."
+    channels = {one.image.shape[2] for one in examples.values()}
+    said += "".join(bands_shown(bands, count) for count in channels)
     parts = [legend(classes, palette)]
     for group, places in ranked.groups.items():
-        parts.append(tag("h3", "All tiles" if group == "all" else f"The {group}"))
+        parts.append(tag("h3", "All tiles" if group == "all" else f"The {group}", class_="group"))
         for place in places:
             parts.append(tile(examples[place], pictures[place], group, classes))
     return section("Best, median and worst tiles", *parts, note=said)
+
+
+def bands_shown(names: Sequence[str] | None, count: int) -> str:
+    """Which of `count` bands a picture shows, in words; empty where it is plain."""
+    if count == 2:
+        return " Of two bands the first is shown."
+    known = names if names and not any(name.startswith("band ") for name in names) else None
+    if known and len(set(known)) == count >= 3:
+        shown = tuple(known[:3])
+        return "" if shown == RGB else f" {', '.join(shown).capitalize()} are shown as {WORDS}."
+    return f" Of {count} bands the first three are shown as {WORDS}." if count > 3 else ""
 
 
 def draw(examples: Sequence[Example], palette: Sequence) -> dict[Place, list[bytes]]:
@@ -180,8 +198,3 @@ def legend(classes: Sequence[str], palette: Sequence) -> Markup:
     return tag(
         "ul", *(tag("li", swatch(colour), name) for name, colour in entries), class_="legend"
     )
-
-
-def swatch(colour: Sequence[int]) -> Markup:
-    red, green, blue = colour
-    return tag("span", class_="swatch", style=f"background:rgb({red},{green},{blue})")

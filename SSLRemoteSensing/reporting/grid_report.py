@@ -1,5 +1,6 @@
 """report.html of a label-efficiency grid: what it says in words, curves, tables, its cells."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ class GridTable:
 
     title: str
     rows: Sequence[Sequence[str]]
+    protocol: str
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def write_grid_report(
     Args:
         told, facts: the answer, and what was run, a sentence or some an entry.
         key: how to read the tables, of which the first stays open.
-        metric: the name of the cells' score.
+        metric: what the cells' score is, the head of its column.
 
     Raises:
         CannotWrite: the disk is full, say.
@@ -65,12 +67,20 @@ def write_grid_report(
     curves = folder / "curves.png"
     if curves.is_file():
         picture = img(curves.read_bytes(), f"Curves: {title}, against the share of labels")
-        parts.append(section("Curves", tag("div", picture, class_="map")))
-    shown = [markdown_table(one) for one in tables]
-    folded = [fold(one.title, drawn) for one, drawn in zip(tables, shown, strict=True)]
-    if shown:
-        parts.append(section("Scores", shown[0], *folded[1:], note=key))
-    parts.append(section("Cells", cell_table(folder, cells, metric)))
+        parts.append(section("Curves", tag("div", link(curves, folder, picture), class_="map")))
+    if tables:
+        folded = [
+            fold(f"Protocol {protocol}", *(markdown_table(one) for one in group))
+            for protocol, group in itertools.groupby(tables[1:], lambda one: one.protocol)
+        ]
+        parts.append(section("Scores", markdown_table(tables[0]), *folded, note=key))
+    kept = any((cell.folder / "best.pth").is_file() for cell in cells)
+    gone = (
+        None
+        if kept
+        else "The weights of these cells were removed; --keep_weights keeps those of new ones."
+    )
+    parts.append(section("Cells", cell_table(folder, cells, metric), note=gone))
     beside = [folder / name for name in BESIDE if (folder / name).is_file()]
     files = tag("ul", *(tag("li", link(path, folder)) for path in beside), class_="files")
     parts.append(section("What was run", sentences(facts), tag("h3", "Files beside it"), files))
@@ -103,4 +113,4 @@ def cell_table(folder: Path, cells: Sequence[CellEntry], metric: str) -> Markup:
         page = cell.folder / NAME
         name = link(page, folder, cell.name) if page.is_file() else html(cell.name)
         rows.append([name, percent(cell.score), f"{cell.status} {cell.error}".strip()])
-    return table(["cell", f"{metric} in %", "status"], rows, "Each cell and its report", words=1)
+    return table(["cell", metric, "status"], rows, "Each cell and its report", words=1)

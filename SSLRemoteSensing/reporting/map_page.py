@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from SSLRemoteSensing.reporting.examples import swatch
 from SSLRemoteSensing.reporting.markup import (
     GENERATOR,
     Markup,
     facts,
     join,
     link,
+    percent,
     section,
+    swatch,
     table,
     tag,
     write_page,
@@ -56,20 +57,20 @@ def write_map_page(
     """
     report = network_report(checkpoint)
     start = path.parent
-    number = "1 scene" if len(entries) == 1 else f"{len(entries):,} scenes"
+    title = "Map of 1 scene" if len(entries) == 1 else f"Maps of {len(entries):,} scenes"
     known = facts(
         [
-            ("Mapped", number + (f", {len(failed)} failed" if failed else "")),
             ("Network", tag("code", checkpoint)),
             ("Its report", report and link(report, start, "scores, examples and data")),
+            ("Failed", f"{len(failed):,}" if failed else None),
         ]
     )
     errors = [tag("ul", *(tag("li", line) for line in failed), class_="told")] if failed else []
     colours = dict(zip(classes, palette, strict=True))
     write_page(
         path,
-        f"Maps: {number}",
-        tag("header", tag("h1", f"Maps of {number}"), known, *errors),
+        title,
+        tag("header", tag("h1", title), known, *errors),
         *(scene_section(one, start, colours) for one in entries),
     )
 
@@ -82,7 +83,7 @@ def scene_section(one: MapEntry, start: Path, colours: dict[str, Sequence]) -> M
     if one.counts is not None:
         valid = max(1, sum(one.counts))
         rows = [
-            [join([swatch(colour), name]), f"{100 * count / valid:.1f}", f"{count:,}"]
+            [join([swatch(colour), name]), percent(count / valid), f"{count:,}"]
             for (name, colour), count in zip(colours.items(), one.counts, strict=True)
         ]
         empty = one.pixels - sum(one.counts)

@@ -130,3 +130,9 @@ def write_page(path: Path, title: str, *body: object) -> None:
 
 def percent(value: float | None) -> str:
     return "none" if value is None else f"{100 * value:.2f}"
+
+
+def swatch(colour: Sequence[int]) -> Markup:
+    """A small square of a colour (R, G, B)."""
+    red, green, blue = colour
+    return tag("span", class_="swatch", style=f"background:rgb({red},{green},{blue})")

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from SSLRemoteSensing.protocols import AGAINST_REST
-from SSLRemoteSensing.reporting.examples import swatch
 from SSLRemoteSensing.reporting.markup import (
     Markup,
     boxed,
@@ -11,6 +10,7 @@ from SSLRemoteSensing.reporting.markup import (
     join,
     percent,
     section,
+    swatch,
     table,
     tag,
 )
@@ -84,19 +84,23 @@ def bar(share: float) -> Markup:
 
 
 def confusion_section(scores: dict, names: Sequence[str], colours: dict[str, Sequence]) -> Markup:
-    """Rows label, columns map; each field its share of the row, with the pixels in its title."""
+    """Rows label, columns map: each field its share of the row, and folded its pixels."""
     counts = scores["confusion_matrix"]
-    heads = [tag("th", "label \\ map", scope="col"), *(tag("th", n, scope="col") for n in names)]
-    lines = []
+    corner = "label \\ map"
+    heads = [tag("th", corner, scope="col"), *(tag("th", n, scope="col") for n in names)]
+    lines, pixels = [], []
     for row, (name, values) in enumerate(zip(names, counts, strict=True)):
-        fields = [tag("th", class_name(name, colours), scope="row")]
+        head = class_name(name, colours)
+        fields = [tag("th", head, scope="row")]
         for column, value in enumerate(values):
             fields.append(confusion_field(value, sum(values), row == column, name, names[column]))
         lines.append(tag("tr", *fields))
-    caption = "Share of each label's pixels, in %"
-    head = tag("thead", tag("tr", *heads))
-    note = "Blue: right. Orange: mistakes. Point at a field for the number of pixels."
-    return section("Confusion matrix", boxed(head, lines, caption, "heat"), note=note)
+        pixels.append([head, *(f"{value:,}" for value in values)])
+    shares = boxed(
+        tag("thead", tag("tr", *heads)), lines, "Share of each label's pixels, in %", "heat"
+    )
+    numbers = fold("Numbers of pixels", table([corner, *names], pixels, "Pixels"))
+    return section("Confusion matrix", shares, numbers, note="Blue: right. Orange: mistakes.")
 
 
 def confusion_field(value: int, total: int, hit: bool, label: str, found: str) -> Markup:

@@ -68,6 +68,9 @@ svg .line{fill:none;stroke:var(--blue);stroke-width:2;stroke-linejoin:round}
 svg .dot{fill:var(--orange);stroke:var(--card);stroke-width:1.5}
 svg .fill{fill:var(--blue)}
 svg .other{fill:var(--orange)}
+.swatch.fill{background:var(--blue)}
+.swatch.other{background:var(--orange)}
+h3.group{font-size:1.1rem;margin:1.6rem 0 .2rem}
 .tile{border-top:1px solid var(--line);padding:.75rem 0}
 .tile:first-of-type{border-top:0}
 .tile p{margin:0 0 .4rem}
@@ -77,7 +80,7 @@ svg .other{fill:var(--orange)}
 background:var(--key);outline:1px solid var(--line)}
 .legend{display:flex;flex-wrap:wrap;gap:.25rem 1.1rem;margin:.4rem 0 .8rem;padding:0;
 list-style:none;font-size:.9rem}
-.map img{display:block;max-width:100%;height:auto;border-radius:4px}
+.map img{display:block;max-width:100%;height:auto;border-radius:4px;outline:1px solid var(--line)}
 .scene{display:grid;gap:1.25rem;grid-template-columns:minmax(0,3fr) minmax(0,2fr)}
 details{margin:.4rem 0}
 summary{cursor:pointer;color:var(--link)}
@@ -91,7 +94,7 @@ ul.files,ul.told{padding-left:1.2rem;margin:.4rem 0}
 h1{font-size:1.4rem}.pictures{grid-template-columns:repeat(2,minmax(0,1fr))}
 .figures{grid-template-columns:repeat(2,1fr)}
 dl div{grid-template-columns:minmax(0,1fr);gap:0;padding-bottom:.3rem}
-th,td{padding:.35rem .45rem}th[scope=row]{min-width:6.5rem;max-width:9rem}
+th,td{padding:.35rem .45rem}th[scope=row]{min-width:7.75rem;max-width:9rem}
 footer{padding:0 .9rem 1.5rem}}
 @media print{body{background:#fff;font-size:11pt}section,header{border:0;padding:.4rem 0}
 .tile,figure,tr{break-inside:avoid}.box{overflow:visible}}
