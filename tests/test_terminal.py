@@ -34,7 +34,7 @@ COMMANDS += sorted(
     for file in (ROOT / "tools").glob("*.py")
     if "def flags()" in file.read_text()
 )
-SLOW = {"tools/benchmark_predict.py"}
+SLOW = {"tools/benchmark_predict.py", "tools/make_configuration_docs.py"}
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
 
 
