@@ -348,6 +348,16 @@ def test_each_file_is_linked_from_the_index():
     assert "docs/README.md" in links("README.md")
 
 
+def test_the_table_of_layers_names_each_module():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    layers = project["tool"]["importlinter"]["contracts"][0]["layers"]
+    modules = {name.strip() for layer in layers for name in re.split("[|:]", layer)}
+    text = (ROOT / "docs/architecture.md").read_text().split("| layer | modules |")[1]
+    named = set(re.findall(r"`(\w+)/?`", text.split("\n\n")[0]))
+    assert modules - named == set()
+    assert modules >= {"engine", "datasets", "terminal"}
+
+
 # docs/configuration.md is written from the code.
 
 
