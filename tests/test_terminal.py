@@ -294,6 +294,28 @@ def test_ctrl_c_is_one_line_and_its_status(capsys, raised, status):
     assert capsys.readouterr() == ("", "stopped; go on\n")
 
 
+def test_ctrl_c_that_a_library_makes_another_error_of_is_one_line_too():
+    """As NumPy does while it is imported: a RecursionError."""
+    code = (
+        "import os, signal, sys\n"
+        "from SSLRemoteSensing.errors import run_command\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def main():\n"
+        "    try:\n"
+        "        if len(sys.argv) > 1: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    except KeyboardInterrupt:\n"
+        "        pass\n"
+        "    raise RecursionError('half imported')\n"
+        "run_command(main, 'stopped; go on')"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run([*command, "press"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped; go on\n")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "RecursionError: half imported" in done.stderr
+
+
 def test_ctrl_c_while_a_tool_works_is_130(tmp_path):
     scenes = tmp_path / "scenes"
     command = [sys.executable, "tools/make_demo_scenes.py", "--output", str(scenes)]
