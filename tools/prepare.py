@@ -158,13 +158,15 @@ def main() -> None:
 
 
 def examine(name: str, output: Path) -> list[str]:
-    """The commands that examine the tiles: for fine-tuning, where a config expects them there, and
-    for pre-training."""
-    commands = []
+    """The commands that examine the tiles: their labels, for fine-tuning, where a config expects
+    them there, and for pre-training."""
+    commands, card = [], json.loads((output / CARD).read_text())
+    if "train" in card["scenes"] and card["classes"]:
+        words = ("--tiles", output, "--output", f"{output}_labels.png")
+        commands.append(command_line("tools/show_labels.py", *words))
     if name in PUBLISHED and output == Path("data", name):
         config = f"configs/seg_{name}_vgg16_cfg.py"
         commands.append(command_line("tools/doctor.py", "--config_file", config))
-    card = json.loads((output / CARD).read_text())
     if "train" not in card["scenes"]:
         return commands
     images = output / "images/train"
