@@ -84,6 +84,7 @@ QUICK = {
     "tools/label_efficiency.py": [*SMALL, "train_cfg.num_step=2"],
 }
 SHORTER = {"train_cfg.num_step=164": "train_cfg.num_step=3", "C": PRETRAIN, "600": "320"}
+SHORTER["train_cfg.train_data.img_size=128"] = "train_cfg.train_data.img_size=32"  # of a VGG16
 # Where a checked command leaves a word to the reader: what is taken.
 PLACEHOLDERS = {
     "FORMAT": "onnx",
@@ -134,7 +135,7 @@ def workspace(tmp_path_factory):
         (folder / name).symlink_to(ROOT / name)
     for number in range(8):
         draw(folder, f"images/{number}.{('jpg', 'png', 'tif')[number % 3]}", number)
-        draw(folder, f"labelled/images/area{number}.{('jpg', 'tif')[number % 2]}", number)
+        draw(folder, f"labelled/images/area{number}.{('jpg', 'tif')[number % 2]}", number, 128)
         draw(folder, f"four/{number}.tif", number, 96)
     draw(folder, "scenes/north.tif", 9)
     runner = Runner(folder)
