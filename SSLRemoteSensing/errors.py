@@ -31,6 +31,7 @@ def run_command(main: Callable[[], None], stopped: str = "stopped") -> None:
     """
     # It asks a run for a checkpoint; before its first step there is none to write.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    pressed = note_ctrl_c()
     try:
         try:
             main()
@@ -38,15 +39,40 @@ def run_command(main: Callable[[], None], stopped: str = "stopped") -> None:
             print(painted("error:", "red", sys.stderr), told(error), file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt as stop:
-            if os.environ.get("RANK", "0") == "0":  # torchrun's other processes need not say it too
-                print(stopped, file=sys.stderr)
+            say_stopped(stopped)
             sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))
+        except Exception:
+            if not pressed:
+                raise
+            say_stopped(stopped)
+            sys.exit(128 + signal.SIGINT)
         finally:
             sys.stdout.flush()  # here, where a reader that has gone can be told from a defect
     except BrokenPipeError:
         if not silence_closed():
             raise
         sys.exit(128 + signal.SIGPIPE)
+
+
+def note_ctrl_c() -> list[int]:
+    """Where SIGINT raises a KeyboardInterrupt, have it noted in the list that is returned, too.
+
+    A library that is interrupted while it is imported may make another error of it.
+    """
+    pressed = []
+
+    def note(number: int, frame) -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, note)
+    return pressed
+
+
+def say_stopped(stopped: str) -> None:
+    if os.environ.get("RANK", "0") == "0":  # torchrun's other processes need not say it too
+        print(stopped, file=sys.stderr)
 
 
 def silence_closed() -> bool:

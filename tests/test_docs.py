@@ -84,6 +84,7 @@ QUICK = {
     "tools/label_efficiency.py": [*SMALL, "train_cfg.num_step=2"],
 }
 SHORTER = {"train_cfg.num_step=164": "train_cfg.num_step=3", "C": PRETRAIN, "600": "320"}
+SHORTER["train_cfg.train_data.img_size=128"] = "train_cfg.train_data.img_size=32"  # of a VGG16
 # Where a checked command leaves a word to the reader: what is taken.
 PLACEHOLDERS = {
     "FORMAT": "onnx",
@@ -134,7 +135,7 @@ def workspace(tmp_path_factory):
         (folder / name).symlink_to(ROOT / name)
     for number in range(8):
         draw(folder, f"images/{number}.{('jpg', 'png', 'tif')[number % 3]}", number)
-        draw(folder, f"labelled/images/area{number}.{('jpg', 'tif')[number % 2]}", number)
+        draw(folder, f"labelled/images/area{number}.{('jpg', 'tif')[number % 2]}", number, 128)
         draw(folder, f"four/{number}.tif", number, 96)
     draw(folder, "scenes/north.tif", 9)
     runner = Runner(folder)
@@ -346,6 +347,16 @@ def test_each_file_is_linked_from_the_index():
     left = {file for file in FILES if file.startswith("docs/")} - {"docs/README.md"} - there
     assert not left
     assert "docs/README.md" in links("README.md")
+
+
+def test_the_table_of_layers_names_each_module():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    layers = project["tool"]["importlinter"]["contracts"][0]["layers"]
+    modules = {name.strip() for layer in layers for name in re.split("[|:]", layer)}
+    text = (ROOT / "docs/architecture.md").read_text().split("| layer | modules |")[1]
+    named = set(re.findall(r"`(\w+)/?`", text.split("\n\n")[0]))
+    assert modules - named == set()
+    assert modules >= {"engine", "datasets", "terminal"}
 
 
 # docs/configuration.md is written from the code.

@@ -22,10 +22,8 @@ from conftest import ROOT, draw_tiles
 
 from SSLRemoteSensing import terminal
 from SSLRemoteSensing.command import fine_tuning_config
-from SSLRemoteSensing.config import load_config
-from SSLRemoteSensing.errors import UserError, run_command
+from SSLRemoteSensing.errors import run_command
 from SSLRemoteSensing.log import on_the_bar
-from SSLRemoteSensing.schema import check_pretext, check_segmentation
 
 # Every command with flags, and those whose help may load torch: their networks are classes there.
 COMMANDS = ["train.py", "finetune_seg.py"]
@@ -34,7 +32,7 @@ COMMANDS += sorted(
     for file in (ROOT / "tools").glob("*.py")
     if "def flags()" in file.read_text()
 )
-SLOW = {"tools/benchmark_predict.py"}
+SLOW = {"tools/benchmark_predict.py", "tools/make_configuration_docs.py"}
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
 
 
@@ -106,7 +104,8 @@ def test_version_names_this_package_and_torch(run):
 
 
 def examples() -> list[tuple[str, list[str]]]:
-    """(command, its words) of every example in the docstrings of the commands."""
+    """(command, its words) of every example in the docstrings of the commands; that they parse and
+    set keys that exist is tested in tests/test_docs.py."""
     found = []
     for command in COMMANDS:
         document = (ROOT / command).read_text().split('"""')[1].replace("\\\\\n", " ")
@@ -121,24 +120,6 @@ def examples() -> list[tuple[str, list[str]]]:
 def test_each_command_has_an_example_of_itself():
     named = {command for command, _ in examples()}
     assert named == set(COMMANDS)
-
-
-@pytest.mark.parametrize(("command", "words"), examples(), ids=lambda part: str(part)[:60])
-def test_an_example_parses_and_sets_keys_that_exist(parser_of, command, words, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    args = parser_of(command).parse_args(words)
-    if getattr(args, "config_file", None) is None:
-        return
-    overrides = [text for group in getattr(args, "set", []) for text in group]
-    with contextlib.redirect_stderr(io.StringIO()):  # the published configs' idle keys
-        config = load_config(args.config_file, overrides)
-    (check_segmentation if "classes" in config else check_pretext)(config)
-
-
-def test_an_unknown_key_in_an_example_would_be_found():
-    path = ROOT / "configs/demo_oam_pretrain_resnet18_cfg.py"
-    with pytest.raises(UserError, match="batch_sise"):
-        check_pretext(load_config(path, ["train_cfg.batch_sise=3"]))
 
 
 def on_a_terminal(command: list[str], width: int = 80, **environment: str) -> tuple[int, str]:
@@ -294,6 +275,28 @@ def test_ctrl_c_is_one_line_and_its_status(capsys, raised, status):
     assert capsys.readouterr() == ("", "stopped; go on\n")
 
 
+def test_ctrl_c_that_a_library_makes_another_error_of_is_one_line_too():
+    """As NumPy does while it is imported: a RecursionError."""
+    code = (
+        "import os, signal, sys\n"
+        "from SSLRemoteSensing.errors import run_command\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def main():\n"
+        "    try:\n"
+        "        if len(sys.argv) > 1: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    except KeyboardInterrupt:\n"
+        "        pass\n"
+        "    raise RecursionError('half imported')\n"
+        "run_command(main, 'stopped; go on')"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run([*command, "press"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped; go on\n")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "RecursionError: half imported" in done.stderr
+
+
 def test_ctrl_c_while_a_tool_works_is_130(tmp_path):
     scenes = tmp_path / "scenes"
     command = [sys.executable, "tools/make_demo_scenes.py", "--output", str(scenes)]
@@ -371,3 +374,20 @@ def test_the_closing_lines_of_each_command_name_files_and_commands_that_exist(
         if "next" in keys:
             _, script, *arguments = shlex.split(found["next"])
             parser_of(script).parse_args(arguments)
+
+
+def test_prepare_says_what_to_look_at_next(run, parser_of, tiles, tmp_path):
+    output = tmp_path / "mine"
+    flags = ["--output", str(output), "--classes", "other", "building", "--tile", "64"]
+    done = run("tools/prepare.py", None, "folder", "--source", str(tiles), *flags)
+    assert done.returncode == 0, done.stderr
+    assert f"\ntiles: {output}\n" in done.stdout
+    told = [line.removeprefix("next: ") for line in done.stdout.splitlines() if "next: " in line]
+    commands = [shlex.split(line)[1:] for line in told]
+    assert [command[0] for command in commands] == ["tools/show_labels.py", "tools/doctor.py"]
+    for script, *words in commands:
+        parser_of(script).parse_args(words)
+    done = run("tools/show_labels.py", None, *commands[0][1:])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"\npicture: {output}_labels.png\n")
+    assert Path(f"{output}_labels.png").exists()

@@ -7,23 +7,25 @@ A key's type and default are those of the constructor that takes it, its meaning
 where the file is not what this writes.
 """
 
-import argparse
 import functools
 import inspect
 import re
 import textwrap
 import types
 import typing
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
+from SSLRemoteSensing.command import bare_parser, parse
 from SSLRemoteSensing.config import Chain, OneOf, Part, parameters, typed_keys
 from SSLRemoteSensing.errors import UserError, run_command
 from SSLRemoteSensing.schedules import OPTIMIZERS
 from SSLRemoteSensing.schema import PretextConfig, SegmentationConfig
+from SSLRemoteSensing.terminal import closing
 from SSLRemoteSensing.writing import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,14 +92,17 @@ class Section:
         return kept.replace(" ", "-")
 
 
+def flags() -> ArgumentParser:
+    flags = bare_parser(__doc__)
+    told = "the page to write (default: docs/configuration.md)"
+    flags.add_argument("--output", type=Path, metavar="FILE", help=told)
+    return flags
+
+
 def main() -> None:
-    flags = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    flags.add_argument("--output", type=Path, default=FILE, help="default docs/configuration.md")
-    args = flags.parse_args()
-    write_text(args.output, page())
-    print(f"written: {args.output}")
+    output = parse(flags()).output or FILE
+    write_text(output, page())
+    closing({"page": output})
 
 
 def page() -> str:

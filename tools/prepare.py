@@ -74,9 +74,8 @@ def flags() -> argparse.ArgumentParser:
     flags.add_argument(
         "--workers",
         type=int,
-        default=os.cpu_count(),
         metavar="N",
-        help="threads, each with a scene; by default one a core",
+        help="threads, each with a scene (default: one a core)",
     )
     flags.add_argument("--check", action="store_true", help="audit only, write nothing")
     own = flags.add_argument_group("folder only")
@@ -145,9 +144,10 @@ def main() -> None:
         collection = PUBLISHED[args.set](files, bands, kinds, args.splits)
     cv2.setNumThreads(1)  # --workers are the threads
     made_by = {"command": sys.argv, "versions": versions()}
+    workers = os.cpu_count() if args.workers is None else args.workers
     try:
         good = prepare(
-            collection, Path(args.output or "."), settings, args.tile, stride, args.workers,
+            collection, Path(args.output or "."), settings, args.tile, stride, workers,
             args.leave_out, args.check, made_by,
         )  # fmt: skip
     except OSError as error:
@@ -158,13 +158,15 @@ def main() -> None:
 
 
 def examine(name: str, output: Path) -> list[str]:
-    """The commands that examine the tiles: for fine-tuning, where a config expects them there, and
-    for pre-training."""
-    commands = []
+    """The commands that examine the tiles: their labels, for fine-tuning, where a config expects
+    them there, and for pre-training."""
+    commands, card = [], json.loads((output / CARD).read_text())
+    if "train" in card["scenes"] and card["classes"]:
+        words = ("--tiles", output, "--output", f"{output}_labels.png")
+        commands.append(command_line("tools/show_labels.py", *words))
     if name in PUBLISHED and output == Path("data", name):
         config = f"configs/seg_{name}_vgg16_cfg.py"
         commands.append(command_line("tools/doctor.py", "--config_file", config))
-    card = json.loads((output / CARD).read_text())
     if "train" not in card["scenes"]:
         return commands
     images = output / "images/train"

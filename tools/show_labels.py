@@ -13,42 +13,34 @@ of the same names.
 """
 
 import argparse
+from typing import TYPE_CHECKING
 
+from SSLRemoteSensing.command import bare_parser, parse
 from SSLRemoteSensing.config import load_config
-from SSLRemoteSensing.doctor.subject import is_fine_tuning
 from SSLRemoteSensing.errors import UserError, run_command
 from SSLRemoteSensing.panels import png_path, write_png
-from SSLRemoteSensing.schema import check_segmentation
-from SSLRemoteSensing.showing.labels import (
-    choose_tiles,
-    class_number,
-    class_table,
-    count_classes,
-    draw_tiles,
-    read_tiles,
-)
-from SSLRemoteSensing.showing.sources import (
-    Part,
-    part_of_config,
-    part_of_folders,
-    part_of_prepared,
-)
+from SSLRemoteSensing.terminal import closing
+
+if TYPE_CHECKING:
+    from SSLRemoteSensing.showing.sources import Part
 
 MOST = 100  # tiles; a picture of more cannot be looked at
 
 
-def main() -> None:
-    flags = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def flags() -> argparse.ArgumentParser:
+    flags = bare_parser(__doc__)
     source = flags.add_argument_group("what to show, one of")
-    source.add_argument("--config_file", help="a config of finetune_seg.py")
+    source.add_argument("--config_file", metavar="FILE", help="a config of finetune_seg.py")
     source.add_argument("--tiles", metavar="FOLDER", help="of tools/prepare.py, with dataset.json")
     source.add_argument("--images", metavar="FOLDER", help="with --labels and --classes")
     flags.add_argument("--output", required=True, metavar="PNG", help="the picture to write")
-    flags.add_argument("--part", choices=("train", "val", "test"), default="train", help="(train)")
-    flags.add_argument("--samples", type=int, default=8, help="rows (8)")
-    flags.add_argument("--seed", type=int, help="draw the tiles by it; default evenly spread ones")
+    flags.add_argument(
+        "--part", choices=("train", "val", "test"), default="train", help="whose tiles"
+    )
+    flags.add_argument("--samples", type=int, default=8, metavar="N", help="rows")
+    flags.add_argument(
+        "--seed", type=int, metavar="N", help="draw the tiles by it (default: evenly spread ones)"
+    )
     flags.add_argument("--with", dest="wanted", metavar="CLASS", help="only tiles that hold CLASS")
     config = flags.add_argument_group("with --config_file")
     config.add_argument(
@@ -63,12 +55,34 @@ def main() -> None:
     own = flags.add_argument_group("with --images")
     own.add_argument("--labels", metavar="FOLDER", help="of label maps, one an image")
     own.add_argument("--classes", nargs="+", metavar="NAME", help="in the order of their values")
-    own.add_argument("--label_format", help="a label's file name ({stem}.png)")
-    own.add_argument("--label_offset", type=int, help="-1 where labels have 0 = not scored")
-    own.add_argument("--label_codes", nargs="+", type=int, help="value of each class, e.g. 0 255")
-    own.add_argument("--max_value", type=float, help="the value that becomes 255, for 16 bits")
-    args = flags.parse_args()
+    own.add_argument(
+        "--label_format", metavar="PATTERN", help="a label's file name (default: {stem}.png)"
+    )
+    own.add_argument(
+        "--label_offset", type=int, metavar="N", help="-1 where labels have 0 = not scored"
+    )
+    own.add_argument(
+        "--label_codes", nargs="+", type=int, metavar="VALUE", help="of each class, e.g. 0 255"
+    )
+    own.add_argument(
+        "--max_value", type=float, metavar="VALUE", help="becomes 255; for images of 16 bits"
+    )
+    return flags
+
+
+def main() -> None:
+    args = parse(flags())
     check_flags(args)
+    # Only now: they load torch, which takes seconds that --help need not wait for.
+    from SSLRemoteSensing.showing.labels import (
+        choose_tiles,
+        class_number,
+        class_table,
+        count_classes,
+        draw_tiles,
+        read_tiles,
+    )
+
     output = png_path(args.output, "--output")
     part = open_part(args)
     counts = count_classes(part.dataset)
@@ -85,7 +99,7 @@ def main() -> None:
     for row in table:
         name, *figures = (text.rjust(width) for text, width in zip(row, widths, strict=True))
         say("  ".join([row[0].ljust(len(name)), *figures]))
-    say(f"picture: {output}")
+    closing({"picture": output})
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -114,7 +128,11 @@ def check_flags(args: argparse.Namespace) -> None:
         raise UserError(f"--seed {args.seed}: must be at least 0")
 
 
-def open_part(args: argparse.Namespace) -> Part:
+def open_part(args: argparse.Namespace) -> "Part":
+    from SSLRemoteSensing.doctor.subject import is_fine_tuning
+    from SSLRemoteSensing.schema import check_segmentation
+    from SSLRemoteSensing.showing.sources import part_of_config, part_of_folders, part_of_prepared
+
     if args.tiles is not None:
         return part_of_prepared(args.tiles, args.part)
     if args.images is not None:

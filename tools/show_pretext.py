@@ -10,27 +10,37 @@ blocks and transforms, in the order in which training takes them, so the first r
 batch. Under torchrun the first batches of all processes, one after another, are those rows.
 """
 
-from SSLRemoteSensing.command import config_parser, settings
-from SSLRemoteSensing.doctor.subject import is_fine_tuning
+from argparse import ArgumentParser
+
+from SSLRemoteSensing.command import config_parser, given_again, parse, settings
 from SSLRemoteSensing.errors import UserError, run_command
 from SSLRemoteSensing.panels import png_path, write_png
-from SSLRemoteSensing.schema import check_pretext
-from SSLRemoteSensing.showing.pretext import (
-    class_names,
-    describe,
-    draw_samples,
-    first_samples,
-    open_images,
-)
+from SSLRemoteSensing.terminal import closing, command_line
+
+
+def flags() -> ArgumentParser:
+    flags = config_parser(__doc__)
+    add = flags.add_argument
+    add("--output", required=True, metavar="PNG", help="the picture to write")
+    add("--samples", type=int, default=8, metavar="N", help="rows")
+    add("--epoch", type=int, default=0, metavar="N", help="whose first samples, from 0")
+    add("--seed", type=int, metavar="N", help="in place of train_cfg.seed")
+    return flags
 
 
 def main() -> None:
-    flags = config_parser(__doc__)
-    flags.add_argument("--output", required=True, metavar="PNG", help="the picture to write")
-    flags.add_argument("--samples", type=int, default=8, help="rows (8)")
-    flags.add_argument("--epoch", type=int, default=0, help="whose first samples, from 0 (0)")
-    flags.add_argument("--seed", type=int, help="in place of train_cfg.seed")
-    args = flags.parse_args()
+    args = parse(flags())
+    # Only now: they load torch, which takes seconds that --help need not wait for.
+    from SSLRemoteSensing.doctor.subject import is_fine_tuning
+    from SSLRemoteSensing.schema import check_pretext
+    from SSLRemoteSensing.showing.pretext import (
+        class_names,
+        describe,
+        draw_samples,
+        first_samples,
+        open_images,
+    )
+
     config = settings(args)
     if is_fine_tuning(config):
         raise UserError(
@@ -48,7 +58,8 @@ def main() -> None:
     write_png(output, page)
     for line in [title, *describe(samples, dataset, classes)]:
         print(line.encode("utf-8", "backslashreplace").decode())  # a file's name need not be text
-    print(f"picture: {output}")
+    again = given_again(args)
+    closing({"picture": output}, [command_line("train.py", *again)])
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def build_chain(cfg: dict, path: str) -> list:
 
 
 class PretextDataset(Dataset):
-    """Images without labels, each as occluded, anchor and transformed (Li et al. 2021, section 1).
+    """Images without labels, each as occluded, anchor and transformed (Li et al. 2021).
 
     `dataset[(epoch, index)]` is a dict of
         occluded, anchor, transformed: uint8 arrays (img_size, img_size, in_channels),
