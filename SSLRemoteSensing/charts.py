@@ -22,6 +22,8 @@ GROUP_OF = {
     "data_wait": "course/data_wait",
     "watching": "course/watching",
     "memory_gb": "course/memory_gb",
+    "probe_seconds": "course/probe_seconds",
+    "probe_share": "course/probe_share",
 }
 # The page "Custom scalars": chart -> patterns of tags whose curves it holds. What is learnt stands
 # first, three or four charts a row; TensorBoard matches a pattern with how a tag begins.
@@ -38,7 +40,11 @@ CHARTS = {
     "cosine of the tasks' gradients": ["gradients/cosine.*"],
     "learning rate": ["course/lr"],
     "images a second, watching left out": ["course/images_per_second"],
-    "share of the time: waiting for data, watching": ["course/data_wait", "course/watching"],
+    "share of the time: waiting for data, watching, probe": [
+        "course/data_wait",
+        "course/watching",
+        "course/probe_share",
+    ],
     "memory, peak, GB": ["course/memory_gb"],
     "accuracy by transform": ["transforms/accuracy_.*"],
 }

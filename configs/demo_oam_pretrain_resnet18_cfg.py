@@ -53,6 +53,13 @@ config = dict(
                 ),
             ),
         ),
+        # With labels of some tiles, mIoU of a linear classifier on the backbone after each epoch:
+        # probe=dict(
+        #     image_path="data/oam_buildings/images",
+        #     label_path="data/oam_buildings/labels",
+        #     classes=("other", "building"),
+        #     data_format=("zanzibar_*.jpg", "nepal_*.jpg", "philippines_*.jpg"),
+        # ),
         losses=dict(
             InpaintingLoss=dict(name="InpaintingLoss"),
             AGRLoss=dict(name="CrossEntropyLoss"),

@@ -143,6 +143,19 @@ def test_a_sound_pretraining_run_gets_0_and_nothing_is_written(run, pretext_conf
     assert not (tmp_path / "run").exists()
 
 
+def test_the_tiles_of_a_probe_are_opened(doctor, light, tiles):
+    paths = dict(image_path=str(tiles / "images"), label_path=str(tiles / "labels"))
+    small = dict(classes=("other", "roof"), train_tiles=4, val_tiles=4, pixels=32)
+    light["train_cfg"]["probe"] = paths | small
+    found = doctor(light)
+    assert (found.status, found.failed) == (0, ""), found.out
+    assert "probe: fitted on 128 pixels of 4 tiles, scored on 4 tiles, 32 x 32" in found.ok
+    light["train_cfg"]["probe"]["label_path"] = "nowhere"
+    found = doctor(light)
+    assert found.status == 1
+    assert found.failed == "  FAIL  train_cfg.probe: label_path nowhere: no such folder"
+
+
 def test_a_sound_fine_tuning_run_gets_0(doctor, seg_config, tmp_path):
     found = doctor(seg_config, "--backbone", "random")
     assert (found.status, found.failed) == (0, ""), found.out

@@ -56,6 +56,10 @@ def examine(done: Examination) -> None:
         name = done.config["backbone_cfg"]["name"]
         section.ok(f"{type(task.model).__name__} of {name} is built")
     finish(done, section)
+    if task is not None and task.open_probe is not None:
+        section = Section("probe")
+        section.attempt(task.open_probe)
+        finish(done, section)
     splits, scanned = examine_files(done)
     if scanned:
         section = Section("duplicates")

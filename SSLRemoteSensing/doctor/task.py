@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from SSLRemoteSensing.engine import check_numbers, fit
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.finetuning import open_fine_tuning
 from SSLRemoteSensing.log import LogSettings
+from SSLRemoteSensing.probe import open_probe
 from SSLRemoteSensing.saving import CheckpointSettings
 from SSLRemoteSensing.schedules import SCHEDULES
 from SSLRemoteSensing.schema import PretextConfig, SegmentationConfig, check_pretext
@@ -40,6 +42,7 @@ class Task:
     open_train: the training set, without the images of a text file as `exclude` takes it; its
         labels, which have been looked through, are in the coding given.
     open_scored: opens val_data and test_data as scoring does, likewise; None in pre-training.
+    open_probe: opens the tiles of the probe and prints what they are; None without a probe.
     """
 
     config: dict
@@ -49,6 +52,7 @@ class Task:
     collate: Callable
     open_train: Callable[[str | None, ValueCoding | None], Dataset]
     open_scored: Callable[[ValueCoding | None], None] | None
+    open_probe: Callable[[], object] | None = None
 
 
 def require_keys(config: dict) -> None:
@@ -76,8 +80,8 @@ def open_task(config: dict, processes: int = 1) -> Task:
 def open_pretext(config: dict, processes: int) -> Task:
     check_pretext(config)
     train_cfg = divide_batch(config["train_cfg"], processes)
-    data = train_cfg.pop("train_data")
-    for key in ("losses", "joint_pass", "probe"):  # the network, or train.py, has them
+    data, probe = train_cfg.pop("train_data"), train_cfg.pop("probe", None)
+    for key in ("losses", "joint_pass"):  # the network has them
         train_cfg.pop(key, None)
     settings = fit_defaults() | train_cfg
     torch.manual_seed(settings["seed"])
@@ -91,7 +95,10 @@ def open_pretext(config: dict, processes: int) -> Task:
             raise UserError(f"train_cfg.train_data: {error}") from error
 
     most = CheckpointSettings(**settings["checkpoints"]).max_keep
-    return Task(config, model, settings, most, pretext.collate, open_train, None)
+    opened = None
+    if probe is not None:
+        opened = partial(open_probe, probe, model.backbone, settings, data["img_size"])
+    return Task(config, model, settings, most, pretext.collate, open_train, None, opened)
 
 
 def open_labelled(config: dict, processes: int) -> Task:
