@@ -68,7 +68,8 @@ def class_section(protocols: dict[str, dict], colours: dict[str, Sequence]) -> M
 def class_table(protocol: str, scores: dict, colours: dict[str, Sequence]) -> Markup:
     rows = []
     for name, entry in scores["per_class"].items():
-        iou = join([percent(entry["iou"]), bar(entry["iou"] or 0)])
+        value = entry["iou"]
+        iou = join([percent(value), *([] if value is None else [bar(value)])])
         numbers = [percent(entry[key]) for key in ("f1", "precision", "recall")]
         rows.append([class_name(name, colours), iou, *numbers, f"{entry['pixels']:,}"])
     head = ["class", "IoU", "F1", "precision", "recall", "pixels labelled"]

@@ -41,7 +41,7 @@ th,td{padding:.35rem .6rem;border-bottom:1px solid var(--line);text-align:left;
 vertical-align:middle}
 th{font-weight:600}
 thead th{color:var(--soft);font-size:.875rem;vertical-align:bottom}
-th[scope=row]{position:sticky;left:0;background:var(--card);max-width:22rem}
+th[scope=row]{position:sticky;left:0;background:var(--card);min-width:7.75rem;max-width:22rem}
 td.words{min-width:14rem}
 .number{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
 .swatch{display:inline-block;width:.9em;height:.9em;border:1px solid var(--soft);
@@ -94,7 +94,7 @@ ul.files,ul.told{padding-left:1.2rem;margin:.4rem 0}
 h1{font-size:1.4rem}.pictures{grid-template-columns:repeat(2,minmax(0,1fr))}
 .figures{grid-template-columns:repeat(2,1fr)}
 dl div{grid-template-columns:minmax(0,1fr);gap:0;padding-bottom:.3rem}
-th,td{padding:.35rem .45rem}th[scope=row]{min-width:7.75rem;max-width:9rem}
+th,td{padding:.35rem .45rem}th[scope=row]{max-width:9rem}
 footer{padding:0 .9rem 1.5rem}}
 @media print{body{background:#fff;font-size:11pt}section,header{border:0;padding:.4rem 0}
 .tile,figure,tr{break-inside:avoid}.box{overflow:visible}}
