@@ -7,10 +7,11 @@ the features get better for segmentation, which the losses of the pretext tasks 
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from SSLRemoteSensing.datasets.files import stem
 from SSLRemoteSensing.datasets.fraction import scene_of
@@ -169,11 +170,19 @@ class Probe:
         """`metrics.scores` of the classifier fitted on the features of `backbone` as it is now.
 
         The backbone is in evaluation mode meanwhile; nothing in it is changed and nothing is drawn
-        from torch's generators.
+        from torch's generators. Batch normalization that has seen no image has no statistics yet;
+        a copy gets those of the tiles that are fitted on. Else the score of random weights would
+        rise by images running through them alone.
         """
         training = backbone.training
-        backbone.eval()
         device = next(backbone.parameters()).device
+        if has_seen_nothing(backbone):
+            backbone = deepcopy(backbone)
+            for norm in batch_norms(backbone):
+                norm.momentum = None  # the mean over all batches
+            for start in range(0, len(self.images), BATCH):
+                backbone.train()(unit_range(self.images[start : start + BATCH].to(device)))
+        backbone.eval()
         kept = torch.channels_last if channels_last else torch.contiguous_format
 
         def pyramids(images: Tensor) -> Iterator[tuple[dict[str, Tensor], slice]]:
@@ -232,6 +241,18 @@ class Probe:
                 remarks["probe"] = f"{told}; set train_cfg.probe.every={every}, or fewer val_tiles"
         self.ended = now
         return figures, remarks
+
+
+def batch_norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [one for one in network.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+
+
+def has_seen_nothing(network: nn.Module) -> bool:
+    """Whether its batch normalization has the statistics it was made with."""
+    norms = batch_norms(network)
+    return bool(norms) and all(
+        bool((norm.running_mean == 0).all() and (norm.running_var == 1).all()) for norm in norms
+    )
 
 
 def open_probe(
