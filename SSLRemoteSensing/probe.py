@@ -180,8 +180,12 @@ class Probe:
             backbone = deepcopy(backbone)
             for norm in batch_norms(backbone):
                 norm.momentum = None  # the mean over all batches
-            for start in range(0, len(self.images), BATCH):
-                backbone.train()(unit_range(self.images[start : start + BATCH].to(device)))
+                if isinstance(norm, nn.SyncBatchNorm):  # which would wait for the other processes
+                    norm.__class__ = nn.BatchNorm2d
+            # A map of 1 x 1 has no variance in a batch of one tile.
+            images = self.images if len(self.images) > 1 else self.images.repeat(2, 1, 1, 1)
+            for part in images.tensor_split(math.ceil(len(images) / BATCH)):
+                backbone.train()(unit_range(part.to(device)))
         backbone.eval()
         kept = torch.channels_last if channels_last else torch.contiguous_format
 

@@ -8,6 +8,7 @@ import re
 import runpy
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 from unittest import mock
 
@@ -17,6 +18,8 @@ import torch
 from conftest import ROOT
 from drawn import draw_classes, draw_potsdam, prepare, write_png
 from preloaded import python
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 from test_engine import TinyNet, at_call, entries, interrupt_at
 from torch import nn
 from torch.nn import functional as F
@@ -184,6 +187,35 @@ def test_random_weights_are_scored_with_statistics_of_their_own_features(tiles):
     first = next(norm for norm in backbone.modules() if isinstance(norm, nn.BatchNorm2d))
     first.running_mean += 3
     assert probe.score(backbone) != seen  # its own statistics are taken as they are
+
+
+def test_statistics_of_random_weights_are_taken_without_the_other_processes(tiles, monkeypatch):
+    """As with `sync_bn`: the others wait at a barrier meanwhile."""
+    probe = probe_of(tiles, ("other", "roof"))
+    torch.manual_seed(0)
+    backbone = Pyramid()
+    found = probe.score(backbone)
+    synchronized = nn.SyncBatchNorm.convert_sync_batchnorm(deepcopy(backbone))
+    forward = nn.SyncBatchNorm.forward
+
+    def asking(norm, images):
+        assert not norm.training, "asks the others"
+        return forward(norm, images)
+
+    monkeypatch.setattr(nn.SyncBatchNorm, "forward", asking)
+    assert probe.score(synchronized) == found
+    assert any(isinstance(one, nn.SyncBatchNorm) for one in synchronized.modules())
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_random_weights_are_scored_on_tiles_of_one_pixel_in_the_last_map(tmp_path, count):
+    """Of which batch normalization has no variance where a tile is alone in its batch."""
+    probe = probe_of(
+        draw_three(tmp_path, [f"tile{i}" for i in range(14)], size=32), img_size=32,
+        train_tiles=count, val_tiles=1,
+    )  # fmt: skip
+    assert len(probe.images) == count
+    assert 0 <= probe.score(Pyramid())["miou"] <= 1
 
 
 def test_a_probe_and_its_score_are_the_same_each_time(tiles):
@@ -371,9 +403,13 @@ def probed_steps(config: dict) -> list[int]:
     return [entry["step"] for entry in entries(config) if "probe_miou" in entry]
 
 
-def board_steps(config: dict) -> list[int]:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+@pytest.fixture
+def boards_in_order(monkeypatch):
+    """Event files of one process and second are read by their number as text: 10 before 9."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(1000))
 
+
+def board_steps(config: dict) -> list[int]:
     events = EventAccumulator(config["train_cfg"]["log"]["log_path"])
     events.Reload()
     return [event.step for event in events.Scalars("probe/miou")]
@@ -402,6 +438,7 @@ def test_it_does_not_depend_on_where_checkpoints_are(pretext_config, tmp_path):
     assert probed_steps(pretext_config) == [0, 6, 12, 18]
 
 
+@pytest.mark.usefixtures("boards_in_order")
 @pytest.mark.parametrize("call", [2, 6, 8, 12])
 def test_a_run_that_was_stopped_logs_each_epoch_once(pretext_config, call):
     """Stopped in the middle of an epoch, and in its last step."""
@@ -411,6 +448,7 @@ def test_a_run_that_was_stopped_logs_each_epoch_once(pretext_config, call):
     assert probed_steps(pretext_config) == board_steps(pretext_config) == [0, 6, 12]
 
 
+@pytest.mark.usefixtures("boards_in_order")
 @pytest.mark.parametrize("saves", [0, 1])
 def test_a_run_that_crashed_before_the_checkpoint_logs_each_epoch_once(
     pretext_config, monkeypatch, saves
