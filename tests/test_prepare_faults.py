@@ -595,7 +595,13 @@ def test_a_finished_folder_is_left_as_it_is(clean):
     before = {file: file.stat().st_mtime_ns for file in output.rglob("*")}
     done = prepare("potsdam", "--source", source, "--output", output)
     assert done.returncode == 0
-    assert done.stdout == f"{output} is prepared already: 4 scenes, nothing left to do\n"
+    said, where, *following = done.stdout.splitlines()
+    assert said == f"{output} is prepared already: 4 scenes, nothing left to do"
+    assert where == f"tiles: {output}"
+    assert [line.split()[:3] for line in following] == [
+        ["next:", "python", "tools/show_labels.py"],
+        ["next:", "python", "tools/doctor.py"],
+    ]
     assert {file: file.stat().st_mtime_ns for file in output.rglob("*")} == before
 
 

@@ -323,7 +323,7 @@ def test_metrics_that_cannot_be_written_do_not_end_the_run(pretext_config, tmp_p
         path.symlink_to("/dev/full")
 
     train(pretext_config, at_call(4, fill))
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert said.count("entries are lost") == 1
     assert "No space left on device" in said
     assert "step 12/12" in said
@@ -350,7 +350,7 @@ def test_events_that_cannot_be_written_do_not_end_the_run(pretext_config, tmp_pa
     finally:
         limit(soft)()
         signal.signal(signal.SIGXFSZ, ignored)
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert said.count("entries are lost (") == 1
     assert "File too large" in said
     left = [1, 2, 3, 7, 8, 9, 10, 11, 12]
