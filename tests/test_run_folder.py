@@ -323,10 +323,10 @@ def test_metrics_that_cannot_be_written_do_not_end_the_run(pretext_config, tmp_p
         path.symlink_to("/dev/full")
 
     train(pretext_config, at_call(4, fill))
-    said = capsys.readouterr().err
-    assert said.count("entries are lost") == 1
-    assert "No space left on device" in said
-    assert "step 12/12" in said
+    printed = capsys.readouterr()
+    assert printed.err.count("entries are lost") == 1
+    assert "No space left on device" in printed.err
+    assert "step 12/12" in printed.out
     assert checkpoint.read(tmp_path / "run/latest.pth")["step"] == 12
 
 
