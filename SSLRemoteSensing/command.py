@@ -80,14 +80,7 @@ def add_config_flags(group: argparse._ArgumentGroup, paths: bool) -> None:
     group.add_argument(
         "--config_file", required=True, metavar="FILE", help="a Python file as those of configs/"
     )
-    group.add_argument(
-        "--set",
-        action="append",
-        nargs="+",
-        default=[],
-        metavar="A.B.C=VALUE",
-        help="override any key; VALUE is a Python literal or else a string",
-    )
+    add_set(group)
     if not paths:
         return
     group.add_argument(
@@ -100,6 +93,23 @@ def add_config_flags(group: argparse._ArgumentGroup, paths: bool) -> None:
         metavar="FOLDER",
         help="of metrics.jsonl and TensorBoard's events, in place of the config's",
     )
+
+
+def add_set(group: argparse._ArgumentGroup) -> None:
+    """--set, for `overrides`."""
+    group.add_argument(
+        "--set",
+        action="append",
+        nargs="+",
+        default=[],
+        metavar="A.B.C=VALUE",
+        help="override any key; VALUE is a Python literal or else a string",
+    )
+
+
+def overrides(args: argparse.Namespace) -> list[str]:
+    """What --set was given, as `load_config` takes it; it may stand there several times."""
+    return [text for group in args.set for text in group]
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -125,8 +135,7 @@ def given_again(args: argparse.Namespace, *names: str) -> list[str]:
     for name in ("checkpoints_path", "log_path", *names):
         if getattr(args, name, None) is not None:
             words += [f"--{name}", str(getattr(args, name))]
-    overrides = [text for group in args.set for text in group]
-    return [*words, "--set", *overrides] if overrides else words
+    return [*words, "--set", *overrides(args)] if overrides(args) else words
 
 
 def fine_tuning_config(config_file: str) -> str:
@@ -141,12 +150,12 @@ def fine_tuning_config(config_file: str) -> str:
 
 def settings(args: argparse.Namespace) -> dict:
     """The config that the flags of `config_parser` ask for."""
-    overrides = [text for group in args.set for text in group]
+    asked = overrides(args)
     if args.checkpoints_path:
-        overrides.append(f"train_cfg.checkpoints.checkpoints_path={args.checkpoints_path}")
+        asked.append(f"train_cfg.checkpoints.checkpoints_path={args.checkpoints_path}")
     if args.log_path:
-        overrides.append(f"train_cfg.log.log_path={args.log_path}")
-    return load_config(args.config_file, overrides)
+        asked.append(f"train_cfg.log.log_path={args.log_path}")
+    return load_config(args.config_file, asked)
 
 
 def write_run_card(config: dict) -> None:

@@ -3,6 +3,23 @@
 import math
 from dataclasses import dataclass
 
+from SSLRemoteSensing.errors import UserError
+
+
+def require_images(images: int, batch_size: int, accumulate_steps: int, processes: int = 1) -> None:
+    """Raise a `UserError` for fewer images than a step takes."""
+    if images < batch_size * accumulate_steps * processes:
+        raise UserError(
+            f"train_cfg.batch_size={batch_size} (x accumulate_steps={accumulate_steps}, x "
+            f"{processes} processes): only {images} images; add images or set a smaller batch_size"
+        )
+
+
+def require_one_length(num_epoch: int | None, num_step: int | None) -> None:
+    """Raise a `UserError` unless exactly one of both is given."""
+    if (num_epoch is None) == (num_step is None):
+        raise UserError("train_cfg: give either num_epoch or num_step")
+
 
 @dataclass(frozen=True)
 class Course:

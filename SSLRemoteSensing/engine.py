@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from SSLRemoteSensing import distributed, run_folder
 from SSLRemoteSensing.clock import Clock
 from SSLRemoteSensing.config import OneOf, Part, build
-from SSLRemoteSensing.course import plan
+from SSLRemoteSensing.course import plan, require_images, require_one_length
 from SSLRemoteSensing.datasets.sampler import KeySampler
 from SSLRemoteSensing.datasets.workers import end_workers, lost_workers_told, one_thread
 from SSLRemoteSensing.entries import Entries
@@ -139,12 +139,7 @@ def fit(
     rank, processes = distributed.rank(), distributed.size()
     per_step = batch_size * accumulate_steps * processes
     distributed.require_equal("data", len(dataset), "give all machines the same images")
-    if len(dataset) < per_step:
-        raise UserError(
-            f"train_cfg.batch_size={batch_size} (x accumulate_steps={accumulate_steps}, x "
-            f"{processes} processes): only {len(dataset)} images; add images or set a smaller "
-            f"batch_size"
-        )
+    require_images(len(dataset), batch_size, accumulate_steps, processes)
     schedule = build(SCHEDULES, lr_schedule, "train_cfg.lr_schedule") if lr_schedule else None
     device = choose_device(device)
     check_graphs(device, accumulate_steps, compile)
@@ -332,8 +327,7 @@ def check_numbers(
             "max_skipped_steps": (max_skipped_steps, 0),
         }
     )
-    if (num_epoch is None) == (num_step is None):
-        raise UserError("train_cfg: give either num_epoch or num_step")
+    require_one_length(num_epoch, num_step)
 
 
 def check_counts(least: dict[str, tuple[float | None, float]]) -> None:

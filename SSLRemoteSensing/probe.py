@@ -259,10 +259,8 @@ def has_seen_nothing(network: nn.Module) -> bool:
     )
 
 
-def open_probe(
-    cfg: dict, backbone: Backbone, train_cfg: dict, img_size: int
-) -> Callable[[int, bool], tuple[dict, dict]]:
-    """`Probe.measure` of the `probe` of a config for `engine.fit`, as `train_cfg` computes.
+def tiles_of(cfg: dict, backbone: Backbone, img_size: int) -> Probe:
+    """The probe of a config's `train_cfg.probe`; prints what it is.
 
     Raises:
         UserError: as `Probe`, with the key before it.
@@ -272,6 +270,18 @@ def open_probe(
     except UserError as error:
         raise UserError(f"train_cfg.probe: {error}") from error
     print(probe.describe())
+    return probe
+
+
+def open_probe(
+    cfg: dict, backbone: Backbone, train_cfg: dict, img_size: int
+) -> Callable[[int, bool], tuple[dict, dict]]:
+    """`Probe.measure` of the `probe` of a config for `engine.fit`, as `train_cfg` computes.
+
+    Raises:
+        UserError: as `tiles_of`.
+    """
+    probe = tiles_of(cfg, backbone, img_size)
     device = choose_device(train_cfg.get("device", "auto"))
     precision = choose_precision(train_cfg.get("precision", "fp32"), device)
     return partial(probe.measure, backbone, precision, train_cfg.get("channels_last", False))

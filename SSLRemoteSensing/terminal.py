@@ -82,9 +82,9 @@ class Bar(tqdm):
 
 
 def say(text: str) -> None:
-    """A line on stdout at once, above the bars that are shown."""
+    """A line on stdout at once, above the bars that are shown; a file's name need not be text."""
     with tqdm.external_write_mode():
-        print(text, flush=True)
+        print(text.encode("utf-8", "backslashreplace").decode(), flush=True)
 
 
 def closing(facts: Mapping[str, object], commands: Sequence[str] = ()) -> None:

@@ -24,7 +24,7 @@ from SSLRemoteSensing.command import config_parser, given_again, parse, settings
 from SSLRemoteSensing.datasets.files import listable
 from SSLRemoteSensing.doctor.report import FAIL, as_json, count, verdict
 from SSLRemoteSensing.errors import CannotWrite, UserError, run_command
-from SSLRemoteSensing.terminal import closing, command_line
+from SSLRemoteSensing.terminal import closing, command_line, say
 from SSLRemoteSensing.writing import make_folder, write_text
 
 if TYPE_CHECKING:
@@ -104,11 +104,6 @@ def next_command(
         words += [] if "--set" in words else ["--set"]
         words += [f"{where}.exclude={output / 'exclude.txt'}" for where in data]
     return command_line(script, *words)
-
-
-def say(text: str) -> None:
-    """Print at once; a file's name need not be text."""
-    print(text.encode("utf-8", "backslashreplace").decode(), flush=True)
 
 
 def write_report(done: "Examination", output: Path, complete: bool) -> None:

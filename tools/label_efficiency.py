@@ -16,7 +16,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from SSLRemoteSensing.command import add_config_flags, bare_parser, parse
+from SSLRemoteSensing.command import add_config_flags, bare_parser, given_again, overrides, parse
 from SSLRemoteSensing.config import load_config
 from SSLRemoteSensing.efficiency.comparison import METRICS
 from SSLRemoteSensing.errors import UserError, run_command
@@ -90,8 +90,7 @@ def main() -> None:
     from SSLRemoteSensing.efficiency.running import run_jobs, slots_for, stop_signals
     from SSLRemoteSensing.schema import check_segmentation
 
-    overrides = [text for group in args.set for text in group]
-    config = load_config(args.config_file, overrides)
+    config = load_config(args.config_file, overrides(args))
     check_segmentation(config)
     if args.jobs is not None and args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: must be at least 1")
@@ -100,8 +99,7 @@ def main() -> None:
     slots = slots_for(config["train_cfg"].get("device", "auto"), args.jobs)
     print("\n".join(describe(grid)))
     if args.dry_run:
-        given = ["--config_file", args.config_file]
-        preview(grid, len(slots), FINETUNE, [*given, "--set", *overrides] if overrides else given)
+        preview(grid, len(slots), FINETUNE, given_again(args))
         return
     with locked(grid), stop_signals() as stop:
         read_grid(grid)  # as it is now that no other command can change it

@@ -29,7 +29,8 @@ def flags() -> ArgumentParser:
 def main() -> None:
     args = parse(flags())
     # Only now: torch takes seconds, which --help need not wait for.
-    from SSLRemoteSensing.probe import Probe
+    from SSLRemoteSensing.probe import tiles_of
+    from SSLRemoteSensing.reporting.markup import percent
     from SSLRemoteSensing.schema import check_pretext
     from SSLRemoteSensing.step import choose_device, choose_precision
 
@@ -44,18 +45,13 @@ def main() -> None:
     device = choose_device(args.device, "--device ")
     precision = choose_precision(args.precision, device, "--precision ")
     backbone = open_backbone(config["backbone_cfg"], args.backbone, args.seed)
-    given = {"in_channels": backbone.in_channels}
-    try:
-        probe = Probe(**cfg, **given, img_size=config["train_cfg"]["train_data"]["img_size"])
-    except UserError as error:
-        raise UserError(f"train_cfg.probe: {error}") from error
-    print(probe.describe())
+    probe = tiles_of(cfg, backbone, config["train_cfg"]["train_data"]["img_size"])
     begun = time.perf_counter()
     found = probe.score(backbone.to(device), precision)
     print(f"{'class':<24}{'IoU':>8}{'F1':>8}{'pixels':>12}")
     for name, one in found["per_class"].items():
-        print(f"{name:<24}{percent(one['iou'])}{percent(one['f1'])}{one['pixels']:>12,}")
-    print(f"mIoU {percent(found['miou']).strip()}, OA {percent(found['oa']).strip()}, in %; "
+        print(f"{name:<24}{percent(one['iou']):>8}{percent(one['f1']):>8}{one['pixels']:>12,}")
+    print(f"mIoU {percent(found['miou'])}, OA {percent(found['oa'])}, in %; "
           f"{time.perf_counter() - begun:.1f} s")  # fmt: skip
 
 
@@ -72,10 +68,6 @@ def open_backbone(backbone_cfg: dict, weights: str, seed: int):
     torch.manual_seed(seed)
     cfg = backbone_cfg | {"pretrained": weights == "imagenet"}
     return build(BACKBONES, cfg, "backbone_cfg")
-
-
-def percent(value: float | None) -> str:
-    return f"{'none':>8}" if value is None else f"{100 * value:>8.2f}"
 
 
 if __name__ == "__main__":

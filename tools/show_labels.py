@@ -15,11 +15,11 @@ of the same names.
 import argparse
 from typing import TYPE_CHECKING
 
-from SSLRemoteSensing.command import bare_parser, parse
+from SSLRemoteSensing.command import add_set, bare_parser, overrides, parse
 from SSLRemoteSensing.config import load_config
 from SSLRemoteSensing.errors import UserError, run_command
 from SSLRemoteSensing.panels import png_path, write_png
-from SSLRemoteSensing.terminal import closing
+from SSLRemoteSensing.terminal import closing, say
 
 if TYPE_CHECKING:
     from SSLRemoteSensing.showing.sources import Part
@@ -48,10 +48,7 @@ def flags() -> argparse.ArgumentParser:
         action="store_true",
         help="as epoch 0 of training has the tiles: cropped, mirrored, turned, jittered",
     )
-    config.add_argument(
-        "--set", action="append", nargs="+", default=[], metavar="A.B.C=VALUE",
-        help="override any key; VALUE is a Python literal or else a string",
-    )  # fmt: skip
+    add_set(config)
     own = flags.add_argument_group("with --images")
     own.add_argument("--labels", metavar="FOLDER", help="of label maps, one an image")
     own.add_argument("--classes", nargs="+", metavar="NAME", help="in the order of their values")
@@ -140,18 +137,13 @@ def open_part(args: argparse.Namespace) -> "Part":
             args.images, args.labels, args.classes, args.label_format or "{stem}.png",
             args.label_offset, args.label_codes, args.max_value,
         )  # fmt: skip
-    config = load_config(args.config_file, [text for group in args.set for text in group])
+    config = load_config(args.config_file, overrides(args))
     if not is_fine_tuning(config):
         raise UserError(
             f"config file {args.config_file}: is for train.py; tools/show_pretext.py shows it"
         )
     check_segmentation(config)
     return part_of_config(config, args.part)
-
-
-def say(text: str) -> None:
-    """Print; a file's name need not be text."""
-    print(text.encode("utf-8", "backslashreplace").decode())
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from argparse import ArgumentParser
 from SSLRemoteSensing.command import config_parser, given_again, parse, settings
 from SSLRemoteSensing.errors import UserError, run_command
 from SSLRemoteSensing.panels import png_path, write_png
-from SSLRemoteSensing.terminal import closing, command_line
+from SSLRemoteSensing.terminal import closing, command_line, say
 
 
 def flags() -> ArgumentParser:
@@ -57,7 +57,7 @@ def main() -> None:
     page, _ = draw_samples(samples, dataset, classes, f"{title}, from the first batch on")
     write_png(output, page)
     for line in [title, *describe(samples, dataset, classes)]:
-        print(line.encode("utf-8", "backslashreplace").decode())  # a file's name need not be text
+        say(line)
     again = given_again(args)
     closing({"picture": output}, [command_line("train.py", *again)])
 

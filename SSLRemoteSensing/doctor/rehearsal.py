@@ -8,7 +8,7 @@ import cv2
 import torch
 from torch import nn
 
-from SSLRemoteSensing.course import plan
+from SSLRemoteSensing.course import plan, require_images
 from SSLRemoteSensing.doctor.images import default_workers
 from SSLRemoteSensing.doctor.report import Section
 from SSLRemoteSensing.doctor.task import Task
@@ -29,12 +29,8 @@ def judge_batch(
     if processes > 1:
         section.ok(f"{processes} processes of batch_size {batch} each; one of them is measured")
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if images < per_step:
-        section.fail(
-            f"train_cfg.batch_size={batch} (x accumulate_steps={several}, x {processes} "
-            f"processes): only {images} images; add images or set a smaller batch_size"
-        )
-    else:
+    section.attempt(require_images, images, batch, several, processes)
+    if images >= per_step:
         section.ok(f"{images} images, {images // per_step} steps of {per_step} an epoch")
     if batch == 1 and norms:
         section.warn(

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from SSLRemoteSensing.config import differences
+from SSLRemoteSensing.course import require_one_length
 from SSLRemoteSensing.datasets.fraction import choose_fraction
 from SSLRemoteSensing.datasets.segmentation import SegmentationDataset
 from SSLRemoteSensing.distributed import divide_batch
@@ -234,8 +235,7 @@ def measure(config: dict) -> tuple[int, int]:
             f"batch_size of at least 1 and at most their number"
         )
     epochs, steps = train_cfg.get("num_epoch"), train_cfg.get("num_step")
-    if (epochs is None) == (steps is None):
-        raise UserError("train_cfg: give either num_epoch or num_step")
+    require_one_length(epochs, steps)
     steps = epochs * (tiles // per_step) if steps is None else steps
     if steps < 1:
         raise UserError("train_cfg: num_epoch or num_step must be at least 1")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from SSLRemoteSensing.course import plan
+from SSLRemoteSensing.course import plan, require_images, require_one_length
 from SSLRemoteSensing.datasets.pretext import PretextDataset
 from SSLRemoteSensing.datasets.sampler import KeySampler
 from SSLRemoteSensing.distributed import divide_batch
@@ -83,13 +83,8 @@ def first_samples(dataset: PretextDataset, train_cfg: dict, epoch: int, count: i
     batch_size, parts = train_cfg["batch_size"], train_cfg.get("accumulate_steps", 1)
     check_counts({"batch_size": (batch_size, 1), "accumulate_steps": (parts, 1)})
     numbers = train_cfg.get("num_epoch"), train_cfg.get("num_step")
-    if (numbers[0] is None) == (numbers[1] is None):
-        raise UserError("train_cfg: give either num_epoch or num_step")
-    if len(dataset) < batch_size * parts:
-        raise UserError(
-            f"train_cfg.batch_size={batch_size} (x accumulate_steps={parts}): only {len(dataset)} "
-            "images; add images or set a smaller batch_size"
-        )
+    require_one_length(*numbers)
+    require_images(len(dataset), batch_size, parts)
     course = plan(len(dataset), batch_size * parts, *numbers, None)
     epochs = -(-course.total // course.per_epoch)
     if not 0 <= epoch < epochs:
