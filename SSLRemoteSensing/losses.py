@@ -66,7 +66,8 @@ class ExamplarLoss(nn.Module):
 
 
 class CrossEntropyLoss(nn.Module):
-    """Cross-entropy of the transform prediction: logits (N, K), label int64 (N,).
+    """Cross-entropy of the transform prediction: logits (N, K) or, of L answers each, (N, K, L),
+    whose mean it is; label int64 (N,).
 
     Args:
         label_smoothing: share of the target spread evenly over the classes, 0 to below 1.
@@ -77,6 +78,8 @@ class CrossEntropyLoss(nn.Module):
         self.label_smoothing = check_smoothing(label_smoothing)
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        if logits.dim() == 3:
+            label = label[:, None].expand(-1, logits.shape[2])
         return F.cross_entropy(logits.float(), label, label_smoothing=self.label_smoothing)
 
 

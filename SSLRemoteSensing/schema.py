@@ -10,7 +10,7 @@ from SSLRemoteSensing.distributed import divide_batch, size
 from SSLRemoteSensing.engine import fit
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.models.decoders import DECODERS
-from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_HEADS
+from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_HEADS, TURNS
 from SSLRemoteSensing.models.pretext import pretext_losses
 from SSLRemoteSensing.models.weights import BACKBONES
 from SSLRemoteSensing.pixel_losses import SEGMENTATION_LOSSES
@@ -149,6 +149,14 @@ def check_pretext(config: dict) -> None:
             f"transforms in "
             f"train_data.agr_transforms_cfg.transforms_cfg; make them equal"
         )
+    if agr is not None and agr["name"] == "MatchingHead":
+        found = [(cfg["name"], cfg.get("angle")) for cfg in transforms.values()]
+        if found != list(TURNS) or any(cfg.get("p") != 1 for cfg in list(transforms.values())[:2]):
+            raise UserError(
+                "agr_head_cfg: MatchingHead tells the published six transforms apart, in their "
+                "order; give train_data.agr_transforms_cfg.transforms_cfg as in "
+                "configs/vr_vgg16_inapinting_agr_examplar_cfg.py, or use AGPHead"
+            )
     if config.get("examplar_head_cfg") is None:
         return
     loss = train_cfg.get("losses", {}).get("ExamplarLoss") or {}

@@ -152,9 +152,9 @@ class Watch:
         views, confusion = ([], []), None
         for batch in self.bank:
             moved = to_device(batch)
-            maps = [self.net.features(moved[key])["block6"] for key in ("anchor", "transformed")]
-            for known, last_map in zip(views, maps, strict=True):
-                head = self.net.exemplar_head
+            maps = [self.net.features(moved[key]) for key in ("anchor", "transformed")]
+            for known, pyramid in zip(views, maps, strict=True):
+                head, last_map = self.net.exemplar_head, pyramid["block6"]
                 one = last_map.mean((2, 3)) if head is None else head(last_map)
                 known.append(one.float().cpu())
             if self.net.agr_head is not None:

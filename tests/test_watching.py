@@ -63,7 +63,8 @@ class AgrHead(nn.Module):
         self.fc = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 6))
 
     def forward(self, first, second):
-        return self.fc(torch.cat([first, second], dim=1).mean((2, 3)))
+        maps = torch.cat([first["block6"], second["block6"]], dim=1)
+        return self.fc(maps.mean((2, 3)))
 
 
 class ExemplarHead(nn.Module):

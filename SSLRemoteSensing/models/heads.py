@@ -68,7 +68,8 @@ class Decoder(nn.Module):
 class AGPHead(nn.Module):
     """Which transform lies between two views: logits from their last maps, put side by side.
 
-    `forward(anchor, transformed)`: two maps (N, in_channels, h, w) to logits (N, num_classes).
+    `forward(anchor, transformed)`: two pyramids, of which it takes `block6` (N, in_channels, h, w),
+    to logits (N, num_classes).
 
     Args:
         in_channels: channels of the backbone's last map, block6: 512, from resnet50 on 2048.
@@ -89,9 +90,97 @@ class AGPHead(nn.Module):
         )
         self.num_classes = num_classes
 
-    def forward(self, anchor: Tensor, transformed: Tensor) -> Tensor:
-        x = self.conv(torch.cat([anchor, transformed], dim=1))
+    def forward(self, anchor: dict[str, Tensor], transformed: dict[str, Tensor]) -> Tensor:
+        x = self.conv(torch.cat([anchor["block6"], transformed["block6"]], dim=1))
         return self.fc(x.mean(dim=(2, 3)))
+
+
+# What MatchingHead does with a map of the anchor for each class, and what the class is called in
+# `transforms_cfg`: (name, angle).
+TURNS = {
+    ("RandomHorizontalFlip", None): lambda x: x.flip(3),
+    ("RandomVerticalFlip", None): lambda x: x.flip(2),
+    ("Rotate", 0): lambda x: x,
+    ("Rotate", 90): lambda x: x.rot90(1, (2, 3)),
+    ("Rotate", 180): lambda x: x.rot90(2, (2, 3)),
+    ("Rotate", 270): lambda x: x.rot90(3, (2, 3)),
+}
+
+
+class MatchingHead(nn.Module):
+    """Which transform lies between two views: where the anchor's map, so turned, matches best.
+
+    Each of `blocks` answers by itself, so that deep maps have a gradient of their own when shallow
+    ones have long solved the task. A map is averaged to at most `cells` x `cells` cells, each cell
+    is projected to `embed_channels`, loses the batch's mean at its place and then the image's mean,
+    and becomes a unit vector. A class's logit is the mean cosine of all cells of the transformed
+    image with those of the anchor turned as the class says, times a learned scale. Not in the
+    published method, whose head has to find out by itself that two maps are to be compared; see
+    docs/results.md for what either learns.
+
+    The batch's mean is what tells where a cell lies: of a deep map at random weights nearly all is
+    the trace of the zero padding, which no turn of the image turns.
+
+    `forward(anchor, transformed)`: two pyramids of at least 2 square images, to logits (N,
+    num_classes, len(blocks)).
+
+    Args:
+        num_classes: the transforms in `train_data.agr_transforms_cfg.transforms_cfg`, which must be
+            the published six in the published order.
+        blocks: the maps that answer.
+        embed_channels: length of a cell's vector.
+        cells: most cells a side; what a crop shifts by less than a cell still matches.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        map_channels: dict[str, int],
+        blocks: Sequence[str] = ("block3", "block4", "block5", "block6"),
+        embed_channels: int = 128,
+        cells: int = 8,
+    ):
+        super().__init__()
+        if num_classes != len(TURNS):
+            raise UserError(f"num_classes={num_classes}: MatchingHead tells {len(TURNS)} apart")
+        strange = [key for key in blocks if key not in map_channels]
+        if strange or not blocks:
+            raise UserError(
+                f"blocks={tuple(blocks)}: name some of the backbone's {', '.join(map_channels)}"
+            )
+        for key, value in {"embed_channels": embed_channels, "cells": cells}.items():
+            if value < 1:
+                raise UserError(f"{key}={value}: must be at least 1")
+        self.num_classes, self.cells = num_classes, cells
+        self.projections = nn.ModuleDict(
+            {
+                key: nn.Sequential(
+                    nn.Conv2d(map_channels[key], embed_channels, kernel_size=1, bias=False),
+                    nn.BatchNorm2d(embed_channels),
+                    nn.ReLU(inplace=True),
+                    nn.Conv2d(embed_channels, embed_channels, kernel_size=1),
+                )
+                for key in blocks
+            }
+        )
+        self.log_scale = nn.Parameter(torch.full((len(blocks),), 2.5))
+
+    def forward(self, anchor: dict[str, Tensor], transformed: dict[str, Tensor]) -> Tensor:
+        alike = []
+        for key in self.projections:
+            first, second = (self.unit_cells(maps[key], key) for maps in (anchor, transformed))
+            pairs = [(turn(first) * second).sum(dim=1) for turn in TURNS.values()]
+            alike.append(torch.stack(pairs, dim=1).mean(dim=(2, 3)))
+        return torch.stack(alike, dim=2) * self.log_scale.exp()
+
+    def unit_cells(self, x: Tensor, key: str) -> Tensor:
+        if x.shape[2] != x.shape[3]:
+            raise ValueError(f"{key} is {x.shape[2]} x {x.shape[3]} cells; only squares turn")
+        x = F.adaptive_avg_pool2d(x, min(self.cells, x.shape[2]))
+        x = self.projections[key](x).float()
+        x = x - x.mean(dim=0)
+        # The eps is for flat images, whose rounding errors would match.
+        return F.normalize(x - x.mean(dim=(2, 3), keepdim=True), dim=1, eps=1e-3)
 
 
 class ExamplarHead(nn.Module):
@@ -117,9 +206,9 @@ class ExamplarHead(nn.Module):
         return self.fc(last_map.mean(dim=(2, 3)))
 
 
-# The head of each branch under the names of the published configs.
+# The head of each branch; the published configs know the first of each.
 INPAINTING_HEADS = {"InpaintingHead": Decoder}
-AGR_HEADS = {"AGPHead": AGPHead}
+AGR_HEADS = {"AGPHead": AGPHead, "MatchingHead": MatchingHead}
 EXAMPLAR_HEADS = {"ExamplarHead": ExamplarHead}
 
 

@@ -99,15 +99,13 @@ class PretextNet(nn.Module):
         if self.inpainting_head is not None:
             restored = self.inpainting_head(maps["occluded"])
             losses["inpainting"] = self.losses["inpainting"](restored, anchor, images["occluded"])
-        if self.agr_head is not None or self.exemplar_head is not None:
-            first, second = maps["anchor"]["block6"], maps["transformed"]["block6"]
         if self.agr_head is not None:
-            logits = self.agr_head(first, second).float()
+            logits = self.agr_head(maps["anchor"], maps["transformed"]).float()
             losses["agr"] = self.losses["agr"](logits, batch["transform_label"])
             confusion = count_pairs(batch["transform_label"], logits.detach())
             self.counted = {"agr_confusion": confusion}
         if self.exemplar_head is not None:
-            views = self.exemplar_head(first), self.exemplar_head(second)
+            views = [self.exemplar_head(maps[key]["block6"]) for key in ("anchor", "transformed")]
             losses["exemplar"] = self.losses["exemplar"](*views)
         return {task: self.weights[task] * loss for task, loss in losses.items()}
 
@@ -121,10 +119,12 @@ class PretextNet(nn.Module):
 
 
 def count_pairs(label: Tensor, logits: Tensor) -> Tensor:
-    """The confusion matrix of labels (N,) and logits (N, K), int64 (K, K): rows label.
+    """The confusion matrix of labels (N,) and logits (N, K) or, of L answers each, (N, K, L), whose
+    mean decides; int64 (K, K): rows label.
 
     Of comparisons, as torch.bincount would wait for the device.
     """
+    logits = logits.mean(2) if logits.dim() == 3 else logits
     classes = torch.arange(logits.shape[1], device=logits.device)
     true, taken = label[:, None] == classes, logits.argmax(1)[:, None] == classes
     return (true[:, :, None] & taken[:, None, :]).sum(0)
