@@ -1,0 +1,87 @@
+"""Make images and their labels smaller by a whole factor: the same ground in fewer pixels.
+
+    python tools/reduce_tiles.py --images data/mine/images --labels data/mine/labels \\
+        --factor 2 --output runs/mine_half
+
+Each pixel of a reduced image is the mean of FACTOR x FACTOR pixels, each pixel of a reduced label
+the value that most of them have, of equally many the smallest. OUTPUT gets `images` and `labels`
+with the names of the sources, as PNG, images as R, G, B; rows and columns that do not fill a pixel
+fall away. Without --labels the images alone. What is trained on reduced tiles expects scenes that
+are reduced likewise.
+"""
+
+import argparse
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from SSLRemoteSensing.command import bare_parser, parse
+from SSLRemoteSensing.datasets.files import find_images
+from SSLRemoteSensing.errors import UserError, run_command
+from SSLRemoteSensing.raster import read_image, read_label
+from SSLRemoteSensing.terminal import closing, progress
+from SSLRemoteSensing.writing import make_folder, write_bytes
+
+PATTERNS = ("**/*.png", "**/*.jpg", "**/*.jpeg")
+
+
+def flags() -> argparse.ArgumentParser:
+    flags = bare_parser(__doc__)
+    flags.add_argument("--images", required=True, metavar="FOLDER", help="PNG and JPEG in it")
+    flags.add_argument("--labels", metavar="FOLDER", help="of PNG label maps of the same names")
+    flags.add_argument("--factor", type=int, default=2, metavar="N", help="pixels to one, a side")
+    flags.add_argument("--output", required=True, metavar="FOLDER", help="gets images and labels")
+    return flags
+
+
+def main() -> None:
+    args = parse(flags())
+    if args.factor < 2:
+        raise UserError(f"--factor {args.factor}: must be at least 2")
+    files, root = find_images(args.images, PATTERNS), Path(args.images)
+    output = make_folder(args.output, "--output")
+    if output.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"--output {args.output}: lies in --images")
+    for file in progress("reducing", files, unit="image"):
+        name = Path(file).relative_to(root).with_suffix(".png")
+        image = read_image(file)
+        write_png(output / "images" / name, mean_of_blocks(image, args.factor, file))
+        if args.labels is not None:
+            path = Path(args.labels) / name
+            label = read_label(path)
+            if label.shape != image.shape[:2]:
+                raise UserError(f"label {path}: is of another size than its image {file}")
+            write_png(output / "labels" / name, most_of_blocks(label, args.factor))
+    closing({"images": len(files), "folder": output})
+
+
+def mean_of_blocks(image: np.ndarray, factor: int, file: str) -> np.ndarray:
+    """(H, W, 3) uint8 to (H // factor, W // factor, 3)."""
+    height, width = (n // factor for n in image.shape[:2])
+    if min(height, width) < 1:
+        raise UserError(f"image {file}: {image.shape[0]} x {image.shape[1]} pixels, smaller than "
+                        f"--factor {factor}")  # fmt: skip
+    whole = image[: height * factor, : width * factor]
+    return cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def most_of_blocks(label: np.ndarray, factor: int) -> np.ndarray:
+    """(H, W) uint8 to (H // factor, W // factor): the value that most pixels of a block have."""
+    height, width = (n // factor for n in label.shape)
+    whole = label[: height * factor, : width * factor]
+    blocks = whole.reshape(height, factor, width, factor)
+    values = np.unique(whole)
+    counts = np.stack([(blocks == value).sum(axis=(1, 3)) for value in values])
+    return values[counts.argmax(axis=0)]
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if pixels.ndim == 3:
+        pixels = pixels[:, :, ::-1]  # OpenCV writes blue first
+    write_bytes(path, cv2.imencode(".png", pixels)[1].tobytes())
+
+
+if __name__ == "__main__":
+    run_command(main)
