@@ -74,6 +74,7 @@ QUICK = {
     "train.py": [*PRETEXT, "train_cfg.num_epoch=None", "train_cfg.num_step=2"],
     "tools/doctor.py": PRETEXT,
     "tools/show_pretext.py": PRETEXT,
+    "tools/match_transforms.py": PRETEXT,
     "tools/probe.py": PRETEXT,
     "finetune_seg.py": [
         *SMALL,
@@ -97,6 +98,7 @@ CONFIGS = {
     "train.py": "configs/vr_vgg16_inapinting_agr_examplar_cfg.py",
     "tools/doctor.py": "configs/vr_vgg16_inapinting_agr_examplar_cfg.py",
     "tools/show_pretext.py": "configs/vr_vgg16_inapinting_agr_examplar_cfg.py",
+    "tools/match_transforms.py": "configs/vr_vgg16_inapinting_agr_examplar_cfg.py",
     "tools/probe.py": "configs/vr_vgg16_inapinting_agr_examplar_cfg.py",
     "tools/show_labels.py": "configs/seg_potsdam_vgg16_cfg.py",
     "finetune_seg.py": "configs/seg_potsdam_vgg16_cfg.py",

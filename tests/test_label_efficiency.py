@@ -98,8 +98,10 @@ def config(seg_config) -> dict:
 def plan(config, tmp_path):
     """A grid of two initialisations, two fractions, two seeds; or what is given instead."""
 
-    def call(inits=("random=random", "net=imagenet"), fractions=(0.5, 1), seeds=(0, 1), lrs=None):
-        return plan_grid(tmp_path / "grid", config, inits, fractions, seeds, lrs)
+    def call(
+        inits=("random=random", "net=imagenet"), fractions=(0.5, 1), seeds=(0, 1), lrs=None, own=()
+    ):
+        return plan_grid(tmp_path / "grid", config, inits, fractions, seeds, lrs, own)
 
     return call
 
@@ -147,6 +149,50 @@ def test_more_fractions_seeds_and_initialisations_extend_a_grid(plan, fake):
     ran = run_all(plan(inits=["more=random"], seeds=[5], fractions=[0.1]), fake)
     assert ran == ["train more_f0.1_s5"]
     assert len(rows_of(plan())) == 11  # a table has all that is there
+
+
+def test_what_is_set_for_one_initialisation_reaches_its_cells_alone(plan, fake, tmp_path):
+    inits = ("random=random", "frozen=imagenet", "net=imagenet")
+    own = [("frozen", "train_cfg.freeze_backbone=True"), ("frozen", "decoder_cfg.transfer=False")]
+    grid = plan(inits, own=own)
+    run_all(grid, fake)
+    for cell in grid.cells():
+        words = arguments(grid, Job(cell), None)
+        found = [word for word in words if word in (own[0][1], own[1][1])]
+        assert found == ([own[0][1], own[1][1]] if cell.init == "frozen" else [])
+    assert any("with train_cfg.freeze_backbone=True" in line for line in describe(grid))
+    assert not jobs_left(plan(inits, own=own))
+    with pytest.raises(UserError, match=r"goes with train_cfg.freeze_backbone=True .*now nothing"):
+        plan(inits)
+    with pytest.raises(UserError, match=r"--init_set net: .* goes with nothing"):
+        plan(inits, own=[*own, ("net", "train_cfg.freeze_backbone=True")])
+    assert plan(("random=random",)).known_inits["frozen"]["set"] == [own[0][1], own[1][1]]
+
+
+def test_a_grid_of_an_earlier_version_knows_nothing_set_for_one_initialisation(plan, fake):
+    grid = plan()
+    for entry in grid.known_inits.values():
+        del entry["set"]
+    run_all(grid, fake)
+    assert not jobs_left(plan())
+    assert not any("with" in line for line in describe(plan()) if line.startswith("Initialisation"))
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        (("other", "train_cfg.freeze_backbone=True"), "other: is no name of --init"),
+        (("net",), "write the keys after it"),
+        (("net", "train_cfg.num_step=9"), "must be the same for all, so use --set"),
+        (("net", "train_cfg.freeze=True"), "must be the same for all"),
+        (("net", "train_cfg.optimizer.lrr=1"), "lrr"),
+        (("net", "train_cfg.backbone_lr_factor=often"), "backbone_lr_factor"),
+        (("net", "train_cfg.freeze_backbone"), "key.key=VALUE"),
+    ],
+)
+def test_what_cannot_be_set_for_one_initialisation_is_refused(plan, own, said):
+    with pytest.raises(UserError, match=said):
+        plan(own=[own])
 
 
 def test_a_cell_whose_results_were_removed_runs_again(plan, fake, tmp_path):

@@ -1,5 +1,9 @@
 """MatchingHead: turns and labels agree, and the transform prediction is learned from the start."""
 
+import runpy
+import sys
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -17,6 +21,7 @@ from SSLRemoteSensing.models.heads import TURNS, AGPHead, MatchingHead
 from SSLRemoteSensing.models.pretext import PretextNet, count_pairs, pretext_losses
 from SSLRemoteSensing.schema import check_pretext
 
+ROOT = Path(__file__).resolve().parents[1]
 CHANNELS = {"block5": 12, "block6": 16}
 
 
@@ -151,3 +156,21 @@ def test_it_learns_where_the_published_head_is_still_at_chance(tmp_path, pretext
         accuracy[name] = float(counted.diagonal().sum() / counted.sum())
     assert accuracy["published"] < 0.3, accuracy  # chance is 0.17
     assert accuracy["matching"] > 0.5, accuracy
+
+
+def test_without_learning_pixels_tell_the_transform_and_a_deep_random_map_does_not(
+    tmp_path, monkeypatch, capsys
+):
+    for i in range(24):
+        town, _ = draw_town(np.random.default_rng([12, i]), 96, 96, metres=0.2)
+        cv2.imwrite(str(tmp_path / f"{i}.png"), town[:, :, 2::-1])
+    words = ["--config_file", str(ROOT / "configs/demo_oam_pretrain_resnet18_cfg.py"), "--set"]
+    data = dict(data_path=tmp_path, data_format="*.png", img_size=64, crop_size=64)
+    words += [f"train_cfg.train_data.{key}={value}" for key, value in data.items()]
+    monkeypatch.setattr(sys, "argv", ["match_transforms.py", *words])
+    runpy.run_path(str(ROOT / "tools/match_transforms.py"), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    right = {line.split(":")[0]: line.split(":")[1].split()[0] for line in lines[1:]}
+    assert lines[0].startswith("24 samples")
+    assert float(right["pixels,  4 x  4"]) > 70
+    assert float(right["block6, 512 x 2 x 2"].rstrip(",")) < 45

@@ -44,6 +44,15 @@ def flags() -> argparse.ArgumentParser:
         help="initialisations and what to call them; the others are compared with random",
     )
     grid.add_argument(
+        "--init_set",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("NAME", "KEY=VALUE"),
+        help="keys of the config for one initialisation alone, such as "
+        "train_cfg.freeze_backbone=True: how it is trained, not on what or for how long",
+    )
+    grid.add_argument(
         "--fractions",
         nargs="+",
         type=float,
@@ -95,7 +104,9 @@ def main() -> None:
     if args.jobs is not None and args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: must be at least 1")
     protocol = choose_protocol(config, args.protocol)
-    grid = plan_grid(Path(args.output), config, args.init, args.fractions, args.seeds, args.lrs)
+    grid = plan_grid(
+        Path(args.output), config, args.init, args.fractions, args.seeds, args.lrs, args.init_set
+    )
     slots = slots_for(config["train_cfg"].get("device", "auto"), args.jobs)
     print("\n".join(describe(grid)))
     if args.dry_run:

@@ -19,13 +19,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from SSLRemoteSensing.config import differences
+from SSLRemoteSensing.config import differences, override
 from SSLRemoteSensing.course import require_one_length
 from SSLRemoteSensing.datasets.fraction import choose_fraction
 from SSLRemoteSensing.datasets.segmentation import SegmentationDataset
 from SSLRemoteSensing.distributed import divide_batch
 from SSLRemoteSensing.efficiency.comparison import percent
 from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.schema import check_segmentation
 from SSLRemoteSensing.step import choose_device
 from SSLRemoteSensing.writing import make_folder, write_text
 
@@ -33,6 +34,9 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 # Each cell sets these itself, and these differ between machines without changing what is learnt.
 OF_CELLS = ("backbone_cfg.pretrained", "train_cfg.seed", "train_cfg.train_data.fraction")
 OF_CELLS += ("train_cfg.train_data.fraction_seed", "train_cfg.checkpoints.checkpoints_path")
+# What may differ between initialisations: how a network is trained, not on what or for how long.
+OWN = ("decoder_cfg", "train_cfg.freeze_backbone", "train_cfg.backbone_lr_factor")
+OWN += ("train_cfg.optimizer", "train_cfg.lr_schedule")
 OF_MACHINES = ("train_cfg.device", "train_cfg.num_workers", "train_cfg.log")
 OF_MACHINES += ("train_cfg.checkpoints.max_keep", "train_cfg.checkpoints.save_minutes")
 
@@ -61,7 +65,8 @@ class Grid:
     Attributes:
         config: as load_config gives it.
         inits: name -> 'random', 'imagenet' or a file, absolute; those asked for.
-        known_inits: name -> dict(spec, sha256), also those of earlier calls.
+        known_inits: name -> dict(spec, sha256, set), also those of earlier calls; `set` holds the
+            'a.b=VALUE' of that initialisation alone.
         lrs: learning rates to search, None for the config's own.
         tiles, steps: of the whole train split; of every cell.
         chosen: the learning rate found for (init, fraction).
@@ -135,12 +140,14 @@ def plan_grid(
     fractions: Sequence[float],
     seeds: Sequence[int],
     lrs: Sequence[float] | None = None,
+    init_sets: Sequence[Sequence[str]] = (),
 ) -> Grid:
     """The grid that is asked for, in `folder` or to be; nothing is written.
 
     Args:
         config: checked by `check_segmentation`.
         inits: 'NAME=random', 'NAME=imagenet' or 'NAME=FILE'.
+        init_sets: a name of these and what is set for it alone, each.
 
     Raises:
         UserError: a wrong value; a file, data or a device that is not there; too few tiles for a
@@ -155,7 +162,11 @@ def plan_grid(
     specs = read_inits(inits)
     choose_device(config["train_cfg"].get("device", "auto"))
     tiles, steps = measure(config)
-    hashed = {name: {"spec": spec, "sha256": sha256(spec)} for name, spec in specs.items()}
+    sets = read_init_sets(init_sets, specs, config)
+    hashed = {
+        name: {"spec": spec, "sha256": sha256(spec), "set": sets.get(name, [])}
+        for name, spec in specs.items()
+    }
     grid = Grid(
         folder, config, specs, hashed, sorted(fractions), list(seeds), lrs, tiles, steps, {}
     )
@@ -212,6 +223,35 @@ def read_inits(texts: Sequence[str]) -> dict[str, str]:
             spec = str(Path(spec).absolute())
         specs[name] = spec
     return specs
+
+
+def read_init_sets(
+    texts: Sequence[Sequence[str]], specs: dict[str, str], config: dict
+) -> dict[str, list[str]]:
+    """Name -> what --init_set gives it; checked as keys of the config."""
+    sets: dict[str, list[str]] = {}
+    for name, *given in texts:
+        if name not in specs:
+            raise UserError(f"--init_set {name}: is no name of --init ({', '.join(specs)})")
+        if not given:
+            raise UserError(f"--init_set {name}: write the keys after it, as KEY=VALUE")
+        for text in given:
+            key = text.partition("=")[0].strip()
+            if not any(key == own or key.startswith(f"{own}.") for own in OWN):
+                raise UserError(
+                    f"--init_set {name} {text}: must be the same for all, so use --set; an "
+                    f"initialisation's own are {', '.join(OWN)}"
+                )
+        sets.setdefault(name, []).extend(given)
+    for name, given in sets.items():
+        changed = copy.deepcopy(config)
+        try:
+            for text in given:
+                override(changed, text)
+            check_segmentation(changed)
+        except UserError as error:
+            raise UserError(f"--init_set {name}: {error}") from error
+    return sets
 
 
 def measure(config: dict) -> tuple[int, int]:
@@ -278,6 +318,13 @@ def compare(folder: Path, known: dict, ours: dict, inits: dict[str, dict]) -> No
                 f"--init {name}={entry['spec']}: in {folder} that name is {before['spec']}"
                 f"{' with other contents' if before['spec'] == entry['spec'] else ''}; give it "
                 f"another name, or set another --output"
+            )
+        if before.get("set", []) != entry["set"]:
+            raise UserError(
+                f"--init_set {name}: in {folder} that name goes with "
+                f"{' '.join(before.get('set', [])) or 'nothing'}, now "
+                f"{' '.join(entry['set']) or 'nothing'}; give it another name, or set another "
+                f"--output"
             )
 
 
