@@ -177,15 +177,7 @@ class Probe:
         training = backbone.training
         device = next(backbone.parameters()).device
         if has_seen_nothing(backbone):
-            backbone = deepcopy(backbone)
-            for norm in batch_norms(backbone):
-                norm.momentum = None  # the mean over all batches
-                if isinstance(norm, nn.SyncBatchNorm):  # which would wait for the other processes
-                    norm.__class__ = nn.BatchNorm2d
-            # A map of 1 x 1 has no variance in a batch of one tile.
-            images = self.images if len(self.images) > 1 else self.images.repeat(2, 1, 1, 1)
-            for part in images.tensor_split(math.ceil(len(images) / BATCH)):
-                backbone.train()(unit_range(part.to(device)))
+            backbone = with_statistics(backbone, self.images)
         backbone.eval()
         kept = torch.channels_last if channels_last else torch.contiguous_format
 
@@ -257,6 +249,21 @@ def has_seen_nothing(network: nn.Module) -> bool:
     return bool(norms) and all(
         bool((norm.running_mean == 0).all() and (norm.running_var == 1).all()) for norm in norms
     )
+
+
+def with_statistics(backbone: Backbone, images: Tensor) -> Backbone:
+    """A copy whose batch normalization has the statistics of `images` (N, C, H, W), uint8."""
+    backbone, device = deepcopy(backbone), next(backbone.parameters()).device
+    for norm in batch_norms(backbone):
+        norm.momentum = None  # the mean over all batches
+        if isinstance(norm, nn.SyncBatchNorm):  # which would wait for the other processes
+            norm.__class__ = nn.BatchNorm2d
+    # A map of 1 x 1 has no variance in a batch of one tile.
+    images = images if len(images) > 1 else images.repeat(2, 1, 1, 1)
+    with torch.no_grad():
+        for part in images.tensor_split(math.ceil(len(images) / BATCH)):
+            backbone.train()(unit_range(part.to(device)))
+    return backbone
 
 
 def tiles_of(cfg: dict, backbone: Backbone, img_size: int) -> Probe:

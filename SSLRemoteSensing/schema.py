@@ -149,23 +149,46 @@ def check_pretext(config: dict) -> None:
             f"transforms in "
             f"train_data.agr_transforms_cfg.transforms_cfg; make them equal"
         )
+    batch_size = divide_batch(train_cfg)["batch_size"]
     if agr is not None and agr["name"] == "MatchingHead":
-        found = [(cfg["name"], cfg.get("angle")) for cfg in transforms.values()]
-        if found != list(TURNS) or any(cfg.get("p") != 1 for cfg in list(transforms.values())[:2]):
-            raise UserError(
-                "agr_head_cfg: MatchingHead tells the published six transforms apart, in their "
-                "order; give train_data.agr_transforms_cfg.transforms_cfg as in "
-                "configs/vr_vgg16_inapinting_agr_examplar_cfg.py, or use AGPHead"
-            )
+        check_matching(agr, data, batch_size)
     if config.get("examplar_head_cfg") is None:
         return
     loss = train_cfg.get("losses", {}).get("ExamplarLoss") or {}
-    batch_size = divide_batch(train_cfg)["batch_size"]
     if batch_size * (size() if loss.get("gather", True) else 1) < 2:
         raise UserError(
             f"train_cfg.batch_size={batch_size} (of each process): the contrastive loss compares "
             f"images of a batch; set at least 2, or examplar_head_cfg=None"
         )
+
+
+def check_matching(head: dict, data: dict, batch_size: int) -> None:
+    """Raise a `UserError` where a MatchingHead could not learn from such data."""
+    if not are_published(data["agr_transforms_cfg"]["transforms_cfg"]):
+        raise UserError(
+            "agr_head_cfg: MatchingHead tells the published six transforms apart, in their "
+            "order; give train_data.agr_transforms_cfg.transforms_cfg as in "
+            "configs/vr_vgg16_inapinting_agr_examplar_cfg.py, or use AGPHead"
+        )
+    if batch_size < 3:
+        raise UserError(
+            f"train_cfg.batch_size={batch_size} (of each process): MatchingHead takes the batch's "
+            f"mean out of its images; set at least 3, or use AGPHead"
+        )
+    if data["img_size"] < 64:
+        raise UserError(
+            f"train_data.img_size={data['img_size']}: block6 is a single cell, which MatchingHead "
+            f"cannot turn; set at least 64"
+        )
+
+
+def are_published(transforms: dict[str, dict]) -> bool:
+    """Whether `transforms_cfg` has the published six, always applied, in the published order."""
+    found = [(cfg["name"], cfg.get("angle")) for cfg in transforms.values()]
+    always = {"Rotate": 1.0}  # p where a config leaves it out; a flip's is 0.5
+    return found == list(TURNS) and all(
+        cfg.get("p", always.get(cfg["name"])) == 1 for cfg in transforms.values()
+    )
 
 
 def check_segmentation(config: dict) -> None:

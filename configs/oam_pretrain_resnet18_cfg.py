@@ -6,8 +6,9 @@
         --bands rgb --splits val=0
     python train.py --config_file configs/oam_pretrain_resnet18_cfg.py
 
-The published settings in all but the size: ResNet-18, windows of 64 x 64 pixels of tiles that are
-reduced by two, as much as a CPU does in an hour. Images of the training sites and naip, no labels.
+The published settings but for the size and, where the hardware has it, bf16: ResNet-18, windows of
+64 x 64 pixels of tiles that are reduced by two, as much as a CPU does in an hour. Images of the
+training sites and naip, no labels.
 """
 
 img_size = 64
@@ -27,7 +28,7 @@ config = dict(
         device="auto",
         precision="auto",
         channels_last=True,
-        num_epoch=12,
+        num_epoch=13,
         num_workers=0,
         train_data=dict(
             data_path="runs/oam",

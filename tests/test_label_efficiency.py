@@ -184,6 +184,7 @@ def test_a_grid_of_an_earlier_version_knows_nothing_set_for_one_initialisation(p
         (("other", "train_cfg.freeze_backbone=True"), "other: is no name of --init"),
         (("net",), "write the keys after it"),
         (("net", "train_cfg.num_step=9"), "must be the same for all, so use --set"),
+        (("net", "decoder_cfg.name=Unet"), "must be the same for all"),
         (("net", "train_cfg.freeze=True"), "must be the same for all"),
         (("net", "train_cfg.optimizer.lrr=1"), "lrr"),
         (("net", "train_cfg.backbone_lr_factor=often"), "backbone_lr_factor"),
@@ -193,6 +194,17 @@ def test_a_grid_of_an_earlier_version_knows_nothing_set_for_one_initialisation(p
 def test_what_cannot_be_set_for_one_initialisation_is_refused(plan, own, said):
     with pytest.raises(UserError, match=said):
         plan(own=[own])
+
+
+def test_a_rate_for_one_initialisation_does_not_go_with_a_search_of_rates(plan):
+    with pytest.raises(UserError, match="--lrs chooses the rate for all"):
+        plan(lrs=(0.1, 0.01), own=[("net", "train_cfg.optimizer.lr=1")])
+
+
+def test_the_baseline_is_random_as_the_config_trains_it(plan):
+    inits, own = ("frozen=random", "random=random"), ("frozen", "train_cfg.freeze_backbone=True")
+    assert plan(inits, own=[own]).baseline == "random"
+    assert plan(inits[:1], own=[own]).baseline is None
 
 
 def test_a_cell_whose_results_were_removed_runs_again(plan, fake, tmp_path):

@@ -65,6 +65,10 @@ def test_images_without_labels(tmp_path, reduce_tiles):
         (("--factor", 1), "--factor 1"),
         (("--factor", 5), "smaller than --factor 5"),
         (("--output", "images/out"), "lies in --images"),
+        (("--output", "."), "lies in --images"),
+        (("--labels", "labels", "--output", "labels"), "lies in --labels"),
+        (("--images", "list.txt"), "list.txt: no such folder"),
+        (("--images", "twice"), "would both become a.png"),
         (("--labels", "nothing"), "nothing"),
         (("--labels", "labels"), "another size"),
     ],
@@ -72,7 +76,13 @@ def test_images_without_labels(tmp_path, reduce_tiles):
 def test_mistakes_end_in_one_line(tmp_path, reduce_tiles, monkeypatch, capsys, words, said):
     monkeypatch.chdir(tmp_path)
     tile(tmp_path, "a", np.zeros((4, 4, 3), np.uint8), np.zeros((6, 6), np.uint8))
+    (tmp_path / "list.txt").write_text("images/a.png\n")
+    (tmp_path / "twice").mkdir()
+    for ending in ("png", "jpg"):
+        cv2.imwrite(str(tmp_path / f"twice/a.{ending}"), np.zeros((4, 4, 3), np.uint8))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     assert reduce_tiles("--images", "images", "--output", "out", *words) == 2
+    assert all(path.read_bytes() == data for path, data in before.items())
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1

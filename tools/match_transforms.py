@@ -5,16 +5,22 @@
 
 For samples as training sees them (published transforms, in the published order), each map of the
 anchor is turned in the six ways; the turn whose cells look most like those of the transformed image
-is the answer. Chance is 17 %. First for the pixels (mean of the bands, without the image's mean,
-averaged to at most 16 cells a side), then for every map of the backbone: as it is, and without the
-mean over all samples at each place, which is the trace of the zero padding. What MatchingHead
-starts from; see docs/pretext_tasks.md.
+is the answer. Chance is 17 %. First for the pixels (mean of the bands, without the image's mean),
+then for every map of the backbone, averaged to at most 8 x 8 cells: as it is, and without the mean
+over all samples at each place, which is the trace of the zero padding. What MatchingHead starts
+from; see docs/pretext_tasks.md.
 """
 
 from argparse import ArgumentParser
+from typing import TYPE_CHECKING
 
 from SSLRemoteSensing.command import config_parser, parse, settings
 from SSLRemoteSensing.errors import UserError, run_command
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CELLS, BATCH = 8, 32
 
 
 def flags() -> ArgumentParser:
@@ -29,60 +35,101 @@ def flags() -> ArgumentParser:
 def main() -> None:
     args = parse(flags())
     config = settings(args)
-    if args.samples < 2:
-        raise UserError(f"--samples {args.samples}: must be at least 2")
     # Only now: torch takes seconds, which --help need not wait for.
-    import numpy as np
-    import torch
+    from SSLRemoteSensing.schema import are_published, check_pretext
+    from SSLRemoteSensing.showing.pretext import open_images
 
-    from SSLRemoteSensing.config import build
-    from SSLRemoteSensing.datasets.pretext import PretextDataset
-    from SSLRemoteSensing.models.weights import BACKBONES, load_backbone
-    from SSLRemoteSensing.probe import has_seen_nothing
-    from SSLRemoteSensing.schema import check_pretext
-
-    config["agr_head_cfg"] = {"name": "MatchingHead", "num_classes": 6}  # its transforms
     check_pretext(config)
-    dataset = PretextDataset(**config["train_cfg"]["train_data"], seed=args.seed)
-    torch.manual_seed(args.seed)
-    if args.backbone == "random":
-        backbone = build(BACKBONES, config["backbone_cfg"] | {"pretrained": False}, "backbone_cfg")
-    else:
-        found = load_backbone(None, args.backbone)
-        backbone = found["model"]
-        print(found["summary"])
-    numbers = np.linspace(0, len(dataset) - 1, min(args.samples, len(dataset))).round().astype(int)
-    samples = [dataset[(0, int(number))] for number in numbers]
-    label = torch.tensor([sample["transform_label"] for sample in samples])
-    pairs = [
-        torch.stack([torch.from_numpy(one[key]).permute(2, 0, 1) for one in samples]).float() / 255
-        for key in ("anchor", "transformed")
-    ]
-    print(f"{len(samples)} samples, right in %:")
+    if not are_published(config["train_cfg"]["train_data"]["agr_transforms_cfg"]["transforms_cfg"]):
+        raise UserError(
+            "train_data.agr_transforms_cfg.transforms_cfg: this tells the published six apart, as "
+            "in configs/vr_vgg16_inapinting_agr_examplar_cfg.py"
+        )
+    config["train_cfg"]["seed"] = args.seed
+    dataset = open_images(config)
+    count = min(args.samples, len(dataset))
+    if count < 2:
+        raise UserError(f"--samples {args.samples}, of {len(dataset)} images: needed are 2")
+    backbone = open_backbone(config["backbone_cfg"], args.backbone, args.seed)
+    anchor, transformed, label = read_samples(dataset, count)
+    print(f"{count} samples, right in %:")
     for cells in (2, 4, 8, 16):
-        first, second = (grey_cells(images, cells) for images in pairs)
-        print(f"pixels, {cells:2} x {cells:2}: {told(first, second, label):5.1f}")
-    # Random weights have met no data: their batch normalization has no statistics but the batch's.
-    backbone.train(has_seen_nothing(backbone))
-    with torch.no_grad():
-        anchor, transformed = (backbone(images) for images in pairs)
-    for key in anchor:
-        first, second = anchor[key], transformed[key]
-        plain = told(first, second, label)
-        without = told(first - first.mean(0), second - second.mean(0), label)
-        size = " x ".join(map(str, first.shape[1:]))
+        first, second = (grey_cells(images, cells) for images in (anchor, transformed))
+        print(f"pixels, {cells:2} x {cells:2}: {accuracy(first, second, label):5.1f}")
+    maps = [pooled_maps(backbone, images) for images in (anchor, transformed)]
+    for key, first in maps[0].items():
+        second = maps[1][key]
+        plain = accuracy(first, second, label)
+        without = accuracy(first - first.mean(0), second - second.mean(0), label)
+        size = " x ".join(map(str, first.shape[2:]))
         print(f"{key}, {size}: {plain:5.1f}, without the mean of the samples {without:5.1f}")
 
 
-def grey_cells(images, cells: int):
-    """(N, C, H, W) to (N, 1, cells, cells), of which each image has the mean 0."""
+def open_backbone(backbone_cfg: dict, weights: str, seed: int):
+    import torch
+
+    from SSLRemoteSensing.config import build
+    from SSLRemoteSensing.models.weights import BACKBONES, load_backbone
+
+    if weights == "random":
+        torch.manual_seed(seed)
+        return build(BACKBONES, backbone_cfg | {"pretrained": False}, "backbone_cfg")
+    found = load_backbone(None, weights)
+    print(found["summary"])
+    wanted = backbone_cfg.get("in_channels", 3)
+    if found["model"].in_channels != wanted:
+        raise UserError(
+            f"--backbone {weights}: takes {found['model'].in_channels} bands, the config's images "
+            f"have {wanted} (backbone_cfg.in_channels)"
+        )
+    return found["model"]
+
+
+def read_samples(dataset, count: int) -> "tuple[Tensor, Tensor, Tensor]":
+    """Anchors and transformed images, uint8 (count, C, H, W), and labels, of the first epoch."""
+    import numpy as np
+    import torch
+
+    from SSLRemoteSensing.terminal import progress
+
+    numbers = np.linspace(0, len(dataset) - 1, count).round().astype(int)
+    samples = [dataset[(0, int(number))] for number in progress("reading", numbers, unit="image")]
+    anchor, transformed = (
+        torch.stack([torch.from_numpy(one[key]).permute(2, 0, 1) for one in samples])
+        for key in ("anchor", "transformed")
+    )
+    return anchor, transformed, torch.tensor([one["transform_label"] for one in samples])
+
+
+def pooled_maps(backbone, images: "Tensor") -> "dict[str, Tensor]":
+    """The pyramid of all images, each map averaged to at most CELLS x CELLS."""
+    import torch
     from torch.nn.functional import adaptive_avg_pool2d
 
-    grey = adaptive_avg_pool2d(images.mean(dim=1, keepdim=True), cells)
+    from SSLRemoteSensing.models.backbones import unit_range
+    from SSLRemoteSensing.probe import has_seen_nothing, with_statistics
+
+    if has_seen_nothing(backbone):
+        backbone = with_statistics(backbone, images)
+    parts = []
+    with torch.no_grad():
+        for part in images.split(BATCH):
+            maps = backbone.eval()(unit_range(part))
+            parts.append(
+                {key: adaptive_avg_pool2d(x, min(CELLS, x.shape[2])) for key, x in maps.items()}
+            )
+    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+
+def grey_cells(images: "Tensor", cells: int) -> "Tensor":
+    """uint8 (N, C, H, W) to (N, 1, cells, cells), of which each image has the mean 0."""
+    from torch.nn.functional import adaptive_avg_pool2d
+
+    grey = adaptive_avg_pool2d(images.float().mean(dim=1, keepdim=True), cells)
     return grey - grey.mean(dim=(2, 3), keepdim=True)
 
 
-def told(first, second, label) -> float:
+def accuracy(first: "Tensor", second: "Tensor", label: "Tensor") -> float:
     """How often the turn of `first` (N, C, h, w) that is most like `second` is `label`, in %."""
     import torch
     from torch.nn.functional import normalize
@@ -93,8 +140,8 @@ def told(first, second, label) -> float:
         first, second = normalize(first, dim=1), normalize(second, dim=1)
     else:  # of one channel a cell has no direction; the image has
         first, second = (normalize(x.flatten(1), dim=1).view_as(x) for x in (first, second))
-    alike = torch.stack([(turn(first) * second).sum(dim=(1, 2, 3)) for turn in TURNS.values()], 1)
-    return 100 * float((alike.argmax(1) == label).float().mean())
+    cosines = [(turn(first) * second).sum(dim=(1, 2, 3)) for turn in TURNS.values()]
+    return 100 * float((torch.stack(cosines, dim=1).argmax(1) == label).float().mean())
 
 
 if __name__ == "__main__":

@@ -39,12 +39,22 @@ def main() -> None:
     args = parse(flags())
     if args.factor < 2:
         raise UserError(f"--factor {args.factor}: must be at least 2")
-    files, root = find_images(args.images, PATTERNS), Path(args.images)
-    output = make_folder(args.output, "--output")
-    if output.resolve().is_relative_to(root.resolve()):
-        raise UserError(f"--output {args.output}: lies in --images")
-    for file in progress("reducing", files, unit="image"):
-        name = Path(file).relative_to(root).with_suffix(".png")
+    root, output = Path(args.images), Path(args.output)
+    if not root.is_dir():
+        raise UserError(f"--images {root}: no such folder")
+    sources = {"--images": root} | ({"--labels": Path(args.labels)} if args.labels else {})
+    for flag, source in sources.items():
+        for folder in (output, output / "images", output / "labels"):
+            if folder.resolve().is_relative_to(source.resolve()):
+                raise UserError(f"--output {output}: {folder} is or lies in {flag} {source}")
+    files = find_images(root, PATTERNS)
+    names = [Path(file).relative_to(root).with_suffix(".png") for file in files]
+    first = dict(zip(reversed(names), reversed(files), strict=True))
+    for name, file in zip(names, files, strict=True):
+        if first[name] != file:
+            raise UserError(f"{first[name]} and {file}: would both become {name}; rename one")
+    make_folder(output, "--output")
+    for name, file in progress("reducing", first.items(), len(first), "image"):
         image = read_image(file)
         write_png(output / "images" / name, mean_of_blocks(image, args.factor, file))
         if args.labels is not None:

@@ -35,7 +35,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 OF_CELLS = ("backbone_cfg.pretrained", "train_cfg.seed", "train_cfg.train_data.fraction")
 OF_CELLS += ("train_cfg.train_data.fraction_seed", "train_cfg.checkpoints.checkpoints_path")
 # What may differ between initialisations: how a network is trained, not on what or for how long.
-OWN = ("decoder_cfg", "train_cfg.freeze_backbone", "train_cfg.backbone_lr_factor")
+OWN = ("decoder_cfg.transfer", "train_cfg.freeze_backbone", "train_cfg.backbone_lr_factor")
 OWN += ("train_cfg.optimizer", "train_cfg.lr_schedule")
 OF_MACHINES = ("train_cfg.device", "train_cfg.num_workers", "train_cfg.log")
 OF_MACHINES += ("train_cfg.checkpoints.max_keep", "train_cfg.checkpoints.save_minutes")
@@ -125,9 +125,12 @@ class Grid:
 
     @property
     def baseline(self) -> str | None:
-        """The initialisation that others are set against."""
-        known = self.known_inits.items()
-        return next((name for name, entry in known if entry["spec"] == "random"), None)
+        """The initialisation that others are set against: random weights, trained as the config
+        says."""
+        for name, entry in self.known_inits.items():
+            if entry["spec"] == "random" and not entry.get("set"):
+                return name
+        return None
 
     def path(self, cell: Cell) -> Path:
         return self.folder / "cells" / cell.name
@@ -163,6 +166,9 @@ def plan_grid(
     choose_device(config["train_cfg"].get("device", "auto"))
     tiles, steps = measure(config)
     sets = read_init_sets(init_sets, specs, config)
+    for name, given in sets.items():
+        if lrs is not None and any(text.startswith("train_cfg.optimizer") for text in given):
+            raise UserError(f"--init_set {name} {' '.join(given)}: --lrs chooses the rate for all")
     hashed = {
         name: {"spec": spec, "sha256": sha256(spec), "set": sets.get(name, [])}
         for name, spec in specs.items()

@@ -1,5 +1,6 @@
 """What sits on the backbone: the decoder, the transform prediction, the exemplar projection."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -119,17 +120,19 @@ class MatchingHead(nn.Module):
     docs/results.md for what either learns.
 
     The batch's mean is what tells where a cell lies: of a deep map at random weights nearly all is
-    the trace of the zero padding, which no turn of the image turns.
+    the trace of the zero padding, which no turn of the image turns. Of two images it would leave
+    one the negative of the other, so a batch has at least 3; under torchrun it is that of the
+    process, as of batch normalization.
 
-    `forward(anchor, transformed)`: two pyramids of at least 2 square images, to logits (N,
-    num_classes, len(blocks)).
+    `forward(anchor, transformed)`: two pyramids of square images, to logits (N, num_classes,
+    len(blocks)).
 
     Args:
         num_classes: the transforms in `train_data.agr_transforms_cfg.transforms_cfg`, which must be
             the published six in the published order.
-        blocks: the maps that answer.
+        blocks: the maps that answer, block6 among them, so that all of the backbone learns.
         embed_channels: length of a cell's vector.
-        cells: most cells a side; what a crop shifts by less than a cell still matches.
+        cells: most cells a side, at least 2; what a crop shifts by less than a cell still matches.
     """
 
     def __init__(
@@ -143,14 +146,19 @@ class MatchingHead(nn.Module):
         super().__init__()
         if num_classes != len(TURNS):
             raise UserError(f"num_classes={num_classes}: MatchingHead tells {len(TURNS)} apart")
-        strange = [key for key in blocks if key not in map_channels]
-        if strange or not blocks:
+        if (
+            len(set(blocks)) < len(blocks)
+            or "block6" not in blocks
+            or not set(blocks) <= map_channels.keys()
+        ):
             raise UserError(
-                f"blocks={tuple(blocks)}: name some of the backbone's {', '.join(map_channels)}"
+                f"blocks={tuple(blocks)}: name block6 and others of the backbone's "
+                f"{', '.join(map_channels)}, each once"
             )
-        for key, value in {"embed_channels": embed_channels, "cells": cells}.items():
-            if value < 1:
-                raise UserError(f"{key}={value}: must be at least 1")
+        if cells < 2:
+            raise UserError(f"cells={cells}: must be at least 2, there is no turning one cell")
+        if embed_channels < 1:
+            raise UserError(f"embed_channels={embed_channels}: must be at least 1")
         self.num_classes, self.cells = num_classes, cells
         self.projections = nn.ModuleDict(
             {
@@ -163,15 +171,17 @@ class MatchingHead(nn.Module):
                 for key in blocks
             }
         )
+        # At first 12: the mean cosines of untrained maps differ by some hundredths.
         self.log_scale = nn.Parameter(torch.full((len(blocks),), 2.5))
 
     def forward(self, anchor: dict[str, Tensor], transformed: dict[str, Tensor]) -> Tensor:
-        alike = []
+        similarity = []
         for key in self.projections:
             first, second = (self.unit_cells(maps[key], key) for maps in (anchor, transformed))
-            pairs = [(turn(first) * second).sum(dim=1) for turn in TURNS.values()]
-            alike.append(torch.stack(pairs, dim=1).mean(dim=(2, 3)))
-        return torch.stack(alike, dim=2) * self.log_scale.exp()
+            cosines = [(turn(first) * second).sum(dim=1) for turn in TURNS.values()]
+            similarity.append(torch.stack(cosines, dim=1).mean(dim=(2, 3)))
+        scale = self.log_scale.clamp(max=math.log(100)).exp()  # as in CLIP, which else diverged
+        return torch.stack(similarity, dim=2) * scale
 
     def unit_cells(self, x: Tensor, key: str) -> Tensor:
         if x.shape[2] != x.shape[3]:
