@@ -103,7 +103,7 @@ def open_fine_tuning(config: dict, trains: bool = True, processes: int | None = 
     torch.manual_seed(train_cfg.get("seed", 0))
     model = build_segmentation(config)
     factor = train_cfg.pop("backbone_lr_factor", 1.0)
-    for key in ("loss", "freeze_backbone"):  # the network has them
+    for key in ("loss", "freeze_backbone", "norm_eval"):  # the network has them
         train_cfg.pop(key, None)
     train_cfg["param_groups"] = model.param_groups(factor)
     data = {split: train_cfg.pop(f"{split}_data", None) for split in ("train", "val", "test")}

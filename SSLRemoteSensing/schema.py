@@ -101,6 +101,10 @@ class SegmentationData(TypedDict):
         backbone_lr_factor: the backbone's learning rate over the decoder's, from 0; by default 1.
         freeze_backbone: True leaves the backbone's weights and statistics of batch normalization as
             they are, and trains the decoder alone. By default False.
+        norm_eval: True normalizes by the backbone's statistics of batch normalization as they are,
+            those of pre-training, and leaves them so; the weights are trained. With few labels from
+            few places these statistics would else become those of these places. Not for random
+            weights, which have none. By default False.
     """
 
     train_data: Annotated[dict, TRAIN_TILES]
@@ -110,6 +114,7 @@ class SegmentationData(TypedDict):
     loss: NotRequired[Annotated[dict | None, OneOf(SEGMENTATION_LOSSES)]]
     backbone_lr_factor: NotRequired[float]
     freeze_backbone: NotRequired[bool]
+    norm_eval: NotRequired[bool]
 
 
 class SegmentationConfig(TypedDict):

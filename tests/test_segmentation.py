@@ -16,6 +16,7 @@ from SSLRemoteSensing.datasets.mosaic import label_kinds
 from SSLRemoteSensing.datasets.segmentation import SegmentationDataset, collate, name_hash
 from SSLRemoteSensing.errors import UserError
 from SSLRemoteSensing.figures import colour_map, draw_confusion_matrix, draw_examples
+from SSLRemoteSensing.models.backbones import unit_range
 from SSLRemoteSensing.results import protocol_table
 from SSLRemoteSensing.scoring import LabelledTiles, evaluate_tiles
 
@@ -173,6 +174,37 @@ def test_a_frozen_backbone_stays_as_it_is(seg_config):
     optimizer.step()
     assert all(torch.equal(before[k], v) for k, v in net.backbone.state_dict().items())
     assert len(groups) == 1
+
+
+def test_norm_eval_keeps_the_statistics_and_trains_the_weights(seg_config, tmp_path):
+    torch.manual_seed(0)
+    start = build_segmentation(seg_config).backbone
+    with torch.no_grad():
+        start.train()(torch.rand(4, 3, 64, 64))
+    torch.save(start.state_dict(), tmp_path / "start.pth")
+    seg_config["backbone_cfg"]["pretrained"] = str(tmp_path / "start.pth")
+    override(seg_config, "train_cfg.norm_eval=True")
+    net = build_segmentation(seg_config).train()
+    image = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    features = start.eval()(unit_range(image))
+    found = net.features(image)
+    assert all(torch.equal(found[key], value) for key, value in features.items())
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    sum(
+        net({"image": image, "label": torch.ones(2, 64, 64, dtype=torch.uint8)}).values()
+    ).backward()
+    optimizer.step()
+    before, after = start.state_dict(), net.backbone.state_dict()
+    changed = {key for key, value in after.items() if not torch.equal(value, before[key])}
+    assert not any("running" in key or "num_batches" in key for key in changed)
+    assert {name for name, _ in net.backbone.named_parameters()} == changed
+    assert any(one.training for one in net.decoder.modules())
+
+
+def test_norm_eval_of_random_weights_is_refused(seg_config):
+    override(seg_config, "train_cfg.norm_eval=True")
+    with pytest.raises(UserError, match="random weights have none"):
+        build_segmentation(seg_config)
 
 
 def test_the_backbone_s_rate_is_a_factor_of_the_decoder_s(seg_config):

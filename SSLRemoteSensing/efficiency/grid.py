@@ -35,8 +35,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 OF_CELLS = ("backbone_cfg.pretrained", "train_cfg.seed", "train_cfg.train_data.fraction")
 OF_CELLS += ("train_cfg.train_data.fraction_seed", "train_cfg.checkpoints.checkpoints_path")
 # What may differ between initialisations: how a network is trained, not on what or for how long.
-OWN = ("decoder_cfg.transfer", "train_cfg.freeze_backbone", "train_cfg.backbone_lr_factor")
-OWN += ("train_cfg.optimizer", "train_cfg.lr_schedule")
+OWN = ("decoder_cfg.transfer", "train_cfg.freeze_backbone", "train_cfg.norm_eval")
+OWN += ("train_cfg.backbone_lr_factor", "train_cfg.optimizer", "train_cfg.lr_schedule")
 OF_MACHINES = ("train_cfg.device", "train_cfg.num_workers", "train_cfg.log")
 OF_MACHINES += ("train_cfg.checkpoints.max_keep", "train_cfg.checkpoints.save_minutes")
 

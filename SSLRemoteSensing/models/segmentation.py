@@ -23,6 +23,7 @@ class SegmentationNet(nn.Module):
     Args:
         losses: name -> (weight, loss), from `segmentation_losses`.
         freeze_backbone: the backbone's weights and BN statistics stay as they are.
+        norm_eval: its BN statistics stay as they are, and are what training normalizes by.
     """
 
     def __init__(
@@ -31,17 +32,19 @@ class SegmentationNet(nn.Module):
         decoder: nn.Module,
         losses: dict[str, tuple[float, nn.Module]],
         freeze_backbone: bool = False,
+        norm_eval: bool = False,
     ):
         super().__init__()
         self.backbone, self.decoder = backbone, decoder
         self.weights = {name: weight for name, (weight, _) in losses.items()}
         self.losses = nn.ModuleList(loss for _, loss in losses.values())
-        self.frozen = freeze_backbone
+        self.frozen, self.norm_eval = freeze_backbone, norm_eval
         backbone.requires_grad_(not freeze_backbone)
 
     def train(self, mode: bool = True) -> "SegmentationNet":
         super().train(mode)
-        self.backbone.train(mode and not self.frozen)
+        # Nothing in a backbone but batch normalization knows the mode.
+        self.backbone.train(mode and not (self.frozen or self.norm_eval))
         return self
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
@@ -84,7 +87,7 @@ def build_segmentation(config: dict) -> SegmentationNet:
 
     Raises:
         UserError: an unknown name or key, weights that do not fit the backbone or the decoder, or
-            class weights that are not one a class.
+            class weights that are not one a class; norm_eval of random weights.
     """
     classes = config["classes"]
     if not 2 <= len(classes) <= 255:
@@ -97,8 +100,14 @@ def build_segmentation(config: dict) -> SegmentationNet:
     if decoder_cfg.get("transfer"):
         print(transfer_decoder(decoder, config["backbone_cfg"].get("pretrained", False)))
     train_cfg = config.get("train_cfg", {})
+    if train_cfg.get("norm_eval") and not config["backbone_cfg"].get("pretrained"):
+        raise UserError(
+            "train_cfg.norm_eval=True: keeps the statistics of batch normalization, and random "
+            "weights have none; set backbone_cfg.pretrained (--backbone), or norm_eval=False"
+        )
     losses = segmentation_losses(train_cfg.get("loss"), len(classes))
-    return SegmentationNet(backbone, decoder, losses, train_cfg.get("freeze_backbone", False))
+    modes = {key: train_cfg.get(key, False) for key in ("freeze_backbone", "norm_eval")}
+    return SegmentationNet(backbone, decoder, losses, **modes)
 
 
 # Where the weights of a network come from is no part of what it is.
