@@ -229,6 +229,7 @@ def test_without_learning_pixels_tell_the_transform_and_a_deep_random_map_does_n
     words = ["--config_file", str(ROOT / "configs/demo_oam_pretrain_resnet18_cfg.py"), "--set"]
     data = dict(data_path=tmp_path, data_format="*.png", img_size=64, crop_size=64)
     words += [f"train_cfg.train_data.{key}={value}" for key, value in data.items()]
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
     monkeypatch.setattr(sys, "argv", ["match_transforms.py", *words])
     runpy.run_path(str(ROOT / "tools/match_transforms.py"), run_name="__main__")
     lines = capsys.readouterr().out.splitlines()
@@ -259,6 +260,7 @@ def test_mistakes_end_in_one_line(tmp_path, monkeypatch, capsys, words, said):
     data = ("--set", f"train_cfg.train_data.data_path={tmp_path}")
     data += ("train_cfg.train_data.data_format=*.png", "train_cfg.train_data.img_size=64")
     data += ("train_cfg.train_data.crop_size=64",)
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
     monkeypatch.setattr(sys, "argv", ["match_transforms.py", *config, *data, *words])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(ROOT / "tools/match_transforms.py"), run_name="__main__")

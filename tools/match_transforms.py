@@ -14,6 +14,8 @@ from; see docs/pretext_tasks.md.
 from argparse import ArgumentParser
 from typing import TYPE_CHECKING
 
+from probe import open_backbone
+
 from SSLRemoteSensing.command import config_parser, parse, settings
 from SSLRemoteSensing.errors import UserError, run_command
 
@@ -26,7 +28,7 @@ CELLS, BATCH = 8, 32
 def flags() -> ArgumentParser:
     flags = config_parser(__doc__)
     add = flags.add_argument
-    add("--backbone", default="random", metavar="random|FILE", help="whose maps")
+    add("--backbone", default="random", metavar="random|imagenet|FILE", help="whose maps")
     add("--samples", type=int, default=600, metavar="N", help="images, each once")
     add("--seed", type=int, default=0, metavar="N", help="of random weights and of the draws")
     return flags
@@ -51,6 +53,12 @@ def main() -> None:
     if count < 2:
         raise UserError(f"--samples {args.samples}, of {len(dataset)} images: needed are 2")
     backbone = open_backbone(config["backbone_cfg"], args.backbone, args.seed)
+    wanted = config["backbone_cfg"].get("in_channels", 3)
+    if backbone.in_channels != wanted:
+        raise UserError(
+            f"--backbone {args.backbone}: takes {backbone.in_channels} bands, the config's images "
+            f"have {wanted} (backbone_cfg.in_channels)"
+        )
     anchor, transformed, label = read_samples(dataset, count)
     print(f"{count} samples, right in %:")
     for cells in (2, 4, 8, 16):
@@ -63,26 +71,6 @@ def main() -> None:
         without = accuracy(first - first.mean(0), second - second.mean(0), label)
         size = " x ".join(map(str, first.shape[2:]))
         print(f"{key}, {size}: {plain:5.1f}, without the mean of the samples {without:5.1f}")
-
-
-def open_backbone(backbone_cfg: dict, weights: str, seed: int):
-    import torch
-
-    from SSLRemoteSensing.config import build
-    from SSLRemoteSensing.models.weights import BACKBONES, load_backbone
-
-    if weights == "random":
-        torch.manual_seed(seed)
-        return build(BACKBONES, backbone_cfg | {"pretrained": False}, "backbone_cfg")
-    found = load_backbone(None, weights)
-    print(found["summary"])
-    wanted = backbone_cfg.get("in_channels", 3)
-    if found["model"].in_channels != wanted:
-        raise UserError(
-            f"--backbone {weights}: takes {found['model'].in_channels} bands, the config's images "
-            f"have {wanted} (backbone_cfg.in_channels)"
-        )
-    return found["model"]
 
 
 def read_samples(dataset, count: int) -> "tuple[Tensor, Tensor, Tensor]":

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from SSLRemoteSensing.command import bare_parser, parse
+from SSLRemoteSensing.datasets.cut import png
 from SSLRemoteSensing.datasets.files import find_images
 from SSLRemoteSensing.errors import UserError, run_command
 from SSLRemoteSensing.raster import read_image, read_label
@@ -90,7 +91,7 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if pixels.ndim == 3:
         pixels = pixels[:, :, ::-1]  # OpenCV writes blue first
-    write_bytes(path, cv2.imencode(".png", pixels)[1].tobytes())
+    write_bytes(path, png(pixels))
 
 
 if __name__ == "__main__":

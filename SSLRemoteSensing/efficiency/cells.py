@@ -26,7 +26,7 @@ def arguments(grid: Grid, job: Job, gpu: str | None) -> list[str]:
         f"train_cfg.train_data.fraction={cell.fraction!r}",
         f"train_cfg.train_data.fraction_seed={cell.seed}",
         f"train_cfg.seed={cell.seed}",
-        *grid.known_inits[cell.init].get("set", []),  # none in a grid of an earlier version
+        *grid.known_inits[cell.init]["set"],
     ]
     if cell.lr is not None:
         sets.append(f"train_cfg.optimizer.lr={cell.lr!r}")

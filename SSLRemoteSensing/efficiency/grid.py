@@ -128,7 +128,7 @@ class Grid:
         """The initialisation that others are set against: random weights, trained as the config
         says."""
         for name, entry in self.known_inits.items():
-            if entry["spec"] == "random" and not entry.get("set"):
+            if entry["spec"] == "random" and not entry["set"]:
                 return name
         return None
 
@@ -190,6 +190,8 @@ def read_grid(grid: Grid) -> None:
         if any(grid.folder.glob("cells/*/cell.json")):
             raise UserError(f"{file}: not there, but cells of a grid are; set another --output")
         return
+    for entry in known["inits"].values():
+        entry.setdefault("set", [])  # earlier versions knew no --init_set
     compare(grid.folder, known, identity(grid.config, grid.lrs, grid.tiles), grid.known_inits)
     grid.known_inits = known["inits"] | grid.known_inits
     grid.chosen = {(entry["init"], entry["fraction"]): entry["lr"] for entry in known["chosen"]}
@@ -325,10 +327,10 @@ def compare(folder: Path, known: dict, ours: dict, inits: dict[str, dict]) -> No
                 f"{' with other contents' if before['spec'] == entry['spec'] else ''}; give it "
                 f"another name, or set another --output"
             )
-        if before.get("set", []) != entry["set"]:
+        if before["set"] != entry["set"]:
             raise UserError(
                 f"--init_set {name}: in {folder} that name goes with "
-                f"{' '.join(before.get('set', [])) or 'nothing'}, now "
+                f"{' '.join(before['set']) or 'nothing'}, now "
                 f"{' '.join(entry['set']) or 'nothing'}; give it another name, or set another "
                 f"--output"
             )

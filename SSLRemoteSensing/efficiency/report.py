@@ -125,7 +125,7 @@ def describe(grid: Grid) -> list[str]:
         told.append(f"{same} keep the same number of tiles: their cells are the same.")
     for name, entry in grid.known_inits.items():
         of_file = f" (SHA-256 {entry['sha256'][:12]}...)" if entry["sha256"] else ""
-        own = f", with {' '.join(entry['set'])}" if entry.get("set") else ""
+        own = f", with {' '.join(entry['set'])}" if entry["set"] else ""
         told.append(f"Initialisation {name}: {entry['spec']}{of_file}{own}.")
     if grid.split == "test":
         told.append(
