@@ -576,6 +576,19 @@ def test_the_command_writes_tables_curves_and_the_answer(tool, tmp_path):
     assert answer in said
 
 
+def test_another_start_than_random_is_compared_with_where_asked_for(tool, tmp_path):
+    status, said = tool("--against", "net")
+    assert status == 0
+    assert "With the same labels, random minus net: " in said
+    assert "random - net" in (tmp_path / "grid/table.md").read_text()
+    status, said = tool()
+    assert status == 0
+    assert "With the same labels, net minus random: " in said
+    status, said = tool("--against", "nett")
+    assert status == 2
+    assert "--against nett: is no initialisation of the grid (random, net)" in said
+
+
 def test_the_command_ends_with_status_1_where_a_cell_failed_and_marks_it(tool, tmp_path):
     (tmp_path / "grid").mkdir()
     (tmp_path / "grid/fail_train_net_f0.5_s0").touch()

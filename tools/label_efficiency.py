@@ -80,6 +80,11 @@ def flags() -> argparse.ArgumentParser:
     )
     grid.add_argument("--keep_weights", action="store_true", help="keep best.pth of each cell")
     answer = flags.add_argument_group("answer and curves")
+    answer.add_argument(
+        "--against",
+        metavar="NAME",
+        help="compare with this initialisation (default: the random one)",
+    )
     answer.add_argument("--metric", choices=METRICS, default="miou", help="score that they are of")
     answer.add_argument(
         "--protocol",
@@ -105,7 +110,14 @@ def main() -> None:
         raise UserError(f"--jobs {args.jobs}: must be at least 1")
     protocol = choose_protocol(config, args.protocol)
     grid = plan_grid(
-        Path(args.output), config, args.init, args.fractions, args.seeds, args.lrs, args.init_set
+        Path(args.output),
+        config,
+        args.init,
+        args.fractions,
+        args.seeds,
+        args.lrs,
+        args.init_set,
+        args.against,
     )
     slots = slots_for(config["train_cfg"].get("device", "auto"), args.jobs)
     print("\n".join(describe(grid)))

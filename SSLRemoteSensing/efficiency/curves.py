@@ -65,7 +65,8 @@ def draw_panel(
 ) -> None:
     fractions = fractions_of(rows)
     others = [init for init in inits_of(rows) if init != baseline]
-    styles = {init: (COLOURS[i % 6], MARKERS[i % 6]) for i, init in enumerate(others)}
+    # From the seventh on a colour comes again, with another marker.
+    styles = {init: (COLOURS[i % 6], MARKERS[(i + i // 6) % 6]) for i, init in enumerate(others)}
     lowest = 0.0
     for init in inits_of(rows):
         colour, marker = styles.get(init, (GREY, "X"))

@@ -70,6 +70,7 @@ class Grid:
         lrs: learning rates to search, None for the config's own.
         tiles, steps: of the whole train split; of every cell.
         chosen: the learning rate found for (init, fraction).
+        against: the initialisation that the others are set against; None for the random one.
         lock: the open file that keeps other commands out; the cells hold it too.
     """
 
@@ -83,6 +84,7 @@ class Grid:
     tiles: int
     steps: int
     chosen: dict[tuple[str, float], float]
+    against: str | None = None
     lock: int | None = None
 
     def cells(self) -> list[Cell]:
@@ -125,8 +127,10 @@ class Grid:
 
     @property
     def baseline(self) -> str | None:
-        """The initialisation that others are set against: random weights, trained as the config
-        says."""
+        """The initialisation that others are set against: `against`, or else random weights,
+        trained as the config says."""
+        if self.against is not None:
+            return self.against
         for name, entry in self.known_inits.items():
             if entry["spec"] == "random" and not entry["set"]:
                 return name
@@ -144,6 +148,7 @@ def plan_grid(
     seeds: Sequence[int],
     lrs: Sequence[float] | None = None,
     init_sets: Sequence[Sequence[str]] = (),
+    against: str | None = None,
 ) -> Grid:
     """The grid that is asked for, in `folder` or to be; nothing is written.
 
@@ -151,6 +156,7 @@ def plan_grid(
         config: checked by `check_segmentation`.
         inits: 'NAME=random', 'NAME=imagenet' or 'NAME=FILE'.
         init_sets: a name of these and what is set for it alone, each.
+        against: the name that the others are compared with; None for the random one.
 
     Raises:
         UserError: a wrong value; a file, data or a device that is not there; too few tiles for a
@@ -177,6 +183,10 @@ def plan_grid(
         folder, config, specs, hashed, sorted(fractions), list(seeds), lrs, tiles, steps, {}
     )
     read_grid(grid)
+    if against is not None and against not in grid.known_inits:
+        names = ", ".join(grid.known_inits)
+        raise UserError(f"--against {against}: is no initialisation of the grid ({names})")
+    grid.against = against
     return grid
 
 
