@@ -559,6 +559,10 @@ def test_the_command_writes_tables_curves_and_the_answer(tool, tmp_path):
     status, said = tool()
     assert status == 0
     assert "8 of 8 cells to do" in said
+    hint = next(line for line in said.splitlines() if line.startswith("next: "))
+    assert hint.endswith("--seeds 0 1 2 3 4")
+    assert hint.count("--seeds") == 1
+    assert "--fractions 0.5 1 --output" in hint
     assert "[8 of 8] net, 100 %, seed 1: test mIoU 45.00 %" in said
     answer = "net needs at most 50 % of the labels to be as good as random with all"
     assert answer in said

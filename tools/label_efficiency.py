@@ -141,9 +141,18 @@ def main() -> None:
         print("stopped; finished cells are kept, the same command goes on", file=sys.stderr)
         sys.exit(128 + stop.received[0])
     if not failed and max(args.seeds) == len(args.seeds) - 1 < ENOUGH - 1:
-        more = ("--seeds", *map(str, range(ENOUGH)))
-        closing({}, [shlex.join(["python", *sys.argv, *more])])  # narrower intervals
+        closing({}, [shlex.join(["python", *with_seeds(sys.argv, ENOUGH)])])  # narrower intervals
     sys.exit(1 if failed else 0)
+
+
+def with_seeds(words: list[str], count: int) -> list[str]:
+    """The command with its first `count` seeds in place of those that it names."""
+    kept, dropping = [], False
+    for word in words:
+        dropping = word == "--seeds" or (dropping and not word.startswith("-"))
+        if not dropping:
+            kept.append(word)
+    return [*kept, "--seeds", *map(str, range(count))]
 
 
 if __name__ == "__main__":
