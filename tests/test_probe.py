@@ -554,10 +554,31 @@ def test_the_tool_scores_random_weights_and_files(pretext_config, probe_cfg, tmp
         assert status == 0, err
         assert f"mIoU {100 * found['miou']:.2f}, OA {100 * found['oa']:.2f}, in %;" in out
         assert re.search(rf"^roof +{100 * iou:.2f} ", out, re.MULTILINE)
+    status, _, err = probe_tool(pretext_config, tmp_path, "--backbone", "random", "--draws", "0")
+    assert (status, err) == (2, "error: --draws 0: must be at least 1\n")
     del pretext_config["train_cfg"]["probe"]
     status, _, err = probe_tool(pretext_config, tmp_path, "--backbone", "random")
     assert status == 2
     assert err.startswith("error: train_cfg.probe: is missing in the config; set")
+
+
+def test_the_tool_averages_over_draws_of_tiles_and_of_random_weights(
+    pretext_config, probe_cfg, tmp_path
+):
+    pretext_config["train_cfg"]["probe"] = probe_cfg
+    scores = []
+    for seed in (5, 6):
+        torch.manual_seed(seed)
+        probe = Probe(**probe_cfg | {"seed": probe_cfg.get("seed", 0) + seed - 5}, img_size=32)
+        scores.append(100 * probe.score(BACKBONES["resnet18"]())["miou"])
+    arguments = ("--backbone", "random", "--seed", "5", "--draws", "2")
+    status, out, err = probe_tool(pretext_config, tmp_path, *arguments)
+    assert status == 0, err
+    mean, half = map(float, re.search(r"^mIoU +([\d.]+) ± ([\d.]+)$", out, re.MULTILINE).groups())
+    assert mean == pytest.approx(sum(scores) / 2, abs=0.01)
+    assert half == pytest.approx(12.7062 * abs(scores[0] - scores[1]) / 2, rel=1e-3)
+    for score in scores:
+        assert f"mIoU {score:.2f}, OA" in out
 
 
 def draw_grain(folder: Path, count: int, seed: int) -> Path:

@@ -1,12 +1,14 @@
 """What a straight line reads off a backbone: the linear probe of pre-training, for any weights.
 
     python tools/probe.py --config_file C --backbone runs/pretrain/backbone.pth
-    python tools/probe.py --config_file C --backbone random --seed 1
+    python tools/probe.py --config_file C --backbone random --draws 5
     python tools/probe.py --config_file C --backbone FILE --set train_cfg.probe.path=data/potsdam
 
 C is a config of train.py with `train_cfg.probe`, which says what is fitted on and what is scored;
 docs/evaluation.md explains it. A file brings its architecture, random and imagenet take that of
-backbone_cfg. Figures are comparable where tiles, pixels and classes are the same.
+backbone_cfg. Figures are comparable where tiles, pixels and classes are the same. With few tiles
+much is the luck of the draw: `--draws 5` takes the probe's seed and the four after it, for random
+weights new weights as well, and gives the mean and its 95 % interval.
 """
 
 import time
@@ -21,6 +23,7 @@ def flags() -> ArgumentParser:
     add = flags.add_argument
     add("--backbone", required=True, metavar="random|imagenet|FILE", help="the weights to probe")
     add("--seed", type=int, default=0, metavar="N", help="of random weights")
+    add("--draws", type=int, default=1, metavar="N", help="draws of tiles, each scored by itself")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     add("--precision", default="fp32", choices=("auto", "fp32", "bf16"), help="of the features")
     return flags
@@ -42,17 +45,41 @@ def main() -> None:
             "train_cfg.probe: is missing in the config; set train_cfg.probe.path=FOLDER, of a "
             "prepared set, or image_path, label_path and classes"
         )
+    if args.draws < 1:
+        raise UserError(f"--draws {args.draws}: must be at least 1")
     device = choose_device(args.device, "--device ")
     precision = choose_precision(args.precision, device, "--precision ")
-    backbone = open_backbone(config["backbone_cfg"], args.backbone, args.seed)
-    probe = tiles_of(cfg, backbone, config["train_cfg"]["train_data"]["img_size"])
-    begun = time.perf_counter()
-    found = probe.score(backbone.to(device), precision)
-    print(f"{'class':<24}{'IoU':>8}{'F1':>8}{'pixels':>12}")
-    for name, one in found["per_class"].items():
-        print(f"{name:<24}{percent(one['iou']):>8}{percent(one['f1']):>8}{one['pixels']:>12,}")
-    print(f"mIoU {percent(found['miou'])}, OA {percent(found['oa'])}, in %; "
-          f"{time.perf_counter() - begun:.1f} s")  # fmt: skip
+    img_size = config["train_cfg"]["train_data"]["img_size"]
+    draws = []
+    for draw in range(args.draws):
+        if draw == 0 or args.backbone == "random":
+            backbone = open_backbone(config["backbone_cfg"], args.backbone, args.seed + draw)
+        probe = tiles_of(cfg | {"seed": cfg.get("seed", 0) + draw}, backbone, img_size)
+        begun = time.perf_counter()
+        found = probe.score(backbone.to(device), precision)
+        if args.draws == 1:
+            print(f"{'class':<24}{'IoU':>8}{'F1':>8}{'pixels':>12}")
+            for name, one in found["per_class"].items():
+                scores = f"{percent(one['iou']):>8}{percent(one['f1']):>8}"
+                print(f"{name:<24}{scores}{one['pixels']:>12,}")
+        told = f"mIoU {percent(found['miou'])}, OA {percent(found['oa'])}, in %"
+        print(f"{told}; {time.perf_counter() - begun:.1f} s", flush=True)
+        draws.append(found)
+    if args.draws > 1:
+        print("\n".join(over_draws(draws)))
+
+
+def over_draws(draws: list[dict]) -> list[str]:
+    """Mean and 95 % interval of each score that all draws have."""
+    from SSLRemoteSensing.efficiency.comparison import METRICS, estimate
+
+    lines = [f"mean of {len(draws)} draws and half its 95 % interval, in %:"]
+    for key, name in METRICS.items():
+        values = [found[key] for found in draws]
+        if None not in values:
+            found = estimate([100 * value for value in values])
+            lines.append(f"{name:<24}{found.mean:>8.2f} ± {found.half:.2f}")
+    return lines
 
 
 def open_backbone(backbone_cfg: dict, weights: str, seed: int):
