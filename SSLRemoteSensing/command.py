@@ -142,7 +142,8 @@ def fine_tuning_config(config_file: str) -> str:
     """The file beside a pre-training config that by its name goes with it, or else 'CONFIG'."""
     path = Path(config_file)
     network = path.name.removeprefix("vr_").partition("_")[0]
-    for name in (path.name.replace("pretrain", "finetune"), f"seg_potsdam_{network}_cfg.py"):
+    finetune = path.name.replace("pretrain", "finetune").replace("_modern", "")
+    for name in (finetune, f"seg_potsdam_{network}_cfg.py"):
         if name != path.name and path.with_name(name).is_file():
             return str(path.with_name(name))
     return "CONFIG"

@@ -325,6 +325,8 @@ def test_the_bar_of_training_fits_eighty_columns():
         ("demo_oam_pretrain_resnet18_cfg.py", "demo_oam_finetune_resnet18_cfg.py"),
         ("vr_vgg16_inapinting_agr_examplar_cfg.py", "seg_potsdam_vgg16_cfg.py"),
         ("vr_resnet50_inapinting_agr_examplar_cfg.py", "seg_potsdam_resnet50_cfg.py"),
+        ("vr_resnet50_modern_cfg.py", "seg_potsdam_resnet50_cfg.py"),
+        ("oam_pretrain_resnet18_modern_cfg.py", "oam_finetune_resnet18_cfg.py"),
     ],
 )
 def test_a_pretraining_names_its_fine_tuning_config(given, there):
