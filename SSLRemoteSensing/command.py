@@ -142,9 +142,10 @@ def fine_tuning_config(config_file: str) -> str:
     """The file beside a pre-training config that by its name goes with it, or else 'CONFIG'."""
     path = Path(config_file)
     network = path.name.removeprefix("vr_").partition("_")[0]
-    finetune = path.name.replace("pretrain", "finetune").replace("_modern", "")
-    for name in (finetune, f"seg_potsdam_{network}_cfg.py"):
-        if name != path.name and path.with_name(name).is_file():
+    pair = path.name.replace("pretrain", "finetune")
+    names = (pair, pair.replace("_modern", "")) if pair != path.name else ()
+    for name in (*names, f"seg_potsdam_{network}_cfg.py"):
+        if path.with_name(name).is_file():
             return str(path.with_name(name))
     return "CONFIG"
 

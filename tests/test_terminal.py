@@ -335,6 +335,15 @@ def test_a_pretraining_names_its_fine_tuning_config(given, there):
 
 def test_a_config_of_another_name_is_followed_by_a_placeholder(tmp_path):
     assert fine_tuning_config(str(tmp_path / "mine.py")) == "CONFIG"
+    (tmp_path / "mine_cfg.py").touch()
+    assert fine_tuning_config(str(tmp_path / "mine_modern_cfg.py")) == "CONFIG"
+
+
+def test_the_fine_tuning_config_of_the_very_name_goes_first(tmp_path):
+    for name in ("finetune_cfg.py", "finetune_modern_cfg.py"):
+        (tmp_path / name).touch()
+    found = fine_tuning_config(str(tmp_path / "pretrain_modern_cfg.py"))
+    assert found == str(tmp_path / "finetune_modern_cfg.py")
 
 
 FILES = ("backbone", "card", "figures", "results", "weights", "tiles", "maps", "scenes", "config")
