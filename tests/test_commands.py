@@ -76,7 +76,7 @@ def test_test_files_are_not_opened_before_the_end(run, seg_config, tmp_path):
     override(seg_config, f"train_cfg.test_data.image_path={tmp_path}/absent")
     seg_config["train_cfg"]["num_step"] = 2
     line = refused(run("finetune_seg.py", seg_config))
-    assert "train_cfg.test_data: data_path" in line
+    assert "train_cfg.test_data: image_path" in line
     assert (tmp_path / "seg/best.pth").exists()
 
 

@@ -194,7 +194,9 @@ def test_one_seed_is_told():
 
 def test_what_cannot_be_answered_is_told():
     ours = cells("ours", {0.1: [60, 61, 62]})
-    assert "No initialisation of the grid is random" in told(*ours, baseline=None)
+    said = told(*ours, baseline=None)
+    assert "No initialisation of the grid is random" in said
+    assert "--against NAME" in said
     few = [row for row in RANDOM if row["fraction"] < 1]
     text = told(*few, *ours)
     assert "random with all labels is not in the grid (--fractions ... 1)" in text

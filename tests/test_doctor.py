@@ -686,7 +686,7 @@ def test_all_mistakes_are_told_at_once(doctor, seg_config, tmp_path):
     override(seg_config, "train_cfg.device=cuda:99")
     found = doctor(seg_config)
     assert found.status == 1
-    for text in ("val_data: data_path", "cuda:99", "devices"):
+    for text in ("val_data: image_path", "cuda:99", "devices"):
         assert text in found.failed
     assert "train: all 13 images can be read" in found.ok
     found = doctor(seg_config, "--set", "train_cfg.device=cpu")

@@ -527,7 +527,7 @@ def test_data_that_no_cell_could_use_are_told_at_once(plan, config):
     with pytest.raises(UserError, match="a step takes 14 of 13 train tiles"):
         plan()
     config["train_cfg"]["train_data"]["image_path"] = "nowhere"
-    with pytest.raises(UserError, match=r"train_cfg.train_data: data_path nowhere"):
+    with pytest.raises(UserError, match=r"train_cfg.train_data: image_path nowhere"):
         plan()
 
 

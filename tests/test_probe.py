@@ -272,7 +272,7 @@ def test_a_prepared_set_gives_its_train_part_and_classes(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (dict(image_path="nowhere"), "data_path nowhere: no such folder"),
+        (dict(image_path="nowhere"), "image_path nowhere: no such folder or list"),
         (dict(label_path="nowhere"), "label_path nowhere: no such folder"),
         (dict(label_path=None), "missing key 'label_path'"),
         (dict(path="nowhere", image_path=None, label_path=None), "path nowhere: no dataset.json"),
@@ -282,6 +282,7 @@ def test_a_prepared_set_gives_its_train_part_and_classes(tmp_path):
         (dict(data_format="tile0.png"), "1 tile, needed are"),
         (dict(data_format="*.jpg"), "no image matches"),
         (dict(val_format="tile*.png"), "names all of the 9 tiles"),
+        (dict(val_format="nairobi_*.png"), "no image matches val_format="),
         (dict(crop_size=48), "must be a multiple of 32"),
         (dict(every=0), "every=0: must be at least 1"),
         (dict(train_tiles=1, pixels=1), "are not of two classes; raise train_tiles"),

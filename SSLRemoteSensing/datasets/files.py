@@ -11,7 +11,10 @@ from SSLRemoteSensing.terminal import warn
 
 
 def find_images(
-    data_path: str | Path, data_format: str | Sequence[str], exclude: str | Path | None = None
+    data_path: str | Path,
+    data_format: str | Sequence[str],
+    exclude: str | Path | None = None,
+    keys: tuple[str, str] = ("data_path", "data_format"),
 ) -> list[str]:
     """Every image of `data_path` that `exclude` does not name, sorted by path, each once.
 
@@ -21,20 +24,21 @@ def find_images(
         data_path: a folder, searched with the pattern or patterns of `data_format` (`**` goes into
             sub-folders), or a text file with one path a line, relative to that file's folder.
         exclude: a text file of images to leave out, see `leave_out`.
+        keys: what the user calls `data_path` and `data_format`, for errors.
 
     Raises:
         UserError: no such folder or file, or nothing found; the message says what is there.
     """
-    root = Path(data_path)
+    root, (path_key, format_key) = Path(data_path), keys
     if os.path.isfile(root):  # which says no to a path that cannot be, where Path raises
-        return leave_out(read_list(root), root.parent, exclude)
+        return leave_out(read_list(root, path_key), root.parent, exclude)
     if not os.path.isdir(root):
-        raise UserError(f"data_path {root}: no such folder or list file; set data_path")
+        raise UserError(f"{path_key} {root}: no such folder or list file; set {path_key}")
     patterns = [data_format] if isinstance(data_format, str) else list(data_format)
     patterns = [pattern.removeprefix("./") for pattern in patterns]
     for pattern in patterns:
         if not pattern or pattern.startswith("/") or ".." in pattern.split("/"):
-            raise UserError(f"data_format={pattern!r}: write it like '**/*.jpg', below data_path")
+            raise UserError(f"{format_key}={pattern!r}: write it like '**/*.jpg', below {path_key}")
     folders = list_folders(root)
     files = sorted(
         {
@@ -49,8 +53,8 @@ def find_images(
         endings = Counter(Path(name).suffix or "none" for _, names in folders for name in names)
         there = ", ".join(f"{n} {ending}" for ending, n in endings.most_common(4)) or "no files"
         raise UserError(
-            f"data_path {root}: no image matches data_format={data_format!r} (there: {there}); "
-            f"set data_format, '**/*.jpg' searches sub-folders"
+            f"{path_key} {root}: no image matches {format_key}={data_format!r} (there: {there}); "
+            f"set {format_key}, '**/*.jpg' searches sub-folders"
         )
     return leave_out([f"{root}/{file}" for file in files], root, exclude)
 
@@ -123,15 +127,14 @@ def in_folder(parts: list[str], pattern: list[str]) -> bool:
     )
 
 
-def read_list(path: Path) -> list[str]:
-    files = [str(path.parent / line) for line in listed(path, "data_path")]
+def read_list(path: Path, key: str) -> list[str]:
+    files = [str(path.parent / line) for line in listed(path, key)]
     if not files:
-        raise UserError(f"data_path {path}: the list is empty; write one image path a line")
+        raise UserError(f"{key} {path}: the list is empty; write one image path a line")
     missing = [file for file in files if not os.path.isfile(file)]
     if missing:
         raise UserError(
-            f"data_path {path}: {len(missing)} of {len(files)} files do not exist, first "
-            f"{missing[0]}"
+            f"{key} {path}: {len(missing)} of {len(files)} files do not exist, first {missing[0]}"
         )
     return list(dict.fromkeys(files))
 

@@ -69,7 +69,7 @@ def divide_named(
     Raises:
         UserError: it names none of `files`, or all.
     """
-    named = set(find_images(image_path, val_format))
+    named = set(find_images(image_path, val_format, keys=("image_path", "val_format")))
     parts = (
         [i for i, f in enumerate(files) if f not in named],
         [i for i, f in enumerate(files) if f in named],

@@ -237,7 +237,7 @@ def find_pairs(
     Raises:
         UserError: no image is found, or none kept.
     """
-    files = find_images(image_path, data_format)
+    files = find_images(image_path, data_format, keys=("image_path", "data_format"))
     labels = label_files(files, image_path, label_path, label_format)
     # In a folder of both, a label is the label of another file, and no image. That an image is
     # left out does not make its label an image.

@@ -108,7 +108,7 @@ def answer(rows: Sequence[dict], baseline: str | None, metric: str, protocol: st
         return [
             "No initialisation of the grid is random (--init random=random), so it cannot be said "
             "from which fraction on one is as good as random with all labels, nor what the "
-            "difference to random is."
+            "difference to random is. `--against NAME` sets the others against one of those here."
         ]
     told = [said_of_seeds(rows, metric, protocol)]
     full = scores_of(rows, baseline, 1.0, metric, protocol)
