@@ -223,6 +223,22 @@ def updated(compiled: bool) -> dict:
     return step.state_dict()["model"]
 
 
+def matched(compiled: bool) -> dict:
+    """The weights before and after an update of pre-training with MatchingHead."""
+    config = load_config(ROOT / "configs/demo_oam_pretrain_resnet18_cfg.py")
+    config["agr_head_cfg"] = dict(name="MatchingHead", num_classes=6)
+    config["train_cfg"]["joint_pass"] = True
+    torch.manual_seed(0)
+    step = TrainStep(build_pretext(config), dict(name="SGD", lr=0.01), CPU, compile=compiled)
+    before = {key: value.clone() for key, value in step.state_dict()["model"].items()}
+    batch = {key: own_part(value) for key, value in pretext_batch(6).items()}
+    for key in ("occluded", "anchor", "transformed"):  # 64 x 64, as one cell has no turns
+        batch[key] = batch[key].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    step.forward_backward(batch)
+    step.update()
+    return {"before": before, "after": step.state_dict()["model"]}
+
+
 def refusals() -> dict:
     synced = partial(TrainStep, TinyNet(), dict(name="SGD", lr=0.1), CPU, sync_bn=True)
     return {
@@ -246,9 +262,11 @@ def of_two(first: bool, alone: dict) -> dict:
             found[name] |= {"distance": distance(gradients, alone[name][1])}
     found["refusals"] = attempt(refusals)
     found["eager"] = attempt(lambda: updated(compiled=False))
+    found["matching eager"] = attempt(lambda: matched(compiled=False))
     # Inductor takes half a minute for its first graph: all of torch.compile but that.
     torch.compile = partial(torch.compile, backend="aot_eager")
     found["compiled"] = attempt(lambda: updated(compiled=True))
+    found["matching compiled"] = attempt(lambda: matched(compiled=True))
     return found
 
 
@@ -327,6 +345,22 @@ def test_processes_keep_the_same_weights_under_plain_names(found, which):
     assert ours["body.0.weight"].dtype == torch.float32
     for key, weight in found[0]["eager"].items():
         torch.testing.assert_close(ours[key], weight, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("which", ["matching eager", "matching compiled"])
+def test_processes_that_match_transforms_keep_the_same_weights(found, which):
+    """Each process centres its own images' maps, so only the weights can be the same."""
+    assert isinstance(found[0][which], dict), found[0][which]
+    # No statistics, and no biases, some of which normalization takes away again.
+    learned = ("weight", "log_scale")
+    ours, theirs, eager = (
+        {key: after - before[key] for key, after in one["after"].items() if key.endswith(learned)}
+        for one in (found[0][which], found[1][which], found[0]["matching eager"])
+        for before in [one["before"]]
+    )
+    assert distance(ours, theirs) == 0
+    assert distance(ours, eager) < 1e-2
+    assert all(change.any() for change in ours.values())
 
 
 def test_what_several_processes_cannot_do_is_refused_in_one_line(found):
