@@ -239,6 +239,27 @@ class Probe:
         return figures, remarks
 
 
+class SomeMaps(nn.Module):
+    """`backbone` that returns the maps `blocks` alone: what is known at this depth.
+
+    Raises:
+        UserError: a map that the backbone does not return.
+    """
+
+    def __init__(self, backbone: Backbone, blocks: Sequence[str]):
+        super().__init__()
+        there = backbone.keep(backbone.channels)
+        for block in blocks:
+            if block not in there:
+                raise UserError(f"{block!r} is no map of {backbone.name}: {', '.join(there)}")
+        self.backbone, self.blocks = backbone, blocks
+        self.in_channels = backbone.in_channels
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        maps = self.backbone(images)
+        return {block: maps[block] for block in self.blocks}
+
+
 def batch_norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     return [one for one in network.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
 

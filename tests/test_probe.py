@@ -40,7 +40,7 @@ from SSLRemoteSensing.models.pixel_classifier import (
 )
 from SSLRemoteSensing.models.pretext import PretextNet, pretext_losses
 from SSLRemoteSensing.models.weights import BACKBONES
-from SSLRemoteSensing.probe import Probe, open_probe
+from SSLRemoteSensing.probe import Probe, SomeMaps, open_probe
 from SSLRemoteSensing.saving import Saver
 from SSLRemoteSensing.schema import check_pretext
 
@@ -561,6 +561,26 @@ def test_the_tool_scores_random_weights_and_files(pretext_config, probe_cfg, tmp
     status, _, err = probe_tool(pretext_config, tmp_path, "--backbone", "random")
     assert status == 2
     assert err.startswith("error: train_cfg.probe: is missing in the config; set")
+
+
+def test_maps_that_are_left_out_are_not_read(pretext_config, probe_cfg, tmp_path):
+    pretext_config["train_cfg"]["probe"] = probe_cfg
+    torch.manual_seed(3)
+    probe, backbone = Probe(**probe_cfg, img_size=32), BACKBONES["resnet18"]()
+    told = {}
+    for blocks in (["block2"], ["block6"], ["block2", "block3", "block4", "block5", "block6"]):
+        found = probe.score(SomeMaps(backbone, blocks))
+        arguments = ("--backbone", "random", "--seed", "3", "--blocks", *blocks)
+        status, out, err = probe_tool(pretext_config, tmp_path, *arguments)
+        assert status == 0, err
+        assert f"mIoU {100 * found['miou']:.2f}," in out
+        told[len(blocks), blocks[0]] = found["miou"]
+    assert told[5, "block2"] == probe.score(backbone)["miou"]
+    assert len(set(told.values())) == 3
+    arguments = ("--backbone", "random", "--blocks", "block2", "block1")
+    status, _, err = probe_tool(pretext_config, tmp_path, *arguments)
+    assert status == 2
+    assert err.startswith("error: --blocks: 'block1' is no map of resnet18: block2, block3")
 
 
 def test_the_tool_averages_over_draws_of_tiles_and_of_random_weights(

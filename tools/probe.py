@@ -8,7 +8,8 @@ C is a config of train.py with `train_cfg.probe`, which says what is fitted on a
 docs/evaluation.md explains it. A file brings its architecture, random and imagenet take that of
 backbone_cfg. Figures are comparable where tiles, pixels and classes are the same. With few tiles
 much is the luck of the draw: `--draws 5` takes the probe's seed and the four after it, for random
-weights new weights as well, and gives the mean and its 95 % interval.
+weights new weights as well, and gives the mean and its 95 % interval. `--blocks block6` reads one
+depth alone.
 """
 
 import time
@@ -24,6 +25,7 @@ def flags() -> ArgumentParser:
     add("--backbone", required=True, metavar="random|imagenet|FILE", help="the weights to probe")
     add("--seed", type=int, default=0, metavar="N", help="of random weights")
     add("--draws", type=int, default=1, metavar="N", help="draws of tiles, each scored by itself")
+    add("--blocks", nargs="+", metavar="MAP", help="read these maps alone, such as block2 block3")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     add("--precision", default="fp32", choices=("auto", "fp32", "bf16"), help="of the features")
     return flags
@@ -32,7 +34,7 @@ def flags() -> ArgumentParser:
 def main() -> None:
     args = parse(flags())
     # Only now: torch takes seconds, which --help need not wait for.
-    from SSLRemoteSensing.probe import tiles_of
+    from SSLRemoteSensing.probe import SomeMaps, tiles_of
     from SSLRemoteSensing.reporting.markup import percent
     from SSLRemoteSensing.schema import check_pretext
     from SSLRemoteSensing.step import choose_device, choose_precision
@@ -54,6 +56,11 @@ def main() -> None:
     for draw in range(args.draws):
         if draw == 0 or args.backbone == "random":
             backbone = open_backbone(config["backbone_cfg"], args.backbone, args.seed + draw)
+            if args.blocks:
+                try:
+                    backbone = SomeMaps(backbone, args.blocks)
+                except UserError as error:
+                    raise UserError(f"--blocks: {error}") from error
         probe = tiles_of(cfg | {"seed": cfg.get("seed", 0) + draw}, backbone, img_size)
         begun = time.perf_counter()
         found = probe.score(backbone.to(device), precision)
