@@ -69,6 +69,7 @@ def test_images_without_labels(tmp_path, reduce_tiles):
         (("--labels", "labels", "--output", "labels"), "lies in --labels"),
         (("--images", "list.txt"), "list.txt: no such folder"),
         (("--images", "twice"), "would both become a.png"),
+        (("--images", "bare"), "--images bare: no image of ("),
         (("--labels", "nothing"), "nothing"),
         (("--labels", "labels"), "another size"),
     ],
@@ -78,6 +79,7 @@ def test_mistakes_end_in_one_line(tmp_path, reduce_tiles, monkeypatch, capsys, w
     tile(tmp_path, "a", np.zeros((4, 4, 3), np.uint8), np.zeros((6, 6), np.uint8))
     (tmp_path / "list.txt").write_text("images/a.png\n")
     (tmp_path / "twice").mkdir()
+    (tmp_path / "bare").mkdir()
     for ending in ("png", "jpg"):
         cv2.imwrite(str(tmp_path / f"twice/a.{ending}"), np.zeros((4, 4, 3), np.uint8))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}

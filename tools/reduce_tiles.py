@@ -48,7 +48,7 @@ def main() -> None:
         for folder in (output, output / "images", output / "labels"):
             if folder.resolve().is_relative_to(source.resolve()):
                 raise UserError(f"--output {output}: {folder} is or lies in {flag} {source}")
-    files = find_images(root, PATTERNS)
+    files = find_images(root, PATTERNS, keys=("--images", None))
     names = [Path(file).relative_to(root).with_suffix(".png") for file in files]
     first = dict(zip(reversed(names), reversed(files), strict=True))
     for name, file in zip(names, files, strict=True):

@@ -14,7 +14,7 @@ def find_images(
     data_path: str | Path,
     data_format: str | Sequence[str],
     exclude: str | Path | None = None,
-    keys: tuple[str, str] = ("data_path", "data_format"),
+    keys: tuple[str, str | None] = ("data_path", "data_format"),
 ) -> list[str]:
     """Every image of `data_path` that `exclude` does not name, sorted by path, each once.
 
@@ -24,7 +24,8 @@ def find_images(
         data_path: a folder, searched with the pattern or patterns of `data_format` (`**` goes into
             sub-folders), or a text file with one path a line, relative to that file's folder.
         exclude: a text file of images to leave out, see `leave_out`.
-        keys: what the user calls `data_path` and `data_format`, for errors.
+        keys: what the user calls `data_path` and `data_format`, for errors; None for patterns that
+            are not the user's.
 
     Raises:
         UserError: no such folder or file, or nothing found; the message says what is there.
@@ -52,6 +53,8 @@ def find_images(
     if not files:
         endings = Counter(Path(name).suffix or "none" for _, names in folders for name in names)
         there = ", ".join(f"{n} {ending}" for ending, n in endings.most_common(4)) or "no files"
+        if format_key is None:
+            raise UserError(f"{path_key} {root}: no image of {data_format!r} (there: {there})")
         raise UserError(
             f"{path_key} {root}: no image matches {format_key}={data_format!r} (there: {there}); "
             f"set {format_key}, '**/*.jpg' searches sub-folders"

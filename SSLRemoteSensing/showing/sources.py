@@ -92,7 +92,7 @@ def part_of_folders(
         UserError: as `SegmentationDataset`.
     """
     try:
-        channels = band_count(find_images(images, FORMATS)[0])
+        channels = band_count(find_images(images, FORMATS, keys=("folder", None))[0])
         dataset = SegmentationDataset(
             images, labels, len(classes), FORMATS, label_format, label_offset=label_offset,
             label_codes=label_codes, max_value=max_value, in_channels=channels,
