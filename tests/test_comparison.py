@@ -330,3 +330,14 @@ def test_curves_are_drawn_with_intervals_on_a_log_axis(tmp_path, protocols):
     blue, grey = np.array([0xB2, 0x72, 0x00]), np.array([0x55, 0x55, 0x55])
     for colour in (blue, grey):
         assert (np.abs(picture.astype(int) - colour).max(2) < 12).sum() > 200
+
+
+@pytest.mark.parametrize("name", ["ours {}", "with weights of the images' statistics, frozen {}"])
+def test_a_legend_of_many_or_long_names_is_not_cut_off(tmp_path, name):
+    rows = list(RANDOM)
+    for number in range(12):
+        rows += cells(name.format(number), {0.1: [60, 61, 62]})
+    draw_curves(rows, "random", "miou", "all", "demo", tmp_path / "curves.png")
+    legend = cv2.imread(str(tmp_path / "curves.png"), 0)[-60:]
+    assert legend.min() < 100
+    assert legend[:, :4].min() == legend[:, -4:].min() == 255

@@ -54,9 +54,11 @@ def draw_curves(
     figure.suptitle(f"{title}, {what}", fontsize=10)
     handles, labels = panels[0].get_legend_handles_labels()
     if handles:
-        figure.legend(
-            handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False
-        )
+        # A legend wider than the figure would be cut off at both sides.
+        fitting = int(12 * size[0] / (max(map(len, labels)) + 7))
+        across = max(1, min(4, len(labels), fitting))
+        place = "outside lower center"
+        figure.legend(handles, labels, loc=place, ncols=across, frameon=False, fontsize=9)
     figure.savefig(path)
 
 
