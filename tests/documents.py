@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,7 +121,7 @@ def anchors(file: Path) -> list[str]:
 
 # Loads what the commands load, once; then each command is a copy of that process.
 SERVER = """
-import json, os, runpy, sys, traceback
+import atexit, json, os, runpy, sys, traceback
 import cv2, rasterio, torch, torchvision, tqdm, matplotlib.figure
 import torch.utils.tensorboard
 import SSLRemoteSensing.doctor.examination, SSLRemoteSensing.finetuning
@@ -140,6 +142,7 @@ for line in sys.stdin:
             status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         except BaseException:
             traceback.print_exc()
+        atexit._run_exitfuncs()
         sys.stdout.flush(), sys.stderr.flush()
         os._exit(status)
     _, ended = os.waitpid(child, 0)
@@ -148,12 +151,17 @@ for line in sys.stdin:
 
 
 class Runner:
-    """Runs `python SCRIPT ...` commands in a folder, each in a process of its own."""
+    """Runs `python SCRIPT ...` commands in a folder, each in a process of its own.
+
+    `temporary` is the folder that they have for temporary files.
+    """
 
     def __init__(self, folder: Path):
+        self.temporary = Path(tempfile.mkdtemp(prefix="reader_"))
         self.folder, self.output = folder, folder / "output.txt"
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+        environment |= {"TMPDIR": str(self.temporary)}
         self.server = subprocess.Popen(
             [sys.executable, "-c", SERVER],
             stdin=subprocess.PIPE,
@@ -173,3 +181,4 @@ class Runner:
         self.server.stdin.close()
         self.server.wait(timeout=60)
         self.server.stdout.close()
+        shutil.rmtree(self.temporary)

@@ -186,6 +186,7 @@ def test_the_commands_of_a_reader_run_one_after_another(workspace, monkeypatch):
     made |= {"runs/mine/maps/north.tif", "runs/mine/maps/north_preview.png"}
     missing = [name for name in made if not (workspace.folder / name).exists()]
     assert not missing
+    assert not list(workspace.temporary.iterdir())
 
 
 @cache
@@ -454,6 +455,7 @@ def test_the_notebook_runs(workspace, monkeypatch):
     assert status == 0, output[-3000:]
     assert "entries of resnet18 loaded" in output
     assert "missing_keys=['fc.weight', 'fc.bias'], unexpected_keys=[]" in output
+    assert not list(workspace.temporary.iterdir())
 
 
 def test_the_citation_names_this_version_and_the_paper():
