@@ -7,12 +7,12 @@ MatchingHead for the transform prediction, the exemplar loss at temperature 0.2,
 entry and with a weight of 0.1 for 1, batches of 32 in a joint pass, Adam 1e-3 with a cosine, and
 whole tiles reduced to 64 x 64 pixels instead of windows of them.
 
-Frozen, a linear classifier reads 57.3 ± 0.4 % mIoU off five pre-trainings on other training sites;
-published settings on the same whole tiles 54.4 ± 2.7, random weights 55.6 ± 0.9. The transform
-prediction is right in 94 to 96 % of the samples (published: 15 to 17 %, which is chance). On the
-test sites, minus random weights: 1.0 ± 1.8 frozen, and fine-tuned whole with 1, 5 and 10 % of the
-labels, each of five seeds with a pre-training of its own: -0.2 ± 0.9, -0.0 ± 0.8, -0.2 ± 2.1. No
-gain is shown there.
+Frozen, a linear classifier reads 57.3 ± 0.4 % mIoU off it (mean of five pre-trainings) on training
+sites whose labels it was not fitted on; published settings on the same whole tiles 54.4 ± 2.7,
+random weights 55.6 ± 0.9. The transform prediction is right in 94 to 96 % of the samples
+(published: 15 to 17 %, which is chance). On the test sites, minus random weights: 1.0 ± 1.8 frozen,
+and fine-tuned whole with 1, 5 and 10 % of the labels, each of five seeds with a pre-training of its
+own: -0.2 ± 0.9, -0.0 ± 0.8, -0.2 ± 2.1. No gain is shown there.
 """
 
 img_size = 64
