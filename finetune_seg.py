@@ -18,9 +18,9 @@ checkpoints_path: `best.pth`, `results.json`, `report.html` to open in a browser
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from SSLRemoteSensing.command import given_again, parse, parser, settings
-from SSLRemoteSensing.errors import UserError, run_command
-from SSLRemoteSensing.terminal import closing, command_line
+from SSLRemoteSensing.core.cli import given_again, parse, parser, settings
+from SSLRemoteSensing.core.console import closing, command_line
+from SSLRemoteSensing.core.errors import UserError, run_command
 
 
 def flags() -> ArgumentParser:
@@ -50,14 +50,19 @@ def main() -> None:
     if args.evaluate is not None and args.dry_run:
         raise UserError("--evaluate writes results; leave out --dry_run")
     # Only now, as in `run`: torch takes seconds, which --help need not wait for.
-    from SSLRemoteSensing.distributed import processes
+    from SSLRemoteSensing.core.distributed import processes
 
     with processes():
         run(args)
 
 
 def run(args: Namespace) -> None:
-    from SSLRemoteSensing.finetuning import is_scored, open_fine_tuning, score_checkpoint, train
+    from SSLRemoteSensing.workflows.finetuning import (
+        is_scored,
+        open_fine_tuning,
+        score_checkpoint,
+        train,
+    )
 
     config = asked_for(settings(args), args)
     task = open_fine_tuning(config, trains=args.evaluate is None)

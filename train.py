@@ -15,16 +15,11 @@ The same command again goes on where a run was stopped. Results: `backbone.pth` 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from SSLRemoteSensing.command import (
-    fine_tuning_config,
-    parse,
-    parser,
-    settings,
-    versions,
-    write_run_card,
-)
-from SSLRemoteSensing.errors import UserError, run_command
-from SSLRemoteSensing.terminal import closing, command_line
+from SSLRemoteSensing.core.cli import fine_tuning_config, parse, parser, settings
+from SSLRemoteSensing.core.console import closing, command_line
+from SSLRemoteSensing.core.errors import UserError, run_command
+from SSLRemoteSensing.core.machine import versions
+from SSLRemoteSensing.training.run import write_run_card
 
 
 def flags() -> ArgumentParser:
@@ -40,7 +35,7 @@ def flags() -> ArgumentParser:
 def main() -> None:
     args = parse(flags())
     # Only now, as in `run`: torch takes seconds, which --help need not wait for.
-    from SSLRemoteSensing.distributed import processes
+    from SSLRemoteSensing.core.distributed import processes
 
     with processes():
         run(args)
@@ -49,14 +44,15 @@ def main() -> None:
 def run(args: Namespace) -> None:
     import torch
 
-    from SSLRemoteSensing import build_pretext, checkpoint
-    from SSLRemoteSensing.datasets.opening import origin_of_tiles, read_card
-    from SSLRemoteSensing.datasets.pretext import PretextDataset, collate
-    from SSLRemoteSensing.distributed import divide_batch
-    from SSLRemoteSensing.engine import fit
-    from SSLRemoteSensing.probe import open_probe
-    from SSLRemoteSensing.schema import check_pretext
-    from SSLRemoteSensing.watching import Watch
+    from SSLRemoteSensing import build_pretext
+    from SSLRemoteSensing.core import checkpoints
+    from SSLRemoteSensing.data.prepared import origin_of_tiles, read_card
+    from SSLRemoteSensing.data.pretext import PretextDataset, collate
+    from SSLRemoteSensing.evaluation.linear_probe import open_probe
+    from SSLRemoteSensing.training.engine import fit
+    from SSLRemoteSensing.training.settings import divide_batch
+    from SSLRemoteSensing.workflows.monitor import Watch
+    from SSLRemoteSensing.workflows.pretraining import check_pretext
 
     config = settings(args)
     if args.with_imagenet is not None and isinstance(config.get("backbone_cfg"), dict):
@@ -96,7 +92,7 @@ def run(args: Namespace) -> None:
 
     def export(step: int, epoch: int, images: int) -> None:
         place = {"epoch": epoch, "step": step, "images_seen": images}
-        checkpoint.export_backbone(folder, backbone.state_dict(), card | place)
+        checkpoints.export_backbone(folder, backbone.state_dict(), card | place)
 
     def start() -> None:
         write_run_card(config)

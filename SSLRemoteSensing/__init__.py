@@ -8,8 +8,8 @@ __all__ = ["build_pretext", "build_segmentation", "load_backbone", "load_config"
 HOMES = {
     "build_pretext": "models.pretext",
     "build_segmentation": "models.segmentation",
-    "load_backbone": "models.weights",
-    "load_config": "config",
+    "load_backbone": "models.pretrained",
+    "load_config": "core.config",
 }
 
 

@@ -12,7 +12,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon
 from PIL import Image
-
 from SSLRemoteSensing.datasets import transforms as T
 
 INK, GREY, BLUE = "#2b2f36", "#6f7782", "#3f6f9f"

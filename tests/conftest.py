@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from preloaded import python
 
-from SSLRemoteSensing.config import load_config
+from SSLRemoteSensing.core.config import load_config
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"

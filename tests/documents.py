@@ -124,8 +124,8 @@ SERVER = """
 import atexit, json, os, runpy, sys, traceback
 import cv2, rasterio, torch, torchvision, tqdm, matplotlib.figure
 import torch.utils.tensorboard
-import SSLRemoteSensing.doctor.examination, SSLRemoteSensing.finetuning
-import SSLRemoteSensing.mapping.run, SSLRemoteSensing.models.pretext
+import SSLRemoteSensing.workflows.doctor.examine, SSLRemoteSensing.workflows.finetuning
+import SSLRemoteSensing.inference.mapper, SSLRemoteSensing.models.pretext
 for line in sys.stdin:
     words, folder, output = json.loads(line)
     child = os.fork()

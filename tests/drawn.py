@@ -19,8 +19,8 @@ from conftest import ROOT
 from rasterio import Affine
 from rasterio.errors import NotGeoreferencedWarning
 
-from SSLRemoteSensing.datasets.isprs import PALETTE, POTSDAM_SHARES
-from SSLRemoteSensing.errors import run_command
+from SSLRemoteSensing.core.errors import run_command
+from SSLRemoteSensing.preparation.isprs import PALETTE, POTSDAM_SHARES
 
 COLOURS = np.array([*PALETTE, (0, 0, 0)], np.uint8)  # the last one: eroded
 SIZE = (70, 90)

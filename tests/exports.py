@@ -13,9 +13,9 @@ from conftest import ROOT
 from test_backbones import MEAN, STD, lively
 
 from SSLRemoteSensing import build_segmentation
-from SSLRemoteSensing.checkpoint import export_backbone, write
-from SSLRemoteSensing.exporting.source import Source, open_source
-from SSLRemoteSensing.models.weights import BACKBONES
+from SSLRemoteSensing.core.checkpoints import export_backbone, write
+from SSLRemoteSensing.export.source import Source, open_source
+from SSLRemoteSensing.models.pretrained import BACKBONES
 
 SPEC = importlib.util.spec_from_file_location("export", ROOT / "tools/export.py")
 export = importlib.util.module_from_spec(SPEC)

@@ -32,9 +32,10 @@ from pathlib import Path
 
 from benchmark_table import SWITCHES, table
 
-from SSLRemoteSensing.command import bare_parser, device_name, parse, versions
-from SSLRemoteSensing.errors import UserError, run_command
-from SSLRemoteSensing.writing import write_text
+from SSLRemoteSensing.core.cli import bare_parser, parse
+from SSLRemoteSensing.core.errors import UserError, run_command
+from SSLRemoteSensing.core.files import write_text
+from SSLRemoteSensing.core.machine import device_name, versions
 
 # What loads torch is imported where it is used: it takes seconds that --help need not wait for.
 CONFIG = Path(__file__).parents[1] / "configs/vr_vgg16_inapinting_agr_examplar_cfg.py"
@@ -120,7 +121,7 @@ def flags() -> argparse.ArgumentParser:
 def arguments() -> argparse.Namespace:
     """The flags, with the defaults of the device filled in, and checked."""
     args = parse(flags())
-    from SSLRemoteSensing.step import choose_device
+    from SSLRemoteSensing.core.machine import choose_device
 
     kind = choose_device(args.device).type
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from benchmark_timing import say, seconds
 
-from SSLRemoteSensing.datasets.pretext import PretextDataset, collate
-from SSLRemoteSensing.datasets.transforms import resize, window
-from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.pretext import PretextDataset, collate
+from SSLRemoteSensing.data.transforms import resize, window
 
 MOST = 200  # files of one pass
 

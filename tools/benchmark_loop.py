@@ -16,8 +16,8 @@ from benchmark_steps import build_network
 from benchmark_timing import seconds, wait
 from torch import nn
 
-from SSLRemoteSensing.datasets.pretext import PretextDataset, collate
-from SSLRemoteSensing.engine import fit
+from SSLRemoteSensing.data.pretext import PretextDataset, collate
+from SSLRemoteSensing.training.engine import fit
 
 LAPS = 10  # of a straight run
 WARM_UP = 0.4  # of its laps, not counted: the loader's stock of ready batches is used up in them

@@ -25,19 +25,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmark_timing import say, seconds
+from demo_scenes.town import draw_town
 from torch import nn
 
-from SSLRemoteSensing.command import bare_parser, device_name, parse
-from SSLRemoteSensing.drawn.town import draw_town
-from SSLRemoteSensing.errors import run_command
-from SSLRemoteSensing.figures import default_palette
-from SSLRemoteSensing.mapping.network import MapNetwork
-from SSLRemoteSensing.mapping.outputs import plan_outputs
-from SSLRemoteSensing.mapping.run import MapSettings, map_scene
+from SSLRemoteSensing.core.classes import default_palette
+from SSLRemoteSensing.core.cli import bare_parser, parse
+from SSLRemoteSensing.core.errors import run_command
+from SSLRemoteSensing.core.files import write_text
+from SSLRemoteSensing.core.machine import choose_device, choose_precision, device_name
+from SSLRemoteSensing.inference.mapper import MapSettings, map_scene
+from SSLRemoteSensing.inference.network import MapNetwork
+from SSLRemoteSensing.inference.outputs import plan_outputs
+from SSLRemoteSensing.inference.windows import probabilities
 from SSLRemoteSensing.models.segmentation import build_segmentation
-from SSLRemoteSensing.predict import probabilities
-from SSLRemoteSensing.step import choose_device, choose_precision
-from SSLRemoteSensing.writing import write_text
 
 CLASSES = ["impervious surface", "building", "low vegetation", "tree", "car", "clutter"]
 TOWN = 1024  # side of what is drawn, and repeated

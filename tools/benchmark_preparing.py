@@ -8,15 +8,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from demo_scenes.town import draw_town
 
-from SSLRemoteSensing.datasets.cut import Job, cut_scene, positions
-from SSLRemoteSensing.datasets.isprs import CLASSES, PALETTE, potsdam
-from SSLRemoteSensing.datasets.prepare import cut_scenes, make_tile_folders
-from SSLRemoteSensing.datasets.scenes import Collection
-from SSLRemoteSensing.datasets.segmentation import SegmentationDataset
-from SSLRemoteSensing.datasets.sources import list_files
-from SSLRemoteSensing.drawn.town import draw_town
-from SSLRemoteSensing.writing import write_text
+from SSLRemoteSensing.core.files import write_text
+from SSLRemoteSensing.data.prepared import positions
+from SSLRemoteSensing.data.segmentation import SegmentationDataset
+from SSLRemoteSensing.preparation.catalog import Collection
+from SSLRemoteSensing.preparation.isprs import CLASSES, PALETTE, potsdam
+from SSLRemoteSensing.preparation.prepare import cut_scenes, make_tile_folders
+from SSLRemoteSensing.preparation.sources import list_files
+from SSLRemoteSensing.preparation.tiling import Job, cut_scene
 
 TILE = 256
 

@@ -22,9 +22,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from SSLRemoteSensing.command import bare_parser, device_name, parse, versions
-from SSLRemoteSensing.errors import UserError, run_command
-from SSLRemoteSensing.writing import write_text
+from SSLRemoteSensing.core.cli import bare_parser, parse
+from SSLRemoteSensing.core.errors import UserError, run_command
+from SSLRemoteSensing.core.files import write_text
+from SSLRemoteSensing.core.machine import device_name, versions
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs/vr_vgg16_inapinting_agr_examplar_cfg.py"
@@ -53,7 +54,7 @@ def flags() -> argparse.ArgumentParser:
 def main() -> None:
     args = parse(flags())
     # Only now: it loads torch, which takes seconds that --help need not wait for.
-    from SSLRemoteSensing.step import choose_device
+    from SSLRemoteSensing.core.machine import choose_device
 
     if min(args.processes - 1, args.batch_size, args.steps, args.rounds) < 1:
         raise UserError("benchmark: --processes must be at least 2, the other counts 1")

@@ -11,7 +11,7 @@ from benchmark_steps import base_setting, build_step, run_step
 from benchmark_timing import in_turn, say
 from torch import Tensor, nn
 
-from SSLRemoteSensing.losses import ExamplarLoss
+from SSLRemoteSensing.models.losses import ExamplarLoss
 
 
 class PublishedExemplarLoss(nn.Module):

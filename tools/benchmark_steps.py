@@ -10,10 +10,10 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from SSLRemoteSensing import build_pretext
-from SSLRemoteSensing.datasets.pretext import PretextDataset, collate
-from SSLRemoteSensing.datasets.workers import end_workers, one_thread
+from SSLRemoteSensing.core.workers import end_workers, one_thread
+from SSLRemoteSensing.data.pretext import PretextDataset, collate
 from SSLRemoteSensing.models.pretext import PretextNet
-from SSLRemoteSensing.step import TrainStep
+from SSLRemoteSensing.training.train_step import TrainStep
 
 PARTS = ("data_wait", "transfer", "forward", "backward", "optimizer")
 

@@ -8,9 +8,10 @@ from benchmark_steps import build_step, ready_batch, run_step
 from benchmark_table import SWITCHES
 from benchmark_timing import in_turn, say, wait
 
-from SSLRemoteSensing.datasets.pretext import PretextDataset
-from SSLRemoteSensing.errors import UserError
-from SSLRemoteSensing.step import TrainStep, has_fast_bf16
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.machine import has_fast_bf16
+from SSLRemoteSensing.data.pretext import PretextDataset
+from SSLRemoteSensing.training.train_step import TrainStep
 
 
 def measure_switches(

@@ -24,9 +24,9 @@ from benchmark_switches import measure_switches
 from benchmark_timing import say, wait
 
 from SSLRemoteSensing import load_config
-from SSLRemoteSensing.datasets.pretext import PretextDataset
-from SSLRemoteSensing.schema import check_pretext
-from SSLRemoteSensing.step import choose_device, choose_precision
+from SSLRemoteSensing.core.machine import choose_device, choose_precision
+from SSLRemoteSensing.data.pretext import PretextDataset
+from SSLRemoteSensing.workflows.pretraining import check_pretext
 
 
 def measure_training(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:

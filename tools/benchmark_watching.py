@@ -12,11 +12,12 @@ from benchmark_steps import base_setting, build_step, ready_batch, run_step
 from benchmark_timing import say, seconds
 
 from SSLRemoteSensing import load_config
-from SSLRemoteSensing.datasets.pretext import collate
-from SSLRemoteSensing.log import Log, LogSettings
-from SSLRemoteSensing.schema import check_pretext
-from SSLRemoteSensing.step import choose_device, choose_precision
-from SSLRemoteSensing.watching import Watch
+from SSLRemoteSensing.core.machine import choose_device, choose_precision
+from SSLRemoteSensing.data.pretext import collate
+from SSLRemoteSensing.training.logger import Log
+from SSLRemoteSensing.training.settings import LogSettings
+from SSLRemoteSensing.workflows.monitor import Watch
+from SSLRemoteSensing.workflows.pretraining import check_pretext
 
 
 def measure_watching(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:

@@ -16,9 +16,9 @@ import time
 from functools import partial
 from pathlib import Path
 
-from SSLRemoteSensing.command import bare_parser, parse
-from SSLRemoteSensing.errors import run_command
-from SSLRemoteSensing.terminal import closing, command_line, painted
+from SSLRemoteSensing.core.cli import bare_parser, parse
+from SSLRemoteSensing.core.console import closing, command_line, painted
+from SSLRemoteSensing.core.errors import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 PRETRAIN = "configs/demo_town_pretrain_resnet18_cfg.py"
@@ -122,11 +122,12 @@ def compare(folders: list[Path]) -> str:
 
 def draw(folders: list[Path], path: Path) -> None:
     """Image, label and the maps of both networks for some test tiles."""
-    from SSLRemoteSensing import build_segmentation, checkpoint
-    from SSLRemoteSensing.datasets.segmentation import SegmentationDataset
-    from SSLRemoteSensing.figures import draw_comparison
-    from SSLRemoteSensing.predict import classify
-    from SSLRemoteSensing.step import choose_device
+    from SSLRemoteSensing import build_segmentation
+    from SSLRemoteSensing.core import checkpoints
+    from SSLRemoteSensing.core.machine import choose_device
+    from SSLRemoteSensing.data.segmentation import SegmentationDataset
+    from SSLRemoteSensing.inference.windows import classify
+    from SSLRemoteSensing.reports.figures import draw_comparison
 
     device = choose_device("auto")
     predicts = {}
@@ -134,8 +135,8 @@ def draw(folders: list[Path], path: Path) -> None:
         config = json.loads((folder / "results.json").read_text())["config"]
         config["backbone_cfg"]["pretrained"] = False  # the checkpoint has all weights
         model = build_segmentation(config)
-        best = checkpoint.read_network(folder / "best.pth", config["classes"])
-        checkpoint.load_network(model, best, folder / "best.pth")
+        best = checkpoints.read_network(folder / "best.pth", config["classes"])
+        checkpoints.load_network(model, best, folder / "best.pth")
         predicts[name] = partial(classify, model.to(device), device, "fp32")
     test_data = config["train_cfg"]["test_data"]
     tiles = SegmentationDataset(**test_data, num_classes=len(config["classes"]))

@@ -20,15 +20,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from SSLRemoteSensing.command import config_parser, given_again, parse, settings
-from SSLRemoteSensing.datasets.files import listable
-from SSLRemoteSensing.doctor.report import FAIL, as_json, count, verdict
-from SSLRemoteSensing.errors import CannotWrite, UserError, run_command
-from SSLRemoteSensing.terminal import closing, command_line, say
-from SSLRemoteSensing.writing import make_folder, write_text
+from SSLRemoteSensing.core.cli import config_parser, given_again, parse, settings
+from SSLRemoteSensing.core.console import closing, command_line, say
+from SSLRemoteSensing.core.errors import CannotWrite, UserError, run_command
+from SSLRemoteSensing.core.files import make_folder, write_text
+from SSLRemoteSensing.data.file_lists import listable
+from SSLRemoteSensing.workflows.doctor.findings import FAIL, as_json, count, verdict
 
 if TYPE_CHECKING:
-    from SSLRemoteSensing.doctor.examination import Examination
+    from SSLRemoteSensing.workflows.doctor.examine import Examination
 
 
 def flags() -> argparse.ArgumentParser:
@@ -58,8 +58,8 @@ def flags() -> argparse.ArgumentParser:
 def main() -> None:
     args = parse(flags())
     # Only now: they load torch, which takes seconds that --help need not wait for.
-    from SSLRemoteSensing.doctor.examination import Examination, examine
-    from SSLRemoteSensing.doctor.images import default_workers
+    from SSLRemoteSensing.workflows.doctor.examine import Examination, examine
+    from SSLRemoteSensing.workflows.doctor.images import default_workers
 
     workers = default_workers() if args.workers is None else args.workers
     for name, value in (("workers", workers), ("processes", args.processes)):

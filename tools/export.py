@@ -18,14 +18,14 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from SSLRemoteSensing.command import bare_parser, parse
-from SSLRemoteSensing.errors import UserError, run_command
-from SSLRemoteSensing.terminal import closing
-from SSLRemoteSensing.writing import make_folder, write_bytes, write_text
+from SSLRemoteSensing.core.cli import bare_parser, parse
+from SSLRemoteSensing.core.console import closing
+from SSLRemoteSensing.core.errors import UserError, run_command
+from SSLRemoteSensing.core.files import make_folder, write_bytes, write_text
 
 # What loads torch is imported where it is used: it takes seconds that --help need not wait for.
 if TYPE_CHECKING:
-    from SSLRemoteSensing.exporting.source import Source
+    from SSLRemoteSensing.export.source import Source
 
 FORMATS = ("torchvision", "timm", "smp", "mmseg", "safetensors", "onnx", "torchscript")
 GRAPHS = ("onnx", "torchscript")
@@ -75,8 +75,8 @@ def flags() -> argparse.ArgumentParser:
 def main() -> None:
     args = parse(flags())
     check(args)
-    from SSLRemoteSensing.exporting.model_card import Exported, model_card
-    from SSLRemoteSensing.exporting.source import open_source
+    from SSLRemoteSensing.export.model_card import Exported, model_card
+    from SSLRemoteSensing.export.source import open_source
 
     source = open_source(args.checkpoint)
     if args.result != "logits" and source.net is None:
@@ -102,7 +102,7 @@ def main() -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Refuse before anything is read what could not be written."""
-    from SSLRemoteSensing.exporting.model_card import MARK
+    from SSLRemoteSensing.export.model_card import MARK
 
     for name, given in (("--preprocess", args.preprocess), ("--result", args.result != "logits")):
         if given and args.format not in GRAPHS:
@@ -136,8 +136,8 @@ def check(args: argparse.Namespace) -> None:
 
 def export(source: "Source", args: argparse.Namespace) -> tuple[str, bool, str | None]:
     """Write the file: what was written in words, whether it is a whole network, and smp's call."""
-    from SSLRemoteSensing import checkpoint
-    from SSLRemoteSensing.exporting import graph, layouts
+    from SSLRemoteSensing.core import checkpoints
+    from SSLRemoteSensing.export import layouts, onnx
 
     output, fine_tuned = args.output, source.net is not None
     decoder = f" with {source.decoder_cfg['name']}" if fine_tuned else ""
@@ -156,21 +156,21 @@ def export(source: "Source", args: argparse.Namespace) -> tuple[str, bool, str |
         return only, False, None
     if args.format == "safetensors":
         weights = source.net.state_dict() if fine_tuned else source.weights()
-        checkpoint.write_safetensors(output, layouts.plain(weights), source.public_card())
+        checkpoints.write_safetensors(output, layouts.plain(weights), source.public_card())
         return what, fine_tuned, None
     if args.format == "torchscript":
-        write_bytes(output, graph.torchscript(source, args.preprocess, args.result))
-        return f"{what}, equal to the network at {len(graph.SIZES)} sizes", fine_tuned, None
+        write_bytes(output, onnx.torchscript(source, args.preprocess, args.result))
+        return f"{what}, equal to the network at {len(onnx.SIZES)} sizes", fine_tuned, None
     texts = {"card": json.dumps(source.public_card())}
-    data, worst = graph.onnx_model(source, args.preprocess, args.result, texts)
+    data, worst = onnx.onnx_model(source, args.preprocess, args.result, texts)
     write_bytes(output, data)
     return f"{what}, within {worst:.1e} of the network in onnxruntime", fine_tuned, None
 
 
 def write_weights(output: Path, contents: dict, source: "Source") -> None:
-    from SSLRemoteSensing import checkpoint
+    from SSLRemoteSensing.core import checkpoints
 
-    checkpoint.write_plain(output, contents, source.public_card())
+    checkpoints.write_plain(output, contents, source.public_card())
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ import shlex
 import sys
 from pathlib import Path
 
-from SSLRemoteSensing.command import add_config_flags, bare_parser, given_again, overrides, parse
-from SSLRemoteSensing.config import load_config
-from SSLRemoteSensing.efficiency.comparison import METRICS
-from SSLRemoteSensing.errors import UserError, run_command
-from SSLRemoteSensing.terminal import closing
+from SSLRemoteSensing.core.cli import add_config_flags, bare_parser, given_again, overrides, parse
+from SSLRemoteSensing.core.config import load_config
+from SSLRemoteSensing.core.console import closing
+from SSLRemoteSensing.core.errors import UserError, run_command
+from SSLRemoteSensing.workflows.label_efficiency.comparison import METRICS
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
 ENOUGH = 5  # seeds: Student's factor falls from 12.7 of two and 4.3 of three to 2.8
@@ -97,12 +97,22 @@ def flags() -> argparse.ArgumentParser:
 def main() -> None:
     args = parse(flags())
     # Only now: they load torch, which takes seconds that --help need not wait for.
-    from SSLRemoteSensing.efficiency.cells import jobs_left
-    from SSLRemoteSensing.efficiency.grid import locked, plan_grid, read_grid, write_grid
-    from SSLRemoteSensing.efficiency.rates import choose_rates, warnings_of_rates
-    from SSLRemoteSensing.efficiency.report import choose_protocol, describe, preview, report
-    from SSLRemoteSensing.efficiency.running import run_jobs, slots_for, stop_signals
-    from SSLRemoteSensing.schema import check_segmentation
+    from SSLRemoteSensing.workflows.finetuning import check_segmentation
+    from SSLRemoteSensing.workflows.label_efficiency.cells import jobs_left
+    from SSLRemoteSensing.workflows.label_efficiency.grid import (
+        locked,
+        plan_grid,
+        read_grid,
+        write_grid,
+    )
+    from SSLRemoteSensing.workflows.label_efficiency.rates import choose_rates, warnings_of_rates
+    from SSLRemoteSensing.workflows.label_efficiency.report import (
+        choose_protocol,
+        describe,
+        preview,
+        report,
+    )
+    from SSLRemoteSensing.workflows.label_efficiency.runner import run_jobs, slots_for, stop_signals
 
     config = load_config(args.config_file, overrides(args))
     check_segmentation(config)

@@ -20,13 +20,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
-from SSLRemoteSensing.command import bare_parser, parse
-from SSLRemoteSensing.config import Chain, OneOf, Part, parameters, typed_keys
-from SSLRemoteSensing.errors import UserError, run_command
-from SSLRemoteSensing.schedules import OPTIMIZERS
-from SSLRemoteSensing.schema import PretextConfig, SegmentationConfig
-from SSLRemoteSensing.terminal import closing
-from SSLRemoteSensing.writing import write_text
+from SSLRemoteSensing.core.cli import bare_parser, parse
+from SSLRemoteSensing.core.config import Chain, OneOf, Part, parameters, typed_keys
+from SSLRemoteSensing.core.console import closing
+from SSLRemoteSensing.core.errors import UserError, run_command
+from SSLRemoteSensing.core.files import write_text
+from SSLRemoteSensing.training.schedules import OPTIMIZERS
+from SSLRemoteSensing.workflows.finetuning import SegmentationConfig
+from SSLRemoteSensing.workflows.pretraining import PretextConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "docs/configuration.md"

@@ -14,15 +14,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import rasterio
+from demo_scenes.clouds import draw_clouds
+from demo_scenes.town import draw_town
 
-from SSLRemoteSensing.command import bare_parser, parse
-from SSLRemoteSensing.datasets.fraction import name_hash
-from SSLRemoteSensing.datasets.isprs import PALETTE, POTSDAM_SPLITS, VAIHINGEN_SPLITS
-from SSLRemoteSensing.datasets.levir_cs import VAL_SHARE
-from SSLRemoteSensing.drawn.clouds import draw_clouds
-from SSLRemoteSensing.drawn.town import draw_town
-from SSLRemoteSensing.errors import UserError, run_command
-from SSLRemoteSensing.terminal import closing, command_line, progress
+from SSLRemoteSensing.core.cli import bare_parser, parse
+from SSLRemoteSensing.core.console import closing, command_line, progress
+from SSLRemoteSensing.core.errors import UserError, run_command
+from SSLRemoteSensing.data.subsets import name_hash
+from SSLRemoteSensing.preparation.isprs import PALETTE, POTSDAM_SPLITS, VAIHINGEN_SPLITS
+from SSLRemoteSensing.preparation.levir_cs import VAL_SHARE
 
 ORDER = ("train", "val", "test", "train", "test", "train")  # splits of the scenes, repeated
 DISC = np.uint8(np.add.outer(np.arange(-3, 4) ** 2, np.arange(-3, 4) ** 2) <= 9)

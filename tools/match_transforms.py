@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from probe import open_backbone
 
-from SSLRemoteSensing.command import config_parser, parse, settings
-from SSLRemoteSensing.errors import UserError, run_command
+from SSLRemoteSensing.core.cli import config_parser, parse, settings
+from SSLRemoteSensing.core.errors import UserError, run_command
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,8 +38,8 @@ def main() -> None:
     args = parse(flags())
     config = settings(args)
     # Only now: torch takes seconds, which --help need not wait for.
-    from SSLRemoteSensing.schema import are_published, check_pretext
-    from SSLRemoteSensing.showing.pretext import open_images
+    from SSLRemoteSensing.reports.pretext_figures import open_images
+    from SSLRemoteSensing.workflows.pretraining import are_published, check_pretext
 
     check_pretext(config)
     if not are_published(config["train_cfg"]["train_data"]["agr_transforms_cfg"]["transforms_cfg"]):
@@ -78,7 +78,7 @@ def read_samples(dataset, count: int) -> "tuple[Tensor, Tensor, Tensor]":
     import numpy as np
     import torch
 
-    from SSLRemoteSensing.terminal import progress
+    from SSLRemoteSensing.core.console import progress
 
     numbers = np.linspace(0, len(dataset) - 1, count).round().astype(int)
     samples = [dataset[(0, int(number))] for number in progress("reading", numbers, unit="image")]
@@ -94,8 +94,8 @@ def pooled_maps(backbone, images: "Tensor") -> "dict[str, Tensor]":
     import torch
     from torch.nn.functional import adaptive_avg_pool2d
 
+    from SSLRemoteSensing.evaluation.linear_probe import has_seen_nothing, with_statistics
     from SSLRemoteSensing.models.backbones import unit_range
-    from SSLRemoteSensing.probe import has_seen_nothing, with_statistics
 
     if has_seen_nothing(backbone):
         backbone = with_statistics(backbone, images)

@@ -22,9 +22,9 @@ import signal
 import sys
 from pathlib import Path
 
-from SSLRemoteSensing.command import bare_parser, parse
-from SSLRemoteSensing.errors import run_command
-from SSLRemoteSensing.terminal import closing, painted
+from SSLRemoteSensing.core.cli import bare_parser, parse
+from SSLRemoteSensing.core.console import closing, painted
+from SSLRemoteSensing.core.errors import run_command
 
 BATCH = {"cpu": 1, "cuda": 16}  # windows; a CPU gains nothing by more
 THREADS = {"cpu": 1, "cuda": 4}
@@ -79,20 +79,20 @@ def flags() -> argparse.ArgumentParser:
 def main() -> None:
     args = parse(flags())
     # Only now, as in `run`: torch takes seconds, which --help need not wait for.
-    from SSLRemoteSensing.distributed import processes
+    from SSLRemoteSensing.core.distributed import processes
 
     with processes():
         run(args)
 
 
 def run(args: argparse.Namespace) -> None:
-    from SSLRemoteSensing import distributed
-    from SSLRemoteSensing.mapping.network import open_network
-    from SSLRemoteSensing.mapping.outputs import find_scenes, plan_outputs, require_own
-    from SSLRemoteSensing.mapping.pages import page_of, require_own_page, write_page
-    from SSLRemoteSensing.mapping.run import MapSettings, map_scenes
-    from SSLRemoteSensing.mapping.vectors import require_vectors
-    from SSLRemoteSensing.step import choose_device, choose_precision
+    from SSLRemoteSensing.core import distributed
+    from SSLRemoteSensing.core.machine import choose_device, choose_precision
+    from SSLRemoteSensing.inference.mapper import MapSettings, map_scenes
+    from SSLRemoteSensing.inference.network import open_network
+    from SSLRemoteSensing.inference.outputs import find_scenes, plan_outputs, require_own
+    from SSLRemoteSensing.inference.polygons import require_vectors
+    from SSLRemoteSensing.reports.map_page import page_of, require_own_page, write_page_of
 
     if args.vectors is not None:
         require_vectors()
@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> None:
     if args.preview and distributed.rank() == 0:
         mapped, errors = ([*itertools.chain(*parts)] for parts in zip(*results, strict=True))
         page = page_of(planned)
-        print(write_page(page, Path(args.checkpoint), network, planned, mapped, errors))
+        print(write_page_of(page, Path(args.checkpoint), network, planned, mapped, errors))
     report(results, len(planned) == 1, args)
 
 

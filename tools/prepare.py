@@ -19,14 +19,15 @@ from pathlib import Path
 
 import cv2
 
-from SSLRemoteSensing.command import bare_parser, parse, versions
-from SSLRemoteSensing.datasets.folder import folder
-from SSLRemoteSensing.datasets.isprs import potsdam, vaihingen
-from SSLRemoteSensing.datasets.levir_cs import levir_cs
-from SSLRemoteSensing.datasets.prepare import CARD, prepare
-from SSLRemoteSensing.datasets.sources import list_files
-from SSLRemoteSensing.errors import UserError, run_command
-from SSLRemoteSensing.terminal import closing, command_line
+from SSLRemoteSensing.core.cli import bare_parser, parse
+from SSLRemoteSensing.core.console import closing, command_line
+from SSLRemoteSensing.core.errors import UserError, run_command
+from SSLRemoteSensing.core.machine import versions
+from SSLRemoteSensing.preparation.folder import folder
+from SSLRemoteSensing.preparation.isprs import potsdam, vaihingen
+from SSLRemoteSensing.preparation.levir_cs import levir_cs
+from SSLRemoteSensing.preparation.prepare import CARD, prepare
+from SSLRemoteSensing.preparation.sources import list_files
 
 PRETRAINING = "configs/vr_vgg16_inapinting_agr_examplar_cfg.py"
 PUBLISHED = {"potsdam": potsdam, "vaihingen": vaihingen, "levir_cs": levir_cs}

@@ -15,8 +15,8 @@ depth alone.
 import time
 from argparse import ArgumentParser
 
-from SSLRemoteSensing.command import config_parser, parse, settings
-from SSLRemoteSensing.errors import UserError, run_command
+from SSLRemoteSensing.core.cli import config_parser, parse, settings
+from SSLRemoteSensing.core.errors import UserError, run_command
 
 
 def flags() -> ArgumentParser:
@@ -34,10 +34,10 @@ def flags() -> ArgumentParser:
 def main() -> None:
     args = parse(flags())
     # Only now: torch takes seconds, which --help need not wait for.
-    from SSLRemoteSensing.probe import SomeMaps, tiles_of
-    from SSLRemoteSensing.reporting.markup import percent
-    from SSLRemoteSensing.schema import check_pretext
-    from SSLRemoteSensing.step import choose_device, choose_precision
+    from SSLRemoteSensing.core.machine import choose_device, choose_precision
+    from SSLRemoteSensing.evaluation.linear_probe import SomeMaps, tiles_of
+    from SSLRemoteSensing.reports.html import percent
+    from SSLRemoteSensing.workflows.pretraining import check_pretext
 
     config = settings(args)
     check_pretext(config)
@@ -78,7 +78,7 @@ def main() -> None:
 
 def over_draws(draws: list[dict]) -> list[str]:
     """Mean and 95 % interval of each score that all draws have."""
-    from SSLRemoteSensing.efficiency.comparison import METRICS, estimate
+    from SSLRemoteSensing.workflows.label_efficiency.comparison import METRICS, estimate
 
     lines = [f"mean of {len(draws)} draws and half its 95 % interval, in %:"]
     for key, name in METRICS.items():
@@ -92,8 +92,8 @@ def over_draws(draws: list[dict]) -> list[str]:
 def open_backbone(backbone_cfg: dict, weights: str, seed: int):
     import torch
 
-    from SSLRemoteSensing.config import build
-    from SSLRemoteSensing.models.weights import BACKBONES, load_backbone
+    from SSLRemoteSensing.core.config import build
+    from SSLRemoteSensing.models.pretrained import BACKBONES, load_backbone
 
     if weights not in ("random", "imagenet"):
         found = load_backbone(None, weights)

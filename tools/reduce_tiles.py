@@ -16,13 +16,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from SSLRemoteSensing.command import bare_parser, parse
-from SSLRemoteSensing.datasets.cut import png
-from SSLRemoteSensing.datasets.files import find_images
-from SSLRemoteSensing.errors import UserError, run_command
-from SSLRemoteSensing.raster import read_image, read_label
-from SSLRemoteSensing.terminal import closing, progress
-from SSLRemoteSensing.writing import make_folder, write_bytes
+from SSLRemoteSensing.core.cli import bare_parser, parse
+from SSLRemoteSensing.core.console import closing, progress
+from SSLRemoteSensing.core.errors import UserError, run_command
+from SSLRemoteSensing.core.files import make_folder, write_bytes
+from SSLRemoteSensing.data.file_lists import find_images
+from SSLRemoteSensing.data.images import read_image, read_label
+from SSLRemoteSensing.preparation.tiling import png
 
 PATTERNS = ("**/*.png", "**/*.jpg", "**/*.jpeg")
 

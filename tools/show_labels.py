@@ -15,14 +15,14 @@ of the same names.
 import argparse
 from typing import TYPE_CHECKING
 
-from SSLRemoteSensing.command import add_set, bare_parser, overrides, parse
-from SSLRemoteSensing.config import load_config
-from SSLRemoteSensing.errors import UserError, run_command
-from SSLRemoteSensing.panels import png_path, write_png
-from SSLRemoteSensing.terminal import closing, say
+from SSLRemoteSensing.core.cli import add_set, bare_parser, overrides, parse
+from SSLRemoteSensing.core.config import load_config
+from SSLRemoteSensing.core.console import closing, say
+from SSLRemoteSensing.core.errors import UserError, run_command
+from SSLRemoteSensing.reports.image_grid import png_path, write_png
 
 if TYPE_CHECKING:
-    from SSLRemoteSensing.showing.sources import Part
+    from SSLRemoteSensing.workflows.open_tiles import Part
 
 MOST = 100  # tiles; a picture of more cannot be looked at
 
@@ -71,7 +71,7 @@ def main() -> None:
     args = parse(flags())
     check_flags(args)
     # Only now: they load torch, which takes seconds that --help need not wait for.
-    from SSLRemoteSensing.showing.labels import (
+    from SSLRemoteSensing.reports.label_figures import (
         choose_tiles,
         class_number,
         class_table,
@@ -126,9 +126,13 @@ def check_flags(args: argparse.Namespace) -> None:
 
 
 def open_part(args: argparse.Namespace) -> "Part":
-    from SSLRemoteSensing.doctor.subject import is_fine_tuning
-    from SSLRemoteSensing.schema import check_segmentation
-    from SSLRemoteSensing.showing.sources import part_of_config, part_of_folders, part_of_prepared
+    from SSLRemoteSensing.workflows.doctor.subject import is_fine_tuning
+    from SSLRemoteSensing.workflows.finetuning import check_segmentation
+    from SSLRemoteSensing.workflows.open_tiles import (
+        part_of_config,
+        part_of_folders,
+        part_of_prepared,
+    )
 
     if args.tiles is not None:
         return part_of_prepared(args.tiles, args.part)

@@ -12,10 +12,10 @@ batch. Under torchrun the first batches of all processes, one after another, are
 
 from argparse import ArgumentParser
 
-from SSLRemoteSensing.command import config_parser, given_again, parse, settings
-from SSLRemoteSensing.errors import UserError, run_command
-from SSLRemoteSensing.panels import png_path, write_png
-from SSLRemoteSensing.terminal import closing, command_line, say
+from SSLRemoteSensing.core.cli import config_parser, given_again, parse, settings
+from SSLRemoteSensing.core.console import closing, command_line, say
+from SSLRemoteSensing.core.errors import UserError, run_command
+from SSLRemoteSensing.reports.image_grid import png_path, write_png
 
 
 def flags() -> ArgumentParser:
@@ -31,15 +31,15 @@ def flags() -> ArgumentParser:
 def main() -> None:
     args = parse(flags())
     # Only now: they load torch, which takes seconds that --help need not wait for.
-    from SSLRemoteSensing.doctor.subject import is_fine_tuning
-    from SSLRemoteSensing.schema import check_pretext
-    from SSLRemoteSensing.showing.pretext import (
+    from SSLRemoteSensing.reports.pretext_figures import (
         class_names,
         describe,
         draw_samples,
         first_samples,
         open_images,
     )
+    from SSLRemoteSensing.workflows.doctor.subject import is_fine_tuning
+    from SSLRemoteSensing.workflows.pretraining import check_pretext
 
     config = settings(args)
     if is_fine_tuning(config):

@@ -1,1 +1,1 @@
-"""Backbones, heads, and the two networks made of them."""
+"""Backbones, heads, decoders, losses, weights from anywhere, the two networks."""

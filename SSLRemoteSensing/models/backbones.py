@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet, vgg
 
-from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.core.errors import UserError
 
 BLOCKS = ("block2", "block3", "block4", "block5", "block6")  # 1/2, 1/4, 1/8, 1/16, 1/32
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

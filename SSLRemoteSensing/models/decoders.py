@@ -12,11 +12,11 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from SSLRemoteSensing import checkpoint
-from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.models import pretrained
 from SSLRemoteSensing.models.backbones import BLOCKS
 from SSLRemoteSensing.models.heads import Decoder
-from SSLRemoteSensing.models.library_decoders import (
+from SSLRemoteSensing.models.smp_decoders import (
     check_maps,
     deeplab_v3_plus,
     fpn,
@@ -55,7 +55,7 @@ def transfer_decoder(decoder: Decoder, source: bool | str | Path) -> str:
     """
     if isinstance(source, bool):
         return f"decoder_cfg.transfer: nothing to transfer, backbone_cfg.pretrained={source}"
-    state, wanted = checkpoint.decoder_weights(source), decoder.state_dict()
+    state, wanted = pretrained.decoder_weights(source), decoder.state_dict()
     kept = {key: value for key, value in wanted.items() if not key.startswith("predict.")}
     for key, value in kept.items():
         if key not in state or state[key].shape != value.shape:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.core.errors import UserError
 
 SKIPS = ("block5", "block4", "block3", "block2")  # 1/16, 1/8, 1/4, 1/2
 

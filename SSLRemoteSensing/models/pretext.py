@@ -6,12 +6,12 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from SSLRemoteSensing.config import OneOf, build
-from SSLRemoteSensing.errors import UserError
-from SSLRemoteSensing.losses import AGR_LOSSES, EXAMPLAR_LOSSES, INPAINTING_LOSSES
+from SSLRemoteSensing.core.config import OneOf, build
+from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.models.backbones import Backbone, unit_range
 from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_HEADS
-from SSLRemoteSensing.models.weights import BACKBONES
+from SSLRemoteSensing.models.losses import AGR_LOSSES, EXAMPLAR_LOSSES, INPAINTING_LOSSES
+from SSLRemoteSensing.models.pretrained import BACKBONES
 
 
 def pretext_losses(

@@ -6,13 +6,13 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from SSLRemoteSensing import checkpoint
-from SSLRemoteSensing.config import build, differences, with_defaults
-from SSLRemoteSensing.errors import UserError
+from SSLRemoteSensing.core import checkpoints
+from SSLRemoteSensing.core.config import build, differences, with_defaults
+from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.models.backbones import Backbone, unit_range
 from SSLRemoteSensing.models.decoders import DECODERS, transfer_decoder
-from SSLRemoteSensing.models.weights import BACKBONES
-from SSLRemoteSensing.pixel_losses import SEGMENTATION_LOSSES
+from SSLRemoteSensing.models.losses import SEGMENTATION_LOSSES
+from SSLRemoteSensing.models.pretrained import BACKBONES
 
 STRIDE = 32
 
@@ -136,7 +136,7 @@ def load_trained(net: SegmentationNet, contents: dict, source: str | Path) -> No
         UserError: weights of another network.
     """
     card = contents.get("card", {})
-    checkpoint.load_network(net, contents, source)
+    checkpoints.load_network(net, contents, source)
     net.backbone.set_normalization(card.get("mean"), card.get("std"))
 
 

@@ -32,23 +32,24 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
+import cv2
+import numpy as np
+import torch
+from PIL import Image
 
-from SSLRemoteSensing import checkpoint, raster, run_folder  # noqa: E402
-from SSLRemoteSensing.command import parser, settings  # noqa: E402
-from SSLRemoteSensing.config import build, load_config  # noqa: E402
-from SSLRemoteSensing.datasets.pretext import PretextDataset  # noqa: E402
-from SSLRemoteSensing.datasets.segmentation import SegmentationDataset  # noqa: E402
-from SSLRemoteSensing.errors import UserError  # noqa: E402
-from SSLRemoteSensing.log import LogSettings  # noqa: E402
-from SSLRemoteSensing.models.weights import load_backbone  # noqa: E402
-from SSLRemoteSensing.saving import CheckpointSettings  # noqa: E402
-from SSLRemoteSensing.schedules import SCHEDULES  # noqa: E402
-from SSLRemoteSensing.schema import check_pretext, check_segmentation  # noqa: E402
-from SSLRemoteSensing.weight_names import backbone_weights  # noqa: E402
+from SSLRemoteSensing.core import checkpoints
+from SSLRemoteSensing.core.cli import parser, settings
+from SSLRemoteSensing.core.config import build, load_config
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data import images
+from SSLRemoteSensing.data.pretext import PretextDataset
+from SSLRemoteSensing.data.segmentation import SegmentationDataset
+from SSLRemoteSensing.models.pretrained import backbone_weights, load_backbone
+from SSLRemoteSensing.training import run_folder
+from SSLRemoteSensing.training.schedules import SCHEDULES
+from SSLRemoteSensing.training.settings import CheckpointSettings, LogSettings
+from SSLRemoteSensing.workflows.finetuning import check_segmentation
+from SSLRemoteSensing.workflows.pretraining import check_pretext
 
 SECONDS = 20  # that a case may take; the machine may be busy
 MEMORY = 2**30  # that a case may take more than its process has
@@ -274,8 +275,8 @@ def draw(folder: Path) -> None:
         **{"step": 7, "epoch": 1, "offset": 8, "per_step": 4},
     }
     (folder / "whole").mkdir()
-    checkpoint.write(folder / "whole/latest.pth", state)
-    checkpoint.export_backbone(folder / "whole", weights, {"name": "vgg16", "epoch": 1})
+    checkpoints.write(folder / "whole/latest.pth", state)
+    checkpoints.export_backbone(folder / "whole", weights, {"name": "vgg16", "epoch": 1})
 
 
 def damaged(data: bytes, rng: np.random.Generator) -> bytes:
@@ -336,16 +337,16 @@ def read_image(rng: np.random.Generator, folder: Path) -> None:
         dict(in_channels=1, bands=(1,)),
         dict(in_channels=4),
     ]
-    raster.image_size(path)
-    image = raster.read_image(path, **arguments[int(rng.choice(4, p=[0.6, 0.2, 0.1, 0.1]))])
+    images.image_size(path)
+    image = images.read_image(path, **arguments[int(rng.choice(4, p=[0.6, 0.2, 0.1, 0.1]))])
     assert image.dtype == np.uint8
     assert image.ndim == 3
 
 
 def read_label(rng: np.random.Generator, folder: Path) -> None:
     path = damaged_file(folder, "labels", rng)
-    raster.image_size(path)
-    label = raster.read_label(path)
+    images.image_size(path)
+    label = images.read_label(path)
     assert label.dtype == np.uint8
     assert label.ndim == 2
 
@@ -488,7 +489,7 @@ def read_latest(rng: np.random.Generator, folder: Path) -> str | None:
         path.write_bytes(data)
     else:
         path.write_bytes(damaged(whole.read_bytes(), rng))
-    state, expected = run_folder.read(at), checkpoint.read(whole)
+    state, expected = run_folder.read(at), checkpoints.read(whole)
     return None if same(state, expected) else "latest.pth: read with other contents"
 
 
@@ -504,10 +505,10 @@ def read_backbone(rng: np.random.Generator, folder: Path) -> str | None:
         (at / "backbone.json").unlink()
     elif rng.random() < 0.3:
         (at / "backbone.json").write_bytes(damaged((at / "backbone.json").read_bytes(), rng))
-    contents = checkpoint.read(path)
-    checkpoint.read_card(path, contents)
+    contents = checkpoints.read(path)
+    checkpoints.read_card(path, contents)
     state = backbone_weights(contents)
-    expected = backbone_weights(checkpoint.read(folder / "whole/backbone.pth"))
+    expected = backbone_weights(checkpoints.read(folder / "whole/backbone.pth"))
     intact = (at / "backbone.json").exists() and "sha256" in json.loads(
         (at / "backbone.json").read_text()
     )

@@ -32,14 +32,12 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import matplotlib.pyplot  # noqa: E402, F401
-import torch  # noqa: E402
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
-from torch.utils.tensorboard import SummaryWriter  # noqa: E402, F401
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from SSLRemoteSensing.checkpoint import read  # noqa: E402
-from SSLRemoteSensing.config import load_config, override  # noqa: E402
-from SSLRemoteSensing.errors import UserError, run_command  # noqa: E402
+from SSLRemoteSensing.core.checkpoints import read
+from SSLRemoteSensing.core.config import load_config, override
+from SSLRemoteSensing.core.errors import UserError, run_command
 
 MOMENTS = ("any", "write", "saved")
 # Of an entry and of the curves: not the run's doing.

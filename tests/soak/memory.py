@@ -18,7 +18,7 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/training")]
 MOST = 16  # MB; the allocator's own ups and downs are some
 
 
@@ -58,9 +58,9 @@ def measure(steps: int, workers: int) -> dict[str, dict[str, float]]:
     from conftest import draw_tiles
     from test_engine import TinyNet
 
-    from SSLRemoteSensing.config import load_config
-    from SSLRemoteSensing.datasets.pretext import PretextDataset, collate
-    from SSLRemoteSensing.engine import fit
+    from SSLRemoteSensing.core.config import load_config
+    from SSLRemoteSensing.data.pretext import PretextDataset, collate
+    from SSLRemoteSensing.training.engine import fit
 
     memory = {"process": {}, "worker": {}} if workers else {"process": {}}
     with tempfile.TemporaryDirectory() as folder:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from SSLRemoteSensing.drawn.gardens import garden_thing, side
-from SSLRemoteSensing.drawn.objects import bins, car, house
-from SSLRemoteSensing.drawn.paint import (
+from demo_scenes.gardens import garden_thing, side
+from demo_scenes.objects import bins, car, house
+from demo_scenes.paint import (
     ASPHALT,
     BED,
     EARTH,
@@ -23,7 +23,7 @@ from SSLRemoteSensing.drawn.paint import (
     is_free,
     paint,
 )
-from SSLRemoteSensing.drawn.trees import plant
+from demo_scenes.trees import plant
 
 
 def court(town: Town, grid: Frame, block, kerb: float) -> None:

@@ -4,8 +4,8 @@ from functools import partial
 
 import numpy as np
 
-from SSLRemoteSensing.drawn.objects import car, house
-from SSLRemoteSensing.drawn.paint import (
+from demo_scenes.objects import car, house
+from demo_scenes.paint import (
     BED,
     EARTH,
     FLAT,
@@ -24,7 +24,7 @@ from SSLRemoteSensing.drawn.paint import (
     patch,
     rounded,
 )
-from SSLRemoteSensing.drawn.trees import hedge, plant
+from demo_scenes.trees import hedge, plant
 
 
 def side(grid: Frame, block, number: int) -> tuple[Frame, float, float]:

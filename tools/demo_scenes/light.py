@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from SSLRemoteSensing.drawn.paint import Town
+from demo_scenes.paint import Town
 
 # Of each material: fine, middle and coarse grain, drift of colour (grass going dry), wear.
 TEXTURE = np.float32(

@@ -8,17 +8,17 @@ vegetable beds are low vegetation; hedges are trees.
 
 import numpy as np
 
-from SSLRemoteSensing.drawn.blocks import (
+from demo_scenes.blocks import (
     building_site,
     court,
     park,
     slabs,
     yard,
 )
-from SSLRemoteSensing.drawn.gardens import side, villas
-from SSLRemoteSensing.drawn.light import photograph
-from SSLRemoteSensing.drawn.objects import car
-from SSLRemoteSensing.drawn.paint import (
+from demo_scenes.gardens import side, villas
+from demo_scenes.light import photograph
+from demo_scenes.objects import car
+from demo_scenes.paint import (
     ASPHALT,
     LABEL_OF,
     LAWN,
@@ -35,7 +35,7 @@ from SSLRemoteSensing.drawn.paint import (
     rounded,
     stain,
 )
-from SSLRemoteSensing.drawn.trees import (
+from demo_scenes.trees import (
     crown_shapes,
     plant,
     tree,

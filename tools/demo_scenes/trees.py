@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from SSLRemoteSensing.drawn.paint import (
+from demo_scenes.paint import (
     BED,
     CROWN,
     LAWN,

@@ -1,0 +1,1 @@
+"""What every command needs: errors, console, files, config, flags, machine, processes, weights."""

@@ -1,0 +1,276 @@
+"""Read a config file, override keys, check every key at every depth, build objects from it.
+
+A config file is plain Python that binds `config` to nested dicts. Each sub-dict goes whole to one
+constructor, and that constructor's signature is its schema: `check` walks the signatures, so there
+is no second list of keys to keep in step. Three marks tell it how to go deeper; they stand in the
+annotations (`Annotated[dict, OneOf(BACKBONES)]`):
+
+    Part(owner)    a dict of keyword arguments of `owner`
+    OneOf(table)   the same, with `name` choosing the owner from a plain dict
+    Chain(table)   a dict of such dicts, in order
+"""
+
+import ast
+import copy
+import difflib
+import functools
+import inspect
+import runpy
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+from SSLRemoteSensing.core.errors import UserError
+
+# The types that a value of a config can be; a Tensor, say, that torch's optimizers take, it cannot.
+PLAIN = (int, float, bool, str, dict, list, tuple, Sequence, type(None), Literal)
+NOTHING: Mapping = types.MappingProxyType({})
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A dict of keyword arguments of `owner`, less those that the code itself gives it.
+
+    `owner` may also be a TypedDict. `extra` is a TypedDict of further keys that live in the same
+    dict but go elsewhere.
+    """
+
+    owner: Callable
+    given: Sequence[str] = ()
+    extra: type | None = None
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """A dict whose `name` chooses the owner from `table`."""
+
+    table: Mapping[str, Callable]
+    given: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Chain:
+    """An ordered dict of dicts, each with a `name` out of `table`."""
+
+    table: Mapping[str, Callable]
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> dict:
+    """Run the config file at `path` and return its `config`, with `a.b.c=VALUE` overrides applied.
+
+    A VALUE is a Python literal, or else a string. Keys of the published repository that do nothing
+    are dropped with a line on stderr each.
+
+    Raises:
+        UserError: no such file, an error in it, no `config` dict in it, or a malformed override.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"config file {path}: not found; pass --config_file with a file of configs/"
+        )
+    try:
+        names = runpy.run_path(str(path))
+    except (Exception, SystemExit) as error:
+        raise UserError(f"config file {path}: {type(error).__name__}: {error}") from error
+    if not isinstance(names.get("config"), dict):
+        raise UserError(
+            f"config file {path}: binds no dict named 'config'; write config = dict(...)"
+        )
+    try:
+        config = copy.deepcopy(names["config"])
+    except TypeError as error:
+        raise UserError(f"config file {path}: holds more than plain values ({error})") from error
+    for text in overrides:
+        override(config, text)
+    for line in drop_idle_keys(config):
+        print(line, file=sys.stderr)
+    return config
+
+
+def override(config: dict, text: str) -> None:
+    """Apply one `a.b.c=VALUE` to `config` in place; parents that are missing or None are made."""
+    keys, equals, value = text.partition("=")
+    *parents, last = keys.strip().split(".")
+    if not equals or not last or "" in parents:
+        raise UserError(f"--set {text!r}: write it as key.key=VALUE")
+    for depth, key in enumerate(parents):
+        if config.get(key) is None:
+            config[key] = {}
+        config = config[key]
+        if not isinstance(config, dict):
+            where = ".".join(parents[: depth + 1])
+            raise UserError(f"--set {text!r}: {where} is {config!r} and has no keys")
+    try:
+        config[last] = ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError):
+        config[last] = value
+
+
+def drop_idle_keys(config: dict) -> list[str]:
+    """Remove the published repository's keys that do nothing; return a line for each."""
+    idle = [("test_cfg",), ("backbone_cfg", "img_size"), ("inpainting_head_cfg", "img_size")]
+    idle += [("agr_head_cfg", "img_size"), ("examplar_head_cfg", "img_size")]
+    idle += [
+        (part, "num_classes")
+        for part in ("backbone_cfg", "inpainting_head_cfg", "agr_head_cfg", "examplar_head_cfg")
+        if isinstance(config.get(part), dict) and config[part].get("num_classes", "") is None
+    ]
+    lines = []
+    for *parents, last in idle:
+        owner = config
+        for key in parents:
+            owner = owner.get(key) if isinstance(owner, dict) else None
+        if isinstance(owner, dict) and last in owner:
+            del owner[last]
+            lines.append(f"config: {'.'.join([*parents, last])} does nothing and is left out")
+    return lines
+
+
+def check(schema: Any, value: Any, path: str = "config") -> list[str]:
+    """Compare `value` with `schema` at every depth; return one line a problem, none if it fits.
+
+    `schema` is a mark of this module or any type annotation. Nothing is built or opened.
+    """
+    if typing.get_origin(schema) is Annotated:
+        kind, *marks = typing.get_args(schema)
+        mark = next((m for m in marks if isinstance(m, Part | OneOf | Chain)), None)
+        if mark is None or (value is None and type(None) in typing.get_args(kind)):
+            return check(kind, value, path)
+        return check(mark, value, path)
+    if not isinstance(schema, Part | OneOf | Chain):
+        return [] if fits(value, schema) else [f"{path}: {expectation(schema)}, not {value!r}"]
+    if not isinstance(value, dict):
+        return [f"{path}: expected a dict, not {value!r}"]
+    if isinstance(schema, Chain):
+        one = OneOf(schema.table)
+        return [line for key in value for line in check(one, value[key], f"{path}.{key}")]
+    if isinstance(schema, OneOf):
+        if "name" not in value:
+            return [f"{path}: missing key 'name', one of {', '.join(schema.table)}"]
+        if not isinstance(value["name"], str) or value["name"] not in schema.table:
+            hint = nearest(value["name"], schema.table)
+            return [f"{path}.name: unknown name {value['name']!r}, {hint}"]
+        rest = {key: entry for key, entry in value.items() if key != "name"}
+        return check(Part(schema.table[value["name"]], schema.given), rest, path)
+
+    known = parameters(schema)
+    problems = []
+    for key in value:
+        if key not in known:
+            hint = nearest(key, known) if known else "it takes none"
+            problems.append(f"{path}: unknown key {key!r}, {hint}")
+    for key, (annotation, required) in known.items():
+        if key in value:
+            problems += check(annotation, value[key], f"{path}.{key}")
+        elif required:
+            problems.append(f"{path}: missing key {key!r}")
+    return problems
+
+
+def require(schema: Any, config: dict, path: str = "") -> None:
+    """Raise one `UserError` that names every problem `check` finds in `config`."""
+    problems = [line.removeprefix("config.") for line in check(schema, config, path or "config")]
+    if problems:
+        raise UserError("; ".join(problems))
+
+
+def build(table: Mapping[str, Callable], cfg: dict, path: str, given: Mapping = NOTHING):
+    """Call the entry of `table` that `cfg['name']` chooses with the rest of `cfg` and with `given`.
+
+    Raises:
+        UserError: unknown or missing keys, or what the constructor refuses, with `path` before it.
+    """
+    require(OneOf(table, tuple(given)), cfg, path)
+    arguments = {key: value for key, value in cfg.items() if key != "name"}
+    try:
+        return table[cfg["name"]](**arguments, **given)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """Where two configs differ, at any depth: (path, old value, new value)."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in dict.fromkeys([*old, *new])
+            for line in differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+        ]
+    return [] if old == new else [(path, old, new)]
+
+
+def with_defaults(table: Mapping[str, Callable], cfg: dict) -> dict:
+    """`cfg`, a dict that `build` takes, with the defaults of what it leaves out."""
+    known = inspect.signature(table[cfg["name"]]).parameters.values()
+    return {p.name: p.default for p in known if p.default is not inspect.Parameter.empty} | cfg
+
+
+def parameters(part: Part) -> dict[str, tuple[Any, bool]]:
+    """The keys `part` takes: name -> (annotation, whether it must be given)."""
+    owner = part.owner
+    if typing.is_typeddict(owner):
+        known = typed_keys(owner)
+    else:
+        function = owner.func if isinstance(owner, functools.partial) else owner
+        function = function.__init__ if inspect.isclass(function) else function
+        hints = typing.get_type_hints(function, include_extras=True)
+        known = {
+            name: (hints.get(name, Any), parameter.default is inspect.Parameter.empty)
+            for name, parameter in inspect.signature(owner).parameters.items()
+            if parameter.kind not in VARIADIC
+        }
+    if part.extra is not None:
+        known |= typed_keys(part.extra)
+    return {name: entry for name, entry in known.items() if name not in part.given}
+
+
+def typed_keys(owner: type) -> dict[str, tuple[Any, bool]]:
+    hints = typing.get_type_hints(owner, include_extras=True)
+    return {name: (bare(hint), name in owner.__required_keys__) for name, hint in hints.items()}
+
+
+def bare(hint: Any) -> Any:
+    """`hint` without the NotRequired around it."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is typing.NotRequired else hint
+
+
+def nearest(word: str, known) -> str:
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether `value` can stand where `annotation` does; unknown annotations always fit."""
+    origin = typing.get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        options = typing.get_args(annotation)
+        plain = [option for option in options if (typing.get_origin(option) or option) in PLAIN]
+        return any(fits(value, option) for option in plain or options)
+    if origin is Literal:
+        return any(value is option or value == option for option in typing.get_args(annotation))
+    if annotation is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if annotation in (bool, str, dict, type(None)):
+        return isinstance(value, type(None) if annotation is None else annotation)
+    if (origin or annotation) in (list, tuple, Sequence):
+        if not isinstance(value, list | tuple):
+            return False
+        inside = typing.get_args(annotation)
+        if origin is tuple:
+            return len(value) == len(inside) and all(map(fits, value, inside))
+        return not inside or all(fits(one, inside[0]) for one in value)
+    return True
+
+
+def expectation(annotation: Any) -> str:
+    if typing.get_origin(annotation) is Literal:
+        return f"expected one of {', '.join(map(repr, typing.get_args(annotation)))}"
+    return f"expected {getattr(annotation, '__name__', None) or annotation}"

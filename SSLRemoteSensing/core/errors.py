@@ -1,0 +1,95 @@
+"""The exception that means: the user can mend this; and how a command tells it."""
+
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable
+
+from SSLRemoteSensing.core.console import painted
+
+
+class UserError(ValueError):
+    """A mistake in config, data or weights; the message is one line: what, where, what to do."""
+
+
+class CannotWrite(UserError):
+    """A full disk, a lost mount, no permission: nothing was written, and nothing replaced."""
+
+
+class UnreadableImage(UserError):
+    """An image file that is missing, empty, truncated or damaged; training may pass over it."""
+
+
+def run_command(main: Callable[[], None], stopped: str = "stopped") -> None:
+    """Call `main()`; turn a `UserError` into one line on stderr and exit status 2.
+
+    Ctrl-C says `stopped` and ends with 130 (a KeyboardInterrupt that carries the number of another
+    signal with 128 and that). Where what reads the output has gone, as `head` does, the command
+    ends without a word and with 141, as SIGPIPE would end it. Anything else is a defect of ours and
+    keeps its traceback.
+    """
+    # It asks a run for a checkpoint; before its first step there is none to write.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    pressed = note_ctrl_c()
+    try:
+        try:
+            main()
+        except UserError as error:
+            print(painted("error:", "red", sys.stderr), told(error), file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt as stop:
+            say_stopped(stopped)
+            sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))
+        except Exception:
+            if not pressed:
+                raise
+            say_stopped(stopped)
+            sys.exit(128 + signal.SIGINT)
+        finally:
+            sys.stdout.flush()  # here, where a reader that has gone can be told from a defect
+    except BrokenPipeError:
+        if not silence_closed():
+            raise
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def note_ctrl_c() -> list[int]:
+    """Where SIGINT raises a KeyboardInterrupt, have it noted in the list that is returned, too.
+
+    A library that is interrupted while it is imported may make another error of it.
+    """
+    pressed = []
+
+    def note(number: int, frame) -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, note)
+    return pressed
+
+
+def say_stopped(stopped: str) -> None:
+    if os.environ.get("RANK", "0") == "0":  # torchrun's other processes need not say it too
+        print(stopped, file=sys.stderr)
+
+
+def silence_closed() -> bool:
+    """Whether nobody reads stdout or stderr any more; what is still printed there goes nowhere."""
+    closed = False
+    for number in (1, 2):
+        poll = select.poll()
+        poll.register(number, 0)
+        if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+            closed = True
+    return closed
+
+
+def told(error: UserError) -> str:
+    """The message of `error` as one line."""
+    text = str(error)
+    if "Original Traceback" in text:  # a loader's worker puts it and the error's name before
+        text = text.rpartition("SSLRemoteSensing.core.errors.")[2].partition(": ")[2]
+    return " ".join(text.split())

@@ -1,0 +1,72 @@
+"""Write files whole or not at all, into folders that can be written."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from SSLRemoteSensing.core.errors import CannotWrite, UserError
+
+
+@contextlib.contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """A temporary file beside `path` to write in the block, then flushed and renamed to `path`.
+
+    Where the block fails nothing is left of it, and what was there before is still there.
+
+    Raises:
+        CannotWrite: the disk is full, say.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        flush(part)
+        os.replace(part, path)
+        with contextlib.suppress(OSError):  # some file systems flush no folders
+            flush(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            reason = error.strerror or error
+            raise CannotWrite(f"{path}: cannot be written ({reason}); is the disk full?") from error
+        raise
+
+
+def flush(path: Path) -> None:
+    """Have the disk keep what was written to a file or folder."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a small text file whole or not at all."""
+    with whole(path) as part:
+        part.write_text(text)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    with whole(path) as part:
+        part.write_bytes(data)
+
+
+def make_folder(path: str | Path, key: str) -> Path:
+    """Make the folder `path` and see that files can be written there.
+
+    Raises:
+        UserError: it cannot; `key` names the config key to change.
+    """
+    path = Path(path)
+    probe = path / f".writable.{os.getpid()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{key}={str(path)!r}: cannot write there ({error.strerror})") from error
+    return path

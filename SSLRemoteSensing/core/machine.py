@@ -1,0 +1,103 @@
+"""The machine: device, precision, versions of what is installed."""
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from SSLRemoteSensing.core import distributed
+from SSLRemoteSensing.core.console import warn
+from SSLRemoteSensing.core.errors import UserError
+
+PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless")
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python, this code (with its commit in a checkout) and what it computes with."""
+    root = Path(__file__).resolve().parents[2]  # installed elsewhere, it has no .git
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        commit = done.stdout.strip() if (root / ".git").exists() else None
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    found = {"python": platform.python_version(), "commit": commit}
+    for name in ("SSLRemoteSensing", *PACKAGES):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def device_name() -> str:
+    """The machine's processor, and its GPU where there is one."""
+    import torch  # here, so that tools which only read images start without it
+
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [
+            line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
+        name = models[0].partition(":")[2].strip() if models else name
+    name = f"{name}, {torch.get_num_threads()} threads"
+    if torch.cuda.is_available():
+        name = f"{torch.cuda.get_device_name()} ({name})"
+    return name
+
+
+def choose_device(name: str, setting: str = "train_cfg.device=") -> torch.device:
+    """'auto' takes CUDA where there is one, else the CPU; of several processes each its own GPU.
+
+    Args:
+        setting: what errors tell the user to set: a key of the config, or a flag.
+
+    Raises:
+        UserError: a device that is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"{setting}{name!r}: no such device; set auto, cpu or cuda") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"{setting}{name!r}: not supported; set auto, cpu or cuda")
+    if device.type == "cpu":
+        return device
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    several = distributed.size() > 1
+    # 'cuda:0', as the published configs have it, would be the same GPU for all.
+    device = torch.device("cuda", distributed.local_rank() if several else device.index or 0)
+    if device.index >= count:
+        flag = setting if setting.startswith("--") else f"--set {setting}"
+        remedy = "start one process a GPU" if several else f"pass {flag}auto"
+        raise UserError(
+            f"{setting}{name!r}: {device} is asked for, this machine has {count} CUDA "
+            f"devices; {remedy} (or {setting}cpu)"
+        )
+    torch.cuda.set_device(device)
+    return device
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 is done in hardware; elsewhere it is emulated, hundreds of times slower."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def choose_precision(
+    precision: str, device: torch.device, setting: str = "train_cfg.precision="
+) -> str:
+    """'fp32' or 'bf16'; 'auto' is bf16 where the hardware has it. Warns where bf16 is emulated."""
+    fast = has_fast_bf16(device)
+    if precision == "bf16" and not fast:
+        warn(
+            f"{setting}'bf16' is emulated on this {device.type}, hundreds of times slower than "
+            f"fp32; set precision='auto'"
+        )
+    return ("bf16" if fast else "fp32") if precision == "auto" else precision

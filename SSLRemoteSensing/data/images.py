@@ -1,0 +1,285 @@
+"""Read images and labels as arrays: JPEG and PNG by OpenCV, TIFF and GeoTIFF by rasterio."""
+
+import io
+import os
+import stat
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from SSLRemoteSensing.core.errors import UnreadableImage, UserError
+from SSLRemoteSensing.data.geotiff import Tiff, open_tiff, require_file
+
+# A file of a few bytes can claim any size. OpenCV refuses more than this before it allocates,
+# Pillow warns above its limit and refuses above twice that.
+MAX_PIXELS = 2**30
+MAX_BYTES = 2**33  # of the bands to read, as the file stores them
+PART = 2**22  # values that are converted at a time
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+TIFF_ENDINGS = {".tif", ".tiff"}
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def read_image(
+    path: str | Path,
+    in_channels: int = 3,
+    bands: Sequence[int] | None = None,
+    max_value: float | None = None,
+) -> np.ndarray:
+    """Read the image at `path` as uint8 (H, W, in_channels), as stored (no EXIF rotation).
+
+    With three channels greyscale is repeated, a palette is looked up, alpha is dropped and CMYK is
+    converted, so that any photograph gives R, G, B. Values of more than 8 bits are scaled linearly:
+    `max_value` becomes 255, by default the largest value of the file's integer type.
+
+    Args:
+        in_channels: number of bands wanted.
+        bands: which bands of a multi-band file, counted from 1 as in GIS tools; default all.
+        max_value: the value that becomes 255, e.g. 1023 for 10-bit data; values above are clipped.
+
+    Raises:
+        UserError: missing, empty, truncated or undecodable file; another number of bands; floating
+            point data without `max_value`.
+    """
+    path = Path(path)
+    try:
+        if path.suffix.lower() in TIFF_ENDINGS:
+            return _read_tiff(path, in_channels, bands, max_value)
+        data = _read_bytes(path)
+        deep = data.startswith(PNG) and data[24:25] == b"\x10"  # 16 bits a value
+        if in_channels == 3 and bands is None and max_value is None and not deep:
+            return _decode(path, data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        return _chosen(
+            path, _decode(path, data, cv2.IMREAD_UNCHANGED), in_channels, bands, max_value
+        )
+    except MemoryError as error:
+        raise UnreadableImage(
+            f"image {path}: there is no memory to decode it; cut it into tiles, or remove it"
+        ) from error
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Height and width of an image, from its header."""
+    require_file(path)
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage(f"image {path}: {error}; replace or remove it") from error
+    except (OSError, SyntaxError, ValueError):  # a TIFF that Pillow does not know
+        if Path(path).suffix.lower() not in TIFF_ENDINGS:
+            return read_image(path, 1, bands=(1,), max_value=1).shape[:2]
+    with open_tiff(path) as source:
+        return source.height, source.width
+
+
+def value_type(path: str | Path) -> str:
+    """The type of an image's values as numpy names it, from the header: 'uint8', 'uint16', ..."""
+    path = Path(path)
+    require_file(path)
+    if path.suffix.lower() in TIFF_ENDINGS:
+        with open_tiff(path) as source:
+            return source.dtype.name
+    with path.open("rb") as file:
+        start = file.read(25)
+    return "uint16" if start.startswith(PNG) and start[24:] == b"\x10" else "uint8"
+
+
+def to_uint8(image: np.ndarray, max_value: float | None, path: str | Path) -> np.ndarray:
+    """Scale `image` linearly to uint8 so that `max_value` becomes 255."""
+    if max_value is not None and not max_value > 0:
+        raise UserError(f"max_value={max_value}: must be above 0")
+    if image.dtype == np.uint8 and max_value is None:
+        return image
+    if max_value is None:
+        if not np.issubdtype(image.dtype, np.unsignedinteger):
+            raise UserError(
+                f"{path}: holds {image.dtype}; set max_value, the value that becomes 255"
+            )
+        max_value = np.iinfo(image.dtype).max
+    if image.dtype in (np.uint8, np.uint16):
+        return _table(image.dtype.name, max_value)[image]
+    return _scaled(image, max_value)
+
+
+@lru_cache(8)
+def _table(dtype: str, max_value: float) -> np.ndarray:
+    """What every value of an integer type becomes."""
+    return _scaled(np.arange(np.iinfo(dtype).max + 1, dtype=dtype), max_value)
+
+
+def _scaled(image: np.ndarray, max_value: float) -> np.ndarray:
+    if image.dtype.itemsize > 4:
+        image = image.astype(np.float32)
+    scaled = np.nan_to_num(image * np.float32(255.0 / max_value), nan=0.0)
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+def read_label(path: str | Path) -> np.ndarray:
+    """Read a label map as uint8 (H, W) of class indices; a palette image gives its indices.
+
+    Raises:
+        UserError: missing or undecodable file, more than one band, or values outside 0..255.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UserError(f"label {path}: is no regular file; replace it")
+        with Image.open(path) as image:
+            label = np.asarray(image)
+            if image.format == "PNG" and image.mode == "L":
+                # Pillow stretches grey of 2 or 4 bits to 0..255; the indices are wanted.
+                stretch = {2: 85, 4: 17}.get(png_depth(Path(path)))
+                label = label // stretch if stretch else label
+    except FileNotFoundError:
+        raise UserError(f"label {path}: not found; every image needs a label of its name") from None
+    except MemoryError as error:
+        raise UserError(
+            f"label {path}: there is no memory to decode it; cut it into tiles"
+        ) from error
+    except UserError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"label {path}: cannot be read ({error}); replace or remove it") from error
+    if label.dtype == bool:
+        label = label.astype(np.uint8)
+    if label.ndim != 2 or not np.issubdtype(label.dtype, np.integer):
+        raise UserError(
+            f"label {path}: is {label.dtype} {label.shape}, expected one band of class indices; "
+            f"colours must be decoded to indices first (tools/prepare.py folder --palette)"
+        )
+    if label.dtype != np.uint8 and (label.min() < 0 or label.max() > 255):
+        raise UserError(f"label {path}: values {label.min()} to {label.max()}, expected 0 to 255")
+    return label.astype(np.uint8, copy=False)
+
+
+def png_depth(path: Path) -> int:
+    with path.open("rb") as file:
+        return file.read(25)[24]
+
+
+def _read_bytes(path: Path) -> bytes:
+    require_file(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UnreadableImage(f"image {path}: cannot be opened ({error.strerror})") from error
+    if not data:
+        raise UnreadableImage(f"image {path}: is empty; replace or remove it")
+    return data
+
+
+def _decode(path: Path, data: bytes, flags: int) -> np.ndarray:
+    # Some decoders fill what is missing with grey. A whole JPEG ends its last scan (FFDA) with
+    # FFD9.
+    whole = not data.startswith(b"\xff\xd8") or data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if whole else None
+    except cv2.error:
+        image = None
+    if image is None:
+        what = "cannot be decoded" if whole else "is truncated"
+        what = claim(data) or what
+        raise UnreadableImage(f"image {path}: {what}; replace or remove it")
+    return image
+
+
+def claim(data: bytes) -> str | None:
+    """What an image's header claims, where that is more than any reader takes."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+    except Image.DecompressionBombError as error:
+        return f"claims too many pixels ({error})"
+    except (OSError, SyntaxError, ValueError):
+        return None
+    return f"claims {width} x {height} pixels" if width * height > MAX_PIXELS else None
+
+
+def _chosen(
+    path: Path,
+    image: np.ndarray,
+    in_channels: int,
+    bands: Sequence[int] | None,
+    max_value: float | None,
+) -> np.ndarray:
+    """The bands wanted of an image (H, W) or (H, W, C) as OpenCV decodes it, as uint8."""
+    image = image[:, :, None] if image.ndim == 2 else image
+    count = image.shape[2]
+    order = [2, 1, 0, *range(3, count)] if count >= 3 else list(range(count))  # blue comes first
+    if bands is not None:
+        _check_bands(path, bands, count)
+        order = [order[band - 1] for band in bands]
+    if in_channels == 3 and len(order) == 4:  # alpha
+        order = order[:3]
+    order = order[: _wanted(path, len(order), in_channels)]
+    if image.dtype == np.uint8 and max_value is None and order == list(range(in_channels)):
+        return image
+    result = np.empty((*image.shape[:2], in_channels), np.uint8)
+    rows = max(1, PART * len(image) // max(1, image.size))
+    for y in range(0, len(image), rows):
+        result[y : y + rows] = to_uint8(image[y : y + rows, :, order], max_value, path)
+    return result
+
+
+def _read_tiff(
+    path: Path, in_channels: int, bands: Sequence[int] | None, max_value: float | None
+) -> np.ndarray:
+    with open_tiff(path) as source:
+        if bands is not None:
+            _check_bands(path, bands, source.count)
+            keep, palette, cmyk = list(bands), None, False
+        else:
+            palette = source.palette
+            # The fourth band of many a file is called alpha only because nobody said otherwise.
+            every = list(range(1, source.count + 1))
+            keep = every if source.count == in_channels else source.data_bands
+            keep = keep if palette is None else [1]
+            cmyk = source.is_cmyk and len(keep) == 4
+        used = _wanted(path, 3 if cmyk or palette is not None else len(keep), in_channels)
+        _require_room(source, len(keep))
+        image = np.empty((source.height, source.width, in_channels), np.uint8)
+        for y, height in source.strips():
+            part = source.rows(keep, y, height).transpose(1, 2, 0)
+            if palette is not None:
+                part = palette[part[:, :, 0]]
+            elif cmyk:
+                light = 255 - part.astype(np.uint16)
+                part = (light[:, :, :3] * light[:, :, 3:] // 255).astype(np.uint8)
+            image[y : y + height] = to_uint8(part[:, :, :used], max_value, path)
+        return image
+
+
+def _wanted(path: Path, count: int, in_channels: int) -> int:
+    """How many of `count` bands make the channels: of grey one, which is repeated."""
+    if in_channels == 3 and count <= 2:
+        return 1
+    if count != in_channels:
+        raise UserError(
+            f"{path}: has {count} bands where {in_channels} are expected; set in_channels={count} "
+            f"or choose with bands=(...) of train_data"
+        )
+    return count
+
+
+def _require_room(source: Tiff, bands: int) -> None:
+    pixels = source.height * source.width
+    size = f"{source.width} x {source.height} pixels"
+    if pixels > MAX_PIXELS:
+        raise UnreadableImage(
+            f"image {source.path}: claims {size}, more than {MAX_PIXELS}; cut it into tiles, or "
+            f"remove it"
+        )
+    if pixels * bands * source.dtype.itemsize > MAX_BYTES:
+        raise UnreadableImage(
+            f"image {source.path}: claims {size} of {bands} bands {source.dtype}, more than "
+            f"{MAX_BYTES} bytes; cut it into tiles, or remove it"
+        )
+
+
+def _check_bands(path: Path, bands: Sequence[int], count: int) -> None:
+    if not bands or min(bands) < 1 or max(bands) > count:
+        raise UserError(f"image {path}: bands={tuple(bands)} where the file has bands 1 to {count}")

@@ -1,0 +1,332 @@
+"""Labels of any coding as class indices: colours by threshold, values by a table, never by guess.
+
+A coding turns the bands of a label, as planes (C, H, W), into class indices (H, W) with 255 = not
+scored, and counts what it met, so that an audit can tell what would else stay silent.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from SSLRemoteSensing.core.classes import IGNORE
+from SSLRemoteSensing.core.console import progress
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.images import image_size, read_label
+
+INVALID = -1
+FAR = 64  # levels of 255 from the nearest pure colour; lossy storage seldom goes as far
+
+
+class ColourCoding:
+    """Label colours decoded by a threshold at 127 in each channel.
+
+    Exact matching is what loses labels: one published label is a lossy re-encode of 24,850 colours,
+    another has 252,255,0 where 255,255,0 is meant. Black is not scored unless it is a class.
+
+    Args:
+        palette: R, G, B of each class, every value 0 or 255.
+
+    Raises:
+        UserError: other values, or a colour twice.
+    """
+
+    planes = 3
+
+    def __init__(self, palette: Sequence[Sequence[int]]):
+        colours = [tuple(colour) for colour in palette]
+        if len(set(colours)) < len(colours) or {v for c in colours for v in c} - {0, 255}:
+            raise UserError(
+                f"palette {colours}: colours are told apart by a threshold at 127, so each must "
+                "be of 0 and 255 only and occur once; turn others into class indices first"
+            )
+        self.num_classes = len(colours)
+        self.class_of = np.full(8, INVALID, np.int16)
+        self.class_of[0] = IGNORE
+        for i, (r, g, b) in enumerate(colours):
+            self.class_of[(r > 127) << 2 | (g > 127) << 1 | (b > 127)] = i
+        value = np.arange(256)
+        off = np.minimum(value, 255 - value)  # from the nearest of 0 and 255
+        marks = np.where(off > 0, 8, 0) | np.where(off > FAR, 16, 0)
+        self.tables = [
+            (np.where(value > 127, bit, 0) | marks).astype(np.uint8) for bit in (4, 2, 1)
+        ]
+        known = np.where(self.class_of == INVALID, IGNORE, self.class_of)
+        self.classes = np.resize(known, 256).astype(np.uint8)  # the marks do not change the class
+
+    def meaning(self) -> dict[str, int]:
+        """The class of each colour, as JSON keeps it."""
+        bits = (("R", 4), ("G", 2), ("B", 1))
+        names = ["".join(name for name, bit in bits if code & bit) or "black" for code in range(8)]
+        return {n: int(k) for n, k in zip(names, self.class_of, strict=True) if k != INVALID}
+
+    def decode(self, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Classes uint8 (H, W) of R, G, B uint8 (3, H, W); counts int64 (32,) for `summary`."""
+        code = cv2.LUT(planes[0], self.tables[0])
+        for plane, table in zip(planes[1:3], self.tables[1:], strict=True):
+            cv2.bitwise_or(code, cv2.LUT(plane, table), dst=code)
+        return cv2.LUT(code, self.classes), histogram(code, 32)
+
+    def strangers(self, planes: np.ndarray) -> Counter:
+        """Pixels of each (R, G, B) that is far from every pure colour.
+
+        Lossy storage spreads such pixels over very many colours along the edges; one that covers
+        an area is a class the palette does not have.
+        """
+        r, g, b = (plane.astype(np.int32) for plane in planes[:3])
+        far = np.max([np.minimum(plane, 255 - plane) for plane in (r, g, b)], axis=0) > FAR
+        packed, counts = np.unique((r[far] << 16) | (g[far] << 8) | b[far], return_counts=True)
+        most = np.argsort(counts)[-100:]
+        return Counter(
+            {
+                (int(packed[i]) >> 16, int(packed[i]) >> 8 & 255, int(packed[i]) & 255): int(
+                    counts[i]
+                )
+                for i in most
+            }
+        )
+
+    def summary(self, counts: np.ndarray) -> dict:
+        """Pixels of each class, not scored, of unknown and of inexact colours, far from any."""
+        counts = np.asarray(counts).reshape(4, 8)  # rows: exact, inexact, far (16), far and inexact
+        per_colour = counts.sum(0)
+        return {
+            "pixels": [int(per_colour[self.class_of == k].sum()) for k in range(self.num_classes)],
+            "not_scored": int(per_colour[self.class_of == IGNORE].sum()),
+            "unknown": int(per_colour[self.class_of == INVALID].sum()),
+            "inexact": int(counts[1:].sum()),
+            "far": int(counts[2:].sum()),
+        }
+
+
+class ValueCoding:
+    """Label values turned into classes by a table.
+
+    Args:
+        table: int16 (256,), the class of each value, 255 = not scored, -1 = no such value.
+        families: sets of values of which a label may use one alone; None: any of the table.
+    """
+
+    planes = 1
+
+    def __init__(
+        self,
+        table: np.ndarray,
+        num_classes: int,
+        families: Sequence[Sequence[int]] | None = None,
+    ):
+        self.table, self.num_classes, self.families = table, num_classes, families
+        self.classes = np.where(table == INVALID, IGNORE, table).astype(np.uint8)
+
+    def meaning(self) -> dict[str, int]:
+        """The class of each value, as JSON keeps it."""
+        return {str(v): int(k) for v, k in enumerate(self.table) if k != INVALID}
+
+    def decode(self, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Classes uint8 (H, W) of values uint8 (1, H, W); counts int64 (256,) of the values."""
+        return cv2.LUT(planes[0], self.classes), histogram(planes[0], 256)
+
+    def summary(self, counts: np.ndarray) -> dict:
+        """As of `ColourCoding`; a value is exact or it is unknown, and `values` lists all."""
+        counts = np.asarray(counts)
+        return {
+            "pixels": [int(counts[self.table == k].sum()) for k in range(self.num_classes)],
+            "not_scored": int(counts[self.table == IGNORE].sum()),
+            "unknown": int(counts[self.table == INVALID].sum()),
+            "inexact": 0,
+            "far": 0,
+            "values": [int(value) for value in np.flatnonzero(counts)],
+        }
+
+
+def histogram(values: np.ndarray, bins: int, mask: np.ndarray | None = None) -> np.ndarray:
+    """Pixels of each value 0..bins-1 of uint8 or uint16 (H, W), where `mask` is not 0, int64."""
+    if values.size > 2**24:  # OpenCV counts in float32, and NumPy would take 8 bytes a pixel
+        axis = int(np.argmax(values.shape))
+        halves = np.array_split(values, 2, axis)
+        masks = [None, None] if mask is None else np.array_split(mask, 2, axis)
+        return sum(histogram(v, bins, m) for v, m in zip(halves, masks, strict=True))
+    return cv2.calcHist([values], [0], mask, [bins], [0, bins]).ravel().astype(np.int64)
+
+
+def value_counts(label: np.ndarray) -> np.ndarray:
+    """Pixels of each value of a label uint8 (H, W), int64 (256,)."""
+    return histogram(label, 256)
+
+
+def value_coding(
+    num_classes: int,
+    label_offset: int | None = None,
+    label_codes: Sequence[int] | None = None,
+) -> ValueCoding:
+    """The coding that a config states.
+
+    Args:
+        label_offset: added to a value to give its class; -1 where 0 means not scored.
+        label_codes: the value of each class in order, e.g. (0, 128, 255).
+
+    Raises:
+        UserError: both given, codes that are not one a class, an offset that leaves no room.
+    """
+    if label_offset is not None and label_codes is not None:
+        raise UserError("label_offset and label_codes are both given; keep one")
+    table = np.full(256, INVALID, np.int16)
+    table[IGNORE] = IGNORE
+    if label_codes is not None:
+        codes = list(label_codes)
+        fits = len(set(codes)) == len(codes) == num_classes and set(codes) <= set(range(256))
+        if not fits:
+            raise UserError(
+                f"label_codes={tuple(codes)}: expected {num_classes} different values 0 to 255, "
+                "one a class in order"
+            )
+        table[codes] = range(num_classes)
+        return ValueCoding(table, num_classes)
+    first = -(label_offset or 0)
+    if first not in (0, 1):
+        raise UserError(f"label_offset={label_offset}: known are 0, and -1 where 0 is not scored")
+    table[:first] = IGNORE
+    table[first : first + num_classes] = range(num_classes)
+    return ValueCoding(table, num_classes)
+
+
+def detect_coding(counts: np.ndarray, num_classes: int, where: str) -> tuple[ValueCoding, str]:
+    """The coding of labels whose values have been counted, and a sentence when it is not ours.
+
+    Args:
+        counts: (256,) pixels of each value, over all labels of a data set: one tile shows too
+            little.
+
+    Raises:
+        UserError: values that are no class, or that two codings would explain.
+    """
+    values = {int(value) for value in np.flatnonzero(counts)}
+    total = max(1, int(np.sum(counts)))
+    ways = (
+        "label_offset=0 (255 = not scored), label_offset=-1 (0 = not scored) or label_codes=(...)"
+    )
+    if values == {0, IGNORE} and num_classes > 1:
+        raise UserError(
+            f"{where}: only the values 0 and 255 occur, and 255 may be a class or not scored; say "
+            f"which with label_codes=(0, 255) or label_offset=0"
+        )
+    if values <= {*range(num_classes), IGNORE}:
+        said = ""
+        if len(values - {IGNORE}) > 1 and 0 not in values:
+            said = f"{where}: class 0 never occurs; if the labels begin at 1, set label_offset=-1"
+        elif len(values) > 2 and not values & {num_classes - 1, IGNORE}:
+            said = (
+                f"{where}: values are 0 to {max(values)}, of {num_classes} classes; if 0 is 'not "
+                "scored' there, set label_offset=-1, or every class is off by one"
+            )
+        return value_coding(num_classes), said
+    if values <= set(range(num_classes + 1)) and len(values - {0}) > 1:
+        share = counts[0] / total
+        if share > 0.25:
+            raise UserError(
+                f"{where}: values go to {num_classes}, so 0 would be 'not scored', yet it is "
+                f"{share:.0%} of all pixels; mend `classes` or say it with label_offset=-1"
+            )
+        said = (
+            f"{where}: 0 is taken as not scored and 1 to {num_classes} as the classes, since "
+            f"{num_classes} occurs and 255 does not (0 is {share:.1%} of the pixels); "
+            "label_offset=-1 says the same"
+        )
+        return value_coding(num_classes, label_offset=-1), said
+    if num_classes == 3 and 128 in values and values <= {0, 128, 255}:
+        said = f"{where}: the values 0, 128, 255 are taken as the classes 0, 1, 2"
+        return value_coding(num_classes, label_codes=(0, 128, 255)), said
+    wrong = sorted(values - {*range(num_classes), IGNORE})
+    raise UserError(
+        f"{where}: {'value' if len(wrong) == 1 else 'values'} {', '.join(map(str, wrong[:8]))} "
+        f"where classes are 0 to {num_classes - 1} and 255 = not scored; mend the labels or "
+        f"`classes`, or set {ways}"
+    )
+
+
+def check_labels(
+    images: Sequence[str],
+    labels: Sequence[str],
+    num_classes: int,
+    coding: ValueCoding | None = None,
+) -> tuple[ValueCoding, list[str]]:
+    """Read every label once: sizes, values, how much is not scored. The coding, and what to say.
+
+    Args:
+        coding: the one that is known to hold; None: found out by `detect_coding`.
+
+    Raises:
+        UserError: a size other than the image's, a value that is no class, values that two codings
+            would explain, nothing scored at all.
+    """
+
+    def look(pair: tuple[str, str]) -> np.ndarray:
+        label = read_label(pair[1])
+        require_one_size(pair, image_size(pair[0]), label.shape)
+        return value_counts(label)
+
+    counts = np.zeros((len(labels), 256), np.int64)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pairs = zip(images, labels, strict=True)
+        bar = progress("checking labels", pool.map(look, pairs), len(labels), "file")
+        for i, found in enumerate(bar):
+            counts[i] = found
+    return settle_coding(counts, labels, num_classes, coding)
+
+
+def settle_coding(
+    counts: np.ndarray,
+    labels: Sequence[str],
+    num_classes: int,
+    coding: ValueCoding | None = None,
+) -> tuple[ValueCoding, list[str]]:
+    """`check_labels` once the pixels of each value (labels, 256) have been counted."""
+    where = f"labels in {Path(labels[0]).parent}"
+    total = counts.sum(0)
+    said = []
+    if coding is None:
+        try:
+            coding, sentence = detect_coding(total, num_classes, where)
+        except UserError as error:
+            raise UserError(f"{error} ({example(counts, labels, num_classes)})") from error
+        said += [sentence] if sentence else []
+    else:
+        wrong = (total > 0) & (coding.table == INVALID)
+        if coding.table[0] == IGNORE:
+            wrong[IGNORE] = total[IGNORE] > 0  # 0 and 255 both for 'not scored' is two codings
+        if wrong.any():
+            value = int(np.flatnonzero(wrong)[0])
+            first = labels[int(np.argmax(counts[:, value] > 0))]
+            classes = ", ".join(str(v) for v in np.flatnonzero(coding.classes != IGNORE)[:12])
+            raise UserError(
+                f"label {first}: value {value}, where the classes are coded {classes} (as stated, "
+                "or as in train_data); mend the labels, or state label_offset or label_codes"
+            )
+    left = total[coding.table == IGNORE].sum() / total.sum()
+    if left == 1:
+        raise UserError(f"{where}: no pixel has a class, all are 'not scored'")
+    if left > 0.5:
+        said.append(f"{where}: {left:.0%} of the pixels are not scored")
+    scored = [k for k in range(num_classes) if total[coding.table == k].sum()]
+    if len(scored) == 1 and num_classes > 1:
+        said.append(f"{where}: all scored pixels are of one class, {scored[0]}")
+    return coding, said
+
+
+def require_one_size(pair: tuple[str, str], image: tuple[int, int], label: tuple[int, int]) -> None:
+    """Raise a `UserError` where the (height, width) of an image and its label differ."""
+    if image != label:
+        raise UserError(
+            f"label {pair[1]}: {label[1]} x {label[0]} pixels, its image {Path(pair[0]).name} "
+            f"{image[1]} x {image[0]}; they must be of one size"
+        )
+
+
+def example(counts: np.ndarray, labels: Sequence[str], num_classes: int) -> str:
+    """A label that holds a value which is no class of ours, if there is one."""
+    odd = counts[:, num_classes:IGNORE].any(1)
+    return f"first seen in {labels[int(np.argmax(odd))]}" if odd.any() else f"{len(labels)} labels"

@@ -1,0 +1,104 @@
+"""Open a folder of tiles: one that was prepared is taken at its word, another is looked through."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from SSLRemoteSensing.core.errors import UserError
+
+OURS = {"classes", "bands", "scale"}  # of dataset.json, needed to open the tiles
+
+
+def read_card(folder: str | Path) -> dict | None:
+    """The `dataset.json` of the prepared set that `folder` is a part of, None where there is none.
+
+    Raises:
+        UserError: its preparation is not finished, or the file is damaged.
+    """
+    folder = Path(folder).absolute()
+    for root in (folder, *folder.parents[:3]):
+        card = root / "dataset.json"
+        if card.is_file():
+            try:
+                contents = json.loads(card.read_text())
+            except (OSError, ValueError) as error:
+                raise UserError(f"{card}: damaged ({error}); prepare the data set again") from error
+            if not isinstance(contents, dict):
+                raise UserError(f"{card}: damaged (no object); prepare the data set again")
+            if OURS.isdisjoint(contents) and "version" not in contents:
+                continue  # other tools keep a file of this name too
+            if contents.get("version") != 1:
+                raise UserError(f"{card}: of version {contents.get('version')}, known is 1")
+            missing = OURS - contents.keys()
+            if missing:
+                raise UserError(
+                    f"{card}: damaged (lacks {min(missing)}); prepare the data set again"
+                )
+            return contents | {"root": root}
+        if (root / "prepare.jsonl").is_file():
+            raise UserError(
+                f"{root}: its preparation is not finished; run tools/prepare.py again, it goes on"
+            )
+    return None
+
+
+def agreed_scale(card: dict | None, max_value: float | None) -> float | None:
+    """`max_value` for `read_image`: the prepared set's own, which a config may not contradict."""
+    if card is None:
+        return max_value
+    if max_value is not None and max_value != card["scale"]:
+        raise UserError(
+            f"max_value={max_value}: {card['root']} was prepared with {card['scale']}; leave it out"
+        )
+    return None if card["scale"] == 255 else card["scale"]
+
+
+def origin_of_tiles(card: dict | None, bands: Sequence[int] | None, in_channels: int) -> dict:
+    """What has to be known of tiles to feed a network the same from other files.
+
+    Args:
+        card: the `dataset.json` that they are of, if any.
+        bands: those that were read of the tiles, None: all.
+        in_channels: of the network; three take grey, repeated.
+
+    Returns:
+        bands: the numbers, from 1, of the bands of the source scenes that make the channels; those
+            of the tiles where it is not known what they were cut from; None: all in order.
+        band_names: those of the channels, None without a dataset.json.
+        prepared: whether `bands` are of the scenes that the tiles were cut from.
+        dataset: the prepared set's name, None where it has none of its own.
+
+    Raises:
+        UserError: a band that the prepared tiles do not have.
+    """
+    names = card and card["bands"]
+    picked = list(bands) if bands else card and list(range(1, len(names) + 1))
+    if card and not 1 <= min(picked) <= max(picked) <= len(names):
+        raise UserError(
+            f"bands={tuple(picked)}: {card['root']} has the bands 1 to {len(names)} "
+            f"({', '.join(names)})"
+        )
+    if picked and in_channels == 3 and len(picked) < 3:
+        picked = picked[:1] * 3
+    numbers = card and card.get("source_bands")
+    prepared = isinstance(numbers, list) and len(numbers) == len(names)
+    found = [numbers[band - 1] for band in picked] if prepared else bands and picked
+    name = card and card.get("name")
+    return {
+        "bands": found or None,
+        "band_names": card and [names[band - 1] for band in picked],
+        "prepared": prepared,
+        "dataset": None if name == "folder" else name,
+    }
+
+
+LABEL_FOLDERS = {"full": "labels", "eroded": "labels_eroded"}
+
+
+def positions(length: int, tile: int, stride: int) -> list[int]:
+    """Where tiles begin along an axis; the last one moves inward, so that every pixel is covered.
+
+    >>> positions(600, 256, 256)
+    [0, 256, 344]
+    """
+    return [*range(0, length - tile, stride), length - tile]

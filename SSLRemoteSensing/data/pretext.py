@@ -1,0 +1,194 @@
+"""From one image file to the three images of the pretext tasks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from SSLRemoteSensing.core.config import Chain, Part, build
+from SSLRemoteSensing.core.errors import UnreadableImage, UserError
+from SSLRemoteSensing.data.file_lists import find_images
+from SSLRemoteSensing.data.images import read_image
+from SSLRemoteSensing.data.prepared import agreed_scale, read_card
+from SSLRemoteSensing.data.transforms import TRANSFORMS, DistortBlock, Resize, resize, window
+
+MOST_SKIPPED = 20  # in a row, for one sample; the loop limits them all to 1 %
+
+
+def agr_transforms(
+    transforms_cfg: Annotated[dict, Chain(TRANSFORMS)],
+    shortcut_cfg: Annotated[dict | None, Chain(TRANSFORMS)] = None,
+) -> tuple[list, list]:
+    """The classes of the transform prediction, and what follows each of them in random order.
+
+    Args:
+        transforms_cfg: one of these, drawn uniformly, is the transform to tell; the class is its
+            place.
+        shortcut_cfg: all of these follow, in random order, so that the transform cannot be told
+            from traces of colour or border; None: nothing follows.
+    """
+    path = "agr_transforms_cfg"
+    return (
+        build_chain(transforms_cfg, f"{path}.transforms_cfg"),
+        build_chain(shortcut_cfg or {}, f"{path}.shortcut_cfg"),
+    )
+
+
+def build_chain(cfg: dict, path: str) -> list:
+    return [build(TRANSFORMS, entry, f"{path}.{key}") for key, entry in cfg.items()]
+
+
+class PretextDataset(Dataset):
+    """Images without labels, each as occluded, anchor and transformed (Li et al. 2021).
+
+    `dataset[(epoch, index)]` is a dict of
+        occluded, anchor, transformed: uint8 arrays (img_size, img_size, in_channels),
+        transform_label: int, the class of the transform, in the order of `transforms_cfg`,
+        index: int, the file the sample was made of: `files[index]`,
+        skipped: list of int, unreadable files passed over to get there.
+
+    Every draw comes from `default_rng([seed, epoch, index])`: a sample depends on its key alone,
+    not on workers, processes or restarts.
+
+    Args:
+        data_path: a folder, or a text file with one path a line, relative to that file's folder.
+        data_format: pattern or patterns of the files in the folder; `**` goes into sub-folders.
+        img_size: side of the three images in pixels, a multiple of 32.
+        inpainting_transforms_cfg: anchor to occluded, by `DistortBlock`.
+        pre_transforms_cfg: image to anchor.
+        agr_transforms_cfg: anchor to transformed.
+        post_transforms_cfg: kept for published configs; a `Resize` in it must agree with img_size.
+        crop_size: first take a random square of this side in pixels, for images much larger than
+            img_size; None: the whole image is scaled to img_size.
+        bands: which bands of a file, counted from 1, e.g. (4, 1, 2); None: all.
+        max_value: the value that becomes 255, e.g. 1023 for 10-bit data; values above are clipped.
+            None: that of a prepared set, or the largest of the file's integer type.
+        exclude: a text file of images to leave out, as tools/doctor.py writes it; None: none.
+        on_bad_image: 'raise', or 'skip' to take the next file instead of an unreadable one; more
+            than 1 % of them end the run.
+    """
+
+    def __init__(
+        self,
+        data_path: str,
+        img_size: int,
+        inpainting_transforms_cfg: Annotated[dict, Part(DistortBlock)],
+        pre_transforms_cfg: Annotated[dict, Chain(TRANSFORMS)],
+        agr_transforms_cfg: Annotated[dict, Part(agr_transforms)],
+        post_transforms_cfg: Annotated[dict | None, Chain(TRANSFORMS)] = None,
+        data_format: str | Sequence[str] = "**/*.jpg",
+        crop_size: int | None = None,
+        bands: Sequence[int] | None = None,
+        max_value: float | None = None,
+        on_bad_image: Literal["raise", "skip"] = "raise",
+        exclude: str | None = None,
+        in_channels: int = 3,
+        seed: int = 0,
+    ):
+        self.distort = DistortBlock(**inpainting_transforms_cfg)
+        self.pre = build_chain(pre_transforms_cfg, "pre_transforms_cfg")
+        self.classes, self.shortcut = agr_transforms(**agr_transforms_cfg)
+        if not self.classes:
+            raise UserError("agr_transforms_cfg.transforms_cfg: names no transform")
+        for transform in build_chain(post_transforms_cfg or {}, "post_transforms_cfg"):
+            if isinstance(transform, Resize) and transform.size != (img_size, img_size):
+                raise UserError(
+                    f"post_transforms_cfg: Resize to {transform.size} where img_size={img_size}"
+                )
+        if img_size < 32 or img_size % 32:
+            raise UserError(f"img_size={img_size}: must be a multiple of 32, the backbone's stride")
+        if crop_size is not None and crop_size < 1:
+            raise UserError(f"crop_size={crop_size}: must be at least 1 pixel")
+        self.img_size, self.crop_size = img_size, crop_size
+        self.in_channels, self.bands = in_channels, bands
+        self.on_bad_image, self.seed = on_bad_image, seed
+        self.files, self.max_value = choose_images(data_path, data_format, exclude, max_value)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        epoch, index = key
+        rng = np.random.default_rng([self.seed, epoch, index])
+        image, index, skipped = self.read(index)
+        occluded, anchor, transformed, label = self.three_images(image, rng)
+        return {
+            "occluded": occluded,
+            "anchor": anchor,
+            "transformed": transformed,
+            "transform_label": label,
+            "index": index,
+            "skipped": skipped,
+        }
+
+    def read(self, index: int) -> tuple[np.ndarray, int, list[int]]:
+        """The image of `index`, or with on_bad_image='skip' the next readable one after it."""
+        skipped = []
+        while True:
+            at = (index + len(skipped)) % len(self)
+            try:
+                image = read_image(self.files[at], self.in_channels, self.bands, self.max_value)
+                return image, at, skipped
+            except UnreadableImage as error:
+                if self.on_bad_image == "raise":
+                    raise UnreadableImage(f"{error}, or set on_bad_image='skip'") from error
+                skipped.append(at)
+            if len(skipped) == min(MOST_SKIPPED, len(self)):
+                raise UserError(
+                    f"data: {len(skipped)} files in a row cannot be read, last {self.files[at]}; "
+                    f"repair or remove them"
+                )
+
+    def three_images(
+        self, image: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        """occluded, anchor, transformed (img_size, img_size, C) and the class of the transform."""
+        if self.crop_size is not None:
+            image = window(image, self.crop_size, self.crop_size, rng)
+        for transform in self.pre:
+            image = transform(image, rng)
+        anchor = np.ascontiguousarray(image)
+        occluded = self.distort(anchor, rng)
+        label = int(rng.integers(len(self.classes)))
+        transformed = self.classes[label](anchor, rng)
+        for i in rng.permutation(len(self.shortcut)):
+            transformed = self.shortcut[i](transformed, rng)
+        occluded, anchor, transformed = (
+            resize(one, self.img_size, self.img_size) for one in (occluded, anchor, transformed)
+        )
+        return occluded, anchor, transformed, label
+
+    def name(self, index: int) -> Path:
+        return Path(self.files[index])
+
+
+def choose_images(
+    data_path: str,
+    data_format: str | Sequence[str],
+    exclude: str | None,
+    max_value: float | None,
+) -> tuple[list[str], float | None]:
+    """The images of a `PretextDataset` and their max_value; none is opened.
+
+    Raises:
+        UserError: none is found; a prepared set as a whole, or in contradiction to `max_value`.
+    """
+    card = read_card(data_path)
+    if card is not None and Path(data_path).absolute() == card["root"]:
+        raise UserError(f"data_path {data_path}: name a split, {data_path}/images/train")
+    return find_images(data_path, data_format, exclude), agreed_scale(card, max_value)
+
+
+def collate(samples: list[dict]) -> dict:
+    """Stack samples: images uint8 (N, C, H, W) in channels_last memory, as they were decoded."""
+    batch = {
+        key: torch.from_numpy(np.stack([sample[key] for sample in samples])).permute(0, 3, 1, 2)
+        for key in ("occluded", "anchor", "transformed")
+    }
+    for key in ("transform_label", "index"):
+        batch[key] = torch.tensor([sample[key] for sample in samples], dtype=torch.int64)
+    batch["skipped"] = [index for sample in samples for index in sample["skipped"]]
+    return batch

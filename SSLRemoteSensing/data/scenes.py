@@ -1,0 +1,213 @@
+"""Whole scenes of tiles: put together again from a prepared set, or an image file as it is."""
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from SSLRemoteSensing.core.console import warn
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.file_lists import stem
+from SSLRemoteSensing.data.images import image_size
+from SSLRemoteSensing.data.prepared import LABEL_FOLDERS, positions, read_card
+from SSLRemoteSensing.data.segmentation import SegmentationDataset
+from SSLRemoteSensing.data.subsets import scene_of
+
+PLACED = re.compile(r"(.+)_(\d+)_(\d+)")
+Size = tuple[int, int]  # height, width
+Places = dict[tuple[int, int], int]  # (y, x) of a tile in its scene -> its index
+
+
+class Mosaic:
+    """An image or label of a whole scene, read by rows from top to bottom.
+
+    Args:
+        files: the tile at each (y, x); together they cover (height, width), where they overlap they
+            agree.
+        read: a file to its pixels (h, w) or (h, w, C).
+    """
+
+    def __init__(self, files: dict[tuple[int, int], str], read: Callable, height: int, width: int):
+        self.files, self.read, self.height, self.width = files, read, height, width
+        self.tops = sorted({y for y, _ in files})
+        self.let_go()
+
+    def let_go(self) -> None:
+        self.top, self.strip = -1, np.empty(0)  # the last tiles read, and their first row
+
+    def rows(self, y: int, height: int) -> np.ndarray:
+        """Pixels (height, width[, C]) from row `y`; nothing is kept after the scene's last row."""
+        parts, end = [], y
+        while end < y + height:
+            if not self.top <= end < self.top + len(self.strip):
+                # Of the strips that hold this row the lowest, which has the most rows to come.
+                self.read_strip(max(top for top in self.tops if top <= end))
+            part = self.strip[end - self.top : y + height - self.top]
+            parts.append(part)
+            end += len(part)
+        if end == self.height:
+            self.let_go()
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def read_strip(self, top: int) -> None:
+        """Hold the tiles whose first row is `top`, side by side.
+
+        Raises:
+            UserError: one that cannot be read, or is not of the size that the others have.
+        """
+        places = sorted(x for y, x in self.files if y == top)
+        names = [self.files[top, x] for x in places]
+        with ThreadPoolExecutor(min(len(names), os.cpu_count() or 1)) as pool:
+            tiles = list(pool.map(self.read, names))
+        below = min((y for y in self.tops if y > top), default=self.height)
+        for name, (x, right), tile in zip(
+            names, pairwise([*places, self.width]), tiles, strict=True
+        ):
+            width = tile.shape[1]
+            covers = below <= top + len(tile) and right <= x + width
+            inside = top + len(tile) <= self.height and x + width <= self.width
+            if tile.shape != tiles[0].shape or not covers or not inside:
+                raise UserError(
+                    f"tile {name}: {width} x {len(tile)} pixels, which do not fit beside the "
+                    "others; prepare the data set again"
+                )
+        if len(tiles) == 1:
+            self.strip = tiles[0]
+        else:
+            self.strip = np.empty((len(tiles[0]), self.width, *tiles[0].shape[2:]), np.uint8)
+            for x, tile in zip(places, tiles, strict=True):
+                self.strip[:, x : x + tile.shape[1]] = tile
+        self.top = top
+
+
+@dataclass(frozen=True)
+class ScoredScene:
+    """A scene to be scored: its image, and its labels by kind ('full', 'eroded')."""
+
+    name: str
+    height: int
+    width: int
+    image: Mosaic
+    labels: dict[str, Mosaic]
+
+
+def open_scenes(
+    tiles: SegmentationDataset, kinds: dict[str, Sequence[str]], together: bool = True
+) -> list[ScoredScene]:
+    """The scenes that `tiles` are of, or each tile as a scene of its own.
+
+    Args:
+        kinds: kind of label -> a file for each tile, from `label_kinds`.
+        together: put prepared tiles together; others are scenes of their own in any case.
+
+    Raises:
+        UserError: tiles of a scene are missing, as `hash_range` can have it.
+    """
+    groups = prepared_groups(tiles) if together and tiles.card else single_groups(tiles)
+    images = [file for file, _ in tiles.pairs]
+    scenes = []
+    for name, (size, places) in groups.items():
+        labels = {
+            kind: mosaic(files, tiles.read_label, places, size) for kind, files in kinds.items()
+        }
+        image = mosaic(images, tiles.read_image, places, size)
+        scenes.append(ScoredScene(name, *size, image, labels))
+    return scenes
+
+
+def mosaic(files: Sequence[str], read: Callable, places: Places, size: Size) -> Mosaic:
+    return Mosaic({place: files[index] for place, index in places.items()}, read, *size)
+
+
+def single_groups(tiles: SegmentationDataset) -> dict[str, tuple[Size, Places]]:
+    """Each tile by its path: its (height, width), and itself at (0, 0)."""
+    files = [file for file, _ in tiles.pairs]
+    if tiles.card and "tile" in tiles.card:
+        sizes = [(tiles.card["tile"],) * 2] * len(files)
+    else:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            sizes = list(pool.map(image_size, files))
+    return {file: (sizes[i], {(0, 0): i}) for i, file in enumerate(files)}
+
+
+def prepared_groups(tiles: SegmentationDataset) -> dict[str, tuple[Size, Places]]:
+    """Scene -> its (height, width) and the index of the tile at each (y, x)."""
+    card = tiles.card
+    missing = {"places", "tile", "stride"} - card.keys()
+    if missing:
+        where = f"{card['root']}/dataset.json"
+        raise UserError(f"{where}: damaged (lacks {min(missing)}); prepare the data set again")
+    found: dict[tuple[str, str], Places] = defaultdict(dict)
+    for index, (file, _) in enumerate(tiles.pairs):
+        match = PLACED.fullmatch(stem(file))
+        split = Path(file).parent.name
+        if not match or match[1] not in card["places"].get(split, ()):
+            raise UserError(f"tile {file}: is of no scene that {card['root']}/dataset.json names")
+        found[split, match[1]][int(match[2]), int(match[3])] = index
+    times = Counter(scene for _, scene in found)
+    groups = {}
+    for (split, scene), places in found.items():
+        place = card["places"][split][scene]
+        size = place["height"], place["width"]
+        tops, lefts = (positions(length, card["tile"], card["stride"]) for length in size)
+        wanted = {(y, x) for y in tops for x in lefts}
+        if wanted != places.keys():
+            raise UserError(
+                f"scene {scene}: {len(wanted - places.keys())} of its {len(wanted)} tiles are not "
+                "among those to score; leave out hash_range, or score the tiles (--tiles)"
+            )
+        groups[scene if times[scene] == 1 else f"{split}/{scene}"] = size, places
+    return groups
+
+
+def are_scenes(tiles: SegmentationDataset) -> bool:
+    """Whether scenes can be told: of tiles that another tool cut from a scene, by their names, not
+    which pixels they share."""
+    return tiles.card is not None or not any(scene_of(stem(file)) for file, _ in tiles.pairs)
+
+
+def label_kinds(tiles: SegmentationDataset) -> dict[str, Sequence[str]]:
+    """Kind of label -> a file for each tile: that of `label_path`, and the other one that a
+    prepared set has. A kind that not every tile has is left out, which is said on stderr."""
+    own = [label for _, label in tiles.pairs]
+    if tiles.card is None:
+        return {"full": own}
+    root = tiles.card["root"]
+    inside = [Path(file).absolute().relative_to(root) for file in own]
+    kind_of = {folder: kind for kind, folder in LABEL_FOLDERS.items()}
+    first = inside[0].parts[0]
+    kinds = {kind_of.get(first, "full"): own}
+    for kind, folder in LABEL_FOLDERS.items():
+        if kind not in kinds and kind in tiles.card.get("labels", ()) and first in kind_of:
+            files = [str(root / folder / file.relative_to(first)) for file in inside]
+            missing = sum(not os.path.isfile(file) for file in files)
+            if not missing:
+                kinds[kind] = files
+            else:
+                warn(
+                    f"{missing} of {len(files)} tiles have no {kind} label; {kind} labels are not "
+                    f"scored"
+                )
+    return {kind: kinds[kind] for kind in LABEL_FOLDERS if kind in kinds}
+
+
+def require_eroded(protocols: Sequence[str] | None, image_path: str, label_path: str) -> None:
+    """Raise a `UserError` where eroded labels are asked for and the paths are known to have none.
+
+    Folders that are not there yet may have them.
+    """
+    if not any(name.endswith("_eroded") for name in protocols or ()):
+        return
+    for path in (image_path, label_path):
+        card = read_card(path)
+        if ("eroded" not in card["labels"]) if card else Path(path).exists():
+            raise UserError(
+                f"scoring_cfg.protocols: {path} has no eroded labels; prepare the data set with "
+                "--labels both, or leave these protocols out"
+            )

@@ -1,0 +1,356 @@
+"""Tiles with labels: image and label of a pixel stay together through every crop, flip and turn."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from SSLRemoteSensing.core.classes import IGNORE
+from SSLRemoteSensing.core.config import Part
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.file_lists import find_images, leave_out, stem
+from SSLRemoteSensing.data.images import read_image, read_label
+from SSLRemoteSensing.data.labels import (
+    INVALID,
+    ValueCoding,
+    check_labels,
+    require_one_size,
+    value_coding,
+    value_counts,
+)
+from SSLRemoteSensing.data.prepared import agreed_scale, origin_of_tiles, read_card
+from SSLRemoteSensing.data.subsets import choose_fraction, name_hash
+from SSLRemoteSensing.data.transforms import ColorJitter, turn, window
+
+LARGEST_CROP = 2**15  # OpenCV pads no image beyond it
+
+
+class SegmentationDataset(Dataset):
+    """Images with label maps, paired by name.
+
+    `dataset[(epoch, index)]` is a dict of image uint8 (H, W, in_channels), label uint8 (H, W) with
+    255 = not scored, and index. Draws depend on (seed, epoch, index) alone. An index past the end
+    begins again.
+
+    Args:
+        image_path: a folder, or a text file with one path a line, relative to that file's folder.
+        data_format: pattern or patterns of the files in the folder; `**` goes into sub-folders.
+        label_path: the folder of labels; sub-folders are as in `image_path`.
+        label_format: a label's file name, with {stem} for the image's name without ending.
+        hash_range: keep the images whose name hashes into [low, high) of [0, 1): (0.1, 1) and
+            (0, 0.1) divide a folder into train and validation, the same on every machine.
+        exclude: a text file of images to leave out, as tools/doctor.py writes it; None: none.
+        fraction: keep this share of the tiles, above 0 to 1, as `choose_fraction` does; they come
+            round again, so an epoch has as many steps at any fraction.
+        fraction_seed: which tiles these are; a smaller fraction is a part of a larger one.
+        label_offset: added to a label's value to give its class: -1 where 0 is not scored and 1 is
+            the first class. None: found in the values of the training labels, and said.
+        label_codes: the value of each class, e.g. (0, 128, 255); None: as with label_offset.
+        coding: that of the training labels, for the other splits: a few labels show too little.
+        checked: the labels have been looked through in `coding`; take them at its word.
+        classes: names to compare with those that a prepared set has.
+        crop_size: side of a random square crop in pixels; smaller tiles are padded (image mirrored,
+            label 255). None: whole tiles, all of one size.
+        flips: mirror each axis with probability 1/2.
+        turns: turn by a random multiple of 90 degrees.
+        jitter: random changes of colour, by `ColorJitter`; None: none.
+        bands: which bands of a file, counted from 1, e.g. (4, 1, 2); None: all.
+        max_value: the value that becomes 255, e.g. 1023 for 10-bit data; values above are clipped.
+            None: that of a prepared set, or the largest of the file's integer type.
+
+    `full_length` is the number of tiles before `fraction`.
+    Prepared tiles are taken at the word of their dataset.json. Of others every label is read once
+    when the data set is opened.
+
+    Raises:
+        UserError: no image, a missing label, sizes that differ, a value that is no class, a
+            prepared set of other classes or bands; when read: bands that differ.
+    """
+
+    def __init__(
+        self,
+        image_path: str,
+        label_path: str,
+        num_classes: int,
+        data_format: str | Sequence[str] = ("**/*.png", "**/*.jpg", "**/*.tif", "**/*.tiff"),
+        label_format: str = "{stem}.png",
+        hash_range: tuple[float, float] = (0.0, 1.0),
+        fraction: float = 1.0,
+        fraction_seed: int = 0,
+        label_offset: int | None = None,
+        label_codes: Sequence[int] | None = None,
+        crop_size: int | None = None,
+        flips: bool = False,
+        turns: bool = False,
+        jitter: Annotated[dict | None, Part(ColorJitter)] = None,
+        bands: Sequence[int] | None = None,
+        max_value: float | None = None,
+        exclude: str | None = None,
+        in_channels: int = 3,
+        seed: int = 0,
+        coding: ValueCoding | None = None,
+        classes: Sequence[str] | None = None,
+        checked: bool = False,
+    ):
+        if crop_size is not None and not 1 <= crop_size <= LARGEST_CROP:
+            raise UserError(f"crop_size={crop_size}: must be 1 to {LARGEST_CROP} pixels")
+        if not os.path.isdir(label_path):
+            raise UserError(f"label_path {label_path}: no such folder")
+        self.num_classes, self.seed = num_classes, seed
+        self.crop_size, self.flips, self.turns = crop_size, flips, turns
+        self.jitter = None if jitter is None else ColorJitter(**jitter)
+        self.in_channels, self.bands = in_channels, bands
+        self.pairs = find_pairs(
+            image_path, label_path, data_format, label_format, hash_range, exclude
+        )
+        card, self.max_value, kept = look_at_set(
+            self.pairs, image_path, max_value, fraction, fraction_seed
+        )
+        self.origin = origin_of_tiles(card, bands, in_channels)
+        check_present(self.pairs, label_path, label_format)
+        self.card, stated = stated_coding(card, label_path, num_classes, label_offset, label_codes)
+        coding = stated or coding
+        if self.card is not None:
+            check_card(card, num_classes, classes, in_channels, bands)
+            self.coding = coding
+        else:
+            said = []
+            if not checked:
+                coding, said = check_labels(*zip(*self.pairs, strict=True), num_classes, coding)
+            self.coding = coding
+            for sentence in said:
+                print(sentence, file=sys.stderr)
+        self.full_length = len(self.pairs)
+        if kept is not None:
+            self.pairs = [self.pairs[index] for index in kept]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        epoch, index = key
+        image, label = self.read(index)
+        rng = np.random.default_rng([self.seed, epoch, index])
+        if self.crop_size is not None:
+            image, label = crop(image, label, self.crop_size, rng)
+        # One array of C + 1 bands takes each geometric step, so that no two draws can part them.
+        both = np.dstack([image, label])
+        if self.flips:
+            both = both[:: 1 if rng.random() < 0.5 else -1, :: 1 if rng.random() < 0.5 else -1]
+        if self.turns:
+            both = turn(np.ascontiguousarray(both), int(rng.integers(4)))
+        image, label = np.ascontiguousarray(both[:, :, :-1]), np.ascontiguousarray(both[:, :, -1])
+        if self.jitter is not None:
+            image = self.jitter(image, rng)
+        return {"image": image, "label": label, "index": index}
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image (H, W, C) and label (H, W) as they are in the files, checked."""
+        pair = self.pairs[index % len(self.pairs)]
+        image, label = self.read_image(pair[0]), self.read_label(pair[1])
+        require_one_size(pair, image.shape[:2], label.shape)
+        return image, label
+
+    def read_image(self, file: str) -> np.ndarray:
+        """An image uint8 (H, W, in_channels), with the bands and scale of this set."""
+        return read_image(file, self.in_channels, self.bands, self.max_value)
+
+    def read_label(self, file: str) -> np.ndarray:
+        """A label as classes uint8 (H, W), its values checked."""
+        values = read_label(file)
+        label = cv2.LUT(values, self.coding.classes)
+        wrong = np.flatnonzero((value_counts(values) > 0) & (self.coding.table == INVALID))
+        if len(wrong):
+            raise UserError(
+                f"label {file}: value {wrong[0]} where classes are 0 to "
+                f"{self.num_classes - 1} and {IGNORE} = not scored; mend the label or `classes`"
+            )
+        return label
+
+    def name(self, index: int) -> Path:
+        return Path(self.pairs[index % len(self.pairs)][0])
+
+
+class Repeated(Dataset):
+    """`tiles` for `length` samples an epoch: they come round again, each with draws of its own.
+
+    So an epoch has as many steps at any fraction, and fewer tiles than a batch can be trained on.
+    """
+
+    def __init__(self, tiles: SegmentationDataset, length: int):
+        self.tiles, self.length = tiles, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        return self.tiles[key]
+
+    def name(self, index: int) -> Path:
+        return self.tiles.name(index)
+
+
+def crop(
+    image: np.ndarray, label: np.ndarray, side: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same random square of both, padded at the bottom and right where they are smaller."""
+    down, right = (max(0, side - length) for length in label.shape)
+    if down or right:
+        mirrored = cv2.copyMakeBorder(image, 0, down, 0, right, cv2.BORDER_REFLECT)
+        image = mirrored.reshape(*mirrored.shape[:2], -1)
+        label = np.pad(label, ((0, down), (0, right)), constant_values=IGNORE)
+    both = window(np.dstack([image, label]), side, side, rng)
+    return both[:, :, :-1], both[:, :, -1]
+
+
+def collate(samples: list[dict]) -> dict:
+    """image uint8 (N, C, H, W) in channels_last memory, label uint8 (N, H, W), index int64 (N,)."""
+    shapes = {sample["label"].shape for sample in samples}
+    if len(shapes) > 1:
+        raise UserError(
+            f"train_data: tiles of a batch differ in size {sorted(shapes)}; set crop_size"
+        )
+    image = np.stack([sample["image"] for sample in samples])
+    label = np.stack([sample["label"] for sample in samples])
+    return {
+        "image": torch.from_numpy(image).permute(0, 3, 1, 2),
+        "label": torch.from_numpy(label),
+        "index": torch.tensor([sample["index"] for sample in samples], dtype=torch.int64),
+    }
+
+
+def find_pairs(
+    image_path: str,
+    label_path: str,
+    data_format: str | Sequence[str],
+    label_format: str,
+    hash_range: tuple[float, float] = (0.0, 1.0),
+    exclude: str | None = None,
+) -> list[tuple[str, str]]:
+    """(image, label) for each image that the arguments choose; whether labels are there is not
+    asked.
+
+    Raises:
+        UserError: no image is found, or none kept.
+    """
+    files = find_images(image_path, data_format, keys=("image_path", "data_format"))
+    labels = label_files(files, image_path, label_path, label_format)
+    # In a folder of both, a label is the label of another file, and no image. That an image is
+    # left out does not make its label an image.
+    both = set(labels) & set(files) if label_path == image_path else set()
+    root = Path(image_path) if os.path.isdir(image_path) else Path(image_path).parent
+    kept = set(leave_out(files, root, exclude)) - both
+    pairs = [pair for pair in zip(files, labels, strict=True) if pair[0] in kept]
+    if not pairs and exclude is not None:
+        raise UserError(f"exclude {exclude}: leaves none of the images of {root}")
+    low, high = hash_range
+    if (low, high) != (0, 1):
+        pairs = [pair for pair in pairs if low <= name_hash(stem(pair[0])) < high]
+    if not pairs:
+        raise UserError(f"hash_range={hash_range!r}: keeps none of {len(files)} images")
+    return pairs
+
+
+def look_at_set(
+    pairs: Sequence[tuple[str, str]],
+    image_path: str,
+    max_value: float | None,
+    fraction: float,
+    fraction_seed: int,
+) -> tuple[dict | None, float | None, list[int] | None]:
+    """The dataset.json that the images are of, their max_value, the indices that `fraction` keeps
+    (None: all).
+
+    Raises:
+        UserError: a damaged dataset.json, or another scale than its.
+    """
+    # A list file may lie anywhere; what it lists tells where the set is.
+    card = read_card(image_path if os.path.isdir(image_path) else Path(pairs[0][0]).parent)
+    kept = None
+    if fraction != 1:
+        stems = [stem(file) for file, _ in pairs]
+        kept = choose_fraction(stems, fraction, fraction_seed, prepared=card is not None)
+    return card, agreed_scale(card, max_value), kept
+
+
+def stated_coding(
+    card: dict | None,
+    label_path: str,
+    num_classes: int,
+    label_offset: int | None,
+    label_codes: Sequence[int] | None,
+) -> tuple[dict | None, ValueCoding | None]:
+    """`card` if the labels are of that prepared set too; their coding where that or the config
+    states it.
+
+    Raises:
+        UserError: both do; see `value_coding`.
+    """
+    if card is not None and Path(label_path).absolute().is_relative_to(card["root"]):
+        if label_offset or label_codes is not None:
+            raise UserError(
+                f"label_offset, label_codes: {card['root']} is prepared, its labels are in order; "
+                "leave them out"
+            )
+        return card, value_coding(num_classes)
+    if label_offset is None and label_codes is None:
+        return None, None
+    return None, value_coding(num_classes, label_offset, label_codes)
+
+
+def label_files(
+    files: Sequence[str], image_path: str, label_path: str, label_format: str
+) -> list[str]:
+    """The label of each image: in the same sub-folder of `label_path`, named by `label_format`."""
+    skip = len(str(Path(image_path))) + 1 if os.path.isdir(image_path) else None
+    root, labels = str(Path(label_path)), []
+    for file in files:
+        inside, _, name = file[skip:].rpartition("/") if skip else ("", "", file)
+        name = label_format.replace("{stem}", stem(name))
+        labels.append(f"{root}/{inside}/{name}" if inside else f"{root}/{name}")
+    return labels
+
+
+def check_present(pairs: Sequence[tuple[str, str]], label_path: str, label_format: str) -> None:
+    """Raise a `UserError` where labels are missing; each folder is listed once."""
+    there = {}
+    for folder in {label.rpartition("/")[0] for _, label in pairs}:
+        there[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+    missing = []
+    for _, label in pairs:
+        folder, _, name = label.rpartition("/")
+        if name not in there[folder]:
+            missing.append(name)
+    if missing:
+        raise UserError(
+            f"label_path {label_path}: {len(missing)} of {len(pairs)} images have no label, first "
+            f"{missing[0]}; set label_path and label_format={label_format!r}"
+        )
+
+
+def check_card(
+    card: dict,
+    num_classes: int,
+    classes: Sequence[str] | None,
+    in_channels: int,
+    bands: Sequence[int] | None,
+) -> None:
+    """Raise a `UserError` where a config does not fit the prepared set that it names."""
+    known = card["classes"]
+    if len(known) != num_classes or (classes is not None and list(classes) != known):
+        given = num_classes if classes is None else ", ".join(classes)
+        raise UserError(
+            f"classes: {given}, but {card['root']} was prepared with {len(known)}: "
+            f"{', '.join(known)}"
+        )
+    if bands is None and len(card["bands"]) not in (1, in_channels):
+        raise UserError(
+            f"{card['root']} has the bands {', '.join(card['bands'])}; set "
+            f"backbone_cfg.in_channels={len(card['bands'])}, or choose with bands=(...)"
+        )

@@ -1,0 +1,1 @@
+"""Numbers: metrics, protocols, scoring, the linear probe, embeddings."""

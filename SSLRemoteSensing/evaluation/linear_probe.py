@@ -1,0 +1,315 @@
+"""With a few labels, while training without: what can a straight line read off the backbone now?
+
+mIoU of a pixel-wise linear classifier on the frozen pyramid, on a fixed few tiles. It tells whether
+the features get better for segmentation, which the losses of the pretext tasks do not.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from SSLRemoteSensing.core.classes import IGNORE
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.machine import choose_device, choose_precision
+from SSLRemoteSensing.data.file_lists import stem
+from SSLRemoteSensing.data.segmentation import SegmentationDataset
+from SSLRemoteSensing.data.subsets import scene_of
+from SSLRemoteSensing.evaluation.linear_classifier import fit_linear, pixel_classes, pixel_features
+from SSLRemoteSensing.evaluation.metrics import ConfusionMatrix, scores
+from SSLRemoteSensing.evaluation.probe_tiles import (
+    divide,
+    divide_named,
+    draw_pixels,
+    load,
+    prepared_part,
+    require_no_test,
+    thin,
+)
+from SSLRemoteSensing.models.backbones import Backbone, unit_range
+
+DEAR = 0.03  # of the time of training, above which it is said
+BATCH = 8  # tiles at a time
+
+
+class Probe:
+    """The tiles of a probe, and `score(backbone)`. The tiles are read once, here.
+
+    Which tiles and pixels are taken depends on names and `seed` alone: the same in each epoch, and
+    when a run goes on. Tiles that are fitted on and tiles that are scored share no scene, where the
+    names tell of scenes; those of a prepared set come from its train part.
+
+    Args:
+        path: a folder that tools/prepare.py made; or else give the next three.
+        image_path, label_path: folders of images and labels, as in fine-tuning.
+        classes: names of the classes; needed unless `image_path` is of a prepared set.
+        data_format, label_format, label_offset, label_codes, bands, max_value, exclude: as in the
+            train_data of fine-tuning, see `SegmentationDataset`.
+        val_format: pattern(s) of the images to be scored, of those that data_format finds, as of
+            sites of their own. Default: a third of the scenes, by hash; single tiles where names
+            tell of no scenes.
+        every: epochs between two scores. The first is before the first step, the last at the end.
+        train_tiles, val_tiles: how many tiles to fit on, and to score, at most.
+        pixels: how many labelled pixels of each tile to fit on.
+        crop_size: side, in pixels, of the square that is taken of each tile, a multiple of 32;
+            smaller tiles are padded. Default: the img_size of training.
+        seed: of the choice of scenes, tiles, squares and pixels.
+        in_channels: of the backbone; `img_size` of its training.
+
+    Raises:
+        UserError: what `SegmentationDataset` refuses; the test part of a prepared set; fewer than
+            two tiles; no labelled pixels to score, or those to fit on of one class alone.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        image_path: str | None = None,
+        label_path: str | None = None,
+        classes: Sequence[str] | None = None,
+        data_format: str | Sequence[str] = ("**/*.png", "**/*.jpg", "**/*.tif", "**/*.tiff"),
+        val_format: str | Sequence[str] | None = None,
+        label_format: str = "{stem}.png",
+        label_offset: int | None = None,
+        label_codes: Sequence[int] | None = None,
+        bands: Sequence[int] | None = None,
+        max_value: float | None = None,
+        exclude: str | None = None,
+        every: int = 1,
+        train_tiles: int = 64,
+        val_tiles: int = 64,
+        pixels: int = 256,
+        crop_size: int | None = None,
+        seed: int = 0,
+        in_channels: int = 3,
+        img_size: int = 256,
+    ):
+        counts = {"every": every, "train_tiles": train_tiles, "val_tiles": val_tiles}
+        for key, count in (counts | {"pixels": pixels}).items():
+            if count < 1:
+                raise UserError(f"{key}={count}: must be at least 1")
+        side = img_size if crop_size is None else crop_size
+        if side < 32 or side % 32:
+            raise UserError(f"crop_size={side}: must be a multiple of 32, the backbone's stride")
+        if (path is None) == (image_path is None and label_path is None):
+            raise UserError("give either path, of a prepared set, or image_path and label_path")
+        known = None
+        if path is not None:
+            image_path, label_path, known = prepared_part(path)
+        elif image_path is None or label_path is None:
+            missing = "image_path" if image_path is None else "label_path"
+            raise UserError(f"missing key {missing!r}, which goes with the other one")
+        self.classes = list(classes or known or ())
+        if len(self.classes) < 2:
+            raise UserError(f"classes={classes!r}: name the classes of the labels, at least two")
+        self.every, self.ended = every, None
+        tiles = SegmentationDataset(
+            image_path,
+            label_path,
+            len(self.classes),
+            data_format,
+            label_format,
+            label_offset=label_offset,
+            label_codes=label_codes,
+            crop_size=side,
+            bands=bands,
+            max_value=max_value,
+            exclude=exclude,
+            in_channels=in_channels,
+            seed=seed,
+            classes=self.classes,
+        )
+        require_no_test(tiles, image_path)
+        if len(tiles) < 2:
+            raise UserError(f"image_path {image_path}: 1 tile, needed are one to fit on and others")
+        files = [file for file, _ in tiles.pairs]
+        prepared = tiles.card is not None
+        if val_format is not None:
+            parts = divide_named(files, image_path, val_format)
+        else:
+            parts = divide([stem(file) for file in files], seed, prepared)
+        fitted, scored = (
+            thin(tiles, part, most, seed)
+            for part, most in zip(parts, (train_tiles, val_tiles), strict=True)
+        )
+        self.fitted, self.scored = ([files[i] for i in part] for part in (fitted, scored))
+        images, labels = load(tiles, fitted)
+        which, self.places, self.labels = draw_pixels(labels, pixels, seed)
+        if len(self.labels.unique()) < 2:
+            raise UserError(
+                f"labels of {len(fitted)} tiles of {image_path}: the {self.labels.numel()} pixels "
+                f"to fit on are not of two classes; raise train_tiles, or set another seed"
+            )
+        self.images = images[which]
+        self.scored_images, self.scored_labels = load(tiles, scored)
+        if (self.scored_labels == IGNORE).all():
+            raise UserError(
+                f"labels of {len(scored)} tiles of {image_path}: no pixel to score has a class; "
+                f"raise val_tiles, or set another seed"
+            )
+        self.prepared = prepared
+
+    def describe(self) -> str:
+        def told(files: list[str]) -> str:
+            scenes = {scene_of(stem(file), self.prepared) for file in files} - {""}
+            return f"{len(files)} tiles" + (f" of {len(scenes)} scenes" if scenes else "")
+
+        return (
+            f"probe: fitted on {self.labels.numel()} pixels of {told(self.fitted)}, scored on "
+            f"{told(self.scored)}, {self.images.shape[-1]} x {self.images.shape[-1]}"
+        )
+
+    @torch.no_grad()
+    def score(
+        self, backbone: Backbone, precision: str = "fp32", channels_last: bool = False
+    ) -> dict:
+        """`metrics.scores` of the classifier fitted on the features of `backbone` as it is now.
+
+        The backbone is in evaluation mode meanwhile; nothing in it is changed and nothing is drawn
+        from torch's generators. Batch normalization that has seen no image has no statistics yet;
+        a copy gets those of the tiles that are fitted on. Else the score of random weights would
+        rise by images running through them alone.
+        """
+        training = backbone.training
+        device = next(backbone.parameters()).device
+        if has_seen_nothing(backbone):
+            backbone = with_statistics(backbone, self.images)
+        backbone.eval()
+        kept = torch.channels_last if channels_last else torch.contiguous_format
+
+        def pyramids(images: Tensor) -> Iterator[tuple[dict[str, Tensor], slice]]:
+            for start in range(0, len(images), BATCH):
+                part = slice(start, start + BATCH)
+                pixels = unit_range(images[part].to(device)).contiguous(memory_format=kept)
+                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                    maps = backbone(pixels)
+                yield maps, part
+
+        features = [
+            pixel_features(maps, self.places[part].to(device)).flatten(0, 1)
+            for maps, part in pyramids(self.images)
+        ]
+        linear = fit_linear(
+            torch.cat(features), self.labels.flatten().to(device), len(self.classes)
+        )
+        matrix = ConfusionMatrix(len(self.classes), device)
+        for maps, part in pyramids(self.scored_images):
+            label = self.scored_labels[part].to(device)
+            matrix.update(pixel_classes(maps, linear, label.shape[1:]), label)
+        backbone.train(training)
+        return scores(matrix.counts.cpu(), self.classes)
+
+    def measure(
+        self,
+        backbone: Backbone,
+        precision: str,
+        channels_last: bool,
+        epochs: int,
+        last: bool,
+    ) -> tuple[dict, dict[str, str]]:
+        """What `engine.fit` logs after `epochs` epochs, and what there is to warn of.
+
+        `probe_miou`, `probe_oa`, `probe_iou_<class>` (None for a class in neither label nor
+        prediction), `probe_seconds`; from the second time on `probe_share`, the seconds over those
+        of training since the time before. Nothing where it is not due.
+        """
+        if epochs % self.every and not last:
+            return {}, {}
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # what training has left to do is not the probe's
+        begun = time.perf_counter()
+        found = self.score(backbone, precision, channels_last)
+        now = time.perf_counter()
+        figures = {"probe_miou": found["miou"], "probe_oa": found["oa"]}
+        for name, values in found["per_class"].items():
+            figures[f"probe_iou_{'_'.join(name.split())}"] = values["iou"]
+        figures["probe_seconds"] = now - begun
+        remarks = {}
+        if self.ended is not None:
+            share = figures["probe_share"] = (now - begun) / (begun - self.ended)
+            every = math.ceil(self.every * share / DEAR)
+            told = f"the probe takes {share:.0%} of the time of training ({now - begun:.1f} s)"
+            if share > DEAR:
+                remarks["probe"] = f"{told}; set train_cfg.probe.every={every}, or fewer val_tiles"
+        self.ended = now
+        return figures, remarks
+
+
+class SomeMaps(nn.Module):
+    """`backbone` that returns the maps `blocks` alone: what is known at this depth.
+
+    Raises:
+        UserError: a map that the backbone does not return.
+    """
+
+    def __init__(self, backbone: Backbone, blocks: Sequence[str]):
+        super().__init__()
+        there = backbone.keep(backbone.channels)
+        for block in blocks:
+            if block not in there:
+                raise UserError(f"{block!r} is no map of {backbone.name}: {', '.join(there)}")
+        self.backbone, self.blocks = backbone, blocks
+        self.in_channels = backbone.in_channels
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        maps = self.backbone(images)
+        return {block: maps[block] for block in self.blocks}
+
+
+def batch_norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [one for one in network.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+
+
+def has_seen_nothing(network: nn.Module) -> bool:
+    """Whether its batch normalization has the statistics it was made with."""
+    norms = batch_norms(network)
+    return bool(norms) and all(
+        bool((norm.running_mean == 0).all() and (norm.running_var == 1).all()) for norm in norms
+    )
+
+
+def with_statistics(backbone: Backbone, images: Tensor) -> Backbone:
+    """A copy whose batch normalization has the statistics of `images` (N, C, H, W), uint8."""
+    backbone, device = deepcopy(backbone), next(backbone.parameters()).device
+    for norm in batch_norms(backbone):
+        norm.momentum = None  # the mean over all batches
+        if isinstance(norm, nn.SyncBatchNorm):  # which would wait for the other processes
+            norm.__class__ = nn.BatchNorm2d
+    # A map of 1 x 1 has no variance in a batch of one tile.
+    images = images if len(images) > 1 else images.repeat(2, 1, 1, 1)
+    with torch.no_grad():
+        for part in images.tensor_split(math.ceil(len(images) / BATCH)):
+            backbone.train()(unit_range(part.to(device)))
+    return backbone
+
+
+def tiles_of(cfg: dict, backbone: Backbone, img_size: int) -> Probe:
+    """The probe of a config's `train_cfg.probe`; prints what it is.
+
+    Raises:
+        UserError: as `Probe`, with the key before it.
+    """
+    try:
+        probe = Probe(**cfg, in_channels=backbone.in_channels, img_size=img_size)
+    except UserError as error:
+        raise UserError(f"train_cfg.probe: {error}") from error
+    print(probe.describe())
+    return probe
+
+
+def open_probe(
+    cfg: dict, backbone: Backbone, train_cfg: dict, img_size: int
+) -> Callable[[int, bool], tuple[dict, dict]]:
+    """`Probe.measure` of the `probe` of a config for `engine.fit`, as `train_cfg` computes.
+
+    Raises:
+        UserError: as `tiles_of`.
+    """
+    probe = tiles_of(cfg, backbone, img_size)
+    device = choose_device(train_cfg.get("device", "auto"))
+    precision = choose_precision(train_cfg.get("precision", "fp32"), device)
+    return partial(probe.measure, backbone, precision, train_cfg.get("channels_last", False))

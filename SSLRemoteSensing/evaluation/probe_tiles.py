@@ -1,0 +1,129 @@
+"""The few labelled tiles of a linear probe: the same ones each time, held in memory."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from SSLRemoteSensing.core.classes import IGNORE
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.file_lists import find_images, stem
+from SSLRemoteSensing.data.prepared import read_card
+from SSLRemoteSensing.data.segmentation import SegmentationDataset, collate
+from SSLRemoteSensing.data.subsets import choose_fraction, name_hash, scene_of
+
+SCORED = 1 / 3  # share of the scenes that are scored, the rest is fitted on
+
+
+def prepared_part(path: str) -> tuple[str, str, list[str]]:
+    """Images, labels and classes of the train part of a set that tools/prepare.py made.
+
+    Raises:
+        UserError: no such set, or one without that part.
+    """
+    card = read_card(path) if Path(path).is_dir() else None
+    if card is None or Path(path).absolute() != card["root"]:
+        raise UserError(
+            f"path {path}: no dataset.json in it; name the output folder of tools/prepare.py, or "
+            f"give image_path, label_path and classes"
+        )
+    return f"{path}/images/train", f"{path}/labels/train", list(card["classes"])
+
+
+def require_no_test(tiles: SegmentationDataset, image_path: str) -> None:
+    """Raise a `UserError` for tiles of the test part of a prepared set."""
+    card = read_card(Path(tiles.pairs[0][0]).parent)
+    test = card and card["root"] / "images/test"
+    if test and any(Path(file).absolute().is_relative_to(test) for file, _ in tiles.pairs):
+        raise UserError(
+            f"image_path {image_path}: is the test part of {card['root']}, by which nothing may be "
+            f"chosen; name images/train"
+        )
+
+
+def divide(stems: Sequence[str], seed: int, prepared: bool = False) -> tuple[list[int], list[int]]:
+    """Indices of the tiles to fit on and of those to score, which share no scene.
+
+    A third of the scenes, by a hash of (seed, scene), is scored. Tiles that are all of one scene,
+    or whose names tell of none, are divided one by one, likewise.
+    """
+    scenes = defaultdict(list)
+    for index, name in enumerate(stems):
+        scenes[scene_of(name, prepared)].append(index)
+    if len(scenes) < 2:
+        scenes = {name: [index] for index, name in enumerate(stems)}
+    order = sorted(scenes, key=lambda scene: name_hash(f"{seed} {scene}"))
+    count = min(max(1, round(SCORED * len(order))), len(order) - 1)
+    parts = order[count:], order[:count]
+    return tuple(sorted(i for scene in part for i in scenes[scene]) for part in parts)
+
+
+def divide_named(
+    files: Sequence[str], image_path: str, val_format: str | Sequence[str]
+) -> tuple[list[int], list[int]]:
+    """Indices of the tiles to fit on, and of those that `val_format` names.
+
+    Raises:
+        UserError: it names none of `files`, or all.
+    """
+    named = set(find_images(image_path, val_format, keys=("image_path", "val_format")))
+    parts = (
+        [i for i, f in enumerate(files) if f not in named],
+        [i for i, f in enumerate(files) if f in named],
+    )
+    if not all(parts):
+        which = "none" if parts[0] else "all"
+        raise UserError(
+            f"val_format={val_format!r}: names {which} of the {len(files)} tiles of {image_path}; "
+            f"some must be scored and others fitted on"
+        )
+    return parts
+
+
+def thin(tiles: SegmentationDataset, indices: list[int], most: int, seed: int) -> list[int]:
+    """At most `most` of the tiles, from each scene its share; see `choose_fraction`."""
+    if len(indices) <= most:
+        return indices
+    stems = [stem(tiles.pairs[index][0]) for index in indices]
+    kept = choose_fraction(stems, most / len(indices), seed, prepared=tiles.card is not None)
+    return [indices[place] for place in kept]
+
+
+def load(tiles: SegmentationDataset, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Images uint8 (N, C, H, W), channels_last, and labels uint8 (N, H, W) of tiles of one size."""
+    batch = collate([tiles[(0, index)] for index in indices])
+    return batch["image"], batch["label"]
+
+
+def draw_pixels(labels: Tensor, pixels: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`pixels` labelled pixels of each tile that has any, all with the same chance.
+
+    Args:
+        labels: uint8 (N, H, W).
+
+    Returns:
+        which tiles have labels, int64 (M,); the places (M, pixels, 2) as `pixel_features` takes
+        them; their classes int64 (M, pixels). A tile with fewer labelled pixels gives some twice.
+    """
+    rng = np.random.default_rng([seed, labels.shape[0]])
+    height, width = labels.shape[1:]
+    tiles, places, classes = [], [], []
+    for number, label in enumerate(labels.numpy()):
+        labelled = np.flatnonzero(label != IGNORE)
+        if not len(labelled):
+            continue
+        drawn = rng.choice(labelled, pixels, replace=len(labelled) < pixels)
+        y, x = np.divmod(drawn, width)
+        tiles.append(number)
+        places.append(np.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1))
+        classes.append(label.ravel()[drawn])
+    if not tiles:
+        return torch.empty(0), torch.empty(0), torch.empty(0)
+    return (
+        torch.tensor(tiles),
+        torch.from_numpy(np.stack(places)).float(),
+        torch.from_numpy(np.stack(classes)).long(),
+    )

@@ -1,0 +1,169 @@
+"""The names that other libraries give to the weights of a backbone or a network."""
+
+import copy
+import re
+
+import torch
+from torch import Tensor, nn
+
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.export.source import Source
+from SSLRemoteSensing.models.backbones import VGG
+
+TOLERANCE = 1e-4
+
+
+def torchvision_weights(source: Source) -> dict[str, Tensor]:
+    """The backbone under torchvision's names, which are timm's and those of smp's encoders too."""
+    return plain(source.weights())
+
+
+def smp_weights(source: Source) -> tuple[dict[str, Tensor], str | None]:
+    """A whole network of segmentation_models_pytorch and the Python that builds it, or the weights
+    of an encoder and None.
+
+    Whole where the library has the same network: a ResNet, not dilated, with Unet, FPN, UPerNet or
+    PSPNet. (Its VGG encoders give other maps, and it dilates in another way.)
+
+    Raises:
+        UserError: the library is not there, or its network computes something else.
+    """
+    call = smp_call(source)
+    if call is None:
+        return torchvision_weights(source), None
+    try:
+        import segmentation_models_pytorch as smp
+    except ImportError as error:
+        raise UserError(
+            f"--format smp: segmentation_models_pytorch cannot be imported ({error}); pip install "
+            f"segmentation_models_pytorch"
+        ) from error
+    name, arguments = call
+    with torch.device("meta"):
+        net = getattr(smp, name)(**arguments)
+    beginnings = {"backbone.": "encoder.", "decoder.body.": "decoder."}
+    beginnings |= {"decoder.predict.": "segmentation_head.0."}
+    state = {}
+    for key, value in source.net.state_dict().items():
+        for ours, theirs in beginnings.items():
+            if key.startswith(ours):
+                state[theirs + key.removeprefix(ours)] = value
+    net.load_state_dict(dict(state), strict=True, assign=True)
+    drawn = torch.Generator().manual_seed(0)
+    images = torch.rand(1, source.backbone.in_channels, 64, 96, generator=drawn)
+    with torch.no_grad():
+        there = net.eval()(images)
+        here = without_normalization(source).logits(images)
+    worst = float((there - here).abs().max())
+    if worst > TOLERANCE * max(1, float(here.abs().max())):
+        raise UserError(
+            f"--format smp: {name} of this version of segmentation_models_pytorch gives other "
+            f"logits (by {worst:.1e}); export with --format timm, onnx or safetensors"
+        )
+    text = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    return plain(state), f"smp.{name}({text})"
+
+
+def smp_call(source: Source) -> tuple[str, dict] | None:
+    """The class of segmentation_models_pytorch and its arguments that are `source.net`, if any."""
+    if source.net is None or isinstance(source.backbone, VGG):
+        return None
+    cfg = dict(source.decoder_cfg)
+    name = cfg.pop("name")
+    if name not in SMP_NAMES or source.backbone.output_stride != 32:
+        return None
+    arguments = {"encoder_name": source.backbone.name, "encoder_weights": None}
+    arguments |= {"in_channels": source.backbone.in_channels, "classes": len(source.classes)}
+    for key, value in cfg.items():
+        if key in SMP_NAMES[name]:
+            arguments[SMP_NAMES[name][key]] = tuple(value) if isinstance(value, list) else value
+    if name == "PSPNet":
+        arguments |= {"encoder_depth": 5, "upsampling": 32}
+    return name, arguments
+
+
+# Our parameters of a decoder and the library's for the same.
+SMP_NAMES = {
+    "Unet": {"decoder_channels": "decoder_channels", "interpolation": "decoder_interpolation"},
+    "FPN": {
+        "pyramid_channels": "decoder_pyramid_channels",
+        "segmentation_channels": "decoder_segmentation_channels",
+        "merge_policy": "decoder_merge_policy",
+        "dropout": "decoder_dropout",
+    },
+    "UPerNet": {"decoder_channels": "decoder_channels"},
+    "PSPNet": {"decoder_channels": "psp_out_channels", "dropout": "psp_dropout"},
+}
+
+
+def mmseg_weights(source: Source) -> dict:
+    """A checkpoint as mmsegmentation 1.x reads it with `prefix='backbone.'`; plain values only.
+
+    A ResNet keeps its names: those of `ResNet` (style pytorch, neither V1c nor V1d). mmsegmentation
+    has no VGG; it takes that of mmpretrain, whose layers are convolution, normalization and ReLU in
+    one and are numbered so.
+    """
+    weights = plain(source.weights())
+    if isinstance(source.backbone, VGG):
+        weights = mmpretrain_vgg(source.backbone.features, weights)
+    state = {f"backbone.{key}": value for key, value in weights.items()}
+    return {"state_dict": state, "meta": {"made_by": "SSLRemoteSensing", **source.public_card()}}
+
+
+def mmpretrain_vgg(features: nn.Sequential, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    places, number = {}, -1  # index in torchvision's features -> name in mmpretrain's
+    for index, module in enumerate(features):
+        if isinstance(module, nn.Conv2d | nn.MaxPool2d):
+            number += 1
+        kind = {nn.Conv2d: "conv", nn.BatchNorm2d: "bn"}.get(type(module))
+        places[str(index)] = f"features.{number}.{kind}"
+    return {
+        re.sub(r"^features\.(\d+)", lambda found: places[found.group(1)], key): value
+        for key, value in weights.items()
+    }
+
+
+def mmseg_config(source: Source, file: str) -> str:
+    """The lines of a config of mmsegmentation that use the file."""
+    backbone, mean, std = source.backbone, source.backbone.mean, source.backbone.std
+    depth = int(re.search(r"\d+", backbone.name).group())
+    taken = [round(255 * value, 3) for value in mean or [0] * backbone.in_channels]
+    scale = [round(255 * value, 3) for value in std or [1] * backbone.in_channels]
+    lines = []
+    if isinstance(backbone, VGG):
+        norm = "dict(type='BN')" if backbone.name.endswith("_bn") else "None"
+        lines += ["custom_imports = dict(imports=['mmpretrain.models'])"]
+        kind = f"type='mmpretrain.VGG', depth={depth}, norm_cfg={norm}, out_indices=(0, 1, 2, 3, 4)"
+    else:
+        kind = f"type='ResNet', depth={depth}, style='pytorch', in_channels={backbone.in_channels}"
+        if backbone.output_stride != 32 and depth < 50:
+            lines += [
+                f"# Fine-tuned with output stride {backbone.output_stride}, dilated in a way that "
+                "basic blocks of",
+                "# mmsegmentation are not: its last maps are others. Fine-tune it again there.",
+            ]
+        elif backbone.output_stride != 32:
+            last = {16: "1, 1, 1, 2", 8: "1, 1, 2, 4"}[backbone.output_stride]
+            steps = {16: "1, 2, 2, 1", 8: "1, 2, 1, 1"}[backbone.output_stride]
+            kind += f", strides=({steps}), dilations=({last}), contract_dilation=True"
+    # mmsegmentation reads images as BGR.
+    swap = "True" if backbone.in_channels == 3 else "False"
+    lines += [
+        "model = dict(",
+        f"    data_preprocessor=dict(type='SegDataPreProcessor', mean={taken}, std={scale}, "
+        f"bgr_to_rgb={swap}),",
+        f"    backbone=dict({kind},",
+        f"        init_cfg=dict(type='Pretrained', checkpoint={file!r}, prefix='backbone.')))",
+    ]
+    return "\n".join(lines)
+
+
+def plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().cpu().contiguous() for key, value in state.items()}
+
+
+def without_normalization(source: Source) -> nn.Module:
+    """The network, or the backbone, as others run it: mean and std are left to its user."""
+    module = copy.deepcopy(source.net or source.backbone)
+    getattr(module, "backbone", module).set_normalization(None, None)
+    return module

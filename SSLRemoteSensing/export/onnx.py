@@ -1,0 +1,258 @@
+"""A backbone or a network as one graph: TorchScript and ONNX, for images of any number and size.
+
+Both come of one trace. `torch.onnx.export(dynamo=True)` would fix the batch of some decoders and
+takes forty seconds where this takes two; that torch calls the older way deprecated is known.
+"""
+
+import io
+import warnings
+import zipfile
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from SSLRemoteSensing.core.console import progress
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.export.layouts import TOLERANCE, without_normalization
+from SSLRemoteSensing.export.source import Source
+from SSLRemoteSensing.models.backbones import BLOCKS
+from SSLRemoteSensing.models.segmentation import STRIDE
+
+OPSET = 17
+# Batch, height and width of the images that an export is compared on.
+SIZES = ((1, 64, 96), (3, 45, 70), (2, 97, 33))
+
+
+class Graph(nn.Module):
+    """What is exported: images (N, C, H, W) to the maps of a backbone, or to (N, K, H, W).
+
+    Args:
+        preprocess: images are uint8, and scaling to 0..1, mean and std are part of the graph. Else
+            they are float, and all that is done already.
+        result: of a network: logits, probabilities, or classes, uint8 (N, H, W).
+    """
+
+    def __init__(self, source: Source, preprocess: bool, result: str):
+        super().__init__()
+        self.backbone, self.decoder = source.backbone, getattr(source.net, "decoder", None)
+        if not preprocess:
+            module = without_normalization(source)
+            self.backbone = getattr(module, "backbone", module)
+            self.decoder = getattr(module, "decoder", None)
+        self.preprocess, self.result = preprocess, result
+
+    def forward(self, images: Tensor):
+        x = images.float() / 255 if self.preprocess else images
+        if self.decoder is None:
+            maps = self.backbone(x)
+            return tuple(maps[key] for key in BLOCKS if key in maps)
+        height, width = x.shape[2:]
+        x = pad_to_stride(x, height, width)
+        logits = self.decoder(self.backbone(x))[:, :, :height, :width]
+        if self.result == "classes":
+            return logits.argmax(1).to(torch.uint8)
+        return logits.softmax(1) if self.result == "probabilities" else logits
+
+
+def pad_to_stride(x: Tensor, height, width) -> Tensor:
+    """Repeat the last row and column up to a multiple of the stride, as SegmentationNet does.
+
+    By indices, since a trace of F.pad keeps the width of the padding that it saw.
+    """
+    rows = counting((height + STRIDE - 1) // STRIDE * STRIDE, x).clamp(max=height - 1)
+    columns = counting((width + STRIDE - 1) // STRIDE * STRIDE, x).clamp(max=width - 1)
+    return x[:, :, rows][:, :, :, columns]
+
+
+def counting(length, like: Tensor) -> Tensor:
+    """0, 1, ... (length,), where `like` is: a trace of torch.arange keeps the device it saw."""
+    return like.new_ones(length, dtype=torch.int64).cumsum(0) - 1
+
+
+class AdaptiveMean(nn.Module):
+    """nn.AdaptiveAvgPool2d as two products of matrices, since ONNX has it for one size alone."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size = (size, size) if isinstance(size, int) else tuple(size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        down, across = (
+            means(count, length, x) for count, length in zip(self.size, x.shape[2:], strict=True)
+        )
+        return down @ x @ across.T
+
+
+def means(count: int, length, like: Tensor) -> Tensor:
+    """(count, length): row i takes the mean of the i-th of `count` parts."""
+    part, place = counting(count, like)[:, None], counting(length, like)[None]
+    first, end = part * length // count, ((part + 1) * length + count - 1) // count
+    inside = ((place >= first) & (place < end)).to(like.dtype)
+    return inside / inside.sum(1, keepdim=True)
+
+
+def replace_adaptive_pools(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size not in (1, (1, 1)):
+            setattr(module, name, AdaptiveMean(child.output_size))
+        else:
+            replace_adaptive_pools(child)
+
+
+def trace(source: Source, preprocess: bool, result: str) -> torch.jit.ScriptModule:
+    """The graph of a checkpoint, compared with its network on images of several sizes.
+
+    Raises:
+        UserError: the network goes another way for other sizes.
+    """
+    graph = Graph(source, preprocess, result).eval()
+    replace_adaptive_pools(graph)
+    example = images(source, preprocess, (2, 70, 100))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecation, and sizes that a trace might fix: compared
+        traced = torch.jit.trace(graph, (example,), check_trace=False)
+    compare(source, preprocess, result, lambda x: listed(traced(x)), "torchscript")
+    return traced
+
+
+def torchscript(source: Source, preprocess: bool, result: str) -> bytes:
+    """The file of `trace`, for torch.jit.load or C++, without a path of this machine."""
+    traced, file = trace(source, preprocess, result), io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls TorchScript deprecated
+        torch.jit.save(traced, file)
+    return without_debugging(file)
+
+
+def without_debugging(file: io.BytesIO) -> bytes:
+    """The archive less its `*.debug_pkl`, which name the lines of code with their whole paths.
+
+    Only the traces of errors want them. Each member begins at a multiple of 64 bytes, as in
+    torch's own archives, which may be read in place.
+    """
+    kept = io.BytesIO()
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(kept, "w") as new:
+        for member in old.infolist():
+            if member.filename.endswith(".debug_pkl"):
+                continue
+            same = zipfile.ZipInfo(member.filename)
+            header = kept.tell() + 30 + len(member.filename.encode()) + 4
+            padding = -header % 64
+            same.extra = b"FB" + padding.to_bytes(2, "little") + bytes(padding)
+            new.writestr(same, old.read(member))
+    return kept.getvalue()
+
+
+def onnx_model(
+    source: Source, preprocess: bool, result: str, texts: dict[str, str]
+) -> tuple[bytes, float]:
+    """An ONNX file with free batch, height and width; how far onnxruntime is from torch with it.
+
+    Args:
+        texts: kept in the file's metadata.
+
+    Raises:
+        UserError: onnx or onnxruntime is not there, or gives other numbers.
+    """
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(
+            f"--format onnx: cannot import what it needs ({error}); pip install onnx onnxruntime"
+        ) from error
+    traced, file = trace(source, preprocess, result), io.BytesIO()
+    free = {0: "batch", 2: "height", 3: "width"}
+    if source.net is None:
+        outputs = [key for key in BLOCKS if key in source.backbone.keep(source.backbone.channels)]
+        axes = {key: {0: "batch", 2: f"{key}_height", 3: f"{key}_width"} for key in outputs}
+    else:
+        outputs = [result]
+        axes = {result: {0: "batch", 1: "height", 2: "width"} if result == "classes" else free}
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            traced,
+            (images(source, preprocess, (2, 70, 100)),),
+            file,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["images"],
+            output_names=outputs,
+            dynamic_axes={"images": free} | axes,
+        )
+    model = onnx.load_from_string(file.getvalue())
+    onnx.helper.set_model_props(model, texts)
+    onnx.checker.check_model(model)
+    data = model.SerializeToString()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+
+    def run(x: Tensor) -> list[Tensor]:
+        return [torch.from_numpy(np.asarray(y)) for y in session.run(None, {"images": x.numpy()})]
+
+    return data, compare(source, preprocess, result, run, "onnx")
+
+
+def compare(
+    source: Source,
+    preprocess: bool,
+    result: str,
+    run: Callable[[Tensor], list[Tensor]],
+    kind: str,
+) -> float:
+    """The largest difference between `run(images)` and the network itself, over `SIZES`.
+
+    Raises:
+        UserError: above 1e-4 (of the largest value, where that is above 1), or more than 1 in
+            1000 pixels of another class.
+    """
+    reference = source.net or source.backbone
+    if not preprocess:
+        reference = without_normalization(source)
+    worst = 0.0
+    for size in progress("comparing", SIZES, unit="size"):
+        x = images(source, preprocess, size)
+        with torch.no_grad():
+            unit = x.float() / 255 if preprocess else x
+            if source.net is None:
+                wanted = [maps for _, maps in sorted(reference(unit).items())]
+            else:
+                wanted = [finished(reference.logits(unit), result)]
+            found = run(x)
+        for one, other in zip(wanted, found, strict=True):
+            if one.shape != other.shape:
+                worst = float("inf")
+            elif result == "classes" and source.net is not None:
+                worst = max(worst, float((one != other).float().mean()) * TOLERANCE / 1e-3)
+            else:
+                scale = max(1.0, float(one.abs().max()))
+                worst = max(worst, float((one - other).abs().max()) / scale)
+    if not worst <= TOLERANCE:
+        raise UserError(
+            f"--format {kind}: gives other numbers than the network (by {worst:.1e} at one of "
+            f"{SIZES}); nothing is written"
+        )
+    return worst
+
+
+def finished(logits: Tensor, result: str) -> Tensor:
+    if result == "classes":
+        return logits.argmax(1).to(torch.uint8)
+    return F.softmax(logits, 1) if result == "probabilities" else logits
+
+
+def images(source: Source, preprocess: bool, size: tuple[int, int, int]) -> Tensor:
+    """Drawn images of `size` (N, H, W), uint8 or float, the same on every call."""
+    batch, height, width = size
+    shape = (batch, source.backbone.in_channels, height, width)
+    drawn = torch.randint(
+        0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
+    return drawn if preprocess else drawn.float() / 255
+
+
+def listed(found) -> list[Tensor]:
+    return list(found) if isinstance(found, tuple) else [found]

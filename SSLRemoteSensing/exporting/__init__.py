@@ -1,1 +1,0 @@
-"""Weights and networks for other programs, and the model card beside them."""

@@ -1,0 +1,197 @@
+"""Which files are made of which scene, under which names, whole or not at all."""
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from SSLRemoteSensing.core.errors import CannotWrite, UnreadableImage, UserError
+from SSLRemoteSensing.core.files import make_folder
+from SSLRemoteSensing.data.geotiff import open_tiff
+from SSLRemoteSensing.inference.writer import is_map
+
+FILE_ENDING = re.compile(r"\.[A-Za-z]{2,}|\.jp2")  # but a folder may be called maps.v2
+MAP_ENDINGS = {".tif", ".tiff", ".png"}
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The files of one scene; None: not asked for.
+
+    `part(path)` is the name under which a file is written, hidden in the folder that it is for:
+    what a killed run leaves there is replaced by the next one for the same scene.
+    """
+
+    scene: Path
+    map: Path
+    probabilities: Path | None
+    preview: Path | None
+    vectors: Path | None
+
+    @property
+    def files(self) -> list[Path]:
+        """The map last: where it stands under its name, all others do."""
+        others = (self.probabilities, self.preview, self.vectors)
+        return [*(path for path in others if path is not None), self.map]
+
+    def flag(self, path: Path) -> str:
+        """The flag that one of the files goes by."""
+        return "--vectors" if path == self.vectors else "--output"
+
+    @staticmethod
+    def part(path: Path, suffix: str | None = None) -> Path:
+        return path.with_name(f".{path.stem}.part{path.suffix if suffix is None else suffix}")
+
+    def parts(self) -> list[Path]:
+        names = {self.part(path) for path in self.files} | {self.part(self.map, ".tif")}
+        return [*names, *(Path(f"{name}-journal") for name in names if name.suffix == ".gpkg")]
+
+    def publish(self) -> None:
+        """Give the finished files their names.
+
+        Raises:
+            CannotWrite: a folder in the place of one of them, say.
+        """
+        for path in self.files:
+            try:
+                os.replace(self.part(path), path)
+            except OSError as error:
+                raise CannotWrite(f"{path}: cannot be written ({error.strerror})") from error
+
+    def remove_parts(self) -> None:
+        for part in self.parts():
+            part.unlink(missing_ok=True)
+
+
+def find_scenes(inputs: Sequence[str]) -> list[Path]:
+    """The files that paths and patterns (`*`, `?`, `[...]`, `**`) name, each once, in order.
+
+    Raises:
+        UserError: one that names no file.
+    """
+    found: dict[str, Path] = {}
+    for text in inputs:
+        path = Path(text)
+        if path.is_dir():
+            raise UserError(f"--input {text}: is a folder; give a pattern, '{text}/*.tif' say")
+        names = [text] if path.is_file() else sorted(glob.glob(text, recursive=True))
+        files = [Path(name) for name in names if os.path.isfile(name)]
+        if not files:
+            what = "no file matches" if glob.has_magic(text) else "no such file"
+            raise UserError(f"--input {text}: {what}; give a scene or a pattern in quotes")
+        for file in files:
+            found.setdefault(os.path.realpath(file), file)
+    return list(found.values())
+
+
+def plan_outputs(
+    scenes: Sequence[Path],
+    output: str,
+    probabilities: bool = False,
+    preview: bool = False,
+    vectors: str | None = None,
+) -> list[Outputs]:
+    """The files of each scene. Folders are made now: after hours of work it would be too late.
+
+    Args:
+        output: a file (.tif, .tiff, .png) for one scene; or a folder, of `<scene>.tif`.
+        vectors: a file (.gpkg) for one scene; or a folder, of `<scene>.gpkg`.
+
+    Raises:
+        UserError: one file for several scenes, a file on a scene, a folder that is none.
+    """
+    maps = names_for(scenes, output, "--output", ".tif", MAP_ENDINGS)
+    polygons = [None] * len(scenes)
+    if vectors is not None:
+        polygons = names_for(scenes, vectors, "--vectors", ".gpkg", {".gpkg"})
+    planned = []
+    for scene, map_, polygon in zip(scenes, maps, polygons, strict=True):
+        shares = map_.with_name(f"{map_.stem}_probabilities.tif") if probabilities else None
+        picture = map_.with_name(f"{map_.stem}_preview.png") if preview else None
+        planned.append(Outputs(scene, map_, shares, picture, polygon))
+    refuse_collisions(scenes, planned)
+    for folder, flag in (
+        *((path.parent, "--output") for path in maps),
+        *((path.parent, "--vectors") for path in polygons if path is not None),
+    ):
+        make_folder(folder, flag)
+    return planned
+
+
+def names_for(
+    scenes: Sequence[Path], output: str, flag: str, ending: str, endings: set[str]
+) -> list[Path]:
+    target = Path(output)
+    if target.suffix.lower() in endings and not target.is_dir():
+        if len(scenes) > 1:
+            raise UserError(f"{flag} {output}: one file for {len(scenes)} scenes; name a folder")
+        return [target]
+    known = ", ".join(sorted(endings))
+    if target.is_file():
+        raise UserError(f"{flag} {output}: is a file; name a folder, or a file ending in {known}")
+    if FILE_ENDING.fullmatch(target.suffix) and not target.is_dir() and not output.endswith("/"):
+        raise UserError(
+            f"{flag} {output}: {target.suffix} files are not written; name one ending in {known}, "
+            f"or a folder, with / at its end"
+        )
+    return [target / f"{scene.stem}{ending}" for scene in scenes]
+
+
+def refuse_collisions(scenes: Sequence[Path], planned: Sequence[Outputs]) -> None:
+    # Only a file that is there can be lost; the scenes need not be opened for any other.
+    there = any(path.exists() for outputs in planned for path in outputs.files)
+    inputs = {identity(scene): f"the scene {scene}" for scene in scenes}
+    for scene in scenes if there else ():
+        for path in parts_of(scene):
+            inputs.setdefault(identity(path), f"a part of the scene {scene}")
+    made: dict[Path, Path] = {}
+    for outputs in planned:
+        for path in outputs.files:
+            flag = outputs.flag(path)
+            if path.exists() and identity(path) in inputs:
+                raise UserError(
+                    f"{flag} {path}: is {inputs[identity(path)]}, which would be lost; name "
+                    f"another file or folder"
+                )
+            if path.is_dir():
+                raise UserError(f"{flag} {path}: is a folder where a file is to be; remove it")
+            key = Path(os.path.realpath(path.parent), path.name)
+            if key in made:
+                raise UserError(
+                    f"{flag}: {made[key]} and {outputs.scene} would both be {path}; map them "
+                    f"into different folders"
+                )
+            made[key] = outputs.scene
+
+
+def parts_of(scene: Path) -> list[Path]:
+    """The files that a scene is read from: sources of a mosaic, a mask, overviews, metadata."""
+    try:
+        with open_tiff(scene, beside=True) as source:
+            return [path for path in map(Path, source.source.files) if path.exists()]
+    except UnreadableImage:  # which is told when its turn comes
+        return []
+
+
+def require_own(planned: Sequence[Outputs]) -> None:
+    """Raise a `UserError` where a file that is there would be replaced and is no map of ours.
+
+    Beside a map of ours the further files are taken for its own.
+    """
+    for outputs in planned:
+        if outputs.map.exists() and is_map(outputs.map):
+            continue
+        for path in outputs.files:
+            if path.exists():
+                raise UserError(
+                    f"{outputs.flag(path)} {path}: is there already, and is not known to be a map "
+                    f"of this command; name another one, or pass --overwrite"
+                )
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """The same for every name of a file, links of both kinds included."""
+    found = path.stat()
+    return found.st_dev, found.st_ino

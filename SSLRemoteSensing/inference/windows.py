@@ -1,0 +1,148 @@
+"""Predict a scene of any size, window by window, blended where the windows overlap."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from SSLRemoteSensing.data.prepared import positions
+
+Rows = Callable[[int, int], np.ndarray]  # (y, height) -> uint8 (height, width, C)
+Empty = Callable[[int, int, int, int], bool]  # (y, x, height, width) -> nothing to predict there
+PART = 64  # rows of probabilities given out at a time
+LEAST = 1e-30  # far below any weight, and above 0 for what no window covers
+
+
+@torch.no_grad()
+def probabilities(
+    net: nn.Module, device: torch.device, precision: str, images: Tensor, tta: bool = False
+) -> Tensor:
+    """Probability of each class: images (N, C, H, W), uint8 or float in 0..1, to (N, K, H, W).
+
+    Args:
+        net: with `logits(images)`, which takes images of any size.
+        tta: the mean over the 8 turns and flips of the image, each turned back.
+    """
+    net.eval()
+    images = images.to(device)
+    kept = torch.contiguous_format if images.is_contiguous() else torch.channels_last
+    total = None
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        for turns, flip in [(k, f) for k in range(4) for f in (False, True)] if tta else [(0, 0)]:
+            view = images.flip(3) if flip else images
+            view = torch.rot90(view, turns, (2, 3)) if turns else view
+            found = net.logits(view.contiguous(memory_format=kept)).float().softmax(1)
+            found = torch.rot90(found, -turns, (2, 3))
+            found = found.flip(3) if flip else found
+            total = found if total is None else total + found
+    return total / 8 if tta else total
+
+
+def classify(
+    net: nn.Module, device: torch.device, precision: str, images: Tensor, tta: bool = False
+) -> Tensor:
+    """Class of each pixel: images (N, C, H, W), uint8 or float in 0..1, to uint8 (N, H, W)."""
+    return probabilities(net, device, precision, images, tta).argmax(1).to(torch.uint8)
+
+
+def predict_scene(
+    predict: Callable[[Tensor], Tensor],
+    rows: Rows,
+    height: int,
+    width: int,
+    window: int,
+    overlap: float,
+    batch_size: int,
+    device: torch.device,
+    empty: Empty | None = None,
+    num_classes: int | None = None,
+    channels_last: bool | None = None,
+) -> Iterator[tuple[int, Tensor]]:
+    """Probabilities of a scene from top to bottom: (y, float (K, h, width)), each row once.
+
+    Square windows overlap by `overlap` of their side; the last ones move inward, and a scene
+    smaller than a window is one window. Where windows overlap, probabilities are averaged with the
+    weight sin^2 of the place in the window, so that no seam is left. Memory depends on window and
+    width, not on the height: a strip of the image as high as a window, and its probabilities.
+
+    Close the iterator (`contextlib.closing`) before what `rows` reads from is closed.
+
+    Args:
+        predict: images uint8 (N, C, h, w) on `device` to probabilities (N, K, h, w).
+        rows: reads the image; is asked for rows in order, each once, one call ahead of the network.
+        empty: windows of which this is true are not predicted; a pixel that no other window covers
+            gets zeros. It is asked after `rows` has given all rows of the window.
+        num_classes: K; with `empty` it must be given, as there may be no window to tell it.
+        channels_last: the memory format of the batches, which is to be that of the weights; None:
+            on a GPU.
+    """
+    last = device.type == "cuda" if channels_last is None else channels_last
+    tall, wide = min(window, height), min(window, width)
+    step = max(1, round(window * (1 - overlap)))
+    tops, lefts = positions(height, tall, step), positions(width, wide, step)
+    weight = (bell(tall)[:, None] * bell(wide)).to(device)
+    total = norm = None  # of the rows that the windows of one height cover
+    if num_classes is not None:
+        total, norm = accumulators(num_classes, tall, width, device)
+
+    def fresh(y: int, count: int) -> Tensor:
+        # On its way to a GPU from here, so that no step of the network waits for the copy.
+        pixels = torch.from_numpy(np.ascontiguousarray(rows(y, count)))
+        return pixels.pin_memory() if device.type == "cuda" else pixels
+
+    with ThreadPoolExecutor(1) as ahead:
+        strip = fresh(0, tall).to(device, copy=True)  # (tall, width, C), moved up in place
+        for top, below in zip(tops, [*tops[1:], height], strict=True):
+            done = below - top
+            reading = ahead.submit(fresh, top + tall, done) if below < height else None
+            wanted = [x for x in lefts if empty is None or not empty(top, x, tall, wide)]
+            for some in even_batches(wanted, batch_size):
+                images = torch.stack([strip[:, x : x + wide] for x in some]).permute(0, 3, 1, 2)
+                found = predict(images if last else images.contiguous())  # it is so as it stands
+                if total is None:
+                    total, norm = accumulators(found.shape[1], tall, width, device)
+                for x, one in zip(some, found, strict=True):
+                    total[:, :, x : x + wide].addcmul_(one, weight)
+                    norm[:, x : x + wide] += weight
+            # In parts, so that beside the strip there is never a second one of its size.
+            for start in range(0, done, PART):
+                part = slice(start, min(start + PART, done))
+                yield top + start, total[:, part] / norm[part].clamp_min(LEAST)
+            if reading is not None:
+                move_up(strip, done, 0)
+                strip[tall - done :] = reading.result().to(device, non_blocking=True)
+                for sums, rows_dim in ((total, 1), (norm, 0)):
+                    move_up(sums, done, rows_dim)
+                    sums.narrow(rows_dim, tall - done, done).zero_()
+
+
+def accumulators(
+    num_classes: int, tall: int, width: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Sums of weighted probabilities (K, tall, width) and of weights (tall, width), all 0."""
+    total = torch.zeros(num_classes, tall, width, device=device)
+    return total, torch.zeros(tall, width, device=device)
+
+
+def even_batches(items: Sequence[int], most: int) -> Iterator[Sequence[int]]:
+    """`items` in as few batches of at most `most` as can be, all of nearly one size."""
+    count = -(-len(items) // most)
+    for number in range(count):
+        yield items[number * len(items) // count : (number + 1) * len(items) // count]
+
+
+def bell(length: int) -> Tensor:
+    """Weights (length,) above 0, sin^2 over a window: they add up to 1 at an overlap of a half."""
+    return torch.sin(torch.pi * (torch.arange(length) + 0.5) / length) ** 2
+
+
+def move_up(values: Tensor, count: int, dim: int) -> None:
+    """Move `values` by `count` rows towards the first, in place; the last ones stay as they were.
+
+    In pieces of `count` rows, so that no piece is copied onto itself.
+    """
+    for start in range(0, values.shape[dim] - count, count):
+        rows = min(count, values.shape[dim] - count - start)
+        values.narrow(dim, start, rows).copy_(values.narrow(dim, start + count, rows))

@@ -1,0 +1,220 @@
+"""Judge what was counted in the scenes of a data set: what to warn of, what must not be used."""
+
+import itertools
+from collections.abc import Sequence
+
+from SSLRemoteSensing.data.labels import ValueCoding
+from SSLRemoteSensing.preparation.catalog import UNLABELLED, Collection, listed
+
+# Shares of a label's pixels. Lossy storage of dense labels (blocks of 25 pixels, random classes;
+# JPEG quality 20 to 95, blurred, or resized) leaves up to 0.13 far from a pure colour, but no
+# single colour on more than 0.004; a colour the palette does not have lies on all of its class.
+MANY_FAR, ONE_COLOUR, FEW = 0.25, 0.01, 0.001
+MOST_LINES = 60  # scenes in the printed table; audit.json has all
+SPLIT_ORDER = ["train", "val", "test", UNLABELLED]
+# Half the sum of the differences of shares. Train of Potsdam and of Vaihingen are 0.08 apart.
+FAR_SHARES, ORDER_DOUBT = 0.25, 0.1
+
+
+def judge(record: dict, collection: Collection) -> None:
+    """Add `warnings`, and `refused` where it must not be used, to a record of `cut_scene`."""
+    warnings = record["warnings"] = []
+    if record["scene"] in collection.faults:
+        warnings.append(collection.faults[record["scene"]])
+    if record.get("masked"):
+        share = record["masked"] / (record["height"] * record["width"])
+        warnings.append(f"{share:.1%} of the pixels hold no data ({record['mask']}); not scored")
+    if record.get("apart"):
+        warnings.append(f"{record['apart']} lies at another place on the map than its image")
+    refusals = [record["refused"]] if "refused" in record else []
+    for kind, label in record["labels"].items():
+        told, refused = judge_label(label, kind, collection)
+        name = "" if len(record["labels"]) == 1 else f"{kind} label: "
+        warnings += [name + text for text in told]
+        refusals += [name + text for text in refused]
+    if refusals:
+        record["refused"] = "; ".join(refusals)
+
+
+def judge_label(label: dict, kind: str, collection: Collection) -> tuple[list[str], list[str]]:
+    """Warnings and refusals of one label map, from its `summary`."""
+    warnings, refusals = [], []
+    total = all_pixels(label)
+    values = isinstance(collection.coding, ValueCoding)
+    if values:
+        families = collection.coding.families
+        if families and not any(set(label["values"]) <= set(family) for family in families):
+            refusals.append(
+                f"values {label['values']} mix the codes {' and '.join(map(str, families))}"
+            )
+    share = label["unknown"] / total
+    if share > (0 if values else ONE_COLOUR):
+        what = f"values {label['values']}" if values else "colours"
+        refusals.append(f"{share:.2%} of the pixels are of no class ({what})")
+    elif share:
+        warnings.append(f"{label['unknown']} pixels have a colour of no class; not scored")
+    if "stranger" in label:
+        colour, pixels = label["stranger"]
+        text = f"colour {tuple(colour)}, which is no class's, covers {pixels / total:.2%}"
+        if pixels / total > ONE_COLOUR:
+            refusals.append(f"wrong palette: {text}")
+        elif pixels / total > FEW:
+            warnings.append(text)
+    if label["far"] / total > MANY_FAR:
+        refusals.append(f"wrong palette: {label['far'] / total:.0%} are far from any class colour")
+    if label["inexact"]:
+        warnings.append(
+            f"{label['inexact']} pixels ({label['inexact'] / total:.2%}) are not exactly a class "
+            "colour; decoded by threshold"
+        )
+    colours = not values
+    left = label["not_scored"] / total
+    if left == 1:
+        (refusals if colours else warnings).append("no pixel has a class")
+    elif left > 0.5:
+        (refusals if colours else warnings).append(f"{left:.0%} of the pixels are not scored")
+    elif colours and kind == "full" and left > FEW:
+        warnings.append(f"{left:.2%} are black, as in an eroded label, though this is a full one")
+    elif colours and kind == "eroded" and not label["not_scored"]:
+        warnings.append("nothing is black, so this is no eroded label")
+    if sum(pixels > 0 for pixels in label["pixels"]) == 1 and left < 1:
+        only = collection.classes[next(k for k, n in enumerate(label["pixels"]) if n)]
+        wrong = refusals if collection.one_value_is_wrong else warnings
+        wrong.append(f"the whole label is one single class, {only}")
+    return warnings, refusals
+
+
+def all_pixels(label: dict) -> int:
+    """Pixels of a label's `summary`, at least 1."""
+    return max(1, sum(label["pixels"]) + label["not_scored"] + label["unknown"])
+
+
+def judge_all(records: Sequence[dict], collection: Collection) -> list[str]:
+    """What the scenes show only together, a sentence each."""
+    told = list(collection.notes)
+    used = [record for record in records if "refused" not in record]
+    odd = [
+        f"{r['scene']} {r['height']} x {r['width']}"
+        for r in used
+        if collection.sizes.get(r["scene"], (r["height"], r["width"])) != (r["height"], r["width"])
+    ]
+    if odd:
+        told.append(f"{len(odd)} scenes are not of their published size: {listed(odd)}")
+    unplaced = [record["scene"] for record in used if record["transform"] is None]
+    if unplaced and len(unplaced) < len(used):
+        told.append(f"no georeference: {listed(unplaced)}; their tiles lie on no map")
+    elif unplaced:
+        told.append("no scene has a georeference; the tiles lie on no map")
+    unlabelled = [record["scene"] for record in used if record["split"] == UNLABELLED]
+    if unlabelled:
+        told.append(
+            f"{len(unlabelled)} test scenes have no label and are in {UNLABELLED}: "
+            + listed(unlabelled)
+        )
+    splits = {record["split"] for record in used}
+    if used and "train" not in splits:
+        told.append("no scene is in train, so there is no mean, std, class share")
+    if collection.classes and "train" in splits and "val" not in splits:
+        told.append("no scene is in val; name some with --splits train val=SCENE,SCENE test")
+    shares = class_shares(used, collection, ("train",))
+    if collection.coding and "train" in splits and not shares:
+        told.append("no pixel of train has a class")
+    absent = [n for n, share in zip(collection.classes, shares, strict=False) if not share]
+    if absent:
+        told.append(f"no pixel of train is {' or '.join(absent)}")
+    shares = class_shares(used, collection, ("train", "val"))
+    if collection.shares and shares:
+        told += judge_order(shares, collection)
+    return told
+
+
+def class_shares(
+    records: Sequence[dict], collection: Collection, splits: Sequence[str]
+) -> list[float]:
+    """Shares of the scored pixels of `splits`, in the full labels where there are such."""
+    pixels = [0] * len(collection.classes)
+    for record in records:
+        kind = "full" if "full" in record["labels"] else "eroded"
+        if record["split"] in splits and kind in record["labels"]:
+            counts = record["labels"][kind]["pixels"]
+            pixels = [a + b for a, b in zip(pixels, counts, strict=True)]
+    return [count / sum(pixels) for count in pixels] if sum(pixels) else []
+
+
+def judge_order(shares: Sequence[float], collection: Collection) -> list[str]:
+    """Whether the shares of the classes look like another order of classes."""
+
+    def distance(order: Sequence[int], published: Sequence[float]) -> float:
+        return sum(abs(shares[k] - published[i]) for i, k in enumerate(order)) / 2
+
+    own = range(len(shares))
+    name, published = min(collection.shares.items(), key=lambda item: distance(own, item[1]))
+    off = distance(own, published)
+    # Colours cannot be out of order, values can.
+    if isinstance(collection.coding, ValueCoding) and off > ORDER_DOUBT:
+        best, (other, their) = min(
+            itertools.product(itertools.permutations(own), collection.shares.items()),
+            key=lambda pair: distance(pair[0], pair[1][1]),
+        )
+        if distance(best, their) < off / 2:
+            ordered = sorted(enumerate(best), key=lambda pair: pair[1])
+            order = ", ".join(f"{value} = {collection.classes[k]}" for k, value in ordered)
+            return [f"{compared(shares, other, their, collection)}: the labels look like another "
+                    f"order of classes, perhaps {order}"]  # fmt: skip
+    return [compared(shares, name, published, collection)] if off > FAR_SHARES else []
+
+
+def compared(
+    shares: Sequence[float], name: str, published: Sequence[float], collection: Collection
+) -> str:
+    measured, expected = (", ".join(f"{100 * s:.1f}" for s in row) for row in (shares, published))
+    return (
+        f"class shares {measured} % are far from the published ones of {name}, {expected} % "
+        f"({', '.join(collection.classes)})"
+    )
+
+
+def report(
+    records: Sequence[dict], collection: Collection, told: Sequence[str], whole: bool
+) -> str:
+    """The audit as text: a table of the scenes, if `whole` or they are few, then what to tell."""
+    lines = table(records, collection) if whole or len(records) <= MOST_LINES else []
+    warnings: dict[str, list[str]] = {}
+    for record in records:
+        for text in record["warnings"]:
+            warnings.setdefault(text, []).append(record["scene"])
+    lines += [f"warning: {listed(scenes)}: {text}" for text, scenes in warnings.items()]
+    lines += [f"note: {text}" for text in told]
+    lines += [
+        f"must not be used: {record['scene']}: {record['refused']}"
+        for record in records
+        if "refused" in record
+    ]
+    for split in sorted({record["split"] for record in records} - {""}, key=SPLIT_ORDER.index):
+        count = sum(record["split"] == split for record in records)
+        shares = class_shares(records, collection, (split,))
+        text = ", ".join(
+            f"{name} {100 * s:.2f}" for name, s in zip(collection.classes, shares, strict=False)
+        )
+        lines.append(f"{split}: {count} scenes" + (f"; pixels in %: {text}" if text else ""))
+    return "\n".join(lines)
+
+
+def table(records: Sequence[dict], collection: Collection) -> list[str]:
+    """A line a scene: size, tiles, shares of inexact colours, of what is not scored, of classes."""
+    width = max(5, *(len(record["scene"]) for record in records)) + 2
+    heads = ["inexact", "unscored", *(name.split()[0][:9] for name in collection.classes)]
+    lines = [
+        f"{'scene':<{width}}{'split':<17}{'height x width':>15}{'tiles':>7}"
+        + "".join(f"{head:>11}" for head in heads if collection.classes)
+    ]
+    for record in records:
+        size = f"{record.get('height', '?')} x {record.get('width', '?')}"
+        line = f"{record['scene']:<{width}}{record['split']:<17}{size:>15}"
+        line += f"{record.get('tiles', 0):>7}"
+        for label in list(record["labels"].values())[:1]:
+            total = all_pixels(label)
+            numbers = [label["inexact"], label["unknown"] + label["not_scored"], *label["pixels"]]
+            line += "".join(f"{n / total:>11.2%}" for n in numbers)
+        lines.append(line)
+    return lines

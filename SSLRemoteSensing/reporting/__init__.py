@@ -1,1 +1,0 @@
-"""Pages of HTML, each one file that asks for nothing else: of a scoring, a grid, mapped scenes."""

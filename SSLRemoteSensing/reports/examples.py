@@ -1,0 +1,200 @@
+"""The best, the median and the worst tiles: image, label, map, errors."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from SSLRemoteSensing.core.classes import IGNORE, NOT_SCORED
+from SSLRemoteSensing.data.prepared import positions
+from SSLRemoteSensing.data.scenes import Mosaic, ScoredScene
+from SSLRemoteSensing.evaluation.scoring import Scored, ScoringSettings
+from SSLRemoteSensing.evaluation.tile_errors import Place, Ranked
+from SSLRemoteSensing.inference.windows import predict_scene
+from SSLRemoteSensing.reports.figures import ERROR
+from SSLRemoteSensing.reports.html import Markup, percent, section, swatch, tag
+from SSLRemoteSensing.reports.pictures import class_picture, error_picture, img, photograph
+
+SIDES = (512, 384, 256, 128)  # pixels of a picture, the largest with which all are below BYTES
+BYTES = 3_000_000  # of all pictures together, a third less than they take in the page
+
+
+RGB = ("red", "green", "blue")
+WORDS = "red, green, blue"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A tile: image uint8 (H, W, C), label and map uint8 (H, W), where it is, its scores."""
+
+    place: Place
+    name: str
+    image: np.ndarray
+    label: np.ndarray
+    classes: np.ndarray
+
+    def confusions(self, names: Sequence[str]) -> str:
+        """The mistake that most wrong pixels are of, in words; empty where there is none."""
+        wrong = (self.label != IGNORE) & (self.label != self.classes)
+        if not wrong.any():
+            return ""
+        pairs = self.label[wrong].astype(np.int64) * len(names) + self.classes[wrong]
+        counts = np.bincount(pairs, minlength=len(names) ** 2)
+        label, found = divmod(int(counts.argmax()), len(names))
+        share = percent(counts.max() / wrong.sum())
+        return f"{share} % of them {names[label]} taken for {names[found]}"
+
+
+def look_at(
+    scored: Scored,
+    place: Place,
+    root: Path,
+    predict: Callable[[Tensor], Tensor],
+    settings: ScoringSettings,
+    device: torch.device,
+) -> Example:
+    """Read a tile again, and predict the windows that it lies in, as they were for its score.
+
+    Args:
+        root: the folder that names of files are told from.
+        predict: as of `scoring.score`.
+    """
+    scene = scored.scenes[place.scene]
+    label = next(iter(scene.labels.values()))
+    classes = predict_part(scene, place, predict, settings, device)
+    name = name_of(scene, place, root)
+    return Example(place, name, read_part(scene.image, place), read_part(label, place), classes)
+
+
+def predict_part(
+    scene: ScoredScene,
+    place: Place,
+    predict: Callable[[Tensor], Tensor],
+    settings: ScoringSettings,
+    device: torch.device,
+) -> np.ndarray:
+    """Classes uint8 (height, width) of a part of a scene, from the windows that touch it."""
+    window, overlap = settings.window, settings.overlap
+    step = max(1, round(window * (1 - overlap)))
+    top, below = reach(scene.height, window, step, place.y, place.y + place.height)
+    left, right = reach(scene.width, window, step, place.x, place.x + place.width)
+    strips = predict_scene(
+        predict, lambda y, count: scene.image.rows(top + y, count)[:, left:right],
+        below - top, right - left, window, overlap, settings.batch_size, device,
+    )  # fmt: skip
+    found = torch.cat([strip.argmax(0).to(torch.uint8).cpu() for _, strip in strips])
+    rows, columns = place.y - top, place.x - left
+    return found[rows : rows + place.height, columns : columns + place.width].numpy()
+
+
+def reach(length: int, window: int, step: int, low: int, high: int) -> tuple[int, int]:
+    """From where to where the windows reach that touch `low` to `high` along an axis."""
+    window = min(window, length)
+    starts = [at for at in positions(length, window, step) if at < high and at + window > low]
+    return starts[0], starts[-1] + window
+
+
+def read_part(mosaic: Mosaic, place: Place) -> np.ndarray:
+    rows = mosaic.rows(place.y, place.height)
+    mosaic.let_go()
+    # A copy, since a view would keep all rows of the scene that were read with these.
+    return rows[:, place.x : place.x + place.width].copy()
+
+
+def name_of(scene: ScoredScene, place: Place, root: Path) -> str:
+    """The scene, or the file below `root`; and which part of it."""
+    name = file_name(scene.name, root)
+    if (place.height, place.width) == (scene.height, scene.width):
+        return name
+    below, right = place.y + place.height, place.x + place.width
+    return f"{name}, rows {place.y} to {below}, columns {place.x} to {right}"
+
+
+def file_name(name: str, root: Path) -> str:
+    """A scene's name, without `root` where it is the path of a file below it."""
+    path = Path(name)
+    return str(path.relative_to(root)) if path.is_relative_to(root) else name
+
+
+def tiles_section(
+    ranked: Ranked,
+    examples: dict[Place, Example],
+    classes: Sequence[str],
+    palette: Sequence,
+    bands: Sequence[str] | None,
+) -> Markup:
+    """The tiles of each group with their pictures; what the ranking is by.
+
+    Args:
+        bands: names of the image's, where they are known.
+    """
+    pictures = draw(list(examples.values()), palette)
+    count = "1 tile" if ranked.of == 1 else f"{ranked.of:,} tiles"
+    said = f"Ranked by the share of wrong pixels among those scored: {count}."
+    if ranked.left_out:
+        said += f" Not ranked, less than a tenth of their pixels scored: {ranked.left_out:,}."
+    channels = {one.image.shape[2] for one in examples.values()}
+    said += "".join(bands_shown(bands, count) for count in channels)
+    parts = [legend(classes, palette)]
+    for group, places in ranked.groups.items():
+        parts.append(tag("h3", "All tiles" if group == "all" else f"The {group}", class_="group"))
+        for place in places:
+            parts.append(tile(examples[place], pictures[place], group, classes))
+    return section("Best, median and worst tiles", *parts, note=said)
+
+
+def bands_shown(names: Sequence[str] | None, count: int) -> str:
+    """Which of `count` bands a picture shows, in words; empty where it is plain."""
+    if count == 2:
+        return " Of two bands the first is shown."
+    known = names if names and not any(name.startswith("band ") for name in names) else None
+    if known and len(set(known)) == count >= 3:
+        shown = tuple(known[:3])
+        return "" if shown == RGB else f" {', '.join(shown).capitalize()} are shown as {WORDS}."
+    return f" Of {count} bands the first three are shown as {WORDS}." if count > 3 else ""
+
+
+def draw(examples: Sequence[Example], palette: Sequence) -> dict[Place, list[bytes]]:
+    """Image, label, map and errors of each, as large as all together may be."""
+    for side in SIDES:
+        drawn = {
+            one.place: [
+                photograph(one.image, side),
+                class_picture(one.label, palette, side),
+                class_picture(one.classes, palette, side),
+                error_picture(one.image, one.label, one.classes, side),
+            ]
+            for one in examples
+        }
+        if sum(len(data) for pictures in drawn.values() for data in pictures) <= BYTES:
+            break
+    return drawn
+
+
+def tile(example: Example, pictures: Sequence[bytes], group: str, classes: Sequence[str]) -> Markup:
+    place, mistake = example.place, example.confusions(classes)
+    told = f"{percent(place.share)} % of {place.scored:,} scored pixels wrong"
+    told += f", {mistake}" if mistake else ""
+    shown = [
+        tag("figure", img(data, f"{what} of {example.name}"), tag("figcaption", what))
+        for what, data in zip(("image", "label", "map", "errors"), pictures, strict=True)
+    ]
+    return tag(
+        "div",
+        tag("p", tag("b", example.name), tag("br"), tag("span", told, class_="note")),
+        tag("div", *shown, class_="pictures"),
+        class_="tile",
+        data_group=group,
+    )
+
+
+def legend(classes: Sequence[str], palette: Sequence) -> Markup:
+    """The classes with their colours, and those of `errors`."""
+    more = [("not scored", NOT_SCORED), ("wrong", ERROR)]
+    entries = [*zip(classes, palette, strict=True), *more]
+    return tag(
+        "ul", *(tag("li", swatch(colour), name) for name, colour in entries), class_="legend"
+    )

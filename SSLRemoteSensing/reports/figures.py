@@ -1,0 +1,104 @@
+"""Pictures of results: the confusion matrix, and a page of example maps."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from SSLRemoteSensing.core.classes import IGNORE, colour_map
+
+ERROR = (230, 0, 200)
+
+
+def draw_confusion_matrix(counts: Sequence, classes: Sequence[str], path: Path) -> None:
+    """Rows label, columns prediction; each cell its share of the row in per cent."""
+    from matplotlib.figure import Figure
+
+    counts = np.asarray(counts, dtype=float)
+    shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = 2.6 + 0.75 * len(classes)
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained", dpi=130)
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    axes.set_xticks(range(len(classes)), classes, rotation=35, ha="right")
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set(xlabel="prediction", ylabel="label")
+    for row, column in np.ndindex(shares.shape):
+        colour = "white" if shares[row, column] > 60 else "black"
+        text = f"{shares[row, column]:.1f}"
+        axes.text(column, row, text, ha="center", va="center", color=colour)
+    figure.colorbar(image, label="% of the label's pixels", shrink=0.8)
+    figure.savefig(path)
+
+
+def draw_examples(
+    predict: Callable[[Tensor], Tensor],
+    dataset,
+    classes: Sequence[str],
+    palette: Sequence,
+    path: Path,
+    count: int = 8,
+) -> None:
+    """Image, label, map and errors of `count` tiles, evenly spread over `dataset`.
+
+    Args:
+        predict: images uint8 (1, C, H, W) to classes uint8 (1, H, W).
+    """
+    draw_page({"map": predict}, dataset, classes, palette, path, count, with_errors=True)
+
+
+def draw_comparison(
+    predicts: dict[str, Callable[[Tensor], Tensor]],
+    dataset,
+    classes: Sequence[str],
+    palette: Sequence,
+    path: Path,
+    count: int = 5,
+) -> None:
+    """Image, label and one map of each of `predicts`, by name, for `count` tiles of `dataset`."""
+    draw_page(predicts, dataset, classes, palette, path, count, with_errors=False)
+
+
+def middle(pixels: np.ndarray, side: int = 1024) -> np.ndarray:
+    """The middle of an image that is too large to be shown, or predicted, in one piece."""
+    y, x = (max(0, length - side) // 2 for length in pixels.shape[:2])
+    return np.ascontiguousarray(pixels[y : y + side, x : x + side])
+
+
+def draw_page(predicts, dataset, classes, palette, path, count, with_errors: bool) -> None:
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int))
+    titles = ["image", "label", *predicts, *(["errors"] if with_errors else [])]
+    size = (2.25 * len(titles), 2.3 * len(chosen) + 0.9)
+    figure = Figure(figsize=size, layout="constrained", dpi=100)
+    grid = figure.subplots(len(chosen), len(titles), squeeze=False)
+    for row, index in zip(grid, chosen, strict=True):
+        sample = dataset[(0, int(index))]
+        image, label = (middle(sample[key]) for key in ("image", "label"))
+        tensor = torch.from_numpy(image).permute(2, 0, 1)[None]
+        maps = [predict(tensor)[0].cpu().numpy() for predict in predicts.values()]
+        shown = image[:, :, :3] if image.shape[2] >= 3 else np.repeat(image[:, :, :1], 3, axis=2)
+        pictures = [shown, *(colour_map(one, palette) for one in (label, *maps))]
+        if with_errors:
+            error = np.repeat(shown.mean(2, keepdims=True) / 2 + 120, 3, axis=2).astype(np.uint8)
+            error[(maps[0] != label) & (label != IGNORE)] = ERROR
+            pictures.append(error)
+        for axes, picture in zip(row, pictures, strict=True):
+            axes.imshow(picture, interpolation="nearest")
+            axes.set_xticks([])
+            axes.set_yticks([])
+        row[0].set_ylabel(dataset.name(int(index)).stem[-28:], fontsize=7)
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title, fontsize=10)
+    entries = [
+        Patch(facecolor=np.array(colour) / 255, edgecolor="grey", label=name)
+        for name, colour in zip(classes, palette, strict=True)
+    ]
+    if with_errors:
+        entries.append(Patch(facecolor=np.array(ERROR) / 255, label="error"))
+    figure.legend(handles=entries, loc="outside lower center", ncols=min(6, len(entries)))
+    figure.savefig(path)

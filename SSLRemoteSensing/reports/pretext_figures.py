@@ -1,0 +1,301 @@
+"""Pages that show what the pretext tasks have learnt, as R, G, B pixels."""
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.pretext import PretextDataset
+from SSLRemoteSensing.reports.image_grid import (
+    INK,
+    LINE,
+    MARGIN,
+    PAPER,
+    Grid,
+    as_rgb,
+    fitted,
+    panel_scale,
+    scale_told,
+    sized,
+    text_width,
+    write,
+)
+from SSLRemoteSensing.training.plan import plan, require_images
+from SSLRemoteSensing.training.sampler import KeySampler
+from SSLRemoteSensing.training.settings import check_counts, divide_batch, require_one_length
+
+WHITE = 0.5  # the error that is drawn white, of a range of 1
+BLUE = (8, 48, 107)
+CELL = 64  # pixels
+
+
+def inpainting_grid(size: int, rows: int) -> Grid:
+    """Where the panels of `inpainting_page` stand, of images of `size` pixels."""
+    side = sized(np.empty((size, size)), panel_scale(size, size, least=128)).shape[0]
+    return Grid(side, side, rows, columns=4, header=1)
+
+
+def inpainting_page(
+    occluded: np.ndarray, prediction: np.ndarray, anchor: np.ndarray, names: Sequence[str]
+) -> np.ndarray:
+    """A row an image: occluded, prediction, anchor, and the error where the image was distorted.
+
+    Args:
+        occluded, anchor: uint8 (N, H, W, C), H = W.
+        prediction: float (N, H, W, C), 0..1 where it is right; shown clipped to that.
+        names: what to call each image.
+    """
+    size = anchor.shape[1]
+    grid, scale = inpainting_grid(size, len(names)), panel_scale(size, size, least=128)
+    rows, captions = [], []
+    for one, guess, true, name in zip(occluded, prediction, anchor, names, strict=True):
+        weight = np.abs(true.astype(np.float32) - one) / 255
+        error = np.abs(guess - true.astype(np.float32) / 255)
+        mean = float((error * weight).sum() / (weight.sum() + 1e-6))
+        shown = np.where(weight.any(axis=2), error.mean(axis=2), 0)
+        row = as_rgb(one), as_rgb(guess), as_rgb(true), as_rgb(shown, white=WHITE)
+        rows.append([sized(picture, scale) for picture in row])
+        captions.append([f"{name}: weighted error {mean:.3f}"])
+    titles = ["occluded", "prediction", "anchor", f"error, white = {WHITE}"]
+    return grid.draw(rows, titles, captions, ["the loss counts the distorted block alone"])
+
+
+def transforms_page(counts: np.ndarray, names: Sequence[str], header: str) -> np.ndarray:
+    """The confusion matrix `counts` (K, K): rows true, columns predicted transform.
+
+    A cell's blue is its share of the row; the number of images stands in it.
+    """
+    names = [f"{number} {name}" for number, name in enumerate(names)]
+    left = MARGIN + max(text_width(name) for name in names) + MARGIN
+    top = MARGIN + 3 * LINE
+    side = CELL * len(names)
+    width = max(left + side + MARGIN, 2 * MARGIN + text_width(header))
+    page = np.full((top + side + MARGIN, width, 3), PAPER, np.uint8)
+    right = int(np.trace(counts))
+    write(page, fitted(header, width - 2 * MARGIN), MARGIN, MARGIN)
+    told = f"right: {right} of {int(counts.sum())}; rows true, columns predicted"
+    write(page, fitted(told, width - 2 * MARGIN), MARGIN + LINE, MARGIN)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    paper, blue = np.array(PAPER, float), np.array(BLUE, float)
+    for row, column in np.ndindex(counts.shape):
+        y, x = top + row * CELL, left + column * CELL
+        share = shares[row, column]
+        page[y : y + CELL - 1, x : x + CELL - 1] = np.rint(paper + share * (blue - paper))
+        text = str(int(counts[row, column]))
+        colour = PAPER if share > 0.5 else INK
+        write(page, text, y + (CELL - LINE) // 2, x + (CELL - text_width(text)) // 2, colour)
+    for number, name in enumerate(names):
+        write(page, name, top + number * CELL + (CELL - LINE) // 2, MARGIN)
+        short = str(number)
+        write(page, short, top - LINE, left + number * CELL + (CELL - text_width(short)) // 2)
+    return page
+
+
+def neighbours_page(
+    images: np.ndarray, found: np.ndarray, similarity: np.ndarray, names: Sequence[str], header: str
+) -> np.ndarray:
+    """A row a query: the image, then those whose embeddings are the most similar, best first.
+
+    Args:
+        images: uint8 (N, H, W, C).
+        found: numbers of images (queries, 1 + neighbours), a row's first the query itself.
+        similarity: cosines, of the same shape.
+    """
+    scale = panel_scale(*images.shape[1:3], least=128, most=160)
+    side = sized(images[0], scale).shape[:2]
+    rows = [[sized(as_rgb(images[i]), scale) for i in row] for row in found]
+    captions = []
+    for row, cosines in zip(found, similarity, strict=True):
+        told = ", ".join(f"{cosine:.4f}" for cosine in cosines[1:])
+        captions.append([f"{names[row[0]]}: cosine {told}"])
+    titles = ["query", *(f"neighbour {n}" for n in range(1, found.shape[1]))]
+    grid = Grid(*side, rows=len(rows), columns=len(titles), header=1)
+    return grid.draw(rows, titles, captions, [header])
+
+
+TITLES = ("occluded", "anchor", "transformed", "M = abs(anchor - occluded)")
+DARK = 64  # of 255; below it all that is shown looks black
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What training sees of one image.
+
+    Attributes:
+        batch, place: its batch in the epoch and its place there, from 1.
+        index: the file that the epoch's order names; with on_bad_image='skip' the sample may be of
+            another one, `images['index']`.
+        images: see `PretextDataset`.
+    """
+
+    batch: int
+    place: int
+    index: int
+    images: dict
+
+    @property
+    def weight(self) -> np.ndarray:
+        """The inpainting weight M of each pixel, float32 (H, W) in 0..1, the mean of its bands."""
+        anchor, occluded = (self.images[key].astype(np.int16) for key in ("anchor", "occluded"))
+        return np.abs(anchor - occluded).mean(axis=2, dtype=np.float32) / 255
+
+    @property
+    def changed(self) -> float:
+        """Share of the pixels where M is above 0."""
+        return float((self.weight > 0).mean())
+
+    @property
+    def covered(self) -> float:
+        """Share of the image that the block covers: the rectangle of the changed pixels."""
+        changed = self.weight > 0
+        rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+        if not len(rows):
+            return 0.0
+        return float(np.ptp(rows) + 1) * float(np.ptp(columns) + 1) / changed.size
+
+
+def open_images(config: dict) -> PretextDataset:
+    """The images of a config of train.py as training opens them.
+
+    Raises:
+        UserError: as `PretextDataset`.
+    """
+    train_cfg = config["train_cfg"]
+    channels, seed = config["backbone_cfg"].get("in_channels", 3), train_cfg.get("seed", 0)
+    check_counts({"seed": (seed, 0)})
+    try:
+        return PretextDataset(**train_cfg["train_data"], in_channels=channels, seed=seed)
+    except UserError as error:
+        raise UserError(f"train_cfg.train_data: {error}") from error
+
+
+def first_samples(dataset: PretextDataset, train_cfg: dict, epoch: int, count: int) -> list[Sample]:
+    """The first `count` samples of an epoch in the order in which training takes them.
+
+    Raises:
+        UserError: fewer images than a step takes, an epoch that the run does not have, more samples
+            than an epoch has.
+    """
+    train_cfg = divide_batch(train_cfg)
+    batch_size, parts = train_cfg["batch_size"], train_cfg.get("accumulate_steps", 1)
+    check_counts({"batch_size": (batch_size, 1), "accumulate_steps": (parts, 1)})
+    numbers = train_cfg.get("num_epoch"), train_cfg.get("num_step")
+    require_one_length(*numbers)
+    require_images(len(dataset), batch_size, parts)
+    course = plan(len(dataset), batch_size * parts, *numbers, None)
+    epochs = -(-course.total // course.per_epoch)
+    if not 0 <= epoch < epochs:
+        raise UserError(f"--epoch {epoch}: the run has the epochs 0 to {epochs - 1}")
+    batches = course.per_epoch * parts
+    if not 1 <= count <= batches * batch_size:
+        raise UserError(f"--samples {count}: an epoch has 1 to {batches * batch_size} samples")
+    sampler = KeySampler(
+        len(dataset), batch_size, batches, epoch * batches, (epoch + 1) * batches, dataset.seed
+    )
+    keys = itertools.chain.from_iterable(sampler)
+    return [
+        Sample(number // batch_size + 1, number % batch_size + 1, key[1], dataset[key])
+        for number, key in enumerate(itertools.islice(keys, count))
+    ]
+
+
+def class_names(train_cfg: dict) -> list[str]:
+    """The classes of the transform prediction, as the config calls them."""
+    return list(train_cfg["train_data"]["agr_transforms_cfg"]["transforms_cfg"])
+
+
+def draw_samples(
+    samples: Sequence[Sample], dataset: PretextDataset, classes: Sequence[str], title: str
+) -> tuple[np.ndarray, Grid]:
+    """A page with a row a sample: occluded, anchor, transformed, M; and where its panels stand.
+
+    M is scaled so that the largest value of the row is white.
+    """
+    side = dataset.img_size
+    scale = panel_scale(side, side)
+    header = [
+        title,
+        f"{side} x {side} pixels, {bands_told(dataset.in_channels)}, 0 to 255; "
+        f"{scale_told(scale)}. M is the mean of the bands, 0 to 1; white is the largest of its row",
+    ]
+    panels, captions = [], []
+    for sample in samples:
+        images, weight = sample.images, sample.weight
+        most = float(weight.max())
+        rows = [as_rgb(images[key]) for key in ("occluded", "anchor", "transformed")]
+        rows.append(as_rgb(weight, most or 1.0))
+        panels.append([sized(picture, scale) for picture in rows])
+        number = images["transform_label"]
+        told = (
+            f"the block covers {sample.covered:.1%}",
+            "",
+            f"{classes[number]} (class {number})",
+            f"white = {most:.2f}" if most else "0 everywhere: nothing to restore",
+        )
+        captions.append([f"{where(sample)}   {origin(sample, dataset)}", told])
+    grid = Grid(*panels[0][0].shape[:2], len(panels), len(TITLES), header=len(header), captions=2)
+    return grid.draw(panels, TITLES, captions, header), grid
+
+
+def bands_told(count: int) -> str:
+    """How many bands there are, and which of them `as_rgb` shows."""
+    if count == 3:
+        return "3 bands"
+    return f"{count} bands (1, 2, 3 are shown)" if count > 3 else f"{count} band, in grey"
+
+
+def where(sample: Sample) -> str:
+    return f"batch {sample.batch}, {sample.place}"
+
+
+def origin(sample: Sample, dataset: PretextDataset) -> str:
+    """The file a sample is of, and the one it stands for where that cannot be read."""
+    name = Path(dataset.name(sample.images["index"])).name
+    if not sample.images["skipped"]:
+        return name
+    return f"{name} (in place of {Path(dataset.name(sample.index)).name}, which cannot be read)"
+
+
+def describe(
+    samples: Sequence[Sample], dataset: PretextDataset, classes: Sequence[str]
+) -> list[str]:
+    """Lines of text: the files, the block, values of each band, transforms drawn; and warnings of
+    what no training can use."""
+    lines = []
+    for sample in samples:
+        drawn = classes[sample.images["transform_label"]]
+        lines.append(
+            f"{where(sample)}: {origin(sample, dataset)}, {drawn}, block {sample.covered:.1%}, "
+            f"M at most {sample.weight.max():.2f}"
+        )
+    for text, shares in (
+        ("the block covers", [sample.covered for sample in samples]),
+        ("M is above 0 on", [sample.changed for sample in samples]),
+    ):
+        mean = sum(shares) / len(shares)
+        span = f"{min(shares):.1%} to {max(shares):.1%}"
+        lines.append(f"{text} {span} of an image, mean {mean:.1%}")
+    anchors = np.stack([sample.images["anchor"] for sample in samples])
+    for band in range(anchors.shape[3]):
+        values = anchors[..., band]
+        told = f"min {values.min()}, mean {values.mean():.1f}, max {values.max()} of 255"
+        lines.append(f"band {band + 1} of the anchors: {told}")
+    counts = Counter(sample.images["transform_label"] for sample in samples)
+    drawn = ", ".join(f"{name} {counts[number]}" for number, name in enumerate(classes))
+    lines.append(f"transforms: {drawn}")
+    empty = [where(sample) for sample in samples if not sample.covered]
+    if empty:
+        lines.append(
+            f"warning: M is 0 everywhere in {len(empty)} of {len(samples)} samples, first "
+            f"{empty[0]}: images of one colour teach the inpainting nothing; exclude them"
+        )
+    if anchors.max() < DARK:
+        lines.append(
+            f"warning: no value is above {anchors.max()} of 255; set max_value of train_data to "
+            "the value that is to become 255"
+        )
+    return lines

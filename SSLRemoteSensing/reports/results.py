@@ -1,0 +1,108 @@
+"""What a scoring leaves behind: results.json, the confusion matrix, a page of maps, tables.
+
+The form of results.json is `docs/results.schema.json`.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from SSLRemoteSensing.core.files import write_text
+from SSLRemoteSensing.core.machine import device_name, versions
+from SSLRemoteSensing.evaluation.protocols import score_protocols
+from SSLRemoteSensing.evaluation.scoring import Scored, ScoringSettings
+from SSLRemoteSensing.reports.figures import draw_confusion_matrix, draw_examples
+from SSLRemoteSensing.reports.html import percent
+from SSLRemoteSensing.reports.scores import METRICS
+
+VERSION = 2  # of results.json, as in its schema
+
+
+def write_results(
+    folder: Path,
+    counts: dict[str, Tensor],
+    scored: Scored,
+    split: str,
+    settings: ScoringSettings,
+    classify: Callable[[Tensor], Tensor],
+    classes: Sequence[str],
+    source: Path,
+    best: dict,
+    config: dict,
+) -> dict:
+    """Write the scores of the checkpoint `best`, read from `source`, to `folder`; print them.
+
+    Args:
+        counts: confusion matrix by kind of label, from `scoring.score` of `scored`.
+        split: what was scored, 'test' or 'val'.
+        classify: images uint8 (N, C, H, W) to classes uint8 (N, H, W).
+
+    Returns:
+        What results.json holds.
+
+    Raises:
+        UserError: a protocol of `settings` that these labels do not allow.
+    """
+    tiles, scenes = scored.tiles, scored.number
+    windowed = not scored.stacked
+    rest = settings.against_rest(classes)
+    protocols = score_protocols(counts, classes, settings.clutter, rest, settings.protocols)
+    card = best.get("card", {})
+    results = {
+        "version": VERSION,
+        "split": split,
+        "scenes": scenes,
+        "tiles": len(tiles),
+        "scoring": {
+            "on": "tiles" if scenes is None else "scenes",
+            "window": settings.window if windowed else None,
+            "overlap": settings.overlap if windowed else None,
+            "tta": settings.tta,
+        },
+        "checkpoint": str(source),
+        "step": best.get("step"),
+        "chosen_by": "miou on val_data" if source.name == "best.pth" else None,
+        "train_tiles": card.get("train_tiles"),
+        "protocols": protocols,
+        "backbone": card.get("config", config)["backbone_cfg"],
+        "config": config,
+        "versions": versions(),
+        "device": device_name(),
+    }
+    first = next(iter(protocols.values()))
+    write_text(folder / "results.json", json.dumps(results, indent=2, default=str) + "\n")
+    what = f"{len(tiles)} tiles" if scenes is None else f"{scenes} scenes ({len(tiles)} tiles)"
+    print(f"{split}_data, {what}, {source}, step {best.get('step')}, in %:")
+    print(class_table(first))
+    print(protocol_table(protocols))
+    drawn = first["confusion_matrix"]
+    names = classes if len(drawn) == len(classes) else list(first["per_class"])
+    draw_confusion_matrix(drawn, names, folder / "confusion_matrix.png")
+    draw_examples(classify, tiles, classes, config["palette"], folder / "examples.png")
+    return results
+
+
+def class_table(scores: dict) -> str:
+    """Scores of each class as lines of text, in per cent."""
+    lines = [f"{'class':<24}{'IoU':>8}{'F1':>8}{'precision':>11}{'recall':>8}{'pixels':>16}"]
+    for name, entry in scores["per_class"].items():
+        numbers = [percent(entry[key]) for key in ("iou", "f1", "precision", "recall")]
+        text = "{:<24}{:>8}{:>8}{:>11}{:>8}".format(name, *numbers)
+        lines.append(f"{text}{entry['pixels']:>16,}")
+    return "\n".join(lines)
+
+
+def protocol_table(protocols: dict[str, dict]) -> str:
+    """The means of each protocol as lines of text, in per cent."""
+    width = max(24, *(len(name) + 2 for name in protocols))
+    heads = "".join(f"{text:>8}" for text in METRICS)
+    lines = [f"{'protocol':<{width}}{heads}{'pixels scored':>19}"]
+    for name, scores in protocols.items():
+        numbers = "".join(f"{percent(scores[key]):>8}" for key in METRICS.values())
+        lines.append(f"{name:<{width}}{numbers}{scores['pixels']:>19,}")
+        if scores["absent"]:
+            absent = ", ".join(scores["absent"])
+            lines.append(f"  in neither label nor prediction, left out of its means: {absent}")
+    return "\n".join(lines)

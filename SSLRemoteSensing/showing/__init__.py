@@ -1,1 +1,0 @@
-"""Look at what goes into training: pretext samples, tiles with their labels."""

@@ -1,0 +1,1 @@
+"""The one loop: plan, step, log, checkpoints of a run, going on."""

@@ -1,0 +1,76 @@
+"""Which steps a run has, and where each of them stands in the epochs."""
+
+import math
+from dataclasses import dataclass
+
+from SSLRemoteSensing.core.errors import UserError
+
+
+def require_images(images: int, batch_size: int, accumulate_steps: int, processes: int = 1) -> None:
+    """Raise a `UserError` for fewer images than a step takes."""
+    if images < batch_size * accumulate_steps * processes:
+        raise UserError(
+            f"train_cfg.batch_size={batch_size} (x accumulate_steps={accumulate_steps}, x "
+            f"{processes} processes): only {images} images; add images or set a smaller batch_size"
+        )
+
+
+@dataclass(frozen=True)
+class Course:
+    """The steps `first` to `total` of a run, each of `per_step` images of all processes.
+
+    Step s stands at place s + `shift` of the epochs of `per_epoch` steps. The shift is 0 but where
+    a run goes on with other numbers of images a step, as with other numbers of processes: what was
+    seen of an epoch is then not seen again.
+    """
+
+    per_step: int
+    per_epoch: int
+    first: int
+    total: int
+    shift: int
+    counts_steps: bool
+
+    def place(self, step: int) -> int:
+        """Where `step` stands in the steps of all epochs, from 0."""
+        return step + self.shift
+
+    def epoch(self, step: int) -> int:
+        return self.place(step) // self.per_epoch
+
+    def seen(self, step: int) -> int:
+        """Images seen before `step`, in all epochs."""
+        return self.place(step) * self.per_step
+
+    def ends_epoch(self, done: int) -> bool:
+        """Whether an epoch ends when `done` steps are done."""
+        return self.place(done) % self.per_epoch == 0
+
+    def progress(self, step: int) -> tuple[int, int, int]:
+        """What a schedule takes: step and total (places, where epochs are counted), and epoch."""
+        shift = 0 if self.counts_steps else self.shift
+        return step + shift, self.total + shift, self.epoch(step)
+
+    def position(self, step: int) -> dict[str, int]:
+        """What a checkpoint keeps of it, in images, for going on with other steps."""
+        epoch, steps = divmod(self.place(step), self.per_epoch)
+        offset = steps * self.per_step
+        return {"step": step, "epoch": epoch, "offset": offset, "per_step": self.per_step}
+
+    def describe(self) -> str:
+        steps = f"{self.per_epoch} steps of {self.per_step} an epoch"
+        return f"{steps}, {self.total} steps in all"
+
+
+def plan(
+    images: int, per_step: int, num_epoch: int | None, num_step: int | None, state: dict | None
+) -> Course:
+    """The course of a run over `images` images, from the start or a checkpoint's `position`."""
+    per_epoch = images // per_step
+    first = shift = 0
+    if state is not None:
+        first = state["step"]
+        seen = min(math.ceil(state["offset"] / per_step), per_epoch)
+        shift = state["epoch"] * per_epoch + seen - first
+    total = num_step or num_epoch * per_epoch - shift
+    return Course(per_step, per_epoch, first, total, shift, num_step is not None)

@@ -1,0 +1,168 @@
+"""A run's folder: `latest.pth`, all that going on needs; `epoch_0007.pth`, the same after an epoch.
+
+One run at a time writes there. The newest good epoch takes the place of a lost `latest.pth`.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from SSLRemoteSensing.core import checkpoints
+from SSLRemoteSensing.core.console import warn
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.files import whole
+
+RUN_KEYS = {"model", "optimizer", "step", "epoch", "offset", "per_step", "best", "images"}
+RUN_KEYS |= {"processes", "card", "pending"}
+EPOCH_FILE = re.compile(r"epoch_(\d+)\.pth")
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other runs out of `folder` for as long as the block lasts; clear up after killed ones.
+
+    The lock is the system's, on the file `.lock`: it ends with the process, however that ends.
+
+    Raises:
+        UserError: another run holds it.
+    """
+    path = folder / ".lock"
+    lock = locked(path)
+    try:
+        for pattern in (".*.part", ".writable.*", ".shared.*"):  # of files that were being written
+            for left in folder.glob(pattern):
+                left.unlink(missing_ok=True)
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # a mount that is lost hides no other error
+            path.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def locked(path: Path) -> int:
+    """The file at `path`, open and locked for this process."""
+    while True:
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be opened ({error.strerror})") from error
+        try:
+            # Not flock: a loader's workers would share that, and live on for seconds after SIGKILL.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            holder = os.pread(lock, 200, 0).decode(errors="replace").strip()
+            os.close(lock)
+            raise UserError(
+                f"{path.parent}: another run is writing there ({holder}); wait for it, or set "
+                f"another checkpoints_path"
+            ) from error
+        except OSError:  # a file system without locks
+            warn(f"{path.parent}: cannot be locked against a second run")
+        with contextlib.suppress(OSError):  # a full disk: the name only serves a message
+            os.truncate(lock, 0)
+            os.pwrite(lock, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
+        # A run that ended in between has removed the file, and others would lock a new one.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), os.stat(path)):
+                return lock
+        os.close(lock)
+
+
+def holder(folder: Path) -> str | None:
+    """Which run writes in `folder` now, None where none does or where that cannot be seen.
+
+    Nothing is written. The lock is tried, shared, for an instant; it must be another process's.
+    """
+    try:
+        lock = os.open(folder / ".lock", os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return os.pread(lock, 200, 0).decode(errors="replace").strip() or "an unknown process"
+    except OSError:
+        return None
+    finally:
+        os.close(lock)
+    return None
+
+
+def epochs(folder: Path) -> list[tuple[int, Path]]:
+    """The epochs' checkpoints in `folder`, oldest first."""
+    named = ((EPOCH_FILE.fullmatch(file.name), file) for file in folder.glob("epoch_*"))
+    return sorted((int(match[1]), file) for match, file in named if match)
+
+
+def save(folder: Path, state: dict, finished_epoch: int | None, max_keep: int) -> None:
+    """Write `latest.pth`; after an epoch `epoch_NNNN.pth` too, the newest `max_keep` kept.
+
+    Raises:
+        CannotWrite: the disk is full, say; no file has been replaced by less.
+    """
+    if finished_epoch is None:
+        checkpoints.write(folder / "latest.pth", state)
+        return
+    kept = folder / f"epoch_{finished_epoch:04d}.pth"
+    checkpoints.write(kept, state)
+    # Later epochs are left where a run went back past damaged ones; they must not push this out.
+    ours = [file for number, file in epochs(folder) if number <= finished_epoch]
+    for old in ours[:-max_keep]:
+        with contextlib.suppress(OSError):  # the next epoch tries again
+            old.unlink()
+    # A file of its own, not a second name of the epoch's: what damages one leaves the other. Last,
+    # as a run that is killed before it does the epoch's end again.
+    with whole(folder / "latest.pth") as part:
+        shutil.copyfile(kept, part)
+
+
+def read(folder: str | Path) -> dict | None:
+    """All that going on needs, from `latest.pth`; None where the folder has no checkpoint.
+
+    Where that file is damaged, which is put aside as `latest.damaged.pth`, or gone, the newest good
+    epoch takes its place; that is said on stderr.
+
+    Raises:
+        UserError: no checkpoint of a run; damaged, and no epoch to go back to.
+    """
+    folder = Path(folder)
+    latest, damage = folder / "latest.pth", None
+    if latest.exists():
+        try:
+            return read_state(latest)
+        except checkpoints.Damaged as error:
+            damage = error
+    kept = epochs(folder)
+    for _, file in reversed(kept):
+        with contextlib.suppress(checkpoints.Damaged):
+            state = read_state(file)
+            what = "is not there"
+            if damage:
+                os.replace(latest, folder / "latest.damaged.pth")
+                what = "damaged, put aside as latest.damaged.pth"
+            checkpoints.write(latest, state)
+            warn(f"{latest}: {what}; going back to {file.name}, step {state['step']}")
+            return state
+    if damage or kept:
+        raise UserError(
+            f"{latest}: damaged or gone, and no epoch_*.pth beside it is whole; move them away to "
+            f"start anew"
+        ) from damage
+    return None
+
+
+def read_state(path: Path) -> dict:
+    state = checkpoints.read(path, sealed=True)
+    missing = RUN_KEYS - state.keys()
+    if missing:
+        earlier = {"model", "optimizer", "step"} <= state.keys()
+        reason = "is of an earlier version of the code" if earlier else "is no checkpoint of a run"
+        raise UserError(
+            f"{path}: {reason}, lacks {', '.join(sorted(missing))}; move it away or set another "
+            f"checkpoints_path"
+        )
+    return state

@@ -1,0 +1,303 @@
+"""One training step: device, processes, precision, memory format, compilation, gradient, update."""
+
+import contextlib
+import inspect
+import resource
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from SSLRemoteSensing.core import distributed
+from SSLRemoteSensing.core.config import build
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.machine import choose_precision
+from SSLRemoteSensing.training.meters import STOPPED
+from SSLRemoteSensing.training.schedules import OPTIMIZERS
+
+
+class TrainStep:
+    """`model` on its device with an optimizer: forward, backward and update, without waiting for
+    it.
+
+    With several processes the gradient is the mean over them. `sync_bn` alone makes the CPU wait
+    for the GPU, in each of its layers.
+
+    Args:
+        optimizer: an entry of `OPTIMIZERS` by `name`, with its parameters.
+        precision: 'fp32'; 'bf16' (autocast); 'auto', bf16 where the hardware has it.
+        compile: False, True, or a mode of torch.compile.
+        param_groups: groups as torch's optimizers take them, with `lr_factor` besides.
+        sync_bn: take the statistics of batch normalization over all processes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: dict,
+        device: torch.device,
+        precision: str = "fp32",
+        channels_last: bool = False,
+        compile: bool | str = False,
+        clip_grad_norm: float | None = None,
+        param_groups: list[dict] | None = None,
+        sync_bn: bool = False,
+    ):
+        self.precision = choose_precision(precision, device)
+        self.device, self.clip_grad_norm = device, clip_grad_norm
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # training's batches are all of one size
+        if sync_bn and distributed.size() > 1:
+            if device.type == "cpu":
+                raise UserError("train_cfg.sync_bn=True: torch has it for GPUs only; leave it out")
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        self.model = model.to(device, memory_format=self.memory_format)
+        # Compiled and distributed modules share the weights; the plain one keeps the plain names
+        # for checkpoints.
+        self.net, self.unsynced = self.model, contextlib.nullcontext
+        if distributed.size() > 1:
+            devices = [device] if device.type == "cuda" else None
+            self.net = DistributedDataParallel(
+                self.model, device_ids=devices, gradient_as_bucket_view=True
+            )
+            self.unsynced = self.net.no_sync
+            if compile:
+                distributed.keep_out_of_graphs()
+        mode = compile if isinstance(compile, str) else None
+        try:
+            self.net = torch.compile(self.net, mode=mode) if compile else self.net
+        except RuntimeError as error:
+            raise UserError(f"train_cfg.compile={compile!r}: {error}") from error
+        groups = param_groups or [{"params": [p for p in model.parameters() if p.requires_grad]}]
+        self.factors = [group.get("lr_factor", 1.0) for group in groups]
+        given = [{k: v for k, v in group.items() if k != "lr_factor"} for group in groups]
+        optimizer = with_fused(optimizer)
+        try:
+            self.optimizer = build(OPTIMIZERS, optimizer, "train_cfg.optimizer", {"params": given})
+        except UserError:
+            raise
+        except (TypeError, ValueError, RuntimeError) as error:  # torch's checks of its parameters
+            raise UserError(f"train_cfg.optimizer: {error}") from error
+        self.base_lr = self.optimizer.defaults["lr"]
+
+    def to_device(self, batch: dict) -> dict[str, Tensor]:
+        """The batch's tensors on the device; images in the memory format of the weights."""
+        moved = {}
+        for key, value in batch.items():
+            if isinstance(value, Tensor) and key != "index":
+                value = value.to(self.device, non_blocking=True)
+                if value.ndim == 4:
+                    value = value.contiguous(memory_format=self.memory_format)
+                moved[key] = value
+        return moved
+
+    def ahead(self, batches: Iterable[dict]) -> Iterator[dict]:
+        """`batches` with their tensors on the device, copied there while the GPU is at work.
+
+        On CUDA each is fetched and its copy begun before the one before it is handed out.
+        """
+        if self.device.type != "cuda":
+            yield from batches
+            return
+        stream, held = torch.cuda.Stream(self.device), None
+        for batch in batches:
+            with torch.cuda.stream(stream):
+                moved = self.to_device(batch)
+                copied = stream.record_event()
+            if held is not None:
+                yield self.arrived(*held)
+            held = batch, moved, copied
+        if held is not None:
+            yield self.arrived(*held)
+
+    def arrived(self, batch: dict, moved: dict[str, Tensor], copied: torch.cuda.Event) -> dict:
+        """`batch` with the tensors `moved`, for which the current stream (not the CPU) waits."""
+        now = torch.cuda.current_stream(self.device)
+        now.wait_event(copied)
+        for value in moved.values():  # their memory is not free before this stream is done
+            value.record_stream(now)
+        return batch | moved
+
+    def forward(self, batch: dict) -> dict[str, Tensor]:
+        enabled = self.precision == "bf16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled):
+            return self.net(batch)
+
+    def observe(self, watch: Callable, *given):
+        """What `watch` makes of what it is given, in the precision of training.
+
+        The first process alone does so: nothing in it is put together with the others.
+        """
+        enabled = self.precision == "bf16"
+        with (
+            distributed.alone(),
+            torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled),
+        ):
+            return watch(*given)
+
+    def counted(self) -> dict[str, Tensor]:
+        """What the network counted in its last pass besides its losses, handed out once."""
+        counted = {
+            name: count.clone() for name, count in getattr(self.model, "counted", {}).items()
+        }
+        if counted:
+            self.model.counted = {}  # a CUDA graph's results must not be held over its next run
+        return counted
+
+    def forward_backward(
+        self, batch: dict, share: float = 1.0, last: bool = True
+    ) -> dict[str, Tensor]:
+        """Add the gradient of `share` times the losses of `batch`; return the losses, detached.
+
+        With the `last` batch of an update the processes put their gradients together.
+        """
+        self.model.train()
+        with contextlib.nullcontext() if last else self.unsynced():
+            losses = self.forward(self.to_device(batch))
+            (sum(losses.values()) * share).backward()
+        # Cloned, as the memory of a CUDA graph's results is the next step's.
+        return {name: loss.detach().clone() for name, loss in losses.items()}
+
+    def gradient_norm(self) -> Tensor:
+        """The norm of the whole gradient, left on the device; the same in all processes."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return nn.utils.get_total_norm(gradients)
+
+    def update(self, norm: Tensor | None = None) -> None:
+        """Change the weights by the gradient gathered, clipped where `norm` is too large."""
+        if self.clip_grad_norm is not None:
+            norm = self.gradient_norm() if norm is None else norm
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), self.clip_grad_norm, norm)
+        self.optimizer.step()
+        self.forget_gradient()
+
+    def forget_gradient(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def statistics(self) -> list[Tensor]:
+        """A copy of the buffers, as the statistics of batch normalization."""
+        return [buffer.clone() for buffer in self.model.buffers()]
+
+    def restore(self, statistics: list[Tensor]) -> None:
+        for buffer, value in zip(self.model.buffers(), statistics, strict=True):
+            buffer.copy_(value)
+
+    def set_lr(self, factor: float) -> None:
+        """Learning rate = the config's times `factor` times the group's `lr_factor`."""
+        for group, own in zip(self.optimizer.param_groups, self.factors, strict=True):
+            group["lr"] = self.base_lr * factor * own
+
+    def lr(self) -> float:
+        return self.optimizer.param_groups[-1]["lr"]
+
+    def require_finite(self, step: int) -> None:
+        """Raise a `UserError` if a weight or statistic is not finite; waits for the device."""
+        values = [v for v in self.model.state_dict().values() if v.is_floating_point()]
+        if not torch.stack([value.isfinite().all() for value in values]).all():
+            raise UserError(f"step {step}: weights are not finite; {STOPPED}")
+
+    def state_dict(self) -> dict:
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict, source: str) -> None:
+        try:
+            self.model.load_state_dict(state["model"])
+            # The moments are the checkpoint's; rate, decay and the like are the config's.
+            ours = [
+                {k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups
+            ]
+            self.optimizer.load_state_dict(state["optimizer"])
+            for group, settings in zip(self.optimizer.param_groups, ours, strict=True):
+                group.update(settings)
+            self.lay_out_moments()
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{source}: is of another network or optimizer than the config's ({reason}); "
+                f"set another checkpoints_path or the old config"
+            ) from error
+
+    def lay_out_moments(self) -> None:
+        """Lay out what the optimizer remembers of each weight as the weight itself is.
+
+        Fused kernels go through both in memory's order, and would pair values of different places
+        where a checkpoint was written in another memory format. They count steps on the device.
+        """
+        for group in self.optimizer.param_groups:
+            on_device = group.get("fused") or group.get("capturable")
+            for weight in group["params"]:
+                state = self.optimizer.state[weight]
+                for key, value in state.items():
+                    if isinstance(value, Tensor) and value.shape == weight.shape:
+                        state[key] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+                    elif isinstance(value, Tensor):
+                        state[key] = value.to(weight.device if on_device else "cpu")
+
+    def describe(self) -> str:
+        device = str(self.device)
+        if self.device.type == "cuda":
+            device += f" ({torch.cuda.get_device_name(self.device)})"
+        number = sum(p.numel() for p in self.model.parameters())
+        processes = f", {distributed.size()} processes" if distributed.size() > 1 else ""
+        return f"{number:,} parameters, device {device}, {self.precision}{processes}"
+
+    def rehearse(self, batch: dict, accumulate_steps: int) -> None:
+        """Run two steps on `batch`, and say sizes, losses, memory and what the second step took."""
+        for key, value in self.to_device(batch).items():
+            kind = str(value.dtype).removeprefix("torch.")
+            print(f"batch: {key} {tuple(value.shape)} {kind}")
+        done = self.measure(batch, accumulate_steps)
+        print("losses: " + ", ".join(f"{name} {value:.4f}" for name, value in done.losses.items()))
+        print(
+            f"one step: {done.seconds:.3f} s, peak memory {done.peak / 2**30:.2f} GiB; nothing is "
+            f"written"
+        )
+
+    def measure(self, batch: dict, accumulate_steps: int) -> "Rehearsal":
+        """Run two steps on `batch`; the first one is longer, the second one is what others take."""
+        for _ in range(2):
+            start = time.perf_counter()
+            for number in range(accumulate_steps):
+                last = number == accumulate_steps - 1
+                losses = self.forward_backward(batch, 1 / accumulate_steps, last)
+            self.update()
+            values = {name: float(loss) for name, loss in losses.items()}
+            seconds = time.perf_counter() - start
+        return Rehearsal(values, seconds, self.peak_memory())
+
+    def peak_memory(self) -> int:
+        """The most memory so far, in bytes: of the GPU where there is one, else of the process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def wait(self) -> None:
+        """Until the device has done what it was given; a CPU always has."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """Losses of a step by name, its seconds, and the most memory so far in bytes: of the GPU where
+    there is one, else of the process."""
+
+    losses: dict[str, float]
+    seconds: float
+    peak: int
+
+
+def with_fused(optimizer: dict) -> dict:
+    """`optimizer` with torch's fused update, unless it asks for another one.
+
+    One kernel for all weights on a GPU; on a CPU a vectorised loop in place of one a weight.
+    """
+    owner = OPTIMIZERS.get(optimizer.get("name"))
+    others = {"fused", "foreach", "capturable", "differentiable"} & optimizer.keys()
+    if owner is None or others or "fused" not in inspect.signature(owner).parameters:
+        return optimizer
+    return optimizer | {"fused": True}

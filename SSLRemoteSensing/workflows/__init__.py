@@ -1,0 +1,1 @@
+"""Whole tasks that commands call: pre-train, fine-tune, doctor, label efficiency."""

@@ -1,0 +1,1 @@
+"""What is wrong with data, config or machine, found before a run."""

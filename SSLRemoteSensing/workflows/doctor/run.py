@@ -1,0 +1,349 @@
+"""Try the step itself: what normalization sees, memory, time, and from it the end of the run."""
+
+import contextlib
+import datetime
+import math
+import os
+import shutil
+import time
+from pathlib import Path
+
+import cv2
+import torch
+from torch import nn
+
+from SSLRemoteSensing.core import checkpoints
+from SSLRemoteSensing.core.errors import UserError, told
+from SSLRemoteSensing.core.machine import choose_device, device_name, has_fast_bf16, versions
+from SSLRemoteSensing.training import run_folder
+from SSLRemoteSensing.training.plan import plan, require_images
+from SSLRemoteSensing.training.resume import config_changes
+from SSLRemoteSensing.training.settings import check_graphs
+from SSLRemoteSensing.training.train_step import TrainStep
+from SSLRemoteSensing.workflows.doctor.findings import Section
+from SSLRemoteSensing.workflows.doctor.images import default_workers
+from SSLRemoteSensing.workflows.doctor.task import Task
+
+FEW_VALUES = 8  # of which batch normalization takes a mean and a variance
+FEWEST_TIMED = 16  # images of which the loading is timed
+STEP_KEYS = ("optimizer", "precision", "channels_last", "compile", "clip_grad_norm", "param_groups")
+
+
+def judge_batch(
+    settings: dict, processes: int, images: int, model: nn.Module, section: Section
+) -> None:
+    """Whether the images make a step, and a step's batch suits batch normalization."""
+    batch, several = settings["batch_size"], settings["accumulate_steps"]
+    per_step = batch * several * processes
+    if processes > 1:
+        section.ok(f"{processes} processes of batch_size {batch} each; one of them is measured")
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    section.attempt(require_images, images, batch, several, processes)
+    if images >= per_step:
+        section.ok(f"{images} images, {images // per_step} steps of {per_step} an epoch")
+    if batch == 1 and norms:
+        section.warn(
+            "train_cfg.batch_size=1: batch normalization has the statistics of single images; "
+            "accumulate_steps does not change that"
+        )
+
+
+def prepare_step(task: Task, state: dict | None) -> TrainStep:
+    """The step of `task`, with the weights of `state` where a run goes on.
+
+    Raises:
+        UserError: as the training loop does.
+    """
+    settings, device = task.settings, choose_device(task.settings["device"])
+    check_graphs(device, settings["accumulate_steps"], settings["compile"])
+    stepper = TrainStep(task.model, device=device, **{key: settings[key] for key in STEP_KEYS})
+    if state is not None:
+        stepper.load_state_dict(state, "latest.pth")
+    return stepper
+
+
+def load_batch(task: Task, dataset) -> tuple[dict, float]:
+    """A batch of the first images, which come round again if they are too few, and the seconds that
+    one image took one process.
+
+    Raises:
+        UserError: as the data set; tiles that make no batch.
+    """
+    size, threads = task.settings["batch_size"], cv2.getNumThreads()
+    count = max(size, FEWEST_TIMED)
+    cv2.setNumThreads(0)  # as a loader's worker
+    try:
+        dataset[(0, 0)]  # what is loaded or compiled once
+        start = time.perf_counter()
+        samples = [dataset[(0, index % len(dataset))] for index in range(count)]
+        seconds = (time.perf_counter() - start) / count
+        return task.collate(samples[:size]), seconds
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def judge_normalization(stepper: TrainStep, batch: dict, section: Section) -> bool:
+    """Which batch normalization has the fewest values a channel; whether a step is possible."""
+    seen: dict[str, int] = {}
+    handles = []
+    for name, module in stepper.model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+
+            def note(module: nn.Module, inputs: tuple, name: str = name) -> None:
+                if module.training:
+                    values = inputs[0].numel() // inputs[0].shape[1]
+                    seen[name] = min(values, seen.get(name, values))
+
+            handles.append(module.register_forward_pre_hook(note))
+    stepper.model.train()
+    try:
+        with torch.no_grad():
+            stepper.model(stepper.to_device(batch))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        name = min(seen, key=seen.get)
+        section.fail(
+            f"batch normalization {name}: one value a channel (batch 1, map 1 x 1) has no "
+            f"variance; set a larger batch_size or larger images"
+        )
+        return False
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not seen:
+        section.ok("no batch normalization is trained")
+        return True
+    name = min(seen, key=seen.get)
+    say = section.warn if seen[name] < FEW_VALUES else section.ok
+    say(f"batch normalization has at least {seen[name]} values a channel ({name})")
+    return True
+
+
+def judge_step(task: Task, stepper: TrainStep, batch: dict, section: Section) -> float | None:
+    """Run two steps; memory and seconds of the second, None where it cannot be run."""
+    section.ok(stepper.describe())
+    try:
+        if not judge_normalization(stepper, batch, section):
+            return None
+        done = stepper.measure(batch, task.settings["accumulate_steps"])
+    except torch.OutOfMemoryError as error:
+        section.fail(f"a step does not fit the GPU's memory ({brief(error)}); lower batch_size")
+        return None
+    except (RuntimeError, ValueError) as error:  # of torch or of ours: the rest is still to be told
+        section.fail(f"a step ends in {type(error).__name__}: {brief(error)}")
+        return None
+    for name, value in done.losses.items():
+        if not math.isfinite(value):
+            section.fail(f"loss {name} is {value} in the second step; lower the learning rate")
+    whose = "of the GPU" if stepper.device.type == "cuda" else "of this process, images included"
+    section.ok(f"one step: {done.seconds:.3f} s, peak memory {done.peak / 2**30:.2f} GiB {whose}")
+    return done.seconds
+
+
+def judge_time(
+    settings: dict,
+    processes: int,
+    images: int,
+    step: float,
+    image: float,
+    state: dict | None,
+    section: Section,
+) -> None:
+    """When the run would end.
+
+    Args:
+        processes: of the run; they share the cores.
+        images: of an epoch.
+        step: seconds of a step's computation.
+        image: seconds that one process takes to load an image.
+    """
+    per_step = settings["batch_size"] * settings["accumulate_steps"] * processes
+    if images < per_step:
+        return
+    course = plan(images, per_step, settings["num_epoch"], settings["num_step"], state)
+    left = course.total - course.first
+    loaders, cores = settings["num_workers"], default_workers()
+    loading = per_step * image / min(processes * max(1, loaders), max(processes, cores))
+    # Workers load while the step is computed; without them one waits for the other.
+    seconds = max(step, loading) if loaders else step + loading
+    section.ok(
+        f"loading: {1 / image:.3g} images/s a process, {per_step / loading:.3g} with num_workers="
+        f"{loaders}; a step computes {per_step / step:.3g}"
+    )
+    share = cores // processes
+    if loading > step and loaders < share:
+        section.warn(f"loading takes longer than computing; num_workers can go up to {share}")
+    if loaders > max(1, share):
+        section.warn(
+            f"num_workers={loaders} of each process, which may use {cores / processes:g} cores"
+        )
+    if left <= 0:
+        section.ok(f"all {course.total} steps are done, nothing is left to do")
+        return
+    end = datetime.datetime.now() + datetime.timedelta(seconds=left * seconds)
+    section.ok(
+        f"{left} of {course.total} steps are left, {duration(left * seconds)}: until about "
+        f"{end:%Y-%m-%d %H:%M}, validation and saving not counted"
+    )
+
+
+def brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
+
+
+def duration(seconds: float) -> str:
+    """In the two largest units that matter."""
+    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
+    if days >= 2:
+        return f"{int(days)} days {int(hours) % 24} h"
+    if hours >= 1:
+        return f"{int(hours)} h {int(minutes) % 60} min"
+    return f"{int(minutes)} min {int(seconds) % 60} s"
+
+
+def judge_machine(train_cfg: dict, section: Section) -> None:
+    """Versions, device and precision of a config's `train_cfg`."""
+    section.ok(", ".join(f"{name} {version}" for name, version in versions().items()))
+    cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "torch without CUDA"
+    section.ok(f"{device_name()}; {cuda}, {torch.cuda.device_count()} GPUs to be seen")
+    device = section.attempt(choose_device, train_cfg.get("device", "auto"))
+    if device is None:
+        return
+    if device.type == "cpu" and torch.cuda.is_available():
+        section.warn("train_cfg.device is the CPU, and there is a GPU; set train_cfg.device=auto")
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        text = f"{device}: {free / 2**30:.1f} of {total / 2**30:.1f} GiB are free"
+        (section.ok if free > 0.8 * total else section.warn)(text)
+    asked, fast = train_cfg.get("precision", "fp32"), has_fast_bf16(device)
+    taken = ("bf16" if fast else "fp32") if asked == "auto" else asked
+    section.ok(f"device {device}, precision {asked}" + (f": {taken}" if asked == "auto" else ""))
+    if taken == "bf16" and not fast:
+        section.warn(f"bf16 is emulated on this {device.type}, very slowly; set precision='auto'")
+    if taken == "fp32" and device.type == "cuda" and fast:
+        section.warn("this GPU computes faster in bf16; set train_cfg.precision=auto")
+
+
+HEADROOM = 1.1  # of what is needed, for logs and pictures
+
+
+def judge_folder(path: str, key: str, section: Section) -> bool:
+    """Whether `path`, which may not be there yet, can be written to; nothing is made."""
+    there = nearest(Path(path))
+    longest = os.pathconf(there, "PC_NAME_MAX")
+    if any(len(os.fsencode(part)) > longest for part in Path(path).parts):
+        section.fail(f"{key}={path[:40]}...: a name of more than {longest} bytes; shorten it")
+    elif not there.is_dir():
+        section.fail(f"{key}={path}: {there} is a file, not a folder")
+    elif not os.access(there, os.W_OK | os.X_OK):
+        section.fail(f"{key}={path}: {there} cannot be written to")
+    else:
+        section.ok(f"{key}={path}: " + ("is there" if there == Path(path) else "will be made"))
+        return True
+    return False
+
+
+def judge_disk(needed: int, what: str, path: str, section: Section) -> None:
+    """Whether `needed` bytes fit where `path` is or will be, what is there already included."""
+    folder = nearest(Path(path))
+    free = shutil.disk_usage(folder).free
+    used = checkpoints_there(Path(path))
+    more = max(0, needed - used)
+    text = f"checkpoints take {gib(needed)} ({what}), {gib(used)} of it used now; {gib(free)} free"
+    if more > free:
+        section.fail(f"{text} at {folder}: make room, or lower checkpoints.max_keep")
+    elif more * HEADROOM > free:
+        section.warn(f"{text} at {folder}: hardly any room is left")
+    else:
+        section.ok(f"{text} at {folder}")
+
+
+def checkpoint_bytes(
+    model: nn.Module, optimizer: dict, max_keep: int, labelled: bool
+) -> tuple[int, str]:
+    """Bytes of all checkpoints of a run at its fullest, and of what they are.
+
+    A full one has the weights and the optimizer's moments. `max_keep` of them are kept beside
+    `latest.pth`, and one more is there while it is written, before the oldest is removed.
+    """
+    weights = sum(v.nbytes for v in model.state_dict().values())
+    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    full = weights + moments(optimizer) * trained
+    small = weights if labelled else sum(v.nbytes for v in model.backbone.state_dict().values())
+    name = "best.pth" if labelled else "backbone.pth"
+    text = f"{gib(full)} each: {max_keep} kept, latest, one being written; {name} {gib(small)}"
+    return full * (max_keep + 2) + small, text
+
+
+def moments(optimizer: dict) -> int:
+    """How many values an optimizer remembers of each weight."""
+    if optimizer["name"] == "SGD":
+        return 1 if optimizer.get("momentum") else 0
+    return 3 if optimizer.get("amsgrad") else 2  # Adam and AdamW
+
+
+def checkpoints_there(folder: Path) -> int:
+    """Bytes of the files in `folder` that the run replaces or removes, each once whatever number
+    of names it has."""
+    if not folder.is_dir():
+        return 0
+    named = [folder / name for name in ("latest.pth", "best.pth", "backbone.pth")]
+    files = [*named, *(file for _, file in run_folder.epochs(folder))]
+    found = [file.stat() for file in files if file.is_file()]
+    return sum({status.st_ino: status.st_size for status in found}.values())
+
+
+def nearest(path: Path) -> Path:
+    """`path`, or the first of its parents that exists."""
+    path = path.absolute()
+    return next(place for place in (path, *path.parents) if os.path.exists(place))
+
+
+def gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+def judge_run_folder(folder: Path, section: Section) -> dict | None:
+    """Locked or not, and the state that training would go on from; nothing is written or moved."""
+    holder = run_folder.holder(folder)
+    if holder is not None:
+        section.fail(f"{folder}: another run is writing there ({holder}); wait for it to end")
+    latest = folder / "latest.pth"
+    if not latest.exists():
+        if run_folder.epochs(folder):
+            return earlier_epoch(folder, f"{latest}: is not there", section)
+        section.ok(f"{folder}: no checkpoint there, the run starts anew")
+        return None
+    try:
+        state = run_folder.read_state(latest)
+    except checkpoints.Damaged as error:
+        return earlier_epoch(folder, told(error), section)
+    except UserError as error:
+        section.fail(told(error))
+        return None
+    section.ok(f"{latest}: whole, step {state['step']}, epoch {state['epoch']}")
+    return state
+
+
+def earlier_epoch(folder: Path, damage: str, section: Section) -> dict | None:
+    """The newest whole epoch, which training would take in place of latest.pth."""
+    for _, file in reversed(run_folder.epochs(folder)):
+        with contextlib.suppress(UserError):
+            state = run_folder.read_state(file)
+            section.warn(f"{damage}; training would go back to {file.name}, step {state['step']}")
+            return state
+    section.fail(f"{damage}; no epoch_*.pth beside it is whole, move them away to start anew")
+    return None
+
+
+def judge_changes(state: dict, card: dict, section: Section) -> None:
+    """What differs between the config of a checkpoint's run and that of `card`."""
+    for path, before, now, refused in config_changes(state["card"], card):
+        if refused:
+            section.fail(
+                f"{path} was {before!r} and is now {now!r}; set another checkpoints_path for a new "
+                f"run, or the old value to go on"
+            )
+        else:
+            section.warn(f"going on with {path}={now!r}, so far {before!r}")

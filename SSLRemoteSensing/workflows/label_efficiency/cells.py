@@ -1,0 +1,116 @@
+"""The cells of a grid: the commands that make them, what their folders tell of them.
+
+A cell is one run of finetune_seg.py. Its folder `cells/NAME` holds what that command writes;
+`output.txt`, what it said; and `cell.json`, how it ended: status 'done', 'failed', 'stopped', or
+'unscored' (trained, but scoring it on the test tiles failed). Failed and stopped cells run again
+with the next call, and go on from their own latest.pth.
+"""
+
+from dataclasses import asdict, dataclass
+
+from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, Grid, read_json
+
+
+@dataclass(frozen=True)
+class Job:
+    """A process to run: all of a cell, or only the scoring of a trained one on test tiles."""
+
+    cell: Cell
+    scoring: bool = False
+
+
+def arguments(grid: Grid, job: Job, gpu: str | None) -> list[str]:
+    """Those of finetune_seg.py, less the config file."""
+    cell, folder = job.cell, grid.path(job.cell)
+    sets = [
+        f"train_cfg.train_data.fraction={cell.fraction!r}",
+        f"train_cfg.train_data.fraction_seed={cell.seed}",
+        f"train_cfg.seed={cell.seed}",
+        *grid.known_inits[cell.init]["set"],
+    ]
+    if cell.lr is not None:
+        sets.append(f"train_cfg.optimizer.lr={cell.lr!r}")
+        if not job.scoring:
+            sets.append("train_cfg.test_data=None")
+    if gpu is not None:
+        sets.append("train_cfg.device=cuda")  # the one that the process sees
+    given = ["--backbone", grid.inits[cell.init], "--checkpoints_path", str(folder)]
+    given += ["--log_path", str(folder / "log"), "--set", *sets]
+    return [*given, "--evaluate", str(folder / "best.pth")] if job.scoring else given
+
+
+def jobs_left(grid: Grid) -> list[Job]:
+    """What is still to do, as far as it is known: scoring comes once a learning rate is chosen."""
+    left = []
+    for cell in grid.cells():
+        status = read_cell(grid, cell)["status"]
+        if status in ("to do", "stopped", "failed"):
+            left.append(Job(cell))
+        elif status == "unscored":
+            left.append(Job(cell, scoring=True))
+    return left
+
+
+def read_cell(grid: Grid, cell: Cell) -> dict:
+    """cell.json of `cell`, with its status as of now, and `results`, those of results.json."""
+    found = read_json(grid.path(cell) / "cell.json") or {"status": "to do"}
+    results = read_json(grid.path(cell) / "results.json")
+    if found["status"] in ("done", "unscored"):
+        if results is None:
+            found["status"] = "to do"
+        elif is_chosen(grid, cell) and results["split"] != grid.split:
+            there = (grid.path(cell) / "best.pth").exists()
+            found["status"] = "unscored" if there else "to do"
+    return found | {"results": results}
+
+
+def is_chosen(grid: Grid, cell: Cell) -> bool:
+    return grid.lrs is None or grid.chosen.get((cell.init, cell.fraction)) == cell.lr
+
+
+def main_miou(protocols: dict[str, dict]) -> float | None:
+    """mIoU by protocol `all`, or by the first there is where a config leaves that out."""
+    first = next(iter(protocols.values()), {})
+    return protocols.get("all", first).get("miou")
+
+
+def cells_there(grid: Grid) -> list[Cell]:
+    """The cells that have a cell.json, also those that are not asked for now."""
+    found = [read_json(path) for path in sorted(grid.folder.glob("cells/*/cell.json"))]
+    keys = ("init", "fraction", "seed", "lr")
+    return [Cell(**{key: record[key] for key in keys}) for record in found if record]
+
+
+def rows_of(grid: Grid) -> list[dict]:
+    """A row for each cell asked for or already there, as `comparison` takes them."""
+    order = {name: place for place, name in enumerate([*grid.inits, *grid.known_inits][::-1])}
+    cells = {*grid.cells(), *cells_there(grid)}
+    rows = []
+    for cell in sorted(cells, key=lambda c: (-order[c.init], c.fraction, c.seed, c.lr or 0)):
+        found = read_cell(grid, cell)
+        done = found["status"] == "done"
+        results = found["results"] if done else None
+        rows.append(
+            asdict(cell)
+            | {
+                "chosen": is_chosen(grid, cell),
+                "status": found["status"],
+                "error": found.get("error", "") if not done else "",
+                "tiles": grid.kept(cell.fraction),
+                "steps": grid.steps,
+                "seconds": round(found.get("seconds", 0), 1),
+                "split": results["split"] if results else "",
+                "commit": results.get("versions", {}).get("commit") if results else None,
+                "device": results.get("device") if results else None,
+                "val_miou": main_miou(found.get("val") or {}),
+                "protocols": results["protocols"] if results else {},
+            }
+        )
+    return rows
+
+
+def mean_seconds(grid: Grid) -> float | None:
+    """Mean time of the finished cells."""
+    records = [read_json(path) for path in grid.folder.glob("cells/*/cell.json")]
+    times = [record["seconds"] for record in records if record and record["status"] == "done"]
+    return sum(times) / len(times) if times else None

@@ -1,0 +1,74 @@
+"""The learning rate of each initialisation and fraction, chosen on validation, test unseen.
+
+The cells are trained and scored without test tiles. The rate with the highest mean mIoU on
+validation is chosen, by one rule for all initialisations, and only the chosen cells are then scored
+on the test tiles, once.
+"""
+
+from SSLRemoteSensing.workflows.label_efficiency.cells import cells_there, main_miou, read_cell
+from SSLRemoteSensing.workflows.label_efficiency.comparison import Estimate, estimate, percent
+from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, Grid, write_grid
+
+DIVERGED = "not finite"  # in the error of a run whose learning rate was too high
+
+
+def choose_rates(grid: Grid, keep_weights: bool = False) -> list[str]:
+    """Choose a learning rate for each (init, fraction) whose search is complete; what to say of it.
+
+    The highest mean mIoU (protocol `all`) on validation over the seeds; of equal ones the smaller
+    rate. A rate at which a cell diverged is out. Where a cell failed otherwise nothing is chosen:
+    it runs again with the next call. A choice stands: test tiles are seen after it.
+    """
+    said = []
+    for fraction in grid.fractions:
+        for init in grid.inits:
+            if (init, fraction) in grid.chosen:
+                continue
+            means, where = mean_by_rate(grid, init, fraction), f"{init}, {percent(fraction)}"
+            if means is None:
+                said.append(f"{where}: no learning rate is chosen, not all its cells have ended")
+            elif not means:
+                said.append(f"{where}: no learning rate is chosen, training diverged with each")
+            else:
+                best = max(means, key=lambda lr: (means[lr].mean, -lr))
+                grid.chosen[init, fraction] = best
+    write_grid(grid)
+    for cell in [] if keep_weights else cells_there(grid):
+        chosen = grid.chosen.get((cell.init, cell.fraction))
+        if chosen is not None and (cell.lr != chosen or grid.split == "val"):
+            (grid.path(cell) / "best.pth").unlink(missing_ok=True)
+    return said
+
+
+def warnings_of_rates(grid: Grid) -> list[str]:
+    """Name the choices at an end of the list, beyond which there may be a better rate."""
+    at_ends = {}
+    for (init, fraction), lr in grid.chosen.items():
+        if lr in (grid.lrs[0], grid.lrs[-1]):
+            at_ends.setdefault((init, lr), []).append(fraction)
+    return [
+        f"warning: the learning rate chosen for {init} at {', '.join(map(percent, sorted(fs)))} is "
+        f"{lr:g}, at the {'lower' if lr == grid.lrs[0] else 'upper'} end of the list; a better one "
+        f"may lie beyond (another list of --lrs needs another --output)"
+        for (init, lr), fs in at_ends.items()
+    ]
+
+
+def mean_by_rate(grid: Grid, init: str, fraction: float) -> dict[float, Estimate] | None:
+    """Mean mIoU on validation of each rate none of whose cells diverged; None if not all ended."""
+    means = {}
+    # Also the seeds of earlier calls: a choice must not rest on those that happen to be asked for.
+    there = {c.seed for c in cells_there(grid) if (c.init, c.fraction) == (init, fraction)}
+    seeds = sorted(there.union(grid.seeds))
+    for lr in grid.lrs:
+        values = []
+        for seed in seeds:
+            found = read_cell(grid, Cell(init, fraction, seed, lr))
+            miou = main_miou(found.get("val") or {})
+            if found["status"] == "done" and miou is not None:
+                values.append(miou)
+            elif DIVERGED not in found.get("error", ""):
+                return None
+        if len(values) == len(seeds):
+            means[lr] = estimate(values)
+    return means

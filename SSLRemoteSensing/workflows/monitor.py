@@ -1,0 +1,214 @@
+"""What a pre-training run learns, told without labels: figures and pictures that change nothing.
+
+Both are made by the first process alone. Training with them and without gives the same weights.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from SSLRemoteSensing.core.errors import UnreadableImage
+from SSLRemoteSensing.evaluation.embeddings import alignment, effective_rank, spread, uniformity
+from SSLRemoteSensing.evaluation.task_gradients import task_gradients, unchanged
+from SSLRemoteSensing.models.pretext import PretextNet, count_pairs
+from SSLRemoteSensing.reports.pretext_figures import (
+    inpainting_page,
+    neighbours_page,
+    transforms_page,
+)
+
+COLLAPSED = 1e-3  # embedding_std; an untrained network has some 0.02
+BANK = 128  # images, of whole batches
+OWN_EPOCH = 2**32 - 1  # whose draws no epoch of training has
+ROWS, NEIGHBOURS = 4, 5  # of the pictures
+
+Remarks = dict[str, str]  # kind -> what to warn of
+
+
+class Watch:
+    """Watches `net` by the batches of training and by a bank of fixed samples.
+
+    The bank is as many whole batches of training's size as 128 images make, at least one, spread
+    evenly over the data set, each image as (occluded, anchor, transformed) by draws of its own: the
+    same in every run of a seed, and after every restart. It is read when it is first looked at, and
+    kept in memory. For batches of that size kernels are already chosen.
+
+    Args:
+        dataset: samples of `dataset[(epoch, index)]`, names of `dataset.name(index)`.
+        collate: samples to a batch.
+        batch_size: of training.
+        transforms: names of the classes of the transform prediction, in order.
+    """
+
+    def __init__(
+        self,
+        net: PretextNet,
+        dataset,
+        collate: Callable[[list[dict]], dict],
+        batch_size: int,
+        transforms: Sequence[str],
+    ):
+        self.net, self.dataset, self.collate = net, dataset, collate
+        self.batch_size, self.transforms = batch_size, list(transforms)
+        self.bank: list[dict] | None = None
+
+    def entry(
+        self, batch: dict[str, Tensor], counts: dict[str, Tensor]
+    ) -> tuple[dict[str, float], Remarks]:
+        """Figures for an entry of the log.
+
+        `embedding_std`: `spread` of the embeddings of the batch's anchors, which a low contrastive
+        loss does not tell from success. `agr_accuracy` and `agr_accuracy_TRANSFORM`: of the
+        training batches since the last entry, with dropout; a transform none of them had is None.
+
+        Args:
+            batch: on the device.
+            counts: what the network counted since the last entry.
+        """
+        figures, remarks = self.accuracy(counts.get("agr_confusion")), {}
+        if self.net.exemplar_head is not None and len(batch["anchor"]) >= 2:
+            with unchanged(self.net), torch.no_grad():
+                self.net.eval()
+                maps = self.net.features(batch["anchor"])
+                std = spread(self.net.exemplar_head(maps["block6"]))
+            figures["embedding_std"] = std
+            if std < COLLAPSED:
+                remarks["collapse"] = (
+                    f"the embeddings of all images are nearly the same (embedding_std {std:.1e}); "
+                    f"lower the temperature of ExamplarLoss or the learning rate, or enlarge the "
+                    f"batch"
+                )
+        return figures, remarks
+
+    def accuracy(self, confusion: Tensor | None) -> dict[str, float | None]:
+        """Shares of right predictions in a confusion matrix (K, K), in all and by row."""
+        if confusion is None or not confusion.sum():
+            return {}
+        right, shown = confusion.diag(), confusion.sum(1)
+        figures = {"agr_accuracy": float(right.sum() / shown.sum())}
+        for name, hits, count in zip(self.transforms, right, shown, strict=True):
+            figures[f"agr_accuracy_{name}"] = float(hits / count) if count else None
+        return figures
+
+    def look(
+        self, to_device: Callable[[dict], dict[str, Tensor]]
+    ) -> tuple[dict[str, float], Remarks, dict[str, np.ndarray]]:
+        """Figures and pictures of the bank; a picture is R, G, B uint8 (H, W, 3) by name.
+
+        `effective_rank`, `alignment`, `uniformity` of the bank's embeddings, in evaluation mode (of
+        the exemplar head, or where that is not trained of the pooled last map); the figures of
+        `task_gradients` of its first batch. Pictures: inpainting, transforms, neighbours.
+
+        Args:
+            to_device: a batch to its tensors on the device.
+        """
+        try:
+            return self.look_closely(to_device)
+        except torch.OutOfMemoryError:
+            told = "no figures and pictures of fixed samples: the GPU's memory is full; set a "
+            return {}, {"watching": f"{told}smaller batch_size, or log.vis_step=0"}, {}
+
+    def look_closely(self, to_device) -> tuple[dict[str, float], Remarks, dict[str, np.ndarray]]:
+        if self.bank is None:
+            self.bank = self.read_bank()
+        if sum(len(batch["index"]) for batch in self.bank) < 2:
+            told = "no figures and pictures of fixed samples: too few images, or too few to be read"
+            return {}, {"watching": told}, {}
+        with unchanged(self.net), torch.no_grad():
+            self.net.eval()
+            views, confusion = self.embed(to_device)
+            restored = self.restore(to_device(self.bank[0]))
+        if not torch.stack(views).isfinite().all():
+            told = "no figures and pictures of fixed samples: their embeddings are not finite"
+            return {}, {"watching": told}, {}
+        figures = {
+            "effective_rank": effective_rank(views[0]),
+            "alignment": alignment(*views),
+            "uniformity": uniformity(views[0]),
+        }
+        figures |= task_gradients(self.net, to_device(self.bank[0]))
+        figures = {key: value for key, value in figures.items() if math.isfinite(value)}
+        return figures, {}, self.draw(views[0], confusion, restored)
+
+    def read_bank(self) -> list[dict]:
+        """Whole batches of fixed samples, each of them from all over the data set; files that
+        cannot be read are passed over."""
+        batches = max(1, min(BANK, len(self.dataset)) // self.batch_size)
+        count = batches * self.batch_size
+        numbers = np.linspace(0, len(self.dataset) - 1, count).round().astype(int)
+        samples = []
+        for index in numbers.reshape(self.batch_size, batches).T.ravel():
+            try:
+                samples.append(self.dataset[(OWN_EPOCH, int(index))])
+            except UnreadableImage:
+                continue
+        size = self.batch_size
+        whole = range(0, len(samples) - size + 1, size)
+        return [self.collate(samples[start : start + size]) for start in whole]
+
+    def embed(self, to_device) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
+        """Embeddings (N, D) of anchors and transformed images of the bank, on the CPU, and the
+        confusion matrix of their transforms."""
+        views, confusion = ([], []), None
+        for batch in self.bank:
+            moved = to_device(batch)
+            maps = [self.net.features(moved[key]) for key in ("anchor", "transformed")]
+            for known, pyramid in zip(views, maps, strict=True):
+                head, last_map = self.net.exemplar_head, pyramid["block6"]
+                one = last_map.mean((2, 3)) if head is None else head(last_map)
+                known.append(one.float().cpu())
+            if self.net.agr_head is not None:
+                logits = self.net.agr_head(*maps).float()
+                pairs = count_pairs(moved["transform_label"], logits).cpu()
+                confusion = pairs if confusion is None else confusion + pairs
+        return (torch.cat(views[0]), torch.cat(views[1])), confusion
+
+    def restore(self, batch: dict[str, Tensor]) -> np.ndarray | None:
+        """What the inpainting head makes of a batch: float (ROWS, H, W, C)."""
+        if self.net.inpainting_head is None:
+            return None
+        restored = self.net.inpainting_head(self.net.features(batch["occluded"]))
+        return pixels(restored[:ROWS].float())
+
+    def draw(
+        self, embeddings: Tensor, confusion: Tensor | None, restored: np.ndarray | None
+    ) -> dict[str, np.ndarray]:
+        """The pictures by name."""
+        names = [self.dataset.name(int(i)).name for batch in self.bank for i in batch["index"]]
+        pictures, told = {}, f"of {len(names)} fixed images, in evaluation mode"
+        if restored is not None:
+            occluded, anchor = (pixels(self.bank[0][key][:ROWS]) for key in ("occluded", "anchor"))
+            pictures["inpainting"] = inpainting_page(
+                occluded, restored, anchor, names[: len(anchor)]
+            )
+        if confusion is not None:
+            header = f"transforms {told}"
+            pictures["transforms"] = transforms_page(confusion.numpy(), self.transforms, header)
+        found, similarity = neighbours(embeddings, ROWS, NEIGHBOURS)
+        images = np.concatenate([pixels(batch["anchor"]) for batch in self.bank])
+        pictures["neighbours"] = neighbours_page(
+            images, found, similarity, names, f"nearest {told}"
+        )
+        return pictures
+
+
+def pixels(images: Tensor) -> np.ndarray:
+    """(N, C, H, W) as (N, H, W, C) on the CPU."""
+    return images.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def neighbours(embeddings: Tensor, queries: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers and cosines (queries, 1 + count) of rows spread evenly over (N, D), each followed by
+    the `count` rows most similar to it, best first; less where there are not so many."""
+    unit = F.normalize(embeddings.double(), dim=1)
+    chosen = torch.linspace(0, len(unit) - 1, min(queries, len(unit))).round().long()
+    similarity = unit[chosen] @ unit.T
+    itself = torch.arange(len(chosen))
+    similarity[itself, chosen] = torch.inf  # before all that are its equals
+    cosines, found = similarity.sort(dim=1, descending=True, stable=True)
+    cosines[:, 0] = 1
+    return found[:, : count + 1].numpy(), cosines[:, : count + 1].numpy()

@@ -1,0 +1,109 @@
+"""Open labelled tiles to be looked at: a part of a config, of a prepared set, or two folders."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from SSLRemoteSensing.core.classes import default_palette
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.file_lists import find_images
+from SSLRemoteSensing.data.geotiff import open_tiff
+from SSLRemoteSensing.data.images import TIFF_ENDINGS
+from SSLRemoteSensing.data.prepared import LABEL_FOLDERS, read_card
+from SSLRemoteSensing.data.segmentation import SegmentationDataset
+
+FORMATS = ("**/*.png", "**/*.jpg", "**/*.tif", "**/*.tiff")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Tiles with what is needed to draw them: a title, the classes, R, G, B of each."""
+
+    dataset: SegmentationDataset
+    title: str
+    classes: Sequence[str]
+    palette: Sequence
+
+
+def part_of_config(config: dict, part: str) -> Part:
+    """`part` ('train', 'val', 'test') of a config of finetune_seg.py, opened as it opens it.
+
+    Raises:
+        UserError: no such part, or as `SegmentationDataset`.
+    """
+    classes, train_cfg = list(config["classes"]), config["train_cfg"]
+    given = {"num_classes": len(classes), "classes": classes, "seed": train_cfg.get("seed", 0)}
+    given["in_channels"] = config["backbone_cfg"].get("in_channels", 3)
+
+    def opened(name: str, coding=None) -> SegmentationDataset:
+        try:
+            return SegmentationDataset(**train_cfg[f"{name}_data"], **given, coding=coding)
+        except UserError as error:
+            raise UserError(f"train_cfg.{name}_data: {error}") from error
+
+    if train_cfg.get(f"{part}_data") is None:
+        raise UserError(f"--part {part}: the config has no train_cfg.{part}_data")
+    # What is neither prepared nor stated is coded as the training labels are.
+    prepared = read_card(train_cfg[f"{part}_data"]["label_path"]) is not None
+    coding = None if part == "train" or prepared else opened("train").coding
+    palette = config.get("palette") or default_palette(len(classes))
+    return Part(opened(part, coding), f"{config['name']}, {part}_data", classes, palette)
+
+
+def part_of_prepared(folder: str, part: str) -> Part:
+    """`part` of a folder that tools/prepare.py made.
+
+    Raises:
+        UserError: no dataset.json there, no such part, or one without labels.
+    """
+    card = read_card(folder)
+    if card is None or card["root"] != Path(folder).absolute():
+        raise UserError(
+            f"--tiles {folder}: has no dataset.json of tools/prepare.py; use --images and --labels"
+        )
+    kinds = [kind for kind in ("full", "eroded") if kind in card.get("labels", ())]
+    if not kinds:
+        raise UserError(f"--tiles {folder}: was prepared without labels")
+    labels = Path(folder) / LABEL_FOLDERS[kinds[0]] / part
+    if not labels.is_dir():
+        there = ", ".join(sorted(path.name for path in labels.parent.iterdir()))
+        raise UserError(f"--part {part}: {folder} has no labels of it, but of {there}")
+    count = len(card["bands"])
+    dataset = SegmentationDataset(
+        str(Path(folder) / "images" / part), str(labels), len(card["classes"]), in_channels=count
+    )
+    palette = card.get("palette") or default_palette(len(card["classes"]))
+    return Part(dataset, f"{card['root'].name}, {part}", card["classes"], palette)
+
+
+def part_of_folders(
+    images: str,
+    labels: str,
+    classes: Sequence[str],
+    label_format: str,
+    label_offset: int | None,
+    label_codes: Sequence[int] | None,
+    max_value: float | None,
+) -> Part:
+    """Two folders of images and labels of the same names; arguments as of `SegmentationDataset`.
+
+    Raises:
+        UserError: as `SegmentationDataset`.
+    """
+    try:
+        channels = band_count(find_images(images, FORMATS, keys=("folder", None))[0])
+        dataset = SegmentationDataset(
+            images, labels, len(classes), FORMATS, label_format, label_offset=label_offset,
+            label_codes=label_codes, max_value=max_value, in_channels=channels,
+        )  # fmt: skip
+    except UserError as error:
+        raise UserError(f"--images, --labels: {error}") from error
+    return Part(dataset, Path(images).name, classes, default_palette(len(classes)))
+
+
+def band_count(file: str) -> int:
+    """How many bands to read of an image: those of a TIFF with more than three, or else three."""
+    if Path(file).suffix.lower() not in TIFF_ENDINGS:
+        return 3
+    with open_tiff(file) as source:
+        return max(3, source.count)

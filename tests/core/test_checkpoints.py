@@ -1,0 +1,77 @@
+"""Reading a .pth file: of anybody, and so without trust in what it claims to hold."""
+
+import zipfile
+
+import pytest
+import torch
+
+from SSLRemoteSensing.core import checkpoints
+
+
+def holds_itself() -> dict:
+    inner = []
+    inner.append(inner)
+    return {"a": inner}
+
+
+def grows_without_end() -> dict:
+    """Thirteen lists of ten times the one before: few bytes in the file, 10^13 values."""
+    value = [0]
+    for _ in range(13):
+        value = [value] * 10
+    return {"a": value}
+
+
+HOSTILE = {
+    "a list that holds itself": holds_itself,
+    "lists of lists": grows_without_end,
+    "one value as ten thousand million": lambda: {"a": torch.zeros(1).expand(10**10)},
+    "a sparse tensor": lambda: {"a": torch.eye(3).to_sparse()},
+    "a tensor without memory": lambda: {"a": torch.zeros(10**12, device="meta")},
+    "a conjugate view": lambda: {"a": torch.zeros(3, dtype=torch.complex64).conj()},
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+@pytest.mark.parametrize("checksum", [{}, {"checksum": "0" * 32}])
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_a_file_that_claims_more_than_it_holds_is_refused(tmp_path, what, checksum):
+    path = tmp_path / "w.pth"
+    torch.save(HOSTILE[what]() | checksum, path)
+    assert path.stat().st_size < 10_000
+    with pytest.raises(checkpoints.Damaged, match=r"w\.pth: refused, "):
+        checkpoints.read(path)
+
+
+def test_a_compressed_archive_is_refused_before_it_has_memory(tmp_path, monkeypatch):
+    """A few kB that unpack to 64 MB."""
+    whole, path = tmp_path / "whole.pth", tmp_path / "w.pth"
+    torch.save({"a": torch.zeros(2**24)}, whole)
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out:
+        for name in source.namelist():
+            out.writestr(name, source.read(name))
+    assert path.stat().st_size < 2**17
+    assert torch.load(path, weights_only=True)["a"].numel() == 2**24
+    monkeypatch.setattr(torch, "load", None)
+    with pytest.raises(checkpoints.Damaged, match="refused, claims more bytes than it has"):
+        checkpoints.read(path)
+
+
+def test_a_seal_is_asked_for_where_a_run_goes_on(tmp_path):
+    """A flipped bit may hit the name of the checksum itself."""
+    path = tmp_path / "w.pth"
+    torch.save({"a": torch.ones(3)}, path)
+    assert torch.equal(checkpoints.read(path)["a"], torch.ones(3))
+    with pytest.raises(checkpoints.Damaged, match="not what was written"):
+        checkpoints.read(path, sealed=True)
+    checkpoints.write(path, {"a": torch.ones(3)})
+    assert torch.equal(checkpoints.read(path, sealed=True)["a"], torch.ones(3))
+
+
+def test_views_and_shared_memory_are_written_and_read(tmp_path):
+    whole = torch.arange(12.0).view(3, 4)
+    contents = {"turned": whole.T, "row": whole[1], "same": [whole, whole], "none": torch.zeros(0)}
+    checkpoints.write(tmp_path / "w.pth", contents)
+    found = checkpoints.read(tmp_path / "w.pth", sealed=True)
+    assert torch.equal(found["turned"], whole.T)
+    assert torch.equal(found["row"], whole[1])

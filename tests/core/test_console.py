@@ -1,0 +1,404 @@
+"""The terminal: help that can be copied from, bars and colours there, plain lines in a pipe."""
+
+import argparse
+import contextlib
+import fcntl
+import importlib
+import io
+import os
+import pty
+import re
+import shlex
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, draw_tiles
+
+from SSLRemoteSensing.core import console
+from SSLRemoteSensing.core.cli import fine_tuning_config
+from SSLRemoteSensing.core.errors import run_command
+from SSLRemoteSensing.training.logger import on_the_bar
+
+# Every command with flags, and those whose help may load torch: their networks are classes there.
+COMMANDS = ["train.py", "finetune_seg.py"]
+COMMANDS += sorted(
+    f"tools/{file.name}"
+    for file in (ROOT / "tools").glob("*.py")
+    if "def flags()" in file.read_text()
+)
+SLOW = {"tools/benchmark_predict.py", "tools/make_configuration_docs.py"}
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
+
+
+@pytest.fixture
+def parser_of(monkeypatch):
+    """The parser of a command by its path."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+
+    def parser(command: str) -> argparse.ArgumentParser:
+        return importlib.import_module(Path(command).stem).flags()
+
+    return parser
+
+
+def test_each_command_of_the_readme_is_walked():
+    named = set(re.findall(r"(?:python |torchrun .*?)((?:tools/)?\w+\.py)", readme()))
+    assert named - {"setup.py"} <= set(COMMANDS)
+    assert len(COMMANDS) >= 12
+
+
+def readme() -> str:
+    return (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_flag_has_help_and_shows_its_default(parser_of, command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    parser = parser_of(command)
+    text = parser.format_help()
+    assert max(map(len, text.splitlines())) <= 100
+    formatter = parser.formatter_class("")
+    for action in parser._actions:
+        if action.help is argparse.SUPPRESS:
+            continue
+        assert action.help, action.dest
+        if action.default in (None, False, [], argparse.SUPPRESS):
+            continue
+        shown = formatter._expand_help(action)
+        default = action.default if isinstance(action.default, list | tuple) else [action.default]
+        assert f"(default: {' '.join(map(str, default))})" in shown, action.dest
+        assert " ".join(shown.split()) in " ".join(text.split()), action.dest
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - SLOW))
+def test_help_does_not_load_torch(command):
+    """Which takes seconds; in a process of its own, as this one has it."""
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = [{command!r}, '--help']\n"
+        f"sys.path.insert(0, {str((ROOT / command).parent)!r})\n"
+        "try:\n"
+        f"    runpy.run_path({command!r}, run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    print('status', end.code, 'torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "status 0 False", done.stderr
+
+
+def test_version_names_this_package_and_torch(run):
+    import torch
+
+    done = run("finetune_seg.py", None, "--version")
+    assert done.returncode == 0, done.stderr
+    ours, other = done.stdout.splitlines()
+    assert re.fullmatch(r"SSLRemoteSensing \d+\.\d+\.\d+", ours)
+    assert other == f"torch {torch.__version__.split('+')[0]}"
+
+
+def examples() -> list[tuple[str, list[str]]]:
+    """(command, its words) of every example in the docstrings of the commands; that they parse and
+    set keys that exist is tested in tests/docs/test_docs.py."""
+    found = []
+    for command in COMMANDS:
+        document = (ROOT / command).read_text().split('"""')[1].replace("\\\\\n", " ")
+        for line in document.splitlines():
+            if re.match(r"    (python|torchrun) ", line):
+                words = shlex.split(line)
+                at = next(i for i, word in enumerate(words) if word.endswith(".py"))
+                found.append((words[at], words[at + 1 :]))
+    return found
+
+
+def test_each_command_has_an_example_of_itself():
+    named = {command for command, _ in examples()}
+    assert named == set(COMMANDS)
+
+
+def on_a_terminal(command: list[str], width: int = 80, **environment: str) -> tuple[int, str]:
+    """Run a command on a pseudo-terminal of `width` columns: its status, and all that it wrote."""
+    child, screen = pty.fork()
+    if child == 0:
+        os.chdir(ROOT)
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
+        os.environ.pop("NO_COLOR", None)
+        os.environ.update({"TERM": "xterm"} | environment)
+        os.execv(command[0], command)
+    written = b""
+    with contextlib.suppress(OSError):  # the end of a terminal, on Linux
+        while part := os.read(screen, 65536):
+            written += part
+    os.close(screen)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), written.decode()
+
+
+BARS = """
+import sys, time
+from SSLRemoteSensing.core.console import closing, command_line, progress, say, warn
+from SSLRemoteSensing.core.errors import UserError, run_command
+def main():
+    for number in progress("counting", range(16), unit="file"):
+        time.sleep(float(sys.argv[1]))
+        if number == 14:
+            say("a line")
+    warn("odd")
+    closing({"results": "a b.json"}, [command_line("train.py", "--config_file", "a b.py")])
+    raise UserError("nothing: is wrong; mend it")
+run_command(main)
+"""
+
+
+def test_a_terminal_has_colours_and_a_bar_that_goes_away():
+    status, said = on_a_terminal([sys.executable, "-c", BARS, "0.1"])
+    assert status == 2
+    assert re.search(r"counting: +\d+%\|.*/16 \[.*file", said)
+    assert "\x1b[33mwarning:\x1b[0m odd" in said
+    assert "\x1b[1;31merror:\x1b[0m nothing: is wrong; mend it" in said
+    assert "\x1b[1mresults:\x1b[0m a b.json" in said
+    assert "\x1b[1mnext:\x1b[0m python train.py --config_file 'a b.py'" in said
+    left = seen(said)
+    assert left == [
+        "a line",
+        "warning: odd",
+        "results: a b.json",
+        "next: python train.py --config_file 'a b.py'",
+        "error: nothing: is wrong; mend it",
+    ]
+
+
+def seen(written: str) -> list[str]:
+    """The lines that a terminal shows in the end; a carriage return goes back to a line's start."""
+    lines = []
+    for line in re.sub(r"\x1b\[[0-9;]*[mA-Z]", "", written).replace("\r\n", "\n").split("\n"):
+        shown = ""
+        for part in line.split("\r"):
+            shown = part + shown[len(part) :]
+        lines.append(shown.rstrip())
+    return [line for line in lines if line]
+
+
+def test_work_of_less_than_a_second_has_no_bar():
+    status, said = on_a_terminal([sys.executable, "-c", BARS, "0"])
+    assert status == 2
+    assert "counting" not in said
+
+
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_a_terminal_without_colours_gets_none(environment):
+    _, said = on_a_terminal([sys.executable, "-c", BARS, "0"], **environment)
+    assert "\x1b[" not in said
+    assert "error: nothing" in said
+
+
+def test_a_pipe_gets_plain_lines_and_errors_apart():
+    done = subprocess.run(
+        [sys.executable, "-c", BARS, "0.1"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stdout.splitlines() == [
+        "a line",
+        "results: a b.json",
+        "next: python train.py --config_file 'a b.py'",
+    ]
+    assert done.stderr == "warning: odd\nerror: nothing: is wrong; mend it\n"
+    assert not CONTROL.search(done.stdout + done.stderr)
+
+
+def test_what_is_kept_in_a_string_stays_plain(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    console.warn("odd")
+    assert sys.stderr.getvalue() == "warning: odd\n"
+
+
+def test_a_closed_pipe_ends_a_command_without_a_word():
+    """As `| head -1` does it: status 141, as SIGPIPE would end it."""
+    code = (
+        "from SSLRemoteSensing.core.errors import run_command\n"
+        "run_command(lambda: [print('line', n) for n in range(100000)])"
+    )
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) as run:
+        assert run.stdout.readline() == b"line 0\n"
+        run.stdout.close()
+        assert run.stderr.read() == b""
+    assert run.returncode == 128 + signal.SIGPIPE
+
+
+def test_a_short_output_into_a_closed_pipe_is_silent_too():
+    """It is written at the end of the process only, where Python would complain."""
+    code = (
+        "import sys, time\n"
+        "from SSLRemoteSensing.core.errors import run_command\n"
+        "def main():\n"
+        "    sys.stdin.read()\n"
+        "    print('line')\n"
+        "    sys.exit(1)\n"
+        "run_command(main)"
+    )
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) as run:
+        run.stdout.close()
+        run.stdin.close()
+        assert run.stderr.read() == b""
+    assert run.returncode == 128 + signal.SIGPIPE
+
+
+def test_a_broken_pipe_of_something_else_is_a_defect():
+    def main():
+        raise BrokenPipeError("a worker's")
+
+    with pytest.raises(BrokenPipeError, match="a worker's"):
+        run_command(main)
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"), [((), 130), ((signal.SIGTERM,), 143)], ids=["SIGINT", "SIGTERM"]
+)
+def test_ctrl_c_is_one_line_and_its_status(capsys, raised, status):
+    def main():
+        raise KeyboardInterrupt(*raised)
+
+    with pytest.raises(SystemExit) as end:
+        run_command(main, "stopped; go on")
+    assert end.value.code == status
+    assert capsys.readouterr() == ("", "stopped; go on\n")
+
+
+def test_ctrl_c_that_a_library_makes_another_error_of_is_one_line_too():
+    """As NumPy does while it is imported: a RecursionError."""
+    code = (
+        "import os, signal, sys\n"
+        "from SSLRemoteSensing.core.errors import run_command\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def main():\n"
+        "    try:\n"
+        "        if len(sys.argv) > 1: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    except KeyboardInterrupt:\n"
+        "        pass\n"
+        "    raise RecursionError('half imported')\n"
+        "run_command(main, 'stopped; go on')"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run([*command, "press"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped; go on\n")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "RecursionError: half imported" in done.stderr
+
+
+def test_ctrl_c_while_a_tool_works_is_130(tmp_path):
+    scenes = tmp_path / "scenes"
+    command = [sys.executable, "tools/make_demo_scenes.py", "--output", str(scenes)]
+    command += ["--size", "600", "--scenes", "38"]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as run:
+        end = time.monotonic() + 60
+        while not scenes.exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        run.send_signal(signal.SIGINT)
+        out, err = run.communicate(timeout=60)
+    assert (run.returncode, out, err) == (130, b"", b"stopped\n")
+
+
+def test_the_bar_of_training_fits_eighty_columns():
+    values = dict(step=1234, epoch=12, lr=0.0005, loss=123456.7, inpainting=0.123, agr=1.79)
+    values |= dict(exemplar=3.2, gradient_norm=1.2, images_per_second=1234.5, data_wait=0.123)
+    assert on_the_bar(values) == "epoch 12, loss 1.23e+05, 1.23e+03 images/s"
+    del values["images_per_second"]
+    assert on_the_bar(values | {"loss": 0.25}) == "epoch 12, loss 0.25"
+
+
+@pytest.mark.parametrize(
+    ("given", "there"),
+    [
+        ("demo_oam_pretrain_resnet18_cfg.py", "demo_oam_finetune_resnet18_cfg.py"),
+        ("vr_vgg16_inapinting_agr_examplar_cfg.py", "seg_potsdam_vgg16_cfg.py"),
+        ("vr_resnet50_inapinting_agr_examplar_cfg.py", "seg_potsdam_resnet50_cfg.py"),
+        ("vr_resnet50_modern_cfg.py", "seg_potsdam_resnet50_cfg.py"),
+        ("oam_pretrain_resnet18_modern_cfg.py", "oam_finetune_resnet18_cfg.py"),
+    ],
+)
+def test_a_pretraining_names_its_fine_tuning_config(given, there):
+    assert fine_tuning_config(str(ROOT / "configs" / given)) == str(ROOT / "configs" / there)
+
+
+def test_a_config_of_another_name_is_followed_by_a_placeholder(tmp_path):
+    assert fine_tuning_config(str(tmp_path / "mine.py")) == "CONFIG"
+    (tmp_path / "mine_cfg.py").touch()
+    assert fine_tuning_config(str(tmp_path / "mine_modern_cfg.py")) == "CONFIG"
+
+
+def test_the_fine_tuning_config_of_the_very_name_goes_first(tmp_path):
+    for name in ("finetune_cfg.py", "finetune_modern_cfg.py"):
+        (tmp_path / name).touch()
+    found = fine_tuning_config(str(tmp_path / "pretrain_modern_cfg.py"))
+    assert found == str(tmp_path / "finetune_modern_cfg.py")
+
+
+FILES = ("backbone", "card", "figures", "results", "weights", "tiles", "maps", "scenes", "config")
+
+
+def summary(text: str) -> dict[str, str]:
+    """The lines `key: value` whose value begins with a file, and `next`."""
+    pairs = (line.partition(": ") for line in text.splitlines())
+    return {key: value for key, colon, value in pairs if colon and key in (*FILES, "next")}
+
+
+def test_the_closing_lines_of_each_command_name_files_and_commands_that_exist(
+    run, parser_of, pretext_config, seg_config, tmp_path
+):
+    """The whole way: each command is told by the one before it what to run."""
+    pretext_config["train_cfg"] |= dict(num_epoch=None, num_step=1)
+    seg_config["train_cfg"] |= dict(num_step=1)
+    scene = draw_tiles(tmp_path / "scene", 1) / "images/tile_000.jpg"
+    seg = tmp_path / "seg"
+    ways = [
+        ("tools/doctor.py", pretext_config, ["--workers", "1"]),
+        ("train.py", pretext_config, []),
+        ("finetune_seg.py", seg_config, ["--backbone", str(tmp_path / "run/backbone.pth")]),
+        ("tools/predict.py", None, ["--checkpoint", str(seg / "best.pth"), "--input", str(scene),
+                                    "--output", str(tmp_path / "map.tif"), "--tile", "64"]),
+        ("tools/export.py", None, ["--checkpoint", str(seg / "best.pth"), "--format", "timm",
+                                   "--output", str(tmp_path / "out/net.pth")]),
+    ]  # fmt: skip
+    wanted = [{"next"}, {"backbone", "card", "figures", "next"}, {"results", "weights", "next"}]
+    wanted += [{"maps"}, {"weights", "card"}]
+    for (command, config, words), keys in zip(ways, wanted, strict=True):
+        done = run(command, config, *words)
+        assert done.returncode == 0, done.stderr
+        assert not CONTROL.search(done.stdout + done.stderr), command
+        found = summary(done.stdout)
+        assert set(found) == keys, done.stdout
+        for key in keys - {"next"}:
+            assert Path(found[key].partition(",")[0]).exists(), (command, found[key])
+        if "next" in keys:
+            _, script, *arguments = shlex.split(found["next"])
+            parser_of(script).parse_args(arguments)
+
+
+def test_prepare_says_what_to_look_at_next(run, parser_of, tiles, tmp_path):
+    output = tmp_path / "mine"
+    flags = ["--output", str(output), "--classes", "other", "building", "--tile", "64"]
+    done = run("tools/prepare.py", None, "folder", "--source", str(tiles), *flags)
+    assert done.returncode == 0, done.stderr
+    assert f"\ntiles: {output}\n" in done.stdout
+    told = [line.removeprefix("next: ") for line in done.stdout.splitlines() if "next: " in line]
+    commands = [shlex.split(line)[1:] for line in told]
+    assert [command[0] for command in commands] == ["tools/show_labels.py", "tools/doctor.py"]
+    for script, *words in commands:
+        parser_of(script).parse_args(words)
+    done = run("tools/show_labels.py", None, *commands[0][1:])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"\npicture: {output}_labels.png\n")
+    assert Path(f"{output}_labels.png").exists()

@@ -1,0 +1,604 @@
+"""Runs of several processes: what they see, how they go on, stop and fail, and what they write.
+
+As in test_distributed.py a team of processes is started once, and computes what the tests look at.
+"""
+
+import contextlib
+import copy
+import io
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from functools import partial
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, draw_tiles
+from preloaded import python
+from test_distributed import attempt, joined, start_team, team_results
+from test_engine import TinyNet, interrupt_at
+from torch.utils.data import Dataset
+
+from SSLRemoteSensing.core import checkpoints, distributed
+from SSLRemoteSensing.core.config import load_config
+from SSLRemoteSensing.data.pretext import collate
+from SSLRemoteSensing.reports import results
+from SSLRemoteSensing.training import run_folder
+from SSLRemoteSensing.training.engine import fit
+from SSLRemoteSensing.training.sampler import KeySampler
+
+LR = 0.01
+
+
+class Noted(Dataset):
+    """Drawn images that note the (epoch, index) of each that is asked for."""
+
+    def __init__(self, size: int):
+        self.size, self.seen = size, []
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        self.seen.append(key)
+        rng = np.random.default_rng(key)
+        names = ("occluded", "anchor", "transformed")
+        sample = {name: rng.integers(0, 256, (8, 8, 3), np.uint8) for name in names}
+        return sample | dict(transform_label=int(rng.integers(6)), index=key[1], skipped=[])
+
+    def name(self, index: int) -> Path:
+        return Path(f"{index}.png")
+
+
+def train(
+    folder: Path,
+    stop: int | None = None,
+    size: int = 48,
+    number: int = signal.SIGTERM,
+    spoil: int | None = None,
+    **changes,
+) -> dict:
+    """What this process sees and says of a run, and where it leaves its weights.
+
+    Args:
+        stop: the call of the network at which the last process alone is sent the signal `number`;
+            what the processes ask each other travels for a step, so they stop after the next one.
+        spoil: the call of the network whose losses are no numbers in the last process.
+    """
+    torch.manual_seed(0)
+    model, data, states, scored, saved = TinyNet(), Noted(size), [], [], []
+    last = distributed.rank() == distributed.size() - 1
+    if stop is not None and last:
+        interrupt_at(stop, number)(model)
+
+    def note(*_) -> None:
+        states.append(torch.get_rng_state())
+        saved.append((folder / "latest.pth").exists())
+
+    def spoilt(module, inputs, losses) -> dict:
+        factor = math.nan if last and len(saved) // 2 == spoil else 1.0
+        return {name: loss * factor for name, loss in losses.items()}
+
+    model.body[3].register_forward_hook(note)
+    model.register_forward_hook(spoilt)
+
+    def evaluate() -> dict:
+        scored.append({key: value.clone() for key, value in model.state_dict().items()})
+        return {"miou": 0.5}
+
+    settings = dict(batch_size=4, optimizer=dict(name="Adam", lr=LR), device="cpu", num_epoch=4)
+    settings |= dict(checkpoints=dict(checkpoints_path=str(folder)))
+    settings |= dict(log=dict(log_path=str(folder / "log"), log_step=2)) | changes
+    said, code = io.StringIO(), 0
+    with contextlib.redirect_stdout(said):
+        try:
+            going = fit(model, data, collate, **settings, evaluate=evaluate)
+        except SystemExit as error:
+            going, code = None, error.code
+    found = dict(model=model.state_dict(), seen=data.seen, states=states, scored=scored)
+    found["saved"] = saved[::2]  # at each step; the network is called for two images
+    return found | dict(code=code, going=going, said=said.getvalue())
+
+
+def copied(source: Path, name: str) -> Path:
+    """A copy of a run's folder, to go on in two ways."""
+    target = source.parent / name
+    if distributed.rank() == 0:
+        shutil.copytree(source, target)
+    distributed.barrier()
+    return target
+
+
+def of_two(folder: Path) -> dict:
+    found = {"straight": train(folder / "straight")}
+    found["halted"] = train(folder / "halted", stop=8)  # of 6 steps an epoch
+    for name in ("by_one", "by_nines"):
+        copied(folder / "halted", name)
+    found["resumed"] = train(folder / "halted")
+    found["interrupted"] = train(folder / "interrupted", stop=2, number=signal.SIGINT)
+    found["asked to save"] = train(folder / "asked", stop=2, number=signal.SIGUSR1, num_epoch=1)
+    found["spoilt"] = train(folder / "spoilt", spoil=3, num_epoch=1, max_skipped_steps=1)
+    halves = dict(batch_size=2, accumulate_steps=2)
+    found["straight halves"] = train(folder / "straight_halves", **halves)
+    train(folder / "halves", stop=15, **halves)  # between the halves of step 8
+    found["resumed halves"] = train(folder / "halves", **halves)
+    found["at an end"] = train(folder / "at_an_end")
+    for name, changes in SCHEDULED.items():
+        train(folder / name, stop=8, **changes, log=dict(log_path=f"{folder}/{name}", log_step=1))
+    found["halted late"] = train(folder / "late", stop=3, size=20, num_epoch=3, batch_size=2)
+    unequal = partial(train, folder / "unequal", size=24 + distributed.rank())
+    found["unequal"] = attempt(unequal)
+    own = folder / ("late" if distributed.rank() else "unshared")
+    found["unshared"] = attempt(partial(train, own, size=20))
+    return found
+
+
+COSINE = dict(lr_schedule=dict(name="cosine"))
+SCHEDULED = {
+    "epochs": COSINE | dict(num_epoch=4),
+    "steps": COSINE | dict(num_epoch=None, num_step=24),
+}
+
+
+def of_one(folder: Path) -> dict:
+    found = {"by one": train(folder / "by_one", batch_size=8)}
+    found["by nines"] = train(folder / "by_nines", batch_size=9)
+    for name, changes in SCHEDULED.items():
+        log = dict(log_path=f"{folder}/{name}", log_step=1)
+        found[name] = train(folder / name, **changes, log=log)
+    found["late"] = train(folder / "late", size=20, num_epoch=3, batch_size=12)
+    return found
+
+
+def command(name: str, config: Path, *arguments: str) -> None:
+    """One of the repository's commands in this process, which has joined the others."""
+    sys.argv = [name, "--config_file", str(config), *arguments]
+    module = import_module(name)
+    module.run(module.flags().parse_args())
+
+
+def matrices(results: dict) -> dict[str, list]:
+    return {name: one["confusion_matrix"] for name, one in results["protocols"].items()}
+
+
+SCORINGS = {
+    "scenes": (),
+    "tiles": ("--tiles", "--set", "scoring_cfg.window=64"),
+    "one": ("--set", "train_cfg.test_data.data_format=tile_000.jpg"),  # none for the second
+}
+
+
+def evaluate(folder: Path, name: str) -> dict:
+    """The confusion matrices of a network's checkpoint, scored in each way; tile_errors.csv and the
+    pictures of report.html."""
+    if distributed.rank() == 0:
+        (folder / name).mkdir()
+        shutil.copy(folder / "seg/best.pth", folder / name)
+    distributed.barrier()
+    found = {}
+    for way, arguments in SCORINGS.items():
+        path = folder / name / "best.pth"
+        command("finetune_seg", folder / "seg.py", "--evaluate", str(path), *arguments)
+        if distributed.rank() == 0:
+            scored = json.loads((folder / name / "results.json").read_text())
+            found[way] = matrices(scored)
+            page = (folder / name / "report.html").read_text()
+            pictures = re.findall('src="(data:image/[^"]+)"', page)
+            found[way, "tiles"] = (folder / name / "tile_errors.csv").read_text(), pictures
+    return found
+
+
+def work(folder: Path) -> None:
+    rank, found = int(os.environ["RANK"]), {}
+    for figure in ("draw_confusion_matrix", "draw_examples"):  # which take seconds
+        setattr(results, figure, lambda *_: None)
+    if rank == 0:  # before it knows of the other
+        found["halted at an end"] = train(folder / "at_an_end", stop=4, batch_size=12)
+    with joined(2):
+        found |= of_two(folder)
+        command("train", folder / "pretext.py")
+        command("finetune_seg", folder / "seg.py", "--backbone", "random")
+        found["scored by two"] = evaluate(folder, "by_two")
+    if rank == 0:
+        found |= of_one(folder)
+        found["scored by one"] = evaluate(folder, "alone")
+    torch.save(found, folder / f"found.{rank}.pt")
+
+
+def start_work(folder: Path, tiles: Path) -> None:
+    """Draw and write what `work` needs, and start it."""
+    folder.mkdir()
+    pretext = load_config(ROOT / "configs/demo_oam_pretrain_resnet18_cfg.py")
+    pretext = smaller(pretext, tiles, folder / "pretext")
+    (folder / "pretext.py").write_text(f"config = {pretext!r}\n")
+    seg = load_config(ROOT / "configs/demo_oam_finetune_resnet18_cfg.py")
+    seg["train_cfg"] |= dict(device="cpu", precision="fp32", num_workers=0, batch_size=4)
+    seg["train_cfg"] |= dict(num_step=6)
+    for split, path in (("train", tiles), ("val", folder / "scenes"), ("test", folder / "scenes")):
+        paths = dict(image_path=f"{path}/images", label_path=f"{path}/labels")
+        seg["train_cfg"][f"{split}_data"] = paths | dict(data_format="*.jpg")
+    seg["train_cfg"]["train_data"] |= dict(crop_size=32)
+    seg["train_cfg"]["checkpoints"]["checkpoints_path"] = str(folder / "seg")
+    seg["train_cfg"]["log"] = dict(log_path=f"{folder}/seg/log", log_step=3)
+    seg["scoring_cfg"] = dict(window=32, overlap=0.5, batch_size=3)
+    (folder / "seg.py").write_text(f"config = {seg!r}\n")
+    draw_tiles(folder / "scenes", 5)
+    start_team(__file__, folder, groups=[2])
+
+
+@pytest.fixture(scope="session")
+def team(tiles, tmp_path_factory) -> tuple[Path, list[dict]]:
+    """The folder of the runs of `work`, and what each of its processes found."""
+    start = partial(start_work, tiles=tiles)
+    return team_results("distributed_runs", tmp_path_factory, start)
+
+
+def entries(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [entry for entry in lines if "loss" in entry]
+
+
+def together(parts: list[dict], name: str) -> list:
+    """All keys that the processes saw, one process after the other."""
+    return [key for part in parts if name in part for key in part[name]["seen"]]
+
+
+# Samples.
+
+
+def test_no_image_is_seen_twice_in_an_epoch(team):
+    _, found = team
+    seen = together(found, "straight")
+    assert len(seen) == len(set(seen)) == 4 * 48
+    by_step = [
+        {key for part in found for key in part["straight"]["seen"][4 * s : 4 * s + 4]}
+        for s in range(24)
+    ]
+    single = [set(keys) for keys in KeySampler(48, 8, 6, 0, 24, seed=0)]
+    assert by_step == single
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("halted", "resumed"),
+        ("halted", "by one"),
+        ("halted", "by nines"),
+        ("halted at an end", "at an end"),
+    ],
+)
+def test_going_on_with_other_numbers_of_processes_shows_no_image_twice(team, before, after):
+    """By one process, in steps of 8 and of 9, of which an epoch has 5: from 24 the next is the
+    fourth. And by two, where one had come to an epoch's end in steps of 12.
+    """
+    _, found = team
+    seen = together(found, before) + together(found, after)
+    assert len(seen) == len(set(seen))
+    rest = [24 + 18, 45, 45] if after == "by nines" else [48, 48, 48]
+    assert Counter(epoch for epoch, _ in seen) == dict(enumerate([48, *rest]))
+
+
+def test_no_epoch_is_passed_over_where_a_larger_step_does_not_fit_its_rest(team):
+    """16 of 20 images seen; of steps of 12 the epoch has one, so the next epoch is the next."""
+    _, found = team
+    seen = together(found, "halted late") + together(found[:1], "late")
+    assert Counter(epoch for epoch, _ in seen) == {0: 16, 1: 12, 2: 12}
+
+
+# Weights.
+
+
+@pytest.mark.parametrize("name", ["straight", "straight halves", "resumed", "resumed halves"])
+def test_all_processes_have_the_same_weights_after_a_run(team, name):
+    """Each with its own batch normalization and dropout, over 24 steps."""
+    _, (first, second) = team
+    for key, _ in TinyNet().named_parameters():
+        assert torch.equal(first[name]["model"][key], second[name]["model"][key]), key
+
+
+def test_each_process_draws_its_own_dropout(team):
+    _, (first, second) = team
+    pairs = zip(first["straight"]["states"], second["straight"]["states"], strict=True)
+    assert not any(torch.equal(one, two) for one, two in pairs)
+    assert not any(torch.equal(*two) for two in pairwise(second["straight"]["states"][::2]))
+
+
+def test_all_processes_score_the_weights_and_statistics_that_are_saved(team):
+    """Statistics of batch normalization are each process's own, until they are asked for."""
+    folder, (first, second) = team
+    saved = checkpoints.read(folder / "straight/best.pth")["model"]
+    for key, value in saved.items():
+        assert torch.equal(first["straight"]["scored"][0][key], value), key
+        assert torch.equal(second["straight"]["scored"][0][key], value), key
+
+
+@pytest.mark.parametrize(
+    ("straight", "resumed"), [("straight", "resumed"), ("straight halves", "resumed halves")]
+)
+def test_going_on_equals_a_straight_run_bit_for_bit(team, straight, resumed):
+    """Stopped in mid-epoch, between two entries of the log, by a signal to one process."""
+    folder, found = team
+    for part in found:
+        ours, theirs = (part[name]["model"] for name in (straight, resumed))
+        assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+        states = part[straight]["states"][-len(part[resumed]["states"]) :]
+        pairs = zip(states, part[resumed]["states"], strict=True)
+        assert all(torch.equal(one, two) for one, two in pairs)
+    kept = ("step", "epoch", "lr", "loss", "inpainting", "agr", "exemplar")
+    names = (straight.replace(" ", "_"), resumed.replace("resumed", "halted"))
+    logs = [entries(folder / name.replace("halted halves", "halves") / "log") for name in names]
+    ours, theirs = ([{key: entry[key] for key in kept} for entry in log] for log in logs)
+    assert ours == theirs
+    assert [entry["step"] for entry in ours] == list(range(2, 25, 2))
+
+
+def test_a_signal_to_one_process_stops_all_at_the_same_step(team):
+    _, (first, second) = team
+    assert first["halted"]["code"] == second["halted"]["code"] == 128 + signal.SIGTERM
+    assert len(first["halted"]["seen"]) == len(second["halted"]["seen"]) == 9 * 4
+    assert "stopped after step 9; the same command goes on" in first["halted"]["said"]
+    assert "stopped" not in second["halted"]["said"]
+
+
+def test_sigint_to_one_process_stops_all_and_sigusr1_has_the_first_save(team):
+    _, (first, second) = team
+    assert first["interrupted"]["code"] == second["interrupted"]["code"] == 128 + signal.SIGINT
+    assert len(first["interrupted"]["seen"]) == len(second["interrupted"]["seen"]) == 3 * 4
+    assert first["asked to save"]["code"] == second["asked to save"]["code"] == 0
+    assert first["asked to save"]["saved"] == [False] * 3 + [True] * 3  # of one epoch of six steps
+
+
+def test_a_step_is_left_out_by_all_where_one_process_s_loss_is_no_number(team):
+    _, (first, second) = team
+    files = ", ".join(f"{index}.png" for _, index in second["spoilt"]["seen"][8:12])
+    told = "step 3: loss inpainting, agr, exemplar is not finite, left out (1 of at most 1)"
+    assert f"{told}; files: {files}\n" in first["spoilt"]["said"]
+    for one, two in zip(
+        *(found["spoilt"]["model"].values() for found in (first, second)), strict=True
+    ):
+        assert one.isfinite().all()
+        assert torch.equal(one, two)
+
+
+# Going on with another number of processes.
+
+
+def test_epoch_and_rate_go_on_with_another_number_of_processes(team):
+    """9 steps of 8 images, then steps of 4: as far through the schedule as through the images."""
+    folder, (first, *_) = team
+    log = entries(folder / "epochs")
+    assert [entry["step"] for entry in log] == list(range(1, 40))
+    assert [entry["epoch"] for entry in log] == [0] * 6 + [1] * 9 + [2] * 12 + [3] * 12
+    images = [8 * step for step in range(9)] + [72 + 4 * step for step in range(30)]
+    rates = [LR * (1 + math.cos(math.pi * seen / (4 * 48))) / 2 for seen in images]
+    assert [entry["lr"] for entry in log] == pytest.approx(rates)
+    assert "48 images, 12 steps of 4 an epoch, 39 steps in all" in first["epochs"]["said"]
+    assert "epochs/latest.pth: step 9 of 39, epoch 1" in first["epochs"]["said"]
+    assert run_folder.read(folder / "epochs")["epoch"] == 4
+    assert (folder / "epochs/epoch_0004.pth").exists()
+
+
+def test_a_number_of_steps_stays_with_another_number_of_processes(team):
+    folder, (first, *_) = team
+    log = entries(folder / "steps")
+    assert [entry["step"] for entry in log] == list(range(1, 25))
+    assert [entry["epoch"] for entry in log] == [0] * 6 + [1] * 9 + [2] * 9
+    rates = [LR * (1 + math.cos(math.pi * step / 24)) / 2 for step in range(24)]
+    assert [entry["lr"] for entry in log] == pytest.approx(rates)
+    assert "steps/latest.pth: step 9 of 24, epoch 1" in first["steps"]["said"]
+
+
+def test_processes_that_see_other_images_or_folders_are_refused(team):
+    _, found = team
+    for part in found:
+        assert part["unequal"] == "data: the processes have [24, 25]; " + (
+            "give all machines the same images"
+        )
+        assert "process 1 sees another folder than the first" in part["unshared"]
+
+
+# The commands.
+
+
+def smaller(config: dict, tiles: Path, folder: Path) -> dict:
+    """Pre-training of which a checkpoint is small, for four epochs of three steps."""
+    config = copy.deepcopy(config)
+    config["backbone_cfg"]["out_keys"] = ()
+    config["inpainting_head_cfg"]["feat_channels"] = (8, 8, 8, 8, 8)
+    config["agr_head_cfg"] = None
+    config["examplar_head_cfg"]["out_channels"] = 8
+    train_cfg = config["train_cfg"]
+    train_cfg |= dict(global_batch_size=8, num_epoch=4, num_workers=0, device="cpu")
+    train_cfg |= dict(precision="fp32", optimizer=dict(name="SGD", lr=0.01))
+    data = dict(data_path=str(tiles / "images"), data_format="*.jpg", img_size=32, crop_size=None)
+    train_cfg["train_data"] |= data
+    train_cfg["checkpoints"] |= dict(checkpoints_path=str(folder), save_step=4)
+    train_cfg["log"] = dict(log_path=str(folder / "log"), log_step=1)
+    return config
+
+
+@pytest.fixture
+def small(tiles, tmp_path) -> dict:
+    config = load_config(ROOT / "configs/demo_oam_pretrain_resnet18_cfg.py")
+    return smaller(config, tiles, tmp_path / "run")
+
+
+class Torchrun:
+    """A command under torchrun with two processes."""
+
+    def __init__(self, folder: Path, script: str, config: dict, *arguments: str):
+        file = folder / "config.py"
+        file.write_text(f"config = {config!r}\n")
+        self.paths = [folder / "stdout", folder / "stderr"]
+        line = [python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+        line += [str(ROOT / script), "--config_file", str(file), *arguments]
+        with self.paths[0].open("w") as out, self.paths[1].open("w") as err:
+            env = os.environ | dict(TORCHRUN_FOLDER=str(folder))
+            self.process = subprocess.Popen(line, stdout=out, stderr=err, env=env, cwd=ROOT)
+
+    @property
+    def stdout(self) -> str:
+        return self.paths[0].read_text()
+
+    @property
+    def stderr(self) -> str:
+        return self.paths[1].read_text()
+
+    def __enter__(self) -> "Torchrun":
+        return self
+
+    def __exit__(self, *_) -> None:
+        children = self.workers().values() if self.process.poll() is None else ()
+        for pid in (*children, self.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+    def workers(self) -> dict[int, int]:
+        """Rank -> process, of those that torchrun started."""
+        ranks = {}
+        for file in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):  # another's, or ended
+                variables = file.read_bytes().decode(errors="replace").split("\0")
+                if f"TORCHRUN_FOLDER={self.paths[0].parent}" in variables:
+                    found = [v.removeprefix("RANK=") for v in variables if v.startswith("RANK=")]
+                    ranks |= {int(rank): int(file.parent.name) for rank in found}
+        return ranks
+
+    def say(self, text: str) -> dict[int, int]:
+        """Wait until stdout has `text`; the workers."""
+        end = time.monotonic() + 120
+        while text not in self.stdout:
+            assert self.process.poll() is None, self.stderr[-3000:]
+            assert time.monotonic() < end, self.stderr[-3000:]
+            time.sleep(0.05)
+        return self.workers()
+
+    def end(self, timeout: float = 120) -> int:
+        return self.process.wait(timeout)
+
+
+def gone(pids) -> bool:
+    """Whether none of the processes is there any more, or it is dead and not yet buried."""
+
+    def dead(pid: int) -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        except OSError:
+            return True
+
+    end = time.monotonic() + 5
+    while time.monotonic() < end and not all(dead(pid) for pid in pids):
+        time.sleep(0.1)
+    return all(dead(pid) for pid in pids)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_a_run_stopped_and_killed_ends_with_the_files_of_a_straight_one(small, tmp_path, team):
+    """SIGTERM saves and the same command goes on; a process that dies ends them all."""
+    with Torchrun(tmp_path, "train.py", small) as stopped:
+        workers = stopped.say("step 2/12")
+        assert set(workers) == {0, 1}
+        stopped.process.terminate()
+        assert stopped.end() != 0
+        assert gone(workers.values())
+        said = stopped.stdout
+    assert said.count("24 images, 3 steps of 8 an epoch, 12 steps in all") == 1
+    assert said.count("step 1/12") == said.count("step 2/12") == 1
+    assert said.count("stopped after step") == 1
+    straight = team[0] / "pretext"
+    first = run_folder.read(tmp_path / "run")["step"]
+    assert f"stopped after step {first};" in said
+
+    with Torchrun(tmp_path, "train.py", small) as killed:
+        workers = killed.say(f"step {first + 2}/12")
+        os.kill(workers[1], signal.SIGKILL)
+        start = time.monotonic()
+        assert killed.end() != 0
+        assert time.monotonic() - start < 60
+        assert gone(workers.values())
+        assert f"latest.pth: step {first} of 12" in killed.stdout
+
+    with Torchrun(tmp_path, "train.py", small) as last:
+        assert last.end() == 0, last.stderr[-3000:]
+        said = last.stdout
+    assert said.count("backbone: ") == said.count("step 12/12") == 1
+    log = entries(tmp_path / "run/log")
+    assert [entry["step"] for entry in log] == list(range(1, 13))
+    names = ["backbone.json", "backbone.pth", "epoch_0004.pth", "latest.pth", "log", "run.json"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == names
+    assert json.loads((tmp_path / "run/backbone.json").read_text())["images_seen"] == 8 * 12
+    runs = json.loads((tmp_path / "run/run.json").read_text())["runs"]
+    assert [run["processes"] for run in runs] == [2, 2, 2]
+    ours, theirs = (checkpoints.read(f / "backbone.pth") for f in (tmp_path / "run", straight))
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+def test_an_error_of_another_process_is_told_with_its_number(small, tmp_path):
+    """An image that only the second one comes to, in the second step."""
+    data = draw_tiles(tmp_path / "broken", 24) / "images"
+    small["train_cfg"]["train_data"]["data_path"] = str(data)
+    small["train_cfg"]["num_workers"] = 1  # whose traceback is not told
+    _, (_, index), *_ = list(KeySampler(24, 4, 3, 0, 3, 0, rank=1, processes=2))[1]
+    broken = data / f"tile_{index:03d}.jpg"
+    broken.write_bytes(b"")
+    with Torchrun(tmp_path, "train.py", small) as failed:
+        assert failed.end() != 0
+        lines = failed.stderr.splitlines()
+        told = [line for line in lines if line.startswith("error: process 1: ")]
+        assert len(told) == 1
+        assert broken.name in told[0]
+        assert not (tmp_path / "run/latest.pth").exists()
+        assert "Traceback" not in failed.stderr.partition("torch/distributed/")[0]
+
+
+def test_fine_tuning_by_two_processes_trains_and_scores_once(team):
+    folder, (first, *_) = team
+    said = (folder / "said.0").read_text()
+    assert said.count("labels of 24 of 24 train tiles, 5 val tiles") == 1
+    assert said.count("24 images, 3 steps of 8 an epoch, 6 steps in all") == 1
+    assert "val tiles" not in (folder / "said.1").read_text()
+    assert [entry["step"] for entry in entries(folder / "seg/log")] == [3, 6]
+    assert sorted(path.name for path in (folder / "seg").glob("*.[jp]*")) == sorted(
+        ["best.pth", "epoch_0002.pth", "latest.pth", "results.json", "run.json"]
+    )
+    results = json.loads((folder / "seg/results.json").read_text())
+    assert matrices(results) == first["scored by two"]["scenes"]
+
+
+@pytest.mark.parametrize("way", SCORINGS)
+def test_scores_do_not_depend_on_the_number_of_processes(team, way):
+    """By scenes in windows, by tiles, and of a single scene, none for the second process."""
+    _, (first, second) = team
+    by_two, by_one = first["scored by two"][way], first["scored by one"][way]
+    assert by_two == by_one
+    assert second["scored by two"] == {}
+    counts = np.array(next(iter(by_one.values())))
+    assert counts.sum() == 64 * 64 * (1 if way == "one" else 5)
+    assert (counts.sum(0) > 0).all()
+
+
+@pytest.mark.parametrize(("way", "shown"), [("scenes", 3), ("tiles", 3), ("one", 1)])
+def test_errors_and_pictures_of_tiles_do_not_depend_on_the_number_of_processes(team, way, shown):
+    _, (first, _) = team
+    errors, pictures = first["scored by two"][way, "tiles"]
+    assert (errors, pictures) == first["scored by one"][way, "tiles"]
+    assert len(pictures) == 4 * shown
+    counts = np.array(next(iter(first["scored by two"][way].values())))
+    rows = [line.split(",") for line in errors.splitlines()[1:]]
+    assert sum(int(row[-1]) for row in rows) == counts.sum() - counts.trace()
+
+
+if __name__ == "__main__":
+    work(Path(sys.argv[1]))

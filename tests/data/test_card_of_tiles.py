@@ -1,0 +1,124 @@
+"""What a run's card says of its tiles: which bands of the source scenes, their names, the type."""
+
+import json
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from conftest import draw_tiles
+
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.geotiff import encode_tiff
+from SSLRemoteSensing.data.images import value_type
+from SSLRemoteSensing.data.prepared import origin_of_tiles, read_card
+from SSLRemoteSensing.preparation.prepare import agreed_bands
+from SSLRemoteSensing.workflows import finetuning
+
+NAMES = ["near infrared", "red", "green"]
+SET = {
+    "version": 1,
+    "name": "town",
+    "classes": ["ground", "building"],
+    "bands": NAMES,
+    "scale": 255,
+}
+KNOWN = SET | {"source_bands": [4, 1, 2], "root": "set"}
+NONE = {"bands": None, "band_names": None, "prepared": False, "dataset": None}
+
+
+@pytest.mark.parametrize(
+    ("card", "bands", "channels", "found"),
+    [
+        (None, None, 3, NONE),
+        (None, (4, 1, 2), 3, NONE | {"bands": [4, 1, 2]}),
+        (None, (2,), 3, NONE | {"bands": [2, 2, 2]}),
+        (KNOWN, None, 3, {"bands": [4, 1, 2], "band_names": NAMES}),
+        (KNOWN, (3, 1), 2, {"bands": [2, 4], "band_names": ["green", "near infrared"]}),
+        (KNOWN, (2,), 3, {"bands": [1, 1, 1], "band_names": ["red"] * 3}),
+        (KNOWN | {"name": "folder"}, None, 3, {"bands": [4, 1, 2], "dataset": None}),
+        (KNOWN | {"source_bands": None}, None, 3, {"bands": None, "prepared": False}),
+        (KNOWN | {"source_bands": None}, (3, 2, 1), 3, {"bands": [3, 2, 1], "prepared": False}),
+        (SET | {"root": "set"}, None, 3, {"bands": None, "prepared": False, "band_names": NAMES}),
+    ],
+)
+def test_bands_are_those_of_the_scenes_that_the_tiles_were_cut_from(card, bands, channels, found):
+    told = origin_of_tiles(card, bands, channels)
+    assert set(told) == set(NONE)
+    wanted = found if card is None else {"prepared": True, "dataset": "town"} | found
+    assert {key: told[key] for key in wanted} == wanted
+
+
+@pytest.mark.parametrize("bands", [(4,), (0, 1)])
+def test_a_band_that_prepared_tiles_do_not_have_is_refused(bands):
+    with pytest.raises(UserError, match=r"set has the bands 1 to 3 \(near infrared, red, green\)"):
+        origin_of_tiles(KNOWN, bands, len(bands))
+
+
+def test_scenes_that_gave_other_bands_of_their_files_agree_on_none():
+    one, other = {"source_bands": [4, 1, 2]}, {"source_bands": [1, 2, 3]}
+    assert agreed_bands([one, one]) == [4, 1, 2]
+    assert agreed_bands([one, other]) is None
+    assert agreed_bands([one, {}]) is None  # a record of an earlier version
+    assert agreed_bands([{}, {}]) is None
+
+
+def test_an_old_dataset_json_opens(tmp_path):
+    (tmp_path / "dataset.json").write_text(json.dumps(SET))
+    assert origin_of_tiles(read_card(tmp_path), None, 3)["prepared"] is False
+
+
+def test_the_type_of_values_is_read_from_the_header(tmp_path):
+    grey = np.zeros((8, 8), np.uint8)
+    for name, image, kind in (
+        ("a.png", grey, "uint8"),
+        ("b.png", grey.astype(np.uint16), "uint16"),
+        ("c.jpg", grey, "uint8"),
+    ):
+        cv2.imwrite(str(tmp_path / name), image)
+        assert value_type(tmp_path / name) == kind
+    (tmp_path / "d.tif").write_bytes(encode_tiff(np.zeros((4, 8, 8), np.uint16), None, None))
+    assert value_type(tmp_path / "d.tif") == "uint16"
+
+
+@pytest.fixture
+def card_of_run(monkeypatch, tmp_path):
+    """The card that a fine-tuning would write."""
+
+    def call(config: dict) -> dict:
+        kept = SimpleNamespace()
+        monkeypatch.setattr(finetuning, "fit", lambda *_, card, **__: vars(kept).update(card=card))
+        finetuning.train(finetuning.open_fine_tuning(config), tmp_path)
+        return kept.card
+
+    return call
+
+
+def test_the_card_of_a_fine_tuning_on_prepared_tiles_knows_bands_and_values(
+    seg_config, tmp_path, card_of_run
+):
+    folder = draw_tiles(tmp_path / "set", 3)
+    for path in (folder / "images").glob("*.jpg"):
+        deep = cv2.imread(str(path)).transpose(2, 0, 1).astype(np.uint16) * 4
+        path.with_suffix(".tif").write_bytes(encode_tiff(deep, None, None))
+        path.unlink()
+    card = SET | {"scale": 1020, "source_bands": [4, 1, 2], "classes": seg_config["classes"]}
+    (folder / "dataset.json").write_text(json.dumps(card))
+    paths = {"image_path": str(folder / "images"), "label_path": str(folder / "labels")}
+    data = paths | {"data_format": "*.tif", "bands": [2, 3, 1]}
+    train_cfg = seg_config["train_cfg"]
+    train_cfg["train_data"] |= data
+    train_cfg["val_data"], train_cfg["test_data"] = data, data
+    found = card_of_run(seg_config)
+    assert found["bands"] == [1, 2, 4]
+    assert found["band_names"] == ["red", "green", "near infrared"]
+    assert (found["prepared"], found["dataset"]) == (True, "town")
+    assert (found["dtype"], found["max_value"]) == ("uint16", 1020)
+    json.dumps(found)
+
+
+def test_the_card_of_a_fine_tuning_on_other_tiles_has_the_configs_bands(seg_config, card_of_run):
+    seg_config["train_cfg"]["train_data"]["bands"] = (3, 2, 1)
+    found = card_of_run(seg_config)
+    assert {key: found[key] for key in NONE} == NONE | {"bands": [3, 2, 1]}
+    assert (found["dtype"], found["max_value"]) == ("uint8", None)

@@ -1,0 +1,374 @@
+"""Any image becomes uint8 (H, W, bands) with the right values; a damaged one is named."""
+
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from conftest import DATA
+from PIL import Image
+
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.images import read_image, read_label
+
+HEIGHT, WIDTH = 12, 10
+RGB = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+LEFT, RIGHT = (200, 40, 90), (30, 160, 220)
+LOSSLESS = ["png", "tif"]
+
+
+def two_colours(size: int = 32) -> np.ndarray:
+    """Left half one colour, right half another, so that JPEG keeps the values well."""
+    image = np.empty((size, size, 3), np.uint8)
+    image[:, : size // 2], image[:, size // 2 :] = LEFT, RIGHT
+    return image
+
+
+def save(path, image, **options):
+    """Write an array or a Pillow image by Pillow; a TIFF has no georeference then."""
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    image.save(path, **options)
+    return path
+
+
+def save_geotiff(path, image, **options):
+    """Write (H, W, bands) as a GeoTIFF."""
+    height, width, count = image.shape
+    profile = dict(height=height, width=width, count=count, dtype=image.dtype)
+    profile |= dict(driver="GTiff", crs="EPSG:32633", transform=Affine(1, 0, 5e5, 0, -1, 5e6))
+    with rasterio.open(path, "w", **profile, **options) as file:
+        file.write(image.transpose(2, 0, 1))
+    return path
+
+
+def uint16(bands: int, highest: int = 65535) -> np.ndarray:
+    image = np.random.default_rng(1).integers(0, highest, (HEIGHT, WIDTH, bands), endpoint=True)
+    image[0, 0] = 0
+    image[0, 1] = highest
+    return image.astype(np.uint16)
+
+
+def check(image: np.ndarray, expected: np.ndarray, within: float = 0) -> None:
+    assert image.dtype == np.uint8
+    assert image.shape == expected.shape
+    assert np.abs(image.astype(float) - expected).max() <= within
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.JPG", "a.jpeg"])
+def test_jpeg_is_read_as_red_green_blue(tmp_path, name):
+    file = save(tmp_path / name, two_colours(), quality=95, subsampling=0)
+    check(read_image(file), two_colours(), within=4)
+
+
+@pytest.mark.parametrize("ending", [*LOSSLESS, "tiff", "TIF", "bmp"])
+def test_a_lossless_image_is_read_as_it_is(tmp_path, ending):
+    check(read_image(save(tmp_path / f"a.{ending}", RGB)), RGB)
+
+
+def test_a_geotiff_is_read_as_it_is(tmp_path):
+    check(read_image(save_geotiff(tmp_path / "a.tif", RGB, photometric="RGB")), RGB)
+
+
+@pytest.mark.filterwarnings("error::rasterio.errors.NotGeoreferencedWarning")
+def test_a_tiff_without_georeference_gives_no_warning(tmp_path, recwarn):
+    check(read_image(save(tmp_path / "a.tif", RGB)), RGB)
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+@pytest.mark.parametrize("ending", LOSSLESS)
+def test_greyscale_is_repeated(tmp_path, ending):
+    file = save(tmp_path / f"a.{ending}", RGB[:, :, 0])
+    check(read_image(file), RGB[:, :, :1].repeat(3, axis=2))
+
+
+@pytest.mark.parametrize("ending", LOSSLESS)
+def test_greyscale_stays_one_band_where_one_is_wanted(tmp_path, ending):
+    file = save(tmp_path / f"a.{ending}", RGB[:, :, 0])
+    check(read_image(file, in_channels=1), RGB[:, :, :1])
+
+
+@pytest.mark.parametrize("max_value", [None, 255])
+@pytest.mark.parametrize("ending", LOSSLESS)
+def test_a_palette_is_looked_up(tmp_path, ending, max_value):
+    image = Image.fromarray(RGB).quantize(8)
+    file = save(tmp_path / f"a.{ending}", image)
+    check(read_image(file, max_value=max_value), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("max_value", [None, 255])
+@pytest.mark.parametrize("ending", LOSSLESS)
+def test_alpha_is_dropped_from_rgba(tmp_path, ending, max_value):
+    alpha = RGB[:, :, :1] // 2
+    file = save(tmp_path / f"a.{ending}", np.concatenate([RGB, alpha], axis=2))
+    check(read_image(file, max_value=max_value), RGB)
+
+
+@pytest.mark.parametrize("max_value", [None, 255])
+@pytest.mark.parametrize("ending", LOSSLESS)
+def test_alpha_is_dropped_from_grey_and_alpha(tmp_path, ending, max_value):
+    file = save(tmp_path / f"a.{ending}", Image.fromarray(RGB[:, :, :2].copy()))
+    check(read_image(file, max_value=max_value), RGB[:, :, :1].repeat(3, axis=2))
+
+
+@pytest.mark.parametrize(("ending", "within"), [("jpg", 3), ("tif", 1)])
+def test_cmyk_is_converted(tmp_path, ending, within):
+    inks = np.full((16, 16, 4), (10, 60, 110, 30), np.uint8)
+    file = save(tmp_path / f"a.{ending}", Image.fromarray(inks, mode="CMYK"))
+    expected = (255 - inks[:, :, :3]) * ((255 - 30) / 255)
+    check(read_image(file), expected, within=within)
+
+
+@pytest.mark.parametrize("ending", LOSSLESS)
+def test_one_bit_becomes_0_and_255(tmp_path, ending):
+    bits = RGB[:, :, :1] > 127
+    file = save(tmp_path / f"a.{ending}", Image.fromarray(bits[:, :, 0]))
+    check(read_image(file), bits.repeat(3, axis=2) * 255)
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+@pytest.mark.parametrize(("max_value", "highest"), [(None, 65535), (1023, 1023)])
+@pytest.mark.parametrize("ending", LOSSLESS)
+def test_16_bits_are_scaled_to_8(tmp_path, ending, bands, max_value, highest):
+    values, file = uint16(bands, highest), tmp_path / f"a.{ending}"
+    if ending == "tif":
+        save_geotiff(file, values)
+    else:
+        cv2.imwrite(str(file), values[:, :, ::-1])
+    expected = np.rint(values * (255 / highest)).repeat(3 // bands, axis=2)
+    image = read_image(file, max_value=max_value)
+    # OpenCV takes the upper byte of a 16-bit PNG, which is up to one level off.
+    check(image, expected, within=1 if (ending, max_value) == ("png", None) else 0)
+    assert (image[0, 0] == 0).all()
+    assert (image[0, 1] == 255).all()
+
+
+def test_values_above_max_value_are_clipped(tmp_path):
+    values = np.array([[[0], [512], [1023], [1024], [65535]]], np.uint16)
+    image = read_image(save_geotiff(tmp_path / "a.tif", values), 1, max_value=1023)
+    assert image.ravel().tolist() == [0, 128, 255, 255, 255]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_four_bands_are_read_where_four_are_wanted(tmp_path, dtype):
+    # rasterio marks the fourth band of a uint8 file as alpha unless told otherwise.
+    values = uint16(4, 255).astype(dtype)
+    file = save_geotiff(tmp_path / "a.tif", values)
+    check(read_image(file, in_channels=4, max_value=255), values)
+
+
+@pytest.mark.parametrize("ending", LOSSLESS)
+def test_bands_are_selected_and_ordered(tmp_path, ending):
+    file = save(tmp_path / f"a.{ending}", RGB)
+    check(read_image(file, bands=(3, 2, 1)), np.ascontiguousarray(RGB[:, :, ::-1]))
+    check(read_image(file, in_channels=1, bands=[2]), RGB[:, :, 1:2])
+
+
+def test_three_of_four_bands_are_selected_in_the_order_given(tmp_path):
+    values = uint16(4)
+    file = save_geotiff(tmp_path / "a.tif", values)
+    image = read_image(file, in_channels=3, bands=(4, 1, 2))
+    check(image, np.rint(values[:, :, [3, 0, 1]] / 257))
+
+
+@pytest.mark.parametrize("bands", [(0, 1, 2), (2, 3, 4), ()])
+@pytest.mark.parametrize("ending", LOSSLESS)
+def test_bands_that_the_file_lacks_are_named(tmp_path, ending, bands):
+    file = save(tmp_path / f"a.{ending}", RGB)
+    with pytest.raises(UserError, match=rf"a\.{ending}.*bands=.*1 to 3"):
+        read_image(file, bands=bands)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_an_alpha_band_of_a_geotiff_is_dropped(tmp_path, dtype):
+    values = uint16(4, 255).astype(dtype)
+    file = save_geotiff(tmp_path / "a.tif", values, photometric="RGB", alpha="YES")
+    check(read_image(file, max_value=255), values[:, :, :3])
+
+
+@pytest.mark.parametrize(("has", "wants"), [(4, 3), (3, 4), (5, 3), (2, 4)])
+def test_another_number_of_bands_is_named(tmp_path, has, wants):
+    file = save_geotiff(tmp_path / "a.tif", uint16(has))
+    with pytest.raises(UserError, match=rf"a\.tif.*has {has} bands where {wants} are expected"):
+        read_image(file, in_channels=wants)
+
+
+def test_the_orientation_tag_of_a_photograph_is_left_alone(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown a quarter turn clockwise
+    file = save(tmp_path / "a.jpg", two_colours()[:16], exif=exif)
+    assert read_image(file).shape == (16, 32, 3)
+
+
+def smooth(size: int = 64) -> np.ndarray:
+    noise = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    return cv2.GaussianBlur(noise, (0, 0), 2)
+
+
+@pytest.mark.parametrize("options", [{}, dict(progressive=True)], ids=["baseline", "progressive"])
+@pytest.mark.parametrize("share", [0, 0.01, 0.1, 0.5, 0.9, "less 2 bytes"])
+def test_a_truncated_jpeg_is_refused_by_name(tmp_path, share, options):
+    whole = save(tmp_path / "whole.jpg", smooth(), **options).read_bytes()
+    file = tmp_path / "cut.jpg"
+    file.write_bytes(whole[:-2] if share == "less 2 bytes" else whole[: int(len(whole) * share)])
+    with pytest.raises(UserError, match=r"cut\.jpg"):
+        read_image(file)
+
+
+def test_a_jpeg_with_bytes_after_its_end_is_read(tmp_path):
+    file = save(tmp_path / "a.jpg", two_colours(), quality=95, subsampling=0)
+    file.write_bytes(file.read_bytes() + bytes(16))
+    check(read_image(file), two_colours(), within=4)
+
+
+@pytest.mark.parametrize("ending", LOSSLESS)
+@pytest.mark.parametrize("share", [0, 0.002, 0.1, 0.5, 0.9])
+def test_a_truncated_png_or_tiff_is_refused_by_name(tmp_path, ending, share):
+    whole = save(tmp_path / f"whole.{ending}", smooth()).read_bytes()
+    file = tmp_path / f"cut.{ending}"
+    file.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(UserError, match=rf"cut\.{ending}"):
+        read_image(file)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif"])
+def test_a_text_file_is_refused_by_name(tmp_path, name):
+    (tmp_path / name).write_text("not an image\n")
+    with pytest.raises(UserError, match=name):
+        read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif"])
+def test_a_missing_file_is_named(tmp_path, name):
+    with pytest.raises(UserError, match=rf"{name}.*No such file"):
+        read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16])
+def test_floating_point_and_signed_data_need_max_value(tmp_path, dtype):
+    file = save_geotiff(tmp_path / "a.tif", np.ones((4, 4, 3), dtype))
+    with pytest.raises(UserError, match=rf"a\.tif.*{np.dtype(dtype)}.*max_value"):
+        read_image(file)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_floating_point_data_are_scaled_and_nan_becomes_0(tmp_path, dtype):
+    values = np.array([[[0.0], [0.5], [1.0], [7.0], [-3.0], [np.nan], [np.inf]]], dtype)
+    file = save_geotiff(tmp_path / "a.tif", values)
+    image = read_image(file, in_channels=1, max_value=1.0)
+    assert image.ravel().tolist() == [0, 128, 255, 255, 0, 0, 255]
+
+
+def test_signed_data_are_scaled_and_clipped(tmp_path):
+    values = np.array([[[-9999], [0], [500], [1000], [32767]]], np.int16)
+    file = save_geotiff(tmp_path / "a.tif", values)
+    assert read_image(file, 1, max_value=1000).ravel().tolist() == [0, 0, 128, 255, 255]
+
+
+@pytest.mark.parametrize("max_value", [0, -1])
+def test_a_max_value_that_is_not_above_0_is_refused(tmp_path, max_value):
+    file = save_geotiff(tmp_path / "a.tif", uint16(3))
+    with pytest.raises(UserError, match="max_value"):
+        read_image(file, max_value=max_value)
+
+
+def indices() -> np.ndarray:
+    label = np.random.default_rng(0).integers(0, 6, (HEIGHT, WIDTH), dtype=np.uint8)
+    label[0, :4] = 0, 1, 5, 255
+    return label
+
+
+@pytest.mark.parametrize("ending", LOSSLESS)
+def test_a_label_keeps_its_values(tmp_path, ending):
+    label = read_label(save(tmp_path / f"a.{ending}", indices()))
+    assert label.dtype == np.uint8
+    np.testing.assert_array_equal(label, indices())
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.int32])
+def test_a_label_of_any_integer_type_keeps_its_values(tmp_path, dtype):
+    file = save_geotiff(tmp_path / "a.tif", indices()[:, :, None].astype(dtype))
+    label = read_label(file)
+    assert label.dtype == np.uint8
+    np.testing.assert_array_equal(label, indices())
+
+
+@pytest.mark.parametrize("ending", LOSSLESS)
+def test_a_palette_label_gives_indices_not_colours(tmp_path, ending):
+    image = Image.fromarray(indices())
+    image.putpalette(np.random.default_rng(0).integers(0, 256, 768, dtype=np.uint8).tobytes())
+    np.testing.assert_array_equal(read_label(save(tmp_path / f"a.{ending}", image)), indices())
+
+
+@pytest.mark.parametrize("ending", LOSSLESS)
+def test_a_one_bit_label_gives_0_and_1(tmp_path, ending):
+    bits = indices() > 2
+    label = read_label(save(tmp_path / f"a.{ending}", Image.fromarray(bits)))
+    assert label.dtype == np.uint8
+    np.testing.assert_array_equal(label, bits)
+
+
+def test_a_two_bit_grey_label_keeps_its_values(tmp_path):
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    row = b"\0" + bytes([0b00_01_10_11])  # filter 0, then 4 pixels: 0, 1, 2, 3
+    header = struct.pack(">IIBBBBB", 4, 1, 2, 0, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(row)), chunk(b"IEND", b"")]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    assert read_label(tmp_path / "a.png").tolist() == [[0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("ending", LOSSLESS)
+def test_a_label_of_colours_is_refused_by_name(tmp_path, ending):
+    with pytest.raises(UserError, match=rf"a\.{ending}.*colours"):
+        read_label(save(tmp_path / f"a.{ending}", RGB))
+
+
+def test_label_values_outside_a_byte_are_refused_by_name(tmp_path):
+    file = save_geotiff(tmp_path / "a.tif", np.array([[[0], [256]]], np.uint16))
+    with pytest.raises(UserError, match=r"a\.tif.*0 to 256"):
+        read_label(file)
+
+
+def test_a_missing_label_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"a\.png.*not found"):
+        read_label(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.5])
+@pytest.mark.parametrize("ending", LOSSLESS)
+def test_a_truncated_label_is_refused_by_name(tmp_path, ending, share):
+    noise = np.random.default_rng(0).integers(0, 6, (64, 64), dtype=np.uint8)
+    whole = save(tmp_path / f"whole.{ending}", noise).read_bytes()
+    file = tmp_path / f"cut.{ending}"
+    file.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(UserError, match=rf"cut\.{ending}"):
+        read_label(file)
+
+
+def real_file(pattern: str):
+    files = sorted(DATA.glob(pattern))
+    if not files:
+        pytest.skip(f"no {pattern} under {DATA}")
+    with rasterio.open(files[0]) as file:
+        return files[0], file.read().transpose(1, 2, 0)
+
+
+def test_a_real_naip_tile_has_four_bands():
+    file, values = real_file("naip/*.tif")
+    check(read_image(file, in_channels=4), values)
+    check(read_image(file, bands=(4, 1, 2)), values[:, :, [3, 0, 1]])
+
+
+def test_a_real_landsat_tile_is_scaled_from_10_bits():
+    file, values = real_file("landsat_clouds/test/mss/*_mss.tiff")
+    assert values.dtype == np.uint16
+    expected = np.rint(np.minimum(values, 1023) * (255 / 1023))
+    image = read_image(file, in_channels=values.shape[2], max_value=1023)
+    check(image, expected)
+    assert image.max() > 100

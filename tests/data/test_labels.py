@@ -1,0 +1,231 @@
+"""Label colours and label values become classes, or are refused, never guessed in silence."""
+
+from collections import Counter
+
+import cv2
+import numpy as np
+import pytest
+from drawn import coloured, draw_classes
+
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.labels import (
+    ColourCoding,
+    ValueCoding,
+    detect_coding,
+    histogram,
+    value_coding,
+)
+from SSLRemoteSensing.preparation.isprs import PALETTE
+from SSLRemoteSensing.preparation.levir_cs import coding as levir_coding
+
+ISPRS = ColourCoding(PALETTE)
+
+
+def planes(*colours) -> np.ndarray:
+    """One pixel of each colour, (3, 1, N)."""
+    return np.array(colours, np.uint8).T[:, None]
+
+
+def counted(**values: int) -> np.ndarray:
+    """Counts of values given as v0=10, v255=3."""
+    counts = np.zeros(256, np.int64)
+    for name, count in values.items():
+        counts[int(name[1:])] = count
+    return counts
+
+
+@pytest.fixture(scope="module")
+def lossy() -> tuple[np.ndarray, np.ndarray]:
+    """Classes and their colours after lossy storage, as the published label of 4_12 has them."""
+    classes = draw_classes((600, 600), block=60)
+    noise = np.random.default_rng(0).integers(-6, 7, (600, 600, 3))
+    rgb = np.clip(coloured(classes).transpose(1, 2, 0) + noise, 0, 255).astype(np.uint8)
+    stored = cv2.imencode(".jpg", rgb[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 60])[1]
+    return classes, np.ascontiguousarray(
+        cv2.imdecode(stored, cv2.IMREAD_COLOR)[:, :, ::-1].transpose(2, 0, 1)
+    )
+
+
+def test_a_lossy_label_decodes_though_exact_matching_finds_nearly_nothing(lossy):
+    classes, colours = lossy
+    assert len(np.unique(colours.reshape(3, -1), axis=1).T) > 2000
+    exact = (colours == coloured(classes)).all(0).mean()
+    decoded, counts = ISPRS.decode(colours)
+    assert exact < 0.15
+    assert (decoded == classes).mean() > 0.98
+    summary = ISPRS.summary(counts)
+    assert summary["inexact"] > 0.85 * classes.size
+    assert summary["unknown"] < 0.01 * classes.size
+
+
+def test_colours_of_the_lossy_label_that_are_far_from_any_are_spread_thin(lossy):
+    classes, colours = lossy
+    _, counts = ISPRS.decode(colours)
+    strangers = ISPRS.strangers(colours)
+    far = ISPRS.summary(counts)["far"]
+    assert 0 < far < 0.1 * classes.size
+    assert strangers.most_common(1)[0][1] < 0.004 * classes.size
+
+
+@pytest.mark.parametrize(
+    ("colour", "expected"),
+    [
+        ((255, 255, 255), 0),
+        ((0, 0, 255), 1),
+        ((0, 255, 255), 2),
+        ((0, 255, 0), 3),
+        ((255, 255, 0), 4),
+        ((255, 0, 0), 5),
+        ((0, 0, 0), 255),  # eroded
+        ((255, 0, 255), 255),  # of no class
+        ((252, 255, 0), 4),  # cars of 6_7
+        ((128, 128, 127), 4),  # at the threshold
+        ((127, 128, 127), 3),
+    ],
+)
+def test_every_corner_of_the_colour_cube_has_its_class(colour, expected):
+    decoded, counts = ISPRS.decode(planes(colour))
+    assert decoded.dtype == np.uint8
+    assert decoded.tolist() == [[expected]]
+    assert counts.sum() == 1
+
+
+def test_black_is_not_scored_and_magenta_is_unknown_and_both_are_counted():
+    drawn = planes((0, 0, 0), (0, 0, 0), (255, 0, 255), (252, 255, 0), (255, 255, 0), (90, 3, 255))
+    summary = ISPRS.summary(ISPRS.decode(drawn)[1])
+    assert summary["not_scored"] == 2
+    assert summary["unknown"] == 1
+    assert summary["pixels"] == [0, 1, 0, 0, 2, 0]
+    assert summary["inexact"] == 2
+    assert summary["far"] == 1
+    assert ISPRS.strangers(drawn) == Counter({(90, 3, 255): 1})
+
+
+def test_black_can_be_a_class():
+    coding = ColourCoding([(0, 0, 0), (255, 0, 0)])
+    decoded, counts = coding.decode(planes((0, 0, 0), (3, 0, 9), (255, 0, 0)))
+    assert decoded.tolist() == [[0, 0, 1]]
+    assert coding.summary(counts)["not_scored"] == 0
+
+
+@pytest.mark.parametrize(
+    "palette", [[(0, 0, 0), (0, 0, 0)], [(0, 0, 0), (255, 128, 0)], [(0, 0, 0), (1, 0, 0)]]
+)
+def test_a_palette_that_a_threshold_cannot_tell_apart_is_refused(palette):
+    with pytest.raises(UserError, match="palette"):
+        ColourCoding(palette)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (200, 300)])
+def test_histogram_is_bincount(shape):
+    values = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    assert np.array_equal(histogram(values, 256), np.bincount(values.ravel(), minlength=256))
+    assert histogram(values, 256).dtype == np.int64
+
+
+def test_histogram_is_exact_beyond_what_a_float_counts():
+    values = np.ones((4097, 4099), np.uint8)
+    values[0, :3] = 2
+    assert values.size > 2**24
+    counts = histogram(values, 256)
+    assert counts[1] == values.size - 3
+    assert counts[2] == 3
+
+
+def test_class_indices_stay_as_they_are_and_255_is_not_scored():
+    coding, said = detect_coding(counted(v0=5, v1=5, v5=1, v255=90), 6, "here")
+    assert said == ""
+    decoded, counts = coding.decode(np.array([[[0, 5, 255, 7]]], np.uint8))
+    assert decoded.tolist() == [[0, 5, 255, 255]]
+    summary = coding.summary(counts)
+    assert (summary["unknown"], summary["not_scored"]) == (1, 1)
+    assert summary["values"] == [0, 5, 7, 255]
+
+
+def test_0_as_not_scored_is_detected_and_said():
+    counts = counted(v0=10, v1=50, v2=50, v3=50, v4=50, v5=50, v6=50)
+    coding, said = detect_coding(counts, 6, "labels in there")
+    assert "labels in there: 0 is taken as not scored" in said
+    assert "label_offset=-1" in said
+    decoded, _ = coding.decode(np.arange(8, dtype=np.uint8)[None, None])
+    assert decoded.tolist() == [[255, 0, 1, 2, 3, 4, 5, 255]]
+
+
+def test_0_as_not_scored_is_not_assumed_where_it_is_much_of_all_pixels():
+    with pytest.raises(UserError, match=r"there: .*0 .*40%.*label_offset=-1"):
+        detect_coding(counted(v0=40, v1=30, v2=30), 2, "there")
+
+
+def test_one_value_alone_does_not_make_0_not_scored():
+    """0 and K alone, without a class between, may be a mask of a class or a wrong `classes`."""
+    with pytest.raises(UserError):
+        detect_coding(counted(v0=5, v6=95), 6, "there")
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 6])
+def test_0_and_255_alone_are_refused_since_255_may_be_a_class(num_classes):
+    with pytest.raises(UserError, match=r"label_codes=\(0, 255\) or label_offset=0"):
+        detect_coding(counted(v0=5, v255=5), num_classes, "there")
+
+
+def test_0_128_255_is_detected_for_three_classes_and_said():
+    coding, said = detect_coding(counted(v0=5, v128=5, v255=1), 3, "there")
+    assert "there: the values 0, 128, 255 are taken as the classes 0, 1, 2" in said
+    assert coding.decode(np.array([[[0, 128, 255]]], np.uint8))[0].tolist() == [[0, 1, 2]]
+
+
+def test_0_128_255_is_refused_for_two_classes():
+    with pytest.raises(UserError, match="128"):
+        detect_coding(counted(v0=5, v128=5, v255=1), 2, "there")
+
+
+def test_wrong_values_are_named():
+    with pytest.raises(UserError, match=r"there: values 7, 9 where classes are 0 to 5"):
+        detect_coding(counted(v0=5, v1=5, v7=1, v9=1), 6, "there")
+    with pytest.raises(UserError, match=r"there: value 7 where"):
+        detect_coding(counted(v1=5, v7=1), 6, "there")
+
+
+def test_0_not_scored_and_255_not_scored_together_are_refused():
+    with pytest.raises(UserError, match="value 6"):
+        detect_coding(counted(v0=5, v1=50, v6=5, v255=1), 6, "there")
+
+
+def test_codes_are_taken_as_stated():
+    coding = value_coding(2, label_codes=(0, 255))
+    assert coding.decode(np.array([[[0, 255, 1]]], np.uint8))[0].tolist() == [[0, 1, 255]]
+    assert coding.table[1] == -1
+    swapped = value_coding(3, label_codes=(255, 0, 128))
+    assert swapped.decode(np.array([[[0, 128, 255]]], np.uint8))[0].tolist() == [[1, 2, 0]]
+
+
+def test_the_offset_is_taken_as_stated():
+    plain, shifted = value_coding(2, label_offset=0), value_coding(2, label_offset=-1)
+    values = np.array([[[0, 1, 2, 3, 255]]], np.uint8)
+    assert plain.decode(values)[0].tolist() == [[0, 1, 255, 255, 255]]
+    assert shifted.decode(values)[0].tolist() == [[255, 0, 1, 255, 255]]
+    assert np.flatnonzero(shifted.table == -1).tolist() == list(range(3, 255))
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        (dict(label_offset=-1, label_codes=(0, 1)), "both"),
+        (dict(label_codes=(0, 1, 2)), "label_codes"),
+        (dict(label_codes=(0, 0)), "label_codes"),
+        (dict(label_codes=(0, 256)), "label_codes"),
+        (dict(label_codes=(-1, 3)), "label_codes"),
+        (dict(label_offset=1), "label_offset"),
+        (dict(label_offset=-2), "label_offset"),
+    ],
+)
+def test_a_stated_coding_that_cannot_be_is_refused(given, match):
+    with pytest.raises(UserError, match=match):
+        value_coding(2, **given)
+
+
+@pytest.mark.parametrize("codes", [(0, 1, 2), (0, 128, 255)])
+def test_levir_cs_has_two_codings_of_one_meaning(codes):
+    coding = levir_coding()
+    assert isinstance(coding, ValueCoding)
+    assert coding.decode(np.array([[codes]], np.uint8))[0].tolist() == [[0, 1, 2]]

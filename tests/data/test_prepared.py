@@ -1,0 +1,506 @@
+"""Opening tiles: prepared ones are taken at their word, others looked through; finding files."""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT
+from drawn import (
+    card_of,
+    draw_classes,
+    draw_image,
+    draw_levir,
+    draw_potsdam,
+    prepare,
+    read_tile,
+    write_png,
+)
+
+from SSLRemoteSensing.core.config import load_config
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.file_lists import find_images
+from SSLRemoteSensing.data.labels import check_labels
+from SSLRemoteSensing.data.prepared import agreed_scale, read_card
+from SSLRemoteSensing.data.pretext import PretextDataset
+from SSLRemoteSensing.data.segmentation import SegmentationDataset
+
+
+def open_set(folder: Path, split="train", **changes) -> SegmentationDataset:
+    """A split of a prepared set, or of any folder of images/ and labels/."""
+    paths = dict(
+        image_path=str(folder / "images" / split), label_path=str(folder / "labels" / split)
+    )
+    return SegmentationDataset(**paths | dict(num_classes=6) | changes)
+
+
+@pytest.fixture(scope="module")
+def potsdam(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("potsdam")
+    draw_potsdam(folder / "source")
+    done = prepare(
+        "potsdam", "--source", folder / "source", "--output", folder / "out", "--labels", "both"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def levir(tmp_path_factory) -> Path:
+    """Four bands of 16 bits, prepared without a georeference's help."""
+    folder = tmp_path_factory.mktemp("levir")
+    draw_levir(folder / "source", train=3, test=1)
+    done = prepare("levir_cs", "--source", folder / "source", "--output", folder / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "out"
+
+
+# ---------------------------------------------------------------------------- prepared tiles
+
+
+def test_prepared_tiles_open_with_their_labels_as_they_are(potsdam, capsys):
+    dataset = open_set(potsdam)
+    assert len(dataset) == card_of(potsdam)["tiles"]["train"] == 18
+    for index in range(len(dataset)):
+        name = dataset.name(index).stem
+        image, label = dataset.read(index)
+        tile = read_tile(potsdam / f"images/train/{name}.png")
+        assert np.array_equal(image, tile.transpose(1, 2, 0))
+        assert np.array_equal(label, read_tile(potsdam / f"labels/train/{name}.png"))
+    assert capsys.readouterr().err == ""
+
+
+def test_eroded_labels_open_with_255_as_not_scored(potsdam):
+    dataset = open_set(potsdam, label_path=str(potsdam / "labels_eroded/train"))
+    assert 255 in np.concatenate([dataset.read(i)[1] for i in range(3)])
+
+
+@pytest.mark.parametrize("num_classes", [5, 7])
+def test_another_number_of_classes_than_prepared_is_refused(potsdam, num_classes):
+    with pytest.raises(UserError, match=r"classes: .* was prepared with 6: impervious surface,"):
+        open_set(potsdam, num_classes=num_classes)
+
+
+def test_other_names_or_another_order_of_classes_than_prepared_is_refused(potsdam, run, seg_config):
+    """The same number in another order would learn and score under wrong names."""
+    classes = card_of(potsdam)["classes"]
+    seg_config["classes"] = [classes[1], classes[0], *classes[2:]]
+    seg_config.pop("palette", None)
+    for split, name in (("train", "train"), ("val", "val"), ("test", "test")):
+        data = seg_config["train_cfg"][f"{split}_data"]
+        data |= dict(image_path=str(potsdam / f"images/{name}"), data_format="*.png")
+        data |= dict(label_path=str(potsdam / f"labels/{name}"))
+        data.pop("hash_range", None)
+    done = run("finetune_seg.py", seg_config, "--backbone", "random", "--dry_run")
+    assert done.returncode == 2, done.stdout
+    assert "classes" in done.stderr
+    assert "prepared" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "given", [dict(label_offset=-1), dict(label_codes=(5, 4, 3, 2, 1, 0))], ids=str
+)
+def test_a_coding_that_would_shift_prepared_labels_is_refused(potsdam, given):
+    """0 is a class there: taking it for 'not scored' would shift every class without a word."""
+    with pytest.raises(UserError, match="prepared"):
+        open_set(potsdam, **given)
+
+
+def test_bands_that_do_not_fit_are_refused_when_opened(levir):
+    with pytest.raises(UserError, match=r"red, green, blue, near infrared.*in_channels=4"):
+        open_set(levir, num_classes=3)
+    dataset = open_set(levir, num_classes=3, bands=(1, 2, 3))
+    assert dataset.read(0)[0].shape == (32, 32, 3)
+
+
+def test_prepared_tiles_bring_their_scale(levir):
+    dataset = open_set(levir, num_classes=3, in_channels=4)
+    assert dataset.max_value == 1023
+    image, label = dataset.read(0)
+    tile = read_tile(levir / f"images/train/{dataset.name(0).name}").astype(float)
+    expected = np.rint(np.minimum(tile, 1023) * 255 / 1023).transpose(1, 2, 0)
+    assert np.abs(image - expected).max() <= 1
+    assert image.max() == 255
+    assert set(np.unique(label)) <= {0, 1, 2}
+
+
+def test_the_same_scale_may_be_stated_and_another_may_not(levir):
+    assert open_set(levir, num_classes=3, in_channels=4, max_value=1023).max_value == 1023
+    with pytest.raises(UserError, match=r"max_value=255: .* was prepared with 1023; leave it out"):
+        open_set(levir, num_classes=3, in_channels=4, max_value=255)
+
+
+def test_pre_training_takes_the_scale_too(levir):
+    config = load_config(ROOT / "configs/demo_oam_pretrain_resnet18_cfg.py")
+    data = config["train_cfg"]["train_data"] | dict(
+        data_path=str(levir / "images/train"), data_format="*.tif", img_size=32, crop_size=None
+    )
+    keys = ("inpainting_transforms_cfg", "pre_transforms_cfg", "agr_transforms_cfg")
+    given = {key: data[key] for key in keys}
+    given |= {key: data[key] for key in ("data_path", "data_format", "img_size", "crop_size")}
+    dataset = PretextDataset(**given, in_channels=4)
+    assert dataset.max_value == 1023
+    assert dataset.read(0)[0].max() == 255
+    with pytest.raises(UserError, match="max_value"):
+        PretextDataset(**given, in_channels=4, max_value=4095)
+
+
+def test_8_bit_tiles_are_read_as_they_are(potsdam):
+    assert agreed_scale(read_card(potsdam / "images/train"), None) is None
+    assert open_set(potsdam).max_value is None
+
+
+def test_a_folder_that_is_not_prepared_has_no_card(tmp_path):
+    assert read_card(tmp_path) is None
+    assert agreed_scale(None, 1023) == 1023
+
+
+def copied(potsdam: Path, target: Path) -> Path:
+    shutil.copytree(potsdam, target)
+    return target
+
+
+def test_an_unfinished_preparation_is_refused(potsdam, tmp_path):
+    folder = copied(potsdam, tmp_path / "out")
+    (folder / "dataset.json").rename(folder / "prepare.jsonl")
+    with pytest.raises(UserError, match=r"not finished; run tools/prepare.py again"):
+        open_set(folder)
+
+
+@pytest.mark.parametrize(
+    "contents", ["", "{", "[]", "null", '{"version": 1}', '{"version": 1, "scale": "x"}']
+)
+def test_a_damaged_dataset_json_is_told(potsdam, tmp_path, contents):
+    folder = copied(potsdam, tmp_path / "out")
+    (folder / "dataset.json").write_text(contents)
+    with pytest.raises(UserError, match=r"dataset.json: damaged .*prepare the data set again"):
+        open_set(folder)
+
+
+@pytest.mark.parametrize("missing", ["classes", "bands"])
+def test_a_dataset_json_that_lacks_a_key_is_told(potsdam, tmp_path, missing):
+    folder = copied(potsdam, tmp_path / "out")
+    card = card_of(folder)
+    del card[missing]
+    (folder / "dataset.json").write_text(json.dumps(card))
+    with pytest.raises(UserError, match=r"dataset.json"):
+        open_set(folder)
+
+
+def test_a_dataset_json_of_a_later_version_is_told(potsdam, tmp_path):
+    folder = copied(potsdam, tmp_path / "out")
+    (folder / "dataset.json").write_text(json.dumps(card_of(folder) | {"version": 2}))
+    with pytest.raises(UserError, match="of version 2, known is 1"):
+        open_set(folder)
+
+
+def test_a_dataset_json_of_another_tool_is_not_taken_for_ours(tmp_path):
+    """Other programs keep a file of that name at the root of a data set."""
+    draw_pairs(tmp_path, 3)
+    (tmp_path / "dataset.json").write_text('{"channel_names": {"0": "red"}, "file_ending": ".png"}')
+    assert len(open_set(tmp_path, "")) == 3
+
+
+def test_a_missing_label_of_a_prepared_tile_is_told(potsdam, tmp_path):
+    folder = copied(potsdam, tmp_path / "out")
+    (folder / "labels/train/3_10_0_0.png").unlink()
+    with pytest.raises(UserError, match=r"1 of 18 images have no label, first 3_10_0_0.png"):
+        open_set(folder)
+
+
+def test_test_scenes_without_labels_cannot_be_scored(tmp_path):
+    draw_levir(tmp_path / "source", train=2, test=1, label_test=False)
+    done = prepare("levir_cs", "--source", tmp_path / "source", "--output", tmp_path / "out")
+    assert done.returncode == 0
+    with pytest.raises(UserError, match="label_path"):
+        open_set(tmp_path / "out", "test_unlabelled", num_classes=3, in_channels=4)
+
+
+@pytest.mark.parametrize("name", ["Barren_00_0214", "area_2_10", "2_10"])
+def test_a_fraction_of_prepared_tiles_is_stratified_by_the_scenes_they_were_cut_from(
+    tmp_path, name
+):
+    """Though the name of a tile may look like one with two corners: area_2_10_256_512."""
+    scenes = [name, name[:-1] + "5"]
+    places = [f"{y}_{x}" for y in range(0, 2048, 256) for x in range(0, 2048, 256)]
+    for kind in ("images", "labels"):
+        (tmp_path / kind / "train").mkdir(parents=True)
+        for scene in scenes:
+            for place in places:
+                (tmp_path / kind / f"train/{scene}_{place}.png").touch()
+    card = dict(version=1, scale=255, classes=list("abcdef"), bands=["r", "g", "b"])
+    card |= dict(tile=256, stride=256, scenes={"train": scenes})
+    (tmp_path / "dataset.json").write_text(json.dumps(card))
+    for seed in range(6):
+        kept = open_set(tmp_path, fraction=0.125, fraction_seed=seed).pairs
+        of_first = sum(Path(image).name.startswith(f"{scenes[0]}_") for image, _ in kept)
+        assert len(kept) == 16
+        assert 7 <= of_first <= 9
+
+
+def test_20000_prepared_tiles_open_in_a_second(tmp_path):
+    for kind in ("images", "labels"):
+        folder = tmp_path / kind / "train"
+        folder.mkdir(parents=True)
+        for number in range(20_000):
+            os.close(os.open(f"{folder}/s{number % 40}_{number}_0.png", os.O_CREAT | os.O_WRONLY))
+    card = dict(version=1, scale=255, classes=list("abcdef"), bands=["r", "g", "b"])
+    (tmp_path / "dataset.json").write_text(json.dumps(card))
+    fastest = 9.0
+    for _ in range(2):  # other work of the machine must not fail it
+        start = time.process_time()
+        dataset = open_set(tmp_path, fraction=0.5)
+        fastest = min(fastest, time.process_time() - start)
+    assert len(dataset.pairs) == 10_000
+    assert fastest < 1
+
+
+# ---------------------------------------------------------------------------- tiles of others
+
+
+def draw_pairs(folder: Path, count: int, classes: int = 6, shift: int = 0, ending="png") -> Path:
+    for number in range(count):
+        image = draw_image(3, (32, 32), number).transpose(1, 2, 0)
+        write_png(folder / f"images/t{number}.{ending}", image)
+        label = draw_classes((32, 32), number, [1] * classes) + shift
+        write_png(folder / f"labels/t{number}.png", label.astype(np.uint8))
+    return folder
+
+
+def test_class_indices_of_others_open_without_a_word(tmp_path, capsys):
+    draw_pairs(tmp_path, 3)
+    dataset = open_set(tmp_path, "")
+    assert np.array_equal(dataset.read(1)[1], draw_classes((32, 32), 1, [1] * 6))
+    assert capsys.readouterr().err == ""
+
+
+def test_an_offset_is_found_and_said(tmp_path, capsys):
+    draw_pairs(tmp_path, 3, shift=1)
+    dataset = open_set(tmp_path, "")
+    assert np.array_equal(dataset.read(1)[1], draw_classes((32, 32), 1, [1] * 6))
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "0 is taken as not scored and 1 to 6 as the classes" in said
+    assert str(tmp_path) in said
+
+
+def test_labels_from_1_whose_last_class_is_missing_are_not_shifted_in_silence(tmp_path, capsys):
+    """1 to 5 of six classes: either the first class is missing or, with an offset, the last."""
+    draw_pairs(tmp_path, 3, classes=5, shift=1)
+    open_set(tmp_path, "")
+    assert "label_offset" in capsys.readouterr().err
+
+
+def test_a_stated_offset_is_taken_without_a_word(tmp_path, capsys):
+    draw_pairs(tmp_path, 3, shift=1)
+    dataset = open_set(tmp_path, "", label_offset=-1)
+    assert np.array_equal(dataset.read(1)[1], draw_classes((32, 32), 1, [1] * 6))
+    assert capsys.readouterr().err == ""
+
+
+def test_codes_are_found_for_three_classes_and_taken_as_stated_for_two(tmp_path, capsys):
+    for name, codes in (("three", (0, 128, 255)), ("two", (0, 255))):
+        draw_pairs(tmp_path / name, 3, len(codes))
+        for file in (tmp_path / name / "labels").iterdir():
+            write_png(file, np.array(codes, np.uint8)[read_tile(file)])
+    dataset = open_set(tmp_path / "three", "", num_classes=3)
+    assert np.array_equal(dataset.read(2)[1], draw_classes((32, 32), 2, [1] * 3))
+    assert "0, 128, 255 are taken as the classes 0, 1, 2" in capsys.readouterr().err
+    with pytest.raises(UserError, match="255 may be a class or not scored"):
+        open_set(tmp_path / "two", "", num_classes=2)
+    dataset = open_set(tmp_path / "two", "", num_classes=2, label_codes=(0, 255))
+    assert np.array_equal(dataset.read(2)[1], draw_classes((32, 32), 2, [1] * 2))
+
+
+def test_validation_labels_take_the_coding_of_train(tmp_path, capsys):
+    """A few labels in which the last class is missing look like class indices."""
+    draw_pairs(tmp_path / "train", 3, shift=1)
+    draw_pairs(tmp_path / "val", 2, classes=4, shift=1)
+    train = open_set(tmp_path / "train", "")
+    alone = open_set(tmp_path / "val", "")
+    val = open_set(tmp_path / "val", "", coding=train.coding)
+    expected = draw_classes((32, 32), 1, [1] * 4)
+    assert np.array_equal(alone.read(1)[1], expected + 1)
+    assert np.array_equal(val.read(1)[1], expected)
+
+
+def test_validation_labels_of_another_coding_are_refused_by_name(tmp_path):
+    draw_pairs(tmp_path / "train", 3, shift=1)
+    draw_pairs(tmp_path / "val", 2)
+    file = tmp_path / "val/labels/t1.png"
+    label = read_tile(file).copy()
+    label[0, 0] = 255
+    write_png(file, label)
+    train = open_set(tmp_path / "train", "")
+    with pytest.raises(UserError, match=r"t1.png: value 255, .*as in train_data"):
+        open_set(tmp_path / "val", "", coding=train.coding)
+
+
+def test_labels_that_are_all_not_scored_are_refused(tmp_path):
+    draw_pairs(tmp_path, 2)
+    for file in (tmp_path / "labels").iterdir():
+        write_png(file, np.full((32, 32), 255, np.uint8))
+    with pytest.raises(UserError, match=r"labels: no pixel has a class"):
+        open_set(tmp_path, "")
+
+
+def test_labels_that_are_mostly_not_scored_are_told(tmp_path, capsys):
+    draw_pairs(tmp_path, 2)
+    for file in (tmp_path / "labels").iterdir():
+        label = read_tile(file).copy()
+        label[:24] = 255
+        write_png(file, label)
+    assert len(open_set(tmp_path, "")) == 2
+    assert "75% of the pixels are not scored" in capsys.readouterr().err
+
+
+def test_labels_of_one_class_only_are_told(tmp_path, capsys):
+    draw_pairs(tmp_path, 2, classes=1)
+    open_set(tmp_path, "")
+    assert "all scored pixels are of one class, 0" in capsys.readouterr().err
+
+
+def test_a_value_that_is_no_class_is_told_with_a_file_that_has_it(tmp_path):
+    draw_pairs(tmp_path, 3)
+    write_png(tmp_path / "labels/t1.png", np.full((32, 32), 9, np.uint8))
+    with pytest.raises(UserError, match=r"value 9 where classes are 0 to 5 .*t1.png"):
+        open_set(tmp_path, "")
+
+
+def test_sizes_that_differ_are_refused_when_opened(tmp_path):
+    draw_pairs(tmp_path, 3)
+    write_png(tmp_path / "labels/t1.png", draw_classes((32, 31)))
+    with pytest.raises(UserError, match=r"t1.png: 31 x 32 pixels, its image t1.png 32 x 32"):
+        open_set(tmp_path, "")
+
+
+def test_a_flat_folder_of_jpg_and_png_opens(tmp_path):
+    for number in range(3):
+        image = draw_image(3, (32, 32), number).transpose(1, 2, 0)
+        write_png(tmp_path / f"t{number}.jpg", image)
+        write_png(tmp_path / f"t{number}.png", draw_classes((32, 32), number, [1] * 6))
+    dataset = SegmentationDataset(str(tmp_path), str(tmp_path), 6)
+    assert [dataset.name(i).name for i in range(len(dataset))] == ["t0.jpg", "t1.jpg", "t2.jpg"]
+    assert np.array_equal(dataset.read(2)[1], draw_classes((32, 32), 2, [1] * 6))
+
+
+def test_other_layouts_of_image_and_label_folders_open(tmp_path):
+    """img_dir/train/a.jpg with ann_dir/train/a.png."""
+    for number in range(3):
+        image = draw_image(3, (32, 32), number).transpose(1, 2, 0)
+        write_png(tmp_path / f"img_dir/train/2_10_0_{number}_512_512.jpg", image)
+        label = draw_classes((32, 32), number, [1] * 6) + 1
+        write_png(tmp_path / f"ann_dir/train/2_10_0_{number}_512_512.png", label.astype(np.uint8))
+    dataset = SegmentationDataset(str(tmp_path / "img_dir"), str(tmp_path / "ann_dir"), 6)
+    assert len(dataset) == 3
+    assert set(np.unique(dataset.read(0)[1])) == set(range(6))
+
+
+def test_every_label_is_counted_though_one_is_damaged_by_name(tmp_path):
+    draw_pairs(tmp_path, 3)
+    file = tmp_path / "labels/t2.png"
+    file.write_bytes(file.read_bytes()[:60])
+    with pytest.raises(UserError, match=r"t2.png: cannot be read"):
+        open_set(tmp_path, "")
+
+
+def test_check_labels_gives_the_coding_and_what_to_say(oam):
+    images = [str(path) for path in sorted((oam / "images").iterdir())[::100]]
+    labels = [str(oam / f"labels/{Path(image).stem}.png") for image in images]
+    coding, said = check_labels(images, labels, 2)
+    assert said == []
+    assert coding.classes[:2].tolist() == [0, 1]
+
+
+# ---------------------------------------------------------------------------- find_images
+
+
+@pytest.fixture(scope="module")
+def forest(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("forest")
+    for name in (
+        "b1.png", "b2.jpg", "x.png", "a/b1.png", "a/c/b2.png", "a/c/b3.PNG", "a/c/d/b4.png",
+        "a/e/b5.png", "a/e/x6.png", "z9/b7.png", "z10/b8.png", "a.b/b [1].png", "a/.hidden/b0.png",
+        ".b9.png", "B1.png",
+    ):  # fmt: skip
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "*.png",
+        "**/*.png",
+        "a/*/b*.png",
+        "a/**/*.png",
+        "**/c/*.png",
+        "**/c/**/*.png",
+        "*/*/*.png",
+        "[ab]*/*.png",
+        "b[0-9].png",
+        "[!b]*.png",
+        "z[0-9]/*.png",
+        "z[0-9]*/b?.png",
+        "**/b[[]1].png",
+        "**/b[[] ]*.png",
+        "a.b/*",
+        "**/*.[pj][np]g",
+        "b?.*",
+        "./*.png",
+    ],
+)
+def test_find_images_finds_what_pathlib_does(forest, pattern):
+    expected = sorted({str(path) for path in forest.glob(pattern) if path.is_file()})
+    if expected:
+        assert find_images(forest, pattern) == expected
+    else:
+        with pytest.raises(UserError, match="no image matches"):
+            find_images(forest, pattern)
+
+
+def test_find_images_takes_several_patterns_each_file_once(forest):
+    found = find_images(forest, ["*.png", "b*.png", "*.jpg"])
+    assert len(found) == len(set(found))
+    assert sorted(Path(file).name for file in found) == sorted(
+        {path.name for pattern in ("*.png", "*.jpg") for path in forest.glob(pattern)}
+    )
+
+
+def test_find_images_follows_links_to_folders_and_files_once(tmp_path):
+    (tmp_path / "real/deep").mkdir(parents=True)
+    for name in ("real/a.png", "real/deep/b.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "set").mkdir()
+    os.symlink(tmp_path / "real", tmp_path / "set/train")
+    os.symlink(tmp_path / "set", tmp_path / "set/round")  # a link in a circle
+    os.symlink(tmp_path / "real/a.png", tmp_path / "set/c.png")
+    names = [
+        os.path.relpath(file, tmp_path / "set")
+        for file in find_images(tmp_path / "set", "**/*.png")
+    ]
+    assert names == ["c.png", "train/a.png", "train/deep/b.png"]
+    assert len(find_images(tmp_path / "set/train", "*.png")) == 1
+
+
+@pytest.mark.parametrize("pattern", ["", "/abs/*.png", "../*.png", "a/../*.png"])
+def test_find_images_refuses_patterns_that_leave_the_folder(forest, pattern):
+    with pytest.raises(UserError, match="data_format"):
+        find_images(forest, pattern)
+
+
+def test_find_images_says_what_is_there_instead(forest):
+    with pytest.raises(UserError, match=r"no image matches .*there: .*\.png"):
+        find_images(forest, "*.tif")
+
+
+def test_images_by_opencv_and_labels_agree_in_orientation(tmp_path):
+    """A photograph's turn flag must not turn the image against its label."""
+    draw_pairs(tmp_path, 1)
+    image = cv2.imread(str(tmp_path / "images/t0.png"))
+    assert np.array_equal(open_set(tmp_path, "").read(0)[0], image[:, :, ::-1])

@@ -1,0 +1,237 @@
+"""A few labels of many: the tiles that a fraction keeps."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from drawn import draw_classes, draw_image, write_png
+
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.scenes import label_kinds
+from SSLRemoteSensing.data.segmentation import Repeated, SegmentationDataset
+from SSLRemoteSensing.data.subsets import choose_fraction, name_hash, scene_of
+from SSLRemoteSensing.evaluation.scoring import LabelledTiles, evaluate_tiles
+from SSLRemoteSensing.preparation.isprs import POTSDAM_SPLITS
+
+POTSDAM = [
+    f"{scene}_{y}_{x}"
+    for scene in POTSDAM_SPLITS["train"] + POTSDAM_SPLITS["val"]
+    for y in [*range(0, 5744, 256), 5744]
+    for x in [*range(0, 5744, 256), 5744]
+]
+SMALL = [
+    f"{scene}_{y}_{x}"
+    for scene in ("2_10", "2_12", "area1")
+    for y in range(0, 768, 256)
+    for x in range(0, 1024, 256)
+]
+CHOSEN = {  # by (fraction, seed): what every machine must keep
+    (0.1, 0): ["2_10_0_512", "2_12_0_0", "area1_0_0", "area1_256_512"],
+    (0.1, 1): ["2_10_0_512", "2_12_256_512", "2_12_512_512", "area1_512_512"],
+}
+
+
+def names(stems, fraction, seed=0) -> set[str]:
+    return {stems[index] for index in choose_fraction(stems, fraction, seed)}
+
+
+@pytest.mark.parametrize(("given", "expected"), CHOSEN.items())
+def test_the_same_tiles_are_chosen_everywhere(given, expected):
+    assert sorted(names(SMALL, *given)) == expected
+
+
+def test_the_choice_does_not_depend_on_the_hash_seed_of_python():
+    code = (
+        "from SSLRemoteSensing.data.subsets import choose_fraction as f;"
+        f"s = {SMALL!r}; print([s[i] for i in f(s, 0.1, 0)])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONHASHSEED": "7"}, cwd=ROOT, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == repr(CHOSEN[0.1, 0]), done.stderr
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_smaller_fraction_is_within_a_larger_one(seed):
+    chosen = [names(POTSDAM, f, seed) for f in (0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 1)]
+    for few, more in pairwise(chosen):
+        assert few < more
+    assert len(chosen[-1]) == len(POTSDAM)
+
+
+def test_one_percent_of_24_scenes_of_576_tiles_are_138():
+    assert len(POTSDAM) == 24 * 576
+    chosen = names(POTSDAM, 0.01)
+    assert len(chosen) == 138
+    assert len({scene_of(name) for name in chosen}) == 24
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.05, 0.1, 0.25, 0.5])
+@pytest.mark.parametrize("seed", range(5))
+def test_each_scene_gives_its_share_of_potsdam(fraction, seed):
+    counts = Counter(scene_of(name) for name in names(POTSDAM, fraction, seed))
+    for scene in POTSDAM_SPLITS["train"]:
+        assert abs(counts[scene] - fraction * 576) < 1.1
+
+
+def test_each_scene_gives_its_share_where_scenes_differ_in_size():
+    sizes = {"a": 1, "b": 10, "c": 100, "d": 333, "e": 56}
+    stems = [f"{scene}_{i}_0" for scene, count in sizes.items() for i in range(count)]
+    for seed in range(20):
+        for fraction in (0.02, 0.1, 0.3, 0.77):
+            counts = Counter(scene_of(name) for name in names(stems, fraction, seed))
+            for scene, count in sizes.items():
+                assert abs(counts[scene] - fraction * count) < 1.1, (seed, fraction, scene)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 99, 1000])
+@pytest.mark.parametrize("fraction", [0.001, 0.01, 0.1, 1 / 3, 0.5, 1.0])
+def test_size_is_the_rounded_share_and_at_least_one(count, fraction):
+    stems = [f"s{i % 3}_{i}_0" for i in range(count)]
+    chosen = choose_fraction(stems, fraction, 0)
+    assert len(chosen) == max(1, round(fraction * count))
+    assert chosen == sorted(set(chosen))
+
+
+def test_another_seed_chooses_other_tiles():
+    chosen = [frozenset(names(POTSDAM, 0.01, seed)) for seed in range(5)]
+    assert len(set(chosen)) == 5
+    assert len(chosen[0] & chosen[1]) < 20  # 1.4 by chance
+
+
+def test_the_order_of_the_files_does_not_matter():
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        shuffled = [str(name) for name in rng.permutation(POTSDAM)]
+        assert names(shuffled, 0.01, 3) == names(POTSDAM, 0.01, 3)
+
+
+def test_every_tile_of_a_scene_is_as_likely():
+    counts = Counter()
+    stems = [f"s_{i}_0" for i in range(20)]
+    for seed in range(400):
+        counts.update(names(stems, 0.1, seed))
+    assert min(counts[stem] for stem in stems) > 15  # 40 expected, sigma 6
+    assert max(counts.values()) < 65
+
+
+@pytest.mark.parametrize("fraction", [0, -0.1, 1.01, float("nan")])
+def test_a_fraction_outside_0_to_1_is_refused(fraction):
+    with pytest.raises(UserError, match="fraction"):
+        choose_fraction(SMALL, fraction, 0)
+
+
+@pytest.mark.parametrize(
+    ("stem", "scene"),
+    [
+        ("2_10_0_256", "2_10"),
+        ("2_10_5744_5744", "2_10"),
+        ("2_10_256_512", "2_10"),
+        ("2_10_0_0_512_512", "2_10"),
+        ("2_10_512_0_1024_512", "2_10"),
+        ("1_0_256", "1"),
+        ("area1_0_0", "area1"),
+        ("area1_256_0_512_256", "area1"),
+        ("top_potsdam_2_10_RGB_0_256", "top_potsdam_2_10_RGB"),
+        ("GF1_WFV2_E140.6_N45.9_20171027_L1A0002713917_256_512",
+         "GF1_WFV2_E140.6_N45.9_20171027_L1A0002713917"),
+        ("m_4709963_se_14_1_20090818_0_256", "m_4709963_se_14_1_20090818"),
+        ("tile", ""),
+        ("kampala_1238448-1046528-21", ""),
+    ],
+)  # fmt: skip
+def test_the_scene_of_a_tile_is_told_by_its_name(stem, scene):
+    assert scene_of(stem) == scene
+
+
+def test_names_without_a_place_are_of_one_stratum():
+    stems = [f"tile-{i}" for i in range(50)]
+    assert len(names(stems, 0.1)) == 5
+
+
+def test_a_hash_of_a_name_is_uniform_and_fixed():
+    values = [name_hash(f"scene {i}") for i in range(2000)]
+    assert name_hash("2_10") == pytest.approx(0.842571909951767, abs=1e-15)
+    assert 0 <= min(values) < 0.01
+    assert 0.99 < max(values) < 1
+    assert abs(np.mean(values) - 0.5) < 0.02
+
+
+def test_a_dataset_keeps_the_tiles_of_its_fraction(tiles):
+    paths = dict(image_path=str(tiles / "images"), label_path=str(tiles / "labels"))
+    whole = SegmentationDataset(**paths, num_classes=2)
+    few = SegmentationDataset(**paths, num_classes=2, fraction=0.25, fraction_seed=3)
+    stems = [whole.name(i).stem for i in range(len(whole))]
+    assert {few.name(i).stem for i in range(len(few))} == names(stems, 0.25, 3)
+    assert len(few.pairs) == 6
+    for i in range(6):
+        assert few.pairs[i][1].endswith(f"labels/{few.name(i).stem}.png")
+
+
+def test_the_tiles_of_a_fraction_come_round_as_often_each_with_draws_of_its_own(tiles):
+    paths = dict(image_path=str(tiles / "images"), label_path=str(tiles / "labels"))
+    tiles = SegmentationDataset(**paths, num_classes=2, fraction=0.25, crop_size=32)
+    assert (len(tiles), tiles.full_length) == (6, 24)
+    few = Repeated(tiles, tiles.full_length)
+    assert len(few) == 24
+    assert set(Counter(few.name(i) for i in range(24)).values()) == {4}
+    assert few.name(0) == few.name(6)
+    assert not np.array_equal(few[(0, 0)]["image"], few[(0, 6)]["image"])
+
+
+def test_a_fraction_is_of_what_hash_range_leaves(tiles):
+    paths = dict(image_path=str(tiles / "images"), label_path=str(tiles / "labels"))
+    part = SegmentationDataset(**paths, num_classes=2, hash_range=(0.2, 1))
+    few = SegmentationDataset(**paths, num_classes=2, hash_range=(0.2, 1), fraction=0.5)
+    assert len(few.pairs) == round(0.5 * len(part.pairs))
+    assert set(few.pairs) < set(part.pairs)
+
+
+def test_each_tile_of_a_fraction_is_scored_once(tiles):
+    """They come round again in training; in a score they would count unevenly."""
+    paths = dict(image_path=str(tiles / "images"), label_path=str(tiles / "labels"))
+    few = SegmentationDataset(**paths, num_classes=2, fraction=0.3)
+
+    def nothing(images: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(images.shape[0], 2, *images.shape[2:])
+
+    matrices = evaluate_tiles(
+        nothing, LabelledTiles(few, label_kinds(few)), 2, torch.device("cpu"), batch_size=4
+    )
+    counts = matrices["full"].counts.numpy()
+    assert counts.sum() == len(few.pairs) * 64 * 64
+
+
+def test_fine_tuning_writes_the_names_of_its_tiles_and_reads_other_labels_as_those_of_train(
+    run, seg_config, tmp_path
+):
+    """Labels 1 to 6 with 0 = not scored; those of validation and test lack the last classes."""
+    for number in range(20):
+        image = draw_image(3, (32, 32), number).transpose(1, 2, 0)
+        write_png(tmp_path / f"images/t_{number:02d}.png", image)
+        label = draw_classes((32, 32), number, [1] * (6 if number < 16 else 4)) + 1
+        write_png(tmp_path / f"labels/t_{number:02d}.png", label.astype(np.uint8))
+    paths = dict(image_path=str(tmp_path / "images"), label_path=str(tmp_path / "labels"))
+    train = paths | dict(data_format=["t_0*.png", "t_1[0-5].png"], fraction=0.5, fraction_seed=2)
+    val = paths | dict(data_format="t_1[6-9].png")
+    seg_config["classes"] = list("abcdef")
+    seg_config.pop("palette", None)
+    seg_config["train_cfg"] |= dict(train_data=train, val_data=val, test_data=val, num_step=1)
+    done = run("finetune_seg.py", seg_config, "--backbone", "random")
+    assert done.returncode == 0, done.stderr
+    assert "0 is taken as not scored" in done.stderr
+    written = (tmp_path / "seg/train_tiles.txt").read_text().split()
+    stems = [f"t_{number:02d}" for number in range(16)]
+    assert sorted(written) == sorted(f"{stem}.png" for stem in names(stems, 0.5, 2))
+    assert len(written) == 8
+    results = json.loads((tmp_path / "seg/results.json").read_text())
+    matrix = np.array(results["protocols"]["all"]["confusion_matrix"])
+    labels = [draw_classes((32, 32), number, [1] * 4) for number in range(16, 20)]
+    assert matrix.sum(1).tolist() == np.bincount(np.ravel(labels), minlength=6).tolist()

@@ -1,0 +1,468 @@
+"""Everything that the documentation says to type works: commands, Python, links, keys.
+
+Each command of each Markdown file, and of the docstrings of scripts and configs, is of one kind:
+
+    executed   those of the files in EXECUTED, in order, in one folder of drawn data; as they stand,
+               with the small sizes of QUICK before and the words of SHORTER replaced
+    checked    all others: the script's own parser takes the flags, a config with the `--set` of the
+               command passes the check of every key, and the repository's files that it names exist
+    known      of other programs: make, pip, git, source, tensorboard; targets of the Makefile and
+               extras of pyproject.toml exist
+
+A command that is of no kind fails.
+"""
+
+import argparse
+import ast
+import importlib
+import importlib.util
+import json
+import re
+import runpy
+import tomllib
+from functools import cache
+from pathlib import Path
+from unittest import mock
+
+import cv2
+import nbformat
+import numpy as np
+import pytest
+import rasterio
+import torch
+import yaml
+from conftest import ROOT
+from demo_scenes.town import draw_town
+from documents import (
+    Command,
+    Runner,
+    anchors,
+    blocks,
+    commands,
+    links,
+    markdown_files,
+    python_blocks,
+)
+from drawn import PLACE
+
+from SSLRemoteSensing.core.config import Chain, OneOf, Part, load_config, parameters
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.models.losses import ExamplarLoss
+from SSLRemoteSensing.workflows.finetuning import SegmentationConfig, check_segmentation
+from SSLRemoteSensing.workflows.pretraining import PretextConfig, check_pretext
+
+EXECUTED = ("docs/getting_started.md", "docs/faq.md", "docs/pretext_tasks.md")
+# Of those files, what is only checked, and why.
+NOT_EXECUTED = {
+    "python tools/benchmark.py": "takes minutes; tests/tools/test_benchmark.py runs it",
+    "python tools/doctor.py --config_file C": "in running text; stands as a block before",
+    "python tools/label_efficiency.py --config_file my_cfg.py --dry_run --output runs/mine/grid "
+    "--init random=random --init ours=runs/mine/pretrain/backbone.pth --fractions 0.5 1 "
+    "--seeds 0 1": "times a cell, 20 s; tests/workflows/test_label_efficiency.py runs it",
+}
+PRETRAIN = "configs/demo_town_pretrain_resnet18_cfg.py"
+SMALL = ["train_cfg.num_workers=0", "train_cfg.batch_size=4", "train_cfg.precision=fp32"]
+PRETEXT = [*SMALL, "train_cfg.train_data.img_size=32", "train_cfg.train_data.crop_size=96"]
+PRETEXT += ["train_cfg.train_data.post_transforms_cfg=None", "train_cfg.log.log_step=1"]
+PRETEXT += ["train_cfg.train_data.data_path=my/images", "train_cfg.train_data.data_format=**/*"]
+# `--set` of executed commands, before their own.
+QUICK = {
+    "train.py": [*PRETEXT, "train_cfg.num_epoch=None", "train_cfg.num_step=2"],
+    "tools/doctor.py": PRETEXT,
+    "tools/show_pretext.py": PRETEXT,
+    "tools/match_transforms.py": PRETEXT,
+    "tools/probe.py": PRETEXT,
+    "finetune_seg.py": [
+        *SMALL,
+        "train_cfg.num_step=2",
+        "train_cfg.train_data.crop_size=64",
+        "scoring_cfg.overlap=0.0",
+    ],
+    "tools/label_efficiency.py": [*SMALL, "train_cfg.num_step=2"],
+}
+SHORTER = {"train_cfg.num_step=164": "train_cfg.num_step=3", "C": PRETRAIN, "600": "320"}
+SHORTER["train_cfg.train_data.img_size=128"] = "train_cfg.train_data.img_size=32"  # of a VGG16
+# Where a checked command leaves a word to the reader: what is taken.
+PLACEHOLDERS = {
+    "FORMAT": "onnx",
+    "$heads": "agr_head_cfg=None",
+    "ARGUMENTS": "--steps=6",
+    "N": "4",
+}
+# The config of a checked command whose file is left to the reader.
+CONFIGS = {
+    "train.py": "configs/vr_vgg16_inapinting_agr_examplar_cfg.py",
+    "tools/doctor.py": "configs/vr_vgg16_inapinting_agr_examplar_cfg.py",
+    "tools/show_pretext.py": "configs/vr_vgg16_inapinting_agr_examplar_cfg.py",
+    "tools/match_transforms.py": "configs/vr_vgg16_inapinting_agr_examplar_cfg.py",
+    "tools/probe.py": "configs/vr_vgg16_inapinting_agr_examplar_cfg.py",
+    "tools/show_labels.py": "configs/seg_potsdam_vgg16_cfg.py",
+    "finetune_seg.py": "configs/seg_potsdam_vgg16_cfg.py",
+    "tools/label_efficiency.py": "configs/seg_potsdam_vgg16_cfg.py",
+}
+FILES = markdown_files()
+SCRIPTS = sorted(
+    str(file.relative_to(ROOT))
+    for file in [*ROOT.glob("*.py"), *ROOT.glob("tools/*.py"), *ROOT.glob("configs/*.py")]
+)
+
+
+def draw(folder: Path, name: str, number: int, size: int = 192) -> None:
+    """A drawn town as an image, and where its buildings are as a label."""
+    image, label = draw_town(np.random.default_rng([5, number]), size, size)
+    path = folder / "my" / name
+    for part in ("images", "labelled/images", "labelled/labels", "scenes", "four"):
+        (folder / "my" / part).mkdir(parents=True, exist_ok=True)
+    if name.endswith(".tif"):
+        bands = image.transpose(2, 0, 1)[: 4 if "four" in name else 3]
+        kind = {"count": len(bands), "height": size, "width": size, "dtype": "uint8"}
+        with rasterio.open(path, "w", driver="GTiff", **kind, **PLACE) as file:
+            file.write(bands)
+    else:
+        cv2.imwrite(str(path), image[:, :, 2::-1])
+    if "labelled" in name:
+        path = folder / "my/labelled/labels" / path.with_suffix(".png").name
+        cv2.imwrite(str(path), np.uint8(label == 1))
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """A folder as the reader's: the repository's commands and configs, and drawn data in my/."""
+    folder = tmp_path_factory.mktemp("reader")
+    for name in ("train.py", "finetune_seg.py", "tools", "configs"):
+        (folder / name).symlink_to(ROOT / name)
+    for number in range(8):
+        draw(folder, f"images/{number}.{('jpg', 'png', 'tif')[number % 3]}", number)
+        draw(folder, f"labelled/images/area{number}.{('jpg', 'tif')[number % 2]}", number, 128)
+        draw(folder, f"four/{number}.tif", number, 96)
+    draw(folder, "scenes/north.tif", 9)
+    runner = Runner(folder)
+    yield runner
+    runner.close()
+
+
+def is_executed(command: Command) -> bool:
+    reasons = [reason for text, reason in NOT_EXECUTED.items() if command.text == text]
+    ours = command.words[0] == "python" and command.file in EXECUTED
+    return ours and not reasons
+
+
+def as_run(command: Command) -> list[str]:
+    """The words of a command to execute."""
+    script, *words = (SHORTER.get(word, word) for word in command.words[1:])
+    quick = QUICK.get(script)
+    if quick is None:
+        return [script, *words]
+    if any("vr_" in word for word in words):  # the published configs have more to make smaller
+        quick = [*quick, "train_cfg.device=cpu"]
+    return [script, "--set", *quick, *words]
+
+
+# The order is that of a reader: the answers of the FAQ use what getting started has made.
+def test_the_commands_of_a_reader_run_one_after_another(workspace, monkeypatch):
+    monkeypatch.chdir(workspace.folder)
+    count = 0
+    for file in EXECUTED:
+        for name, code in python_blocks(file):
+            if name is not None:
+                (workspace.folder / name).write_text(code)
+        for command in commands(file):
+            if is_executed(command):
+                status, output = workspace(as_run(command))
+                assert status == 0, f"{command}\nended with status {status}:\n{output[-3000:]}"
+                count += 1
+        for name, code in python_blocks(file):
+            if name is None:
+                exec(compile(code, file, "exec"), {"images": torch.rand(1, 3, 64, 96)})
+    assert count > 15
+    results = json.loads((workspace.folder / "runs/mine/finetune/results.json").read_text())
+    assert results["config"]["classes"] == ["other", "building"]
+    text = "".join((ROOT / file).read_text() for file in EXECUTED)
+    made = {*re.findall(r"`(runs/[\w./]+|data/mine)`", text), "runs/mine/finetune/report.html"}
+    made |= {"runs/mine/maps/north.tif", "runs/mine/maps/north_preview.png"}
+    missing = [name for name in made if not (workspace.folder / name).exists()]
+    assert not missing
+    assert not list(workspace.temporary.iterdir())
+
+
+@cache
+def main_of(script: str):
+    return runpy.run_path(str(ROOT / script), run_name="documented")["main"]
+
+
+class Parsed(Exception):
+    """Carries the flags of a command out of its `main`, before it does anything."""
+
+
+def parse(command: Command, words: list[str], monkeypatch) -> argparse.Namespace:
+    """The flags, by the script's own parser."""
+    script, *given = words
+    original = argparse.ArgumentParser.parse_args
+    monkeypatch.syspath_prepend(str((ROOT / script).parent))
+
+    def stop(self, args=None, namespace=None):
+        raise Parsed(original(self, args, namespace))
+
+    with (
+        mock.patch.object(argparse.ArgumentParser, "parse_args", stop),
+        mock.patch("sys.argv", [script, *given]),
+    ):
+        try:
+            main_of(script)()
+        except Parsed as parsed:
+            return parsed.args[0]
+        except SystemExit:
+            pytest.fail(f"{command}: its flags are refused")
+    raise AssertionError(f"{command}: {script} parses no flags")
+
+
+def check_keys(command: Command, script: str, flags: argparse.Namespace) -> None:
+    """The config with what `--set` and the flags change passes the check of all keys."""
+    named = Path(flags.config_file)
+    if not (ROOT / named).exists():
+        assert not str(named).startswith("configs/"), f"{command}: there is no {named}"
+        named = Path(CONFIGS[script])
+    overrides = [text for group in getattr(flags, "set", None) or [] for text in group]
+    try:
+        config = load_config(ROOT / named, overrides)
+        (check_segmentation if "classes" in config else check_pretext)(config)
+    except UserError as error:
+        pytest.fail(f"{command}: {error}")
+
+
+def check_ours(command: Command, monkeypatch) -> None:
+    words = [PLACEHOLDERS.get(word, word) for word in command.words]
+    while words[1].startswith("--"):  # torchrun's own flags
+        assert words[0] == "torchrun", command
+        del words[1]
+    script, *rest = words[1:]
+    if script in ("-m", "-c"):
+        assert importlib.util.find_spec(rest[0]), command
+        return
+    assert (ROOT / script).is_file(), f"{command}: there is no {script}"
+    flags = parse(command, [script, *rest], monkeypatch)
+    if getattr(flags, "config_file", None) is not None and script in CONFIGS:
+        check_keys(command, script, flags)
+
+
+def check_known(command: Command) -> None:
+    """A command of a program that is not ours."""
+    program, *rest = command.words
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    if program == "make":
+        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert rest[0] in targets, command
+    elif program == "pip":
+        for extra in re.findall(r"\[(\w+)\]", command.text):
+            assert extra in project["optional-dependencies"], command
+        for file in re.findall(r"-r (\S+)", command.text):
+            assert (ROOT / file).is_file(), command
+    else:
+        assert program in ("git", "source", "tensorboard"), f"{command}: is of no kind"
+
+
+@pytest.mark.parametrize("file", [*FILES, *SCRIPTS])
+def test_every_command_has_the_flags_files_and_keys_that_it_names(file, monkeypatch):
+    text = None
+    if file.endswith(".py"):
+        text = ast.get_docstring(ast.parse((ROOT / file).read_text())) or ""
+    for command in commands(file, text):
+        if command.words[0] in ("python", "torchrun"):
+            check_ours(command, monkeypatch)
+        else:
+            check_known(command)
+
+
+def test_what_is_not_executed_is_there():
+    texts = {command.text for file in EXECUTED for command in commands(file)}
+    assert texts >= NOT_EXECUTED.keys()
+
+
+def test_a_misspelt_flag_key_or_file_would_be_found(monkeypatch):
+    for text in (
+        "python train.py --config_file C --sett a=1",
+        "python train.py --config_file C --set train_cfg.optimizer.lrr=1",
+        "python train.py --config_file configs/none_cfg.py",
+        "python tools/none.py",
+        "torchrun --nproc_per_node=2 train.py --config_file C --set train_cfg.batch_size=many",
+    ):
+        with pytest.raises((pytest.fail.Exception, AssertionError)):
+            check_ours(Command("here", text), monkeypatch)
+    for text in ("make nothing", "pip install -e .[nothing]", "curl somewhere"):
+        with pytest.raises(AssertionError):
+            check_known(Command("here", text))
+
+
+def test_commands_are_found_in_every_form():
+    text = """
+Words, `python a.py --b` and `code`.
+
+    python one.py --set a=1 \\
+        b=2          # said
+    torchrun --nproc_per_node=2 two.py
+
+- an item:
+
+      python three.py
+
+```sh
+make four
+```
+
+    results     not a command
+"""
+    found = [command.words for command in commands("here", text)]
+    assert found == [
+        ["python", "one.py", "--set", "a=1", "b=2"],
+        ["torchrun", "--nproc_per_node=2", "two.py"],
+        ["python", "three.py"],
+        ["make", "four"],
+        ["python", "a.py", "--b"],
+    ]
+    with pytest.raises(AssertionError, match="a block of commands and other lines"):
+        commands("here", "\n    python one.py\n    python3 two.py\n")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_links_and_anchors_lead_somewhere(file):
+    for link in links(file):
+        path, _, anchor = link.partition("#")
+        if re.match(r"\w+:", path):
+            continue
+        target = (ROOT / file).parent / path if path else ROOT / file
+        assert target.exists(), f"{file}: {link}"
+        if anchor:
+            assert anchor in anchors(target), f"{file}: {link}; there are {anchors(target)}"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_python_blocks_compile(file):
+    for name, code in python_blocks(file):
+        compile(code, f"{file}, {name}", "exec")
+
+
+def test_each_file_is_linked_from_the_index():
+    there = {f"docs/{link}" for link in links("docs/README.md")}
+    left = {file for file in FILES if file.startswith("docs/")} - {"docs/README.md"} - there
+    assert not left
+    assert "docs/README.md" in links("README.md")
+
+
+def test_the_table_of_layers_names_each_module():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    layers = project["tool"]["importlinter"]["contracts"][0]["layers"]
+    modules = {name.strip() for layer in layers for name in re.split("[|:]", layer)}
+    text = (ROOT / "docs/architecture.md").read_text().split("| layer | modules |")[1]
+    named = set(re.findall(r"`(\w+)/?`", text.split("\n\n")[0]))
+    assert modules - named == set()
+    assert modules >= {"engine", "datasets", "terminal"}
+
+
+# docs/configuration.md is written from the code.
+
+
+def make_page(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    return importlib.import_module("make_configuration_docs")
+
+
+def test_the_page_of_keys_is_what_the_code_says(monkeypatch):
+    written = (ROOT / "docs/configuration.md").read_text()
+    fresh = make_page(monkeypatch).page()
+    assert written == fresh, "run: python tools/make_configuration_docs.py"
+
+
+def keys_of(schema) -> set[str]:
+    """Every key of a tree, found by going through it without the page's own code."""
+    found = set()
+    if isinstance(schema, Part):
+        owners, given, extra = [schema.owner], schema.given, schema.extra
+    else:
+        owners, given, extra = list(schema.table.values()), getattr(schema, "given", ()), None
+    for owner in owners:
+        if owner.__module__.startswith("torch.") if hasattr(owner, "__module__") else False:
+            continue
+        for key, (annotation, _) in parameters(Part(owner, given, extra)).items():
+            found.add(key)
+            for mark in getattr(annotation, "__metadata__", ()):
+                if isinstance(mark, Part | OneOf | Chain):
+                    found |= keys_of(mark)
+    return found
+
+
+def test_the_page_has_each_key_of_both_trees():
+    rows = set(
+        re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/configuration.md").read_text(), re.MULTILINE)
+    )
+    assert keys_of(Part(PretextConfig)) | keys_of(Part(SegmentationConfig)) == rows
+
+
+def test_a_key_without_a_description_is_refused(monkeypatch):
+    tool = make_page(monkeypatch)
+
+    def build(good: int = 1, bad: int = 2):
+        """One thing.
+
+        Args:
+            good: of some size; a line
+                and another.
+            gone: was a parameter.
+        """
+
+    assert tool.descriptions(build) == {
+        "good": "of some size; a line and another.",
+        "gone": "was a parameter.",
+    }
+    assert tool.undescribed(Part(build)) == [
+        "build: 'bad' has no entry under Args of its docstring; add it",
+        "build: 'gone' is described, but no parameter",
+    ]
+
+
+# Figures that the documentation derives.
+
+
+def test_the_table_of_the_contrastive_loss_is_what_the_loss_gives():
+    text = (ROOT / "docs/pretext_tasks.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", text, re.MULTILINE)
+    assert [int(row[0]) for row in rows] == [4, 8, 16, 64, 256]
+    for row in rows:
+        n = int(row[0])
+        apart, loss = torch.eye(2 * n), ExamplarLoss()
+        alike, corners = torch.ones(n, 8), torch.eye(n) - 1 / n  # of a simplex
+        pairs = ((apart[:n], apart[n:]), (alike, alike), (corners, corners))
+        assert [f"{loss(*pair):.3f}" for pair in pairs] == list(row[1:])
+        lowest = np.log(1 + np.e + (2 * n - 2) * np.exp(-1 / (n - 1))) - 1  # as the FAQ has it
+        assert float(row[3]) == pytest.approx(lowest, abs=5e-4)
+
+
+# The notebook.
+
+
+def test_the_notebook_runs(workspace, monkeypatch):
+    path = ROOT / "docs/tutorial.ipynb"
+    assert path.stat().st_size < 300_000
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    script = workspace.folder / "tutorial.py"
+    script.write_text("\n\n".join(code))
+    status, output = workspace(["tutorial.py"])
+    assert status == 0, output[-3000:]
+    assert "entries of resnet18 loaded" in output
+    assert "missing_keys=['fc.weight', 'fc.bias'], unexpected_keys=[]" in output
+    assert not list(workspace.temporary.iterdir())
+
+
+def test_the_citation_names_this_version_and_the_paper():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    assert citation["preferred-citation"]["doi"] == "10.1109/JSTARS.2021.3090418"
+    assert f"## [{project['version']}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_blocks_are_told_from_paragraphs():
+    text = "Words\n    not a block, as it goes on.\n\n    a block\n\n    of two parts\n\nWords\n"
+    assert blocks(text) == [("", "    a block\n\n    of two parts\n\n")]

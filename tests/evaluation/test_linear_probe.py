@@ -1,0 +1,640 @@
+"""The linear probe: what it reads off features, which tiles it takes, and that training is the
+same with it."""
+
+import contextlib
+import io
+import json
+import re
+import runpy
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from drawn import draw_classes, draw_potsdam, prepare, write_png
+from preloaded import python
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
+from test_engine import TinyNet, at_call, entries, interrupt_at
+from torch import nn
+from torch.nn import functional as F
+
+from SSLRemoteSensing.core.errors import UserError, run_command
+from SSLRemoteSensing.data.file_lists import stem
+from SSLRemoteSensing.data.pretext import PretextDataset, collate
+from SSLRemoteSensing.data.subsets import scene_of
+from SSLRemoteSensing.evaluation.linear_classifier import (
+    L2,
+    fit_linear,
+    pixel_classes,
+    pixel_features,
+)
+from SSLRemoteSensing.evaluation.linear_probe import Probe, SomeMaps, open_probe
+from SSLRemoteSensing.models.backbones import BLOCKS
+from SSLRemoteSensing.models.heads import AGPHead, Decoder, ExamplarHead
+from SSLRemoteSensing.models.pretext import PretextNet, pretext_losses
+from SSLRemoteSensing.models.pretrained import BACKBONES
+from SSLRemoteSensing.training.engine import fit
+from SSLRemoteSensing.training.run import Saver
+from SSLRemoteSensing.training.tensorboard import charts, tag
+from SSLRemoteSensing.workflows.pretraining import check_pretext
+
+CLASSES = ("ground", "roof", "water")
+
+
+class Shown(nn.Module):
+    """A backbone whose one map is what `show` makes of the images."""
+
+    in_channels = 3
+
+    def __init__(self, show):
+        super().__init__()
+        self.show, self.weight = show, nn.Parameter(torch.zeros(1))
+
+    def forward(self, images):
+        return {"block2": self.show(images)}
+
+
+def draw_three(folder: Path, names, size=64, not_scored=()) -> Path:
+    """Tiles whose red, green and blue say the class of each pixel; `not_scored` columns are 255."""
+    for number, name in enumerate(names):
+        classes = draw_classes((size, size), number, (0.6, 0.3, 0.1), block=8)
+        image = np.eye(3, dtype=np.uint8)[classes] * 200
+        label = classes.copy()
+        label[:, list(not_scored)] = 255
+        write_png(folder / f"images/{name}.png", image)
+        write_png(folder / f"labels/{name}.png", label)
+    return folder
+
+
+def probe_of(folder: Path, classes=CLASSES, **changes) -> Probe:
+    paths = dict(image_path=str(folder / "images"), label_path=str(folder / "labels"))
+    small = dict(classes=classes, img_size=64, train_tiles=6, val_tiles=6, pixels=64)
+    return Probe(**paths | small | changes)
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory) -> Path:
+    return draw_three(tmp_path_factory.mktemp("three"), [f"tile{i}" for i in range(9)])
+
+
+@pytest.fixture
+def probe_cfg(tiles) -> dict:
+    """The `probe` of a config, on the tiles that `pretext_config` trains on."""
+    paths = dict(image_path=str(tiles / "images"), label_path=str(tiles / "labels"))
+    return paths | dict(classes=("other", "roof"), train_tiles=4, val_tiles=4, pixels=32)
+
+
+def test_features_that_hold_the_label_score_one(three):
+    found = probe_of(three).score(Shown(lambda images: images))
+    assert found["miou"] == found["oa"] == 1
+    assert [one["iou"] for one in found["per_class"].values()] == [1, 1, 1]
+    assert found["pixels"] == 3 * 64 * 64  # a third of nine tiles
+
+
+def test_constant_features_score_as_the_most_frequent_class_everywhere(three):
+    probe = probe_of(three)
+    found = probe.score(Shown(torch.ones_like))
+    share = float((probe.scored_labels == 0).float().mean())
+    assert found["oa"] == pytest.approx(share)
+    assert found["per_class"]["ground"]["iou"] == pytest.approx(share)
+    assert [found["per_class"][name]["iou"] for name in CLASSES[1:]] == [0, 0]
+    assert found["miou"] == pytest.approx(share / 3)
+
+
+def test_features_of_a_pixel_are_those_of_the_enlarged_maps():
+    torch.manual_seed(0)
+    maps = {"block2": torch.randn(2, 3, 16, 24), "block4": torch.randn(2, 5, 4, 6)}
+    y, x = torch.randint(32, (2, 7)), torch.randint(48, (2, 7))
+    y[0, :2], x[0, :2] = torch.tensor([0, 31]), torch.tensor([47, 0])  # corners
+    places = torch.stack([(2 * x + 1) / 48 - 1, (2 * y + 1) / 32 - 1], -1)
+    large = [F.interpolate(m, size=(32, 48), mode="bilinear") for m in maps.values()]
+    whole = torch.cat(large, 1)
+    wanted = torch.stack([whole[n, :, y[n], x[n]].T for n in range(2)])
+    found = pixel_features(maps, places)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    weight, bias = torch.randn(4, 8), torch.randn(4)
+    logits = F.conv2d(whole, weight[:, :, None, None], bias)
+    assert torch.equal(pixel_classes(maps, (weight, bias), (32, 48)), logits.argmax(1))
+
+
+def test_the_classifier_is_the_least_of_its_loss():
+    """The gradient at it is 0, on standardized features with one that does not vary."""
+    rng = np.random.default_rng(0)
+    features = torch.from_numpy(rng.normal(3, 5, (200, 4))).float()
+    features[:, 2] = 7.3
+    labels = torch.from_numpy((features[:, 0].numpy() + rng.normal(0, 4, 200) > 3).astype(np.int64))
+    weight, bias = fit_linear(features.clone(), labels, 2)
+    assert (weight[:, 2] == 0).all()
+    mean, std = features.mean(0), features.std(0)
+    std[2] = 1
+    straight = (weight * std).requires_grad_()
+    offset = (bias + weight @ mean).requires_grad_()
+    logits = F.linear((features - mean) / std, straight, offset)
+    loss = F.cross_entropy(logits, labels) + L2 / 2 * straight.square().sum()
+    loss.backward()
+    assert torch.cat([straight.grad.flatten(), offset.grad]).abs().max() < 1e-4
+    assert float((logits.argmax(1) == labels).float().mean()) > 0.7
+
+
+def test_pixels_that_are_not_scored_are_neither_fitted_on_nor_scored(tmp_path):
+    names = [f"tile{i}" for i in range(9)]
+    folder = draw_three(tmp_path, names, not_scored=range(16, 64))
+    probe = probe_of(folder)
+    x = (probe.places[..., 0] + 1) / 2 * 64
+    assert (x < 16).all()
+    assert (probe.labels < 3).all()
+    beside = torch.zeros(64, dtype=torch.bool)
+    beside[:16] = True
+    found = probe.score(Shown(lambda images: images * beside))
+    assert found["pixels"] == 3 * 64 * 16
+    assert found["miou"] == 1
+
+
+def test_tiles_without_labelled_pixels_are_not_fitted_on(tmp_path):
+    folder = draw_three(tmp_path, [f"tile{i}" for i in range(9)])
+    first = probe_of(folder)
+    for file in first.fitted[:2]:
+        write_png(folder / f"labels/{Path(file).name}", np.full((64, 64), 255, np.uint8))
+    again = probe_of(folder)
+    assert again.fitted == first.fitted
+    assert len(again.images) == len(again.places) == len(first.images) - 2
+    assert torch.equal(again.images, first.images[2:])
+
+
+def test_random_weights_are_scored_with_statistics_of_their_own_features(tiles):
+    """Which running through images alone would give them: else that would pass for learning."""
+    torch.manual_seed(0)
+    backbone = Pyramid()
+    probe = probe_of(tiles, ("other", "roof"))
+    state = {key: value.clone() for key, value in backbone.state_dict().items()}
+    found = probe.score(backbone)
+    assert all(torch.equal(value, state[key]) for key, value in backbone.state_dict().items())
+    images = probe.images.float() / 255
+    for norm in backbone.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.momentum = None  # the mean over all batches
+    with torch.no_grad():
+        for start in range(0, len(images), 8):
+            backbone(images[start : start + 8])
+    seen = probe.score(backbone)
+    assert seen == found
+    first = next(norm for norm in backbone.modules() if isinstance(norm, nn.BatchNorm2d))
+    first.running_mean += 3
+    assert probe.score(backbone) != seen  # its own statistics are taken as they are
+
+
+def test_statistics_of_random_weights_are_taken_without_the_other_processes(tiles, monkeypatch):
+    """As with `sync_bn`: the others wait at a barrier meanwhile."""
+    probe = probe_of(tiles, ("other", "roof"))
+    torch.manual_seed(0)
+    backbone = Pyramid()
+    found = probe.score(backbone)
+    synchronized = nn.SyncBatchNorm.convert_sync_batchnorm(deepcopy(backbone))
+    forward = nn.SyncBatchNorm.forward
+
+    def asking(norm, images):
+        assert not norm.training, "asks the others"
+        return forward(norm, images)
+
+    monkeypatch.setattr(nn.SyncBatchNorm, "forward", asking)
+    assert probe.score(synchronized) == found
+    assert any(isinstance(one, nn.SyncBatchNorm) for one in synchronized.modules())
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_random_weights_are_scored_on_tiles_of_one_pixel_in_the_last_map(tmp_path, count):
+    """Of which batch normalization has no variance where a tile is alone in its batch."""
+    probe = probe_of(
+        draw_three(tmp_path, [f"tile{i}" for i in range(14)], size=32), img_size=32,
+        train_tiles=count, val_tiles=1,
+    )  # fmt: skip
+    assert len(probe.images) == count
+    assert 0 <= probe.score(Pyramid())["miou"] <= 1
+
+
+def test_a_probe_and_its_score_are_the_same_each_time(tiles):
+    torch.manual_seed(0)
+    backbone = Pyramid()
+    one, two, other = (probe_of(tiles, ("other", "roof"), seed=seed) for seed in (0, 0, 1))
+    assert (one.fitted, one.scored) == (two.fitted, two.scored)
+    assert torch.equal(one.places, two.places)
+    assert one.score(backbone) == two.score(backbone) == one.score(backbone)
+    assert set(one.scored) != set(other.scored)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_tiles_fitted_on_and_scored_share_no_scene(tmp_path, seed):
+    names = [f"{scene}_{y}_{x}" for scene in "abcdef" for y in (0, 64) for x in (0, 64)]
+    probe = probe_of(draw_three(tmp_path, names), seed=seed)
+    fitted, scored = (
+        {scene_of(stem(file)) for file in part} for part in (probe.fitted, probe.scored)
+    )
+    assert (len(fitted), len(scored)) == (4, 2)
+    assert not fitted & scored
+    assert (len(probe.fitted), len(probe.scored)) == (6, 6)
+    assert "6 tiles of 4 scenes, scored on 6 tiles of 2 scenes" in probe.describe()
+
+
+def test_tiles_of_one_scene_are_divided_one_by_one(three):
+    probe = probe_of(three)
+    assert (len(probe.fitted), len(probe.scored)) == (6, 3)
+    assert not set(probe.fitted) & set(probe.scored)
+    assert (len(probe_of(three, train_tiles=2).fitted), len(probe.labels[0])) == (2, 64)
+
+
+def test_val_format_names_the_tiles_that_are_scored(three):
+    probe = probe_of(three, val_format=("*7.png", "*8.png"))
+    assert [stem(file) for file in probe.scored] == ["tile7", "tile8"]
+    assert {stem(file) for file in probe.fitted} <= {f"tile{i}" for i in range(7)}
+
+
+def test_a_prepared_set_gives_its_train_part_and_classes(tmp_path):
+    draw_potsdam(tmp_path / "source", size=(96, 96))
+    prepared = tmp_path / "prepared"
+    done = prepare("potsdam", "--source", tmp_path / "source", "--output", prepared)
+    assert (prepared / "dataset.json").exists(), done.stderr
+    probe = Probe(path=str(prepared), img_size=32, train_tiles=4, val_tiles=4, pixels=16)
+    assert len(probe.classes) == 6
+    for file in probe.fitted + probe.scored:
+        assert Path(file).parent == prepared / "images/train"
+    assert "of 1 scenes" in probe.describe()
+    test = dict(image_path=f"{prepared}/images/test", label_path=f"{prepared}/labels/test")
+    with pytest.raises(UserError, match="is the test part of"):
+        Probe(**test, classes=probe.classes, img_size=32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (dict(image_path="nowhere"), "image_path nowhere: no such folder or list"),
+        (dict(label_path="nowhere"), "label_path nowhere: no such folder"),
+        (dict(label_path=None), "missing key 'label_path'"),
+        (dict(path="nowhere", image_path=None, label_path=None), "path nowhere: no dataset.json"),
+        (dict(path="nowhere"), "give either path"),
+        (dict(classes=None), "name the classes"),
+        (dict(classes=("ground",)), "name the classes"),
+        (dict(data_format="tile0.png"), "1 tile, needed are"),
+        (dict(data_format="*.jpg"), "no image matches"),
+        (dict(val_format="tile*.png"), "names all of the 9 tiles"),
+        (dict(val_format="nairobi_*.png"), "no image matches val_format="),
+        (dict(crop_size=48), "must be a multiple of 32"),
+        (dict(every=0), "every=0: must be at least 1"),
+        (dict(train_tiles=1, pixels=1), "are not of two classes; raise train_tiles"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(three, changes, said):
+    with pytest.raises(UserError) as error:
+        probe_of(three, **changes)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_labels_of_more_classes_than_named_are_refused(three):
+    with pytest.raises(UserError, match="2"):
+        probe_of(three, classes=("ground", "roof"))
+
+
+def test_a_misspelt_key_of_the_probe_is_named(pretext_config, probe_cfg):
+    pretext_config["train_cfg"]["probe"] = probe_cfg
+    check_pretext(pretext_config)
+    pretext_config["train_cfg"]["probe"] = probe_cfg | dict(evry=2)
+    with pytest.raises(UserError, match=r"train_cfg.probe: unknown key 'evry', did you mean 'ev"):
+        check_pretext(pretext_config)
+
+
+class Pyramid(nn.Module):
+    """A backbone of five maps that trains in seconds."""
+
+    in_channels = 3
+    channels = dict(zip(BLOCKS, (16, 32, 64, 64, 128), strict=True))
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleDict()
+        before = self.in_channels
+        for key, after in self.channels.items():
+            conv = nn.Conv2d(before, after, 3, 2, 1, bias=False)
+            self.blocks[key] = nn.Sequential(conv, nn.BatchNorm2d(after), nn.ReLU())
+            before = after
+
+    def forward(self, images):
+        maps = {}
+        for key, block in self.blocks.items():
+            images = maps[key] = block(images)
+        return maps
+
+
+def pretext_net() -> PretextNet:
+    """All three tasks, as published, on a small backbone."""
+    backbone = Pyramid()
+    *others, last = backbone.channels.values()
+    of = dict(in_channels=last, map_channels=backbone.channels)
+    inpainting = Decoder(out_channels=3, feat_channels=(*others[::-1], 8), **of)
+    heads = inpainting, AGPHead(num_classes=6, **of), ExamplarHead(out_channels=32, **of)
+    return PretextNet(backbone, *heads, pretext_losses())
+
+
+def pretrain(config: dict, folder: Path, probe: dict | None, seed=0, **changes) -> PretextNet:
+    """As train.py does; 2 epochs of 2 steps unless said."""
+    train_cfg = config["train_cfg"] | dict(num_epoch=2, batch_size=12, seed=seed) | changes
+    train_cfg["checkpoints"] = dict(checkpoints_path=str(folder))
+    train_cfg["log"] = dict(log_path=str(folder / "log"), log_step=2)
+    train_cfg.pop("losses")
+    torch.manual_seed(seed)
+    model = pretext_net()
+    dataset = PretextDataset(**train_cfg.pop("train_data"), seed=seed)
+    measure = probe and open_probe(probe, model.backbone, train_cfg, dataset.img_size)
+    fit(model, dataset, collate, **train_cfg, measure=measure)
+    return model
+
+
+def test_training_is_the_same_bit_for_bit_with_a_probe(pretext_config, probe_cfg, tmp_path):
+    """Statistics of batch normalization and dropout's generator included."""
+    folders = tmp_path / "without", tmp_path / "with"
+    models = [
+        pretrain(pretext_config, folder, probe)
+        for folder, probe in zip(folders, (None, probe_cfg), strict=True)
+    ]
+    for (name, one), two in zip(
+        models[0].state_dict().items(), models[1].state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, two), name
+    states = [torch.load(folder / "latest.pth", weights_only=True) for folder in folders]
+    draws = [state["processes"][0]["random"]["cpu"] for state in states]
+    assert torch.equal(*draws)
+    texts = [(folder / "log/metrics.jsonl").read_text() for folder in folders]
+    logs = [[json.loads(line) for line in text.splitlines()] for text in texts]
+    assert [one["loss"] for one in logs[0]] == [one["loss"] for one in logs[1] if "loss" in one]
+    probed = [one for one in logs[1] if "probe_miou" in one]
+    assert [(one["step"], one["epoch"]) for one in probed] == [(0, 0), (2, 0), (4, 1)]
+    keys = {"probe_miou", "probe_oa", "probe_iou_other", "probe_iou_roof", "probe_seconds"}
+    assert set(probed[0]) == keys | {"step", "epoch"}
+    assert set(probed[1]) == set(probed[0]) | {"probe_share"}
+    assert (
+        0
+        < probed[2]["probe_miou"]
+        == pytest.approx((probed[2]["probe_iou_other"] + probed[2]["probe_iou_roof"]) / 2)
+    )
+
+
+def run_tiny(config: dict, sabotage=None, **changes) -> list[tuple[int, bool]]:
+    """Train TinyNet with a measure that gives a figure; what it was called with."""
+    train_cfg = config["train_cfg"] | changes
+    settings = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
+    torch.manual_seed(0)
+    model, calls = TinyNet(), []
+    if sabotage:
+        sabotage(model)
+
+    def measure(epochs: int, last: bool):
+        calls.append((epochs, last))
+        return {"probe_miou": epochs / 10}, {"probe": "it is dear"}
+
+    fit(model, PretextDataset(**train_cfg["train_data"]), collate, **settings, measure=measure)
+    return calls
+
+
+def probed_steps(config: dict) -> list[int]:
+    return [entry["step"] for entry in entries(config) if "probe_miou" in entry]
+
+
+@pytest.fixture
+def boards_in_order(monkeypatch):
+    """Event files of one process and second are read by their number as text: 10 before 9."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(1000))
+
+
+def board_steps(config: dict) -> list[int]:
+    events = EventAccumulator(config["train_cfg"]["log"]["log_path"])
+    events.Reload()
+    return [event.step for event in events.Scalars("probe/miou")]
+
+
+def test_what_it_takes_is_not_in_the_chart_of_its_scores():
+    shown = charts(["probe_miou", "probe_seconds", "probe_share"])["run"]
+    patterns = shown["probe"][1]
+    tags = [tag(key) for key in ("probe_miou", "probe_seconds", "probe_share")]
+    assert [any(re.fullmatch(p, one) for p in patterns) for one in tags] == [True, False, False]
+    assert "course/probe_share" in shown["share of the time: waiting for data, watching, probe"][1]
+
+
+def test_it_is_measured_before_the_first_step_after_each_epoch_and_at_the_end(
+    pretext_config, capsys
+):
+    calls = run_tiny(pretext_config, num_epoch=None, num_step=15)
+    assert calls == [(0, False), (1, False), (2, False), (3, True)]
+    assert probed_steps(pretext_config) == board_steps(pretext_config) == [0, 6, 12, 15]
+    assert capsys.readouterr().err == "warning: it is dear\n"
+
+
+def test_it_does_not_depend_on_where_checkpoints_are(pretext_config, tmp_path):
+    places = dict(checkpoints_path=str(tmp_path / "run"), save_step=2)
+    run_tiny(pretext_config, checkpoints=places, num_epoch=3)
+    assert probed_steps(pretext_config) == [0, 6, 12, 18]
+
+
+@pytest.mark.usefixtures("boards_in_order")
+@pytest.mark.parametrize("call", [2, 6, 8, 12])
+def test_a_run_that_was_stopped_logs_each_epoch_once(pretext_config, call):
+    """Stopped in the middle of an epoch, and in its last step."""
+    with pytest.raises(SystemExit) if call < 12 else contextlib.nullcontext():
+        run_tiny(pretext_config, interrupt_at(call))
+    run_tiny(pretext_config)
+    assert probed_steps(pretext_config) == board_steps(pretext_config) == [0, 6, 12]
+
+
+@pytest.mark.usefixtures("boards_in_order")
+@pytest.mark.parametrize("saves", [0, 1])
+def test_a_run_that_crashed_before_the_checkpoint_logs_each_epoch_once(
+    pretext_config, monkeypatch, saves
+):
+    """As by a kill: the figure of an epoch is written, and the checkpoint is that before it."""
+    save, done = Saver.save, []
+
+    def crash(saver, *args):
+        if len(done) == saves:
+            raise RuntimeError("killed")
+        done.append(save(saver, *args))
+
+    monkeypatch.setattr(Saver, "save", crash)
+    with pytest.raises(RuntimeError, match="killed"):
+        run_tiny(pretext_config)
+    monkeypatch.setattr(Saver, "save", save)
+    assert probed_steps(pretext_config) == [0, 6, 12][: saves + 2]
+    run_tiny(pretext_config)
+    assert probed_steps(pretext_config) == board_steps(pretext_config) == [0, 6, 12]
+
+
+def test_weights_that_are_not_finite_are_told_before_they_are_probed(pretext_config):
+    def spoil(model):
+        with torch.no_grad():
+            model.agr.weight.fill_(torch.nan)
+
+    with pytest.raises(UserError, match="not finite"):
+        run_tiny(pretext_config, lambda model: at_call(6, lambda: spoil(model))(model))
+    assert probed_steps(pretext_config) == [0]
+
+
+def test_every_leaves_epochs_out_but_not_the_last_and_a_dear_probe_is_told(three, monkeypatch):
+    probe = probe_of(three, every=2)
+    backbone = Shown(lambda images: images)
+    args = backbone, "fp32", False
+    figures, remarks = probe.measure(*args, 0, False)
+    assert figures["probe_iou_water"] == 1
+    assert "probe_share" not in figures
+    assert probe.measure(*args, 1, False) == ({}, {})
+    monkeypatch.setattr(probe, "ended", probe.ended - 1e6)  # a long time of training
+    figures, remarks = probe.measure(*args, 2, False)
+    assert figures["probe_share"] < 1e-3
+    assert remarks == {}
+    times = iter([100.0, 101.0])
+    monkeypatch.setattr(probe, "ended", 90.0)
+    monkeypatch.setattr(
+        "SSLRemoteSensing.evaluation.linear_probe.time.perf_counter", lambda: next(times)
+    )
+    figures, remarks = probe.measure(*args, 3, True)
+    assert (figures["probe_seconds"], figures["probe_share"]) == (1, 0.1)
+    assert "10% of the time of training (1.0 s)" in remarks["probe"]
+    assert "set train_cfg.probe.every=7" in remarks["probe"]  # 2 x 10 % / 3 %
+
+
+def test_two_processes_probe_once_and_end(pretext_config, probe_cfg, tmp_path):
+    pretext_config |= dict(inpainting_head_cfg=None, agr_head_cfg=None)
+    pretext_config["train_cfg"] |= dict(probe=probe_cfg, batch_size=6, num_epoch=1)
+    file = tmp_path / "config.py"
+    file.write_text(f"config = {pretext_config!r}\n")
+    torchrun = [python(), "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*torchrun, "--nproc_per_node=2", "train.py", "--config_file", str(file)],
+        capture_output=True, text=True, timeout=300, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("probe: fitted on 128 pixels of 4 tiles, scored on 4 tiles") == 1
+    assert probed_steps(pretext_config) == [0, 2]
+
+
+def test_a_wrong_folder_ends_the_command_in_one_line(run, pretext_config, probe_cfg):
+    pretext_config["train_cfg"]["probe"] = probe_cfg | dict(label_path="nowhere")
+    done = run("train.py", pretext_config, "--dry_run")
+    assert done.returncode == 2
+    assert done.stderr == "error: train_cfg.probe: label_path nowhere: no such folder\n"
+
+
+def probe_tool(config: dict, tmp_path: Path, *arguments: str) -> tuple[int, str, str]:
+    """tools/probe.py in this process: status, stdout, stderr."""
+    file = tmp_path / "probe_config.py"
+    file.write_text(f"config = {config!r}\n")
+    given = ["tools/probe.py", "--config_file", str(file), *arguments]
+    tool = runpy.run_path(str(ROOT / "tools/probe.py"))
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", given),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            run_command(tool["main"])
+        except SystemExit as stop:
+            return stop.code, out.getvalue(), err.getvalue()
+    return 0, out.getvalue(), err.getvalue()
+
+
+def test_the_tool_scores_random_weights_and_files(pretext_config, probe_cfg, tmp_path):
+    pretext_config["train_cfg"]["probe"] = probe_cfg
+    torch.manual_seed(3)
+    backbone = BACKBONES["resnet18"]()
+    torch.save(backbone.state_dict(), tmp_path / "weights.pth")
+    found = Probe(**probe_cfg, img_size=32).score(backbone)
+    iou = found["per_class"]["roof"]["iou"]
+    for arguments in (["random", "--seed", "3"], [str(tmp_path / "weights.pth")]):
+        status, out, err = probe_tool(pretext_config, tmp_path, "--backbone", *arguments)
+        assert status == 0, err
+        assert f"mIoU {100 * found['miou']:.2f}, OA {100 * found['oa']:.2f}, in %;" in out
+        assert re.search(rf"^roof +{100 * iou:.2f} ", out, re.MULTILINE)
+    status, _, err = probe_tool(pretext_config, tmp_path, "--backbone", "random", "--draws", "0")
+    assert (status, err) == (2, "error: --draws 0: must be at least 1\n")
+    del pretext_config["train_cfg"]["probe"]
+    status, _, err = probe_tool(pretext_config, tmp_path, "--backbone", "random")
+    assert status == 2
+    assert err.startswith("error: train_cfg.probe: is missing in the config; set")
+
+
+def test_maps_that_are_left_out_are_not_read(pretext_config, probe_cfg, tmp_path):
+    pretext_config["train_cfg"]["probe"] = probe_cfg
+    torch.manual_seed(3)
+    probe, backbone = Probe(**probe_cfg, img_size=32), BACKBONES["resnet18"]()
+    told = {}
+    for blocks in (["block2"], ["block6"], ["block2", "block3", "block4", "block5", "block6"]):
+        found = probe.score(SomeMaps(backbone, blocks))
+        arguments = ("--backbone", "random", "--seed", "3", "--blocks", *blocks)
+        status, out, err = probe_tool(pretext_config, tmp_path, *arguments)
+        assert status == 0, err
+        assert f"mIoU {100 * found['miou']:.2f}," in out
+        told[len(blocks), blocks[0]] = found["miou"]
+    assert told[5, "block2"] == probe.score(backbone)["miou"]
+    assert len(set(told.values())) == 3
+    arguments = ("--backbone", "random", "--blocks", "block2", "block1")
+    status, _, err = probe_tool(pretext_config, tmp_path, *arguments)
+    assert status == 2
+    assert err.startswith("error: --blocks: 'block1' is no map of resnet18: block2, block3")
+
+
+def test_the_tool_averages_over_draws_of_tiles_and_of_random_weights(
+    pretext_config, probe_cfg, tmp_path
+):
+    pretext_config["train_cfg"]["probe"] = probe_cfg
+    scores = []
+    for seed in (5, 6):
+        torch.manual_seed(seed)
+        probe = Probe(**probe_cfg | {"seed": probe_cfg.get("seed", 0) + seed - 5}, img_size=32)
+        scores.append(100 * probe.score(BACKBONES["resnet18"]())["miou"])
+    arguments = ("--backbone", "random", "--seed", "5", "--draws", "2")
+    status, out, err = probe_tool(pretext_config, tmp_path, *arguments)
+    assert status == 0, err
+    mean, half = map(float, re.search(r"^mIoU +([\d.]+) ± ([\d.]+)$", out, re.MULTILINE).groups())
+    assert mean == pytest.approx(sum(scores) / 2, abs=0.01)
+    assert half == pytest.approx(12.7062 * abs(scores[0] - scores[1]) / 2, rel=1e-3)
+    for score in scores:
+        assert f"mIoU {score:.2f}, OA" in out
+
+
+def draw_grain(folder: Path, count: int, seed: int) -> Path:
+    """Coarse patches in fine grain, of the same colours, which each tile draws anew."""
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        label = np.zeros((64, 64), np.uint8)
+        y, x, side = *rng.integers(0, 24, 2), rng.integers(24, 40)
+        label[y : y + side, x : x + side] = 1
+        fine, coarse = rng.normal(0, 1, (64, 64)), rng.normal(0, 1, (16, 16))
+        grain = np.where(label == 1, coarse.repeat(4, 0).repeat(4, 1), fine)
+        image = rng.uniform(60, 190, 3) + grain[..., None] * rng.uniform(15, 40)
+        write_png(folder / f"images/{number}.png", np.clip(image, 0, 255).astype(np.uint8))
+        write_png(folder / f"labels/{number}.png", label)
+    return folder
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_backbone_that_learned_the_classes_scores_above_a_random_one(tmp_path, seed):
+    """Learned with labels, of other tiles: the probe tells good features from others."""
+    probe = probe_of(draw_grain(tmp_path / "probe", 18, seed), ("fine", "coarse"), train_tiles=12)
+    others = probe_of(draw_grain(tmp_path / "learned", 48, seed + 9), ("fine", "coarse"),
+                      train_tiles=32, val_tiles=1)  # fmt: skip
+    torch.manual_seed(seed)
+    backbone, read = Pyramid(), nn.Conv2d(304, 2, 1)
+    before = probe.score(backbone)["miou"]
+    images, places = others.images.float() / 255, others.places
+    parameters = [*backbone.parameters(), *read.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=0.01)
+    for _ in range(30):
+        features = pixel_features(backbone(images), places)
+        logits = read(features.transpose(1, 2)[..., None])[..., 0]
+        F.cross_entropy(logits, others.labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert probe.score(backbone)["miou"] > before + 0.05

@@ -1,0 +1,165 @@
+"""Named protocols: by hand, and against torchmetrics on the pixels that each of them scores."""
+
+import pytest
+import torch
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_cohen_kappa,
+    multiclass_f1_score,
+    multiclass_jaccard_index,
+)
+
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.evaluation.metrics import ConfusionMatrix
+from SSLRemoteSensing.evaluation.protocols import class_protocols, score_protocols
+
+CITY = ("ground", "roof", "clutter")
+#                      prediction: ground roof clutter
+MATRIX = torch.tensor([[50, 6, 4], [5, 20, 5], [3, 1, 6]])
+
+
+def test_mean_of_foreground_by_hand():
+    """Every pixel counts; only the means leave clutter out."""
+    found = score_protocols({"full": MATRIX}, CITY, "clutter")["mean_of_foreground"]
+    ground, roof = 50 / (60 + 58 - 50), 20 / (30 + 27 - 20)
+    assert found["per_class"]["ground"]["iou"] == pytest.approx(ground)
+    assert found["per_class"]["clutter"]["iou"] == pytest.approx(6 / (10 + 15 - 6))
+    assert found["miou"] == pytest.approx((ground + roof) / 2)
+    assert found["mf1"] == pytest.approx((100 / (60 + 58) + 40 / (30 + 27)) / 2)
+    assert found["oa"] == pytest.approx(76 / 100)
+    assert found["mean_over"] == ["ground", "roof"]
+    assert found["pixels"] == 100
+
+
+def test_clutter_ignored_by_hand():
+    """The 10 pixels labelled clutter do not count; 9 others predicted as clutter are errors."""
+    found = score_protocols({"full": MATRIX}, CITY, "clutter")["clutter_ignored"]
+    ground, roof = 50 / (60 + 55 - 50), 20 / (30 + 26 - 20)
+    assert list(found["per_class"]) == ["ground", "roof"]
+    assert found["per_class"]["ground"]["iou"] == pytest.approx(ground)
+    assert found["per_class"]["ground"]["precision"] == pytest.approx(50 / 55)
+    assert found["per_class"]["ground"]["recall"] == pytest.approx(50 / 60)
+    assert found["per_class"]["roof"]["iou"] == pytest.approx(roof)
+    assert found["miou"] == pytest.approx((ground + roof) / 2)
+    assert found["pixels"] == 90
+    assert found["oa"] == pytest.approx(70 / 90)
+    chance = (60 * 55 + 30 * 26) / 90**2
+    assert found["kappa"] == pytest.approx((70 / 90 - chance) / (1 - chance))
+    assert found["confusion_matrix"] == [[50, 6, 4], [5, 20, 5], [0, 0, 0]]
+    assert found["absent"] == []
+
+
+def test_one_against_the_rest_by_hand():
+    names = ("background", "cloud", "snow")
+    found = score_protocols({"full": MATRIX}, names, None, ("cloud", "snow"))
+    assert list(found) == ["all", "cloud_against_rest", "snow_against_rest"]
+    cloud = found["cloud_against_rest"]
+    assert cloud["confusion_matrix"] == [[50 + 4 + 3 + 6, 6 + 1], [5 + 5, 20]]
+    assert cloud["per_class"]["cloud"]["iou"] == pytest.approx(20 / 37)
+    assert cloud["per_class"]["rest"]["iou"] == pytest.approx(63 / (63 + 7 + 10))
+    assert cloud["oa"] == pytest.approx(83 / 100)
+    assert found["snow_against_rest"]["per_class"]["snow"]["recall"] == pytest.approx(6 / 10)
+
+
+def test_the_input_is_left_as_it_is():
+    before = MATRIX.clone()
+    score_protocols({"full": MATRIX}, CITY, "clutter", ("roof",))
+    assert torch.equal(MATRIX, before)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_each_protocol_equals_torchmetrics_on_the_pixels_it_scores(seed):
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.randint(0, 4, (40, 50), generator=generator)
+    other = torch.randint(0, 4, label.shape, generator=generator)
+    prediction = torch.where(torch.rand(label.shape, generator=generator) < 0.6, label, other)
+    label[torch.rand(label.shape, generator=generator) < 0.1] = 255
+    confusion = ConfusionMatrix(4)
+    confusion.update(prediction, label)
+    classes = ("ground", "roof", "tree", "clutter")
+    found = score_protocols({"full": confusion.counts}, classes, "clutter", ("tree",))
+    keys = dict(num_classes=4, ignore_index=255)
+
+    iou = multiclass_jaccard_index(prediction, label, average=None, **keys)
+    f1 = multiclass_f1_score(prediction, label, average=None, **keys)
+    assert found["mean_of_foreground"]["miou"] == pytest.approx(iou[:3].mean().item())
+    assert found["mean_of_foreground"]["mf1"] == pytest.approx(f1[:3].mean().item())
+
+    without = label.clone()
+    without[label == 3] = 255
+    ours = found["clutter_ignored"]
+    iou = multiclass_jaccard_index(prediction, without, average=None, **keys)
+    f1 = multiclass_f1_score(prediction, without, average=None, **keys)
+    assert ours["miou"] == pytest.approx(iou[:3].mean().item())
+    assert ours["mf1"] == pytest.approx(f1[:3].mean().item())
+    oa = multiclass_accuracy(prediction, without, average="micro", **keys)
+    assert ours["oa"] == pytest.approx(oa.item())
+    kappa = multiclass_cohen_kappa(prediction, without, **keys)
+    assert ours["kappa"] == pytest.approx(kappa.item(), rel=1e-5)
+
+    tree = torch.where(label == 255, 255, (label == 2).long())
+    keys = dict(num_classes=2, ignore_index=255)
+    iou = multiclass_jaccard_index((prediction == 2).long(), tree, average=None, **keys)
+    ours = found["tree_against_rest"]["per_class"]
+    assert [ours["rest"]["iou"], ours["tree"]["iou"]] == pytest.approx(iou.tolist())
+
+
+def test_a_foreground_class_that_never_occurs_is_left_out_and_named():
+    counts = torch.tensor([[5, 0, 1], [0, 0, 0], [2, 0, 2]])
+    found = score_protocols({"full": counts}, CITY, "clutter")
+    for name in ("mean_of_foreground", "clutter_ignored"):
+        assert found[name]["absent"] == ["roof"]
+        assert found[name]["miou"] == found[name]["per_class"]["ground"]["iou"]
+    assert found["clutter_ignored"]["per_class"]["ground"]["iou"] == pytest.approx(5 / 6)
+
+
+def test_labels_of_clutter_alone_leave_nothing_to_score():
+    counts = torch.tensor([[0, 0, 0], [0, 0, 0], [4, 1, 2]])
+    found = score_protocols({"full": counts}, CITY, "clutter")["clutter_ignored"]
+    assert found["pixels"] == 0
+    assert (found["miou"], found["oa"], found["kappa"]) == (None, None, None)
+
+
+def test_names_say_classes_and_labels():
+    found = score_protocols({"full": MATRIX, "eroded": MATRIX // 2}, CITY, "clutter")
+    assert list(found) == [
+        "all", "mean_of_foreground", "clutter_ignored",
+        "all_eroded", "mean_of_foreground_eroded", "clutter_ignored_eroded",
+    ]  # fmt: skip
+    eroded = found["clutter_ignored_eroded"]
+    assert (eroded["classes"], eroded["labels"]) == ("clutter_ignored", "eroded")
+    assert eroded["pixels"] < found["clutter_ignored"]["pixels"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "clutter", "names"),
+    [
+        (("ground", "roof"), "clutter", ["all"]),
+        (CITY, None, ["all"]),
+        (("roof", "clutter"), "clutter", ["all"]),  # one class cannot be scored
+        (CITY, "clutter", ["all", "mean_of_foreground", "clutter_ignored"]),
+    ],
+)
+def test_only_what_the_classes_allow_is_there(classes, clutter, names):
+    assert class_protocols(classes, clutter) == names
+
+
+def test_only_what_is_wanted_is_given():
+    both = {"full": MATRIX, "eroded": MATRIX}
+    wanted = ["clutter_ignored_eroded", "all"]
+    assert list(score_protocols(both, CITY, "clutter", wanted=wanted)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "said"),
+    [
+        ("clutter_ignored", ("ground", "roof"), "no class is named 'clutter'"),
+        ("mean_of_foreground_eroded", ("ground", "roof"), "no class is named 'clutter'"),
+        ("all_eroded", CITY, "no eroded labels are there"),
+        ("everything", CITY, "there are all, mean_of_foreground, clutter_ignored"),
+    ],
+)
+def test_a_protocol_that_is_not_to_be_had_is_refused(name, classes, said):
+    counts = MATRIX[: len(classes), : len(classes)]
+    with pytest.raises(UserError, match=said):
+        score_protocols({"full": counts}, classes, "clutter", wanted=[name])

@@ -1,0 +1,445 @@
+"""tools/export.py: every format is read back by the library that it is for, with equal features."""
+
+import json
+import sys
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+import torchvision
+import yaml
+from conftest import ROOT
+from exports import load_jit, run_export, tuned_run, undrawn
+from safetensors.torch import load_file
+from test_backbones import MEAN, STD, Code, lively
+
+from SSLRemoteSensing import load_backbone
+from SSLRemoteSensing.core.checkpoints import read
+from SSLRemoteSensing.core.errors import UserError, run_command
+from SSLRemoteSensing.export import onnx
+from SSLRemoteSensing.export.layouts import mmpretrain_vgg, mmseg_config
+from SSLRemoteSensing.export.model_card import MARK, which_bands
+from SSLRemoteSensing.export.source import open_source, scores_of
+from SSLRemoteSensing.models.pretrained import BACKBONES
+
+CLOSE = dict(atol=1e-5, rtol=0)
+SIZES = [(1, 64, 96), (3, 32, 32), (2, 45, 67)]
+
+
+@pytest.fixture(scope="session")
+def pixels(oam) -> torch.Tensor:
+    """A real tile, uint8 (1, 3, 96, 64)."""
+    tile = cv2.imread(str(min((oam / "images").glob("*.jpg"))))[:96, :64, ::-1].copy()
+    return torch.from_numpy(tile).permute(2, 0, 1)[None]
+
+
+def normal(pixels: torch.Tensor) -> torch.Tensor:
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    return (pixels.float() / 255 - mean) / std
+
+
+@pytest.mark.parametrize("form", ["torchvision", "timm", "smp", "safetensors"])
+def test_a_backbone_gives_equal_features_in_each_library(exports, pixels, form):
+    path = exports("backbone", form)
+    state = load_file(path) if form == "safetensors" else torch.load(path, weights_only=True)
+    with undrawn():
+        if form in ("torchvision", "safetensors"):
+            net = torchvision.models.resnet18(weights=None)
+            missing = net.load_state_dict(state, strict=False).missing_keys
+            assert missing == ["fc.weight", "fc.bias"]
+            net = torch.nn.Sequential(*list(net.children())[:-2])
+        elif form == "timm":
+            net = timm.create_model("resnet18", num_classes=0, global_pool="")
+            net.load_state_dict(state)
+        else:
+            net = smp.encoders.get_encoder("resnet18", weights=None)
+            net.load_state_dict(state)
+    with torch.no_grad():
+        found = net.eval()(normal(pixels))
+    found = found[-1] if form == "smp" else found
+    torch.testing.assert_close(found, exports.ours("backbone", pixels), **CLOSE)
+
+
+@pytest.mark.parametrize("form", ["timm", "mmseg", "safetensors"])
+def test_what_is_exported_is_read_here_with_its_mean_and_std(exports, pixels, form):
+    net = load_backbone(None, exports("backbone", form))["model"].eval()
+    with torch.no_grad():
+        found = net(pixels.float() / 255)["block6"]
+    torch.testing.assert_close(found, exports.ours("backbone", pixels), **CLOSE)
+
+
+def test_mmseg_gets_the_names_and_plain_values_that_it_reads(exports):
+    contents = torch.load(exports("backbone", "mmseg"), weights_only=True)
+    state = {k.removeprefix("backbone."): v for k, v in contents["state_dict"].items()}
+    assert set(state) == set(exports.source("backbone").weights())
+    assert all(key.startswith("backbone.") for key in contents["state_dict"])
+    assert contents["meta"]["name"] == "resnet18"
+    said = mmseg_config(exports.source("backbone"), "w.pth")
+    assert "type='ResNet', depth=18, style='pytorch'" in said
+    assert f"mean={[round(255 * x, 3) for x in MEAN]}" in said
+
+
+class ConvModule(torch.nn.Module):
+    """mmcv's: convolution, normalization and ReLU in one."""
+
+    def __init__(self, before: int, after: int, norm: bool):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(before, after, 3, padding=1)
+        self.bn = torch.nn.BatchNorm2d(after) if norm else torch.nn.Identity()
+
+    def forward(self, x):
+        return self.bn(self.conv(x)).relu()
+
+
+@pytest.mark.parametrize("name", ["vgg11", "vgg11_bn"])
+def test_a_vgg_has_the_names_of_mmpretrains(tmp_path, name):
+    net, layers, before = lively(BACKBONES[name]()), [], 3
+    for width in (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"):
+        pool = width == "M"
+        norm = name.endswith("bn")
+        layers.append(torch.nn.MaxPool2d(2) if pool else ConvModule(before, width, norm))
+        before = before if pool else width
+    theirs = torch.nn.ModuleDict({"features": torch.nn.Sequential(*layers)}).eval()
+    theirs.load_state_dict(mmpretrain_vgg(net.features, net.state_dict()))
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs["features"](images), net(images)["block6"], **CLOSE)
+    torch.save(net.state_dict(), tmp_path / "w.pth")
+    assert "type='mmpretrain.VGG', depth=11" in mmseg_config(open_source(tmp_path / "w.pth"), "f")
+
+
+SMP_DECODERS = [
+    {"name": "Unet", "decoder_channels": [16, 16, 8, 8, 8], "interpolation": "bilinear"},
+    {"name": "FPN", "pyramid_channels": 32, "segmentation_channels": 32, "merge_policy": "cat"},
+    {"name": "UPerNet", "decoder_channels": 16},
+    {"name": "PSPNet", "output_stride": 32, "decoder_channels": 16},
+]
+
+
+@pytest.mark.parametrize("decoder", SMP_DECODERS, ids=lambda cfg: cfg["name"])
+def test_a_whole_network_gives_equal_logits_in_smp(exports, tmp_path, pixels, decoder):
+    best = tuned_run(tmp_path, decoder)
+    state = torch.load(run_export(best, "smp", tmp_path / "out/w.pth"), weights_only=True)
+    text = (tmp_path / "out/README.md").read_text()
+    call = next(line for line in text.splitlines() if line.startswith("net = smp."))
+    with torch.device("meta"):
+        net = eval(call.removeprefix("net = "), {"smp": smp})
+    net.load_state_dict(dict(state), assign=True)
+    with torch.no_grad():
+        found = net.eval()(normal(pixels))
+    torch.testing.assert_close(found, exports.ours(best, pixels), **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("name", "decoder"),
+    [
+        ("resnet18", {"name": "LinearProbe"}),
+        ("vgg11", {"name": "Unet", "decoder_channels": [8] * 5}),
+    ],
+)
+def test_where_smp_has_another_network_it_gets_the_encoder(tmp_path, name, decoder, capsys):
+    best = tuned_run(tmp_path, decoder, name)
+    state = torch.load(run_export(best, "smp", tmp_path / "out/w.pth"), weights_only=True)
+    assert "the backbone alone" in capsys.readouterr().out
+    with torch.device("meta"):
+        encoder = smp.encoders.get_encoder(name, weights=None)
+    encoder.load_state_dict(dict(state), assign=True)
+
+
+def run_onnx(path, images: torch.Tensor) -> list[torch.Tensor]:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return [torch.from_numpy(x) for x in session.run(None, {"images": images.numpy()})]
+
+
+def drawn(size: tuple[int, int, int]) -> torch.Tensor:
+    batch, height, width = size
+    return torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8)
+
+
+def test_onnx_gives_the_networks_logits_at_any_size_and_batch(exports):
+    path = exports("tuned", "onnx", "--preprocess")
+    for size in SIZES:
+        images = drawn(size)
+        (found,) = run_onnx(path, images)
+        wanted = exports.ours("tuned", images)
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_onnx_of_a_decoder_that_pools_to_a_grid_holds_for_any_size(exports, tmp_path):
+    best = tuned_run(tmp_path, {"name": "PSPNet", "decoder_channels": 16, "output_stride": 16})
+    path = run_export(best, "onnx", tmp_path / "out/net.onnx", "--preprocess")
+    for size in SIZES:
+        images = drawn(size)
+        (found,) = run_onnx(path, images)
+        torch.testing.assert_close(found, exports.ours(best, images), atol=1e-4, rtol=1e-4)
+
+
+def test_onnx_of_a_backbone_gives_its_maps(exports):
+    path = exports("backbone", "onnx", "--preprocess")
+    for size in SIZES:
+        images = drawn(size)
+        found = run_onnx(path, images)
+        assert len(found) == 5
+        wanted = exports.ours("backbone", images)
+        torch.testing.assert_close(found[-1], wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("form", "result"), [("onnx", "classes"), ("torchscript", "probabilities")]
+)
+def test_a_graph_can_end_in_probabilities_or_classes(exports, pixels, form, result):
+    path = exports("tuned", form, "--preprocess", "--result", result)
+    found = run_onnx(path, pixels)[0] if form == "onnx" else load_jit(path)(pixels)
+    logits = exports.ours("tuned", pixels)
+    if result == "classes":
+        assert found.dtype == torch.uint8
+        assert (found == logits.argmax(1)).float().mean() > 0.999
+    else:
+        torch.testing.assert_close(found, logits.softmax(1), **CLOSE)
+
+
+def test_torchscript_without_preprocessing_takes_what_is_scaled_already_at_any_size(exports):
+    net = load_jit(exports("tuned", "torchscript"))
+    for size in SIZES:
+        images = drawn(size)
+        with torch.no_grad():
+            found, wanted = net(normal(images)), exports.ours("tuned", images)
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
+def nudged(module: torch.nn.Module) -> None:
+    """Change one weight."""
+    weight = list(module.parameters())[-1]
+    weight.data.view(-1)[0] += 0.01
+
+
+def test_a_graph_that_gives_other_numbers_is_not_written(exports, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx, "replace_adaptive_pools", nudged)
+    with pytest.raises(UserError, match="--format torchscript: gives other numbers than the netw"):
+        run_export(exports.checkpoints["tuned"], "torchscript", tmp_path / "out/net.pt")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_onnx_file_that_gives_other_numbers_is_not_written(exports, monkeypatch):
+    written = torch.onnx.export
+
+    def other(traced, *args, **kwargs):
+        nudged(traced)
+        written(traced, *args, **kwargs)
+
+    monkeypatch.setattr(torch.onnx, "export", other)
+    with pytest.raises(UserError, match="--format onnx: gives other numbers than the network"):
+        onnx.onnx_model(exports.source("tuned"), False, "logits", {})
+
+
+def test_torchscript_has_no_debugging_and_its_members_lie_as_torch_lays_them(exports):
+    path = exports("backbone", "torchscript")
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        for member in archive.infolist():
+            assert not member.filename.endswith(".debug_pkl")
+            file.seek(member.header_offset + 26)
+            name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
+            assert (member.header_offset + 30 + name + extra) % 64 == 0, member.filename
+    with torch.no_grad():
+        found = load_jit(path)(torch.zeros(1, 3, 32, 32))
+    assert len(found) == 5
+
+
+EVERY = [("backbone", form) for form in ("torchvision", "timm", "smp", "mmseg", "safetensors")]
+EVERY += [("backbone", "torchscript"), ("tuned", "safetensors"), ("tuned", "torchscript")]
+EVERY += [("tuned", "onnx", "--preprocess")]
+
+
+@pytest.mark.parametrize("args", EVERY, ids=lambda args: "-".join(args[:2]))
+def test_no_byte_of_an_export_tells_of_this_machine_or_its_user(exports, args):
+    path = exports(*args)
+    told = [str(ROOT), sys.prefix, sys.base_prefix, str(path.parent), "/home/", "jane", "secret"]
+    told += [str(Path.home())] if len(Path.home().parts) > 1 else []
+    for file in path.parent.iterdir():
+        data = file.read_bytes()
+        for words in told:
+            assert words.encode() not in data, (file.name, words)
+
+
+def test_a_fine_tuned_network_comes_back_whole_from_safetensors(exports, pixels):
+    path = exports("tuned", "safetensors")
+    found = exports.ours(path, pixels)
+    torch.testing.assert_close(found, exports.ours("tuned", pixels), **CLOSE)
+    assert load_backbone(None, path)["missing"] == []
+
+
+def card_of(folder) -> tuple[dict, str]:
+    _, head, body = (folder / "README.md").read_text().split("---\n", 2)
+    return yaml.safe_load(head), body
+
+
+def test_the_card_of_a_network_says_what_the_run_knows(exports):
+    path = exports("tuned", "safetensors", "--license", "cc-by-4.0", "--dataset", "me/town")
+    head, body = card_of(path.parent)
+    assert head["license"] == "cc-by-4.0"
+    assert "license_name" not in head
+    assert head["pipeline_tag"] == "image-segmentation"
+    assert head["datasets"] == ["me/town"]
+    assert head["metrics"] == ["mean_iou", "f1", "accuracy", "kappa"]
+    assert {"remote-sensing", "resnet18"} <= set(head["tags"])
+    for said in ("ground, building, car", "Data: me/town", "3 of 30", "Steps: 40", "51.20", "none"):
+        assert said in body
+    assert "training: 128" in body
+
+
+def test_the_card_of_a_network_names_its_bands_and_its_prepared_set(exports):
+    path = exports("tuned", "safetensors")
+    head, body = card_of(path.parent)
+    assert "(bands 4, 1, 2 of the files: near infrared, red, green)" in body
+    assert "- Data: town\n" in body
+    assert "datasets" not in head
+    card = read(path)["card"]
+    assert (card["bands"], card["prepared"], card["dtype"]) == ([4, 1, 2], True, "uint8")
+    assert card["band_names"] == ["near infrared", "red", "green"]
+    assert card["dataset"] == "town"
+
+
+def test_bands_without_numbers_or_names_are_told_as_far_as_known():
+    named = {"band_names": ["red", "green"], "bands": None}
+    assert which_bands(named) == "bands red, green"
+    unnamed = {"band_names": ["band 1", "band 2"], "bands": [2, 3]}
+    assert which_bands(unnamed) == "bands 2, 3 of the files"
+    assert which_bands({}) == which_bands(unnamed | {"bands": None}) == ""
+
+
+def test_the_card_of_a_backbone_says_how_to_feed_it(exports):
+    path = exports("backbone", "timm")
+    head, body = card_of(path.parent)
+    assert (head["license"], head["license_name"]) == ("other", "unknown")
+    assert (head["pipeline_tag"], head["library_name"]) == ("image-feature-extraction", "timm")
+    assert not {"datasets", "metrics"} & set(head)
+    said = ["bands 1, 2, 3", "1023 became 255", "mean (0.4, 0.5, 0.3)", "Steps: 77"]
+    for words in [*said, "Image size in training: 256", "Epochs: 2", "transform prediction", MARK]:
+        assert words in body
+    assert "Data:" not in body  # of no prepared set, and a folder may have its user's name
+
+
+def test_scores_of_another_checkpoint_are_not_told(exports, tmp_path):
+    best = exports.checkpoints["tuned"]
+    results = json.loads((best.parent / "results.json").read_text())
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert scores_of(tmp_path / "best.pth", 40)["miou"] == 0.512
+    for other in (scores_of(tmp_path / "best.pth", 39), scores_of(tmp_path / "latest.pth", 40)):
+        assert other is None
+
+
+@pytest.mark.parametrize(
+    ("form", "flags", "libraries"),
+    [
+        ("torchvision", [], 4),
+        ("safetensors", [], 4),
+        ("onnx", ["--preprocess"], 1),
+        ("torchscript", [], 1),
+        ("mmseg", [], 1),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_each_example_of_a_card_runs(exports, monkeypatch, form, flags, libraries):
+    folder = exports("backbone", form, *flags).parent
+    blocks = card_of(folder)[1].split("```python\n")[1:]
+    assert len(blocks) == libraries
+    monkeypatch.chdir(folder)
+    with undrawn():
+        for block in blocks:
+            exec(block.split("```")[0], {})
+
+
+def test_the_card_of_four_bands_has_examples_for_four(tmp_path, monkeypatch):
+    torch.save(BACKBONES["resnet18"](in_channels=4).state_dict(), tmp_path / "w.pth")
+    run_export(tmp_path / "w.pth", "timm", tmp_path / "out/w.pth")
+    monkeypatch.chdir(tmp_path / "out")
+    body = card_of(tmp_path / "out")[1]
+    assert "No card says whether a mean" in body
+    with undrawn():
+        for block in body.split("```python\n")[1:]:
+            exec(block.split("```")[0], {})
+
+
+def test_the_whole_network_is_built_as_its_card_says(exports, pixels, monkeypatch):
+    folder = exports("tuned", "safetensors").parent
+    monkeypatch.chdir(folder)
+    names = {}
+    exec(card_of(folder)[1].split("```python\n")[1].split("```")[0], names)
+    with torch.no_grad():
+        found = names["net"].eval().logits(pixels)
+    torch.testing.assert_close(found, exports.ours("tuned", pixels), **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "flags", "said"),
+    [
+        ("timm", "backbone.pth", [], "is the checkpoint itself"),
+        ("timm", "there.pth", [], "is there already; pass --overwrite"),
+        ("timm", "side.pth", [], r"side\.json: is there already"),
+        ("timm", "w.safetensors", [], "no others, end with"),
+        ("safetensors", "w.pth", [], r"end with \.safetensors"),
+        ("timm", "w.pth", ["--preprocess"], "only for --format onnx and torchscript"),
+        ("onnx", "w.onnx", ["--result", "classes"], "has no classes"),
+        ("timm", "folder", [], "name a file for the weights"),
+        ("timm", "README.md", [], "name a file for the weights"),
+        ("timm", "readme/w.pth", [], r"README\.md beside it was not written by this command"),
+    ],
+)
+def test_an_output_that_would_lose_something_is_refused(exports, tmp_path, form, name, flags, said):
+    (tmp_path / "backbone.pth").symlink_to(exports.checkpoints["backbone"])
+    for part in ("there.pth", "side.json"):
+        (tmp_path / part).write_text("mine")
+    for folder in ("folder", "readme"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "readme/README.md").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=said):
+        run_export(tmp_path / "backbone.pth", form, tmp_path / name, *flags)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_overwrite_replaces_and_a_card_of_ours_is_written_anew(exports, tmp_path):
+    run = exports.checkpoints["backbone"]
+    (tmp_path / "w.pth").write_text("mine")
+    run_export(run, "timm", tmp_path / "w.pth", "--overwrite")
+    assert set(torch.load(tmp_path / "w.pth", weights_only=True)) == set(read(run))
+    run_export(run, "safetensors", tmp_path / "w.safetensors")
+    assert "w.safetensors" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])
+def test_a_missing_library_is_named_with_what_to_install(exports, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(UserError, match=r"--format onnx.*pip install onnx onnxruntime"):
+        onnx.onnx_model(exports.source("tuned"), False, "logits", {})
+
+
+def test_a_damaged_network_and_a_pickle_bomb_are_one_line_and_status_2(exports, tmp_path, capsys):
+    torch.save({"model": Code(tmp_path / "ran")}, tmp_path / "bomb.pth")
+    (tmp_path / "cut.pth").write_bytes(exports.checkpoints["tuned"].read_bytes()[:5000])
+    (tmp_path / "text.pth").write_text("weights")
+    for name in ("bomb.pth", "cut.pth", "text.pth", "none.pth"):
+        with pytest.raises(SystemExit) as status:
+            run_command(lambda name=name: run_export(tmp_path / name, "timm", tmp_path / "w.pth"))
+        assert status.value.code == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: ")
+        assert (name in said, said.count("\n")) == (True, 1)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_command_runs_from_the_shell(run, exports, tmp_path):
+    arguments = ["--checkpoint", str(exports.checkpoints["backbone"]), "--format", "torchvision"]
+    arguments += ["--output", str(tmp_path / "out/w.pth")]
+    done = run("tools/export.py", None, *arguments, fresh=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "the backbone alone, resnet18" in done.stdout
+    assert np.isin(
+        ["w.pth", "w.json", "README.md"], [p.name for p in (tmp_path / "out").iterdir()]
+    ).all()

@@ -1,0 +1,122 @@
+"""Polygons of maps: they cover what the map shows, share their borders, and open again."""
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.features import rasterize
+from test_predict_scene import CLASSES, PLACE, draw, mapped, network, read, write
+
+pyogrio = pytest.importorskip("pyogrio")
+shapely = pytest.importorskip("shapely")
+
+from SSLRemoteSensing.core.errors import UserError  # noqa: E402
+from SSLRemoteSensing.inference.polygons import require_vectors, write_polygons  # noqa: E402
+
+
+def opened(path) -> tuple[dict, np.ndarray, dict]:
+    """What is known of the layer, its polygons, and its fields."""
+    meta, _, shapes, fields = pyogrio.raw.read(path)
+    return meta, shapely.from_wkb(shapes), dict(zip(meta["fields"], fields, strict=True))
+
+
+def drawn_again(regions, fields, like) -> np.ndarray:
+    shapes = zip(regions, fields["class"].tolist(), strict=True)
+    return rasterize(shapes, like.shape, 255, transform=PLACE["transform"], dtype="uint8")
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """A map with a hole without data, made of a scene by windows."""
+    folder = tmp_path_factory.mktemp("vectors")
+    planes = draw(120, 150)
+    planes[:, 30:50, 60:90] = 0
+    write(folder / "scene.tif", planes, nodata=0, **PLACE)
+    asked = dict(vectors=str(folder / "map.gpkg"))
+    done, found = mapped(network(), folder / "scene.tif", folder / "map.tif", asked)
+    return folder, done, found
+
+
+def test_polygons_come_with_the_map_and_open_again(scene):
+    folder, done, _ = scene
+    meta, regions, fields = opened(folder / "map.gpkg")
+    assert pyogrio.list_layers(folder / "map.gpkg").tolist() == [["scene", "Polygon"]]
+    assert meta["crs"] == "EPSG:32633"
+    assert list(fields) == ["class", "name", "area"]
+    assert f"{len(regions)} polygons" in str(done)
+    assert [CLASSES[number] for number in fields["class"]] == fields["name"].tolist()
+    assert fields["area"].sum() == pytest.approx((120 * 150 - 20 * 30) * 0.25)
+
+
+def test_polygons_along_the_pixels_are_the_map(scene, tmp_path):
+    folder, _, found = scene
+    write_polygons(folder / "map.tif", tmp_path / "a.gpkg", "a", CLASSES, simplify=0)
+    _, regions, fields = opened(tmp_path / "a.gpkg")
+    assert np.array_equal(drawn_again(regions, fields, found), found)
+    assert shapely.area(regions) == pytest.approx(fields["area"])
+
+
+def test_simplified_polygons_share_their_borders_and_stay_near(scene):
+    folder, _, found = scene
+    _, regions, fields = opened(folder / "map.gpkg")
+    assert shapely.is_valid(regions).all()
+    assert shapely.coverage_is_valid(regions)
+    again = drawn_again(regions, fields, found)
+    assert (again != found).mean() < 0.03
+    all_in_one = shapely.union_all(regions)
+    assert all_in_one.area == pytest.approx(shapely.area(regions).sum())  # nothing twice
+
+
+def test_simplifying_takes_points_out(scene, tmp_path):
+    folder, _, _ = scene
+    counts = []
+    for simplify in (0, 0.5, 2):
+        write_polygons(folder / "map.tif", tmp_path / "a.gpkg", "a", CLASSES, simplify=simplify)
+        counts.append(shapely.get_num_coordinates(opened(tmp_path / "a.gpkg")[1]).sum())
+    assert counts[0] > 1.5 * counts[1] > 1.5 * counts[2]
+
+
+def test_small_regions_go_to_their_neighbour_and_leave_no_hole(scene, tmp_path):
+    folder, _, found = scene
+    write_polygons(folder / "map.tif", tmp_path / "a.gpkg", "a", CLASSES, min_area=5)
+    _, _, fields = opened(tmp_path / "a.gpkg")
+    _, _, every = opened(folder / "map.gpkg")
+    assert min(every["area"]) == 0.25  # a pixel
+    assert min(fields["area"]) >= 5
+    assert fields["area"].sum() == pytest.approx((found != 255).sum() * 0.25)
+
+
+def test_only_some_classes(scene, tmp_path):
+    folder, _, found = scene
+    number = write_polygons(
+        folder / "map.tif", tmp_path / "a.gpkg", "a", CLASSES, keep=["roof", "water"]
+    )
+    _, regions, fields = opened(tmp_path / "a.gpkg")
+    assert number == len(regions)
+    assert set(fields["name"]) == {"roof", "water"} & {CLASSES[n] for n in np.unique(found)[:-1]}
+
+
+def test_areas_are_square_metres_in_degrees_and_pixels_without_coordinates(tmp_path):
+    values = np.zeros((20, 20), np.uint8)
+    degrees = rasterio.Affine(1e-4, 0, 12, 0, -1e-4, 60)
+    for place, area in ((dict(crs="EPSG:4326", transform=degrees), 61.9), ({}, 1.0)):
+        write(tmp_path / "map.tif", values[None], nodata=255, **place)
+        write_polygons(tmp_path / "map.tif", tmp_path / "a.gpkg", "a", CLASSES)
+        _, regions, fields = opened(tmp_path / "a.gpkg")
+        assert fields["area"].tolist() == pytest.approx([400 * area], rel=0.01)
+    assert regions[0].bounds == (0, -20, 20, 0)
+
+
+def test_an_empty_map_gives_an_empty_layer(tmp_path):
+    values = np.full((1, 20, 20), 255, np.uint8)
+    write(tmp_path / "map.tif", values, nodata=255, **PLACE)
+    assert write_polygons(tmp_path / "map.tif", tmp_path / "a.gpkg", "a", CLASSES, 5.0) == 0
+    assert pyogrio.read_info(tmp_path / "a.gpkg")["features"] == 0
+    assert (read(tmp_path / "map.tif") == 255).all()
+
+
+@pytest.mark.parametrize("library", ["pyogrio", "shapely"])
+def test_a_missing_library_is_named_in_one_line(library, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, library, None)
+    with pytest.raises(UserError, match=rf"needs {library}; pip install .*vectors") as error:
+        require_vectors()
+    assert "\n" not in str(error.value)

@@ -1,0 +1,659 @@
+"""Maps of scenes: equal to the whole image, in place, whole, and honest about what is no data."""
+
+import logging
+import os
+import re
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import rasterio
+import torch
+from conftest import DATA, ROOT
+from PIL import Image
+from rasterio.control import GroundControlPoint
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.rpc import RPC
+from rasterio.windows import Window
+from torch import nn
+
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.geotiff import no_damage
+from SSLRemoteSensing.inference.mapper import MapSettings, map_scene
+from SSLRemoteSensing.inference.network import MapNetwork
+from SSLRemoteSensing.inference.outputs import plan_outputs
+from SSLRemoteSensing.inference.windows import predict_scene, probabilities
+from SSLRemoteSensing.models.segmentation import build_segmentation
+
+CPU = torch.device("cpu")
+CLASSES = ["ground", "roof", "tree", "water"]
+PALETTE = [(225, 225, 225), (200, 60, 50), (30, 140, 40), (40, 80, 220)]
+PLACE = dict(crs="EPSG:32633", transform=rasterio.Affine(0.5, 0, 366000, 0, -0.5, 5808000))
+
+
+class Pointwise(nn.Module):
+    """The classes of a pixel depend on that pixel alone; it counts what it is shown."""
+
+    def __init__(self, bands: int = 3):
+        super().__init__()
+        torch.manual_seed(3)
+        self.layer, self.windows = nn.Conv2d(bands, len(CLASSES), 1, bias=False), 0
+
+    def logits(self, images):
+        self.windows += len(images)
+        return 20 * self.layer(images.float() / 255 - 0.5)
+
+
+def network(in_channels: int = 3, model: nn.Module | None = None, **changes) -> MapNetwork:
+    model = model or Pointwise(in_channels)
+    given = dict(model=model, device=CPU, precision="fp32", classes=CLASSES, palette=PALETTE)
+    given |= dict(in_channels=in_channels, bands=None, max_value=None)
+    return MapNetwork(**given | dict(source="best.pth") | changes)
+
+
+def draw(height: int, width: int, bands: int = 3, seed: int = 0, dtype=np.uint8) -> np.ndarray:
+    """Planes of smooth colours above 0."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(1, 256, (bands, 6, 7)).astype(np.float32)
+    planes = [cv2.resize(plane, (width, height), interpolation=cv2.INTER_CUBIC) for plane in small]
+    return np.clip(np.stack(planes) + rng.normal(0, 4, (bands, height, width)), 1, 255).astype(
+        dtype
+    )
+
+
+def write(path: Path, planes: np.ndarray, alpha: bool = False, mask=None, **profile) -> Path:
+    bands, height, width = planes.shape
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(
+            path, "w", driver="GTiff", count=bands, height=height, width=width,
+            dtype=planes.dtype, **profile,
+        ) as file:  # fmt: skip
+            if alpha:
+                ci = rasterio.enums.ColorInterp
+                file.colorinterp = [ci.red, ci.green, ci.blue, ci.alpha][-bands:]
+            file.write(planes)
+            if mask is not None:
+                file.write_mask(mask)
+    return path
+
+
+def mapped(net: MapNetwork, scene: Path, output: Path, asked: dict | None = None, **settings):
+    """What `map_scene` says, with the class map as it was read again."""
+    (planned,) = plan_outputs([scene], str(output), **asked or {})
+    chosen = MapSettings(**dict(tile=64, batch_size=3) | settings)
+    chosen.check()
+    done = map_scene(net, planned, chosen)
+    assert not [file for file in output.parent.iterdir() if ".part" in file.name]
+    return done, read(planned.map)
+
+
+def read(path: Path) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path) as file:
+            planes = file.read()
+    return planes[0] if len(planes) == 1 else planes
+
+
+def whole(net: MapNetwork, planes: np.ndarray) -> torch.Tensor:
+    """Probabilities (K, H, W) of a scene in one piece."""
+    return probabilities(net.model, CPU, "fp32", torch.from_numpy(planes.copy())[None])[0]
+
+
+# Equal to the whole image.
+
+
+@pytest.mark.parametrize("size", [(150, 190), (64, 64), (65, 129), (40, 300), (1, 7), (257, 33)])
+@pytest.mark.parametrize(("tile", "overlap"), [(64, 0.5), (64, 0.0), (50, 0.3), (96, 0.8)])
+def test_the_map_equals_the_whole_image_for_a_network_without_context(
+    tmp_path, size, tile, overlap
+):
+    net, planes = network(), draw(*size)
+    scene = write(tmp_path / "scene.tif", planes, **PLACE)
+    asked = dict(probabilities=True)
+    done, found = mapped(net, scene, tmp_path / "map.tif", asked, tile=tile, overlap=overlap)
+    expected = whole(net, planes)
+    assert np.array_equal(found, expected.argmax(0).numpy())
+    shares = read(tmp_path / "map_probabilities.tif").astype(int)
+    assert np.abs(shares - 255 * expected.numpy()).max() <= 0.501
+    assert done.counts == np.bincount(found.ravel(), minlength=4).tolist()
+    assert min(size) == 1 or np.count_nonzero(done.counts) >= 3  # or it would show little
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        dict(tiled=True, blockxsize=64, blockysize=32, compress="deflate"),
+        dict(blockysize=1),
+        dict(blockysize=150, compress="lzw", interleave="pixel"),
+    ],
+    ids=["tiles", "rows", "one strip"],
+)
+def test_the_map_does_not_depend_on_the_blocks_of_the_file(tmp_path, profile):
+    net, planes = network(), draw(150, 190)
+    scene = write(tmp_path / "scene.tif", planes, **PLACE, **profile)
+    _, found = mapped(net, scene, tmp_path / "map.tif")
+    assert np.array_equal(found, whole(net, planes).argmax(0).numpy())
+
+
+@pytest.fixture(scope="module")
+def real() -> MapNetwork:
+    """ResNet-18 with random weights, whose statistics are those of images."""
+    torch.manual_seed(0)
+    config = dict(
+        classes=CLASSES,
+        backbone_cfg=dict(name="resnet18", in_channels=3, pretrained=False),
+        decoder_cfg=dict(name="Decoder"),
+    )
+    model = build_segmentation(config)
+    images = torch.from_numpy(np.stack([draw(96, 96, seed=n) for n in range(4)]))
+    model.train()
+    with torch.no_grad():
+        for _ in range(12):
+            model.logits(images)
+    return network(model=model.eval())
+
+
+def seam_error(net: MapNetwork, overlap: float) -> float:
+    """Mean difference of windows and whole image 32 pixels or more from the image's border."""
+    planes = draw(256, 256, seed=9)
+    pixels = np.ascontiguousarray(planes.transpose(1, 2, 0))
+    expected = whole(net, planes)
+    strips = predict_scene(
+        lambda images: probabilities(net.model, CPU, "fp32", images),
+        lambda y, height: pixels[y : y + height], 256, 256, 96, overlap, 4, CPU,
+    )  # fmt: skip
+    found = torch.cat([part for _, part in strips], dim=1)
+    return float((found - expected)[:, 32:-32, 32:-32].abs().mean())
+
+
+def test_seams_of_a_real_network_are_small_and_fall_with_the_overlap(real):
+    none, half, most = (seam_error(real, overlap) for overlap in (0, 0.5, 0.75))
+    assert none > half > most
+    assert half < 0.01
+    assert most < 0.7 * none
+
+
+# Where the scene lies.
+
+
+def test_real_scenes_keep_place_size_and_nodata(tmp_path):
+    scenes = sorted((DATA / "naip").glob("*.tif"))
+    if not scenes:
+        pytest.skip(f"the real scenes are not at {DATA / 'naip'}")
+    net = network(4)
+    for scene in scenes:
+        done, found = mapped(net, scene, tmp_path / "map.tif", tile=256)
+        with rasterio.open(scene) as source, rasterio.open(tmp_path / "map.tif") as target:
+            assert (target.crs, target.transform) == (source.crs, source.transform)
+            assert target.shape == source.shape
+            assert (target.nodata, target.dtypes, target.count) == (255, ("uint8",), 1)
+            planes = source.read()
+            empty = (planes == 0).all(0)
+            assert target.overviews(1) == [2, 4]
+        expected = whole(net, planes).argmax(0).numpy()
+        assert np.array_equal(found, np.where(empty, 255, expected))
+        assert sum(done.counts) == (~empty).sum()
+
+
+def test_the_map_tells_classes_and_colours(tmp_path):
+    scene = write(tmp_path / "scene.tif", draw(70, 300), **PLACE)
+    mapped(network(), scene, tmp_path / "map.tif")
+    with rasterio.open(tmp_path / "map.tif") as file:
+        tags, colours = file.tags(), file.colormap(1)
+        assert [tags[f"class_{index}"] for index in range(4)] == CLASSES
+        assert tags["checkpoint"] == "best.pth"
+        assert [colours[index][:3] for index in range(4)] == PALETTE
+        assert colours[255][3] == 0
+        assert file.profile["tiled"]
+        assert file.profile["compress"] == "deflate"
+        assert file.block_shapes == [(256, 256)]
+        assert file.overviews(1) == [2]
+        assert file.descriptions == ("class",)
+
+
+def test_rotated_scenes_and_ground_control_points_are_kept(tmp_path):
+    turned = rasterio.Affine(0.43, 0.25, 5e5, 0.25, -0.43, 5e6)
+    scene = write(tmp_path / "a.tif", draw(40, 50), crs="EPSG:32633", transform=turned)
+    mapped(network(), scene, tmp_path / "map.tif")
+    with rasterio.open(tmp_path / "map.tif") as file:
+        assert file.transform.almost_equals(turned)
+    points = [GroundControlPoint(r, c, 10 + c, 50 - r) for r, c in ((0, 0), (0, 50), (40, 0))]
+    scene = write(tmp_path / "b.tif", draw(40, 50), crs="EPSG:4326", gcps=points)
+    done, _ = mapped(network(), scene, tmp_path / "map.tif")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(tmp_path / "map.tif") as file:
+            found, crs = file.gcps
+    assert crs.to_epsg() == 4326
+    assert [(p.row, p.col, p.x, p.y) for p in found] == [(p.row, p.col, p.x, p.y) for p in points]
+    assert not done.remarks
+
+
+def test_the_rpcs_of_a_satellite_scene_are_kept(tmp_path):
+    terms = dict(line_num_coeff=[0.5] * 20, line_den_coeff=[1.0] * 20)
+    terms |= dict(samp_num_coeff=[0.25] * 20, samp_den_coeff=[1.0] * 20)
+    offsets = dict(height_off=40, lat_off=52.5, line_off=20, long_off=13.4, samp_off=25)
+    scales = dict(height_scale=500, lat_scale=0.1, line_scale=20, long_scale=0.2, samp_scale=25)
+    scene = write(tmp_path / "scene.tif", draw(40, 50))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(scene, "r+") as file:
+            file.rpcs = RPC(**terms, **offsets, **scales)
+        done, _ = mapped(network(), scene, tmp_path / "map.tif")
+        with rasterio.open(tmp_path / "map.tif") as file:
+            found = file.rpcs
+    assert (found.lat_off, found.long_scale, found.samp_num_coeff) == (52.5, 0.2, [0.25] * 20)
+    assert not done.remarks
+
+
+def test_a_scene_without_coordinates_is_mapped_and_said(tmp_path):
+    scene = write(tmp_path / "scene.tif", draw(40, 50))
+    done, _ = mapped(network(), scene, tmp_path / "map.tif")
+    assert "has no coordinate system, so the map has none" in str(done)
+
+
+def test_png_and_jpeg_scenes_and_a_png_map(tmp_path):
+    net, planes = network(), draw(90, 120)
+    pixels = planes.transpose(1, 2, 0)
+    for name in ("scene.png", "scene.jpg"):
+        cv2.imwrite(str(tmp_path / name), pixels[:, :, ::-1])
+        stored = cv2.imread(str(tmp_path / name))[:, :, ::-1].transpose(2, 0, 1)
+        expected = whole(net, stored).argmax(0).numpy()
+        _, found = mapped(net, tmp_path / name, tmp_path / "map.tif")
+        assert np.array_equal(found, expected)
+        _, found = mapped(net, tmp_path / name, tmp_path / "map.png")
+        assert np.array_equal(found, expected)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "scene.png", "scene.jpg", "map.tif", "map.png"
+    }  # fmt: skip
+
+
+# What holds no data.
+
+
+def hole(height: int, width: int) -> np.ndarray:
+    """bool: holds data; not so in the left 80 columns of the first 80 rows, and at a few spots."""
+    valid = np.ones((height, width), bool)
+    valid[:80, :80] = False
+    valid[100:103, 90:92] = False
+    return valid
+
+
+@pytest.mark.parametrize("kind", ["value", "mask band", "alpha band"])
+def test_what_holds_no_data_stays_empty_and_is_not_predicted(tmp_path, kind):
+    net, planes, valid = network(), draw(150, 190), hole(150, 190)
+    planes[:, ~valid] = 0 if kind == "value" else 77
+    if kind == "value":
+        scene = write(tmp_path / "scene.tif", planes, nodata=0, **PLACE)
+    elif kind == "mask band":
+        scene = write(tmp_path / "scene.tif", planes, mask=valid, **PLACE)
+    else:
+        alpha = np.where(valid, 255, 0).astype(np.uint8)[None]
+        scene = write(tmp_path / "scene.tif", np.concatenate([planes, alpha]), True, **PLACE)
+    done, found = mapped(
+        net, scene, tmp_path / "map.tif", dict(probabilities=True), tile=32, overlap=0
+    )
+    expected = whole(net, planes).argmax(0).numpy()
+    assert np.array_equal(found, np.where(valid, expected, 255))
+    assert net.model.windows == 5 * 6 - 4 + 1  # 2 x 2 windows of 32 are empty; whole() is one
+    assert sum(done.counts) == valid.sum()
+    assert kind.split()[0] in str(done)
+    with rasterio.open(tmp_path / "map_probabilities.tif") as file:
+        assert np.array_equal(file.dataset_mask() > 0, valid)
+        assert file.descriptions == tuple(CLASSES)
+
+
+def test_a_scene_without_any_data_gives_an_empty_map(tmp_path):
+    net = network()
+    scene = write(tmp_path / "scene.tif", np.zeros((3, 150, 90), np.uint8), nodata=0, **PLACE)
+    asked = dict(probabilities=True, preview=True)
+    done, found = mapped(net, scene, tmp_path / "map.tif", asked)
+    assert (found == 255).all()
+    assert net.model.windows == 0
+    assert done.counts == [0] * 4
+    assert "no data 100.0%" in str(done)
+
+
+def test_empty_pixels_go_in_as_zeros_whatever_the_file_has_there(tmp_path):
+    seen = []
+
+    class Noting(Pointwise):
+        def logits(self, images):
+            seen.append(images.clone())
+            return super().logits(images)
+
+    planes = draw(40, 40, dtype=np.float32)
+    planes[0, 5, 6] = np.nan
+    planes[:, 7, 8] = -9999
+    scene = write(tmp_path / "scene.tif", planes, nodata=-9999, **PLACE)
+    net = network(model=Noting(), max_value=255.0, dtype="float32")
+    _, found = mapped(net, scene, tmp_path / "map.tif")
+    assert np.argwhere(found == 255).tolist() == [[5, 6], [7, 8]]
+    assert (seen[0][0, :, 5, 6] == 0).all()
+    assert (seen[0][0, :, 7, 8] == 0).all()
+
+
+# Bands and values.
+
+
+def test_bands_and_scale_are_those_of_the_checkpoint_or_of_the_user(tmp_path):
+    deep = draw(70, 80, 5, dtype=np.uint16) * 4
+    scene = write(tmp_path / "scene.tif", deep, **PLACE)
+    eight = np.rint(deep * np.float32(255 / 1023)).clip(0, 255).astype(np.uint8)
+    net = network(max_value=1023, dtype="uint16")
+    _, found = mapped(net, scene, tmp_path / "map.tif", bands=(5, 1, 2))
+    assert np.array_equal(found, whole(net, eight[[4, 0, 1]]).argmax(0).numpy())
+    net = network(max_value=1023, bands=(5, 1, 2), dtype="uint16")
+    assert np.array_equal(mapped(net, scene, tmp_path / "map.tif")[1], found)
+
+
+def test_without_a_scale_the_largest_value_of_the_type_of_training_is_it(tmp_path):
+    """Tiles of 16 bits without max_value: 65535 became 1, and does so in the scene."""
+    deep = draw(70, 80, dtype=np.uint16) * 257
+    scene = write(tmp_path / "scene.tif", deep, photometric="minisblack", **PLACE)
+    net = network(dtype="uint16")
+    _, found = mapped(net, scene, tmp_path / "map.tif")
+    assert np.array_equal(found, whole(net, (deep // 257).astype(np.uint8)).argmax(0).numpy())
+
+
+IRRG = dict(bands=(4, 1, 2), band_names=("near infrared", "red", "green"))
+RGB = dict(bands=(3, 2, 1), band_names=("red", "green", "blue"))
+
+
+@pytest.mark.parametrize(
+    ("count", "changes", "taken", "remark"),
+    [
+        (4, IRRG | dict(prepared=True), (4, 1, 2), "bands 4, 1, 2 taken as near infrared, red, gr"),
+        (3, IRRG | dict(prepared=True), (1, 2, 3), "bands 1, 2, 3 taken as near infrared, red, gr"),
+        (5, RGB | dict(prepared=True), (3, 2, 1), "bands 3, 2, 1 taken as red, green, blue"),
+        (3, RGB | dict(prepared=True), (1, 2, 3), "bands 1, 2, 3 taken as red, green, blue"),
+        (3, RGB, (3, 2, 1), "bands 3, 2, 1 taken as red, green, blue"),
+        (4, dict(bands=(4, 1, 2)), (4, 1, 2), "bands 4, 1, 2 taken as in training"),
+        (4, RGB | dict(bands=(1, 2, 3), prepared=True), (1, 2, 3), ""),
+        (3, dict(band_names=IRRG["band_names"]), (1, 2, 3), "bands 1, 2, 3 taken as near infrared"),
+        (3, {}, (1, 2, 3), ""),
+    ],
+)
+def test_bands_are_those_that_training_had(tmp_path, count, changes, taken, remark):
+    net, planes = network(**changes), draw(40, 50, count)
+    scene = write(tmp_path / "scene.tif", planes, photometric="minisblack", **PLACE)
+    done, found = mapped(net, scene, tmp_path / "map.tif")
+    chosen = planes[[band - 1 for band in taken]]
+    assert np.array_equal(found, whole(net, chosen).argmax(0).numpy())
+    assert [text for text in done.remarks if "bands" in text][:1] == (
+        [text for text in done.remarks if text.startswith(remark)][:1] if remark else []
+    )
+    assert not remark or any(text.startswith(remark) for text in done.remarks)
+    # What the user says wins.
+    _, found = mapped(net, scene, tmp_path / "map.tif", bands=(2, 3, 1))
+    assert np.array_equal(found, whole(net, planes[[1, 2, 0]]).argmax(0).numpy())
+
+
+@pytest.mark.parametrize(
+    ("bands", "dtype", "changes", "settings", "told"),
+    [
+        (4, np.uint8, {}, {}, "has 4 bands where the network takes 3, those of training; choose"),
+        (2, np.uint8, {}, {}, "has 2 bands where the network takes 3, those of training; take an"),
+        (3, np.uint8, IRRG, {}, "has 3 bands where the network takes bands 4 (near infrared), 1 ("),
+        (1, np.uint8, IRRG, {}, "has 1 band where the network takes bands 4 (near infrared), 1 ("),
+        (
+            4, np.uint8, dict(band_names=IRRG["band_names"]), {},
+            "has 4 bands where the network takes 3: near infrared, red, green; choose them in this "
+            "order with --bands",
+        ),
+        (3, np.uint16, {}, {}, "holds uint16, the network was trained on 8 bits; pass --max_value"),
+        (3, np.float32, {}, {}, "holds float32, the network was trained on 8 bits"),
+        (
+            3, np.uint8, dict(max_value=1023, dtype="uint16"), {},
+            "holds uint8, the network was trained on uint16 up to 1023; pass --max_value, 255 if",
+        ),
+        (3, np.uint8, dict(dtype="uint16"), {}, "holds uint8, the network was trained on uint16;"),
+        (3, np.float32, dict(dtype="uint16"), {}, "holds float32, the network was trained on uint"),
+        (3, np.uint16, dict(max_value=255), {}, "holds uint16, the network was trained on 8 bits"),
+        (3, np.complex64, {}, {}, "holds complex64; convert it"),
+        (3, np.uint8, {}, dict(bands=(1, 2, 4)), "has 3 bands, not band 4 of --bands"),
+        (3, np.uint8, {}, dict(bands=(1, 2)), "--bands: 2 bands where the network takes 3"),
+        (3, np.uint8, {}, dict(bands=(0, 1, 2)), "has 3 bands, not band 0 of --bands"),
+        (3, np.uint8, dict(bands=(1, 2, 9)), {}, "where the network takes bands 1, 2, 9; choose"),
+        (3, np.uint8, {}, dict(max_value=-1.0), "--max_value -1.0: must be a number above 0"),
+    ],
+)  # fmt: skip
+def test_another_kind_of_scene_than_training_had_is_refused(
+    tmp_path, bands, dtype, changes, settings, told
+):
+    planes = draw(40, 50, bands, dtype=dtype)
+    scene = write(tmp_path / "scene.tif", planes, photometric="minisblack", **PLACE)
+    with pytest.raises(UserError, match=re.escape(told)) as error:
+        mapped(network(**changes), scene, tmp_path / "map.tif", **settings)
+    assert "\n" not in str(error.value)
+    assert "--bands 1 2 3" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["scene.tif"]
+
+
+def test_grey_palette_and_four_bands_with_a_so_called_alpha_are_taken_as_in_training(tmp_path):
+    net, grey = network(), draw(40, 50, 1)
+    scene = write(tmp_path / "grey.tif", grey, **PLACE)
+    _, found = mapped(net, scene, tmp_path / "map.tif")
+    assert np.array_equal(found, whole(net, np.repeat(grey, 3, 0)).argmax(0).numpy())
+    four, planes = network(4), draw(40, 50, 4)
+    scene = write(tmp_path / "four.tif", planes, alpha=True, **PLACE)
+    _, found = mapped(four, scene, tmp_path / "map.tif")
+    assert np.array_equal(found, whole(four, planes).argmax(0).numpy())
+    colours = {index: (index, 255 - index, 90, 255) for index in range(256)}
+    with rasterio.open(
+        tmp_path / "palette.tif", "w", driver="GTiff", count=1, height=40, width=50,
+        dtype="uint8", photometric="palette", **PLACE,
+    ) as file:  # fmt: skip
+        file.write_colormap(1, colours)
+        file.write(grey)
+    _, found = mapped(net, tmp_path / "palette.tif", tmp_path / "map.tif")
+    looked_up = np.stack([grey[0], 255 - grey[0], np.full_like(grey[0], 90)])
+    assert np.array_equal(found, whole(net, looked_up).argmax(0).numpy())
+    # A network of one band gets no colours; its values are taken where they are asked for.
+    one = network(1)
+    with pytest.raises(UserError, match="holds colours of a palette where the network takes 1"):
+        mapped(one, tmp_path / "palette.tif", tmp_path / "one.tif")
+    for changes, settings in (({}, dict(bands=(1,))), (dict(bands=(1,)), {})):
+        again = network(1, model=one.model, **changes)
+        _, found = mapped(again, tmp_path / "palette.tif", tmp_path / "one.tif", **settings)
+        assert np.array_equal(found, whole(one, grey).argmax(0).numpy())
+
+
+def test_transparent_colours_of_a_palette_hold_no_data(tmp_path):
+    net, values = network(), np.arange(40 * 50, dtype=np.uint8).reshape(40, 50)
+    image = Image.new("P", (50, 40))
+    image.putdata(values.ravel().tolist())
+    colours = np.stack([np.arange(256), 255 - np.arange(256), np.full(256, 90)], 1).astype(np.uint8)
+    image.putpalette(colours.tobytes())
+    alpha = bytes(0 if value in (3, 77) else 255 for value in range(256))
+    image.save(tmp_path / "scene.png", transparency=alpha)
+    done, found = mapped(net, tmp_path / "scene.png", tmp_path / "map.tif")
+    expected = whole(net, colours[values].transpose(2, 0, 1)).argmax(0).numpy()
+    empty = (values == 3) | (values == 77)
+    assert np.array_equal(found, np.where(empty, 255, expected))
+    assert "pixels without data by its transparent colours" in done.remarks
+
+
+# Damaged scenes.
+
+
+def damaged(path: Path, compress: str = "deflate") -> tuple[Path, np.ndarray]:
+    """A scene of 64 x 64 blocks, of which the one at columns 64 and rows 128 cannot be read; and
+    what was read of it before."""
+    write(
+        path, draw(250, 190), tiled=True, blockxsize=64, blockysize=64, compress=compress,
+        photometric="ycbcr" if compress == "jpeg" else "rgb", interleave="pixel", **PLACE,
+    )  # fmt: skip
+    with rasterio.open(path) as file:
+        planes = file.read()
+        place = [
+            int(file.get_tag_item(f"BLOCK_{what}_1_2", "TIFF", bidx=1))
+            for what in ("OFFSET", "SIZE")
+        ]
+    data, at, size = bytearray(path.read_bytes()), place[0], place[1]
+    if compress == "jpeg":  # from its middle on: what GDAL fills with grey, and goes on
+        data[at + size // 2 : at + size] = b"\xff" * (size - size // 2)
+    else:
+        data[at : at + 200] = bytes(255 - byte for byte in data[at : at + 200])
+    path.write_bytes(data)
+    return path, planes
+
+
+@pytest.mark.parametrize(
+    ("compress", "why"), [("deflate", "IReadBlock failed"), ("jpeg", "JPEGLib:Pre")]
+)
+def test_a_damaged_block_is_named_and_ends_the_map(tmp_path, compress, why):
+    scene, _ = damaged(tmp_path / "scene.tif", compress)
+    with pytest.raises(
+        UserError, match="columns 64 to 127, rows 128 to 191 cannot be read"
+    ) as error:
+        mapped(network(), scene, tmp_path / "map.tif", dict(probabilities=True))
+    assert "--on_bad_block nodata" in str(error.value)
+    assert why in str(error.value)
+    assert "previous exception" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["scene.tif"]
+
+
+@pytest.mark.parametrize("tile", [64, 50])
+@pytest.mark.parametrize("compress", ["deflate", "jpeg"])
+def test_a_damaged_block_can_be_left_empty(tmp_path, compress, tile):
+    """Strips of other heights than the blocks read the bad one several times."""
+    scene, planes = damaged(tmp_path / "scene.tif", compress)
+    net, settings = network(), dict(on_bad_block="nodata", overlap=0.3, tile=tile)
+    done, found = mapped(net, scene, tmp_path / "map.tif", **settings)
+    bad = np.zeros((250, 190), bool)
+    bad[128:192, 64:128] = True
+    assert np.array_equal(found == 255, bad)
+    expected = whole(net, planes).argmax(0).numpy()
+    assert np.array_equal(found[~bad], expected[~bad])
+    assert str(done).count("warning: ") == 1
+    assert "columns 64 to 127, rows 128 to 191" in str(done)
+
+
+def test_damage_is_noted_for_the_thread_that_reads_alone():
+    said = logging.getLogger("rasterio._err")
+    other = threading.Thread(target=said.warning, args=["CPLE_AppDefined:JPEGLib:Premature end"])
+    with no_damage():
+        other.start()
+        other.join()
+        said.warning("CPLE_AppDefined:something else")
+    with pytest.raises(OSError, match=r"^JPEGLib:Corrupt JPEG data$"), no_damage():
+        said.warning("CPLE_AppDefined:JPEGLib:Corrupt JPEG data")
+    assert not said.handlers
+
+
+def test_a_damaged_jpeg_scene_is_refused(tmp_path):
+    _, data = cv2.imencode(".jpg", draw(90, 120).transpose(1, 2, 0))
+    (tmp_path / "scene.jpg").write_bytes(data.tobytes()[: len(data) // 2])
+    with pytest.raises(UserError, match=r"scene\.jpg: is truncated; replace or remove it"):
+        mapped(network(), tmp_path / "scene.jpg", tmp_path / "map.tif")
+    assert [path.name for path in tmp_path.iterdir()] == ["scene.jpg"]
+
+
+@pytest.mark.parametrize("size", [(2**31 - 1, 2**31 - 1), (300, 2**31 - 1)])
+def test_a_scene_of_absurd_size_is_refused_at_once(tmp_path, size):
+    vrt = tmp_path / "scene.vrt"
+    band = '<VRTRasterBand dataType="Byte" band="{}"/>'
+    bands = "".join(band.format(n) for n in (1, 2, 3))
+    vrt.write_text(
+        f'<VRTDataset rasterXSize="{size[1]}" rasterYSize="{size[0]}">{bands}</VRTDataset>'
+    )
+    with pytest.raises(UserError, match=r"claims 2147483647 x|lower --tile"):
+        mapped(network(), vrt, tmp_path / "map.tif")
+
+
+# As the network likes it.
+
+
+@pytest.mark.parametrize(("precision", "last"), [("fp32", False), ("bf16", True)])
+def test_batches_have_the_memory_format_of_the_weights(tmp_path, precision, last):
+    formats = set()
+
+    class Noting(Pointwise):
+        def logits(self, images):
+            formats.add(images.is_contiguous(memory_format=torch.channels_last))
+            return super().logits(images)
+
+    scene = write(tmp_path / "scene.tif", draw(70, 90), **PLACE)
+    for tta in (False, True):
+        net = network(model=Noting(), precision=precision)
+        mapped(net, scene, tmp_path / "map.tif", tta=tta)
+        assert formats == {last}
+
+
+# The picture.
+
+
+def test_the_preview_shows_scene_map_and_shares(tmp_path):
+    net, planes = network(), draw(300, 200)
+    scene = write(tmp_path / "scene.tif", planes, **PLACE)
+    mapped(net, scene, tmp_path / "map.tif", dict(preview=True))
+    page = cv2.imread(str(tmp_path / "map_preview.png"))[:, :, ::-1]
+    found = read(tmp_path / "map.tif")
+    assert page.shape[0] > 300
+    assert np.array_equal(page[:300, :200], planes.transpose(1, 2, 0))
+    assert np.array_equal(page[:300, 208:408], np.array(PALETTE, np.uint8)[found])
+    assert len(np.unique(page[300:].reshape(-1, 3), axis=0)) > 4  # a legend
+
+
+@pytest.mark.parametrize("size", [(2101, 900), (900, 2501)])
+def test_the_preview_of_a_large_scene_is_small(tmp_path, size):
+    scene = write(tmp_path / "scene.tif", draw(*size), nodata=0, **PLACE)
+    settings = dict(tile=1000, overlap=0.3)
+    _, found = mapped(network(), scene, tmp_path / "map.tif", dict(preview=True), **settings)
+    page = cv2.imread(str(tmp_path / "map_preview.png"))[:, :, ::-1]
+    assert max(page.shape) <= 1760
+    shown = np.array(PALETTE, np.uint8)[found[1::2, 1::2]]
+    height, width = shown.shape[:2]
+    corner = (0, width + 8) if size[0] >= size[1] else (height + 8, 0)
+    assert np.array_equal(page[corner[0] :, corner[1] :][:height, :width], shown)
+
+
+# Memory.
+
+
+MEASURED = """
+import os, sys
+from pathlib import Path
+sys.path[:0] = sys.argv[1:2]
+from test_predict_scene import network, plan_outputs
+from SSLRemoteSensing.mapping import run
+# What GDAL holds at most, of blocks and for overviews, is more than scenes as small as these.
+run.SPARE, os.environ["GDAL_OVR_CHUNK_MAX_SIZE"] = 2**21, "500000"
+net, settings = network(), run.MapSettings(tile=128, overlap=0.0)
+for scene in sys.argv[2:]:
+    child = os.fork()
+    if child == 0:
+        run.map_scene(net, *plan_outputs([Path(scene)], scene + "_map.tif"), settings)
+        os._exit(0)
+    _, status, used = os.wait4(child, 0)
+    assert status == 0
+    print(used.ru_maxrss * 1024)
+"""
+
+
+def test_memory_does_not_grow_with_the_height(tmp_path):
+    """The peak of a process for a scene and of one for a scene of twenty times the height."""
+    # So high that its map, 20 MB, stands out from the allocator's noise, up to 7 MB.
+    heights, width = (1024, 20480), 1000
+    scenes, strip = [], draw(256, width)
+    for height in heights:
+        scenes.append(tmp_path / f"{height}.tif")
+        profile = dict(count=3, dtype="uint8", width=width, height=height, driver="GTiff")
+        profile |= dict(tiled=True, blockxsize=256, blockysize=256, compress="deflate", zlevel=1)
+        with rasterio.open(scenes[-1], "w", **profile, **PLACE) as file:
+            for y in range(0, height, 256):
+                file.write(strip, window=Window(0, y, width, 256))
+    line = [sys.executable, "-c", MEASURED, str(ROOT / "tests"), *map(str, scenes)]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    low, tall = map(int, done.stdout.split())
+    # Less than the map alone would take, were it held: a third of the image.
+    assert tall - low < (heights[1] - heights[0]) * width

@@ -1,0 +1,728 @@
+"""Backbones: torchvision's names and values, and weights from wherever users have them."""
+
+import copy
+import json
+import os
+from functools import cache
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+from conftest import ROOT
+from torch import Tensor, nn
+
+from SSLRemoteSensing import build_pretext, load_backbone, load_config
+from SSLRemoteSensing.core.checkpoints import export_backbone, read
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.models.backbones import BLOCKS, IMAGENET_MEAN, IMAGENET_STD
+from SSLRemoteSensing.models.pretrained import BACKBONES
+
+MEAN, STD = (0.4, 0.5, 0.3), (0.2, 0.1, 0.25)
+
+
+@cache
+def bare(name: str, in_channels: int = 3) -> nn.Module:
+    """A backbone without memory for its weights, only to be looked at."""
+    with torch.device("meta"):
+        return BACKBONES[name](in_channels=in_channels)
+
+
+def theirs(name: str) -> nn.Module:
+    with torch.device("meta"):
+        return torchvision.models.get_model(name, weights=None)
+
+
+def without_classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v for k, v in state.items() if not k.startswith(("fc.", "classifier."))}
+
+
+def constants(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state_dict of those names and shapes: the n-th tensor holds n everywhere, in one number."""
+    return {
+        key: torch.tensor(n, dtype=value.dtype, device="cpu").expand(value.shape)
+        for n, (key, value) in enumerate(state.items(), start=1)
+    }
+
+
+def weights_of(name: str) -> dict[str, Tensor]:
+    return constants(bare(name).state_dict())
+
+
+def save(path, contents):
+    torch.save(contents, path)
+    return path
+
+
+def check_loaded(model: nn.Module, state: dict[str, Tensor]) -> None:
+    loaded = model.state_dict()
+    assert list(loaded) == list(state)
+    for key, value in loaded.items():
+        assert (value == state[key]).all(), key
+
+
+def blank(name: str, in_channels: int = 3) -> nn.Module:
+    """A backbone to load into: all zeros, which is quicker than random weights."""
+    net = copy.deepcopy(bare(name, in_channels)).to_empty(device="cpu").train()
+    for value in net.state_dict().values():
+        value.zero_()
+    return net
+
+
+@pytest.fixture
+def resnet18():
+    return blank("resnet18")
+
+
+@pytest.fixture(scope="session")
+def resnet18_weights() -> dict[str, Tensor]:
+    return weights_of("resnet18")
+
+
+@pytest.mark.parametrize(("name", "count"), [("vgg16_bn", 14_723_136), ("resnet50", 23_508_032)])
+def test_a_backbone_has_the_published_number_of_parameters(name, count):
+    assert sum(p.numel() for p in bare(name).parameters()) == count
+
+
+@pytest.mark.parametrize(("name", "count"), [("vgg16", 27_315_529), ("resnet50", 172_751_817)])
+def test_the_whole_network_has_the_published_number_of_parameters(name, count):
+    config = load_config(ROOT / f"configs/vr_{name}_inapinting_agr_examplar_cfg.py")
+    config["backbone_cfg"]["pretrained"] = False
+    with torch.device("meta"):
+        network = build_pretext(config)
+    assert sum(p.numel() for p in network.parameters()) == count
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_names_and_shapes_of_the_weights_are_torchvisions(name):
+    ours = {key: value.shape for key, value in bare(name).state_dict().items()}
+    expected = without_classifier(theirs(name).state_dict())
+    assert ours == {key: value.shape for key, value in expected.items()}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_maps_have_the_channels_and_strides_stated(name):
+    net = bare(name).eval()
+    maps = net(torch.empty(2, 3, 64, 96, device="meta"))
+    strides = dict(zip(BLOCKS, (2, 4, 8, 16, 32), strict=True))
+    assert {key: tuple(x.shape) for key, x in maps.items()} == {
+        key: (2, net.channels[key], 64 // stride, 96 // stride) for key, stride in strides.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("vgg16_bn", (64, 128, 256, 512, 512)),
+        ("resnet18", (64, 64, 128, 256, 512)),
+        ("resnet50", (64, 256, 512, 1024, 2048)),
+    ],
+)
+def test_channels_are_those_of_the_paper(name, channels):
+    assert bare(name).channels == dict(zip(BLOCKS, channels, strict=True))
+
+
+def lively(net: nn.Module) -> nn.Module:
+    """Give batch normalization statistics that do something, so that a slip there shows."""
+    torch.manual_seed(0)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            if module.affine:
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, std=0.1)
+    return net.eval()
+
+
+def test_maps_of_resnet18_are_those_inside_torchvision(resnet18):
+    net = lively(torchvision.models.resnet18(weights=None))
+    resnet18.load_state_dict(without_classifier(net.state_dict()), strict=True)
+    inside, layers = {}, (net.layer1, net.layer2, net.layer3, net.layer4)
+    for key, module in zip(BLOCKS[1:], layers, strict=True):
+        module.register_forward_hook(lambda _, __, out, key=key: inside.update({key: out}))
+    net.maxpool.register_forward_pre_hook(lambda _, args: inside.update(block2=args[0]))
+    images = torch.rand(1, 3, 32, 64)
+    with torch.no_grad():
+        net(images)
+        ours = resnet18.eval()(images)
+    assert set(ours) == set(inside) == set(BLOCKS)
+    for key in BLOCKS:
+        assert torch.equal(ours[key], inside[key]), key
+
+
+def test_maps_of_vgg11_bn_are_those_inside_torchvision():
+    net = lively(BACKBONES["vgg11_bn"]())
+    with torch.device("meta"):
+        features = torchvision.models.vgg11_bn(weights=None).features
+    # Their layers with our weights in them, without a second set of numbers.
+    features.load_state_dict(net.features.state_dict(), strict=True, assign=True)
+    pools = []
+    for module in features.eval():
+        if isinstance(module, nn.MaxPool2d):
+            module.register_forward_hook(lambda _, __, out: pools.append(out))
+    images = torch.rand(1, 3, 32, 64)
+    with torch.no_grad():
+        features(images)
+        ours = net(images)
+    assert list(ours) == list(BLOCKS)
+    for key, pool in zip(BLOCKS, pools, strict=True):
+        assert torch.equal(ours[key], pool), key
+
+
+@pytest.mark.parametrize(
+    ("name", "output_stride", "strides"),
+    [
+        ("resnet18", 32, (2, 4, 8, 16, 32)),
+        ("resnet18", 16, (2, 4, 8, 16, 16)),
+        ("resnet50", 8, (2, 4, 8, 8, 8)),
+        ("vgg11_bn", 16, (2, 4, 8, 16, 16)),
+        ("vgg16", 8, (2, 4, 8, 8, 8)),
+    ],
+)
+def test_a_dilated_backbone_has_finer_maps_and_the_same_weights(name, output_stride, strides):
+    with torch.device("meta"):
+        net = BACKBONES[name]()
+    net.dilate(output_stride)
+    maps = net.eval()(torch.empty(2, 3, 64, 96, device="meta"))
+    assert {key: tuple(x.shape) for key, x in maps.items()} == {
+        key: (2, net.channels[key], 64 // stride, 96 // stride)
+        for key, stride in zip(BLOCKS, strides, strict=True)
+    }
+    ours = {key: value.shape for key, value in net.state_dict().items()}
+    assert ours == {key: value.shape for key, value in bare(name).state_dict().items()}
+
+
+def pair(name: str, output_stride: int) -> tuple[nn.Module, nn.Module]:
+    """The same lively backbone twice, the second dilated."""
+    plain = lively(BACKBONES[name]()).double()
+    dilated = copy.deepcopy(plain)
+    dilated.dilate(output_stride)
+    return plain, dilated
+
+
+@pytest.mark.parametrize("output_stride", [16, 8])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_dilated_resnet_sees_what_it_saw_before(name, output_stride):
+    plain, dilated = pair(name, output_stride)
+    images = torch.rand(1, 3, 64, 96, dtype=torch.float64)
+    with torch.no_grad():
+        before, after = plain(images), dilated(images)
+    for key, stride in zip(BLOCKS, (2, 4, 8, 16, 32), strict=True):
+        step = max(1, stride // output_stride)
+        torch.testing.assert_close(after[key][:, :, ::step, ::step], before[key])
+
+
+@pytest.mark.parametrize(("output_stride", "where"), [(16, (False,) * 2), (8, (False, True))])
+def test_a_dilated_resnet50_is_torchvisions(output_stride, where):
+    ours = pair("resnet50", output_stride)[1]
+    with torch.device("meta"):
+        net = torchvision.models.resnet50(replace_stride_with_dilation=[*where, True])
+    net.load_state_dict(ours.state_dict(), strict=False, assign=True)
+    net.avgpool, net.fc = nn.Identity(), nn.Identity()
+    images = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(net.eval()(images), ours(images)["block6"].flatten(1))
+
+
+def test_a_dilated_vgg16_has_the_pools_and_spacings_of_deeplabs():
+    with torch.device("meta"):
+        net = BACKBONES["vgg16"]()
+    net.dilate(8)
+    pools = [m for m in net.features if isinstance(m, nn.MaxPool2d)]
+    assert [(m.kernel_size, m.stride, m.padding) for m in pools] == [(2, 2, 0)] * 3 + [
+        (3, 1, 1)
+    ] * 2
+    convolutions = [m for m in net.features if isinstance(m, nn.Conv2d)]
+    assert [m.dilation for m in convolutions] == [(1, 1)] * 10 + [(2, 2)] * 3
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11"])
+def test_a_backbone_is_dilated_once_and_to_a_stride_that_there_is(name):
+    with torch.device("meta"):
+        net = BACKBONES[name]()
+    with pytest.raises(UserError, match="output_stride=4: expected 8, 16 or 32"):
+        net.dilate(4)
+    for _ in range(2):  # again to the same is nothing new
+        net.dilate(16)
+    with pytest.raises(UserError, match="output_stride=8: the backbone is dilated to 16 already"):
+        net.dilate(8)
+
+
+@pytest.mark.parametrize(
+    ("out_keys", "returned"),
+    [
+        (("block3",), {"block3", "block6"}),
+        (("block2", "block5"), {"block2", "block5", "block6"}),
+        ((), {"block6"}),
+    ],
+)
+@pytest.mark.parametrize("name", ["vgg11", "resnet18"])
+def test_out_keys_choose_the_maps_besides_the_last(name, out_keys, returned):
+    with torch.device("meta"):
+        net = BACKBONES[name](out_keys=out_keys)
+    assert set(net(torch.empty(2, 3, 64, 64, device="meta"))) == returned
+
+
+@pytest.mark.parametrize("name", ["vgg11", "resnet18"])
+def test_an_unknown_out_key_is_refused_by_name(name):
+    with torch.device("meta"), pytest.raises(UserError, match=r"out_keys.*'block7'.*block6"):
+        BACKBONES[name](out_keys=("block2", "block7"))
+
+
+@pytest.mark.parametrize("in_channels", [1, 4])
+@pytest.mark.parametrize("name", ["vgg11_bn", "resnet18"])
+def test_other_numbers_of_bands_change_the_first_convolution_alone(name, in_channels):
+    net, usual = bare(name, in_channels), bare(name)
+    shapes = {key: tuple(value.shape) for key, value in net.state_dict().items()}
+    expected = {key: tuple(value.shape) for key, value in usual.state_dict().items()}
+    first = "conv1.weight" if name == "resnet18" else "features.0.weight"
+    out, _, *kernel = expected[first]
+    assert shapes == expected | {first: (out, in_channels, *kernel)}
+    maps = net(torch.empty(2, in_channels, 32, 32, device="meta"))
+    assert maps["block6"].shape == (2, 512, 1, 1)
+
+
+def test_mean_and_std_are_taken_out_and_are_no_part_of_the_state_dict(resnet18):
+    net = lively(BACKBONES["resnet18"](mean=MEAN, std=STD))
+    resnet18.load_state_dict(net.state_dict(), strict=True)
+    images = torch.rand(1, 3, 32, 32)
+    by_hand = (images - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    with torch.no_grad():
+        ours, expected, raw = net(images), resnet18.eval()(by_hand), resnet18(images)
+    assert torch.equal(ours["block6"], expected["block6"])
+    assert not torch.allclose(ours["block6"], raw["block6"])
+    assert list(net.state_dict()) == list(resnet18.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (dict(mean=MEAN), "both or neither"),
+        (dict(std=STD), "both or neither"),
+        (dict(mean=(0.5,), std=(0.2,)), "mean: 1 numbers for 3 bands"),
+        (dict(mean=MEAN, std=STD, in_channels=4), "mean: 3 numbers for 4 bands"),
+    ],
+)
+def test_a_mean_and_std_that_do_not_fit_are_refused(arguments, named):
+    with torch.device("meta"), pytest.raises(UserError, match=named):
+        BACKBONES["resnet18"](**arguments)
+
+
+def test_a_plain_state_dict_loads_whole(tmp_path, resnet18, resnet18_weights):
+    result = load_backbone(resnet18, save(tmp_path / "w.pth", resnet18_weights))
+    assert result["model"] is resnet18
+    assert result["matched"] == list(resnet18_weights)
+    assert (result["missing"], result["left_over"]) == ([], [])
+    check_loaded(resnet18, resnet18_weights)
+
+
+def test_torchvisions_state_dict_loads_and_the_classifier_is_left_over(tmp_path, resnet18):
+    state = constants(theirs("resnet18").state_dict())
+    result = load_backbone(resnet18, save(tmp_path / "w.pth", state))
+    assert result["left_over"] == ["fc.weight", "fc.bias"]
+    check_loaded(resnet18, without_classifier(state))
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["module.", "_orig_mod.", "backbone.", "encoder.", "module._orig_mod.", "_orig_mod.backbone."],
+)
+def test_prefixes_before_the_names_are_stripped(tmp_path, resnet18, resnet18_weights, prefix):
+    state = {prefix + key: value for key, value in resnet18_weights.items()}
+    load_backbone(resnet18, save(tmp_path / "w.pth", state))
+    check_loaded(resnet18, resnet18_weights)
+
+
+@pytest.mark.parametrize("key", ["model", "state_dict"])
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+def test_weights_inside_a_checkpoint_are_found(tmp_path, resnet18, resnet18_weights, key, prefix):
+    state = {prefix + name: value for name, value in resnet18_weights.items()}
+    state["head.weight"] = torch.ones(2)
+    contents = {"epoch": 3, key: state, "optimizer": {"state": {}}}
+    load_backbone(resnet18, save(tmp_path / "w.pth", contents))
+    check_loaded(resnet18, resnet18_weights)
+
+
+def test_a_checkpoint_of_the_published_repository_loads(tmp_path):
+    state = weights_of("vgg11_bn")
+    contents = {f"backbone.{key}": value for key, value in state.items()}
+    contents |= {"trans_conv1.0.weight": torch.ones(2, 2, 3, 3), "epoch": 12, "gobal_step": 99}
+    net = blank("vgg11_bn")
+    load_backbone(net, save(tmp_path / "w.pth", contents))
+    check_loaded(net, state)
+
+
+def numbered(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The names that nn.Sequential(*resnet.children()) gives."""
+    names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+    parts = ((key.partition("."), value) for key, value in state.items())
+    return {f"{names.index(name)}.{rest}": value for (name, _, rest), value in parts}
+
+
+PLACES = ["", "backbone.", "model.", "model.backbone.", "encoder_q.", "module.encoder_q."]
+PLACES += ["module.base_encoder.", "student_backbone.", "teacher_backbone.", "momentum_backbone."]
+
+
+@pytest.mark.parametrize("count", [False, True], ids=["named", "numbered"])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_resnet_is_found_wherever_other_libraries_put_it(
+    tmp_path, resnet18, resnet18_weights, place, count
+):
+    state = numbered(resnet18_weights) if count else resnet18_weights
+    state = {place + key: value for key, value in state.items()}
+    state |= {
+        "projection_head.layers.0.weight": torch.ones(2, 2),
+        f"{place}fc.weight": torch.ones(2),
+    }
+    contents = {"state_dict": state, "epoch": 3, "pytorch-lightning_version": "2.6.6"}
+    load_backbone(resnet18, save(tmp_path / "last.ckpt", contents))
+    check_loaded(resnet18, resnet18_weights)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_vgg_keeps_its_numbers_wherever_it_is_found(tmp_path, place):
+    state, net = weights_of("vgg11_bn"), blank("vgg11_bn")
+    load_backbone(net, save(tmp_path / "w.pth", {place + k: v for k, v in state.items()}))
+    check_loaded(net, state)
+
+
+@pytest.mark.parametrize(
+    ("taken", "left"),
+    [
+        ("backbone.", "backbone_momentum."),
+        ("student_backbone.", "teacher_backbone."),
+        ("encoder_q.", "encoder_k."),
+        ("base_encoder.", "momentum_encoder."),
+        ("backbone.", "momentum_backbone."),
+        ("", "teacher_backbone."),
+        ("backbone.", "student_backbone."),
+    ],
+)
+def test_of_several_networks_the_trained_one_is_taken_whatever_comes_first(
+    tmp_path, resnet18, resnet18_weights, taken, left
+):
+    wanted = {taken + key: value for key, value in resnet18_weights.items()}
+    other = {left + key: torch.zeros(()).expand(v.shape) for key, v in resnet18_weights.items()}
+    for state in (wanted | other, other | wanted):
+        load_backbone(resnet18, save(tmp_path / "w.pth", {"state_dict": state}))
+        check_loaded(resnet18, resnet18_weights)
+
+
+def test_of_student_and_teacher_files_the_student_is_taken(tmp_path, resnet18, resnet18_weights):
+    student = {f"module.backbone.{key}": value for key, value in resnet18_weights.items()}
+    teacher = {f"backbone.{key}": value for key, value in numbered(resnet18_weights).items()}
+    load_backbone(resnet18, save(tmp_path / "w.pth", {"teacher": teacher, "student": student}))
+    check_loaded(resnet18, resnet18_weights)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn"])
+@pytest.mark.parametrize("source", ["torchvision", "timm", "lightly"])
+def test_a_checkpoint_of_another_library_gives_its_features(tmp_path, source, name):
+    import timm
+
+    state = lively(BACKBONES[name]()).state_dict()
+    with torch.device("meta"):
+        net = timm.create_model(name) if source == "timm" else theirs(name)
+    net.load_state_dict(state, strict=False, assign=True)  # the classifier stays without memory
+    contents = {k: v if k in state else torch.zeros(()) for k, v in net.state_dict().items()}
+    features = nn.Sequential(*list(net.children())[:8]) if name == "resnet18" else net.features
+    if source == "lightly":
+        prefix = "backbone." if name == "resnet18" else "backbone.features."
+        contents = {prefix + key: value for key, value in features.state_dict().items()}
+        contents |= {"projection_head.layers.0.weight": torch.ones(2, 2)}
+        contents = {"state_dict": contents, "epoch": 9, "pytorch-lightning_version": "2.6.6"}
+    result = load_backbone(None, save(tmp_path / "w.pth", contents))
+    assert (result["model"].name, result["missing"]) == (name, [])
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        ours = result["model"].eval()(images)["block6"]
+        torch.testing.assert_close(ours, features.eval()(images))
+
+
+@pytest.mark.parametrize(("name", "in_channels"), [("resnet18", 4), ("vgg11_bn", 3)])
+def test_without_a_model_the_architecture_is_found(tmp_path, name, in_channels):
+    state = constants(bare(name, in_channels).state_dict())
+    model = load_backbone(None, save(tmp_path / "w.pth", state))["model"]
+    assert (model.name, model.in_channels) == (name, in_channels)
+    check_loaded(model, state)
+
+
+def test_weights_of_no_known_architecture_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"w\.pth.*none of.*resnet18"):
+        load_backbone(None, save(tmp_path / "w.pth", {"stem.weight": torch.ones(1)}))
+
+
+@pytest.mark.parametrize(
+    ("file", "wanted"),
+    [
+        ("resnet50", "resnet18"),
+        ("resnet34", "resnet18"),  # holds every name and shape of a resnet18, and more blocks
+        ("resnet101", "resnet50"),  # likewise
+        ("vgg11_bn", "resnet18"),
+        ("vgg11", "vgg11_bn"),
+    ],
+)
+def test_another_architecture_is_refused_by_name(tmp_path, file, wanted):
+    path, model = save(tmp_path / "w.pth", weights_of(file)), blank(wanted)
+    with pytest.raises(UserError, match=rf"w\.pth.*{wanted}.*{file}"):
+        load_backbone(model, path)
+    assert not any(value.any() for value in model.state_dict().values())
+
+
+def test_weights_that_fill_only_a_part_are_refused(tmp_path, resnet18, resnet18_weights):
+    state = {key: value for key, value in resnet18_weights.items() if "layer4.1" not in key}
+    with pytest.raises(UserError, match=r"w\.pth.*108 of 120.*layer4\.1\.conv1\.weight"):
+        load_backbone(resnet18, save(tmp_path / "w.pth", state))
+
+
+def test_weights_that_fill_a_part_load_when_asked_and_what_is_missing_is_told(
+    tmp_path, resnet18, resnet18_weights
+):
+    lacking = [key for key in resnet18_weights if key.startswith("layer4.1")]
+    before = {key: torch.zeros(()) for key in lacking}
+    state = {key: value for key, value in resnet18_weights.items() if key not in lacking}
+    result = load_backbone(resnet18, save(tmp_path / "w.pth", state), strict=False)
+    counters = "num_batches_tracked"
+    assert result["missing"] == [key for key in lacking if not key.endswith(counters)]
+    assert result["matched"] == list(state)
+    check_loaded(resnet18, resnet18_weights | before)
+
+
+def test_weights_without_counters_of_batches_load(tmp_path, resnet18, resnet18_weights):
+    state = {k: v for k, v in resnet18_weights.items() if not k.endswith("num_batches_tracked")}
+    result = load_backbone(resnet18, save(tmp_path / "w.pth", state))
+    assert result["missing"] == []
+    assert (resnet18.layer4[1].bn2.running_var == state["layer4.1.bn2.running_var"]).all()
+
+
+@pytest.mark.parametrize(("name", "first"), [("resnet18", "conv1"), ("vgg11", "features.0")])
+def test_weights_for_three_bands_widen_to_four_by_their_mean(tmp_path, name, first):
+    state, model = weights_of(name), blank(name, 4)
+    kernel = torch.randn(state[f"{first}.weight"].shape)
+    state[f"{first}.weight"] = kernel
+    result = load_backbone(model, save(tmp_path / "w.pth", state), in_channels=4)
+    wide = model.state_dict()[f"{first}.weight"]
+    assert torch.equal(wide[:, :3], kernel)
+    torch.testing.assert_close(wide[:, 3], kernel.mean(dim=1))
+    assert "widened from 3 to 4 bands" in result["summary"]
+
+
+def test_weights_for_four_bands_do_not_fill_three(tmp_path, resnet18):
+    state = constants(bare("resnet18", 4).state_dict())
+    with pytest.raises(UserError, match=r"w\.pth.*conv1\.weight.*64, 4, 7, 7"):
+        load_backbone(resnet18, save(tmp_path / "w.pth", state))
+
+
+@pytest.fixture
+def with_card(tmp_path, resnet18_weights):
+    """Weights with a card beside them that states a mean and std."""
+    card = dict(name="resnet18", in_channels=3, mean=list(MEAN), std=list(STD))
+    export_backbone(tmp_path, resnet18_weights, card)
+    return tmp_path / "backbone.pth"
+
+
+@pytest.mark.parametrize("given", [{}, dict(mean=MEAN, std=STD)], ids=["none", "the same"])
+def test_mean_and_std_of_the_card_are_adopted(with_card, given):
+    model = BACKBONES["resnet18"](**given)
+    load_backbone(model, with_card)
+    assert (model.mean, model.std) == (MEAN, STD)
+    normal = model.normalize(torch.ones(1, 3, 1, 1)).ravel()
+    torch.testing.assert_close(normal, (1 - torch.tensor(MEAN)) / torch.tensor(STD))
+
+
+def test_mean_and_std_of_the_card_are_adopted_when_the_architecture_is_found(with_card):
+    model = load_backbone(None, with_card)["model"]
+    assert (model.mean, model.std) == (MEAN, STD)
+
+
+def test_a_mean_other_than_the_cards_is_refused(with_card):
+    model = BACKBONES["resnet18"](mean=(0.1, 0.1, 0.1), std=STD)
+    with pytest.raises(UserError, match=r"mean=.*0\.1.*backbone\.pth.*0\.4"):
+        load_backbone(model, with_card)
+
+
+def test_a_card_inside_a_checkpoint_counts_like_one_beside_it(tmp_path, resnet18, resnet18_weights):
+    model = {f"backbone.{key}": value for key, value in resnet18_weights.items()}
+    contents = {"model": model, "card": {"mean": list(MEAN), "std": list(STD)}, "step": 1}
+    load_backbone(resnet18, save(tmp_path / "latest.pth", contents))
+    assert (resnet18.mean, resnet18.std) == (MEAN, STD)
+
+
+def test_widening_does_not_drop_the_mean_and_std_of_the_card_in_silence(with_card):
+    model = blank("resnet18", 4)
+    load_backbone(model, with_card, in_channels=4)
+    assert model.mean == pytest.approx((*MEAN, 0.4))
+    assert model.std == pytest.approx((*STD, sum(STD) / 3))
+
+
+def test_a_card_that_is_no_json_is_named(with_card, resnet18):
+    with_card.with_suffix(".json").write_text("{")
+    with pytest.raises(UserError, match=r"backbone\.json"):
+        load_backbone(resnet18, with_card)
+
+
+def test_the_card_of_exported_weights_can_be_read_back(with_card):
+    card = json.loads(with_card.with_suffix(".json").read_text())
+    assert (card["name"], card["mean"]) == ("resnet18", list(MEAN))
+
+
+class Code:
+    """Pickles as a call that makes a folder."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_pickle_with_code_is_refused_in_one_line_and_the_code_does_not_run(tmp_path, protocol):
+    torch.save({"w": Code(tmp_path / "ran")}, tmp_path / "w.pth", pickle_protocol=protocol)
+    with pytest.raises(UserError, match=r"w\.pth.*refused") as error:
+        load_backbone(None, tmp_path / "w.pth")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("share", [0, 0.02, 0.5, 0.999])
+def test_a_truncated_file_is_refused_by_name(tmp_path, share):
+    whole = save(tmp_path / "whole.pth", {"w": torch.ones(1000)}).read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(UserError, match=r"cut\.pth"):
+        read(tmp_path / "cut.pth")
+
+
+def test_a_truncated_file_of_the_old_format_is_refused_wherever_it_ends(tmp_path):
+    options = dict(_use_new_zipfile_serialization=False)
+    torch.save({"w": torch.ones(100)}, tmp_path / "whole.pth", **options)
+    whole = (tmp_path / "whole.pth").read_bytes()
+    for end in range(0, len(whole) - 4, 7):
+        (tmp_path / "cut.pth").write_bytes(whole[:end])
+        with pytest.raises(UserError, match=r"cut\.pth"):
+            read(tmp_path / "cut.pth")
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        b"<!DOCTYPE html>\n",
+        b"version https://git-lfs.github.com/spec/v1\n",
+        b'{"a": 1}',
+        b"\xff\xd8\xff\xe0\x00\x10JFIF",
+        b"0123456789",
+        b"R",
+        b"h3.",
+        b"2",
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_refused_as_such(tmp_path, contents):
+    (tmp_path / "w.pth").write_bytes(contents)
+    with pytest.raises(UserError, match=r"w\.pth.*no checkpoint"):
+        read(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("contents", [[1, 2], torch.ones(3)], ids=["list", "tensor"])
+def test_a_file_that_holds_no_dict_is_refused_by_name(tmp_path, contents):
+    torch.save(contents, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"w\.pth.*expected a state_dict"):
+        read(tmp_path / "w.pth")
+
+
+def test_a_missing_file_is_named(tmp_path, resnet18):
+    with pytest.raises(UserError, match=r"none\.pth.*no such file"):
+        load_backbone(resnet18, tmp_path / "none.pth")
+
+
+@pytest.fixture
+def imagenet(tmp_path, monkeypatch):
+    """torch.hub with an empty cache and no network; returns the folder of the cache."""
+
+    def unreachable(url, *arguments, **options):
+        raise URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    folder = tmp_path / "hub/checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_imagenet_weights_without_network_say_what_to_do(imagenet):
+    with pytest.raises(UserError, match=r"resnet18.*no network.*pass a file.*pretrained=False"):
+        BACKBONES["resnet18"](pretrained=True)
+
+
+@pytest.fixture
+def cached_resnet18(imagenet):
+    state = constants(theirs("resnet18").state_dict())
+    url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
+    torch.save(state, imagenet / url.rsplit("/")[-1])
+    return without_classifier(state)
+
+
+def test_imagenet_weights_in_the_cache_load_with_imagenets_mean_and_std(cached_resnet18):
+    model = BACKBONES["resnet18"](pretrained=True)
+    check_loaded(model, cached_resnet18)
+    assert (model.mean, model.std) == (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def test_imagenet_weights_keep_another_mean_and_std_when_given(cached_resnet18):
+    model = BACKBONES["resnet18"](pretrained=True, mean=MEAN, std=STD)
+    assert (model.mean, model.std) == (MEAN, STD)
+
+
+def test_imagenet_weights_widen_to_four_bands(cached_resnet18):
+    model = BACKBONES["resnet18"](pretrained=True, in_channels=4)
+    assert (model.conv1.weight == 1).all()
+    assert model.conv1.weight.shape == (64, 4, 7, 7)
+    # What is taken out widens likewise: the baseline gets no other images with four bands.
+    for ours, theirs in ((model.mean, IMAGENET_MEAN), (model.std, IMAGENET_STD)):
+        assert ours == pytest.approx((*theirs, sum(theirs) / 3))
+
+
+def test_weights_without_a_card_are_told_to_have_no_mean_and_std(tmp_path, resnet18_weights):
+    file = save(tmp_path / "w.pth", resnet18_weights)
+    said = "no card says whether mean and std were taken out"
+    assert said in load_backbone(BACKBONES["resnet18"](), file)["summary"]
+    given = BACKBONES["resnet18"](mean=MEAN, std=STD)
+    assert said not in load_backbone(given, file)["summary"]
+
+
+def test_pretrained_takes_a_file(with_card, resnet18_weights, capsys):
+    model = BACKBONES["resnet18"](pretrained=str(with_card))
+    check_loaded(model, resnet18_weights)
+    assert "120 of 120 entries of resnet18 loaded" in capsys.readouterr().out
+
+
+def test_exported_weights_load_into_torchvision_timm_and_smp(tmp_path):
+    import segmentation_models_pytorch as smp
+    import timm
+
+    resnet18 = lively(BACKBONES["resnet18"]())
+    export_backbone(tmp_path, resnet18.state_dict(), {})
+    state = torch.load(tmp_path / "backbone.pth", weights_only=True)
+    with torch.device("meta"):
+        others = [
+            timm.create_model("resnet18", num_classes=0),
+            smp.encoders.get_encoder("resnet18", weights=None),
+            torchvision.models.resnet18(weights=None),
+        ]
+    del others[2].fc
+    for other in others:
+        other.load_state_dict(dict(state), strict=True, assign=True)
+        assert not any(parameter.is_meta for parameter in other.parameters())
+        assert torch.equal(other.layer4[1].conv2.weight, resnet18.layer4[1].conv2.weight)
+    images = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        ours = resnet18(images)["block6"]
+        torch.testing.assert_close(others[0].eval().forward_features(images), ours)
+        torch.testing.assert_close(others[1].eval()(images)[-1], ours)
+
+
+def test_exported_vgg16_bn_fits_torchvisions_features():
+    state = {key.removeprefix("features."): v for key, v in weights_of("vgg16_bn").items()}
+    features = theirs("vgg16_bn").features
+    features.load_state_dict(state, strict=True, assign=True)
+    assert (features[0].weight == 1).all()

@@ -1,0 +1,271 @@
+"""MatchingHead: turns and labels agree, and the transform prediction is learned from the start."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from demo_scenes.town import draw_town
+from torch import nn
+
+from SSLRemoteSensing.core.config import build
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.pretext import PretextDataset
+from SSLRemoteSensing.data.transforms import TRANSFORMS
+from SSLRemoteSensing.models.heads import TURNS, AGPHead, MatchingHead
+from SSLRemoteSensing.models.losses import CrossEntropyLoss
+from SSLRemoteSensing.models.pretext import PretextNet, count_pairs, pretext_losses
+from SSLRemoteSensing.workflows.pretraining import check_pretext
+
+ROOT = Path(__file__).resolve().parents[2]
+CHANNELS = {"block5": 12, "block6": 16}
+
+
+def pyramid(n: int, seed: int = 0) -> dict[str, torch.Tensor]:
+    torch.manual_seed(seed)
+    return {key: torch.randn(n, c, 8, 8) for key, c in CHANNELS.items()}
+
+
+@pytest.mark.parametrize("label", range(6))
+def test_a_turn_of_a_map_is_what_the_transform_of_that_class_does_to_an_image(label):
+    name, angle = list(TURNS)[label]
+    cfg = dict(name=name, p=1.0) | ({} if angle is None else dict(angle=angle))
+    image = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    turned = build(TRANSFORMS, cfg, "transform")(image, np.random.default_rng(0))
+    as_map = torch.from_numpy(image).permute(2, 0, 1)[None]
+    assert torch.equal(
+        TURNS[name, angle](as_map)[0].permute(1, 2, 0), torch.from_numpy(np.array(turned))
+    )
+
+
+@pytest.mark.parametrize("cells", [4, 8])
+def test_a_map_that_was_only_turned_is_told_by_every_block_at_random_weights(cells):
+    head = MatchingHead(6, CHANNELS, tuple(CHANNELS), embed_channels=32, cells=cells)
+    anchor, labels = pyramid(60), torch.arange(60) % 6
+    turns = list(TURNS.values())
+    transformed = {
+        key: torch.cat([turns[k](x[i : i + 1]) for i, k in enumerate(labels)])
+        for key, x in anchor.items()
+    }
+    logits = head(anchor, transformed)
+    assert logits.shape == (60, 6, 2)
+    assert (logits.argmax(1) == labels[:, None]).all()
+
+
+def test_what_all_images_have_at_a_place_is_no_match():
+    """The trace of the padding, the same in every image, does not tell that nothing was turned."""
+    head = MatchingHead(6, CHANNELS, ("block6",)).eval()
+    trace = torch.randn(1, 16, 8, 8).expand(8, -1, -1, -1)
+    assert head({"block6": trace}, {"block6": trace}).abs().max() < 1e-4
+
+
+def test_loss_and_confusion_of_several_answers():
+    torch.manual_seed(0)
+    logits, label = torch.randn(10, 6, 3), torch.randint(0, 6, (10,))
+    one_by_one = [F.cross_entropy(logits[:, :, i], label) for i in range(3)]
+    assert torch.allclose(CrossEntropyLoss()(logits, label), sum(one_by_one) / 3)
+    assert torch.equal(count_pairs(label, logits), count_pairs(label, logits.mean(2)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (dict(num_classes=5), "num_classes=5"),
+        (dict(num_classes=6, blocks=("block7",)), "block5, block6"),
+        (dict(num_classes=6, blocks=()), "block5, block6"),
+        (dict(num_classes=6, blocks=("block5",)), "name block6"),
+        (dict(num_classes=6, blocks=("block6", "block6")), "each once"),
+        (dict(num_classes=6, cells=1), "cells=1"),
+        (dict(num_classes=6, embed_channels=0), "embed_channels=0"),
+    ],
+)
+def test_settings_that_make_no_head_are_refused(settings, said):
+    with pytest.raises(UserError, match=said):
+        MatchingHead(map_channels=CHANNELS, **({"blocks": ("block6",)} | settings))
+
+
+def test_maps_that_are_not_square_are_refused():
+    maps = {"block6": torch.randn(2, 16, 4, 8)}
+    with pytest.raises(ValueError, match="4 x 8"):
+        MatchingHead(6, CHANNELS, ("block6",))(maps, maps)
+
+
+def moved_to_the_end(transforms: dict) -> dict:
+    first, *rest = transforms.items()
+    return dict([*rest, first])
+
+
+def with_p(transforms: dict, key: str, p: float | None) -> dict:
+    changed = {name: value for name, value in transforms[key].items() if name != "p"}
+    return transforms | {key: changed if p is None else changed | {"p": p}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        moved_to_the_end,
+        lambda transforms: with_p(transforms, "Rotate_90", 0.5),
+        lambda transforms: with_p(transforms, "RandomVerticalFlip", None),
+    ],
+)
+def test_a_config_with_other_classes_is_refused(pretext_config, change):
+    pretext_config["agr_head_cfg"] = dict(name="MatchingHead", num_classes=6)
+    pretext_config["train_cfg"]["train_data"]["img_size"] = 64
+    cfg = pretext_config["train_cfg"]["train_data"]["agr_transforms_cfg"]
+    cfg["transforms_cfg"] = with_p(cfg["transforms_cfg"], "Rotate_90", None)
+    check_pretext(pretext_config)
+    cfg["transforms_cfg"] = change(cfg["transforms_cfg"])
+    with pytest.raises(UserError, match="published six"):
+        check_pretext(pretext_config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"), [("batch_size", 2, "at least 3"), ("img_size", 32, "at least 64")]
+)
+def test_batches_and_images_too_small_to_learn_from_are_refused(pretext_config, key, value, said):
+    pretext_config["agr_head_cfg"] = dict(name="MatchingHead", num_classes=6)
+    train_cfg = pretext_config["train_cfg"]
+    train_cfg["train_data"]["img_size"] = 64
+    (train_cfg if key == "batch_size" else train_cfg["train_data"])[key] = value
+    with pytest.raises(UserError, match=said):
+        check_pretext(pretext_config)
+
+
+def test_three_images_are_enough_and_bf16_and_channels_last_give_the_same():
+    head = MatchingHead(6, CHANNELS, tuple(CHANNELS), embed_channels=32)
+    anchor, labels = pyramid(3), torch.tensor([0, 3, 5])
+    turns = list(TURNS.values())
+    transformed = {
+        key: torch.cat([turns[k](x[i : i + 1]) for i, k in enumerate(labels)])
+        for key, x in anchor.items()
+    }
+    logits = head(anchor, transformed)
+    assert (logits.argmax(1) == labels[:, None]).all()
+    packed = [
+        {key: x.contiguous(memory_format=torch.channels_last) for key, x in maps.items()}
+        for maps in (anchor, transformed)
+    ]
+    assert torch.allclose(head(*packed), logits, atol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = head(anchor, transformed)
+    assert rounded.dtype == torch.float32
+    assert torch.allclose(rounded, logits, atol=0.2)
+
+
+def test_the_scale_is_bounded():
+    head = MatchingHead(6, CHANNELS, ("block6",))
+    head.log_scale.data.fill_(50.0)
+    maps = pyramid(4)
+    assert head(maps, maps).abs().max() <= 100.01
+
+
+class Small(nn.Module):
+    """Five convolutions, each of stride 2."""
+
+    def __init__(self):
+        super().__init__()
+        self.channels = {f"block{i}": c for i, c in enumerate((16, 24, 32, 48, 64), start=2)}
+        widths = [3, *self.channels.values()]
+        self.blocks = nn.ModuleDict(
+            {
+                key: nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU())
+                for key, a, b in zip(self.channels, widths, widths[1:], strict=False)
+            }
+        )
+
+    def forward(self, x):
+        maps = {}
+        for key, block in self.blocks.items():
+            x = maps[key] = block(x)
+        return maps
+
+
+def test_it_learns_where_the_published_head_is_still_at_chance(tmp_path, pretext_config):
+    """Windows of drawn towns with the published jitter and crops, 40 steps of 32."""
+    for i in range(16):
+        town, _ = draw_town(np.random.default_rng([11, i]), 128, 128, metres=0.2)
+        cv2.imwrite(str(tmp_path / f"{i}.png"), town[:, :, 2::-1])
+    data = pretext_config["train_cfg"]["train_data"]
+    data |= dict(data_path=str(tmp_path), data_format="*.png", img_size=64, crop_size=64)
+    tiles = PretextDataset(**data)
+    samples = [tiles[(i // 16, i % 16)] for i in range(1280)]
+    accuracy = {}
+    for name in ("published", "matching"):
+        torch.manual_seed(0)
+        backbone = Small()
+        if name == "published":
+            head = AGPHead(64, 6, backbone.channels)
+        else:
+            head = MatchingHead(6, backbone.channels, embed_channels=32)
+        net = PretextNet(backbone, None, head, None, pretext_losses())
+        optimizer, counted = torch.optim.Adam(net.parameters(), lr=2e-3), torch.zeros(6, 6)
+        for step in range(40):
+            part = samples[32 * step : 32 * step + 32]
+            batch = {
+                key: torch.stack([torch.from_numpy(s[key]).permute(2, 0, 1) for s in part])
+                for key in ("anchor", "transformed")
+            } | {"transform_label": torch.tensor([s["transform_label"] for s in part])}
+            optimizer.zero_grad()
+            net(batch)["agr"].backward()
+            optimizer.step()
+            if step >= 25:
+                counted += net.counted["agr_confusion"]
+        accuracy[name] = float(counted.diagonal().sum() / counted.sum())
+    assert accuracy["published"] < 0.3, accuracy  # chance is 0.17
+    assert accuracy["matching"] > 0.5, accuracy
+
+
+def test_without_learning_pixels_tell_the_transform_and_a_deep_random_map_does_not(
+    tmp_path, monkeypatch, capsys
+):
+    for i in range(24):
+        town, _ = draw_town(np.random.default_rng([12, i]), 96, 96, metres=0.2)
+        cv2.imwrite(str(tmp_path / f"{i}.png"), town[:, :, 2::-1])
+    words = ["--config_file", str(ROOT / "configs/demo_oam_pretrain_resnet18_cfg.py"), "--set"]
+    data = dict(data_path=tmp_path, data_format="*.png", img_size=64, crop_size=64)
+    words += [f"train_cfg.train_data.{key}={value}" for key, value in data.items()]
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    monkeypatch.setattr(sys, "argv", ["match_transforms.py", *words])
+    runpy.run_path(str(ROOT / "tools/match_transforms.py"), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    right = {
+        line.split(":")[0]: [float(number) for number in re.findall(r"\d+\.\d", line)]
+        for line in lines[1:]
+    }
+    assert lines[0].startswith("24 samples")
+    assert right["pixels,  4 x  4"][0] > 70
+    assert right["block6, 2 x 2"][0] < 45
+    plain, without = right["block2, 8 x 8"]
+    assert without > plain + 10
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--samples", "1"), "--samples 1"),
+        (("--seed", "-1"), "seed=-1"),
+        (("--backbone", "nothing.pth"), "nothing.pth"),
+        (("--set", "train_cfg.train_data.data_path=nowhere"), "nowhere"),
+    ],
+)
+def test_mistakes_end_in_one_line(tmp_path, monkeypatch, capsys, words, said):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((64, 64, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "b.png"), np.zeros((64, 64, 3), np.uint8))
+    config = ["--config_file", str(ROOT / "configs/demo_oam_pretrain_resnet18_cfg.py")]
+    data = ("--set", f"train_cfg.train_data.data_path={tmp_path}")
+    data += ("train_cfg.train_data.data_format=*.png", "train_cfg.train_data.img_size=64")
+    data += ("train_cfg.train_data.crop_size=64",)
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    monkeypatch.setattr(sys, "argv", ["match_transforms.py", *config, *data, *words])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "tools/match_transforms.py"), run_name="__main__")
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert said in error

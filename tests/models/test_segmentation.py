@@ -1,0 +1,329 @@
+"""Labelled tiles, the segmentation network, scoring and its pictures."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import draw_tiles
+from torch import nn
+
+from SSLRemoteSensing import build_segmentation
+from SSLRemoteSensing.core import checkpoints
+from SSLRemoteSensing.core.classes import colour_map
+from SSLRemoteSensing.core.config import override
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.scenes import label_kinds
+from SSLRemoteSensing.data.segmentation import SegmentationDataset, collate, name_hash
+from SSLRemoteSensing.evaluation.scoring import LabelledTiles, evaluate_tiles
+from SSLRemoteSensing.models.backbones import unit_range
+from SSLRemoteSensing.reports.figures import draw_confusion_matrix, draw_examples
+from SSLRemoteSensing.reports.results import protocol_table
+
+
+def open_tiles(folder, **changes) -> SegmentationDataset:
+    paths = dict(image_path=str(folder / "images"), label_path=str(folder / "labels"))
+    return SegmentationDataset(**paths | dict(num_classes=2) | changes)
+
+
+@pytest.fixture
+def coded(tmp_path):
+    """One tile whose label is a function of its image: label = (red > 127)."""
+    rng = np.random.default_rng(0)
+    red = rng.integers(0, 256, (50, 70), dtype=np.uint8)
+    image = np.dstack([red, red // 2, rng.integers(0, 256, (50, 70), dtype=np.uint8)])
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    cv2.imwrite(str(tmp_path / "images/a.png"), image[:, :, ::-1])
+    cv2.imwrite(str(tmp_path / "labels/a.png"), (red > 127).astype(np.uint8))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [
+        dict(crop_size=32),
+        dict(flips=True),
+        dict(turns=True),
+        dict(crop_size=64),  # padded in one direction
+        dict(crop_size=96),  # padded in both
+        dict(crop_size=40, flips=True, turns=True),
+    ],
+)
+def test_image_and_label_stay_together(coded, augment):
+    dataset = open_tiles(coded, **augment)
+    views = set()
+    for epoch in range(16):
+        sample = dataset[(epoch, 0)]
+        image, label = sample["image"], sample["label"]
+        if "crop_size" in augment:
+            assert label.shape == (augment["crop_size"],) * 2
+        scored = label != 255
+        assert scored.sum() == min(50, label.shape[0]) * min(70, label.shape[1]) or (
+            "turns" in augment
+        )
+        assert np.array_equal((image[:, :, 0] > 127)[scored], label[scored].astype(bool))
+        views.add(image.tobytes())
+    assert len(views) > (3 if augment != dict(crop_size=96) else 0)
+
+
+def test_jitter_changes_the_image_and_not_the_label(coded):
+    plain = open_tiles(coded)[(0, 0)]
+    jittered = open_tiles(coded, jitter=dict(brightness=(0.5, 0.6)))[(0, 0)]
+    assert np.array_equal(plain["label"], jittered["label"])
+    assert jittered["image"].mean() < 0.7 * plain["image"].mean()
+
+
+def test_a_sample_depends_on_its_key_alone(tiles):
+    augment = dict(crop_size=32, flips=True, turns=True, jitter=dict(hue=0.1))
+    one, two = open_tiles(tiles, **augment), open_tiles(tiles, **augment)
+    one[(0, 1)]
+    assert np.array_equal(one[(2, 3)]["image"], two[(2, 3)]["image"])
+    assert not np.array_equal(one[(2, 3)]["image"], two[(3, 3)]["image"])
+
+
+def test_hash_ranges_divide_the_tiles(tiles):
+    everything = {Path(file).name for file, _ in open_tiles(tiles).pairs}
+    parts = [
+        {Path(file).name for file, _ in open_tiles(tiles, hash_range=bounds).pairs}
+        for bounds in ((0, 0.4), (0.4, 1))
+    ]
+    assert parts[0] | parts[1] == everything
+    assert not parts[0] & parts[1]
+    assert name_hash("zanzibar_1") == pytest.approx(0.7182612)  # a pin: splits must never move
+    with pytest.raises(UserError, match="keeps none of 24"):
+        open_tiles(tiles, hash_range=(0.5, 0.5))
+
+
+def test_a_list_file_chooses_the_tiles(tiles, tmp_path):
+    listed = tmp_path / "train.txt"
+    listed.write_text(f"{tiles}/images/tile_003.jpg\n{tiles}/images/tile_001.jpg\n")
+    dataset = open_tiles(tiles, image_path=str(listed))
+    assert [Path(label).name for _, label in dataset.pairs] == ["tile_003.png", "tile_001.png"]
+    assert dataset[(0, 0)]["label"].shape == (64, 64)
+
+
+def test_sub_folders_and_other_label_names_pair_up(tmp_path):
+    source = draw_tiles(tmp_path / "flat", 2)
+    for kind, ending, suffix in (("images", "jpg", ""), ("labels", "png", "_label")):
+        folder = tmp_path / kind / "site"
+        folder.mkdir(parents=True)
+        for n in range(2):
+            file = source / f"{kind}/tile_00{n}.{ending}"
+            (folder / f"tile_00{n}{suffix}.{ending}").write_bytes(file.read_bytes())
+    dataset = open_tiles(tmp_path, label_format="{stem}_label.png")
+    assert len(dataset) == 2
+    assert np.array_equal(dataset.read(0)[1], open_tiles(source).read(0)[1])
+
+
+def write_label(folder, value) -> None:
+    cv2.imwrite(str(folder / "labels/tile_000.png"), value)
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        (np.zeros((64, 60), np.uint8), "60 x 64 pixels, its image tile_000.jpg 64 x 64"),
+        (np.full((64, 64), 2, np.uint8), "value 2 where classes are 0 to 1"),
+        (np.zeros((64, 64, 3), np.uint8), "one band of class indices"),
+    ],
+)
+def test_a_wrong_label_is_named(tmp_path, label, said):
+    folder = draw_tiles(tmp_path, 1)
+    write_label(folder, label)
+    with pytest.raises(UserError) as error:
+        open_tiles(folder)[(0, 0)]
+    assert said in str(error.value)
+    assert "tile_000.png" in str(error.value)
+
+
+def test_a_missing_label_is_named_when_the_data_set_is_opened(tmp_path):
+    folder = draw_tiles(tmp_path, 3)
+    (folder / "labels/tile_001.png").unlink()
+    with pytest.raises(UserError, match=r"1 of 3 images have no label, first tile_001\.png"):
+        open_tiles(folder)
+
+
+def test_tiles_of_different_size_cannot_make_a_batch(tmp_path):
+    draw_tiles(tmp_path / "a", 1, size=64)
+    folder = draw_tiles(tmp_path / "b", 1, size=48)
+    samples = [open_tiles(tmp_path / "a")[(0, 0)], open_tiles(folder)[(0, 0)]]
+    with pytest.raises(UserError, match="set crop_size"):
+        collate(samples)
+
+
+def test_logits_have_the_image_s_size_whatever_it_is(seg_config):
+    net = build_segmentation(seg_config).eval()
+    for height, width in ((64, 64), (33, 70), (1, 5)):
+        images = torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8)
+        assert net.logits(images).shape == (1, 2, height, width)
+    images = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
+    whole = net.decoder(net.features(images))
+    torch.testing.assert_close(net.logits(images), whole)
+
+
+def test_a_frozen_backbone_stays_as_it_is(seg_config):
+    override(seg_config, "train_cfg.freeze_backbone=True")
+    net = build_segmentation(seg_config).train()
+    before = {key: value.clone() for key, value in net.backbone.state_dict().items()}
+    groups = net.param_groups(backbone_lr_factor=0.1)
+    optimizer = torch.optim.SGD([dict(params=group["params"]) for group in groups], lr=0.1)
+    image = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    batch = {"image": image, "label": torch.ones(2, 32, 32, dtype=torch.uint8)}
+    sum(net(batch).values()).backward()
+    optimizer.step()
+    assert all(torch.equal(before[k], v) for k, v in net.backbone.state_dict().items())
+    assert len(groups) == 1
+
+
+def test_norm_eval_keeps_the_statistics_and_trains_the_weights(seg_config, tmp_path):
+    torch.manual_seed(0)
+    start = build_segmentation(seg_config).backbone
+    with torch.no_grad():
+        start.train()(torch.rand(4, 3, 64, 64))
+    torch.save(start.state_dict(), tmp_path / "start.pth")
+    seg_config["backbone_cfg"]["pretrained"] = str(tmp_path / "start.pth")
+    override(seg_config, "train_cfg.norm_eval=True")
+    net = build_segmentation(seg_config).train()
+    image = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    features = start.eval()(unit_range(image))
+    found = net.features(image)
+    assert all(torch.equal(found[key], value) for key, value in features.items())
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    sum(
+        net({"image": image, "label": torch.ones(2, 64, 64, dtype=torch.uint8)}).values()
+    ).backward()
+    optimizer.step()
+    before, after = start.state_dict(), net.backbone.state_dict()
+    changed = {key for key, value in after.items() if not torch.equal(value, before[key])}
+    assert not any("running" in key or "num_batches" in key for key in changed)
+    assert {name for name, _ in net.backbone.named_parameters()} == changed
+    assert any(one.training for one in net.decoder.modules())
+
+
+def test_norm_eval_of_random_weights_is_refused(seg_config):
+    override(seg_config, "train_cfg.norm_eval=True")
+    with pytest.raises(UserError, match="random weights have none"):
+        build_segmentation(seg_config)
+
+
+def test_the_backbone_s_rate_is_a_factor_of_the_decoder_s(seg_config):
+    from SSLRemoteSensing.training.train_step import TrainStep
+
+    net = build_segmentation(seg_config)
+    step = TrainStep(
+        net,
+        dict(name="AdamW", lr=0.01),
+        torch.device("cpu"),
+        param_groups=net.param_groups(backbone_lr_factor=0.1),
+    )
+    step.set_lr(0.5)
+    assert [group["lr"] for group in step.optimizer.param_groups] == [0.0005, 0.005]
+    assert step.lr() == 0.005
+    grouped = sum(p.numel() for g in step.optimizer.param_groups for p in g["params"])
+    assert grouped == sum(p.numel() for p in net.parameters())
+
+
+def test_a_batch_without_labels_trains_nothing_and_breaks_nothing(seg_config):
+    net = build_segmentation(seg_config)
+    image = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    loss = net({"image": image, "label": torch.full((2, 32, 32), 255, dtype=torch.uint8)})
+    sum(loss.values()).backward()
+    assert loss["cross_entropy"].item() == 0
+    assert all(p.grad is None or (p.grad == 0).all() for p in net.parameters())
+
+
+def test_class_weights_are_one_a_class(seg_config):
+    override(seg_config, "train_cfg.loss.class_weights=[1, 2, 3]")
+    with pytest.raises(UserError, match="3 weights for 2 classes"):
+        build_segmentation(seg_config)
+
+
+def red_is_one(images):
+    return (images[:, 0] > 127).to(torch.uint8)
+
+
+def red_likely_one(images):
+    """Probabilities, from uint8 images."""
+    red = images[:, 0] / 255
+    return torch.stack([1 - red, red], 1)
+
+
+def test_scoring_counts_each_pixel_once_in_tiles_of_any_size(tmp_path):
+    sizes = (64, 64, 48, 64, 64, 64)
+    for number, size in enumerate(sizes):
+        draw_tiles(tmp_path / str(number), 1, size=size, seed=number)
+    for kind, ending in (("images", "jpg"), ("labels", "png")):
+        (tmp_path / kind).mkdir()
+        for n in range(len(sizes)):
+            file = tmp_path / f"{n}/{kind}/tile_000.{ending}"
+            (tmp_path / kind / f"{n}.{ending}").write_bytes(file.read_bytes())
+    dataset = open_tiles(tmp_path)
+    matrices = evaluate_tiles(
+        red_likely_one,
+        LabelledTiles(dataset, label_kinds(dataset)),
+        2,
+        torch.device("cpu"),
+        batch_size=3,
+    )
+    matrix = matrices["full"]
+    assert int(matrix.counts.sum()) == sum(size**2 for size in sizes)
+    expected = torch.zeros(2, 2, dtype=torch.int64)
+    for index in range(len(dataset)):
+        image, label = dataset.read(index)
+        found = image[:, :, 0] > 127
+        for pair in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            expected[pair] += int(((label == pair[0]) & (found == pair[1])).sum())
+    assert torch.equal(matrix.counts, expected)
+
+
+def test_the_table_names_classes_and_absent_ones():
+    from SSLRemoteSensing.evaluation.metrics import scores
+
+    found = scores(torch.tensor([[3, 1, 0], [1, 5, 0], [0, 0, 0]]), ("a", "b", "rare"))
+    text = protocol_table({"all": found})
+    assert "65.71" in text  # mean of 3 / 5 and 5 / 7
+    assert "left out of its means: rare" in text
+
+
+def test_map_colours_are_the_palette_s_and_unscored_is_black():
+    classes = np.array([[0, 1, 255]], np.uint8)
+    colours = colour_map(classes, [(1, 2, 3), (4, 5, 6)])
+    assert colours.tolist() == [[[1, 2, 3], [4, 5, 6], [0, 0, 0]]]
+
+
+def test_pictures_show_maps_and_matrix(tiles, tmp_path):
+    dataset = open_tiles(tiles)
+    palette = [(10, 250, 10), (250, 10, 250)]
+    draw_examples(red_is_one, dataset, ("ground", "roof"), palette, tmp_path / "e.png", count=4)
+    picture = cv2.imread(str(tmp_path / "e.png"))[:, :, ::-1]
+    for colour in palette:
+        share = (np.abs(picture.astype(int) - colour).max(axis=2) < 3).mean()
+        assert share > 0.01
+    draw_confusion_matrix([[9, 1], [0, 0]], ("ground", "roof"), tmp_path / "m.png")
+    matrix = cv2.imread(str(tmp_path / "m.png"))
+    assert min(matrix.shape[:2]) > 300
+    assert len(np.unique(matrix.reshape(-1, 3), axis=0)) > 50
+
+
+def test_a_checkpoint_of_other_classes_is_refused(seg_config, tmp_path):
+    net = build_segmentation(seg_config)
+    card = {"classes": ["a", "b"]}
+    checkpoints.write(tmp_path / "best.pth", {"model": net.state_dict(), "card": card})
+    with pytest.raises(UserError, match=r"trained on classes \['a', 'b'\]"):
+        checkpoints.read_network(tmp_path / "best.pth", ["other", "building"])
+    other = nn.Linear(2, 2)
+    contents = checkpoints.read_network(tmp_path / "best.pth", ["a", "b"])
+    with pytest.raises(UserError, match="not of the config's network"):
+        checkpoints.load_network(other, contents, tmp_path / "best.pth")
+
+
+def test_real_labels_are_zero_and_one(oam):
+    dataset = open_tiles(oam, data_format="kampala_*.jpg")
+    assert len(dataset) == 147
+    counts = sum(np.bincount(dataset.read(i)[1].ravel(), minlength=2) for i in range(0, 147, 7))
+    assert len(counts) == 2
+    assert 0.05 < counts[1] / counts.sum() < 0.5
+    json.dumps(counts.tolist())

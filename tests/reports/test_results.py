@@ -1,0 +1,245 @@
+"""results.json: its form, every protocol that applies, and test files that are read at the end."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+from conftest import ROOT
+from drawn import draw_levir, draw_potsdam, prepare
+
+from SSLRemoteSensing.core.config import load_config
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.class_weights import median_frequency
+from SSLRemoteSensing.models.segmentation import build_segmentation, require_same_network
+from SSLRemoteSensing.workflows.finetuning import check_segmentation
+
+SCHEMA = json.loads((ROOT / "docs/results.schema.json").read_text())
+CLUTTER = ["all", "mean_of_foreground", "clutter_ignored"]
+
+
+@pytest.fixture(scope="module")
+def potsdam(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("potsdam")
+    draw_potsdam(folder / "source", ("2_10", "2_11", "2_13", "2_14"), size=(150, 190))
+    arguments = ("--source", folder / "source", "--output", folder / "tiles", "--labels", "both")
+    assert prepare("potsdam", *arguments, tile=64).returncode == 0
+    return folder / "tiles"
+
+
+def seg_config(root: Path, folder: Path, name="seg_potsdam_resnet50") -> dict:
+    config = load_config(ROOT / f"configs/{name}_cfg.py")
+    config["backbone_cfg"]["name"] = "resnet18"
+    train_cfg = config["train_cfg"]
+    train_cfg |= dict(batch_size=4, num_step=2, num_workers=0, device="cpu", precision="fp32")
+    train_cfg["optimizer"] = dict(name="SGD", lr=0.01)  # a third of AdamW's checkpoints
+    del train_cfg["num_epoch"]
+    for split in ("train", "val", "test"):
+        paths = {f"{kind}_path": f"{root}/{kind}s/{split}" for kind in ("image", "label")}
+        train_cfg[f"{split}_data"] |= paths
+    train_cfg["train_data"]["crop_size"] = 32
+    train_cfg["checkpoints"] = dict(checkpoints_path=str(folder / "run"))
+    train_cfg["log"] = dict(log_path=str(folder / "run/log"))
+    return config
+
+
+def results_of(folder: Path) -> dict:
+    results = json.loads((folder / "results.json").read_text())
+    jsonschema.validate(results, SCHEMA)
+    return results
+
+
+def numbers(value) -> Iterator[float]:
+    """Every score of a results.json."""
+    if isinstance(value, dict):
+        for inside in value.values():
+            yield from numbers(inside)
+    elif isinstance(value, float):
+        yield value
+
+
+def test_the_schema_is_a_schema_and_refuses_what_is_not_of_it():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"version": 1}, SCHEMA)
+
+
+def test_one_scoring_reports_every_protocol_and_reads_test_files_at_the_end_alone(
+    run, potsdam, tmp_path
+):
+    """While training the test tiles are not even there; then the checkpoint is scored."""
+    shutil.copytree(potsdam, tmp_path / "tiles")
+    tiles = tmp_path / "tiles"
+    for kind in ("images", "labels", "labels_eroded"):
+        (tiles / kind / "test").rename(tmp_path / f"later_{kind}")
+    config = seg_config(tiles, tmp_path)
+    config["train_cfg"]["loss"] = dict(name="CrossEntropyLoss", class_weights="median_frequency")
+    config["scoring_cfg"] = dict(window=96)
+    done = run("finetune_seg.py", config, "--backbone", "random")
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: train_cfg.test_data: \S+ .*no such .*\n", done.stderr), done.stderr
+    assert (tmp_path / "run/best.pth").exists()
+    assert not (tmp_path / "run/results.json").exists()
+
+    for kind in ("images", "labels", "labels_eroded"):
+        (tmp_path / f"later_{kind}").rename(tiles / kind / "test")
+    again = run("finetune_seg.py", config, "--backbone", "random", "--tta")
+    assert again.returncode == 0, again.stderr
+    assert "nothing is left to do" in again.stdout
+    results = results_of(tmp_path / "run")
+    names = [*CLUTTER, *(f"{name}_eroded" for name in CLUTTER)]
+    assert list(results["protocols"]) == names
+    for name in names:  # and all of them in the terminal
+        assert re.search(rf"^{name} +\d", again.stdout, re.MULTILINE), again.stdout
+    assert (results["split"], results["scenes"], results["tiles"]) == ("test", 2, 18)
+    on = dict(on="scenes", window=96, overlap=0.5, tta=True)
+    assert results["scoring"] == on
+    assert results["protocols"]["all"]["pixels"] == 2 * 150 * 190  # though tiles overlap
+    assert results["train_tiles"] == {"used": 9, "of": 9}
+    weights = results["config"]["train_cfg"]["loss"]["class_weights"]
+    train = config["train_cfg"]["train_data"]["image_path"]
+    assert weights == median_frequency(train, config["classes"])
+
+    # Another way of scoring is another result: the same command with --tiles scores again.
+    quick = run("finetune_seg.py", config, "--backbone", "random", "--tiles")
+    assert quick.returncode == 0, quick.stderr
+    results = results_of(tmp_path / "run")
+    assert results["scenes"] is None
+    assert results["scoring"] == dict(on="tiles", window=None, overlap=None, tta=False)
+    assert results["protocols"]["all"]["pixels"] == 18 * 64 * 64
+
+
+def test_a_checkpoint_is_scored_without_training_data_and_by_its_own_network_only(
+    run, potsdam, tmp_path
+):
+    config = seg_config(potsdam, tmp_path)
+    config["decoder_cfg"] = dict(name="PSPNet", output_stride=16)
+    config["train_cfg"]["loss"] = dict(name="CrossEntropyLoss", class_weights="median_frequency")
+    net = build_segmentation(config | {"train_cfg": {}})
+    card = net.backbone.card() | {"classes": config["classes"], "config": config}
+    (tmp_path / "run").mkdir()
+    contents = {"model": net.state_dict(), "step": 7, "card": json.loads(json.dumps(card))}
+    torch.save(contents, tmp_path / "run/best.pth")
+
+    config["train_cfg"]["train_data"]["image_path"] = "/nowhere/images"
+    given = ("--evaluate", str(tmp_path / "run/best.pth"), "--tiles")
+    done = run("finetune_seg.py", config, *given)
+    assert done.returncode == 0, done.stderr
+    assert results_of(tmp_path / "run")["step"] == 7
+
+    # The weights would fit at another dilation, and give other maps.
+    done = run("finetune_seg.py", config, *given, "--set", "decoder_cfg.output_stride=8")
+    assert done.returncode == 2
+    assert "trained with decoder_cfg.output_stride=16, the config has 8" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("trained", "asked", "said"),
+    [
+        (dict(name="Unet"), dict(name="Unet", interpolation="nearest"), None),  # the default
+        (None, dict(name="Decoder", transfer=True), None),
+        (dict(name="Unet"), dict(name="Unet", interpolation="bilinear"), "interpolation='nearest'"),
+        (dict(name="FPN"), dict(name="Unet"), "decoder_cfg.name='FPN', the config has 'Unet'"),
+    ],
+)
+def test_what_is_another_network_is_told_from_what_is_written_otherwise(trained, asked, said):
+    backbone = dict(name="resnet18", pretrained="a.pth", mean=[0.5] * 3)
+    one = dict(backbone_cfg=backbone, decoder_cfg=trained)
+    other = dict(backbone_cfg=dict(name="resnet18", in_channels=3), decoder_cfg=asked)
+    if said is None:
+        require_same_network(one, other, "best.pth")
+    else:
+        with pytest.raises(UserError, match=re.escape(said)):
+            require_same_network(one, other, "best.pth")
+
+
+def test_cloud_and_snow_are_scored_against_the_rest(run, tmp_path):
+    draw_levir(tmp_path / "source", train=5, test=2, size=(70, 90))
+    arguments = ("--source", tmp_path / "source", "--output", tmp_path / "tiles")
+    done = prepare("levir_cs", *arguments, "--splits", "val=0.3", "train", "test", tile=32)
+    assert done.returncode == 0, done.stderr + done.stdout
+    config = seg_config(tmp_path / "tiles", tmp_path, "seg_levir_cs_resnet50")
+    done = run("finetune_seg.py", config, "--backbone", "random")
+    assert done.returncode == 0, done.stderr
+    protocols = results_of(tmp_path / "run")["protocols"]
+    assert list(protocols) == ["all", "cloud_against_rest", "snow_against_rest"]
+    matrix = torch.tensor(protocols["all"]["confusion_matrix"])
+    cloud = protocols["cloud_against_rest"]["confusion_matrix"]
+    assert cloud[1][1] == int(matrix[1, 1])
+    assert cloud[0][0] == int(matrix[[0, 2]][:, [0, 2]].sum())
+    for value in numbers({name: scores["per_class"] for name, scores in protocols.items()}):
+        assert 0 <= value <= 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["scoring_cfg.protocols=('all','cloud_against_rest')"], "'cloud_against_rest' is not to"),
+        (["scoring_cfg.clutter=None", "scoring_cfg.protocols=('clutter_ignored',)"], "no class is"),
+        (["scoring_cfg.windw=64"], "scoring_cfg: unknown key 'windw', did you mean 'window'?"),
+        (["train_cfg.loss.class_weights=median"], "train_cfg.loss.class_weights"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_opened(overrides, said):
+    config = load_config(ROOT / "configs/seg_potsdam_resnet50_cfg.py", overrides)
+    with pytest.raises(UserError, match=re.escape(said)):
+        check_segmentation(config)
+
+
+def test_eroded_labels_that_are_not_there_are_missed_before_training(run, potsdam, tmp_path):
+    shutil.copytree(potsdam, tmp_path / "tiles")
+    card = json.loads((tmp_path / "tiles/dataset.json").read_text()) | {"labels": ["full"]}
+    (tmp_path / "tiles/dataset.json").write_text(json.dumps(card))
+    config = seg_config(tmp_path / "tiles", tmp_path)
+    config["scoring_cfg"] = dict(protocols=("all", "all_eroded"))
+    done = run("finetune_seg.py", config)
+    assert done.returncode == 2
+    assert "has no eroded labels; prepare the data set with --labels both" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_median_frequency_weighs_a_class_by_the_median_share_over_its_own(potsdam, tmp_path):
+    card = json.loads((potsdam / "dataset.json").read_text())
+    shares = list(card["class_shares"].values())
+    weights = median_frequency(f"{potsdam}/images/train", card["classes"])
+    middle = sum(sorted(shares)[2:4]) / 2
+    assert weights == pytest.approx([middle / share for share in shares])
+    with pytest.raises(UserError, match="has the classes impervious surface, building"):
+        median_frequency(f"{potsdam}/images/train", ["a", "b"])
+    with pytest.raises(UserError, match="not prepared"):
+        median_frequency(str(tmp_path), ["a", "b"])
+
+
+def test_a_class_that_never_occurs_gets_no_weight(potsdam, tmp_path):
+    card = json.loads((potsdam / "dataset.json").read_text())
+    card["class_shares"] = dict(zip(card["classes"], (0.5, 0.3, 0.2, 0, 0, 0), strict=True))
+    (tmp_path / "dataset.json").write_text(json.dumps(card))
+    weights = median_frequency(str(tmp_path), card["classes"])
+    assert weights == pytest.approx([0.6, 1, 1.5, 0, 0, 0])
+
+
+def test_weights_reach_losses_inside_a_sum(run, potsdam, tmp_path):
+    config = seg_config(potsdam, tmp_path)
+    parts = dict(
+        a=dict(name="CrossEntropyLoss", class_weights="median_frequency"),
+        b=dict(name="DiceLoss"),
+    )
+    config["train_cfg"]["loss"] = dict(name="SumLoss", losses=parts, factors=(1, 0.5))
+    done = run("finetune_seg.py", config, "--dry_run")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"losses: a \d.* b \d", done.stdout)
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "configs").glob("seg_*_cfg.py")), ids=lambda f: f.stem
+)
+def test_every_seg_config_is_whole_and_builds(file):
+    config = load_config(file)
+    check_segmentation(config)
+    net = build_segmentation(config)
+    assert net.backbone.name == config["backbone_cfg"]["name"]
+    assert net.decoder.predict.out_channels == len(config["classes"])

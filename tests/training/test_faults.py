@@ -1,0 +1,424 @@
+"""What goes wrong around a run: files break or vanish, workers are killed, files are hostile."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import pickle
+import runpy
+import shutil
+import signal
+import struct
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, draw_tiles
+from drawn import prepare, tree
+from test_engine import TinyNet, train
+
+from SSLRemoteSensing.core.errors import UnreadableImage, UserError, run_command
+from SSLRemoteSensing.core.workers import end_workers
+from SSLRemoteSensing.data import images
+from SSLRemoteSensing.data.pretext import PretextDataset, collate
+from SSLRemoteSensing.data.segmentation import SegmentationDataset
+from SSLRemoteSensing.preparation.sources import SourceFile
+from SSLRemoteSensing.training import run_folder
+from SSLRemoteSensing.training.engine import fit
+
+
+@pytest.fixture
+def many(pretext_config, tmp_path):
+    """A folder of 300 images that training may skip, and the config of an epoch of them."""
+    folder = draw_tiles(tmp_path / "many", 300, size=32) / "images"
+    pretext_config["train_cfg"]["train_data"] |= dict(data_path=str(folder), on_bad_image="skip")
+    pretext_config["train_cfg"] |= dict(batch_size=20, num_epoch=1)
+    pretext_config["train_cfg"]["train_data"]["img_size"] = 32
+    return folder
+
+
+def break_some(folder, count: int) -> list[str]:
+    """Break `count` images, each in another way; their names."""
+    ways = [lambda data: b"", lambda data: data[:99], lambda data: b"no image", lambda data: None]
+    names = [f"tile_{number * 71 % 300:03d}.jpg" for number in range(count)]
+    for number, name in enumerate(names):
+        data = ways[number % len(ways)]((folder / name).read_bytes())
+        (folder / name).unlink()
+        if data is None:
+            (folder / name).symlink_to("nowhere.jpg")
+        else:
+            (folder / name).write_bytes(data)
+    return names
+
+
+def test_one_broken_file_in_a_hundred_is_named_and_passed_over(
+    many, pretext_config, tmp_path, capsys
+):
+    names = break_some(many, 3)
+    train(pretext_config)
+    said = [line for line in capsys.readouterr().out.splitlines() if "skipped" in line]
+    assert len(said) == 3
+    assert all(any(name in line for line in said) for name in names)
+    assert "(3 so far)" in said[-1]
+    assert run_folder.read(tmp_path / "run")["step"] == 15
+
+
+def test_a_hundred_broken_files_of_ten_thousand_are_passed_over(pretext_config, tmp_path, capsys):
+    """Many names of a few good files, and 100 broken ones among them."""
+    few = sorted((draw_tiles(tmp_path / "few", 4, size=32) / "images").iterdir())
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(10_000):
+        path = folder / f"{number:05d}.jpg"
+        if number % 100 == 37:
+            path.write_bytes([b"", b"no image", few[0].read_bytes()[:300]][number % 3])
+        else:
+            os.link(few[number % 4], path)
+    data = dict(data_path=str(folder), data_format="*", on_bad_image="skip", img_size=32)
+    data |= dict(pre_transforms_cfg={})  # for speed
+    pretext_config["train_cfg"]["train_data"] |= data
+    pretext_config["train_cfg"]["train_data"]["agr_transforms_cfg"]["shortcut_cfg"] = None
+    pretext_config["train_cfg"] |= dict(batch_size=100, num_epoch=1)
+    pretext_config["train_cfg"]["log"]["log_step"] = 50
+    dataset = PretextDataset(**pretext_config["train_cfg"]["train_data"])
+    fit_on(dataset, pretext_config)
+    said = [line for line in capsys.readouterr().out.splitlines() if "skipped" in line]
+    named = {line.split("many/")[1][:5] for line in said}
+    assert named == {f"{number:05d}" for number in range(37, 10_000, 100)}
+
+
+def test_a_class_that_training_lacks_gets_no_weight_and_the_run_goes_on(
+    seg_config, tmp_path, capsys
+):
+    """Water is in the list of classes and in no label of train."""
+    source = tmp_path / "source"
+    for split in ("train", "val"):
+        drawn = draw_tiles(tmp_path / split, 6)
+        for kind in ("images", "labels"):
+            shutil.copytree(drawn / kind, source / kind / split)
+    classes = ["other", "building", "water"]
+    done = prepare(
+        "folder", "--source", source, "--output", tmp_path / "set", "--classes", *classes
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for split in ("train", "val"):
+        paths = dict(image_path=f"{tmp_path}/set/images/{split}")
+        paths |= dict(label_path=f"{tmp_path}/set/labels/{split}", data_format="*.png")
+        seg_config["train_cfg"][f"{split}_data"] |= paths
+    seg_config |= dict(classes=classes, palette=None)
+    seg_config["train_cfg"] |= dict(test_data=None, num_step=2)
+    weighted = dict(name="CrossEntropyLoss", class_weights="median_frequency")
+    seg_config["train_cfg"]["loss"] = weighted
+    assert command("finetune_seg.py", seg_config, tmp_path) == 0, capsys.readouterr().err
+    config = json.loads((tmp_path / "seg/run.json").read_text())["runs"][0]["config"]
+    weights = config["train_cfg"]["loss"]["class_weights"]
+    assert weights[2] == 0
+    assert min(weights[:2]) > 0
+    lines = (tmp_path / "seg/log/metrics.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    assert all(np.isfinite(entry["loss"]) for entry in entries if "loss" in entry)
+
+
+def test_two_broken_files_in_a_hundred_stop_the_run(many, pretext_config):
+    break_some(many, 6)
+    with pytest.raises(
+        UserError, match=r"[4-6] files cannot be read, more than 1 % of 300; repair"
+    ):
+        train(pretext_config)
+
+
+def fit_on(dataset, config: dict, sabotage=None) -> None:
+    settings = {
+        key: value
+        for key, value in config["train_cfg"].items()
+        if key not in ("losses", "train_data")
+    }
+    model = TinyNet()
+    if sabotage:
+        forward = model.forward
+        model.forward = lambda batch: (sabotage(), forward(batch))[1]
+    fit(model, dataset, collate, **settings)
+
+
+def test_files_that_vanish_while_training_are_counted_as_broken(many, pretext_config, capsys):
+    dataset = PretextDataset(**pretext_config["train_cfg"]["train_data"])
+    (many / "tile_123.jpg").unlink()
+    fit_on(dataset, pretext_config)
+    assert "skipped, cannot be read: " in capsys.readouterr().out
+
+
+def test_a_folder_that_vanishes_while_training_is_an_error(many, pretext_config):
+    """A lost mount, say: no file can be read any more."""
+    pretext_config["train_cfg"]["num_epoch"] = 3
+    dataset = PretextDataset(**pretext_config["train_cfg"]["train_data"])
+
+    def vanish():
+        shutil.rmtree(many, ignore_errors=True)
+
+    with pytest.raises(UserError, match="20 files in a row cannot be read"):
+        fit_on(dataset, pretext_config, vanish)
+    dataset.on_bad_image = "raise"
+    with pytest.raises(UserError, match=r"tile_\d+\.jpg: cannot be opened"):
+        dataset[(0, 0)]
+
+
+def test_tiles_and_labels_that_vanish_are_named(tmp_path):
+    folder = draw_tiles(tmp_path, 4, size=32)
+    tiles = SegmentationDataset(str(folder / "images"), str(folder / "labels"), 2)
+    (folder / "labels/tile_000.png").unlink()
+    (folder / "images/tile_001.jpg").unlink()
+    with pytest.raises(UserError, match=r"label .*tile_000\.png: not found"):
+        tiles[(0, 0)]
+    with pytest.raises(UserError, match=r"image .*tile_001\.jpg: cannot be opened"):
+        tiles[(0, 1)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_is_killed_is_told_in_one_line(pretext_config, tmp_path, workers):
+    """As the system does when memory is short: it sends SIGKILL to one that holds much of it."""
+    pretext_config["train_cfg"] |= dict(num_workers=workers, num_epoch=200)
+    calls = []
+
+    def kill():
+        calls.append(1)
+        if len(calls) == 9:
+            os.kill(multiprocessing.active_children()[-1].pid, signal.SIGKILL)
+
+    dataset = PretextDataset(**pretext_config["train_cfg"]["train_data"])
+    with pytest.raises(UserError, match=r"a worker that reads images was killed .*fewer num_work"):
+        fit_on(dataset, pretext_config, kill)
+    assert multiprocessing.active_children() == []
+    assert run_folder.read(tmp_path / "run")["step"] >= 6
+
+
+def test_a_worker_whose_death_is_told_late_is_told_too(pretext_config, monkeypatch):
+    """The connection fails first, and torch's signal handler raises while the others are ended."""
+    pretext_config["train_cfg"] |= dict(num_workers=2)
+
+    def fails(loading):
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    def interrupted(loading):
+        end_workers(loading)
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    loader = torch.utils.data.dataloader._MultiProcessingDataLoaderIter
+    monkeypatch.setattr(loader, "_try_get_data", lambda loading, timeout=0: fails(loading))
+    monkeypatch.setattr("SSLRemoteSensing.training.engine.end_workers", interrupted)
+    dataset = PretextDataset(**pretext_config["train_cfg"]["train_data"])
+    with pytest.raises(UserError, match=r"a worker that reads images was killed .*fewer num_work"):
+        fit_on(dataset, pretext_config, list)
+    assert multiprocessing.active_children() == []
+
+
+def zip_of(path: Path, tiles: Path) -> Path:
+    """A zip file whose members would lie outside the folder they are unpacked to."""
+    data = (tiles / "images/tile_000.jpg").read_bytes()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("../../up.jpg", "/tmp/absolute.jpg", "a/../../../twice.jpg", "plain.jpg"):
+            archive.writestr(name, data)
+        for name in ("..\\..\\back.jpg", "C:\\drive.jpg", "images/...jpg", "images/.."):
+            archive.writestr(name, data)
+        link = zipfile.ZipInfo("link.jpg")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, str(tiles / "images/tile_001.jpg"))
+        folder = zipfile.ZipInfo("down")
+        folder.external_attr = 0o120777 << 16
+        archive.writestr(folder, str(tiles))
+        archive.writestr("down/tile.jpg", data)
+    return path
+
+
+NAMES = ["../../up.jpg", "/tmp/absolute.jpg", "a/../../../twice.jpg", "plain.jpg", "link.jpg"]
+NAMES += ["..\\..\\back.jpg", "C:\\drive.jpg", "down/tile.jpg", "images/.."]
+
+
+def test_a_zip_file_writes_nothing_outside_the_output(tiles, tmp_path, monkeypatch):
+    source = tmp_path / "source"
+    source.mkdir()
+    zip_of(source / "data.zip", tiles)
+    for name in ("work", "unpacked", "output"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "unpacked"))
+    monkeypatch.chdir(tmp_path / "work")
+    before, theirs = tree(source), tree(tiles)
+    done = prepare("folder", "--source", source, "--output", tmp_path / "output/set")
+    assert "Traceback" not in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "work", "unpacked", "output"}
+    assert [path.name for path in (tmp_path / "output").iterdir()] in ([], ["set"])
+    assert list((tmp_path / "unpacked").iterdir()) == []
+    assert list((tmp_path / "work").iterdir()) == []
+    assert (tree(source), tree(tiles)) == (before, theirs)
+    assert not any(path.is_symlink() for path in (tmp_path / "output").rglob("*"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_member_of_a_zip_file_is_unpacked_to_its_own_folder(tiles, tmp_path, monkeypatch, name):
+    """Whatever path it names, `list_files` having let it through."""
+    data = zip_of(tmp_path / "data.zip", tiles)
+    (tmp_path / "a/b/unpacked").mkdir(parents=True)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "a/b/unpacked"))
+    before, theirs = tree(tmp_path), tree(tiles)
+    if name == "images/..":
+        with pytest.raises(UserError, match="cannot be unpacked"), local(data, name):
+            pass
+    else:
+        with local(data, name) as path:
+            assert path.parent.parent == tmp_path / "a/b/unpacked"
+            assert not path.is_symlink()
+            assert len(path.read_bytes()) > 10
+            assert len([file for file in tmp_path.rglob("*") if file.is_file()]) == 2
+    assert (tree(tmp_path), tree(tiles)) == (before, theirs)
+
+
+def local(archive: Path, name: str):
+    return SourceFile(name, archive, name, (0, 0)).local()
+
+
+def test_a_zip_bomb_is_refused_before_it_fills_the_disk(tmp_path, monkeypatch):
+    """One that says how much it holds, and one that holds more than it says."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with zipfile.ZipFile(tmp_path / "large.zip", "w") as archive:
+        archive.writestr("a.jpg", b"data")
+        archive.filelist[0].file_size = 2**60  # in the directory, written when it is closed
+    with (
+        pytest.raises(UnreadableImage, match=r"a\.jpg: unpacked it would take 11529215"),
+        local(tmp_path / "large.zip", "a.jpg"),
+    ):
+        pass
+    with zipfile.ZipFile(tmp_path / "small.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.jpg", bytes(10**7))
+        archive.filelist[0].file_size = 1000
+    with (
+        pytest.raises(UnreadableImage, match=r"a\.jpg: cannot be unpacked"),
+        local(tmp_path / "small.zip", "a.jpg"),
+    ):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["large.zip", "small.zip"]
+
+
+class Evil:
+    """Unpickled, it would run a command."""
+
+    def __init__(self, witness):
+        self.witness = witness
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.witness}",)
+
+
+def write_evil(path: Path, witness: Path, how: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contents = {"model": {"a": torch.ones(2)}, "step": Evil(witness)}
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(contents))
+    else:
+        torch.save(contents, path, _use_new_zipfile_serialization=how == "zip")
+    return path
+
+
+def command(script: str, config: dict, folder: Path, *flags: str) -> int:
+    """Run a command in this process; its exit status."""
+    file = folder / "config.py"
+    file.write_text(f"config = {config!r}\n")
+    arguments = [script, "--config_file", str(file), *flags]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", arguments)
+        try:
+            run_command(runpy.run_path(str(ROOT / script))["main"])
+        except SystemExit as stop:
+            return stop.code or 0
+    return 0
+
+
+@pytest.mark.parametrize("how", ["zip", "legacy", "pickle"])
+@pytest.mark.parametrize("way", ["latest.pth", "--backbone", "--evaluate"])
+def test_code_in_a_checkpoint_is_refused_and_does_not_run(
+    pretext_config, seg_config, tmp_path, capsys, way, how
+):
+    witness = tmp_path / "ran"
+    if way == "latest.pth":
+        write_evil(tmp_path / "run/latest.pth", witness, how)
+        status = command("train.py", pretext_config, tmp_path)
+        assert (tmp_path / "run/latest.pth").exists()
+    else:
+        file = write_evil(tmp_path / "evil.pth", witness, how)
+        status = command("finetune_seg.py", seg_config, tmp_path, way, str(file))
+    assert status == 2
+    assert not witness.exists()
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith("error: ")
+    assert "holds Python objects besides weights" in said[0] or "damaged" in said[0]
+
+
+def png_chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def bomb(path: Path, side: int, grey: bool = False) -> Path:
+    """A file of some hundred bytes that claims side x side pixels."""
+    if path.suffix == ".png":
+        header = struct.pack(">IIBBBBB", side, side, 8, 0 if grey else 2, 0, 0, 0)
+        parts = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(10_000))), (b"IEND", b"")]
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*part) for part in parts))
+    elif path.suffix == ".jpg":
+        data = bytearray(cv2.imencode(".jpg", np.zeros((16, 16, 3), np.uint8))[1].tobytes())
+        at = data.index(b"\xff\xc0") + 5
+        data[at : at + 4] = struct.pack(">HH", min(side, 65_500), min(side, 65_500))
+        path.write_bytes(data)
+    else:
+        tags = [(256, 4, 1, side), (257, 4, 1, side), (258, 3, 1, 8), (259, 3, 1, 1)]
+        tags += [(262, 3, 1, 1), (273, 4, 1, 200), (277, 3, 1, 1), (278, 4, 1, side)]
+        tags += [(279, 4, 1, 100)]
+        entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+        directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+        path.write_bytes(
+            (b"II*\0" + struct.pack("<I", 8) + directory).ljust(200, b"\0") + bytes(99)
+        )
+    return path
+
+
+def peak_memory() -> int:
+    text = Path("/proc/self/status").read_text()
+    return int(text.split("VmHWM:")[1].split()[0]) * 1024
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".tif"])
+@pytest.mark.parametrize("kind", ["image", "label", "size"])
+def test_a_bomb_is_refused_before_its_pixels_have_room(tmp_path, kind, ending):
+    """raster.MAX_PIXELS: what a header claims must not be asked of the system's memory."""
+    path = bomb(tmp_path / f"bomb{ending}", 100_000, grey=kind == "label")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = peak_memory()
+    if kind == "size":  # taking the size needs no room, so it may be given
+        with contextlib.suppress(UserError):
+            assert min(images.image_size(path)) >= 65_500
+    else:
+        read = images.read_image if kind == "image" else images.read_label
+        with pytest.raises(UserError, match="pixels"):
+            read(path)
+    assert peak_memory() - before < 2**28
+
+
+def test_a_damaged_tag_of_a_tiff_is_refused_by_name(tmp_path):
+    """GDAL reads some tags late, and its own exceptions come out there (found by soak/fuzz.py)."""
+    from drawn import write_tiff
+
+    path = write_tiff(tmp_path / "image.tif", np.zeros((3, 8, 8), np.uint8))
+    data = path.read_bytes()
+    said = []
+    for at in range(8, 260):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
+        with contextlib.suppress(UserError):  # whole all the same, or of other bands
+            try:
+                images.read_image(path)
+            except UnreadableImage as error:
+                said.append(str(error))
+    assert len(said) > 20
+    assert all("image.tif" in message for message in said)

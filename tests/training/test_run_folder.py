@@ -1,0 +1,530 @@
+"""A run's folder: one run at a time, and neither damage, a full disk nor a signal loses the run."""
+
+import errno
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_engine import TinyNet, at_call, entries, interrupt_at, moved, train
+from test_faults import command
+
+from SSLRemoteSensing.core import checkpoints
+from SSLRemoteSensing.core.errors import CannotWrite, UserError
+from SSLRemoteSensing.data.pretext import PretextDataset, collate
+from SSLRemoteSensing.training import run_folder
+from SSLRemoteSensing.training.engine import fit
+from SSLRemoteSensing.training.logger import Log
+
+
+def flip_a_bit(data: bytes) -> bytes:
+    """One bit of a weight: the file opens, and holds another number."""
+    at = data.index(MARK) + 2
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+MARK = torch.full((8,), 0.7312).numpy().tobytes()
+DAMAGES = {
+    "flipped": flip_a_bit,
+    "truncated": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+}
+
+
+class MarkedNet(TinyNet):
+    """With weights that can be found in a file's bytes."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mark", torch.full((8,), 0.7312))
+
+
+def marked(config: dict) -> MarkedNet:
+    return MarkedNet()
+
+
+def damage(path, how: str) -> None:
+    """Damage a file in place, as a disk does: another name of it would be damaged, too."""
+    path.write_bytes(DAMAGES[how](path.read_bytes()))
+
+
+@pytest.fixture
+def finished(pretext_config, tmp_path):
+    """The folder of a run of three epochs of six steps, and what its weights are."""
+    pretext_config["train_cfg"]["checkpoints"]["max_keep"] = 3
+    model = train(pretext_config, build=marked, num_epoch=3)
+    return tmp_path / "run", model.state_dict()
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_latest_is_put_aside_for_the_newest_good_epoch(finished, how, capsys):
+    folder, weights = finished
+    damage(folder / "latest.pth", how)
+    damaged = (folder / "latest.pth").read_bytes()
+    state = run_folder.read(folder)
+    assert state["step"] == 18
+    assert all(torch.equal(value, weights[key]) for key, value in state["model"].items())
+    said = capsys.readouterr().err
+    assert said == (
+        f"warning: {folder}/latest.pth: damaged, put aside as latest.damaged.pth; going back to "
+        f"epoch_0003.pth, step 18\n"
+    )
+    assert (folder / "latest.damaged.pth").read_bytes() == damaged
+    assert run_folder.read(folder)["step"] == 18
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_that_goes_back_an_epoch_ends_as_if_nothing_had_been(
+    finished, pretext_config, capsys
+):
+    folder, weights = finished
+    logged = [(entry["step"], entry["loss"]) for entry in entries(pretext_config)]
+    damage(folder / "latest.pth", "flipped")
+    damage(folder / "epoch_0003.pth", "flipped")
+    model = train(pretext_config, build=marked, num_epoch=3)
+    assert "going back to epoch_0002.pth, step 12" in capsys.readouterr().err
+    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+    assert [(entry["step"], entry["loss"]) for entry in entries(pretext_config)] == logged
+    assert steps_of_events(folder / "log") == [step for step, _ in logged]
+
+
+def test_damaged_epochs_are_passed_over(finished, capsys):
+    folder, _ = finished
+    damage(folder / "latest.pth", "truncated")
+    damage(folder / "epoch_0003.pth", "empty")
+    damage(folder / "epoch_0002.pth", "flipped")
+    assert run_folder.read(folder)["step"] == 6
+    assert "going back to epoch_0001.pth" in capsys.readouterr().err
+
+
+def test_damaged_later_epochs_do_not_push_out_the_one_just_written(finished):
+    folder, _ = finished
+    for name in ("latest.pth", "epoch_0003.pth", "epoch_0002.pth"):
+        damage(folder / name, "truncated")
+    state = run_folder.read(folder)
+    run_folder.save(folder, state, finished_epoch=2, max_keep=1)
+    assert checkpoints.read(folder / "epoch_0002.pth", sealed=True)["step"] == 6
+    assert not (folder / "epoch_0001.pth").exists()
+    latest, kept = (folder / name for name in ("latest.pth", "epoch_0002.pth"))
+    assert latest.read_bytes() == kept.read_bytes()
+    assert not latest.samefile(kept)
+
+
+def test_a_latest_that_is_gone_is_no_reason_to_begin_anew(finished, pretext_config, capsys):
+    """A new run would write over the epochs that are left of the old one."""
+    folder, weights = finished
+    (folder / "latest.pth").unlink()
+    (folder / "epoch_0003.pth").unlink()
+    model = train(pretext_config, build=marked, num_epoch=3)
+    said = capsys.readouterr().err
+    assert f"{folder}/latest.pth: is not there; going back to epoch_0002.pth, step 12" in said
+    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+
+
+def test_a_folder_of_damaged_files_alone_is_an_error_of_one_line(finished, pretext_config):
+    folder, _ = finished
+    for number, how in ((1, "empty"), (2, "flipped"), (3, "truncated")):
+        damage(folder / f"epoch_000{number}.pth", how)
+    damage(folder / "latest.pth", "flipped")
+    before = {file.name: file.read_bytes() for file in folder.glob("*.pth")}
+    with pytest.raises(UserError, match=r"latest\.pth: damaged or gone, and no epoch_\*"):
+        train(pretext_config, build=marked, num_epoch=3)
+    assert {file.name: file.read_bytes() for file in folder.glob("*.pth")} == before
+
+
+def test_a_checkpoint_that_cannot_be_opened_is_not_called_damaged(finished, monkeypatch):
+    """A lost mount says so of files that are whole: they must not be put aside."""
+    folder, _ = finished
+
+    def lost(path, *args):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(type(folder), "open", lost)
+    with pytest.raises(UserError, match="cannot be opened") as error:
+        run_folder.read(folder)
+    assert not isinstance(error.value, checkpoints.Damaged)
+    assert (folder / "latest.pth").exists()
+
+
+def test_a_second_run_in_a_folder_is_refused_until_the_first_has_ended(
+    pretext_config, tmp_path, capsys
+):
+    """However the first ends: after SIGKILL its workers still live for seconds."""
+    pretext_config["train_cfg"] |= dict(num_epoch=1000, num_workers=1)
+    pretext_config["train_cfg"]["checkpoints"]["save_step"] = 1000
+    pretext_config["train_cfg"]["log"]["log_step"] = 1
+    file = tmp_path / "first.py"
+    file.write_text(f"config = {pretext_config!r}\n")
+    first = subprocess.Popen(
+        [sys.executable, "train.py", "--config_file", str(file)], cwd=ROOT,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    log = tmp_path / "run/log/metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert command("train.py", pretext_config, tmp_path) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert f"another run is writing there (process {first.pid} on " in lines[0]
+    assert first.poll() is None
+    first.kill()
+    first.wait()
+    with run_folder.held(tmp_path / "run"):
+        pass
+    assert not (tmp_path / "run/.lock").exists()
+    os.killpg(first.pid, signal.SIGKILL)  # its workers
+
+
+def test_a_second_run_with_the_same_log_is_refused(pretext_config, tmp_path):
+    """It would put the first one's metrics aside."""
+    folder = tmp_path / "run/log"
+    folder.mkdir(parents=True)
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE) as one:
+        one.stdout.readline()
+        with pytest.raises(UserError, match=rf"run/log: another run .*process {one.pid} "):
+            train(pretext_config)
+        one.kill()
+    train(pretext_config)
+    assert not list(tmp_path.glob("run/**/.lock"))
+
+
+HOLD = """
+import pathlib, sys, time
+from SSLRemoteSensing import run_folder
+with run_folder.held(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_killed_runs_were_writing_is_cleared_up(pretext_config, tmp_path):
+    for name in ("run/.epoch_0009.pth.part", "run/.writable.1", "run/log/.metrics.jsonl.part"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(100))
+    train(pretext_config)
+    assert not list(tmp_path.glob("run/**/.*"))
+
+
+def test_a_folder_that_cannot_be_locked_is_said_and_used(tmp_path, monkeypatch, capsys):
+    def unknown(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(run_folder.fcntl, "lockf", unknown)
+    with run_folder.held(tmp_path):
+        assert "cannot be locked against a second run" in capsys.readouterr().err
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """Two functions: fill the disk, and empty it again."""
+    original, full = os.fsync, []
+
+    def fsync(number):
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return lambda: full.append(1), full.clear
+
+
+def whole_files(folder) -> dict[str, int]:
+    """The step of each checkpoint in `folder`; a damaged one raises."""
+    return {file.name: checkpoints.read(file)["step"] for file in sorted(folder.glob("*.pth"))}
+
+
+def test_a_full_disk_is_said_and_the_next_checkpoint_tries_again(
+    pretext_config, tmp_path, full_disk, capsys
+):
+    fill, free = full_disk
+    during = []
+
+    def sabotage(model):
+        at_call(7, fill)(model)  # the second epoch's checkpoint fails, the third's does not
+        at_call(13, lambda: during.append(whole_files(tmp_path / "run")))(model)
+        at_call(13, free)(model)
+
+    pretext_config["train_cfg"]["checkpoints"]["max_keep"] = 3
+    straight = train(moved(pretext_config, tmp_path / "straight"), num_epoch=3)
+    model = train(pretext_config, sabotage, num_epoch=3)
+    said = capsys.readouterr().out
+    assert said.count("cannot be written (") == 1
+    assert "No space left on device" in said
+    assert "training goes on, the next checkpoint tries again" in said
+    assert during == [{"epoch_0001.pth": 6, "latest.pth": 6}]
+    files = {"epoch_0001.pth": 6, "epoch_0003.pth": 18, "latest.pth": 18}
+    assert whole_files(tmp_path / "run") == files
+    assert not list((tmp_path / "run").glob(".*"))
+    for one, two in zip(straight.state_dict().values(), model.state_dict().values(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_last_checkpoint_that_cannot_be_written_is_an_error(pretext_config, tmp_path, full_disk):
+    with pytest.raises(CannotWrite, match=r"epoch_0002\.pth: cannot be written .*No space left"):
+        train(pretext_config, at_call(8, full_disk[0]))
+    assert whole_files(tmp_path / "run") == {"epoch_0001.pth": 6, "latest.pth": 6}
+    assert not list((tmp_path / "run").glob(".*"))
+    full_disk[1]()
+    train(pretext_config)
+    assert whole_files(tmp_path / "run")["latest.pth"] == 12
+
+
+def test_a_stop_that_cannot_save_is_an_error(pretext_config, tmp_path, full_disk):
+    def sabotage(model):
+        at_call(8, full_disk[0])(model)
+        interrupt_at(9, signal.SIGTERM)(model)
+
+    with pytest.raises(CannotWrite):
+        train(pretext_config, sabotage)
+    assert whole_files(tmp_path / "run")["latest.pth"] == 6
+
+
+def test_a_file_that_the_system_cuts_off_replaces_none(pretext_config, tmp_path, capsys):
+    """A write that fails for real, half way through torch's own code, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def limit(size):
+        return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+
+    def sabotage(model):
+        at_call(7, limit(15_000))(model)
+        at_call(13, limit(soft))(model)
+
+    pretext_config["train_cfg"]["checkpoints"] |= dict(save_minutes=1e-9, max_keep=3)
+    try:
+        train(pretext_config, sabotage, num_epoch=3)
+    finally:
+        limit(soft)()
+        signal.signal(signal.SIGXFSZ, ignored)
+    said = capsys.readouterr().out
+    assert said.count("cannot be written (") == 6
+    assert said.count("training goes on, the next checkpoint tries again") == 6
+    files = {"epoch_0001.pth": 6, "epoch_0003.pth": 18, "latest.pth": 18}
+    assert whole_files(tmp_path / "run") == files
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_metrics_that_cannot_be_written_do_not_end_the_run(pretext_config, tmp_path, capsys):
+    """On a full disk the entries are lost, and said to be, once."""
+    path = tmp_path / "run/log/metrics.jsonl"
+
+    def fill():
+        path.unlink()
+        path.symlink_to("/dev/full")
+
+    train(pretext_config, at_call(4, fill))
+    printed = capsys.readouterr()
+    assert printed.err.count("entries are lost") == 1
+    assert "No space left on device" in printed.err
+    assert "step 12/12" in printed.out
+    assert checkpoints.read(tmp_path / "run/latest.pth")["step"] == 12
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_events_that_cannot_be_written_do_not_end_the_run(pretext_config, tmp_path, capsys):
+    """TensorBoard's thread ends at the first error: its curves go on when there is room again."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    pretext_config["train_cfg"]["log"]["log_step"] = 1
+    pretext_config["train_cfg"]["checkpoints"]["save_step"] = 9
+
+    def limit(size):
+        return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+
+    def sabotage(model):
+        at_call(4, limit(100))(model)
+        at_call(7, limit(soft))(model)
+
+    try:
+        train(pretext_config, sabotage)
+    finally:
+        limit(soft)()
+        signal.signal(signal.SIGXFSZ, ignored)
+    said = capsys.readouterr().err
+    assert said.count("entries are lost (") == 1
+    assert "File too large" in said
+    left = [1, 2, 3, 7, 8, 9, 10, 11, 12]
+    assert [entry["step"] for entry in entries(pretext_config)] == left
+    assert steps_of_events(tmp_path / "run/log") == left
+
+
+def test_a_log_that_is_no_text_is_gone_on_with(pretext_config, tmp_path):
+    with pytest.raises(SystemExit):
+        train(pretext_config, interrupt_at(5))
+    with (tmp_path / "run/log/metrics.jsonl").open("ab") as file:
+        file.write(b"\xff\xfe\n")
+    train(pretext_config)
+    assert [entry["step"] for entry in entries(pretext_config)] == [2, 4, 6, 8, 10, 12]
+
+
+def steps_of_events(folder, tag: str = "losses/sum") -> list[int]:
+    """The steps of a curve, as TensorBoard shows it."""
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [event.step for event in events.Scalars(tag)]
+
+
+def test_an_entry_is_on_the_disk_when_it_is_written(tmp_path):
+    """A run that is killed loses none: TensorBoard's writer alone keeps them for two minutes."""
+    (tmp_path / "log").mkdir()
+    log = Log(tmp_path / "log", 0, 2)
+    log.write({"step": 1, "epoch": 0, "loss": 0.5})
+    shutil.copytree(tmp_path / "log", tmp_path / "then")
+    log.close()
+    assert steps_of_events(tmp_path / "then") == [1]
+    assert json.loads((tmp_path / "then/metrics.jsonl").read_text())["step"] == 1
+
+
+def test_what_a_run_logged_before_its_first_checkpoint_is_not_shown_twice(pretext_config, tmp_path):
+    class Killed(Exception):
+        pass
+
+    def kill():
+        raise Killed
+
+    with pytest.raises(Killed):
+        train(pretext_config, at_call(5, kill))
+    time.sleep(1.1)  # event files are named, and so put in order, by the second
+    train(pretext_config)
+    assert [entry["step"] for entry in entries(pretext_config)] == [2, 4, 6, 8, 10, 12]
+    assert steps_of_events(tmp_path / "run/log") == [2, 4, 6, 8, 10, 12]
+
+
+def test_sigusr1_saves_and_the_run_goes_on(pretext_config, tmp_path):
+    seen = []
+
+    def look():
+        seen.append(checkpoints.read(tmp_path / "run/latest.pth")["step"])
+
+    def sabotage(model):
+        interrupt_at(2, signal.SIGUSR1)(model)
+        at_call(3, look)(model)
+        at_call(5, look)(model)
+
+    train(pretext_config, sabotage)
+    assert seen == [2, 2]
+    assert whole_files(tmp_path / "run")["latest.pth"] == 12
+
+
+def test_sigusr1_before_the_first_step_ends_nothing(pretext_config, tmp_path):
+    """Some batch systems send it early."""
+    line = [sys.executable, "-c", EARLY, str(ROOT)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "still here\n"), done.stderr
+
+
+EARLY = """
+import os, signal
+from SSLRemoteSensing.core.errors import run_command
+
+def main():
+    os.kill(os.getpid(), signal.SIGUSR1)
+    print("still here")
+
+run_command(main)
+"""
+
+
+def test_sigterm_to_all_lets_a_long_step_end_and_save(pretext_config, tmp_path):
+    """Batch systems signal the workers, too; the step still needs them."""
+    pretext_config["train_cfg"] |= dict(num_workers=1, num_epoch=1)
+
+    def long_step():
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid, signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(3)
+
+    with pytest.raises(SystemExit) as stop:
+        train(pretext_config, at_call(2, long_step))
+    assert stop.value.code == 143
+    assert whole_files(tmp_path / "run")["latest.pth"] == 2
+    assert not multiprocessing.active_children()
+
+
+def test_a_second_sigint_ends_at_once(pretext_config, tmp_path):
+    def impatient(model):
+        forward = model.forward
+
+        def twice(batch):
+            os.kill(os.getpid(), signal.SIGINT)
+            # Two that come at once are one to Python.
+            while signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+                time.sleep(0.001)
+            os.kill(os.getpid(), signal.SIGINT)
+            return forward(batch)
+
+        model.forward = twice
+
+    with pytest.raises(KeyboardInterrupt):
+        train(pretext_config, impatient)
+    assert not list((tmp_path / "run").glob("*.pth"))
+    assert not (tmp_path / "run/.lock").exists()
+
+
+def test_a_backbone_that_cannot_be_written_does_not_cost_the_best_weights(pretext_config, tmp_path):
+    """best.pth was written: a worse score of a later epoch must not take its place."""
+    train_cfg = pretext_config["train_cfg"]
+    settings = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
+    dataset = PretextDataset(**train_cfg["train_data"])
+    scores, full = iter([0.7, 0.2]), [True]
+
+    def export(*args):
+        if full:
+            full.clear()
+            raise CannotWrite("backbone.pth: cannot be written")
+
+    fit(
+        TinyNet(), dataset, collate, **settings, export=export,
+        evaluate=lambda: {"miou": next(scores)},
+    )  # fmt: skip
+    assert checkpoints.read(tmp_path / "run/best.pth")["step"] == 6
+
+
+def test_what_could_not_be_written_at_the_end_is_written_by_the_same_command(
+    pretext_config, tmp_path
+):
+    """The checkpoint has all steps, so nothing else would be done any more."""
+    train_cfg = pretext_config["train_cfg"]
+    settings = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
+    dataset, exported, model = PretextDataset(**train_cfg["train_data"]), [], TinyNet()
+
+    def export(step, *_):
+        exported.append(step)
+        if len(exported) == 2:
+            raise CannotWrite("backbone.pth: cannot be written")
+
+    def run() -> bool:
+        evaluate = lambda: {"miou": 0.5}  # noqa: E731
+        return fit(model, dataset, collate, **settings, export=export, evaluate=evaluate)
+
+    with pytest.raises(CannotWrite, match=r"backbone\.pth"):
+        run()
+    assert checkpoints.read(tmp_path / "run/latest.pth")["step"] == 12
+    assert run()
+    assert exported == [6, 12, 12]
+    assert not run()
+    steps = [entry["step"] for entry in entries(pretext_config) if "val_miou" in entry]
+    assert steps == [6, 12]
+
+
+def test_a_backbone_that_is_not_its_card_s_is_refused(tmp_path):
+    """Its file is a plain state_dict, which has no room for a checksum: the card has it."""
+    weights = {"features.0.weight": torch.full((8,), 0.7312)}
+    checkpoints.export_backbone(tmp_path, weights, {"name": "vgg16"})
+    path = tmp_path / "backbone.pth"
+    assert checkpoints.read_card(path, checkpoints.read(path))["name"] == "vgg16"
+    damage(path, "flipped")
+    with pytest.raises(checkpoints.Damaged, match=r"not the file of its card backbone\.json"):
+        checkpoints.read_card(path, checkpoints.read(path))

@@ -1,0 +1,854 @@
+"""tools/label_efficiency.py: which cells run, going on, learning rates, mistakes.
+
+Most tests put a command in place of finetune_seg.py that only writes what that one would.
+"""
+
+import csv
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from conftest import ROOT, draw_tiles
+from preloaded import python
+
+from SSLRemoteSensing.core.checkpoints import write
+from SSLRemoteSensing.core.config import load_config
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.models.pretrained import BACKBONES
+from SSLRemoteSensing.workflows.label_efficiency import runner
+from SSLRemoteSensing.workflows.label_efficiency.cells import (
+    Job,
+    arguments,
+    jobs_left,
+    read_cell,
+    rows_of,
+)
+from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, locked, plan_grid, write_grid
+from SSLRemoteSensing.workflows.label_efficiency.rates import choose_rates, warnings_of_rates
+from SSLRemoteSensing.workflows.label_efficiency.report import describe
+from SSLRemoteSensing.workflows.label_efficiency.runner import Stop, run_jobs, slots_for
+
+# A stand-in for finetune_seg.py. mIoU is 0.5, and 0.1 more at lr 0.01; test scores are 0.05 lower.
+# In the folder of the grid: `calls` says what ran; a file `fail_NAME`, `diverge_NAME` or `wait`
+# makes a cell fail, diverge or wait for a signal.
+FAKE = """
+import json, os, pathlib, runpy, signal, sys, time
+flags = sys.argv[1:]
+sets = dict(text.split("=", 1) for text in flags[flags.index("--set") + 1 :] if "train_cfg" in text)
+folder = pathlib.Path(flags[flags.index("--checkpoints_path") + 1])
+top, name = folder.parent.parent, folder.name
+kind = "evaluate" if "--evaluate" in flags else "train"
+gpu = os.environ.get("CUDA_VISIBLE_DEVICES")
+note = lambda what: open(top / "calls", "a").write(f"{what} {name} {gpu}\\n")
+note(kind)
+print("working", file=sys.stderr)
+config = runpy.run_path(flags[flags.index("--config_file") + 1])["config"]
+assert config["train_cfg"]["num_step"] == 3
+if (top / "wait").exists():
+    received = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: received.append(number))
+    (folder / "latest.pth").write_text("half")
+    (top / f"started_{name}").touch()
+    while not received:
+        time.sleep(0.01)
+    note(signal.Signals(received[0]).name)
+    sys.exit(128 + received[0])
+if (top / f"fail_{kind}_{name}").exists():
+    sys.exit("error: weights of another network")
+if (top / f"diverge_{name}").exists():
+    print("error: step 2: weights are not finite; lower the learning rate", file=sys.stderr)
+    sys.exit(2)
+time.sleep(0.15 if gpu else 0)
+split = "val" if sets.get("train_cfg.test_data") == "None" else "test"
+miou = 0.5 + 0.1 * (float(sets.get("train_cfg.optimizer.lr", 0)) == 0.01) - 0.05 * (split == "test")
+miou = round(miou, 6)
+if kind == "train":
+    for file in ("latest.pth", "epoch_0001.pth", "best.pth"):
+        (folder / file).write_text("weights")
+else:
+    assert flags[flags.index("--evaluate") + 1] == str(folder / "best.pth")
+    assert (folder / "best.pth").exists()
+scores = dict(miou=miou, mf1=miou, oa=miou, kappa=miou, per_class=dict(road=dict(iou=miou)))
+(folder / "results.json").write_text(json.dumps(dict(split=split, protocols=dict(all=scores))))
+note("end")
+"""
+
+
+@pytest.fixture(autouse=True)
+def _without_waiting(monkeypatch):
+    monkeypatch.setattr(runner, "POLL", 0.01)
+
+
+@pytest.fixture
+def fake(tmp_path) -> list[str]:
+    (tmp_path / "fake.py").write_text(FAKE)
+    return [sys.executable, "-S", str(tmp_path / "fake.py")]
+
+
+@pytest.fixture
+def config(seg_config) -> dict:
+    seg_config["train_cfg"]["num_step"] = 3
+    return seg_config
+
+
+@pytest.fixture
+def plan(config, tmp_path):
+    """A grid of two initialisations, two fractions, two seeds; or what is given instead."""
+
+    def call(
+        inits=("random=random", "net=imagenet"), fractions=(0.5, 1), seeds=(0, 1), lrs=None, own=()
+    ):
+        return plan_grid(tmp_path / "grid", config, inits, fractions, seeds, lrs, own)
+
+    return call
+
+
+def run_all(grid, fake, slots=(None,), **more) -> list[str]:
+    """Run what is left, as the tool does; what ran, in order."""
+    write_grid(grid)
+    log = grid.folder / "calls"
+    log.unlink(missing_ok=True)
+    run_jobs(grid, jobs_left(grid), fake, slots, Stop(), **more)
+    if grid.lrs is not None:
+        choose_rates(grid, **more)
+        run_jobs(grid, [job for job in jobs_left(grid) if job.scoring], fake, slots, Stop(), **more)
+    calls = log.read_text().splitlines() if log.exists() else []
+    return [call.rsplit(" ", 1)[0] for call in calls if not call.startswith("end")]
+
+
+def table_of(folder: Path) -> list[dict]:
+    return list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
+
+
+def weights_in(folder: Path) -> set[str]:
+    return {str(file.relative_to(folder)) for file in folder.rglob("*.pth")}
+
+
+def test_each_cell_runs_once_and_none_that_is_finished_again(plan, fake):
+    ran = run_all(plan(), fake)
+    assert ran == [
+        f"train {init}_f{fraction}_s{seed}"
+        for seed in (0, 1)
+        for fraction in ("0.5", "1")
+        for init in ("random", "net")
+    ]
+    assert run_all(plan(), fake) == []
+    rows = rows_of(plan())
+    assert {row["status"] for row in rows} == {"done"}
+    assert {row["split"] for row in rows} == {"test"}
+    assert {row["tiles"] for row in rows if row["fraction"] == 0.5} == {6}
+
+
+def test_more_fractions_seeds_and_initialisations_extend_a_grid(plan, fake):
+    run_all(plan(), fake)
+    ran = run_all(plan(seeds=(0, 1, 2), fractions=(1,)), fake)
+    assert ran == ["train random_f1_s2", "train net_f1_s2"]
+    ran = run_all(plan(inits=["more=random"], seeds=[5], fractions=[0.1]), fake)
+    assert ran == ["train more_f0.1_s5"]
+    assert len(rows_of(plan())) == 11  # a table has all that is there
+
+
+def test_what_is_set_for_one_initialisation_reaches_its_cells_alone(plan, fake, tmp_path):
+    inits = ("random=random", "frozen=imagenet", "net=imagenet")
+    own = [("frozen", "train_cfg.freeze_backbone=True"), ("frozen", "decoder_cfg.transfer=False")]
+    grid = plan(inits, own=own)
+    run_all(grid, fake)
+    for cell in grid.cells():
+        words = arguments(grid, Job(cell), None)
+        found = [word for word in words if word in (own[0][1], own[1][1])]
+        assert found == ([own[0][1], own[1][1]] if cell.init == "frozen" else [])
+    assert any("with train_cfg.freeze_backbone=True" in line for line in describe(grid))
+    assert not jobs_left(plan(inits, own=own))
+    with pytest.raises(UserError, match=r"goes with train_cfg.freeze_backbone=True .*now nothing"):
+        plan(inits)
+    with pytest.raises(UserError, match=r"--init_set net: .* goes with nothing"):
+        plan(inits, own=[*own, ("net", "train_cfg.freeze_backbone=True")])
+    assert plan(("random=random",)).known_inits["frozen"]["set"] == [own[0][1], own[1][1]]
+
+
+def test_a_grid_of_an_earlier_version_knows_nothing_set_for_one_initialisation(plan, fake):
+    grid = plan()
+    write_grid(grid)
+    file = grid.folder / "grid.json"
+    known = json.loads(file.read_text())
+    for entry in known["inits"].values():
+        del entry["set"]
+    file.write_text(json.dumps(known))
+    run_all(plan(), fake)
+    assert not jobs_left(plan())
+    assert not any("with" in line for line in describe(plan()) if line.startswith("Initialisation"))
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        (("other", "train_cfg.freeze_backbone=True"), "other: is no name of --init"),
+        (("net",), "write the keys after it"),
+        (("net", "train_cfg.num_step=9"), "must be the same for all, so use --set"),
+        (("net", "decoder_cfg.name=Unet"), "must be the same for all"),
+        (("net", "train_cfg.freeze=True"), "must be the same for all"),
+        (("net", "train_cfg.optimizer.lrr=1"), "lrr"),
+        (("net", "train_cfg.backbone_lr_factor=often"), "backbone_lr_factor"),
+        (("net", "train_cfg.freeze_backbone"), "key.key=VALUE"),
+    ],
+)
+def test_what_cannot_be_set_for_one_initialisation_is_refused(plan, own, said):
+    with pytest.raises(UserError, match=said):
+        plan(own=[own])
+
+
+def test_a_rate_for_one_initialisation_does_not_go_with_a_search_of_rates(plan):
+    with pytest.raises(UserError, match="--lrs chooses the rate for all"):
+        plan(lrs=(0.1, 0.01), own=[("net", "train_cfg.optimizer.lr=1")])
+
+
+def test_the_baseline_is_random_as_the_config_trains_it(plan):
+    inits, own = ("frozen=random", "random=random"), ("frozen", "train_cfg.freeze_backbone=True")
+    assert plan(inits, own=[own]).baseline == "random"
+    assert plan(inits[:1], own=[own]).baseline is None
+
+
+def test_a_cell_whose_results_were_removed_runs_again(plan, fake, tmp_path):
+    run_all(plan(), fake)
+    (tmp_path / "grid/cells/net_f1_s1/results.json").unlink()
+    assert run_all(plan(), fake) == ["train net_f1_s1"]
+
+
+def test_weights_are_deleted_unless_they_are_asked_for(plan, fake, tmp_path):
+    run_all(plan(seeds=[0]), fake)
+    assert weights_in(tmp_path / "grid") == set()
+    run_all(plan(seeds=[1]), fake, keep_weights=True)
+    kept = {f"cells/{init}_f{f}_s1/best.pth" for init in ("random", "net") for f in ("0.5", "1")}
+    assert weights_in(tmp_path / "grid") == kept
+
+
+def test_a_cell_that_fails_stops_no_other_and_is_tried_again(plan, fake, tmp_path, capsys):
+    grid = plan()
+    (tmp_path / "grid").mkdir()
+    (tmp_path / "grid/fail_train_net_f0.5_s0").touch()
+    assert len(run_all(grid, fake)) == 8
+    assert "FAILED after 0 s: weights of another network (see " in capsys.readouterr().out
+    (failed,) = [row for row in rows_of(grid) if row["status"] != "done"]
+    assert failed["error"] == "weights of another network"
+    assert failed["protocols"] == {}
+    (tmp_path / "grid/fail_train_net_f0.5_s0").unlink()
+    assert run_all(plan(), fake) == ["train net_f0.5_s0"]
+    assert not any(row["error"] for row in rows_of(plan()))
+
+
+def test_on_several_gpus_cells_run_side_by_side_each_on_its_own(plan, fake, tmp_path):
+    run_all(plan(), fake, slots=("3", "5"))
+    calls = [line.split() for line in (tmp_path / "grid/calls").read_text().splitlines()]
+    assert {gpu for _, _, gpu in calls} == {"3", "5"}
+    busy = {"3": 0, "5": 0}
+    for what, _, gpu in calls:
+        busy[gpu] += -1 if what == "end" else 1
+        assert 0 <= busy[gpu] <= 1
+    assert [what for what, _, _ in calls[:2]] == ["train", "train"]
+    assert "train_cfg.device=cuda" in arguments(plan(), Job(Cell("net", 1.0, 0)), "3")
+    assert "train_cfg.device=cuda" not in arguments(plan(), Job(Cell("net", 1.0, 0)), None)
+
+
+@pytest.mark.parametrize(
+    ("there", "visible", "device", "jobs", "slots"),
+    [
+        (0, None, "auto", None, [None]),
+        (0, None, "cpu", 2, [None, None]),
+        (3, None, "auto", None, ["0", "1", "2"]),
+        (3, None, "cpu", None, [None]),
+        (2, "4,7", "cuda", None, ["4", "7"]),
+        (2, "4,7", "cuda:1", 2, ["7", "7"]),
+        (2, "4,7", "auto", 3, ["4", "7", "4"]),
+    ],
+)
+def test_cells_run_on_the_gpus_that_are_visible(monkeypatch, there, visible, device, jobs, slots):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert slots_for(device, jobs) == slots
+
+
+def test_of_the_learning_rates_the_best_on_validation_is_scored_on_test_once(plan, fake, tmp_path):
+    lrs = (0.1, 0.001, 0.01)
+    ran = run_all(plan(lrs=lrs), fake)
+    assert len(ran) == 24 + 8
+    assert ran[24:] == [
+        f"evaluate {init}_f{f}_s{seed}_lr0.01"
+        for seed in (0, 1)
+        for f in ("0.5", "1")
+        for init in ("random", "net")
+    ]
+    assert run_all(plan(lrs=lrs), fake) == []
+    assert weights_in(tmp_path / "grid") == set()
+    rows = rows_of(plan(lrs=lrs))
+    assert len(rows) == 24
+    for row in rows:
+        assert row["chosen"] == (row["lr"] == 0.01)
+        assert row["split"] == ("test" if row["chosen"] else "val")
+        assert row["val_miou"] == (0.6 if row["chosen"] else 0.5)
+        assert row["protocols"]["all"]["miou"] == (0.55 if row["chosen"] else 0.5)
+
+
+def test_cells_are_trained_without_test_tiles_as_long_as_rates_are_searched(plan):
+    cell = Cell("net", 1.0, 0, 0.01)
+    grid = plan(lrs=[0.01, 0.1])
+    assert "train_cfg.test_data=None" in arguments(grid, Job(cell), None)
+    assert "train_cfg.test_data=None" not in arguments(grid, Job(cell, scoring=True), None)
+    assert "train_cfg.test_data=None" not in arguments(plan(), Job(Cell("net", 1.0, 0)), None)
+
+
+def test_seeds_added_to_a_search_are_trained_at_the_chosen_rate_alone(plan, fake):
+    """Test tiles were seen: another choice now would be made knowing them."""
+    run_all(plan(lrs=[0.01, 0.1], seeds=[0]), fake)
+    ran = run_all(plan(lrs=[0.01, 0.1], seeds=[0, 1], fractions=[1], inits=["net=imagenet"]), fake)
+    assert ran == ["train net_f1_s1_lr0.01", "evaluate net_f1_s1_lr0.01"]
+
+
+def test_of_equal_rates_the_smaller_is_chosen_and_an_end_of_the_list_is_warned_of(plan, fake):
+    grid = plan(lrs=[0.3, 0.1, 0.2])
+    run_all(grid, fake)
+    assert set(grid.chosen.values()) == {0.1}
+    assert warnings_of_rates(grid) == [
+        f"warning: the learning rate chosen for {init} at 50 %, 100 % is 0.1, at the lower end of "
+        "the list; a better one may lie beyond (another list of --lrs needs another --output)"
+        for init in ("random", "net")
+    ]
+    grid.lrs = [0.01, 0.1, 1]
+    assert warnings_of_rates(grid) == []
+
+
+def test_a_rate_that_diverges_is_out_and_another_failure_keeps_the_choice_open(plan, fake):
+    grid = plan(lrs=[0.1, 0.01], fractions=[1])
+    write_grid(grid)
+    (grid.folder / "diverge_random_f1_s1_lr0.01").touch()
+    trouble = grid.folder / "fail_train_net_f1_s0_lr0.1"
+    trouble.touch()
+    ran = run_all(grid, fake)
+    assert grid.chosen == {("random", 1.0): 0.1}
+    assert ran[8:] == ["evaluate random_f1_s0_lr0.1", "evaluate random_f1_s1_lr0.1"]
+    assert choose_rates(grid) == [
+        "net, 100 %: no learning rate is chosen, not all its cells have ended"
+    ]
+    trouble.unlink()
+    grid = plan(lrs=[0.1, 0.01], fractions=[1])
+    assert run_all(grid, fake) == [
+        "train net_f1_s0_lr0.1", "evaluate net_f1_s0_lr0.01", "evaluate net_f1_s1_lr0.01"
+    ]  # fmt: skip
+    rows = {(row["init"], row["seed"], row["lr"]): row for row in rows_of(grid)}
+    assert "not finite" in rows["random", 1, 0.01]["error"]  # the table says so still
+
+
+def test_a_scoring_that_fails_is_tried_again_without_training(plan, fake):
+    grid = plan(inits=["net=imagenet"], lrs=[0.01], fractions=[1], seeds=[0])
+    write_grid(grid)
+    trouble = grid.folder / "fail_evaluate_net_f1_s0_lr0.01"
+    trouble.touch()
+    run_all(grid, fake)
+    (row,) = rows_of(grid)
+    assert (row["status"], row["error"]) == ("unscored", "weights of another network")
+    assert row["protocols"] == {}  # validation scores do not pass for test scores
+    trouble.unlink()
+    assert run_all(grid, fake) == ["evaluate net_f1_s0_lr0.01"]
+    assert rows_of(grid)[0]["error"] == ""
+
+
+def test_without_test_data_the_chosen_cells_keep_their_validation_scores(plan, fake, config):
+    config["train_cfg"]["test_data"] = None
+    ran = run_all(plan(lrs=[0.01, 0.1]), fake)
+    assert len(ran) == 16
+    grid = plan(lrs=[0.01, 0.1])
+    assert {row["split"] for row in rows_of(grid)} == {"val"}
+    assert weights_in(grid.folder) == set()
+    assert any("the config has no test_data" in text for text in describe(grid))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_the_running_cells_save_and_starts_no_other(plan, fake, number, monkeypatch):
+    grid, stop = plan(), Stop()
+    write_grid(grid)
+    (grid.folder / "wait").touch()
+
+    def sleep(seconds):
+        if len(list(grid.folder.glob("started_*"))) == 2 and not stop.received:
+            stop.note(number, None)
+        os.sched_yield()
+
+    monkeypatch.setattr(runner.time, "sleep", sleep)
+    run_jobs(grid, jobs_left(grid), fake, (None, None), stop)
+    rows = rows_of(grid)
+    assert [row["status"] for row in rows].count("stopped") == 2
+    assert [row["status"] for row in rows].count("to do") == 6
+    assert not any(row["error"] for row in rows)
+    assert len(weights_in(grid.folder)) == 2  # latest.pth, to go on from
+    # The other kind: Ctrl-C reaches the cells too, and a second one of a kind ends them unsaved.
+    calls = [line.split()[0] for line in (grid.folder / "calls").read_text().splitlines()]
+    other = {signal.SIGINT: "SIGTERM", signal.SIGTERM: "SIGINT"}[number]
+    assert [call for call in calls if call.startswith("SIG")] == [other, other]
+    monkeypatch.undo()
+    (grid.folder / "wait").unlink()
+    assert len(run_all(grid, fake)) == 8
+
+
+def test_a_process_that_was_killed_is_told_as_such(tmp_path):
+    (tmp_path / "output.txt").write_text("error: of an earlier attempt\nstep 1\n")
+    assert "SIGKILL, perhaps for want of memory" in runner.error_line(
+        tmp_path / "output.txt", 0, -9
+    )
+    assert runner.error_line(tmp_path / "output.txt", 29, 1) == "step 1"
+    assert runner.error_line(tmp_path / "output.txt", 29, 0) == "wrote no results.json; step 1"
+
+
+def test_weights_that_change_while_the_grid_runs_end_it(plan, fake, tmp_path, monkeypatch):
+    (tmp_path / "net.pth").write_text("one")
+    grid = plan(inits=[f"net={tmp_path}/net.pth"])
+    write_grid(grid)
+    real = runner.start
+    monkeypatch.setattr(
+        runner, "start", lambda *given: (tmp_path / "net.pth").write_text("other") and real(*given)
+    )
+    with pytest.raises(UserError, match="changed while the grid ran"):
+        run_jobs(grid, jobs_left(grid), fake, [None], Stop())
+
+
+def test_another_grid_in_the_folder_is_refused_by_what_differs(plan, config, tmp_path):
+    file = tmp_path / "net.pth"
+    file.write_text("one")
+    write_grid(plan(inits=["random=random", f"net={file}"]))
+
+    def refused(inits=("random=random",), **more) -> str:
+        with pytest.raises(UserError) as error:
+            plan(inits, **more)
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    assert "its lrs is None, now [0.1]" in refused(lrs=[0.1])
+    file.write_text("two")
+    assert "with other contents" in refused(inits=[f"net={file}"])
+    assert "that name is random" in refused(inits=["random=imagenet"])
+    config["train_cfg"]["num_step"] = 4
+    assert "its train_cfg.num_step is 3, now 4" in refused()
+    config["train_cfg"]["num_step"] = 3
+    config["train_cfg"]["train_data"]["data_format"] = "tile_00*.jpg"
+    assert "train_data.data_format" in refused()
+    assert "(and 1 keys more)" in refused()  # train_tiles
+
+
+def test_what_changes_no_result_may_change_within_a_grid(plan, config, tmp_path):
+    (tmp_path / "net.pth").write_text("one")
+    (tmp_path / "copy.pth").write_text("one")
+    write_grid(plan(inits=[f"net={tmp_path}/net.pth"]))
+    config["train_cfg"] |= dict(num_workers=2, seed=9)
+    config["train_cfg"]["checkpoints"]["checkpoints_path"] = "elsewhere"
+    config["train_cfg"]["train_data"]["fraction"] = 0.3
+    config["backbone_cfg"]["pretrained"] = True
+    plan(inits=[f"net={tmp_path}/copy.pth"])
+
+
+def test_a_damaged_grid_is_told(plan):
+    grid = plan()
+    write_grid(grid)
+    (grid.folder / "grid.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        plan()
+    (grid.folder / "grid.json").unlink()
+    plan()  # nothing was run yet
+    grid.path(grid.cells()[0]).mkdir()
+    (grid.path(grid.cells()[0]) / "cell.json").write_text("{}")
+    with pytest.raises(UserError, match=r"grid.json: not there, but cells of a grid are"):
+        plan()
+
+
+def test_a_second_command_in_the_same_folder_is_refused(plan, fake):
+    grid = plan()
+    write_grid(grid)
+    with locked(grid), pytest.raises(UserError, match="another command"), locked(plan()):
+        pass
+    (grid.folder / "wait").touch()
+    grid.path(grid.cells()[0]).mkdir()
+    with locked(grid):  # which is killed, and leaves a cell that goes on
+        config = ["--config_file", str(grid.folder / "config.py")]
+        left = runner.start(grid, jobs_left(grid)[0], [*fake, *config], None, 1).process
+    with pytest.raises(UserError, match="or a cell that it left"), locked(plan()):
+        pass
+    left.kill()
+    left.wait()
+    with locked(plan()):
+        pass
+
+
+def test_the_config_of_the_cells_is_the_one_asked_for(plan, config):
+    grid = plan()
+    write_grid(grid)
+    assert load_config(grid.folder / "config.py") == config
+
+
+def test_the_number_of_steps_is_the_same_in_every_cell_and_stated(plan, config):
+    config["train_cfg"] |= dict(num_step=None, num_epoch=5, accumulate_steps=2, batch_size=3)
+    grid = plan(fractions=(0.01, 0.02, 0.5, 1))
+    assert (grid.tiles, grid.steps) == (13, 10)
+    text = "\n".join(describe(grid))
+    assert "10 steps in every cell, whatever its fraction, of 6 tiles each" in text
+    assert "1 % = 1 (60 passes), 2 % = 1 (60 passes), 50 % = 6 (10 passes), 100 % = 13 (" in text
+    assert "1 % and 2 % would be less than one tile: at least one is kept" in text
+    assert "1 % and 2 % keep the same number of tiles" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (dict(inits=["random"]), "write NAME=random"),
+        (dict(inits=["a="]), "write NAME=random"),
+        (dict(inits=["../a=random"]), "a name is of letters"),
+        (dict(inits=["a=random", "A=imagenet"]), "twice"),
+        (dict(inits=["a=nowhere.pth"]), "nowhere.pth: no such file"),
+        (dict(fractions=[0.5, 0]), "--fractions 0: must be above 0"),
+        (dict(fractions=[1.5]), "--fractions 1.5: must be above 0 and at most 1"),
+        (dict(fractions=[float("nan")]), "--fractions nan"),
+        (dict(fractions=[0.5, 0.50]), "--fractions: 0.5 stands there twice"),
+        (dict(seeds=[-1]), "--seeds -1: must be 0 to 2^63 - 1"),
+        (dict(seeds=[1, 1]), "--seeds: 1 stands there twice"),
+        (dict(lrs=[0.0]), "--lrs 0: must be above 0"),
+        (dict(lrs=[0.1, 0.1]), "--lrs: 0.1 stands there twice"),
+    ],
+)
+def test_a_wrong_flag_is_told_and_nothing_written(plan, tmp_path, given, said):
+    with pytest.raises(UserError, match=r".*") as error:
+        plan(**given)
+    assert said in str(error.value)
+    assert not (tmp_path / "grid").exists()
+
+
+def test_data_that_no_cell_could_use_are_told_at_once(plan, config):
+    config["train_cfg"]["batch_size"] = 14
+    with pytest.raises(UserError, match="a step takes 14 of 13 train tiles"):
+        plan()
+    config["train_cfg"]["train_data"]["image_path"] = "nowhere"
+    with pytest.raises(UserError, match=r"train_cfg.train_data: image_path nowhere"):
+        plan()
+
+
+@pytest.fixture
+def tool(config, fake, tmp_path, monkeypatch, capsys):
+    """The command in this process, with the stand-in; its exit status and what it printed."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    module = importlib.import_module("label_efficiency")
+    monkeypatch.setattr(module, "FINETUNE", fake)
+    file = tmp_path / "config.py"
+    file.write_text(f"config = {config!r}\n")
+    given = ["--config_file", str(file), "--init", "random=random", "--init", "net=imagenet"]
+    given += ["--fractions", "0.5", "1", "--seeds", "0", "1", "--output", str(tmp_path / "grid")]
+
+    def call(*more: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["label_efficiency.py", *given, *more])
+        status = 0
+        try:
+            module.run_command(module.main)
+        except SystemExit as end:
+            status = end.code or 0
+        said = capsys.readouterr()
+        return status, said.out + said.err
+
+    return call
+
+
+def test_the_command_writes_tables_curves_and_the_answer(tool, tmp_path):
+    status, said = tool()
+    assert status == 0
+    assert "8 of 8 cells to do" in said
+    hint = next(line for line in said.splitlines() if line.startswith("next: "))
+    assert hint.endswith("--seeds 0 1 2 3 4")
+    assert hint.count("--seeds") == 1
+    assert "--fractions 0.5 1 --output" in hint
+    assert "[8 of 8] net, 100 %, seed 1: test mIoU 45.00 %" in said
+    answer = "net needs at most 50 % of the labels to be as good as random with all"
+    assert answer in said
+    folder = tmp_path / "grid"
+    assert answer in (folder / "table.md").read_text()
+    assert "3 steps in every cell" in (folder / "table.md").read_text()
+    assert len(table_of(folder)) == 8
+    assert cv2.imread(str(folder / "curves.png")) is not None
+    page = (folder / "report.html").read_text()
+    assert answer in page
+    assert "net, 100 %, seed 1" in page
+    status, said = tool()
+    assert status == 0
+    assert "0 of 8 cells to do" in said
+    assert answer in said
+
+
+def test_another_start_than_random_is_compared_with_where_asked_for(tool, tmp_path):
+    status, said = tool("--against", "net")
+    assert status == 0
+    assert "With the same labels, random minus net: " in said
+    assert "random - net" in (tmp_path / "grid/table.md").read_text()
+    status, said = tool()
+    assert status == 0
+    assert "With the same labels, net minus random: " in said
+    status, said = tool("--against", "nett")
+    assert status == 2
+    assert "--against nett: is no initialisation of the grid (random, net)" in said
+
+
+def test_the_command_ends_with_status_1_where_a_cell_failed_and_marks_it(tool, tmp_path):
+    (tmp_path / "grid").mkdir()
+    (tmp_path / "grid/fail_train_net_f0.5_s0").touch()
+    status, said = tool()
+    assert status == 1
+    assert "1 cell without a result; the same command tries again" in said
+    table = (tmp_path / "grid/table.md").read_text()
+    assert "45.0 (1 of 2)" in table
+    assert "net, 50 %, seed 0: weights of another network" in table
+    (tmp_path / "grid/fail_train_net_f0.5_s0").unlink()
+    assert tool()[0] == 0
+
+
+def test_the_command_searches_rates_and_says_which(tool, tmp_path):
+    status, said = tool("--lrs", "0.001", "0.01", "0.1")
+    assert status == 0
+    assert "24 of 24 cells to do" in said
+    table = (tmp_path / "grid/table.md").read_text()
+    assert "Learning rates searched: 0.001, 0.01, 0.1" in table
+    assert "**60.0 ± 0.0**" in table
+    assert "| random                   | 55.0 ± 0.0" in table
+
+
+def test_the_command_says_where_no_rate_could_be_chosen(tool, tmp_path):
+    (tmp_path / "grid").mkdir()
+    (tmp_path / "grid/fail_train_net_f1_s1_lr0.1").touch()
+    status, said = tool("--lrs", "0.01", "0.1")
+    assert status == 1
+    remark = "net, 100 %: no learning rate is chosen, not all its cells have ended"
+    assert remark in said
+    assert remark in (tmp_path / "grid/table.md").read_text()
+    with_rates = [row for row in table_of(tmp_path / "grid") if row["chosen"] == "True"]
+    assert {(row["init"], row["fraction"]) for row in with_rates} == {
+        ("random", "0.5"), ("random", "1.0"), ("net", "0.5")
+    }  # fmt: skip
+
+
+def test_a_dry_run_lists_cells_and_writes_nothing(tool, tmp_path, fake, monkeypatch):
+    (tmp_path / "dry.py").write_text("import sys; print('one step: 2.5 s', sys.argv[-1])")
+    module = importlib.import_module("label_efficiency")
+    monkeypatch.setattr(module, "FINETUNE", [sys.executable, str(tmp_path / "dry.py")])
+    status, said = tool("--dry_run")
+    assert status == 0
+    assert said.count("to do  ") == 8
+    assert "8 cells of 3 steps, 1 at a time: about 6" in said  # 8 x 3 x 2.5 s, and starting
+    assert "from a rehearsal on this machine; validation and scoring come on top" in said
+    assert not (tmp_path / "grid").exists()
+    monkeypatch.setattr(module, "FINETUNE", fake)
+    tool()
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "grid").rglob("*")}
+    status, said = tool("--dry_run", "--seeds", "0", "1", "2", "--jobs", "2")
+    assert said.count("done   ") == 8
+    assert said.count("to do  ") == 4
+    assert "from the mean of the finished cells" in said
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "grid").rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--set", "train_cfg.optimizer.lrr=1"], "did you mean 'lr'?"),
+        (["--set", "train_cfg.device=cuda:99"], "this machine has"),
+        (["--jobs", "0"], "--jobs 0: must be at least 1"),
+        (["--fractions", "2"], "--fractions 2"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(tool, tmp_path, more, said):
+    status, told = tool(*more)
+    assert status == 2
+    assert told.count("\n") == 1
+    assert told.startswith("error: ")
+    assert said in told
+    assert not (tmp_path / "grid").exists()
+
+
+def test_a_protocol_that_no_cell_can_have_is_refused_before_any_runs(tool, tmp_path):
+    status, said = tool("--protocol", "eroded")
+    assert status == 2
+    assert said == "error: --protocol eroded: the cells can have all, all_eroded\n"
+    assert not (tmp_path / "grid").exists()
+
+
+def test_a_protocol_that_the_labels_turn_out_not_to_have_gives_way_to_another(tool, tmp_path):
+    status, said = tool("--protocol", "all_eroded")
+    assert status == 0
+    assert "warning: no result has the protocol all_eroded; this is of all" in said
+    assert "net needs at most 50 %" in (tmp_path / "grid/table.md").read_text()
+
+
+def test_too_few_steps_to_see_all_tiles_are_told(tool):
+    said = tool()[1]
+    assert "100 % = 13 (0.923 passes)" in said
+    assert "warning: 3 steps see 12 of the 13 tiles that 100 % of the labels are" in said
+    assert "best on validation, of the only one a cell" in said
+
+
+def test_a_cell_that_is_no_longer_asked_for_does_not_count_as_failed(tool, tmp_path):
+    (tmp_path / "grid").mkdir()
+    (tmp_path / "grid/fail_train_net_f0.5_s1").touch()
+    assert tool()[0] == 1
+    status, said = tool("--seeds", "0")
+    assert status == 0
+    assert "the same command tries again" not in said
+
+
+def test_what_a_crash_left_of_a_finished_cell_is_removed_and_the_cell_not_run_again(plan, fake):
+    grid = plan()
+    run_all(grid, fake)
+    cell = grid.path(grid.cells()[0])
+    for name in ("latest.pth", "epoch_0001.pth"):
+        (cell / name).write_text("left")
+    assert run_all(plan(), fake) == []
+    assert weights_in(grid.folder) == set()
+
+
+def test_a_choice_rests_on_all_seeds_that_were_searched(plan, fake):
+    """Also where a later call asks for fewer of them."""
+    grid = plan(lrs=[0.01, 0.1], inits=["net=imagenet"], fractions=[1], seeds=[0, 1])
+    write_grid(grid)
+    jobs = jobs_left(grid)
+    run_jobs(grid, [job for job in jobs if job.cell.seed == 0], fake, [None], Stop())
+    run_jobs(grid, jobs[-1:], fake, [None], Stop())  # of seed 1 one rate only
+    fewer = plan(lrs=[0.01, 0.1], inits=["net=imagenet"], fractions=[1], seeds=[0])
+    assert "not all its cells have ended" in choose_rates(fewer)[0]
+
+
+def test_a_config_that_cannot_be_kept_is_named_before_anything_is_written(plan, config, tmp_path):
+    config["train_cfg"]["clip_grad_norm"] = float("inf")
+    with pytest.raises(UserError, match=r"train_cfg.clip_grad_norm=inf: cannot be kept"):
+        plan()
+    assert not (tmp_path / "grid").exists()
+
+
+# From here on with finetune_seg.py itself, on drawn scenes.
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    """Drawn tiles, a tiny config, and weights of its backbone."""
+    folder = tmp_path_factory.mktemp("scenes")
+    tiles = draw_tiles(folder, 20, size=32)
+    config = load_config(ROOT / "configs/demo_oam_finetune_resnet18_cfg.py")
+    paths = dict(image_path=str(tiles / "images"), label_path=str(tiles / "labels"))
+    train_cfg = config["train_cfg"]
+    train_cfg |= dict(batch_size=2, num_step=2, num_workers=0, device="cpu", precision="fp32")
+    train_cfg |= dict(channels_last=False, optimizer=dict(name="SGD", lr=0.01), lr_schedule=None)
+    train_cfg["train_data"] = paths | dict(data_format="tile_00*.jpg", crop_size=32)
+    train_cfg["val_data"] = paths | dict(data_format="tile_01[0-4].jpg")
+    train_cfg["test_data"] = paths | dict(data_format="tile_01[5-9].jpg")
+    (folder / "config.py").write_text(f"config = {config!r}\n")
+    write(folder / "resnet18.pth", BACKBONES["resnet18"]().state_dict())
+    return folder
+
+
+def command(scenes: Path, output: Path, *more: str) -> list[str]:
+    flags = ["--config_file", str(scenes / "config.py"), "--output", str(output)]
+    return [python(), "tools/label_efficiency.py", *flags, *more]
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 300) -> None:
+    """Until `condition()`; that of a busy machine takes long, that of a dead process for ever."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_grid_on_drawn_scenes_is_stopped_and_goes_on(scenes, tmp_path):
+    """Ctrl-C, which reaches the whole process group, while the second cell is trained."""
+    flags = ["--fractions", "0.05", "1", "--seeds", "0"]
+    flags += ["--init", "random=random", f"ours={scenes}/resnet18.pth"]
+    line = command(scenes, tmp_path, *flags)
+    first = subprocess.Popen(
+        line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    done = tmp_path / "cells/random_f0.05_s0/cell.json"
+    running = tmp_path / "cells/ours_f0.05_s0/output.txt"
+    wait_for(
+        lambda: done.exists() and running.exists() and "steps in all" in running.read_text(), first
+    )
+    os.killpg(first.pid, signal.SIGINT)
+    out, err = first.communicate(timeout=300)
+    assert first.returncode == 130, err
+    assert "the same command goes on" in err
+    assert "Traceback" not in err
+    assert "[2 of 4] ours, 5 %, seed 0: stopped" in out
+    assert not (tmp_path / "cells/random_f1_s0/cell.json").exists()
+    finished = {file: file.stat().st_mtime_ns for file in done.parent.rglob("*")}
+
+    line += ["--jobs", "2"]
+    second = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert second.returncode == 0, second.stderr
+    assert "3 of 4 cells to do, 2 at a time" in second.stdout
+    assert {file: file.stat().st_mtime_ns for file in done.parent.rglob("*")} == finished
+    rows = {(row["init"], row["fraction"]): row for row in table_of(tmp_path)}
+    for init in ("random", "ours"):
+        for fraction, tiles in (("0.05", 1), ("1.0", 10)):
+            row = rows[init, fraction]
+            assert (row["status"], row["split"], row["steps"]) == ("done", "test", "2")
+            assert 0 <= float(row["all.miou"]) <= 1
+            cell = tmp_path / f"cells/{init}_f{float(fraction):g}_s0"
+            names = (cell / "train_tiles.txt").read_text().splitlines()
+            assert len(names) == int(row["tiles"]) == tiles
+    table = (tmp_path / "table.md").read_text()
+    assert "5 % would be less than one tile: at least one is kept." in table
+    assert "There is one seed only" in table
+    assert (tmp_path / "curves.png").exists()
+    assert not list(tmp_path.rglob("latest.pth")) + list(tmp_path.rglob("best.pth"))
+
+    line = [sys.executable, *line[1:], "--dry_run"]
+    third = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert third.returncode == 0, third.stderr
+    assert (third.stdout.count("done   "), third.stdout.count("to do  ")) == (4, 0)
+
+
+def test_test_tiles_are_read_for_the_chosen_rate_alone_and_at_the_end(scenes, tmp_path):
+    """They are absent at first: all training and the choice do without them."""
+    absent = tmp_path / "later"
+    flags = ["--init", "random=random", "--fractions", "1", "--seeds", "0", "--lrs", "0.01"]
+    flags += ["--set", f"train_cfg.test_data.image_path={absent}/images"]
+    flags += [f"train_cfg.test_data.label_path={absent}/labels"]
+    line = command(scenes, tmp_path / "grid", *flags)
+    first = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert first.returncode == 1, first.stderr
+    cell = tmp_path / "grid/cells/random_f1_s0_lr0.01"
+    assert json.loads((cell / "results.json").read_text())["split"] == "val"
+    assert str(absent) in first.stdout.rpartition("FAILED")[2]
+    val = json.loads((cell / "cell.json").read_text())["val"]["all"]["miou"]
+    assert (cell / "best.pth").exists()
+
+    draw_tiles(absent, 20, size=32, seed=1)
+    second = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    out, _ = second.communicate(timeout=300)
+    assert second.returncode == 0
+    assert "test mIoU" in out
+    assert json.loads((cell / "results.json").read_text())["split"] == "test"
+    after = json.loads((cell / "cell.json").read_text())
+    assert (after["status"], after["val"]["all"]["miou"]) == ("done", val)
+    assert "at the lower end of the list" in out
+    assert not (cell / "best.pth").exists()
+
+
+def test_read_cell_tells_a_stopped_search_from_a_scored_one(plan, fake):
+    grid = plan(inits=["net=imagenet"], lrs=[0.01, 0.1], fractions=[1], seeds=[0])
+    write_grid(grid)
+    run_jobs(grid, jobs_left(grid), fake, [None], Stop())
+    cell = Cell("net", 1.0, 0, 0.01)
+    assert read_cell(grid, cell)["status"] == "done"  # nothing is chosen yet
+    choose_rates(grid)
+    assert read_cell(grid, cell)["status"] == "unscored"
+    assert jobs_left(grid) == [Job(cell, scoring=True)]
