@@ -18,8 +18,8 @@ checkpoints_path: `best.pth`, `results.json`, `report.html` to open in a browser
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from SSLRemoteSensing.core.cli import given_again, parse, parser, settings
-from SSLRemoteSensing.core.console import closing, command_line
+from SSLRemoteSensing.core.cli import config_words, parse, parser, read_config
+from SSLRemoteSensing.core.console import command_line, print_summary
 from SSLRemoteSensing.core.errors import UserError, run_command
 
 
@@ -64,11 +64,11 @@ def run(args: Namespace) -> None:
         train,
     )
 
-    config = asked_for(settings(args), args)
+    config = asked_for(read_config(args), args)
     task = open_fine_tuning(config, trains=args.evaluate is None)
     if args.evaluate is not None:
         score_checkpoint(task, Path(args.evaluate), Path(args.evaluate).parent)
-        closing({}, [mapping(Path(args.evaluate))])
+        print_summary({}, [mapping(Path(args.evaluate))])
         return
     folder = Path(config["train_cfg"]["checkpoints"]["checkpoints_path"])
     trained = train(task, folder, args.dry_run)
@@ -76,12 +76,12 @@ def run(args: Namespace) -> None:
         return
     report = folder / "report.html"
     if not trained and report.exists() and is_scored(folder / "results.json", config):
-        closing({"results": folder / "results.json", "report": report})
+        print_summary({"results": folder / "results.json", "report": report})
     else:
         score_checkpoint(task, folder / "best.pth", folder)
     best = folder / "best.pth"
-    tta = command_line("finetune_seg.py", *given_again(args), "--evaluate", str(best), "--tta")
-    closing({"weights": best}, [mapping(best)] if args.tta else [mapping(best), tta])
+    tta = command_line("finetune_seg.py", *config_words(args), "--evaluate", str(best), "--tta")
+    print_summary({"weights": best}, [mapping(best)] if args.tta else [mapping(best), tta])
 
 
 def mapping(checkpoint: Path) -> str:

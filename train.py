@@ -15,8 +15,8 @@ The same command again goes on where a run was stopped. Results: `backbone.pth` 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from SSLRemoteSensing.core.cli import fine_tuning_config, parse, parser, settings
-from SSLRemoteSensing.core.console import closing, command_line
+from SSLRemoteSensing.core.cli import fine_tuning_config, parse, parser, read_config
+from SSLRemoteSensing.core.console import command_line, print_summary
 from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.core.machine import versions
 from SSLRemoteSensing.training.run import write_run_card
@@ -54,7 +54,7 @@ def run(args: Namespace) -> None:
     from SSLRemoteSensing.workflows.monitor import Watch
     from SSLRemoteSensing.workflows.pretraining import check_pretext
 
-    config = settings(args)
+    config = read_config(args)
     if args.with_imagenet is not None and isinstance(config.get("backbone_cfg"), dict):
         config["backbone_cfg"]["pretrained"] = args.with_imagenet == "true"
     check_pretext(config)
@@ -114,7 +114,7 @@ def run(args: Namespace) -> None:
     log = Path(config["train_cfg"]["log"]["log_path"])
     backbone_file = folder / "backbone.pth"
     target = fine_tuning_config(args.config_file)
-    closing(
+    print_summary(
         {
             "backbone": backbone_file,
             "card": folder / "backbone.json",

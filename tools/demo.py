@@ -16,8 +16,8 @@ import time
 from functools import partial
 from pathlib import Path
 
-from SSLRemoteSensing.core.cli import bare_parser, parse
-from SSLRemoteSensing.core.console import closing, command_line, painted
+from SSLRemoteSensing.core.cli import parse, plain_parser
+from SSLRemoteSensing.core.console import command_line, print_summary, styled
 from SSLRemoteSensing.core.errors import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,7 +27,7 @@ STARTS = ("random", "pre-trained")
 
 
 def flags() -> argparse.ArgumentParser:
-    flags = bare_parser(__doc__)
+    flags = plain_parser(__doc__)
     flags.add_argument(
         "--output", default="runs/demo", metavar="FOLDER", help="folder of all that it makes"
     )
@@ -76,7 +76,7 @@ def main() -> None:
         )  # fmt: skip
     print(compare(folders))
     draw(folders, output / "comparison.png")
-    closing(
+    print_summary(
         {
             "pictures": f"{output / 'comparison.png'}: image, label and both maps of test tiles",
             "results": ", ".join(str(folder / "results.json") for folder in folders),
@@ -91,7 +91,7 @@ def main() -> None:
 def run(script: str, *arguments) -> None:
     """Run a command of the repository as a user would; end with its exit status if it fails."""
     command = [script, *map(str, arguments)]
-    print(painted(f"\n$ {command_line(*command)}", "bold"), flush=True)
+    print(styled(f"\n$ {command_line(*command)}", "bold"), flush=True)
     done = subprocess.run([sys.executable, *command])
     if done.returncode:
         print(f"stopped: {script} ended with status {done.returncode}", file=sys.stderr)

@@ -20,8 +20,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from SSLRemoteSensing.core.cli import config_parser, given_again, parse, settings
-from SSLRemoteSensing.core.console import closing, command_line, say
+from SSLRemoteSensing.core.cli import config_parser, config_words, parse, read_config
+from SSLRemoteSensing.core.console import command_line, print_line, print_summary
 from SSLRemoteSensing.core.errors import CannotWrite, UserError, run_command
 from SSLRemoteSensing.core.files import make_folder, write_text
 from SSLRemoteSensing.data.file_lists import listable
@@ -65,7 +65,7 @@ def main() -> None:
     for name, value in (("workers", workers), ("processes", args.processes)):
         if value < 1:
             raise UserError(f"--{name} {value}: must be at least 1")
-    config = settings(args)
+    config = read_config(args)
     pretrained = {"random": False, "imagenet": True}.get(args.backbone, args.backbone)
     if args.with_imagenet is not None:
         pretrained = args.with_imagenet == "true"
@@ -75,7 +75,7 @@ def main() -> None:
     output = None if args.output is None else make_folder(args.output, "--output")
 
     def tell(done: "Examination") -> None:
-        say(f"{done.sections[-1]}\n")
+        print_line(f"{done.sections[-1]}\n")
         if output is not None:
             write_report(done, output, complete=False)
 
@@ -84,11 +84,11 @@ def main() -> None:
     if output is not None:
         write_report(done, output, complete=True)
         if done.unusable is not None:
-            say(f"{len(done.unusable)} images to exclude: {output / 'exclude.txt'}")
-        say(f"all findings: {output / 'doctor.json'}")
-    say(verdict(done.sections))
+            print_line(f"{len(done.unusable)} images to exclude: {output / 'exclude.txt'}")
+        print_line(f"all findings: {output / 'doctor.json'}")
+    print_line(verdict(done.sections))
     fails = count(done.sections, FAIL)
-    closing({}, [] if fails else [next_command(args, config, done, output)])
+    print_summary({}, [] if fails else [next_command(args, config, done, output)])
     sys.exit(1 if fails else 0)
 
 
@@ -97,7 +97,7 @@ def next_command(
 ) -> str:
     """The run that was examined, without the images that it could not use."""
     script = "finetune_seg.py" if "classes" in config else "train.py"
-    words = given_again(args, "backbone" if "classes" in config else "with_imagenet")
+    words = config_words(args, "backbone" if "classes" in config else "with_imagenet")
     if done.unusable and output is not None:
         parts = config["train_cfg"].items()
         data = [f"train_cfg.{name}" for name, part in parts if name.endswith("_data") and part]

@@ -18,8 +18,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from SSLRemoteSensing.core.cli import bare_parser, parse
-from SSLRemoteSensing.core.console import closing
+from SSLRemoteSensing.core.cli import parse, plain_parser
+from SSLRemoteSensing.core.console import print_summary
 from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.core.files import make_folder, write_bytes, write_text
 
@@ -33,7 +33,7 @@ RESULTS = ("logits", "probabilities", "classes")
 
 
 def flags() -> argparse.ArgumentParser:
-    flags = bare_parser(__doc__)
+    flags = plain_parser(__doc__)
     flags.add_argument(
         "--checkpoint",
         required=True,
@@ -97,7 +97,9 @@ def main() -> None:
     )
     write_text(args.output.parent / "README.md", model_card(source, exported))
     card = args.output.parent / "README.md"
-    closing({"weights": args.output, "holds": said, "card": f"{card}, with the lines that load it"})
+    print_summary(
+        {"weights": args.output, "holds": said, "card": f"{card}, with the lines that load it"}
+    )
 
 
 def check(args: argparse.Namespace) -> None:

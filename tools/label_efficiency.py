@@ -16,9 +16,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from SSLRemoteSensing.core.cli import add_config_flags, bare_parser, given_again, overrides, parse
+from SSLRemoteSensing.core.cli import add_config_flags, config_words, overrides, parse, plain_parser
 from SSLRemoteSensing.core.config import load_config
-from SSLRemoteSensing.core.console import closing
+from SSLRemoteSensing.core.console import print_summary
 from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.workflows.label_efficiency.comparison import METRICS
 
@@ -28,7 +28,7 @@ FINETUNE = [sys.executable, str(Path(__file__).resolve().parents[1] / "finetune_
 
 
 def flags() -> argparse.ArgumentParser:
-    flags = bare_parser(__doc__)
+    flags = plain_parser(__doc__)
     flags.add_argument("--output", required=True, metavar="FOLDER", help="folder of the grid")
     flags.add_argument(
         "--dry_run", action="store_true", help="print cells, steps and time; write nothing"
@@ -132,7 +132,7 @@ def main() -> None:
     slots = slots_for(config["train_cfg"].get("device", "auto"), args.jobs)
     print("\n".join(describe(grid)))
     if args.dry_run:
-        preview(grid, len(slots), FINETUNE, given_again(args))
+        preview(grid, len(slots), FINETUNE, config_words(args))
         return
     with locked(grid), stop_signals() as stop:
         read_grid(grid)  # as it is now that no other command can change it
@@ -151,7 +151,9 @@ def main() -> None:
         print("stopped; finished cells are kept, the same command goes on", file=sys.stderr)
         sys.exit(128 + stop.received[0])
     if not failed and max(args.seeds) == len(args.seeds) - 1 < ENOUGH - 1:
-        closing({}, [shlex.join(["python", *with_seeds(sys.argv, ENOUGH)])])  # narrower intervals
+        print_summary(
+            {}, [shlex.join(["python", *with_seeds(sys.argv, ENOUGH)])]
+        )  # narrower intervals
     sys.exit(1 if failed else 0)
 
 

@@ -20,9 +20,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
-from SSLRemoteSensing.core.cli import bare_parser, parse
+from SSLRemoteSensing.core.cli import parse, plain_parser
 from SSLRemoteSensing.core.config import Chain, OneOf, Part, parameters, typed_keys
-from SSLRemoteSensing.core.console import closing
+from SSLRemoteSensing.core.console import print_summary
 from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.core.files import write_text
 from SSLRemoteSensing.training.schedules import OPTIMIZERS
@@ -94,7 +94,7 @@ class Section:
 
 
 def flags() -> ArgumentParser:
-    flags = bare_parser(__doc__)
+    flags = plain_parser(__doc__)
     told = "the page to write (default: docs/configuration.md)"
     flags.add_argument("--output", type=Path, metavar="FILE", help=told)
     return flags
@@ -103,7 +103,7 @@ def flags() -> ArgumentParser:
 def main() -> None:
     output = parse(flags()).output or FILE
     write_text(output, page())
-    closing({"page": output})
+    print_summary({"page": output})
 
 
 def page() -> str:

@@ -17,8 +17,8 @@ import rasterio
 from demo_scenes.clouds import draw_clouds
 from demo_scenes.town import draw_town
 
-from SSLRemoteSensing.core.cli import bare_parser, parse
-from SSLRemoteSensing.core.console import closing, command_line, progress
+from SSLRemoteSensing.core.cli import parse, plain_parser
+from SSLRemoteSensing.core.console import command_line, print_summary, progress
 from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.data.subsets import name_hash
 from SSLRemoteSensing.preparation.isprs import PALETTE, POTSDAM_SPLITS, VAIHINGEN_SPLITS
@@ -30,7 +30,7 @@ METRES = {"potsdam": 0.05, "vaihingen": 0.09, "levir_cs": 160.0}
 
 
 def flags() -> argparse.ArgumentParser:
-    flags = bare_parser(__doc__)
+    flags = plain_parser(__doc__)
     add = flags.add_argument
     add("--output", required=True, metavar="FOLDER", help="folder of the scenes")
     add("--seed", type=int, default=0, metavar="N", help="another one draws other scenes")
@@ -66,7 +66,7 @@ def main() -> None:
         raise UserError(f"--output {output}: cannot be written ({error})") from error
     print(f"{args.scenes} drawn scenes, {len(written)} files as those of {args.like}")
     words = (args.like, "--source", output, "--output", f"data/{args.like}")
-    closing({"scenes": output}, [command_line("tools/prepare.py", *words)])
+    print_summary({"scenes": output}, [command_line("tools/prepare.py", *words)])
 
 
 def names_of(like: str) -> list[str]:

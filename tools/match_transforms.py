@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from probe import open_backbone
 
-from SSLRemoteSensing.core.cli import config_parser, parse, settings
+from SSLRemoteSensing.core.cli import config_parser, parse, read_config
 from SSLRemoteSensing.core.errors import UserError, run_command
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def flags() -> ArgumentParser:
 
 def main() -> None:
     args = parse(flags())
-    config = settings(args)
+    config = read_config(args)
     # Only now: torch takes seconds, which --help need not wait for.
     from SSLRemoteSensing.reports.pretext_figures import open_images
     from SSLRemoteSensing.workflows.pretraining import are_published, check_pretext

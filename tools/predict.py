@@ -22,8 +22,8 @@ import signal
 import sys
 from pathlib import Path
 
-from SSLRemoteSensing.core.cli import bare_parser, parse
-from SSLRemoteSensing.core.console import closing, painted
+from SSLRemoteSensing.core.cli import parse, plain_parser
+from SSLRemoteSensing.core.console import print_summary, styled
 from SSLRemoteSensing.core.errors import run_command
 
 BATCH = {"cpu": 1, "cuda": 16}  # windows; a CPU gains nothing by more
@@ -31,7 +31,7 @@ THREADS = {"cpu": 1, "cuda": 4}
 
 
 def flags() -> argparse.ArgumentParser:
-    flags = bare_parser(__doc__)
+    flags = plain_parser(__doc__)
     add = flags.add_argument
     add("--checkpoint", required=True, metavar="FILE",
         help="best.pth, latest.pth or epoch_*.pth of fine-tuning, or an export of it")  # fmt: skip
@@ -141,7 +141,7 @@ def report(results: list[tuple[list, list[str]]], single: bool, args: argparse.N
         for one in done:
             print(one)
         for line in failed:
-            print(painted("error:", "red", sys.stderr), line, file=sys.stderr)
+            print(styled("error:", "red", sys.stderr), line, file=sys.stderr)
     failed = [line for _, lines in results for line in lines]
     mapped = [one for done, _ in results for one in done]
     if single and failed:
@@ -157,7 +157,9 @@ def report(results: list[tuple[list, list[str]]], single: bool, args: argparse.N
             f"{len(failed)} of {len(mapped) + len(failed)} scenes are not mapped", file=sys.stderr
         )
     again = [] if args.skip_existing else ["--skip_existing"]
-    closing({"maps": args.output}, [shlex.join(["python", *sys.argv, *again])] if failed else [])
+    print_summary(
+        {"maps": args.output}, [shlex.join(["python", *sys.argv, *again])] if failed else []
+    )
     if failed:
         sys.exit(1)
 

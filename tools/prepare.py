@@ -19,8 +19,8 @@ from pathlib import Path
 
 import cv2
 
-from SSLRemoteSensing.core.cli import bare_parser, parse
-from SSLRemoteSensing.core.console import closing, command_line
+from SSLRemoteSensing.core.cli import parse, plain_parser
+from SSLRemoteSensing.core.console import command_line, print_summary
 from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.core.machine import versions
 from SSLRemoteSensing.preparation.folder import folder
@@ -35,7 +35,7 @@ BANDS = {"potsdam": "rgb", "vaihingen": "irrg", "levir_cs": "rgbir", "folder": N
 
 
 def flags() -> argparse.ArgumentParser:
-    flags = bare_parser(__doc__)
+    flags = plain_parser(__doc__)
     flags.add_argument("set", choices=BANDS, help="which data set SOURCE is; folder: your own")
     flags.add_argument(
         "--source", required=True, metavar="FOLDER", help="what was downloaded, or a zip file"
@@ -154,7 +154,7 @@ def main() -> None:
     except OSError as error:
         raise UserError(f"--output {args.output}: {error}") from error
     if good and not args.check:
-        closing({"tiles": args.output}, examine(args.set, Path(args.output)))
+        print_summary({"tiles": args.output}, examine(args.set, Path(args.output)))
     sys.exit(0 if good else 1)
 
 

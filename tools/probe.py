@@ -15,7 +15,7 @@ depth alone.
 import time
 from argparse import ArgumentParser
 
-from SSLRemoteSensing.core.cli import config_parser, parse, settings
+from SSLRemoteSensing.core.cli import config_parser, parse, read_config
 from SSLRemoteSensing.core.errors import UserError, run_command
 
 
@@ -39,7 +39,7 @@ def main() -> None:
     from SSLRemoteSensing.reports.html import percent
     from SSLRemoteSensing.workflows.pretraining import check_pretext
 
-    config = settings(args)
+    config = read_config(args)
     check_pretext(config)
     cfg = config["train_cfg"].get("probe")
     if cfg is None:

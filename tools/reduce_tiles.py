@@ -16,8 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from SSLRemoteSensing.core.cli import bare_parser, parse
-from SSLRemoteSensing.core.console import closing, progress
+from SSLRemoteSensing.core.cli import parse, plain_parser
+from SSLRemoteSensing.core.console import print_summary, progress
 from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.core.files import make_folder, write_bytes
 from SSLRemoteSensing.data.file_lists import find_images
@@ -28,7 +28,7 @@ PATTERNS = ("**/*.png", "**/*.jpg", "**/*.jpeg")
 
 
 def flags() -> argparse.ArgumentParser:
-    flags = bare_parser(__doc__)
+    flags = plain_parser(__doc__)
     flags.add_argument("--images", required=True, metavar="FOLDER", help="PNG and JPEG in it")
     flags.add_argument("--labels", metavar="FOLDER", help="of PNG label maps of the same names")
     flags.add_argument("--factor", type=int, default=2, metavar="N", help="pixels to one, a side")
@@ -64,7 +64,7 @@ def main() -> None:
             if label.shape != image.shape[:2]:
                 raise UserError(f"label {path}: is of another size than its image {file}")
             write_png(output / "labels" / name, most_of_blocks(label, args.factor))
-    closing({"images": len(files), "folder": output})
+    print_summary({"images": len(files), "folder": output})
 
 
 def mean_of_blocks(image: np.ndarray, factor: int, file: str) -> np.ndarray:

@@ -15,9 +15,9 @@ of the same names.
 import argparse
 from typing import TYPE_CHECKING
 
-from SSLRemoteSensing.core.cli import add_set, bare_parser, overrides, parse
+from SSLRemoteSensing.core.cli import add_set, overrides, parse, plain_parser
 from SSLRemoteSensing.core.config import load_config
-from SSLRemoteSensing.core.console import closing, say
+from SSLRemoteSensing.core.console import print_line, print_summary
 from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.reports.image_grid import png_path, write_png
 
@@ -28,7 +28,7 @@ MOST = 100  # tiles; a picture of more cannot be looked at
 
 
 def flags() -> argparse.ArgumentParser:
-    flags = bare_parser(__doc__)
+    flags = plain_parser(__doc__)
     source = flags.add_argument_group("what to show, one of")
     source.add_argument("--config_file", metavar="FILE", help="a config of finetune_seg.py")
     source.add_argument("--tiles", metavar="FOLDER", help="of tools/prepare.py, with dataset.json")
@@ -90,13 +90,13 @@ def main() -> None:
     title = f"{part.title}: {len(tiles)} of {len(counts)} tiles{how}"
     page, _ = draw_tiles(tiles, counts, part.classes, part.palette, title)
     write_png(output, page)
-    say(title)
+    print_line(title)
     table = class_table(tiles, counts, part.classes)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         name, *figures = (text.rjust(width) for text, width in zip(row, widths, strict=True))
-        say("  ".join([row[0].ljust(len(name)), *figures]))
-    closing({"picture": output})
+        print_line("  ".join([row[0].ljust(len(name)), *figures]))
+    print_summary({"picture": output})
 
 
 def check_flags(args: argparse.Namespace) -> None:

@@ -12,8 +12,8 @@ batch. Under torchrun the first batches of all processes, one after another, are
 
 from argparse import ArgumentParser
 
-from SSLRemoteSensing.core.cli import config_parser, given_again, parse, settings
-from SSLRemoteSensing.core.console import closing, command_line, say
+from SSLRemoteSensing.core.cli import config_parser, config_words, parse, read_config
+from SSLRemoteSensing.core.console import command_line, print_line, print_summary
 from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.reports.image_grid import png_path, write_png
 
@@ -41,7 +41,7 @@ def main() -> None:
     from SSLRemoteSensing.workflows.doctor.subject import is_fine_tuning
     from SSLRemoteSensing.workflows.pretraining import check_pretext
 
-    config = settings(args)
+    config = read_config(args)
     if is_fine_tuning(config):
         raise UserError(
             f"config file {args.config_file}: is for finetune_seg.py; tools/show_labels.py shows it"
@@ -57,9 +57,9 @@ def main() -> None:
     page, _ = draw_samples(samples, dataset, classes, f"{title}, from the first batch on")
     write_png(output, page)
     for line in [title, *describe(samples, dataset, classes)]:
-        say(line)
-    again = given_again(args)
-    closing({"picture": output}, [command_line("train.py", *again)])
+        print_line(line)
+    again = config_words(args)
+    print_summary({"picture": output}, [command_line("train.py", *again)])
 
 
 if __name__ == "__main__":

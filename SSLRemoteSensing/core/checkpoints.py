@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.files import whole, write_bytes
+from SSLRemoteSensing.core.files import atomic, write_bytes
 
 MOST_VALUES = 2**20  # in one file; a dict that holds itself has no end
 MOST_REPEATED = 2**30  # bytes of tensors beyond what the file has: one value can stand for many
@@ -142,7 +142,7 @@ def write(path: str | Path, contents: dict) -> None:
     Raises:
         CannotWrite: the disk is full, say; what was there before is still there.
     """
-    with whole(path) as part:
+    with atomic(path) as part:
         save(part, contents | {"checksum": checksum(contents)})
 
 
@@ -200,7 +200,7 @@ def write_plain(path: Path, contents: dict, card: dict) -> None:
 
     Both are written before either takes its name.
     """
-    with whole(path.with_suffix(".json")) as described, whole(path) as part:
+    with atomic(path.with_suffix(".json")) as described, atomic(path) as part:
         save(part, contents)
         known = card | {"sha256": sha256(part)}
         described.write_text(json.dumps(known, indent=2, default=str) + "\n")

@@ -35,7 +35,7 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
-def bare_parser(description: str) -> argparse.ArgumentParser:
+def plain_parser(description: str) -> argparse.ArgumentParser:
     """A parser with --help and --version alone; `description` is a command's docstring, with
     examples as indented lines that can be copied."""
     flags = argparse.ArgumentParser(description=description, formatter_class=Help)
@@ -61,7 +61,7 @@ class Version(argparse.Action):
 
 def config_parser(description: str) -> argparse.ArgumentParser:
     """The flags that choose a config, for `settings`."""
-    flags = bare_parser(description)
+    flags = plain_parser(description)
     add_config_flags(flags.add_argument_group("config"), paths=True)
     return flags
 
@@ -120,7 +120,7 @@ def parse(flags: argparse.ArgumentParser) -> argparse.Namespace:
         return flags.parse_args()
 
 
-def given_again(args: argparse.Namespace, *names: str) -> list[str]:
+def config_words(args: argparse.Namespace, *names: str) -> list[str]:
     """The config's flags, and those of `names` that were given, for a command that goes with it."""
     words = ["--config_file", args.config_file]
     for name in ("checkpoints_path", "log_path", *names):
@@ -141,7 +141,7 @@ def fine_tuning_config(config_file: str) -> str:
     return "CONFIG"
 
 
-def settings(args: argparse.Namespace) -> dict:
+def read_config(args: argparse.Namespace) -> dict:
     """The config that the flags of `config_parser` ask for."""
     asked = overrides(args)
     if args.checkpoints_path:

@@ -12,7 +12,7 @@ STYLES = {"bold": "1", "red": "1;31", "yellow": "33"}
 DELAY = 1.0  # seconds of work before a bar appears
 
 
-def painted(text: str, style: str, stream: TextIO | None = None) -> str:
+def styled(text: str, style: str, stream: TextIO | None = None) -> str:
     """`text` in a style of `STYLES` where `stream` (stdout) is a terminal, else as it is.
 
     Plain as well with NO_COLOR (https://no-color.org) or TERM=dumb, and where the stream is a
@@ -27,7 +27,7 @@ def painted(text: str, style: str, stream: TextIO | None = None) -> str:
 
 def warn(text: str) -> None:
     """A line on stderr of what does not stop the command."""
-    print(painted("warning:", "yellow", sys.stderr), text, file=sys.stderr, flush=True)
+    print(styled("warning:", "yellow", sys.stderr), text, file=sys.stderr, flush=True)
 
 
 def progress(
@@ -81,18 +81,18 @@ class Bar(tqdm):
         super().close()
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """A line on stdout at once, above the bars that are shown; a file's name need not be text."""
     with tqdm.external_write_mode():
         print(text.encode("utf-8", "backslashreplace").decode(), flush=True)
 
 
-def closing(facts: Mapping[str, object], commands: Sequence[str] = ()) -> None:
+def print_summary(facts: Mapping[str, object], commands: Sequence[str] = ()) -> None:
     """The end of what a command says: results, a `key: value` a line, and what to run next."""
     for name, value in facts.items():
-        print(painted(f"{name}:", "bold"), value)
+        print(styled(f"{name}:", "bold"), value)
     for command in commands:
-        print(painted("next:", "bold"), command)
+        print(styled("next:", "bold"), command)
 
 
 def command_line(script: str, *arguments: object) -> str:

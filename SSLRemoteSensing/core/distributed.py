@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from SSLRemoteSensing.core.errors import UserError, told
+from SSLRemoteSensing.core.errors import UserError, one_line
 
 # How long a process may wait for the others: for the first to write, or to score a large scene. One
 # that ended is not waited for: its connections are closed.
@@ -75,7 +75,9 @@ def processes() -> Iterator[None]:
         with only_the_first_speaks():
             yield
     except UserError as error:
-        raise UserError(f"process {rank()}: {told(error)}" if rank() else told(error)) from error
+        raise UserError(
+            f"process {rank()}: {one_line(error)}" if rank() else one_line(error)
+        ) from error
     except RuntimeError as error:
         if not isinstance(error, dist.DistNetworkError) and not LOST.search(str(error)):
             raise

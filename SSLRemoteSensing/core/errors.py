@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from SSLRemoteSensing.core.console import painted
+from SSLRemoteSensing.core.console import styled
 
 
 class UserError(ValueError):
@@ -36,15 +36,15 @@ def run_command(main: Callable[[], None], stopped: str = "stopped") -> None:
         try:
             main()
         except UserError as error:
-            print(painted("error:", "red", sys.stderr), told(error), file=sys.stderr)
+            print(styled("error:", "red", sys.stderr), one_line(error), file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt as stop:
-            say_stopped(stopped)
+            print_stopped(stopped)
             sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))
         except Exception:
             if not pressed:
                 raise
-            say_stopped(stopped)
+            print_stopped(stopped)
             sys.exit(128 + signal.SIGINT)
         finally:
             sys.stdout.flush()  # here, where a reader that has gone can be told from a defect
@@ -70,7 +70,7 @@ def note_ctrl_c() -> list[int]:
     return pressed
 
 
-def say_stopped(stopped: str) -> None:
+def print_stopped(stopped: str) -> None:
     if os.environ.get("RANK", "0") == "0":  # torchrun's other processes need not say it too
         print(stopped, file=sys.stderr)
 
@@ -87,7 +87,7 @@ def silence_closed() -> bool:
     return closed
 
 
-def told(error: UserError) -> str:
+def one_line(error: UserError) -> str:
     """The message of `error` as one line."""
     text = str(error)
     if "Original Traceback" in text:  # a loader's worker puts it and the error's name before

@@ -9,7 +9,7 @@ from SSLRemoteSensing.core.errors import CannotWrite, UserError
 
 
 @contextlib.contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
+def atomic(path: str | Path) -> Iterator[Path]:
     """A temporary file beside `path` to write in the block, then flushed and renamed to `path`.
 
     Where the block fails nothing is left of it, and what was there before is still there.
@@ -45,13 +45,13 @@ def flush(path: Path) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a small text file whole or not at all."""
-    with whole(path) as part:
+    with atomic(path) as part:
         part.write_text(text)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Write a file whole or not at all."""
-    with whole(path) as part:
+    with atomic(path) as part:
         part.write_bytes(data)
 
 

@@ -37,7 +37,7 @@ def end_workers(batches) -> None:
 
 
 @contextlib.contextmanager
-def lost_workers_told() -> Iterator[None]:
+def name_lost_workers() -> Iterator[None]:
     """Raise a `UserError` where a loader's worker was killed, as the system does to free memory.
 
     torch tells it by a RuntimeError, from a signal handler: wherever the main process is by then.

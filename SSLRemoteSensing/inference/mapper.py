@@ -17,8 +17,8 @@ from torch import Tensor
 
 from SSLRemoteSensing.core import distributed
 from SSLRemoteSensing.core.classes import IGNORE
-from SSLRemoteSensing.core.console import painted, progress
-from SSLRemoteSensing.core.errors import CannotWrite, UserError, told
+from SSLRemoteSensing.core.console import progress, styled
+from SSLRemoteSensing.core.errors import CannotWrite, UserError, one_line
 from SSLRemoteSensing.inference.network import MapNetwork
 from SSLRemoteSensing.inference.nodata import Valid
 from SSLRemoteSensing.inference.outputs import Outputs
@@ -122,8 +122,8 @@ def map_scenes(
         except CannotWrite:
             raise
         except UserError as error:
-            failed.append(told(error))
-            print(painted("error:", "red", sys.stderr), told(error), file=sys.stderr, flush=True)
+            failed.append(one_line(error))
+            print(styled("error:", "red", sys.stderr), one_line(error), file=sys.stderr, flush=True)
     return done, failed
 
 

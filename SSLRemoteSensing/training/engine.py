@@ -20,7 +20,7 @@ from SSLRemoteSensing.core.config import OneOf, Part, build
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import make_folder
 from SSLRemoteSensing.core.machine import choose_device
-from SSLRemoteSensing.core.workers import end_workers, lost_workers_told, one_thread
+from SSLRemoteSensing.core.workers import end_workers, name_lost_workers, one_thread
 from SSLRemoteSensing.training import run_folder
 from SSLRemoteSensing.training.logger import Log, Silent
 from SSLRemoteSensing.training.meters import Clock, History
@@ -211,7 +211,7 @@ def fit(
             folder, saving.max_keep, stepper, course, history, len(dataset), card, writer, best
         )
         ends.callback(writer.close)
-        ends.enter_context(lost_workers_told())
+        ends.enter_context(name_lost_workers())
         ends.callback(end_workers, loading)
         received = ends.enter_context(signals())
 

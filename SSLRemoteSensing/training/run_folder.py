@@ -14,7 +14,7 @@ from pathlib import Path
 from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.files import whole
+from SSLRemoteSensing.core.files import atomic
 
 RUN_KEYS = {"model", "optimizer", "step", "epoch", "offset", "per_step", "best", "images"}
 RUN_KEYS |= {"processes", "card", "pending"}
@@ -116,7 +116,7 @@ def save(folder: Path, state: dict, finished_epoch: int | None, max_keep: int) -
             old.unlink()
     # A file of its own, not a second name of the epoch's: what damages one leaves the other. Last,
     # as a run that is killed before it does the epoch's end again.
-    with whole(folder / "latest.pth") as part:
+    with atomic(folder / "latest.pth") as part:
         shutil.copyfile(kept, part)
 
 

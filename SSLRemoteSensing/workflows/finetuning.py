@@ -13,7 +13,7 @@ import torch
 from SSLRemoteSensing.core import checkpoints, distributed
 from SSLRemoteSensing.core.classes import default_palette
 from SSLRemoteSensing.core.config import OneOf, Part, require
-from SSLRemoteSensing.core.console import closing
+from SSLRemoteSensing.core.console import print_summary
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import make_folder, write_text
 from SSLRemoteSensing.core.machine import choose_device, choose_precision
@@ -282,7 +282,7 @@ def score_checkpoint(task: FineTuning, source: Path, folder: Path) -> None:
         folder, counts, opened, task.scored_split, scoring, show, classes, source, best, task.config
     )
     write_report(folder, results, card, errors, opened, predict, scoring, task.device)
-    closing({"results": folder / "results.json", "report": folder / "report.html"})
+    print_summary({"results": folder / "results.json", "report": folder / "report.html"})
 
 
 def is_scored(path: Path, config: dict) -> bool:

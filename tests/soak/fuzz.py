@@ -38,7 +38,7 @@ import torch
 from PIL import Image
 
 from SSLRemoteSensing.core import checkpoints
-from SSLRemoteSensing.core.cli import parser, settings
+from SSLRemoteSensing.core.cli import parser, read_config
 from SSLRemoteSensing.core.config import build, load_config
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data import images
@@ -473,7 +473,7 @@ def override_config(rng: np.random.Generator, folder: Path) -> None:
         ["--config_file", str(ROOT / "configs" / CONFIGS[0]), "--set=" + given[0]]
     )
     args.set += [given[1:]]
-    check_pretext(settings(args))
+    check_pretext(read_config(args))
 
 
 def read_latest(rng: np.random.Generator, folder: Path) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from SSLRemoteSensing.core.errors import UserError, told
+from SSLRemoteSensing.core.errors import UserError, one_line
 
 OK, WARNING, FAIL = "ok", "warning", "fail"
 SHOWN = {OK: "ok  ", WARNING: "warn", FAIL: "FAIL"}
@@ -55,7 +55,7 @@ class Section:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 return function(*arguments)
         except UserError as error:
-            self.fail(told(error))
+            self.fail(one_line(error))
             return None
         finally:
             for line in out.getvalue().splitlines():

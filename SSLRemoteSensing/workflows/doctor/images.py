@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from SSLRemoteSensing.core.console import progress
-from SSLRemoteSensing.core.errors import UnreadableImage, UserError, told
+from SSLRemoteSensing.core.errors import UnreadableImage, UserError, one_line
 from SSLRemoteSensing.data.geotiff import open_tiff, require_file
 from SSLRemoteSensing.data.images import MAX_PIXELS, TIFF_ENDINGS, png_depth, read_image
 from SSLRemoteSensing.data.pretext import MOST_SKIPPED
@@ -111,7 +111,7 @@ def look(file: str, split: Split) -> Facts:
         return Facts(file, header, digest(file, split))
     except UserError as error:
         skippable = isinstance(error, UnreadableImage)
-        return Facts(file, header, fault=told(error), skippable=skippable)
+        return Facts(file, header, fault=one_line(error), skippable=skippable)
 
 
 def digest(file: str, split: Split) -> bytes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from SSLRemoteSensing.core.classes import IGNORE
-from SSLRemoteSensing.core.errors import UserError, told
+from SSLRemoteSensing.core.errors import UserError, one_line
 from SSLRemoteSensing.data.images import MAX_PIXELS, read_label
 from SSLRemoteSensing.data.labels import INVALID, ValueCoding, settle_coding, value_counts
 from SSLRemoteSensing.workflows.doctor.findings import Section
@@ -41,7 +41,7 @@ def look_at_label(image: Facts, label: str) -> LabelFacts:
             return LabelFacts(image.file, label, fault=text, kind="size")
         return LabelFacts(image.file, label, value_counts(read_label(label)))
     except UserError as error:
-        return LabelFacts(image.file, label, fault=told(error), kind="unreadable")
+        return LabelFacts(image.file, label, fault=one_line(error), kind="unreadable")
 
 
 def scan_labels(split: Split, images: Sequence[Facts], workers: int) -> list[LabelFacts]:

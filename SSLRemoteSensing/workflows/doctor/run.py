@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from SSLRemoteSensing.core import checkpoints
-from SSLRemoteSensing.core.errors import UserError, told
+from SSLRemoteSensing.core.errors import UserError, one_line
 from SSLRemoteSensing.core.machine import choose_device, device_name, has_fast_bf16, versions
 from SSLRemoteSensing.training import run_folder
 from SSLRemoteSensing.training.plan import plan, require_images
@@ -318,9 +318,9 @@ def judge_run_folder(folder: Path, section: Section) -> dict | None:
     try:
         state = run_folder.read_state(latest)
     except checkpoints.Damaged as error:
-        return earlier_epoch(folder, told(error), section)
+        return earlier_epoch(folder, one_line(error), section)
     except UserError as error:
-        section.fail(told(error))
+        section.fail(one_line(error))
         return None
     section.ok(f"{latest}: whole, step {state['step']}, epoch {state['epoch']}")
     return state

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from SSLRemoteSensing.core.console import closing, progress
+from SSLRemoteSensing.core.console import print_summary, progress
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import write_text
 from SSLRemoteSensing.evaluation.scoring import ScoringSettings
@@ -82,7 +82,7 @@ def report(grid: Grid, remarks: Sequence[str], metric: str, protocol: str, final
         draw_curves(rows, grid.baseline, metric, protocol, head, grid.folder / "curves.png")
         files["curves"] = grid.folder / "curves.png"
     write_index(grid, rows, title, told, facts, metric, protocol)
-    closing(files | {"report": grid.folder / "report.html"})
+    print_summary(files | {"report": grid.folder / "report.html"})
     left = len(jobs_left(grid))
     if left:
         cells = "1 cell" if left == 1 else f"{left} cells"

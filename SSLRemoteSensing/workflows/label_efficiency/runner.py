@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from SSLRemoteSensing.core.console import progress, say
+from SSLRemoteSensing.core.console import print_line, progress
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import write_text
 from SSLRemoteSensing.workflows.label_efficiency.cells import (
@@ -129,7 +129,7 @@ def run_jobs(
                     seconds = mean_seconds(grid)
                     ahead = bool(left and seconds and not stop.received)
                     rest = f"; about {duration(left * seconds / len(slots))} left" if ahead else ""
-                    say(f"[{ended} of {len(jobs)}] {one.job.cell}: {text}{rest}")
+                    print_line(f"[{ended} of {len(jobs)}] {one.job.cell}: {text}{rest}")
     finally:  # only after an error of our own is any left
         bar.close()
         for one in stop.running.values():
