@@ -24,7 +24,7 @@ from SSLRemoteSensing.core.cli import config_parser, config_words, parse, read_c
 from SSLRemoteSensing.core.console import command_line, print_line, print_summary
 from SSLRemoteSensing.core.errors import CannotWrite, UserError, run_command
 from SSLRemoteSensing.core.files import make_folder, write_text
-from SSLRemoteSensing.data.file_lists import listable
+from SSLRemoteSensing.data.file_lists import as_listed
 from SSLRemoteSensing.workflows.doctor.findings import FAIL, as_json, count, verdict
 
 if TYPE_CHECKING:
@@ -119,8 +119,8 @@ def write_list(unusable: dict[str, str], path: Path) -> None:
     for image, why in unusable.items():
         lines.append(f"# {why}")
         full = os.path.abspath(image)
-        lines.append(full if listable(full) else f"# no line can hold {full!r}; rename it")
-    text = "\n".join(line if listable(line) else repr(line) for line in lines)
+        lines.append(full if as_listed(full) else f"# no line can hold {full!r}; rename it")
+    text = "\n".join(line if as_listed(line) else repr(line) for line in lines)
     try:
         path.write_bytes(f"{text}\n".encode("utf-8", "surrogateescape"))
     except OSError as error:

@@ -74,7 +74,7 @@ def leave_out(files: list[str], root: Path, exclude: str | Path | None) -> list[
     """
     if exclude is None:
         return files
-    named = listed(Path(exclude), "exclude")
+    named = listing(Path(exclude), "exclude")
     # Folders are compared as they really are, so that a link to one changes nothing; asking that
     # of each file of 100,000 would take seconds.
     real: dict[str, str] = {}
@@ -131,7 +131,7 @@ def in_folder(parts: list[str], pattern: list[str]) -> bool:
 
 
 def read_list(path: Path, key: str) -> list[str]:
-    files = [str(path.parent / line) for line in listed(path, key)]
+    files = [str(path.parent / line) for line in listing(path, key)]
     if not files:
         raise UserError(f"{key} {path}: the list is empty; write one image path a line")
     missing = [file for file in files if not os.path.isfile(file)]
@@ -142,7 +142,7 @@ def read_list(path: Path, key: str) -> list[str]:
     return list(dict.fromkeys(files))
 
 
-def listed(path: Path, key: str) -> list[str]:
+def listing(path: Path, key: str) -> list[str]:
     """The lines of a text file that are neither empty nor comments.
 
     Names that are no UTF-8 come back as Python has them from the system. Blanks belong to a name.
@@ -161,7 +161,7 @@ def listed(path: Path, key: str) -> list[str]:
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
-def listable(path: str) -> bool:
+def as_listed(path: str) -> bool:
     """Whether a line of such a file can hold `path`."""
     return "\n" not in path and not path.endswith("\r")
 

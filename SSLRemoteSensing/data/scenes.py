@@ -21,10 +21,10 @@ from SSLRemoteSensing.data.subsets import scene_of
 
 PLACED = re.compile(r"(.+)_(\d+)_(\d+)")
 Size = tuple[int, int]  # height, width
-Places = dict[tuple[int, int], int]  # (y, x) of a tile in its scene -> its index
+PlacedTiles = dict[tuple[int, int], int]  # (y, x) of a tile in its scene -> its index
 
 
-class Mosaic:
+class TiledImage:
     """An image or label of a whole scene, read by rows from top to bottom.
 
     Args:
@@ -93,8 +93,8 @@ class ScoredScene:
     name: str
     height: int
     width: int
-    image: Mosaic
-    labels: dict[str, Mosaic]
+    image: TiledImage
+    labels: dict[str, TiledImage]
 
 
 def open_scenes(
@@ -114,18 +114,21 @@ def open_scenes(
     scenes = []
     for name, (size, places) in groups.items():
         labels = {
-            kind: mosaic(files, tiles.read_label, places, size) for kind, files in kinds.items()
+            kind: put_together(files, tiles.read_label, places, size)
+            for kind, files in kinds.items()
         }
-        image = mosaic(images, tiles.read_image, places, size)
+        image = put_together(images, tiles.read_image, places, size)
         scenes.append(ScoredScene(name, *size, image, labels))
     return scenes
 
 
-def mosaic(files: Sequence[str], read: Callable, places: Places, size: Size) -> Mosaic:
-    return Mosaic({place: files[index] for place, index in places.items()}, read, *size)
+def put_together(
+    files: Sequence[str], read: Callable, places: PlacedTiles, size: Size
+) -> TiledImage:
+    return TiledImage({place: files[index] for place, index in places.items()}, read, *size)
 
 
-def single_groups(tiles: SegmentationDataset) -> dict[str, tuple[Size, Places]]:
+def single_groups(tiles: SegmentationDataset) -> dict[str, tuple[Size, PlacedTiles]]:
     """Each tile by its path: its (height, width), and itself at (0, 0)."""
     files = [file for file, _ in tiles.pairs]
     if tiles.card and "tile" in tiles.card:
@@ -136,14 +139,14 @@ def single_groups(tiles: SegmentationDataset) -> dict[str, tuple[Size, Places]]:
     return {file: (sizes[i], {(0, 0): i}) for i, file in enumerate(files)}
 
 
-def prepared_groups(tiles: SegmentationDataset) -> dict[str, tuple[Size, Places]]:
+def prepared_groups(tiles: SegmentationDataset) -> dict[str, tuple[Size, PlacedTiles]]:
     """Scene -> its (height, width) and the index of the tile at each (y, x)."""
     card = tiles.card
     missing = {"places", "tile", "stride"} - card.keys()
     if missing:
         where = f"{card['root']}/dataset.json"
         raise UserError(f"{where}: damaged (lacks {min(missing)}); prepare the data set again")
-    found: dict[tuple[str, str], Places] = defaultdict(dict)
+    found: dict[tuple[str, str], PlacedTiles] = defaultdict(dict)
     for index, (file, _) in enumerate(tiles.pairs):
         match = PLACED.fullmatch(stem(file))
         split = Path(file).parent.name

@@ -109,7 +109,7 @@ class SegmentationDataset(Dataset):
         self.pairs = find_pairs(
             image_path, label_path, data_format, label_format, hash_range, exclude
         )
-        card, self.max_value, kept = look_at_set(
+        card, self.max_value, kept = read_prepared_card(
             self.pairs, image_path, max_value, fraction, fraction_seed
         )
         self.origin = origin_of_tiles(card, bands, in_channels)
@@ -257,7 +257,7 @@ def find_pairs(
     return pairs
 
 
-def look_at_set(
+def read_prepared_card(
     pairs: Sequence[tuple[str, str]],
     image_path: str,
     max_value: float | None,

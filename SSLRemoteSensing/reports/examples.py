@@ -10,7 +10,7 @@ from torch import Tensor
 
 from SSLRemoteSensing.core.classes import IGNORE, NOT_SCORED
 from SSLRemoteSensing.data.prepared import positions
-from SSLRemoteSensing.data.scenes import Mosaic, ScoredScene
+from SSLRemoteSensing.data.scenes import ScoredScene, TiledImage
 from SSLRemoteSensing.evaluation.scoring import Scored, ScoringSettings
 from SSLRemoteSensing.evaluation.tile_errors import Place, Ranked
 from SSLRemoteSensing.inference.windows import predict_scene
@@ -97,7 +97,7 @@ def reach(length: int, window: int, step: int, low: int, high: int) -> tuple[int
     return starts[0], starts[-1] + window
 
 
-def read_part(mosaic: Mosaic, place: Place) -> np.ndarray:
+def read_part(mosaic: TiledImage, place: Place) -> np.ndarray:
     rows = mosaic.rows(place.y, place.height)
     mosaic.let_go()
     # A copy, since a view would keep all rows of the scene that were read with these.

@@ -12,7 +12,7 @@ from drawn import draw_potsdam, eroded, prepare, write_png
 from torch import nn
 
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.scenes import Mosaic, label_kinds, open_scenes, require_eroded
+from SSLRemoteSensing.data.scenes import TiledImage, label_kinds, open_scenes, require_eroded
 from SSLRemoteSensing.data.segmentation import SegmentationDataset
 from SSLRemoteSensing.evaluation.metrics import ConfusionMatrix
 from SSLRemoteSensing.evaluation.scoring import ScoringSettings, open_scored, score
@@ -89,7 +89,7 @@ def test_each_tile_is_read_once_when_tiles_lie_side_by_side(potsdam):
     scene = scenes_of(open_part(root))[0]
     read = []
     image = scene.image
-    counting = Mosaic(
+    counting = TiledImage(
         image.files, lambda file: read.append(file) or image.read(file), image.height, image.width
     )
     for y in range(0, 150, 10):

@@ -11,7 +11,7 @@ from SSLRemoteSensing.data.pretext import PretextDataset, choose_images
 from SSLRemoteSensing.data.segmentation import (
     SegmentationDataset,
     find_pairs,
-    look_at_set,
+    read_prepared_card,
     stated_coding,
 )
 from SSLRemoteSensing.workflows.doctor.findings import Section
@@ -92,7 +92,7 @@ def labelled_split(name: str, data: dict, in_channels: int, classes: int) -> Spl
     keys = ("image_path", "label_path", "data_format", "label_format", "hash_range", "exclude")
     pairs = find_pairs(*(data[key] for key in keys))
     keys = ("image_path", "max_value", "fraction", "fraction_seed")
-    card, max_value, kept = look_at_set(pairs, *(data[key] for key in keys))
+    card, max_value, kept = read_prepared_card(pairs, *(data[key] for key in keys))
     given = (data["label_path"], classes, data["label_offset"], data["label_codes"])
     _, coding = stated_coding(card, *given)
     images, labels = zip(*pairs, strict=True)

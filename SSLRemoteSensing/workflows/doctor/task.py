@@ -18,7 +18,7 @@ from SSLRemoteSensing import build_pretext
 from SSLRemoteSensing.core.config import Part, build, require
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data import pretext, segmentation
-from SSLRemoteSensing.data.file_lists import listed
+from SSLRemoteSensing.data.file_lists import listing
 from SSLRemoteSensing.data.labels import ValueCoding
 from SSLRemoteSensing.evaluation.linear_probe import open_probe
 from SSLRemoteSensing.evaluation.scoring import open_scored
@@ -135,7 +135,9 @@ def open_without(task: Task, unusable: Iterable[str], coding: ValueCoding | None
         return task.open_train(before, coding)
     root = Path(data.get("image_path") or data["data_path"])
     root = root if root.is_dir() else root.parent
-    lines = [] if before is None else [str(root / line) for line in listed(Path(before), "exclude")]
+    lines = (
+        [] if before is None else [str(root / line) for line in listing(Path(before), "exclude")]
+    )
     lines += map(os.path.abspath, unusable)
     with tempfile.NamedTemporaryFile(suffix=".txt") as file:
         file.write("\n".join(lines).encode("utf-8", "surrogateescape"))
