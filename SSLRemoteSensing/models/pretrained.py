@@ -216,7 +216,7 @@ def adapt_values(values: list | None, bands: int, adapt: str) -> list | None:
 
 def require_known(state: dict[str, Tensor], path: Path) -> None:
     """Refuse, by its name, an architecture that only looks like one of ours."""
-    kind = stranger(state)
+    kind = name_stranger(state)
     if kind is not None:
         raise UserError(
             f"weights {path}: are of {kind}, which is not among the backbones here; take one of "
@@ -231,7 +231,7 @@ def require_fit(
     that have nothing of the model.
     """
     wanted = model.state_dict()
-    matched, missing, left_over = compared(wanted, state)
+    matched, missing, left_over = match_names(wanted, state)
     # A deeper ResNet has every entry of a shallower one, of the same shape, and more blocks.
     parts = tuple(f"{part}." for part, _ in model.named_children())
     more = [key for key in left_over if key.startswith(parts)]
@@ -267,7 +267,7 @@ def require_fit(
     )
 
 
-def compared(
+def match_names(
     wanted: dict[str, Tensor], state: dict[str, Tensor]
 ) -> tuple[list[str], list[str], list[str]]:
     """The names matched, missing and left over."""
@@ -279,7 +279,7 @@ def compared(
 
 def _load(model: Backbone, state: dict[str, Tensor], source: str) -> dict:
     wanted = model.state_dict()
-    matched, missing, left_over = compared(wanted, state)
+    matched, missing, left_over = match_names(wanted, state)
     model.load_state_dict({key: state[key] for key in matched}, strict=False)
     summary = f"{source}: {len(matched)} of {len(wanted)} entries of {model.name} loaded"
     return {"matched": matched, "missing": missing, "left_over": left_over, "summary": summary}
@@ -423,7 +423,7 @@ SHALLOW = {  # with bottlenecks or not
 }
 
 
-def stranger(state: dict[str, Tensor]) -> str | None:
+def name_stranger(state: dict[str, Tensor]) -> str | None:
     """What `state` is, in words, where it is a known architecture that this package has not."""
     for sign, name in SIGNS.items():
         # The prefix of a network that is no ResNet or VGG at all has not been found and stripped.
@@ -431,14 +431,14 @@ def stranger(state: dict[str, Tensor]) -> str | None:
         if any(pattern.match(key) for key in state):
             return name
     if "layer1.0.conv1.weight" in state:
-        return strange_resnet(state)
+        return name_strange_resnet(state)
     first = state.get("features.0.weight")
     if first is not None and first.shape[2:] == (11, 11):
         return "an AlexNet"
     return None
 
 
-def strange_resnet(state: dict[str, Tensor]) -> str | None:
+def name_strange_resnet(state: dict[str, Tensor]) -> str | None:
     """What kind of ResNet, from the shapes of its weights."""
     stem, middle = state.get("conv1.weight"), state.get("layer1.0.conv2.weight")
     if stem is not None and stem.dim() == 4 and stem.shape[2:] != (7, 7):

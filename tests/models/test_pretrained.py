@@ -141,10 +141,10 @@ def test_the_deep_stem_of_mmsegmentation_is_refused_by_its_name(tmp_path):
 
 
 def test_no_architecture_of_ours_is_taken_for_a_stranger():
-    from SSLRemoteSensing.models.pretrained import stranger
+    from SSLRemoteSensing.models.pretrained import name_stranger
 
     for name in BACKBONES:
-        assert stranger(bare(name).state_dict()) is None, name
+        assert name_stranger(bare(name).state_dict()) is None, name
 
 
 def test_entries_that_the_architecture_does_not_have_are_refused_unless_asked(tmp_path):
