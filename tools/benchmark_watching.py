@@ -14,7 +14,7 @@ from benchmark_timing import say, seconds
 from SSLRemoteSensing import load_config
 from SSLRemoteSensing.core.machine import choose_device, choose_precision
 from SSLRemoteSensing.data.pretext import collate
-from SSLRemoteSensing.training.logger import Log
+from SSLRemoteSensing.training.logger import RunLog
 from SSLRemoteSensing.training.settings import LogSettings
 from SSLRemoteSensing.workflows.monitor import Watch
 from SSLRemoteSensing.workflows.pretraining import check_pretext
@@ -32,7 +32,7 @@ def measure_watching(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:
     classes = config["train_cfg"]["train_data"]["agr_transforms_cfg"]["transforms_cfg"]
     watch = Watch(step.model, dataset, collate, args.batch_size, list(classes))
     (scratch / "log").mkdir()
-    log = Log(scratch / "log", 0, 1, scratch)
+    log = RunLog(scratch / "log", 0, 1, scratch)
 
     def entry() -> None:
         step.observe(watch.entry, step.to_device(batch), {})

@@ -24,7 +24,7 @@ from SSLRemoteSensing.reports.image_grid import (
     text_width,
     write,
 )
-from SSLRemoteSensing.training.plan import plan, require_images
+from SSLRemoteSensing.training.plan import make_plan, require_images
 from SSLRemoteSensing.training.sampler import KeySampler
 from SSLRemoteSensing.training.settings import check_counts, divide_batch, require_one_length
 
@@ -186,7 +186,7 @@ def first_samples(dataset: PretextDataset, train_cfg: dict, epoch: int, count: i
     numbers = train_cfg.get("num_epoch"), train_cfg.get("num_step")
     require_one_length(*numbers)
     require_images(len(dataset), batch_size, parts)
-    course = plan(len(dataset), batch_size * parts, *numbers, None)
+    course = make_plan(len(dataset), batch_size * parts, *numbers, None)
     epochs = -(-course.total // course.per_epoch)
     if not 0 <= epoch < epochs:
         raise UserError(f"--epoch {epoch}: the run has the epochs 0 to {epochs - 1}")

@@ -22,11 +22,11 @@ from SSLRemoteSensing.core.files import make_folder
 from SSLRemoteSensing.core.machine import choose_device
 from SSLRemoteSensing.core.workers import end_workers, name_lost_workers, one_thread
 from SSLRemoteSensing.training import run_folder
-from SSLRemoteSensing.training.logger import Log, Silent
-from SSLRemoteSensing.training.meters import Clock, History
-from SSLRemoteSensing.training.plan import plan, require_images
+from SSLRemoteSensing.training.logger import RunLog, Silent
+from SSLRemoteSensing.training.meters import LossMeter, Throughput
+from SSLRemoteSensing.training.plan import make_plan, require_images
 from SSLRemoteSensing.training.resume import resume
-from SSLRemoteSensing.training.run import Saver, plain, signals
+from SSLRemoteSensing.training.run import Saver, plain_card, signals
 from SSLRemoteSensing.training.sampler import KeySampler
 from SSLRemoteSensing.training.schedules import OPTIMIZERS, SCHEDULES
 from SSLRemoteSensing.training.settings import (
@@ -154,7 +154,7 @@ def fit(
         sync_bn,
     )  # fmt: skip
     if dry_run:
-        course = plan(len(dataset), per_step, num_epoch, num_step, None)
+        course = make_plan(len(dataset), per_step, num_epoch, num_step, None)
         print(f"{len(dataset)} images, {course.describe()}, {stepper.describe()}")
         stepper.rehearse(collate([dataset[(0, i)] for i in range(batch_size)]), accumulate_steps)
         return True
@@ -168,18 +168,18 @@ def fit(
     with contextlib.ExitStack() as ends:
         if rank == 0:
             for place in {folder.resolve(), log_folder.resolve()}:
-                ends.enter_context(run_folder.held(place))
+                ends.enter_context(run_folder.locked(place))
         with distributed.first_before_others():
             state = run_folder.read(folder)
         at = None if state is None else state["step"]
         distributed.require_equal("latest.pth, step", at, f"see that all read the same {folder}")
-        course = plan(len(dataset), per_step, num_epoch, num_step, state)
+        course = make_plan(len(dataset), per_step, num_epoch, num_step, state)
         first, total = course.first, course.total
         print(f"{len(dataset)} images, {course.describe()}, {stepper.describe()}")
-        history = History(dataset, limit=max(1, len(dataset) // 100))
+        history = LossMeter(dataset, limit=max(1, len(dataset) // 100))
         if rank > 0:  # the weights are the same everywhere, dropout is each process's own
             torch.manual_seed(seed + rank)
-        card, best, pending = plain(card), None, False
+        card, best, pending = plain_card(card), None, False
         if state is not None:
             if not resume(state, folder, card, course, len(dataset), stepper, history):
                 return False
@@ -206,7 +206,7 @@ def fit(
         batches = stepper.ahead(loading)
         if start is not None and rank == 0:
             start()
-        writer = Log(log_folder, first, total, pictures) if rank == 0 else Silent()
+        writer = RunLog(log_folder, first, total, pictures) if rank == 0 else Silent()
         saver = Saver(
             folder, saving.max_keep, stepper, course, history, len(dataset), card, writer, best
         )
@@ -241,7 +241,7 @@ def fit(
             end_epoch(first, course.epoch(first - 1), again=True)
         if measure is not None and first == 0:
             measured(0, 0, 0)
-        clock = Clock()
+        clock = Throughput()
         told = Entries(logging, total, stepper, history, clock, writer, watch, look)
         saved = time.monotonic()
 
@@ -308,9 +308,9 @@ class Entries:
     settings: LogSettings
     total: int
     stepper: TrainStep
-    history: History
-    clock: Clock
-    writer: Log | Silent
+    history: LossMeter
+    clock: Throughput
+    writer: RunLog | Silent
     watch: Callable[[dict, dict], tuple[dict, dict]] | None
     look: Callable[[Callable], tuple[dict, dict, dict]] | None
     looked: tuple[int, float] | None = None  # the last look: its step, and when it had ended

@@ -24,7 +24,7 @@ DETAILS = ("share_", "agr_accuracy_", "gradient_norm_", "gradient_cosine_", "mem
 PICTURE = re.compile(r"step_(\d{7,})_[a-z_]+\.png")
 
 
-class Log:
+class RunLog:
     """Entries of a run of `total` steps that starts, or goes on, at step `first`.
 
     Entries after `first`, left by a run that was cut off, are removed: each step is there once. A

@@ -13,7 +13,7 @@ from SSLRemoteSensing.core.errors import UserError
 STOPPED = "the last checkpoint is kept; lower the learning rate or set clip_grad_norm"
 
 
-class History:
+class LossMeter:
     """Losses and norms of gradients, left on the device until they are asked for.
 
     Reading a loss waits for the device, so it happens once a log step; the batches' numbers are
@@ -195,7 +195,7 @@ class History:
         ]
 
 
-class Clock:
+class Throughput:
     """Images a second and shares of the time, lap by lap.
 
     `images_per_second` and `data_wait` are of the time of training, from which the time spent on

@@ -16,7 +16,7 @@ def require_images(images: int, batch_size: int, accumulate_steps: int, processe
 
 
 @dataclass(frozen=True)
-class Course:
+class Plan:
     """The steps `first` to `total` of a run, each of `per_step` images of all processes.
 
     Step s stands at place s + `shift` of the epochs of `per_epoch` steps. The shift is 0 but where
@@ -62,9 +62,9 @@ class Course:
         return f"{steps}, {self.total} steps in all"
 
 
-def plan(
+def make_plan(
     images: int, per_step: int, num_epoch: int | None, num_step: int | None, state: dict | None
-) -> Course:
+) -> Plan:
     """The course of a run over `images` images, from the start or a checkpoint's `position`."""
     per_epoch = images // per_step
     first = shift = 0
@@ -73,4 +73,4 @@ def plan(
         seen = min(math.ceil(state["offset"] / per_step), per_epoch)
         shift = state["epoch"] * per_epoch + seen - first
     total = num_step or num_epoch * per_epoch - shift
-    return Course(per_step, per_epoch, first, total, shift, num_step is not None)
+    return Plan(per_step, per_epoch, first, total, shift, num_step is not None)

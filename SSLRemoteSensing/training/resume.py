@@ -8,8 +8,8 @@ from SSLRemoteSensing.core import distributed
 from SSLRemoteSensing.core.config import differences
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.training.meters import History
-from SSLRemoteSensing.training.plan import Course
+from SSLRemoteSensing.training.meters import LossMeter
+from SSLRemoteSensing.training.plan import Plan
 from SSLRemoteSensing.training.train_step import TrainStep
 
 # Parts of a config without which the weights of a checkpoint mean nothing.
@@ -29,10 +29,10 @@ def resume(
     state: dict,
     folder: Path,
     card: dict,
-    course: Course,
+    course: Plan,
     images: int,
     stepper: TrainStep,
-    history: History,
+    history: LossMeter,
 ) -> bool:
     """Give network, optimizer, generators and history what `state` holds of them; say what differs.
 

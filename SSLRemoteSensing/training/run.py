@@ -16,9 +16,9 @@ from SSLRemoteSensing.core.errors import CannotWrite, UserError
 from SSLRemoteSensing.core.files import write_text
 from SSLRemoteSensing.core.machine import device_name, versions
 from SSLRemoteSensing.training import run_folder
-from SSLRemoteSensing.training.logger import Log, Silent
-from SSLRemoteSensing.training.meters import History
-from SSLRemoteSensing.training.plan import Course
+from SSLRemoteSensing.training.logger import RunLog, Silent
+from SSLRemoteSensing.training.meters import LossMeter
+from SSLRemoteSensing.training.plan import Plan
 from SSLRemoteSensing.training.resume import random_state
 from SSLRemoteSensing.training.train_step import TrainStep
 
@@ -57,11 +57,11 @@ class Saver:
     folder: Path
     max_keep: int
     stepper: TrainStep
-    course: Course
-    history: History
+    course: Plan
+    history: LossMeter
     images: int
     card: dict
-    writer: Log | Silent
+    writer: RunLog | Silent
     best: float | None = None  # the score of `best.pth`
     unsaved: CannotWrite | None = None
 
@@ -110,7 +110,7 @@ class Saver:
         return True
 
 
-def plain(card: dict | None) -> dict:
+def plain_card(card: dict | None) -> dict:
     """`card` in JSON's types, which a checkpoint can hold without pickling objects."""
     return json.loads(json.dumps(card or {}, default=str))
 

@@ -22,7 +22,7 @@ EPOCH_FILE = re.compile(r"epoch_(\d+)\.pth")
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Keep other runs out of `folder` for as long as the block lasts; clear up after killed ones.
 
     The lock is the system's, on the file `.lock`: it ends with the process, however that ends.
@@ -31,7 +31,7 @@ def held(folder: Path) -> Iterator[None]:
         UserError: another run holds it.
     """
     path = folder / ".lock"
-    lock = locked(path)
+    lock = lock_file(path)
     try:
         for pattern in (".*.part", ".writable.*", ".shared.*"):  # of files that were being written
             for left in folder.glob(pattern):
@@ -43,7 +43,7 @@ def held(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def locked(path: Path) -> int:
+def lock_file(path: Path) -> int:
     """The file at `path`, open and locked for this process."""
     while True:
         try:

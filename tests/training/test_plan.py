@@ -2,21 +2,21 @@
 
 import pytest
 
-from SSLRemoteSensing.training.plan import plan
+from SSLRemoteSensing.training.plan import make_plan
 
 
 @pytest.mark.parametrize("step", [0, 3, 10, 19, 30])
 def test_going_on_as_before_changes_nothing(step):
-    straight = plan(103, 10, 3, None, None)
+    straight = make_plan(103, 10, 3, None, None)
     assert (straight.total, straight.per_epoch) == (30, 10)
-    going_on = plan(103, 10, 3, None, straight.position(step))
+    going_on = make_plan(103, 10, 3, None, straight.position(step))
     assert (going_on.first, going_on.total, going_on.shift) == (step, 30, 0)
 
 
 def test_larger_steps_begin_behind_what_was_seen():
     """25 of 100 images of the second epoch: in steps of 10 the next is the fourth, at image 30."""
-    small = plan(100, 5, 4, None, None)
-    large = plan(100, 10, 4, None, small.position(25))
+    small = make_plan(100, 5, 4, None, None)
+    large = make_plan(100, 10, 4, None, small.position(25))
     assert large.position(25) == {"step": 25, "epoch": 1, "offset": 30, "per_step": 10}
     assert large.total == 25 + 7 + 10 + 10
     assert large.ends_epoch(25 + 7)
@@ -26,14 +26,14 @@ def test_larger_steps_begin_behind_what_was_seen():
 
 
 def test_a_number_of_steps_is_kept():
-    small = plan(100, 5, None, 50, None)
-    large = plan(100, 10, None, 50, small.position(20))
+    small = make_plan(100, 5, None, 50, None)
+    large = make_plan(100, 10, None, 50, small.position(20))
     assert (large.first, large.total) == (20, 50)
     assert large.progress(20) == (20, 50, 1)
 
 
 def test_a_rest_smaller_than_a_step_is_left_out():
-    late = plan(20, 4, 3, None, None).position(4)
-    course = plan(20, 12, 3, None, late)
+    late = make_plan(20, 4, 3, None, None).position(4)
+    course = make_plan(20, 12, 3, None, late)
     assert course.epoch(4) == 1
     assert course.position(4)["offset"] == 0

@@ -23,7 +23,7 @@ from SSLRemoteSensing.core.errors import CannotWrite, UserError
 from SSLRemoteSensing.data.pretext import PretextDataset, collate
 from SSLRemoteSensing.training import run_folder
 from SSLRemoteSensing.training.engine import fit
-from SSLRemoteSensing.training.logger import Log
+from SSLRemoteSensing.training.logger import RunLog
 
 
 def flip_a_bit(data: bytes) -> bytes:
@@ -179,7 +179,7 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_has_ended(
     assert first.poll() is None
     first.kill()
     first.wait()
-    with run_folder.held(tmp_path / "run"):
+    with run_folder.locked(tmp_path / "run"):
         pass
     assert not (tmp_path / "run/.lock").exists()
     os.killpg(first.pid, signal.SIGKILL)  # its workers
@@ -220,7 +220,7 @@ def test_a_folder_that_cannot_be_locked_is_said_and_used(tmp_path, monkeypatch, 
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(run_folder.fcntl, "lockf", unknown)
-    with run_folder.held(tmp_path):
+    with run_folder.locked(tmp_path):
         assert "cannot be locked against a second run" in capsys.readouterr().err
 
 
@@ -378,7 +378,7 @@ def steps_of_events(folder, tag: str = "losses/sum") -> list[int]:
 def test_an_entry_is_on_the_disk_when_it_is_written(tmp_path):
     """A run that is killed loses none: TensorBoard's writer alone keeps them for two minutes."""
     (tmp_path / "log").mkdir()
-    log = Log(tmp_path / "log", 0, 2)
+    log = RunLog(tmp_path / "log", 0, 2)
     log.write({"step": 1, "epoch": 0, "loss": 0.5})
     shutil.copytree(tmp_path / "log", tmp_path / "then")
     log.close()

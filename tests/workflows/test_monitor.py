@@ -37,8 +37,8 @@ from SSLRemoteSensing.reports.pretext_figures import (
 )
 from SSLRemoteSensing.training import run_folder
 from SSLRemoteSensing.training.engine import Entries, fit
-from SSLRemoteSensing.training.logger import Log
-from SSLRemoteSensing.training.meters import Clock, History
+from SSLRemoteSensing.training.logger import RunLog
+from SSLRemoteSensing.training.meters import LossMeter, Throughput
 from SSLRemoteSensing.training.settings import LogSettings
 from SSLRemoteSensing.training.tensorboard import charts, tag
 from SSLRemoteSensing.training.train_step import TrainStep
@@ -391,7 +391,7 @@ def test_pairs_are_counted_as_by_a_loop():
 
 
 def test_a_step_that_is_left_out_counts_in_no_accuracy():
-    history = History([0], limit=1)
+    history = LossMeter([0], limit=1)
     for step, good in ((1, 1.0), (2, math.nan)):
         loss = {"agr": torch.tensor(good)}
         history.add(step, {"index": []}, loss, {"agr_confusion": torch.eye(2).long() * step})
@@ -721,7 +721,7 @@ def test_memory_that_is_too_small_for_a_look_is_told(config):
 def test_the_clock_leaves_watching_out_of_the_speed_of_training(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    clock = Clock()
+    clock = Throughput()
     clock.images = 30
     now[0] += 2
     with clock.waiting():
@@ -768,7 +768,7 @@ def test_the_line_of_text_of_an_entry_is_short_and_made_of_pairs(tmp_path, capsy
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     (tmp_path / "log").mkdir()
-    log = Log(tmp_path / "log", 2, 902)
+    log = RunLog(tmp_path / "log", 2, 902)
     now[0] += 30
     log.write(dict(step=5, epoch=0, loss=2.5, share_agr=0.5, agr_accuracy=0.25, agr_accuracy_r0=1))
     log.write(dict(step=5, epoch=0, effective_rank=3.25))

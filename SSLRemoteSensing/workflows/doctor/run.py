@@ -16,7 +16,7 @@ from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.errors import UserError, one_line
 from SSLRemoteSensing.core.machine import choose_device, device_name, has_fast_bf16, versions
 from SSLRemoteSensing.training import run_folder
-from SSLRemoteSensing.training.plan import plan, require_images
+from SSLRemoteSensing.training.plan import make_plan, require_images
 from SSLRemoteSensing.training.resume import config_changes
 from SSLRemoteSensing.training.settings import check_graphs
 from SSLRemoteSensing.training.train_step import TrainStep
@@ -161,7 +161,7 @@ def judge_time(
     per_step = settings["batch_size"] * settings["accumulate_steps"] * processes
     if images < per_step:
         return
-    course = plan(images, per_step, settings["num_epoch"], settings["num_step"], state)
+    course = make_plan(images, per_step, settings["num_epoch"], settings["num_step"], state)
     left = course.total - course.first
     loaders, cores = settings["num_workers"], default_workers()
     loading = per_step * image / min(processes * max(1, loaders), max(processes, cores))
