@@ -13,11 +13,11 @@ from demo_scenes.town import draw_town
 from SSLRemoteSensing.core.files import write_text
 from SSLRemoteSensing.data.prepared import positions
 from SSLRemoteSensing.data.segmentation import SegmentationDataset
-from SSLRemoteSensing.preparation.catalog import Collection
+from SSLRemoteSensing.preparation.catalog import Catalog
 from SSLRemoteSensing.preparation.isprs import CLASSES, PALETTE, potsdam
 from SSLRemoteSensing.preparation.prepare import cut_scenes, make_tile_folders
 from SSLRemoteSensing.preparation.sources import list_files
-from SSLRemoteSensing.preparation.tiling import Job, cut_scene
+from SSLRemoteSensing.preparation.tiling import TilingSettings, tile_scene
 
 TILE = 256
 
@@ -34,13 +34,13 @@ def measure_preparing(scratch: Path, rounds: int = 3, size: int = 6000) -> dict:
     copies = scratch / "copies"
     copies.mkdir()
 
-    def new_job() -> Job:
-        return Job(TILE, TILE, output, collection.coding, collection.scale)
+    def new_job() -> TilingSettings:
+        return TilingSettings(TILE, TILE, output, collection.coding, collection.scale)
 
     times = {"prepare": [], "copy": [], "one": [], "many": []}
     for _ in range(rounds):  # in turn, so that a machine's drift meets all
         times["copy"].append(seconds(lambda: copy_pixels(scene, copies)))
-        times["prepare"].append(seconds(lambda: cut_scene(scene, new_job())))
+        times["prepare"].append(seconds(lambda: tile_scene(scene, new_job())))
         for key, count in (("one", 1), ("many", workers)):
             taken = seconds(lambda n=count: list(cut_scenes(collection.scenes, new_job(), n)))
             times[key].append(taken)
@@ -71,7 +71,7 @@ def measure_opening(scratch: Path, count: int = 100_000) -> dict:
     return {"open_tiles": count, "open_s": statistics.median(taken)}
 
 
-def draw_potsdam(folder: Path, count: int, size: int) -> Collection:
+def draw_potsdam(folder: Path, count: int, size: int) -> Catalog:
     """`count` scenes of Potsdam's size: a drawn town of 1500 x 1500, repeated."""
     import rasterio
 

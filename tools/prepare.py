@@ -23,7 +23,7 @@ from SSLRemoteSensing.core.cli import parse, plain_parser
 from SSLRemoteSensing.core.console import command_line, print_summary
 from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.core.machine import versions
-from SSLRemoteSensing.preparation.folder import folder
+from SSLRemoteSensing.preparation.folder import read_folder
 from SSLRemoteSensing.preparation.isprs import potsdam, vaihingen
 from SSLRemoteSensing.preparation.levir_cs import levir_cs
 from SSLRemoteSensing.preparation.prepare import CARD, prepare
@@ -135,7 +135,7 @@ def main() -> None:
     if args.set == "folder":
         if args.labels != "full":
             raise UserError("--labels: a folder of your own has one kind of labels")
-        collection = folder(files, bands, args.splits, **folder_only)
+        collection = read_folder(files, bands, args.splits, **folder_only)
         settings |= folder_only
     else:
         given = [key for key, value in folder_only.items() if value not in (None, [])]

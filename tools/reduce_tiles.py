@@ -22,7 +22,7 @@ from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.core.files import make_folder, write_bytes
 from SSLRemoteSensing.data.file_lists import find_images
 from SSLRemoteSensing.data.images import read_image, read_label
-from SSLRemoteSensing.preparation.tiling import png
+from SSLRemoteSensing.preparation.tiling import encode_png
 
 PATTERNS = ("**/*.png", "**/*.jpg", "**/*.jpeg")
 
@@ -91,7 +91,7 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if pixels.ndim == 3:
         pixels = pixels[:, :, ::-1]  # OpenCV writes blue first
-    write_bytes(path, png(pixels))
+    write_bytes(path, encode_png(pixels))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 
 from SSLRemoteSensing.data.labels import ValueCoding
-from SSLRemoteSensing.preparation.catalog import UNLABELLED, Collection, listed
+from SSLRemoteSensing.preparation.catalog import UNLABELLED, Catalog, listing
 
 # Shares of a label's pixels. Lossy storage of dense labels (blocks of 25 pixels, random classes;
 # JPEG quality 20 to 95, blurred, or resized) leaves up to 0.13 far from a pure colour, but no
@@ -16,7 +16,7 @@ SPLIT_ORDER = ["train", "val", "test", UNLABELLED]
 FAR_SHARES, ORDER_DOUBT = 0.25, 0.1
 
 
-def judge(record: dict, collection: Collection) -> None:
+def check_scene(record: dict, collection: Catalog) -> None:
     """Add `warnings`, and `refused` where it must not be used, to a record of `cut_scene`."""
     warnings = record["warnings"] = []
     if record["scene"] in collection.faults:
@@ -28,7 +28,7 @@ def judge(record: dict, collection: Collection) -> None:
         warnings.append(f"{record['apart']} lies at another place on the map than its image")
     refusals = [record["refused"]] if "refused" in record else []
     for kind, label in record["labels"].items():
-        told, refused = judge_label(label, kind, collection)
+        told, refused = check_label(label, kind, collection)
         name = "" if len(record["labels"]) == 1 else f"{kind} label: "
         warnings += [name + text for text in told]
         refusals += [name + text for text in refused]
@@ -36,7 +36,7 @@ def judge(record: dict, collection: Collection) -> None:
         record["refused"] = "; ".join(refusals)
 
 
-def judge_label(label: dict, kind: str, collection: Collection) -> tuple[list[str], list[str]]:
+def check_label(label: dict, kind: str, collection: Catalog) -> tuple[list[str], list[str]]:
     """Warnings and refusals of one label map, from its `summary`."""
     warnings, refusals = [], []
     total = all_pixels(label)
@@ -89,7 +89,7 @@ def all_pixels(label: dict) -> int:
     return max(1, sum(label["pixels"]) + label["not_scored"] + label["unknown"])
 
 
-def judge_all(records: Sequence[dict], collection: Collection) -> list[str]:
+def check_scenes(records: Sequence[dict], collection: Catalog) -> list[str]:
     """What the scenes show only together, a sentence each."""
     told = list(collection.notes)
     used = [record for record in records if "refused" not in record]
@@ -99,17 +99,17 @@ def judge_all(records: Sequence[dict], collection: Collection) -> list[str]:
         if collection.sizes.get(r["scene"], (r["height"], r["width"])) != (r["height"], r["width"])
     ]
     if odd:
-        told.append(f"{len(odd)} scenes are not of their published size: {listed(odd)}")
+        told.append(f"{len(odd)} scenes are not of their published size: {listing(odd)}")
     unplaced = [record["scene"] for record in used if record["transform"] is None]
     if unplaced and len(unplaced) < len(used):
-        told.append(f"no georeference: {listed(unplaced)}; their tiles lie on no map")
+        told.append(f"no georeference: {listing(unplaced)}; their tiles lie on no map")
     elif unplaced:
         told.append("no scene has a georeference; the tiles lie on no map")
     unlabelled = [record["scene"] for record in used if record["split"] == UNLABELLED]
     if unlabelled:
         told.append(
             f"{len(unlabelled)} test scenes have no label and are in {UNLABELLED}: "
-            + listed(unlabelled)
+            + listing(unlabelled)
         )
     splits = {record["split"] for record in used}
     if used and "train" not in splits:
@@ -124,12 +124,12 @@ def judge_all(records: Sequence[dict], collection: Collection) -> list[str]:
         told.append(f"no pixel of train is {' or '.join(absent)}")
     shares = class_shares(used, collection, ("train", "val"))
     if collection.shares and shares:
-        told += judge_order(shares, collection)
+        told += check_order(shares, collection)
     return told
 
 
 def class_shares(
-    records: Sequence[dict], collection: Collection, splits: Sequence[str]
+    records: Sequence[dict], collection: Catalog, splits: Sequence[str]
 ) -> list[float]:
     """Shares of the scored pixels of `splits`, in the full labels where there are such."""
     pixels = [0] * len(collection.classes)
@@ -141,7 +141,7 @@ def class_shares(
     return [count / sum(pixels) for count in pixels] if sum(pixels) else []
 
 
-def judge_order(shares: Sequence[float], collection: Collection) -> list[str]:
+def check_order(shares: Sequence[float], collection: Catalog) -> list[str]:
     """Whether the shares of the classes look like another order of classes."""
 
     def distance(order: Sequence[int], published: Sequence[float]) -> float:
@@ -165,7 +165,7 @@ def judge_order(shares: Sequence[float], collection: Collection) -> list[str]:
 
 
 def compared(
-    shares: Sequence[float], name: str, published: Sequence[float], collection: Collection
+    shares: Sequence[float], name: str, published: Sequence[float], collection: Catalog
 ) -> str:
     measured, expected = (", ".join(f"{100 * s:.1f}" for s in row) for row in (shares, published))
     return (
@@ -174,16 +174,14 @@ def compared(
     )
 
 
-def report(
-    records: Sequence[dict], collection: Collection, told: Sequence[str], whole: bool
-) -> str:
+def report(records: Sequence[dict], collection: Catalog, told: Sequence[str], whole: bool) -> str:
     """The audit as text: a table of the scenes, if `whole` or they are few, then what to tell."""
     lines = table(records, collection) if whole or len(records) <= MOST_LINES else []
     warnings: dict[str, list[str]] = {}
     for record in records:
         for text in record["warnings"]:
             warnings.setdefault(text, []).append(record["scene"])
-    lines += [f"warning: {listed(scenes)}: {text}" for text, scenes in warnings.items()]
+    lines += [f"warning: {listing(scenes)}: {text}" for text, scenes in warnings.items()]
     lines += [f"note: {text}" for text in told]
     lines += [
         f"must not be used: {record['scene']}: {record['refused']}"
@@ -200,7 +198,7 @@ def report(
     return "\n".join(lines)
 
 
-def table(records: Sequence[dict], collection: Collection) -> list[str]:
+def table(records: Sequence[dict], collection: Catalog) -> list[str]:
     """A line a scene: size, tiles, shares of inexact colours, of what is not scored, of classes."""
     width = max(5, *(len(record["scene"]) for record in records)) + 2
     heads = ["inexact", "unscored", *(name.split()[0][:9] for name in collection.classes)]

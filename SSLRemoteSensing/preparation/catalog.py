@@ -15,7 +15,7 @@ UNLABELLED = "test_unlabelled"  # the split of test scenes that come without lab
 
 
 @dataclass(frozen=True)
-class Scene:
+class SourceScene:
     """An image and its labels, by kind ('full', 'eroded')."""
 
     name: str
@@ -31,7 +31,7 @@ class Scene:
 
 
 @dataclass
-class Collection:
+class Catalog:
     """The scenes of a data set and what is known of them.
 
     `scale` is the value that becomes 1. `shares` are published class shares by the name of the
@@ -44,7 +44,7 @@ class Collection:
     bands: Sequence[str] | None
     scale: float | None
     coding: ColourCoding | ValueCoding | None
-    scenes: list[Scene]
+    scenes: list[SourceScene]
     shares: dict[str, Sequence[float]] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -53,18 +53,18 @@ class Collection:
     problems: list[tuple[str, str]] = field(default_factory=list)
 
 
-def listed(names: Sequence[str], most: int = 6) -> str:
+def listing(names: Sequence[str], most: int = 6) -> str:
     """The first of `names`, and how many more there are."""
     text = ", ".join(names[:most])
     return f"{text} and {len(names) - most} more" if len(names) > most else text
 
 
-def match_up(
+def pair_scenes(
     split_of: dict[str, str],
     images: dict[str, SourceFile],
     labels: dict[str, dict[str, SourceFile]],
     bands: dict[str, tuple[int, ...]],
-) -> tuple[list[Scene], list[str], list[tuple[str, str]]]:
+) -> tuple[list[SourceScene], list[str], list[tuple[str, str]]]:
     """Scenes in the order of `split_of`; what to tell; and (scene, problem).
 
     Args:
@@ -86,20 +86,20 @@ def match_up(
         elif missing:
             problems.append((name, f"{images[name].name} has no label ({' and '.join(missing)})"))
             continue
-        scenes.append(Scene(name, split, images[name], found, bands[name]))
+        scenes.append(SourceScene(name, split, images[name], found, bands[name]))
     known = set(images)
     alone = {
         file.name for files in labels.values() for name, file in files.items() if name not in known
     }
     if alone:
-        notes.append(f"{listed(sorted(alone))}: a label without a scene; not used")
+        notes.append(f"{listing(sorted(alone))}: a label without a scene; not used")
     absent = [name for name in split_of if name not in images]
     if absent:
         notes.append(
-            f"{len(absent)} scenes of the splits are not there: {listed(absent, 40)}; scores will "
+            f"{len(absent)} scenes of the splits are not there: {listing(absent, 40)}; scores will "
             "not compare with published ones"
         )
     foreign = sorted(name for name in images if name not in split_of)
     if foreign:
-        notes.append(f"not of the splits asked for, left out: {listed(foreign)}")
+        notes.append(f"not of the splits asked for, left out: {listing(foreign)}")
     return scenes, notes, problems

@@ -20,9 +20,9 @@ from SSLRemoteSensing.data.labels import (
 )
 from SSLRemoteSensing.data.subsets import scene_of
 from SSLRemoteSensing.preparation import isprs
-from SSLRemoteSensing.preparation.catalog import BAND_NAMES, UNLABELLED, Collection, Scene
+from SSLRemoteSensing.preparation.catalog import BAND_NAMES, UNLABELLED, Catalog, SourceScene
 from SSLRemoteSensing.preparation.sources import SourceFile
-from SSLRemoteSensing.preparation.splits import SHARE, pick
+from SSLRemoteSensing.preparation.splits import SHARE, pick_scenes
 from SSLRemoteSensing.preparation.tiling import open_label, to_uint8_values
 
 # Of two files with one stem, the label is the one whose ending stands later.
@@ -35,7 +35,7 @@ SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "
 BANDS = {"rgb": (1, 2, 3), "irrg": (4, 1, 2), "rgbir": (1, 2, 3, 4)}
 
 
-def folder(
+def read_folder(
     files: Sequence[SourceFile],
     bands: str | None,
     splits: Sequence[str],
@@ -44,7 +44,7 @@ def folder(
     max_value: float | None,
     label_offset: int | None,
     label_codes: Sequence[int] | None,
-) -> Collection:
+) -> Catalog:
     """Images with labels in partner folders (img_dir/ and ann_dir/, images/ and labels/, ...), or
     beside them under the same stem with another ending, or with _label or _mask after it.
 
@@ -62,14 +62,14 @@ def folder(
         UserError: no images, two images of one name, labels without `classes`, an unclear coding.
     """
     pictures = [f for f in files if PurePosixPath(f.name).suffix.lower() in ENDINGS]
-    pairs, alone = pair(pictures)
+    pairs, alone = pair_files(pictures)
     if not pairs:
         raise UserError(f"no image ({', '.join(ENDINGS)}) among {len(files)} files of --source")
     labelled = any(label for _, label in pairs.values())
     notes = [f"{file}: a label without a scene; not used" for file in alone]
     problems = []
-    split_of = deal_folders([image.name for image, _ in pairs.values()], splits, notes)
-    scenes: dict[str, Scene] = {}
+    split_of = assign_folders([image.name for image, _ in pairs.values()], splits, notes)
+    scenes: dict[str, SourceScene] = {}
     for image, label in pairs.values():
         name, split = stem(image.name), split_of.get(image.name)
         if split is None:
@@ -79,7 +79,7 @@ def folder(
             continue
         split = UNLABELLED if labelled and label is None else split
         found = {} if label is None else {"full": label}
-        scene = Scene(name, split, image, found, BANDS.get(bands))
+        scene = SourceScene(name, split, image, found, BANDS.get(bands))
         if scene.key in scenes:
             other = scenes[scene.key].image.name
             raise UserError(f"{other} and {image.name} are of one name, as their tiles would be; "
@@ -101,13 +101,13 @@ def folder(
                         "images/ and labels/, or beside each other as a.jpg and a.png")  # fmt: skip
     else:
         notes.append("no labels found: tiles for pre-training only")
-    return Collection(
+    return Catalog(
         "folder", classes, palette, BAND_NAMES.get(bands), max_value, coding, scenes,
         isprs.SHARES if tuple(classes) == isprs.CLASSES else {}, notes=notes, problems=problems,
     )  # fmt: skip
 
 
-def pair(
+def pair_files(
     files: Sequence[SourceFile],
 ) -> tuple[dict[str, tuple[SourceFile, SourceFile | None]], list[str]]:
     """(image, label or None) by the key that both share; and the names of labels left alone."""
@@ -145,7 +145,9 @@ def pair(
     return dict(sorted(pairs.items())), alone
 
 
-def deal_folders(images: Sequence[str], splits: Sequence[str], notes: list[str]) -> dict[str, str]:
+def assign_folders(
+    images: Sequence[str], splits: Sequence[str], notes: list[str]
+) -> dict[str, str]:
     """Image -> split, by sub-folder, or by a hash of the scene that a tile is of."""
     wanted = {text.partition("=")[0]: text.partition("=")[2] for text in splits}
     strange = sorted(wanted.keys() - {"train", "val", "test"})
@@ -176,7 +178,7 @@ def deal_folders(images: Sequence[str], splits: Sequence[str], notes: list[str])
             if all(name in by_name and name not in dealt for name in which.split(",")):
                 named |= {by_name[name]: split for name in which.split(",")}
             else:
-                picked = pick(left, which, f"{split}={which}", start)
+                picked = pick_scenes(left, which, f"{split}={which}", start)
                 share = float(which) if SHARE.fullmatch(which) else None
                 start += share or 0
                 if wanted.get(split) and not picked and share != 0:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.labels import ColourCoding
-from SSLRemoteSensing.preparation.catalog import BAND_NAMES, Collection, match_up
+from SSLRemoteSensing.preparation.catalog import BAND_NAMES, Catalog, pair_scenes
 from SSLRemoteSensing.preparation.sources import SourceFile
-from SSLRemoteSensing.preparation.splits import by_scene, deal
+from SSLRemoteSensing.preparation.splits import assign_splits, files_by_scene
 
 CLASSES = ("impervious surface", "building", "low vegetation", "tree", "car", "clutter")
 PALETTE = (
@@ -76,7 +76,7 @@ TIFF = r"\.tiff?"
 
 def potsdam(
     files: Sequence[SourceFile], bands: str, kinds: Sequence[str], splits: Sequence[str]
-) -> Collection:
+) -> Catalog:
     """Potsdam, 38 scenes of 6000 x 6000 pixels at 5 cm, in any folders or zip files.
 
     Args:
@@ -90,7 +90,7 @@ def potsdam(
     start = r"(?:.*/)?top_potsdam_0?(\d+)_0?(\d+)_"
     images, bands_of, notes = {}, {}, []
     for product, numbers in POTSDAM_BANDS[bands]:
-        found, more = by_scene(files, f"{start}{product}{TIFF}", r"\1_\2")
+        found, more = files_by_scene(files, f"{start}{product}{TIFF}", r"\1_\2")
         images = found | images
         bands_of = dict.fromkeys(found, numbers) | bands_of
         notes += more
@@ -102,10 +102,12 @@ def potsdam(
     labels = {}
     for kind in kinds:
         ending = "label" if kind == "full" else "label_noBoundary"
-        labels[kind], more = by_scene(files, f"{start}{ending}{TIFF}", r"\1_\2")
+        labels[kind], more = files_by_scene(files, f"{start}{ending}{TIFF}", r"\1_\2")
         notes += more
-    scenes, more, problems = match_up(deal(POTSDAM_SPLITS, splits), images, labels, bands_of)
-    return Collection(
+    scenes, more, problems = pair_scenes(
+        assign_splits(POTSDAM_SPLITS, splits), images, labels, bands_of
+    )
+    return Catalog(
         "potsdam", CLASSES, PALETTE, BAND_NAMES[bands], 255, ColourCoding(PALETTE), scenes,
         {"Potsdam": POTSDAM_SHARES}, POTSDAM_FAULTS, dict.fromkeys(images, POTSDAM_SIZE), True,
         notes + more, problems,
@@ -114,7 +116,7 @@ def potsdam(
 
 def vaihingen(
     files: Sequence[SourceFile], bands: str, kinds: Sequence[str], splits: Sequence[str]
-) -> Collection:
+) -> Catalog:
     """Vaihingen, 33 scenes at 9 cm; images in `top/`, labels under the same name elsewhere.
 
     Arguments as of `potsdam`; the bands are near infrared, red, green.
@@ -125,7 +127,7 @@ def vaihingen(
     if bands != "irrg":
         raise UserError(f"--bands {bands}: Vaihingen has near infrared, red, green (irrg) only")
     area = r"top_mosaic_09cm_area(\d+)"
-    images, notes = by_scene(files, rf"(?:.*/)?top/{area}{TIFF}")
+    images, notes = files_by_scene(files, rf"(?:.*/)?top/{area}{TIFF}")
     if not images:
         raise UserError(f"no top/top_mosaic_09cm_area*.tif among {len(files)} files of --source; "
                         "images must lie in a folder named top")  # fmt: skip
@@ -133,12 +135,12 @@ def vaihingen(
     labels = {}
     for kind in kinds:
         ending = TIFF if kind == "full" else f"_noBoundary{TIFF}"
-        labels[kind], more = by_scene(files, elsewhere + ending)
+        labels[kind], more = files_by_scene(files, elsewhere + ending)
         notes += more
-    scenes, more, problems = match_up(
-        deal(VAIHINGEN_SPLITS, splits), images, labels, dict.fromkeys(images, (1, 2, 3))
+    scenes, more, problems = pair_scenes(
+        assign_splits(VAIHINGEN_SPLITS, splits), images, labels, dict.fromkeys(images, (1, 2, 3))
     )
-    return Collection(
+    return Catalog(
         "vaihingen", CLASSES, PALETTE, BAND_NAMES["irrg"], 255, ColourCoding(PALETTE), scenes,
         {"Vaihingen": VAIHINGEN_SHARES}, {}, VAIHINGEN_SIZES, True, notes + more, problems,
     )  # fmt: skip

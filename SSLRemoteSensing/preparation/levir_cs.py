@@ -10,9 +10,9 @@ import numpy as np
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.labels import INVALID, ValueCoding
-from SSLRemoteSensing.preparation.catalog import BAND_NAMES, Collection, match_up
+from SSLRemoteSensing.preparation.catalog import BAND_NAMES, Catalog, pair_scenes
 from SSLRemoteSensing.preparation.sources import SourceFile
-from SSLRemoteSensing.preparation.splits import by_scene, deal, pick
+from SSLRemoteSensing.preparation.splits import assign_splits, files_by_scene, pick_scenes
 
 CLASSES = ("background", "cloud", "snow")
 PALETTE = ((90, 130, 80), (255, 255, 255), (0, 190, 255))  # for pictures; the set has no colours
@@ -32,7 +32,7 @@ def coding() -> ValueCoding:
 
 def levir_cs(
     files: Sequence[SourceFile], bands: str, kinds: Sequence[str], splits: Sequence[str]
-) -> Collection:
+) -> Catalog:
     """The scenes of train/ and test/, `mss/NAME_mss.tiff` with `label_0_1_2/NAME_roiMap.tif`.
 
     Args:
@@ -48,8 +48,8 @@ def levir_cs(
     published, images, labels, notes = {}, {}, {}, []
     for part in ("train", "test"):
         start = rf"(?:.*/)?{part}/(?:.*/)?"
-        found, more = by_scene(files, rf"{start}([^/]+)_mss\.tiff?")
-        maps, also = by_scene(files, rf"{start}([^/]+)_roiMap\.tiff?")
+        found, more = files_by_scene(files, rf"{start}([^/]+)_mss\.tiff?")
+        maps, also = files_by_scene(files, rf"{start}([^/]+)_roiMap\.tiff?")
         twice = sorted(found.keys() & images.keys())
         if twice:
             raise UserError(f"scene {twice[0]} is in train and in test; remove one")
@@ -60,14 +60,14 @@ def levir_cs(
     if not images:
         raise UserError(f"no train/mss/*_mss.tiff or test/mss/*_mss.tiff among {len(files)} files "
                         "of --source")  # fmt: skip
-    val = pick(published["train"], str(VAL_SHARE), "val")
+    val = pick_scenes(published["train"], str(VAL_SHARE), "val")
     published["val"] = sorted(val)
     published["train"] = [name for name in published["train"] if name not in val]
-    dealt = deal(published, splits)
-    scenes, more, problems = match_up(
+    dealt = assign_splits(published, splits)
+    scenes, more, problems = pair_scenes(
         dealt, images, {"full": labels}, dict.fromkeys(images, BANDS[bands])
     )
-    return Collection(
+    return Catalog(
         "levir_cs", CLASSES, PALETTE, BAND_NAMES[bands], SCALE, coding(), scenes,
         notes=notes + more, problems=problems,
     )  # fmt: skip

@@ -18,16 +18,22 @@ from SSLRemoteSensing.core.console import progress
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import make_folder, write_text
 from SSLRemoteSensing.data.prepared import LABEL_FOLDERS, positions
-from SSLRemoteSensing.preparation.audit import SPLIT_ORDER, class_shares, judge, judge_all, report
-from SSLRemoteSensing.preparation.catalog import UNLABELLED, Collection, Scene, listed
-from SSLRemoteSensing.preparation.tiling import Job, Stopped, cut_scene, is_png
+from SSLRemoteSensing.preparation.audit import (
+    SPLIT_ORDER,
+    check_scene,
+    check_scenes,
+    class_shares,
+    report,
+)
+from SSLRemoteSensing.preparation.catalog import UNLABELLED, Catalog, SourceScene, listing
+from SSLRemoteSensing.preparation.tiling import Stopped, TilingSettings, is_png, tile_scene
 
 TILE_NAME = re.compile(r".+_\d+_\d+\.(?:png|tif)")
 STATE, CARD, AUDIT = "prepare.jsonl", "dataset.json", "audit.json"
 
 
 def prepare(
-    collection: Collection,
+    collection: Catalog,
     output: Path,
     settings: dict,
     tile: int,
@@ -52,7 +58,7 @@ def prepare(
     strange = sorted(set(leave_out) - names)
     if strange:
         raise UserError(
-            f"--leave_out {strange[0]}: no such scene; there are {listed(sorted(names), 12)}"
+            f"--leave_out {strange[0]}: no such scene; there are {listing(sorted(names), 12)}"
         )
     if not 0 < stride <= tile:
         raise UserError(f"--stride {stride}: must be 1 to --tile {tile}, so that nothing is left")
@@ -67,7 +73,7 @@ def prepare(
     records = {}
     if not check:
         make_folder(output, "--output")
-        records = going_on(output, settings, scenes)
+        records = resume_records(output, settings, scenes)
         if len(records) == len(scenes) and (output / CARD).is_file() and not problems:
             print(f"{output} is prepared already: {len(scenes)} scenes, nothing left to do")
             return True
@@ -78,10 +84,12 @@ def prepare(
         if records:
             print(f"going on: {len(records)} of {len(scenes)} scenes are done")
 
-    job = Job(tile, stride, None if check else output, collection.coding, collection.scale)
+    job = TilingSettings(
+        tile, stride, None if check else output, collection.coding, collection.scale
+    )
     left = [scene for scene in scenes if scene.key not in records]
     for record in cut_scenes(left, job, workers):
-        judge(record, collection)
+        check_scene(record, collection)
         records[key_of(record)] = record
         if not check and "refused" in record:
             remove_tiles(output, record, settings)
@@ -96,7 +104,7 @@ def prepare(
         {"scene": name, "split": "", "labels": {}, "warnings": [], "refused": text}
         for name, text in problems
     ]
-    told = judge_all(ordered, collection)
+    told = check_scenes(ordered, collection)
     if leave_out:
         told.append(f"left out as asked: {', '.join(leave_out)}")
     print(report(ordered, collection, told, whole=check))
@@ -126,7 +134,7 @@ def add_line(path: Path, line: str) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def going_on(output: Path, settings: dict, scenes: Sequence[Scene]) -> dict[str, dict]:
+def resume_records(output: Path, settings: dict, scenes: Sequence[SourceScene]) -> dict[str, dict]:
     """Records of an earlier run whose scene is unchanged and whose tiles are all there.
 
     Tiles of scenes that are to be made again, or are no longer wanted, are removed.
@@ -160,7 +168,7 @@ def going_on(output: Path, settings: dict, scenes: Sequence[Scene]) -> dict[str,
     return kept
 
 
-def is_current(record: dict, scene: Scene) -> bool:
+def is_current(record: dict, scene: SourceScene) -> bool:
     files = [scene.image, *scene.labels.values()]
     return (
         record["split"] == scene.split
@@ -236,7 +244,7 @@ def refuse_other_bands(records: Sequence[dict]) -> list[dict]:
     return odd
 
 
-def refuse_other_codes(records: Sequence[dict], collection: Collection) -> list[dict]:
+def refuse_other_codes(records: Sequence[dict], collection: Catalog) -> list[dict]:
     """Mark and return the records whose labels are coded otherwise than those of the most."""
     families = getattr(collection.coding, "families", None) or ()
     used = [r for r in records if "refused" not in r and r["labels"]]
@@ -255,13 +263,13 @@ def key_of(record: dict) -> str:
     return f"{record['split']}/{record['scene']}"
 
 
-def make_tile_folders(output: Path, scenes: Sequence[Scene]) -> None:
+def make_tile_folders(output: Path, scenes: Sequence[SourceScene]) -> None:
     for scene in scenes:
         for folder in ["images", *(LABEL_FOLDERS[kind] for kind in scene.labels)]:
             (output / folder / scene.split).mkdir(parents=True, exist_ok=True)
 
 
-def cut_scenes(scenes: Sequence[Scene], job: Job, workers: int) -> Iterator[dict]:
+def cut_scenes(scenes: Sequence[SourceScene], job: TilingSettings, workers: int) -> Iterator[dict]:
     """Records as they come. Threads: reading, encoding and counting all release Python's lock.
 
     Raises:
@@ -269,7 +277,7 @@ def cut_scenes(scenes: Sequence[Scene], job: Job, workers: int) -> Iterator[dict
     """
     pool = ThreadPoolExecutor(max(1, workers))
     try:
-        futures = [pool.submit(cut_scene, scene, job) for scene in scenes]
+        futures = [pool.submit(tile_scene, scene, job) for scene in scenes]
         for future in progress("preparing", as_completed(futures), len(futures), "scene"):
             yield future.result()
     except Stopped:
@@ -280,7 +288,7 @@ def cut_scenes(scenes: Sequence[Scene], job: Job, workers: int) -> Iterator[dict
 
 
 def describe(
-    records: Sequence[dict], collection: Collection, settings: dict, leave_out: Sequence[str]
+    records: Sequence[dict], collection: Catalog, settings: dict, leave_out: Sequence[str]
 ) -> dict:
     """The contents of `dataset.json`."""
     splits: dict[str, list[str]] = {}

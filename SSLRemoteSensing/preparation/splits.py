@@ -11,7 +11,7 @@ from SSLRemoteSensing.preparation.sources import SourceFile
 SHARE = re.compile(r"0?\.\d+|[01](?:\.0*)?")
 
 
-def by_scene(
+def files_by_scene(
     files: Sequence[SourceFile], pattern: str, name: str = r"\1"
 ) -> tuple[dict[str, SourceFile], list[str]]:
     """The files whose path matches `pattern`, by the scene's name, and what to tell of doubles.
@@ -35,7 +35,7 @@ def by_scene(
     return found, notes
 
 
-def deal(splits: dict[str, Sequence[str]], wanted: Sequence[str]) -> dict[str, str]:
+def assign_splits(splits: dict[str, Sequence[str]], wanted: Sequence[str]) -> dict[str, str]:
     """Scene -> split, as published unless `wanted` says otherwise.
 
     Args:
@@ -60,12 +60,12 @@ def deal(splits: dict[str, Sequence[str]], wanted: Sequence[str]) -> dict[str, s
             raise UserError(
                 f"--splits {text}: only val can be chosen; train and test are published"
             )
-        picked = pick(train, which, text)
+        picked = pick_scenes(train, which, text)
         split_of |= {scene: "val" if scene in picked else "train" for scene in train}
     return {scene: split for scene, split in split_of.items() if split in chosen}
 
 
-def pick(scenes: Sequence[str], which: str, text: str, start: float = 0.0) -> set[str]:
+def pick_scenes(scenes: Sequence[str], which: str, text: str, start: float = 0.0) -> set[str]:
     """Of `scenes`, those named in 'a,b,c', or a share: a hash in [start, start + share)."""
     if which not in scenes and SHARE.fullmatch(which):
         return {s for s in scenes if start <= name_hash(s) < start + float(which)}

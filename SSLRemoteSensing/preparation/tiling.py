@@ -17,7 +17,7 @@ from SSLRemoteSensing.data.geotiff import encode_tiff, open_tiff
 from SSLRemoteSensing.data.images import TIFF_ENDINGS, read_image, read_label
 from SSLRemoteSensing.data.labels import ColourCoding, ValueCoding, histogram
 from SSLRemoteSensing.data.prepared import LABEL_FOLDERS, positions
-from SSLRemoteSensing.preparation.catalog import Scene
+from SSLRemoteSensing.preparation.catalog import SourceScene
 from SSLRemoteSensing.preparation.sources import sha256
 
 ALPHA = "a band called alpha; --bands rgbir if it is near infrared"
@@ -30,7 +30,7 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True)
-class Job:
+class TilingSettings:
     """How scenes are cut. With `output` None nothing is written."""
 
     tile: int
@@ -62,7 +62,7 @@ def open_image(path: Path, bands: tuple[int, ...] | None) -> Iterator[Strips]:
     if path.suffix.lower() not in JPEG_ENDINGS:
         with open_tiff(path, beside=True) as source:
             if source.palette is not None or source.is_cmyk:
-                yield whole(chosen(read_image(path, 3), bands, path))
+                yield require_whole(pick_bands(read_image(path, 3), bands, path))
                 return
             keep = list(bands or source.data_bands)
             require_bands(keep, source.count, path)
@@ -78,11 +78,12 @@ def open_image(path: Path, bands: tuple[int, ...] | None) -> Iterator[Strips]:
             )  # fmt: skip
     else:  # which GDAL would read with grey in place of what is missing
         yield replace(
-            whole(chosen(read_image(path, 3), bands, path)), numbers=list(bands or (1, 2, 3))
+            require_whole(pick_bands(read_image(path, 3), bands, path)),
+            numbers=list(bands or (1, 2, 3)),
         )
 
 
-def chosen(image: np.ndarray, bands: tuple[int, ...] | None, path: Path) -> np.ndarray:
+def pick_bands(image: np.ndarray, bands: tuple[int, ...] | None, path: Path) -> np.ndarray:
     if bands is None:
         return image
     require_bands(bands, image.shape[2], path)
@@ -101,7 +102,7 @@ def open_label(path: Path, planes: int) -> Iterator[Strips]:
     if ending in TIFF_ENDINGS or (planes == 3 and ending not in JPEG_ENDINGS):
         with open_tiff(path, beside=True) as source:
             if planes == 3 and source.palette is not None:
-                yield whole(read_image(path, 3))
+                yield require_whole(read_image(path, 3))
                 return
             if source.count < planes or (planes == 1 and source.count > 1):
                 raise UnreadableImage(
@@ -119,10 +120,10 @@ def open_label(path: Path, planes: int) -> Iterator[Strips]:
             label = read_image(path, 3) if planes == 3 else read_label(path)[:, :, None]
         except UserError as error:
             raise UnreadableImage(str(error)) from error
-        yield whole(label)
+        yield require_whole(label)
 
 
-def whole(image: np.ndarray) -> Strips:
+def require_whole(image: np.ndarray) -> Strips:
     """An image (H, W, C) in memory as strips."""
 
     def rows(y: int, height: int) -> tuple[np.ndarray, None]:
@@ -131,7 +132,7 @@ def whole(image: np.ndarray) -> Strips:
     return Strips(*image.shape, image.dtype, rows)
 
 
-def cut_scene(scene: Scene, job: Job) -> dict:
+def tile_scene(scene: SourceScene, job: TilingSettings) -> dict:
     """Write the tiles of `scene` and return its record: sizes, sums of bands, counts of labels.
 
     A scene that must not be used has `refused` in its record, and no tile is left of it.
@@ -154,25 +155,25 @@ def cut_scene(scene: Scene, job: Job) -> dict:
             image = stack.enter_context(open_image(paths.pop("image"), scene.bands))
             planes = job.coding.planes if job.coding else 1
             labels = {k: stack.enter_context(open_label(p, planes)) for k, p in paths.items()}
-            cut_strips(scene, image, labels, job, record, written)
+            tile_strips(scene, image, labels, job, record, written)
     except UnreadableImage as error:
         text = str(error)
         for path, name in places.items():  # a member of a zip was read under another name
             text = text.replace(path, name)
         record["refused"] = text
     except BaseException:
-        remove(written)
+        remove_files(written)
         raise
     if "refused" in record:
-        remove(written)
+        remove_files(written)
     return record
 
 
-def cut_strips(
-    scene: Scene,
+def tile_strips(
+    scene: SourceScene,
     image: Strips,
     labels: dict[str, Strips],
-    job: Job,
+    job: TilingSettings,
     record: dict,
     written: list[Path],
 ) -> None:
@@ -186,7 +187,7 @@ def cut_strips(
         "crs": image.crs and image.crs.to_string(),
         "transform": image.transform and list(image.transform)[:6],
     }
-    refusal = misfit(scene, image, labels, job)
+    refusal = check_pair(scene, image, labels, job)
     if refusal:
         record["refused"] = refusal
         return
@@ -242,7 +243,9 @@ def cut_strips(
         record["labels"][kind] = summary
 
 
-def misfit(scene: Scene, image: Strips, labels: dict[str, Strips], job: Job) -> str | None:
+def check_pair(
+    scene: SourceScene, image: Strips, labels: dict[str, Strips], job: TilingSettings
+) -> str | None:
     """What keeps a scene from being cut, if anything."""
     height, width = image.height, image.width
     for kind, label in labels.items():
@@ -273,13 +276,13 @@ def lie_apart(image: Strips, label: Strips) -> bool:
 
 
 def write_strip(
-    scene: Scene,
+    scene: SourceScene,
     planes: np.ndarray,
     maps: dict[str, np.ndarray],
     y: int,
     columns: list[int],
     image: Strips,
-    job: Job,
+    job: TilingSettings,
     written: list[Path],
 ) -> None:
     """The tiles of one row of windows: PNG for grey and colour of 8 bits, or else TIFF."""
@@ -290,14 +293,14 @@ def write_strip(
     for x in columns:
         name = f"{scene.name}_{y}_{x}"
         if as_png:
-            put(folder / f"{name}.png", png(pixels[:, x : x + job.tile]), written)
+            write_tile(folder / f"{name}.png", encode_png(pixels[:, x : x + job.tile]), written)
         else:
-            place = image.transform and moved(image.transform, x, y)
+            place = image.transform and moved_transform(image.transform, x, y)
             tile = encode_tiff(pixels[:, :, x : x + job.tile], image.crs, place)
-            put(folder / f"{name}.tif", tile, written)
+            write_tile(folder / f"{name}.tif", tile, written)
         for kind, classes in maps.items():
             labels = job.output / LABEL_FOLDERS[kind] / scene.split
-            put(labels / f"{name}.png", png(classes[:, x : x + job.tile]), written)
+            write_tile(labels / f"{name}.png", encode_png(classes[:, x : x + job.tile]), written)
 
 
 def is_png(dtype: np.dtype | str, bands: int) -> bool:
@@ -305,17 +308,17 @@ def is_png(dtype: np.dtype | str, bands: int) -> bool:
     return np.dtype(dtype) == np.uint8 and bands in (1, 3)
 
 
-def moved(transform, x: int, y: int):
+def moved_transform(transform, x: int, y: int):
     """The transform of a tile that begins at pixel (x, y)."""
     a, b, c, d, e, f = transform[:6]
     return type(transform)(a, b, c + a * x + b * y, d, e, f + d * x + e * y)
 
 
-def png(pixels: np.ndarray) -> bytes:
+def encode_png(pixels: np.ndarray) -> bytes:
     return cv2.imencode(".png", pixels)[1].tobytes()
 
 
-def put(path: Path, data: bytes, written: list[Path]) -> None:
+def write_tile(path: Path, data: bytes, written: list[Path]) -> None:
     written.append(path)
     try:
         path.write_bytes(data)
@@ -326,7 +329,7 @@ def put(path: Path, data: bytes, written: list[Path]) -> None:
         ) from error
 
 
-def remove(files: list[Path]) -> None:
+def remove_files(files: list[Path]) -> None:
     for file in files:
         file.unlink(missing_ok=True)
 

@@ -36,7 +36,7 @@ from drawn import (
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.subsets import name_hash
-from SSLRemoteSensing.preparation.catalog import Collection
+from SSLRemoteSensing.preparation.catalog import Catalog
 from SSLRemoteSensing.preparation.isprs import CLASSES
 from SSLRemoteSensing.preparation.prepare import prepare as prepare_collection
 
@@ -836,7 +836,7 @@ def test_a_command_stopped_by_ctrl_c_goes_on_to_the_same_end(tmp_path):
 
 
 def test_a_collection_without_scenes_is_refused(tmp_path):
-    empty = Collection("x", CLASSES, None, None, 255, None, [])
+    empty = Catalog("x", CLASSES, None, None, 255, None, [])
     with pytest.raises(UserError, match="no scene to prepare"):
         prepare_collection(empty, tmp_path / "out", {}, 32, 32, 1)
 

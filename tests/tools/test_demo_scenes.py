@@ -23,7 +23,7 @@ from SSLRemoteSensing.preparation.isprs import (
     VAIHINGEN_SPLITS,
 )
 from SSLRemoteSensing.preparation.levir_cs import VAL_SHARE
-from SSLRemoteSensing.preparation.splits import pick
+from SSLRemoteSensing.preparation.splits import pick_scenes
 
 SIZE = 96
 
@@ -149,7 +149,7 @@ def test_levir_cs_files(tmp_path):
     assert [path.parent.parent.name for path in images].count("test") == 2
     assert len(images) == len({path.name for path in images}) == 10
     trained = [path.name.removesuffix("_mss.tiff") for path in images if "train" in path.parts]
-    assert len(pick(trained, str(VAL_SHARE), "val")) == 1  # of 10, number 1; 7 is in test
+    assert len(pick_scenes(trained, str(VAL_SHARE), "val")) == 1  # of 10, number 1; 7 is in test
     sizes = set()
     for path in images:
         name = r"GF1_WFV[1-4]_E\d+\.\d_N\d+\.\d_20\d{6}_L1A\d{10}"
