@@ -12,7 +12,7 @@ from SSLRemoteSensing.inference.network import RGB, MapNetwork
 
 
 @dataclass(frozen=True)
-class Taken:
+class ChosenBands:
     """What is read of a scene.
 
     Attributes:
@@ -32,7 +32,7 @@ class Taken:
 
 def choose_bands(
     path: Path, source: Tiff, network: MapNetwork, asked: Sequence[int] | None, photograph: bool
-) -> Taken:
+) -> ChosenBands:
     """The bands for the network: those asked for, those of training, or all as they are stored.
 
     A file that has as many bands as the tiles that were cut for training is taken for such a tile.
@@ -55,14 +55,16 @@ def choose_bands(
         chosen = list(asked)
     elif source.palette is not None and network.is_rgb:
         clear = source.colour_table[:, 3] == 0
-        return Taken([1], alpha_of(source, [1]), source.palette, clear if clear.any() else None)
+        return ChosenBands(
+            [1], alpha_of(source, [1]), source.palette, clear if clear.any() else None
+        )
     elif source.palette is not None and (network.prepared or own != [1] or wanted != 1):
         raise UserError(
             f"image {path}: holds colours of a palette where the network takes "
-            f"{described(network)}; convert it to bands"
+            f"{describe_bands(network)}; convert it to bands"
         )
     elif source.is_cmyk and photograph and network.is_rgb:
-        return Taken(every)
+        return ChosenBands(every)
     elif source.is_cmyk:
         raise UserError(f"image {path}: holds CMYK; convert it to RGB")
     elif own and max(own) <= count and not (network.prepared and count == wanted):
@@ -72,11 +74,11 @@ def choose_bands(
     elif len(data) == wanted and not own:
         chosen = data
     elif len(data) == 1 and network.is_rgb:
-        return Taken(data, alpha_of(source, data))  # grey, repeated
+        return ChosenBands(data, alpha_of(source, data))  # grey, repeated
     else:
         remedy = "choose them in this order with --bands" if count >= wanted else "take another one"
         raise UserError(
-            f"image {path}: has {bands_of(count)} where the network takes {described(network)}; "
+            f"image {path}: has {bands_of(count)} where the network takes {describe_bands(network)}; "
             f"{remedy}"
         )
     remark, numbers = "", ", ".join(map(str, chosen))
@@ -85,7 +87,7 @@ def choose_bands(
         remark = f"bands {numbers} taken as {', '.join(network.band_names)}"
     elif asked is None and not as_stored:
         remark = f"bands {numbers} taken" + (" as in training" if chosen == own else "")
-    return Taken(chosen, alpha_of(source, chosen), remark=remark)
+    return ChosenBands(chosen, alpha_of(source, chosen), remark=remark)
 
 
 def alpha_of(source: Tiff, chosen: Sequence[int]) -> int | None:
@@ -97,7 +99,7 @@ def bands_of(count: int) -> str:
     return f"{count} band{'s' if count != 1 else ''}"
 
 
-def described(network: MapNetwork) -> str:
+def describe_bands(network: MapNetwork) -> str:
     """The bands of training by number and name, as far as they are known."""
     bands, names = network.bands, network.band_names
     if bands and names:

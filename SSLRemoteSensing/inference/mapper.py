@@ -20,11 +20,11 @@ from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.console import progress, styled
 from SSLRemoteSensing.core.errors import CannotWrite, UserError, one_line
 from SSLRemoteSensing.inference.network import MapNetwork
-from SSLRemoteSensing.inference.nodata import Valid
+from SSLRemoteSensing.inference.nodata import ValidRows
 from SSLRemoteSensing.inference.outputs import Outputs
 from SSLRemoteSensing.inference.polygons import write_polygons
 from SSLRemoteSensing.inference.preview import Preview
-from SSLRemoteSensing.inference.scene import Scene, open_scene
+from SSLRemoteSensing.inference.scene import InputScene, open_scene
 from SSLRemoteSensing.inference.windows import predict_scene, probabilities
 from SSLRemoteSensing.inference.writer import BLOCK, MapWriter, write_png
 
@@ -160,10 +160,10 @@ def map_scene(network: MapNetwork, outputs: Outputs, settings: MapSettings) -> M
 
 
 def write_map(
-    network: MapNetwork, scene: Scene, outputs: Outputs, settings: MapSettings
+    network: MapNetwork, scene: InputScene, outputs: Outputs, settings: MapSettings
 ) -> tuple[np.ndarray, Preview | None]:
     """Predict and write, strip by strip; how many pixels each class has, and the preview."""
-    valid = Valid()
+    valid = ValidRows()
     preview = None if outputs.preview is None else Preview(scene.height, scene.width)
     counts = np.zeros(256, np.int64)
 
@@ -268,7 +268,7 @@ def finish(
     return remarks
 
 
-def require_memory(scene: Scene, num_classes: int, settings: MapSettings) -> None:
+def require_memory(scene: InputScene, num_classes: int, settings: MapSettings) -> None:
     """Raise a `UserError` where the strips of a scene are more than the whole machine has."""
     tall = min(settings.tile, scene.height)
     needed = tall * scene.width * (2 * scene.in_channels + 4 * num_classes + 4)
@@ -281,7 +281,7 @@ def require_memory(scene: Scene, num_classes: int, settings: MapSettings) -> Non
         )
 
 
-def remarks_on(scene: Scene) -> list[str]:
+def remarks_on(scene: InputScene) -> list[str]:
     """What the user should know of a scene that was mapped all the same."""
     said = [scene.taken.remark] if scene.taken.remark else []
     if scene.crs is None and scene.rpcs is None:

@@ -5,7 +5,7 @@ from collections import deque
 import numpy as np
 
 
-class Valid:
+class ValidRows:
     """Rows of bool, or None for rows that all hold data.
 
     One thread adds at the end, another takes from the front; a deque takes both.

@@ -11,7 +11,7 @@ import numpy as np
 from SSLRemoteSensing.core.errors import UnreadableImage
 from SSLRemoteSensing.data.geotiff import Tiff, open_tiff
 from SSLRemoteSensing.data.images import read_image, to_uint8
-from SSLRemoteSensing.inference.bands import Taken, agreed_scale, choose_bands
+from SSLRemoteSensing.inference.bands import ChosenBands, agreed_scale, choose_bands
 from SSLRemoteSensing.inference.network import MapNetwork
 
 JPEG_ENDINGS = {".jpg", ".jpeg"}
@@ -19,7 +19,7 @@ LARGEST = 2**40  # pixels, a million by a million: more is a damaged header
 
 
 @dataclass
-class Scene:
+class InputScene:
     """An open scene.
 
     Attributes:
@@ -42,7 +42,7 @@ class Scene:
     row_bytes: int
     source: Tiff
     image: np.ndarray | None  # of a format that can only be decoded whole
-    taken: Taken
+    taken: ChosenBands
     in_channels: int
     max_value: float | None
     pass_over: bool
@@ -153,7 +153,7 @@ def open_scene(
     bands: Sequence[int] | None = None,
     max_value: float | None = None,
     on_bad_block: str = "fail",
-) -> Iterator[Scene]:
+) -> Iterator[InputScene]:
     """Open the scene at `path` as `network` wants it.
 
     Args:
@@ -181,7 +181,7 @@ def open_scene(
             image = read_image(path, network.in_channels, asked, max_value)
         points, of_points = source.source.gcps
         tall, wide = source.source.block_shapes[0]
-        yield Scene(
+        yield InputScene(
             path=Path(path),
             height=source.height,
             width=source.width,
@@ -201,7 +201,7 @@ def open_scene(
         )
 
 
-def what_masks(source: Tiff, taken: Taken) -> str:
+def what_masks(source: Tiff, taken: ChosenBands) -> str:
     if taken.alpha is not None:
         return "alpha band"
     value = source.source.nodata

@@ -11,7 +11,7 @@ import numpy as np
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import CannotWrite, UnreadableImage
 from SSLRemoteSensing.data.geotiff import open_tiff, reading
-from SSLRemoteSensing.inference.scene import Scene
+from SSLRemoteSensing.inference.scene import InputScene
 
 PNG_MARK = "MAP BY SSLREMOTESENSING"  # a PNG has no tags of any name; rasterio makes it capitals
 BLOCK = 256  # side of the tiles of the files written
@@ -35,7 +35,7 @@ class MapWriter:
         self,
         map_file: Path,
         probability_file: Path | None,
-        scene: Scene,
+        scene: InputScene,
         classes: Sequence[str],
         palette: Sequence[tuple[int, int, int]],
         tags: dict[str, str],
@@ -129,7 +129,7 @@ class TileRows:
         self.top, self.filled = self.top + self.filled, 0
 
 
-def create(path: Path, scene: Scene, count: int, **profile):
+def create(path: Path, scene: InputScene, count: int, **profile):
     """A new GeoTIFF of `count` bands of 8 bits where `scene` lies."""
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
