@@ -81,12 +81,13 @@ class AdaptiveMean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         down, across = (
-            means(count, length, x) for count, length in zip(self.size, x.shape[2:], strict=True)
+            mean_weights(count, length, x)
+            for count, length in zip(self.size, x.shape[2:], strict=True)
         )
         return down @ x @ across.T
 
 
-def means(count: int, length, like: Tensor) -> Tensor:
+def mean_weights(count: int, length, like: Tensor) -> Tensor:
     """(count, length): row i takes the mean of the i-th of `count` parts."""
     part, place = counting(count, like)[:, None], counting(length, like)[None]
     first, end = part * length // count, ((part + 1) * length + count - 1) // count
@@ -114,7 +115,7 @@ def trace(source: Source, preprocess: bool, result: str) -> torch.jit.ScriptModu
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecation, and sizes that a trace might fix: compared
         traced = torch.jit.trace(graph, (example,), check_trace=False)
-    compare(source, preprocess, result, lambda x: listed(traced(x)), "torchscript")
+    compare(source, preprocess, result, lambda x: listing(traced(x)), "torchscript")
     return traced
 
 
@@ -220,7 +221,7 @@ def compare(
             if source.net is None:
                 wanted = [maps for _, maps in sorted(reference(unit).items())]
             else:
-                wanted = [finished(reference.logits(unit), result)]
+                wanted = [as_result(reference.logits(unit), result)]
             found = run(x)
         for one, other in zip(wanted, found, strict=True):
             if one.shape != other.shape:
@@ -238,7 +239,7 @@ def compare(
     return worst
 
 
-def finished(logits: Tensor, result: str) -> Tensor:
+def as_result(logits: Tensor, result: str) -> Tensor:
     if result == "classes":
         return logits.argmax(1).to(torch.uint8)
     return F.softmax(logits, 1) if result == "probabilities" else logits
@@ -254,5 +255,5 @@ def images(source: Source, preprocess: bool, size: tuple[int, int, int]) -> Tens
     return drawn if preprocess else drawn.float() / 255
 
 
-def listed(found) -> list[Tensor]:
+def listing(found) -> list[Tensor]:
     return list(found) if isinstance(found, tuple) else [found]
