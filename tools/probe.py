@@ -35,7 +35,7 @@ def main() -> None:
     args = parse(flags())
     # Only now: torch takes seconds, which --help need not wait for.
     from SSLRemoteSensing.core.machine import choose_device, choose_precision
-    from SSLRemoteSensing.evaluation.linear_probe import SomeMaps, tiles_of
+    from SSLRemoteSensing.evaluation.linear_probe import SomeMaps, read_probe
     from SSLRemoteSensing.reports.html import percent
     from SSLRemoteSensing.workflows.pretraining import check_pretext
 
@@ -61,7 +61,7 @@ def main() -> None:
                     backbone = SomeMaps(backbone, args.blocks)
                 except UserError as error:
                     raise UserError(f"--blocks: {error}") from error
-        probe = tiles_of(cfg | {"seed": cfg.get("seed", 0) + draw}, backbone, img_size)
+        probe = read_probe(cfg | {"seed": cfg.get("seed", 0) + draw}, backbone, img_size)
         begun = time.perf_counter()
         found = probe.score(backbone.to(device), precision)
         if args.draws == 1:

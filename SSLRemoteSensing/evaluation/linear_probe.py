@@ -36,7 +36,7 @@ DEAR = 0.03  # of the time of training, above which it is said
 BATCH = 8  # tiles at a time
 
 
-class Probe:
+class LinearProbe:
     """The tiles of a probe, and `score(backbone)`. The tiles are read once, here.
 
     Which tiles and pixels are taken depends on names and `seed` alone: the same in each epoch, and
@@ -287,14 +287,14 @@ def with_statistics(backbone: Backbone, images: Tensor) -> Backbone:
     return backbone
 
 
-def tiles_of(cfg: dict, backbone: Backbone, img_size: int) -> Probe:
+def read_probe(cfg: dict, backbone: Backbone, img_size: int) -> LinearProbe:
     """The probe of a config's `train_cfg.probe`; prints what it is.
 
     Raises:
         UserError: as `Probe`, with the key before it.
     """
     try:
-        probe = Probe(**cfg, in_channels=backbone.in_channels, img_size=img_size)
+        probe = LinearProbe(**cfg, in_channels=backbone.in_channels, img_size=img_size)
     except UserError as error:
         raise UserError(f"train_cfg.probe: {error}") from error
     print(probe.describe())
@@ -309,7 +309,7 @@ def open_probe(
     Raises:
         UserError: as `tiles_of`.
     """
-    probe = tiles_of(cfg, backbone, img_size)
+    probe = read_probe(cfg, backbone, img_size)
     device = choose_device(train_cfg.get("device", "auto"))
     precision = choose_precision(train_cfg.get("precision", "fp32"), device)
     return partial(probe.measure, backbone, precision, train_cfg.get("channels_last", False))

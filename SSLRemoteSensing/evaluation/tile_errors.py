@@ -102,7 +102,7 @@ def edges(length: int, side: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Ranked:
+class RankedTile:
     """Tiles by their share of wrong pixels: up to `each` of the best, the median, the worst.
 
     Attributes:
@@ -120,7 +120,7 @@ class Ranked:
 LEAST = 0.1  # share of a tile's pixels that must be scored for it to be ranked
 
 
-def rank(places: Sequence[Place], each: int = 3) -> Ranked:
+def rank(places: Sequence[Place], each: int = 3) -> RankedTile:
     """The tiles to be looked at. Equal shares stay in the order of the scenes.
 
     Tiles of which less than a tenth is scored are not ranked, unless there are no others.
@@ -131,7 +131,7 @@ def rank(places: Sequence[Place], each: int = 3) -> Ranked:
     each, count = min(each, len(ranked) // 3), len(ranked)
     left_out = len(places) - count
     if not each:
-        return Ranked({"all": ranked} if ranked else {}, count, left_out)
+        return RankedTile({"all": ranked} if ranked else {}, count, left_out)
     middle = (count - each) // 2
     groups = {"best": ranked[:each], "median": ranked[middle : middle + each]}
-    return Ranked(groups | {"worst": ranked[: -each - 1 : -1]}, count, left_out)
+    return RankedTile(groups | {"worst": ranked[: -each - 1 : -1]}, count, left_out)

@@ -12,7 +12,7 @@ from SSLRemoteSensing.core.classes import IGNORE, NOT_SCORED
 from SSLRemoteSensing.data.prepared import positions
 from SSLRemoteSensing.data.scenes import ScoredScene, TiledImage
 from SSLRemoteSensing.evaluation.scoring import Scored, ScoringSettings
-from SSLRemoteSensing.evaluation.tile_errors import Place, Ranked
+from SSLRemoteSensing.evaluation.tile_errors import Place, RankedTile
 from SSLRemoteSensing.inference.windows import predict_scene
 from SSLRemoteSensing.reports.figures import ERROR
 from SSLRemoteSensing.reports.html import Markup, percent, section, swatch, tag
@@ -120,7 +120,7 @@ def file_name(name: str, root: Path) -> str:
 
 
 def tiles_section(
-    ranked: Ranked,
+    ranked: RankedTile,
     examples: dict[Place, Example],
     classes: Sequence[str],
     palette: Sequence,

@@ -6,7 +6,7 @@ from SSLRemoteSensing.core.config import OneOf, Part, require
 from SSLRemoteSensing.core.distributed import size
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.pretext import PretextDataset
-from SSLRemoteSensing.evaluation.linear_probe import Probe
+from SSLRemoteSensing.evaluation.linear_probe import LinearProbe
 from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_HEADS, TURNS
 from SSLRemoteSensing.models.pretext import pretext_losses
 from SSLRemoteSensing.models.pretrained import BACKBONES
@@ -37,7 +37,7 @@ class PretextData(TypedDict):
     global_batch_size: NotRequired[int]
     losses: NotRequired[Annotated[dict, Part(pretext_losses)]]
     joint_pass: NotRequired[bool]
-    probe: NotRequired[Annotated[dict | None, Part(Probe, given=("in_channels", "img_size"))]]
+    probe: NotRequired[Annotated[dict | None, Part(LinearProbe, given=("in_channels", "img_size"))]]
 
 
 class PretextConfig(TypedDict):

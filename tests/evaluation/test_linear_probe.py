@@ -34,7 +34,7 @@ from SSLRemoteSensing.evaluation.linear_classifier import (
     pixel_classes,
     pixel_features,
 )
-from SSLRemoteSensing.evaluation.linear_probe import Probe, SomeMaps, open_probe
+from SSLRemoteSensing.evaluation.linear_probe import LinearProbe, SomeMaps, open_probe
 from SSLRemoteSensing.models.backbones import BLOCKS
 from SSLRemoteSensing.models.heads import AGPHead, Decoder, ExamplarHead
 from SSLRemoteSensing.models.pretext import PretextNet, pretext_losses
@@ -72,10 +72,10 @@ def draw_three(folder: Path, names, size=64, not_scored=()) -> Path:
     return folder
 
 
-def probe_of(folder: Path, classes=CLASSES, **changes) -> Probe:
+def probe_of(folder: Path, classes=CLASSES, **changes) -> LinearProbe:
     paths = dict(image_path=str(folder / "images"), label_path=str(folder / "labels"))
     small = dict(classes=classes, img_size=64, train_tiles=6, val_tiles=6, pixels=64)
-    return Probe(**paths | small | changes)
+    return LinearProbe(**paths | small | changes)
 
 
 @pytest.fixture(scope="module")
@@ -259,14 +259,14 @@ def test_a_prepared_set_gives_its_train_part_and_classes(tmp_path):
     prepared = tmp_path / "prepared"
     done = prepare("potsdam", "--source", tmp_path / "source", "--output", prepared)
     assert (prepared / "dataset.json").exists(), done.stderr
-    probe = Probe(path=str(prepared), img_size=32, train_tiles=4, val_tiles=4, pixels=16)
+    probe = LinearProbe(path=str(prepared), img_size=32, train_tiles=4, val_tiles=4, pixels=16)
     assert len(probe.classes) == 6
     for file in probe.fitted + probe.scored:
         assert Path(file).parent == prepared / "images/train"
     assert "of 1 scenes" in probe.describe()
     test = dict(image_path=f"{prepared}/images/test", label_path=f"{prepared}/labels/test")
     with pytest.raises(UserError, match="is the test part of"):
-        Probe(**test, classes=probe.classes, img_size=32)
+        LinearProbe(**test, classes=probe.classes, img_size=32)
 
 
 @pytest.mark.parametrize(
@@ -550,7 +550,7 @@ def test_the_tool_scores_random_weights_and_files(pretext_config, probe_cfg, tmp
     torch.manual_seed(3)
     backbone = BACKBONES["resnet18"]()
     torch.save(backbone.state_dict(), tmp_path / "weights.pth")
-    found = Probe(**probe_cfg, img_size=32).score(backbone)
+    found = LinearProbe(**probe_cfg, img_size=32).score(backbone)
     iou = found["per_class"]["roof"]["iou"]
     for arguments in (["random", "--seed", "3"], [str(tmp_path / "weights.pth")]):
         status, out, err = probe_tool(pretext_config, tmp_path, "--backbone", *arguments)
@@ -568,7 +568,7 @@ def test_the_tool_scores_random_weights_and_files(pretext_config, probe_cfg, tmp
 def test_maps_that_are_left_out_are_not_read(pretext_config, probe_cfg, tmp_path):
     pretext_config["train_cfg"]["probe"] = probe_cfg
     torch.manual_seed(3)
-    probe, backbone = Probe(**probe_cfg, img_size=32), BACKBONES["resnet18"]()
+    probe, backbone = LinearProbe(**probe_cfg, img_size=32), BACKBONES["resnet18"]()
     told = {}
     for blocks in (["block2"], ["block6"], ["block2", "block3", "block4", "block5", "block6"]):
         found = probe.score(SomeMaps(backbone, blocks))
@@ -592,7 +592,9 @@ def test_the_tool_averages_over_draws_of_tiles_and_of_random_weights(
     scores = []
     for seed in (5, 6):
         torch.manual_seed(seed)
-        probe = Probe(**probe_cfg | {"seed": probe_cfg.get("seed", 0) + seed - 5}, img_size=32)
+        probe = LinearProbe(
+            **probe_cfg | {"seed": probe_cfg.get("seed", 0) + seed - 5}, img_size=32
+        )
         scores.append(100 * probe.score(BACKBONES["resnet18"]())["miou"])
     arguments = ("--backbone", "random", "--seed", "5", "--draws", "2")
     status, out, err = probe_tool(pretext_config, tmp_path, *arguments)
