@@ -98,7 +98,7 @@ def main() -> None:
     args = parse(flags())
     # Only now: they load torch, which takes seconds that --help need not wait for.
     from SSLRemoteSensing.workflows.finetuning import check_segmentation
-    from SSLRemoteSensing.workflows.label_efficiency.cells import jobs_left
+    from SSLRemoteSensing.workflows.label_efficiency.cells import remaining_jobs
     from SSLRemoteSensing.workflows.label_efficiency.grid import (
         locked,
         plan_grid,
@@ -137,16 +137,16 @@ def main() -> None:
     with locked(grid), stop_signals() as stop:
         read_grid(grid)  # as it is now that no other command can change it
         write_grid(grid)
-        jobs = jobs_left(grid)
+        jobs = remaining_jobs(grid)
         print(f"{len(jobs)} of {len(grid.cells())} cells to do, {len(slots)} at a time", flush=True)
         run_jobs(grid, jobs, FINETUNE, slots, stop, args.keep_weights)
         remarks = []
         if grid.lrs is not None and not stop.received:
             remarks = choose_rates(grid, args.keep_weights) + warnings_of_rates(grid)
-            scoring = [job for job in jobs_left(grid) if job.scoring]
+            scoring = [job for job in remaining_jobs(grid) if job.scoring]
             run_jobs(grid, scoring, FINETUNE, slots, stop, args.keep_weights)
         report(grid, remarks, args.metric, protocol, final=not stop.received)
-        failed = bool(jobs_left(grid))
+        failed = bool(remaining_jobs(grid))
     if stop.received:
         print("stopped; finished cells are kept, the same command goes on", file=sys.stderr)
         sys.exit(128 + stop.received[0])

@@ -78,13 +78,13 @@ def main() -> None:
 
 def over_draws(draws: list[dict]) -> list[str]:
     """Mean and 95 % interval of each score that all draws have."""
-    from SSLRemoteSensing.workflows.label_efficiency.comparison import METRICS, estimate
+    from SSLRemoteSensing.workflows.label_efficiency.comparison import METRICS, estimate_interval
 
     lines = [f"mean of {len(draws)} draws and half its 95 % interval, in %:"]
     for key, name in METRICS.items():
         values = [found[key] for found in draws]
         if None not in values:
-            found = estimate([100 * value for value in values])
+            found = estimate_interval([100 * value for value in values])
             lines.append(f"{name:<24}{found.mean:>8.2f} ± {found.half:.2f}")
     return lines
 

@@ -10,8 +10,8 @@ import pytest
 
 from SSLRemoteSensing.workflows.label_efficiency.comparison import (
     T_95,
-    answer,
-    estimate,
+    answer_sentence,
+    estimate_interval,
     paired,
     scores_of,
     t_quantile,
@@ -45,7 +45,7 @@ RANDOM = cells("random", {0.1: [50, 52, 51], 1: [70, 71, 72]})
 
 
 def told(*rows, baseline="random", metric="miou") -> str:
-    return "\n".join(answer(rows, baseline, metric, "all"))
+    return "\n".join(answer_sentence(rows, baseline, metric, "all"))
 
 
 def fields(markdown_text: str) -> list[list[str]]:
@@ -73,21 +73,21 @@ def test_a_quantile_that_is_not_listed_is_on_the_safe_side():
 
 
 def test_mean_and_interval_are_those_of_the_textbook():
-    found = estimate([0.50, 0.53, 0.56])
+    found = estimate_interval([0.50, 0.53, 0.56])
     assert found.mean == pytest.approx(0.53)
     assert found.half == pytest.approx(4.3027 * 0.03 / math.sqrt(3))
     assert found.count == 3
 
 
 def test_one_seed_has_no_interval_and_none_no_mean():
-    assert estimate([0.4]).half is None
-    assert not estimate([0.4]).excludes_zero()
-    assert estimate([]) is None
+    assert estimate_interval([0.4]).half is None
+    assert not estimate_interval([0.4]).excludes_zero()
+    assert estimate_interval([]) is None
 
 
 def test_the_interval_covers_the_mean_95_times_in_100():
     rng = np.random.default_rng(0)
-    draws = [estimate(values) for values in rng.normal(2, 3, (4000, 3))]
+    draws = [estimate_interval(values) for values in rng.normal(2, 3, (4000, 3))]
     covered = np.mean([abs(one.mean - 2) <= one.half for one in draws])
     assert covered == pytest.approx(0.95, abs=0.012)
 

@@ -35,7 +35,7 @@ from SSLRemoteSensing.data.segmentation import SegmentationDataset, find_pairs
 from SSLRemoteSensing.workflows.doctor import images as doctor_images
 from SSLRemoteSensing.workflows.doctor import run
 from SSLRemoteSensing.workflows.doctor.findings import Section
-from SSLRemoteSensing.workflows.doctor.images import judge_images, read_header, scan
+from SSLRemoteSensing.workflows.doctor.images import check_images, read_header, scan
 from SSLRemoteSensing.workflows.doctor.subject import Split
 from SSLRemoteSensing.workflows.doctor.task import open_task
 
@@ -246,7 +246,7 @@ def test_a_claimed_size_is_never_decoded(own, monkeypatch):
     monkeypatch.setattr(doctor_images, "read_image", mock.Mock(side_effect=AssertionError))
     split = SimpleNamespace(in_channels=3, bands=None, max_value=None)
     for file in files:
-        facts = doctor_images.look(str(file), split)
+        facts = doctor_images.examine_image(str(file), split)
         assert "claims" in facts.fault
         assert facts.digest is None
 
@@ -307,11 +307,11 @@ def test_broken_images_in_a_row_are_found_before_the_loop_stops_at_them(doctor, 
         broken(file)
     split = Split("train", [str(file) for file in files], None, 3, skips=True)
     section = Section("")
-    judge_images(split, scan(split, 2), section)
+    check_images(split, scan(split, 2), section)
     assert "19 of 2000 images cannot be used; training passes over them" in str(section)
     broken(files[11])
     section = Section("")
-    judge_images(split, scan(split, 2), section)
+    check_images(split, scan(split, 2), section)
     assert "FAIL" in str(section)
     assert "20 in a row are more than training passes over" in str(section)
     dataset = open_task(light).open_train(None, None)
@@ -391,7 +391,7 @@ def test_a_part_that_crashes_loses_nothing_of_the_parts_before(
     doctor, pretext, own, tmp_path, monkeypatch
 ):
     truncate(own / "images/tile_000.jpg")
-    monkeypatch.setattr(run, "judge_batch", lambda *args: 1 / 0)
+    monkeypatch.setattr(run, "check_batch", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         doctor(pretext, "--output", tmp_path / "out")
     assert str(own / "images/tile_000.jpg") in (tmp_path / "out/exclude.txt").read_text()
@@ -414,7 +414,9 @@ def test_an_image_that_memory_has_no_room_for_is_not_decoded(own):
     place = dict(crs="EPSG:32633", transform=rasterio.Affine(2, 0, 9, 0, -2, 9))
     with rasterio.open(path, "w", driver="GTiff", sparse_ok=True, **shape, **place):
         pass
-    facts = doctor_images.look(str(path), Split("train", [str(path)], None, 3, max_value=1))
+    facts = doctor_images.examine_image(
+        str(path), Split("train", [str(path)], None, 3, max_value=1)
+    )
     assert re.search("more than the memory has room for|more than 8589934592 bytes", facts.fault)
     assert facts.digest is None
 
@@ -695,11 +697,11 @@ def test_all_mistakes_are_told_at_once(doctor, seg_config, tmp_path):
 def test_the_end_is_steps_left_times_a_step():
     settings = dict(batch_size=10, accumulate_steps=1, num_workers=0, num_epoch=10, num_step=None)
     section = Section("")
-    run.judge_time(settings, 1, 1000, 3.0, 0.1, None, section)  # loading 1 s, computing 3 s
+    run.check_time(settings, 1, 1000, 3.0, 0.1, None, section)  # loading 1 s, computing 3 s
     assert "1000 of 1000 steps are left, 1 h 6 min" in str(section)
     state = {"step": 900, "epoch": 9, "offset": 0}
     section = Section("")
-    run.judge_time(settings | {"num_workers": 1}, 1, 1000, 3.0, 0.1, state, section)
+    run.check_time(settings | {"num_workers": 1}, 1, 1000, 3.0, 0.1, state, section)
     assert "100 of 1000 steps are left, 5 min 0 s" in str(section)  # one beside the other
 
 

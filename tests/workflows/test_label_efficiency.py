@@ -25,10 +25,10 @@ from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.models.pretrained import BACKBONES
 from SSLRemoteSensing.workflows.label_efficiency import runner
 from SSLRemoteSensing.workflows.label_efficiency.cells import (
-    Job,
+    CellJob,
     arguments,
-    jobs_left,
     read_cell,
+    remaining_jobs,
     rows_of,
 )
 from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, locked, plan_grid, write_grid
@@ -117,10 +117,12 @@ def run_all(grid, fake, slots=(None,), **more) -> list[str]:
     write_grid(grid)
     log = grid.folder / "calls"
     log.unlink(missing_ok=True)
-    run_jobs(grid, jobs_left(grid), fake, slots, Stop(), **more)
+    run_jobs(grid, remaining_jobs(grid), fake, slots, Stop(), **more)
     if grid.lrs is not None:
         choose_rates(grid, **more)
-        run_jobs(grid, [job for job in jobs_left(grid) if job.scoring], fake, slots, Stop(), **more)
+        run_jobs(
+            grid, [job for job in remaining_jobs(grid) if job.scoring], fake, slots, Stop(), **more
+        )
     calls = log.read_text().splitlines() if log.exists() else []
     return [call.rsplit(" ", 1)[0] for call in calls if not call.startswith("end")]
 
@@ -163,11 +165,11 @@ def test_what_is_set_for_one_initialisation_reaches_its_cells_alone(plan, fake, 
     grid = plan(inits, own=own)
     run_all(grid, fake)
     for cell in grid.cells():
-        words = arguments(grid, Job(cell), None)
+        words = arguments(grid, CellJob(cell), None)
         found = [word for word in words if word in (own[0][1], own[1][1])]
         assert found == ([own[0][1], own[1][1]] if cell.init == "frozen" else [])
     assert any("with train_cfg.freeze_backbone=True" in line for line in describe(grid))
-    assert not jobs_left(plan(inits, own=own))
+    assert not remaining_jobs(plan(inits, own=own))
     with pytest.raises(UserError, match=r"goes with train_cfg.freeze_backbone=True .*now nothing"):
         plan(inits)
     with pytest.raises(UserError, match=r"--init_set net: .* goes with nothing"):
@@ -184,7 +186,7 @@ def test_a_grid_of_an_earlier_version_knows_nothing_set_for_one_initialisation(p
         del entry["set"]
     file.write_text(json.dumps(known))
     run_all(plan(), fake)
-    assert not jobs_left(plan())
+    assert not remaining_jobs(plan())
     assert not any("with" in line for line in describe(plan()) if line.startswith("Initialisation"))
 
 
@@ -254,8 +256,8 @@ def test_on_several_gpus_cells_run_side_by_side_each_on_its_own(plan, fake, tmp_
         busy[gpu] += -1 if what == "end" else 1
         assert 0 <= busy[gpu] <= 1
     assert [what for what, _, _ in calls[:2]] == ["train", "train"]
-    assert "train_cfg.device=cuda" in arguments(plan(), Job(Cell("net", 1.0, 0)), "3")
-    assert "train_cfg.device=cuda" not in arguments(plan(), Job(Cell("net", 1.0, 0)), None)
+    assert "train_cfg.device=cuda" in arguments(plan(), CellJob(Cell("net", 1.0, 0)), "3")
+    assert "train_cfg.device=cuda" not in arguments(plan(), CellJob(Cell("net", 1.0, 0)), None)
 
 
 @pytest.mark.parametrize(
@@ -302,9 +304,9 @@ def test_of_the_learning_rates_the_best_on_validation_is_scored_on_test_once(pla
 def test_cells_are_trained_without_test_tiles_as_long_as_rates_are_searched(plan):
     cell = Cell("net", 1.0, 0, 0.01)
     grid = plan(lrs=[0.01, 0.1])
-    assert "train_cfg.test_data=None" in arguments(grid, Job(cell), None)
-    assert "train_cfg.test_data=None" not in arguments(grid, Job(cell, scoring=True), None)
-    assert "train_cfg.test_data=None" not in arguments(plan(), Job(Cell("net", 1.0, 0)), None)
+    assert "train_cfg.test_data=None" in arguments(grid, CellJob(cell), None)
+    assert "train_cfg.test_data=None" not in arguments(grid, CellJob(cell, scoring=True), None)
+    assert "train_cfg.test_data=None" not in arguments(plan(), CellJob(Cell("net", 1.0, 0)), None)
 
 
 def test_seeds_added_to_a_search_are_trained_at_the_chosen_rate_alone(plan, fake):
@@ -384,7 +386,7 @@ def test_a_signal_lets_the_running_cells_save_and_starts_no_other(plan, fake, nu
         os.sched_yield()
 
     monkeypatch.setattr(runner.time, "sleep", sleep)
-    run_jobs(grid, jobs_left(grid), fake, (None, None), stop)
+    run_jobs(grid, remaining_jobs(grid), fake, (None, None), stop)
     rows = rows_of(grid)
     assert [row["status"] for row in rows].count("stopped") == 2
     assert [row["status"] for row in rows].count("to do") == 6
@@ -417,7 +419,7 @@ def test_weights_that_change_while_the_grid_runs_end_it(plan, fake, tmp_path, mo
         runner, "start", lambda *given: (tmp_path / "net.pth").write_text("other") and real(*given)
     )
     with pytest.raises(UserError, match="changed while the grid ran"):
-        run_jobs(grid, jobs_left(grid), fake, [None], Stop())
+        run_jobs(grid, remaining_jobs(grid), fake, [None], Stop())
 
 
 def test_another_grid_in_the_folder_is_refused_by_what_differs(plan, config, tmp_path):
@@ -477,7 +479,7 @@ def test_a_second_command_in_the_same_folder_is_refused(plan, fake):
     grid.path(grid.cells()[0]).mkdir()
     with locked(grid):  # which is killed, and leaves a cell that goes on
         config = ["--config_file", str(grid.folder / "config.py")]
-        left = runner.start(grid, jobs_left(grid)[0], [*fake, *config], None, 1).process
+        left = runner.start(grid, remaining_jobs(grid)[0], [*fake, *config], None, 1).process
     with pytest.raises(UserError, match="or a cell that it left"), locked(plan()):
         pass
     left.kill()
@@ -718,7 +720,7 @@ def test_a_choice_rests_on_all_seeds_that_were_searched(plan, fake):
     """Also where a later call asks for fewer of them."""
     grid = plan(lrs=[0.01, 0.1], inits=["net=imagenet"], fractions=[1], seeds=[0, 1])
     write_grid(grid)
-    jobs = jobs_left(grid)
+    jobs = remaining_jobs(grid)
     run_jobs(grid, [job for job in jobs if job.cell.seed == 0], fake, [None], Stop())
     run_jobs(grid, jobs[-1:], fake, [None], Stop())  # of seed 1 one rate only
     fewer = plan(lrs=[0.01, 0.1], inits=["net=imagenet"], fractions=[1], seeds=[0])
@@ -846,9 +848,9 @@ def test_test_tiles_are_read_for_the_chosen_rate_alone_and_at_the_end(scenes, tm
 def test_read_cell_tells_a_stopped_search_from_a_scored_one(plan, fake):
     grid = plan(inits=["net=imagenet"], lrs=[0.01, 0.1], fractions=[1], seeds=[0])
     write_grid(grid)
-    run_jobs(grid, jobs_left(grid), fake, [None], Stop())
+    run_jobs(grid, remaining_jobs(grid), fake, [None], Stop())
     cell = Cell("net", 1.0, 0, 0.01)
     assert read_cell(grid, cell)["status"] == "done"  # nothing is chosen yet
     choose_rates(grid)
     assert read_cell(grid, cell)["status"] == "unscored"
-    assert jobs_left(grid) == [Job(cell, scoring=True)]
+    assert remaining_jobs(grid) == [CellJob(cell, scoring=True)]

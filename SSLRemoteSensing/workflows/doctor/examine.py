@@ -7,8 +7,13 @@ from pathlib import Path
 from SSLRemoteSensing.data.labels import ValueCoding
 from SSLRemoteSensing.workflows.doctor import labels, run
 from SSLRemoteSensing.workflows.doctor.findings import FAIL, Section, count
-from SSLRemoteSensing.workflows.doctor.images import Facts, judge_duplicates, judge_images, scan
-from SSLRemoteSensing.workflows.doctor.run import judge_changes, judge_machine, judge_run_folder
+from SSLRemoteSensing.workflows.doctor.images import (
+    ImageFacts,
+    check_duplicates,
+    check_images,
+    scan,
+)
+from SSLRemoteSensing.workflows.doctor.run import check_changes, check_machine, check_run_folder
 from SSLRemoteSensing.workflows.doctor.subject import Split, find_splits, is_fine_tuning
 from SSLRemoteSensing.workflows.doctor.task import (
     Task,
@@ -52,7 +57,7 @@ def examine(done: Examination) -> None:
     """
     require_keys(done.config)
     section = Section("machine")
-    judge_machine(done.config["train_cfg"], section)
+    check_machine(done.config["train_cfg"], section)
     finish(done, section)
     section = Section("network")
     task = section.attempt(open_task, done.config, done.processes)
@@ -67,7 +72,7 @@ def examine(done: Examination) -> None:
     splits, scanned = examine_files(done)
     if scanned:
         section = Section("duplicates")
-        judge_duplicates(scanned, section)
+        check_duplicates(scanned, section)
         finish(done, section)
     state = examine_folder(done, task)
     if task is not None and splits and splits[0].name == "train":
@@ -82,13 +87,13 @@ def finish(done: Examination, section: Section) -> None:
     done.tell(done)
 
 
-def examine_files(done: Examination) -> tuple[list[Split], dict[str, list[Facts]]]:
+def examine_files(done: Examination) -> tuple[list[Split], dict[str, list[ImageFacts]]]:
     """Read every image and label, and settle which of them training cannot use."""
     section, unusable = Section("images"), {}
     splits = find_splits(done.config, section)
     scanned = {split.name: scan(split, done.workers) for split in splits}
     for split in splits:
-        bad = judge_images(split, scanned[split.name], section)
+        bad = check_images(split, scanned[split.name], section)
         done.misled |= bad is None
         why = {one.file: one.fault for one in scanned[split.name]}
         unusable |= {file: why[file] for file in bad or ()}
@@ -101,7 +106,7 @@ def examine_files(done: Examination) -> tuple[list[Split], dict[str, list[Facts]
     for split in splits:
         facts = labels.scan_labels(split, scanned[split.name], done.workers)
         given = split.coding or done.coding
-        bad, coding = labels.judge_labels(
+        bad, coding = labels.check_labels(
             split, facts, given, list(done.config["classes"]), section
         )
         done.misled |= bad is None
@@ -117,18 +122,18 @@ def examine_folder(done: Examination, task: Task | None) -> dict | None:
     """The run's folders and disk; the state that it would go on from."""
     train_cfg, section, state = done.config["train_cfg"], Section("folders"), None
     folder = train_cfg["checkpoints"]["checkpoints_path"]
-    run.judge_folder(train_cfg["log"]["log_path"], "log_path", section)
-    if run.judge_folder(folder, "checkpoints_path", section):
+    run.check_folder(train_cfg["log"]["log_path"], "log_path", section)
+    if run.check_folder(folder, "checkpoints_path", section):
         if task is not None:
             most = task.most_epochs
             kept = min(most, task.settings["num_epoch"] or most)
             needed, what = run.checkpoint_bytes(
                 task.model, task.settings["optimizer"], kept, is_fine_tuning(done.config)
             )
-            run.judge_disk(needed, what, folder, section)
-        state = judge_run_folder(Path(folder), section)
+            run.check_disk(needed, what, folder, section)
+        state = check_run_folder(Path(folder), section)
         if state is not None and task is not None:
-            judge_changes(state, kept_config(task), section)
+            check_changes(state, kept_config(task), section)
     finish(done, section)
     return state
 
@@ -136,7 +141,7 @@ def examine_folder(done: Examination, task: Task | None) -> dict | None:
 def examine_step(done: Examination, task: Task, state: dict | None, images: int) -> None:
     """Open the data as training does, run a step on it, and look ahead."""
     section = Section("a step")
-    run.judge_batch(task.settings, done.processes, images, task.model, section)
+    run.check_batch(task.settings, done.processes, images, task.model, section)
     if done.misled:
         section.warn("not measured: mend what is named above first")
         finish(done, section)
@@ -151,9 +156,9 @@ def examine_step(done: Examination, task: Task, state: dict | None, images: int)
     seconds = None
     if stepper is not None and loaded is not None:
         batch, image = loaded
-        seconds = run.judge_step(task, stepper, batch, section)
+        seconds = run.check_step(task, stepper, batch, section)
         if seconds is not None:
-            run.judge_time(
+            run.check_time(
                 task.settings, done.processes, len(dataset), seconds, image, state, section
             )
     else:

@@ -50,7 +50,7 @@ class Section:
 
         What it prints is kept as findings, so that the report stays in one piece.
         """
-        out, err = io.StringIO(), Kept()
+        out, err = io.StringIO(), Excluded()
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 return function(*arguments)
@@ -67,7 +67,7 @@ class Section:
         return "\n".join([self.title, *(line for one in self.findings for line in one.lines())])
 
 
-class Kept(io.StringIO):
+class Excluded(io.StringIO):
     """What is printed on stderr, but for the progress bars, which the terminal shows."""
 
     def __init__(self):

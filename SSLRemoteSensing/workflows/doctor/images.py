@@ -73,7 +73,7 @@ def read_header(path: str | Path) -> Header | None:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ImageFacts:
     """What is known of one image.
 
     Attributes:
@@ -90,28 +90,28 @@ class Facts:
     skippable: bool = False
 
 
-def look(file: str, split: Split) -> Facts:
+def examine_image(file: str, split: Split) -> ImageFacts:
     """Open and decode `file` as training would, unless it claims more than memory can hold."""
     header = None
     try:
         header = read_header(file)
         if header is not None and header.pixels > MAX_PIXELS:
             text = f"image {file}: claims {header.size} pixels, more than {MAX_PIXELS}; remove it"
-            return Facts(file, header, fault=text, skippable=True)
+            return ImageFacts(file, header, fault=text, skippable=True)
         needed = 0 if header is None else header.decoded(min(header.bands, split.in_channels))
         if needed > available_memory():
             text = (
                 f"image {file}: {header.size} pixels, {needed / 2**30:.1f} GiB to decode it, are "
                 f"more than the memory has room for; cut it into tiles"
             )
-            return Facts(file, header, fault=text)
+            return ImageFacts(file, header, fault=text)
         if header is None or needed > LARGE:
             with one_at_a_time:
-                return Facts(file, header, digest(file, split))
-        return Facts(file, header, digest(file, split))
+                return ImageFacts(file, header, digest(file, split))
+        return ImageFacts(file, header, digest(file, split))
     except UserError as error:
         skippable = isinstance(error, UnreadableImage)
-        return Facts(file, header, fault=one_line(error), skippable=skippable)
+        return ImageFacts(file, header, fault=one_line(error), skippable=skippable)
 
 
 def digest(file: str, split: Split) -> bytes:
@@ -154,13 +154,13 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def scan(split: Split, workers: int) -> list[Facts]:
+def scan(split: Split, workers: int) -> list[ImageFacts]:
     """`look` at every image of `split`."""
     what = f"reading {split.name} images"
-    return in_parallel(lambda file: look(file, split), split.images, workers, what)
+    return in_parallel(lambda file: examine_image(file, split), split.images, workers, what)
 
 
-def judge_images(split: Split, facts: Sequence[Facts], section: Section) -> list[str] | None:
+def check_images(split: Split, facts: Sequence[ImageFacts], section: Section) -> list[str] | None:
     """What can be read, sizes and bands of one split.
 
     Returns:
@@ -169,8 +169,8 @@ def judge_images(split: Split, facts: Sequence[Facts], section: Section) -> list
     bad = [one for one in facts if one.fault is not None]
     good, total = len(facts) - len(bad), len(facts)
     if good:
-        judge_sizes(split, [one for one in facts if one.fault is None and one.header], section)
-        judge_bands(split, [one for one in facts if one.header], section)
+        check_sizes(split, [one for one in facts if one.fault is None and one.header], section)
+        check_bands(split, [one for one in facts if one.header], section)
     if not bad:
         section.ok(f"{split.name}: all {total} images can be read")
         return []
@@ -213,7 +213,7 @@ def longest_run(marks: Sequence[bool]) -> int:
     return max((len(list(run)) for mark, run in runs if mark), default=0)
 
 
-def judge_sizes(split: Split, facts: Sequence[Facts], section: Section) -> None:
+def check_sizes(split: Split, facts: Sequence[ImageFacts], section: Section) -> None:
     if not facts:
         return
     ordered = sorted(facts, key=lambda one: one.header.pixels)
@@ -237,7 +237,7 @@ def judge_sizes(split: Split, facts: Sequence[Facts], section: Section) -> None:
             section.fail("train: tiles that are no squares cannot be turned; set crop_size")
 
 
-def judge_bands(split: Split, facts: Sequence[Facts], section: Section) -> None:
+def check_bands(split: Split, facts: Sequence[ImageFacts], section: Section) -> None:
     kinds = Counter((one.header.bands, one.header.dtype) for one in facts)
     named = [f"{bands} bands {dtype} ({n} files)" for (bands, dtype), n in kinds.most_common()]
     if len(kinds) <= 1:
@@ -253,7 +253,7 @@ def judge_bands(split: Split, facts: Sequence[Facts], section: Section) -> None:
     section.warn(f"{split.name}: bands differ: {', '.join(named)}", rare)
 
 
-def judge_duplicates(scanned: dict[str, Sequence[Facts]], section: Section) -> None:
+def check_duplicates(scanned: dict[str, Sequence[ImageFacts]], section: Section) -> None:
     """Same pixels within each split and in each two of them; `scanned` is by the split's name.
 
     Neither makes a run fail, but scores on images that were trained on say nothing.
@@ -280,7 +280,7 @@ def judge_duplicates(scanned: dict[str, Sequence[Facts]], section: Section) -> N
             section.ok(f"{first} and {second} share no image")
 
 
-def by_pixels(facts: Sequence[Facts]) -> dict[bytes, list[str]]:
+def by_pixels(facts: Sequence[ImageFacts]) -> dict[bytes, list[str]]:
     """The files of each content, in the order of `facts`."""
     groups = defaultdict(list)
     for one in facts:

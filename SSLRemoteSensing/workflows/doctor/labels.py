@@ -11,7 +11,12 @@ from SSLRemoteSensing.core.errors import UserError, one_line
 from SSLRemoteSensing.data.images import MAX_PIXELS, read_label
 from SSLRemoteSensing.data.labels import INVALID, ValueCoding, settle_coding, value_counts
 from SSLRemoteSensing.workflows.doctor.findings import Section
-from SSLRemoteSensing.workflows.doctor.images import MOST_ALIKE, Facts, in_parallel, read_header
+from SSLRemoteSensing.workflows.doctor.images import (
+    MOST_ALIKE,
+    ImageFacts,
+    in_parallel,
+    read_header,
+)
 from SSLRemoteSensing.workflows.doctor.subject import Split
 
 
@@ -27,7 +32,7 @@ class LabelFacts:
     kind: str = ""
 
 
-def look_at_label(image: Facts, label: str) -> LabelFacts:
+def examine_label(image: ImageFacts, label: str) -> LabelFacts:
     """Read `label`, once its header says that it is of its image's size."""
     if not os.path.lexists(label):
         return LabelFacts(image.file, label, fault=f"{label} (of {image.file})", kind="missing")
@@ -44,15 +49,15 @@ def look_at_label(image: Facts, label: str) -> LabelFacts:
         return LabelFacts(image.file, label, fault=one_line(error), kind="unreadable")
 
 
-def scan_labels(split: Split, images: Sequence[Facts], workers: int) -> list[LabelFacts]:
+def scan_labels(split: Split, images: Sequence[ImageFacts], workers: int) -> list[LabelFacts]:
     """`look_at_label` for each image of `split`."""
     pairs = list(zip(images, split.labels, strict=True))
     return in_parallel(
-        lambda pair: look_at_label(*pair), pairs, workers, f"reading {split.name} labels"
+        lambda pair: examine_label(*pair), pairs, workers, f"reading {split.name} labels"
     )
 
 
-def judge_labels(
+def check_labels(
     split: Split,
     facts: Sequence[LabelFacts],
     coding: ValueCoding | None,
@@ -88,19 +93,19 @@ def judge_labels(
     read = [one for one in facts if one.fault is None]
     if not read:
         return None, coding
-    coding, odd = settle(split, read, coding, len(classes), section)
+    coding, odd = settle_codings(split, read, coding, len(classes), section)
     if coding is not None:
-        judge_classes(split.name, sum(one.counts for one in read), coding, classes, section)
+        check_classes(split.name, sum(one.counts for one in read), coding, classes, section)
     if coding is not None and split.kept is not None:
         used = [facts[index].counts for index in split.kept if facts[index].fault is None]
         name = f"{split.name}, the {len(split.kept)} tiles that fraction keeps"
-        judge_classes(name, sum(used, np.zeros(256, np.int64)), coding, classes, section)
+        check_classes(name, sum(used, np.zeros(256, np.int64)), coding, classes, section)
     if to_blame or coding is None:
         return None, coding
     return [one.image for one in [*bad, *odd]], coding
 
 
-def settle(
+def settle_codings(
     split: Split,
     read: Sequence[LabelFacts],
     coding: ValueCoding | None,
@@ -143,7 +148,7 @@ def settle(
     return found[0], odd
 
 
-def judge_classes(
+def check_classes(
     name: str, total: np.ndarray, coding: ValueCoding, classes: Sequence[str], section: Section
 ) -> None:
     """Shares of the classes in the scored pixels; classes without a pixel."""

@@ -29,7 +29,7 @@ FEWEST_TIMED = 16  # images of which the loading is timed
 STEP_KEYS = ("optimizer", "precision", "channels_last", "compile", "clip_grad_norm", "param_groups")
 
 
-def judge_batch(
+def check_batch(
     settings: dict, processes: int, images: int, model: nn.Module, section: Section
 ) -> None:
     """Whether the images make a step, and a step's batch suits batch normalization."""
@@ -82,7 +82,7 @@ def load_batch(task: Task, dataset) -> tuple[dict, float]:
         cv2.setNumThreads(threads)
 
 
-def judge_normalization(stepper: TrainStep, batch: dict, section: Section) -> bool:
+def check_normalization(stepper: TrainStep, batch: dict, section: Section) -> bool:
     """Which batch normalization has the fewest values a channel; whether a step is possible."""
     seen: dict[str, int] = {}
     handles = []
@@ -120,18 +120,20 @@ def judge_normalization(stepper: TrainStep, batch: dict, section: Section) -> bo
     return True
 
 
-def judge_step(task: Task, stepper: TrainStep, batch: dict, section: Section) -> float | None:
+def check_step(task: Task, stepper: TrainStep, batch: dict, section: Section) -> float | None:
     """Run two steps; memory and seconds of the second, None where it cannot be run."""
     section.ok(stepper.describe())
     try:
-        if not judge_normalization(stepper, batch, section):
+        if not check_normalization(stepper, batch, section):
             return None
         done = stepper.measure(batch, task.settings["accumulate_steps"])
     except torch.OutOfMemoryError as error:
-        section.fail(f"a step does not fit the GPU's memory ({brief(error)}); lower batch_size")
+        section.fail(
+            f"a step does not fit the GPU's memory ({format_brief(error)}); lower batch_size"
+        )
         return None
     except (RuntimeError, ValueError) as error:  # of torch or of ours: the rest is still to be told
-        section.fail(f"a step ends in {type(error).__name__}: {brief(error)}")
+        section.fail(f"a step ends in {type(error).__name__}: {format_brief(error)}")
         return None
     for name, value in done.losses.items():
         if not math.isfinite(value):
@@ -141,7 +143,7 @@ def judge_step(task: Task, stepper: TrainStep, batch: dict, section: Section) ->
     return done.seconds
 
 
-def judge_time(
+def check_time(
     settings: dict,
     processes: int,
     images: int,
@@ -183,16 +185,16 @@ def judge_time(
         return
     end = datetime.datetime.now() + datetime.timedelta(seconds=left * seconds)
     section.ok(
-        f"{left} of {course.total} steps are left, {duration(left * seconds)}: until about "
+        f"{left} of {course.total} steps are left, {format_duration(left * seconds)}: until about "
         f"{end:%Y-%m-%d %H:%M}, validation and saving not counted"
     )
 
 
-def brief(error: Exception) -> str:
+def format_brief(error: Exception) -> str:
     return " ".join(str(error).split())[:160]
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """In the two largest units that matter."""
     minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
     if days >= 2:
@@ -202,7 +204,7 @@ def duration(seconds: float) -> str:
     return f"{int(minutes)} min {int(seconds) % 60} s"
 
 
-def judge_machine(train_cfg: dict, section: Section) -> None:
+def check_machine(train_cfg: dict, section: Section) -> None:
     """Versions, device and precision of a config's `train_cfg`."""
     section.ok(", ".join(f"{name} {version}" for name, version in versions().items()))
     cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "torch without CUDA"
@@ -228,7 +230,7 @@ def judge_machine(train_cfg: dict, section: Section) -> None:
 HEADROOM = 1.1  # of what is needed, for logs and pictures
 
 
-def judge_folder(path: str, key: str, section: Section) -> bool:
+def check_folder(path: str, key: str, section: Section) -> bool:
     """Whether `path`, which may not be there yet, can be written to; nothing is made."""
     there = nearest(Path(path))
     longest = os.pathconf(there, "PC_NAME_MAX")
@@ -244,13 +246,13 @@ def judge_folder(path: str, key: str, section: Section) -> bool:
     return False
 
 
-def judge_disk(needed: int, what: str, path: str, section: Section) -> None:
+def check_disk(needed: int, what: str, path: str, section: Section) -> None:
     """Whether `needed` bytes fit where `path` is or will be, what is there already included."""
     folder = nearest(Path(path))
     free = shutil.disk_usage(folder).free
     used = checkpoints_there(Path(path))
     more = max(0, needed - used)
-    text = f"checkpoints take {gib(needed)} ({what}), {gib(used)} of it used now; {gib(free)} free"
+    text = f"checkpoints take {format_gib(needed)} ({what}), {format_gib(used)} of it used now; {format_gib(free)} free"
     if more > free:
         section.fail(f"{text} at {folder}: make room, or lower checkpoints.max_keep")
     elif more * HEADROOM > free:
@@ -272,7 +274,7 @@ def checkpoint_bytes(
     full = weights + moments(optimizer) * trained
     small = weights if labelled else sum(v.nbytes for v in model.backbone.state_dict().values())
     name = "best.pth" if labelled else "backbone.pth"
-    text = f"{gib(full)} each: {max_keep} kept, latest, one being written; {name} {gib(small)}"
+    text = f"{format_gib(full)} each: {max_keep} kept, latest, one being written; {name} {format_gib(small)}"
     return full * (max_keep + 2) + small, text
 
 
@@ -300,11 +302,11 @@ def nearest(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if os.path.exists(place))
 
 
-def gib(size: float) -> str:
+def format_gib(size: float) -> str:
     return f"{size / 2**30:.2f} GiB"
 
 
-def judge_run_folder(folder: Path, section: Section) -> dict | None:
+def check_run_folder(folder: Path, section: Section) -> dict | None:
     """Locked or not, and the state that training would go on from; nothing is written or moved."""
     holder = run_folder.holder(folder)
     if holder is not None:
@@ -337,7 +339,7 @@ def earlier_epoch(folder: Path, damage: str, section: Section) -> dict | None:
     return None
 
 
-def judge_changes(state: dict, card: dict, section: Section) -> None:
+def check_changes(state: dict, card: dict, section: Section) -> None:
     """What differs between the config of a checkpoint's run and that of `card`."""
     for path, before, now, refused in config_changes(state["card"], card):
         if refused:

@@ -12,14 +12,14 @@ from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, Grid, read_js
 
 
 @dataclass(frozen=True)
-class Job:
+class CellJob:
     """A process to run: all of a cell, or only the scoring of a trained one on test tiles."""
 
     cell: Cell
     scoring: bool = False
 
 
-def arguments(grid: Grid, job: Job, gpu: str | None) -> list[str]:
+def arguments(grid: Grid, job: CellJob, gpu: str | None) -> list[str]:
     """Those of finetune_seg.py, less the config file."""
     cell, folder = job.cell, grid.path(job.cell)
     sets = [
@@ -39,15 +39,15 @@ def arguments(grid: Grid, job: Job, gpu: str | None) -> list[str]:
     return [*given, "--evaluate", str(folder / "best.pth")] if job.scoring else given
 
 
-def jobs_left(grid: Grid) -> list[Job]:
+def remaining_jobs(grid: Grid) -> list[CellJob]:
     """What is still to do, as far as it is known: scoring comes once a learning rate is chosen."""
     left = []
     for cell in grid.cells():
         status = read_cell(grid, cell)["status"]
         if status in ("to do", "stopped", "failed"):
-            left.append(Job(cell))
+            left.append(CellJob(cell))
         elif status == "unscored":
-            left.append(Job(cell, scoring=True))
+            left.append(CellJob(cell, scoring=True))
     return left
 
 
@@ -74,7 +74,7 @@ def main_miou(protocols: dict[str, dict]) -> float | None:
     return protocols.get("all", first).get("miou")
 
 
-def cells_there(grid: Grid) -> list[Cell]:
+def existing_cells(grid: Grid) -> list[Cell]:
     """The cells that have a cell.json, also those that are not asked for now."""
     found = [read_json(path) for path in sorted(grid.folder.glob("cells/*/cell.json"))]
     keys = ("init", "fraction", "seed", "lr")
@@ -84,7 +84,7 @@ def cells_there(grid: Grid) -> list[Cell]:
 def rows_of(grid: Grid) -> list[dict]:
     """A row for each cell asked for or already there, as `comparison` takes them."""
     order = {name: place for place, name in enumerate([*grid.inits, *grid.known_inits][::-1])}
-    cells = {*grid.cells(), *cells_there(grid)}
+    cells = {*grid.cells(), *existing_cells(grid)}
     rows = []
     for cell in sorted(cells, key=lambda c: (-order[c.init], c.fraction, c.seed, c.lr or 0)):
         found = read_cell(grid, cell)

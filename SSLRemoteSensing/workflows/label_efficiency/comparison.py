@@ -27,7 +27,7 @@ T_95 = (
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Interval:
     """A mean over seeds.
 
     Attributes:
@@ -52,16 +52,16 @@ def t_quantile(df: int) -> float:
     return next(value for known, value in reversed(T_95) if known <= df)
 
 
-def estimate(values: Sequence[float]) -> Estimate | None:
+def estimate_interval(values: Sequence[float]) -> Interval | None:
     """Mean and 95 % interval of `values`, one a seed; None where there are none."""
     count = len(values)
     if count == 0:
         return None
     mean = math.fsum(values) / count
     if count == 1:
-        return Estimate(mean, None, 1)
+        return Interval(mean, None, 1)
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    return Estimate(mean, t_quantile(count - 1) * spread / math.sqrt(count), count)
+    return Interval(mean, t_quantile(count - 1) * spread / math.sqrt(count), count)
 
 
 def scores_of(
@@ -81,9 +81,9 @@ def counts(row: dict) -> bool:
     return row["status"] == "done" and row["chosen"]
 
 
-def paired(ours: dict[int, float], theirs: dict[int, float]) -> Estimate | None:
+def paired(ours: dict[int, float], theirs: dict[int, float]) -> Interval | None:
     """Mean of ours - theirs over the seeds that both have; None where they share none."""
-    return estimate([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
+    return estimate_interval([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
 
 
 def inits_of(rows: Sequence[dict]) -> list[str]:
@@ -98,7 +98,9 @@ def protocols_of(rows: Sequence[dict]) -> list[str]:
     return list(dict.fromkeys(name for row in rows if counts(row) for name in row["protocols"]))
 
 
-def answer(rows: Sequence[dict], baseline: str | None, metric: str, protocol: str) -> list[str]:
+def answer_sentence(
+    rows: Sequence[dict], baseline: str | None, metric: str, protocol: str
+) -> list[str]:
     """The grid's answer, a sentence or some an entry.
 
     Each initialisation is set against `baseline` (the one with random weights) with all labels, by
@@ -110,9 +112,9 @@ def answer(rows: Sequence[dict], baseline: str | None, metric: str, protocol: st
             "from which fraction on one is as good as random with all labels, nor what the "
             "difference to random is. `--against NAME` sets the others against one of those here."
         ]
-    told = [said_of_seeds(rows, metric, protocol)]
+    told = [seed_sentence(rows, metric, protocol)]
     full = scores_of(rows, baseline, 1.0, metric, protocol)
-    mean = estimate(list(full.values()))
+    mean = estimate_interval(list(full.values()))
     if mean is None:
         there = any((row["init"], row["fraction"]) == (baseline, 1.0) for row in rows)
         why = "has not finished" if there else "is not in the grid (--fractions ... 1)"
@@ -122,7 +124,7 @@ def answer(rows: Sequence[dict], baseline: str | None, metric: str, protocol: st
         )
     else:
         told.append(
-            f"{baseline} with all labels: {METRICS[metric]} {level(mean)} ({seeds(mean.count)})."
+            f"{baseline} with all labels: {METRICS[metric]} {format_level(mean)} ({format_seeds(mean.count)})."
         )
     control = {} if mean is None else gaps_to(full, rows, baseline, metric, protocol)
     control.pop(1.0, None)  # with itself
@@ -132,14 +134,14 @@ def answer(rows: Sequence[dict], baseline: str | None, metric: str, protocol: st
             gaps = control if itself else gaps_to(full, rows, init, metric, protocol)
             asked = {row["fraction"] for row in rows if row["init"] == init}
             told.append(when_as_good(init, baseline, gaps, sorted(asked)))
-            told.append("" if itself else verdict(init, baseline, gaps, control))
+            told.append("" if itself else verdict_sentence(init, baseline, gaps, control))
         told.append("" if itself else same_labels(rows, init, baseline, metric, protocol))
     return [text for text in told if text]
 
 
 def gaps_to(
     full: dict[int, float], rows: Sequence[dict], init: str, metric: str, protocol: str
-) -> dict[float, Estimate]:
+) -> dict[float, Interval]:
     """Fraction -> paired difference of `init` to `full`, the baseline's scores, all labels."""
     found = {
         f: paired(scores_of(rows, init, f, metric, protocol), full) for f in fractions_of(rows)
@@ -147,7 +149,7 @@ def gaps_to(
     return {fraction: gap for fraction, gap in found.items() if gap is not None}
 
 
-def said_of_seeds(rows: Sequence[dict], metric: str, protocol: str) -> str:
+def seed_sentence(rows: Sequence[dict], metric: str, protocol: str) -> str:
     found = [
         len(scores_of(rows, init, fraction, metric, protocol))
         for init in inits_of(rows)
@@ -159,7 +161,7 @@ def said_of_seeds(rows: Sequence[dict], metric: str, protocol: str) -> str:
 
 
 def when_as_good(
-    init: str, baseline: str, gaps: dict[float, Estimate], asked: Sequence[float]
+    init: str, baseline: str, gaps: dict[float, Interval], asked: Sequence[float]
 ) -> str:
     """The smallest fraction at which `init` is as good as `baseline` with all labels.
 
@@ -177,13 +179,13 @@ def when_as_good(
     tied = [f for f, gap in gaps.items() if gap.half is not None and gap.may_reach_zero()]
     if reached:
         first = reached[0]
-        enough = f"{percent(first)} of the labels" if first < 1 else "all labels"
+        enough = f"{format_percent(first)} of the labels" if first < 1 else "all labels"
         enough = f"at most {enough}" if first == asked[0] < 1 else enough
         text = f"{init} needs {enough} to be as good as {baseline} with all"
         if itself:
             text = f"{init} itself needs {enough} to be as good as with all"
         text += f": {gap_text(gaps[first])}."
-        again = [percent(f) for f in gaps if f > first and gaps[f].mean < 0]
+        again = [format_percent(f) for f in gaps if f > first and gaps[f].mean < 0]
         if again:
             text += f" With {' and '.join(again)} its mean is below again."
     else:
@@ -191,18 +193,18 @@ def when_as_good(
         text = f"{init} is at no fraction of the grid as good as {baseline} with all labels"
         if itself:
             text = f"{init} itself is at no smaller fraction as good"
-        text += f"; it comes nearest with {percent(best)}: {gap_text(gaps[best])}."
+        text += f"; it comes nearest with {format_percent(best)}: {gap_text(gaps[best])}."
     if tied and (not reached or tied[0] < reached[0]):
-        near = f"{percent(tied[0])} ({signed(gaps[tied[0]])} points)"
+        near = f"{format_percent(tied[0])} ({format_signed(gaps[tied[0]])} points)"
         text += f" Its deficit cannot be told from 0 with as few as {near}."
-    unknown = [percent(f) for f in asked if f not in gaps and not (itself and f == 1)]
+    unknown = [format_percent(f) for f in asked if f not in gaps and not (itself and f == 1)]
     if unknown:
         text += f" With {' and '.join(unknown)} it is not known: cells have not finished."
     return text
 
 
-def verdict(
-    init: str, baseline: str, gaps: dict[float, Estimate], control: dict[float, Estimate]
+def verdict_sentence(
+    init: str, baseline: str, gaps: dict[float, Interval], control: dict[float, Interval]
 ) -> str:
     """What the grid says of the claim that 10 to 50 % of the labels are enough.
 
@@ -218,15 +220,17 @@ def verdict(
     within = [f for f, gap in measured.items() if gap.may_reach_zero()]
     surely = [f for f in above if tested[f].excludes_zero()]
     if not measured:
-        side = f"above with {' and '.join(map(percent, above))}" if above else "below"
+        side = f"above with {' and '.join(map(format_percent, above))}" if above else "below"
         text = f"{claim} cannot be judged by one seed; by this one it is {side}."
     elif surely:
-        text = f"{claim} holds here: with {percent(surely[0])} the whole interval is above 0."
+        text = (
+            f"{claim} holds here: with {format_percent(surely[0])} the whole interval is above 0."
+        )
     elif not within:
-        below = " and ".join(map(percent, measured))
+        below = " and ".join(map(format_percent, measured))
         return f"{claim} does not hold here: with {below} the whole interval is below 0."
     else:
-        where = " and ".join(map(percent, above or within))
+        where = " and ".join(map(format_percent, above or within))
         text = (
             f"{claim} is neither shown nor refuted here: with {where} the mean is "
             f"{'above' if above else 'below'}, while the interval includes 0."
@@ -234,7 +238,7 @@ def verdict(
     alone = [f for f, gap in control.items() if f <= CLAIMED[1] and gap.mean >= 0]
     if above and alone:
         text += (
-            f" But {baseline} itself needs no more than {percent(alone[0])}: more labels are of no "
+            f" But {baseline} itself needs no more than {format_percent(alone[0])}: more labels are of no "
             f"use in this grid, and it shows nothing of the initialisation."
         )
     return text
@@ -248,33 +252,33 @@ def same_labels(rows: Sequence[dict], init: str, baseline: str, metric: str, pro
             scores_of(rows, baseline, fraction, metric, protocol),
         )
         if gap is not None:
-            told.append(f"{signed(gap)} ({percent(fraction)})")
+            told.append(f"{format_signed(gap)} ({format_percent(fraction)})")
     if not told:
         return ""
     return f"With the same labels, {init} minus {baseline}: {', '.join(told)} points."
 
 
-def gap_text(gap: Estimate) -> str:
+def gap_text(gap: Interval) -> str:
     if gap.half is None:
-        return f"paired difference {signed(gap)} points, one seed, no interval"
+        return f"paired difference {format_signed(gap)} points, one seed, no interval"
     sees = "excludes" if gap.excludes_zero() else "includes"
-    return f"paired difference {signed(gap)} points over {seeds(gap.count)}, the interval {sees} 0"
+    return f"paired difference {format_signed(gap)} points over {format_seeds(gap.count)}, the interval {sees} 0"
 
 
-def signed(gap: Estimate) -> str:
+def format_signed(gap: Interval) -> str:
     """'+1.20 ± 0.40', in points of a hundred."""
     text = f"{100 * gap.mean:+.2f}"
     return text if gap.half is None else f"{text} ± {100 * gap.half:.2f}"
 
 
-def level(value: Estimate) -> str:
+def format_level(value: Interval) -> str:
     text = f"{100 * value.mean:.2f}"
     return f"{text} %" if value.half is None else f"{text} ± {100 * value.half:.2f} %"
 
 
-def percent(fraction: float) -> str:
+def format_percent(fraction: float) -> str:
     return f"{100 * fraction:.6g} %"
 
 
-def seeds(count: int) -> str:
+def format_seeds(count: int) -> str:
     return "1 seed" if count == 1 else f"{count} seeds"

@@ -6,10 +6,10 @@ from pathlib import Path
 from SSLRemoteSensing.workflows.label_efficiency.comparison import (
     METRICS,
     counts,
-    estimate,
+    estimate_interval,
+    format_percent,
     fractions_of,
     inits_of,
-    percent,
     protocols_of,
     scores_of,
 )
@@ -73,7 +73,9 @@ def draw_panel(
     for init in inits_of(rows):
         colour, marker = styles.get(init, (GREY, "X"))
         found = {f: scores_of(rows, init, f, metric, protocol) for f in fractions}
-        points = {f: estimate(list(values.values())) for f, values in found.items() if values}
+        points = {
+            f: estimate_interval(list(values.values())) for f, values in found.items() if values
+        }
         if not points:
             continue
         means = [100 * point.mean for point in points.values()]
@@ -98,7 +100,7 @@ def draw_panel(
         if not ticks or ticks[-1] / fraction >= NEAREST:
             ticks.append(fraction)
     tiles = {row["fraction"]: row["tiles"] for row in rows}
-    axes.set_xticks(ticks, [f"{percent(f)}\n({tiles[f]})" for f in ticks], fontsize=8)
+    axes.set_xticks(ticks, [f"{format_percent(f)}\n({tiles[f]})" for f in ticks], fontsize=8)
     axes.tick_params(axis="y", labelsize=8)
     axes.grid(color="0.9", lw=0.8)
     axes.set_axisbelow(True)

@@ -27,7 +27,7 @@ from SSLRemoteSensing.data.segmentation import SegmentationDataset
 from SSLRemoteSensing.data.subsets import choose_fraction
 from SSLRemoteSensing.training.settings import divide_batch, require_one_length
 from SSLRemoteSensing.workflows.finetuning import check_segmentation
-from SSLRemoteSensing.workflows.label_efficiency.comparison import percent
+from SSLRemoteSensing.workflows.label_efficiency.comparison import format_percent
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 # Each cell sets these itself, and these differ between machines without changing what is learnt.
@@ -54,7 +54,7 @@ class Cell:
 
     def __str__(self) -> str:
         rate = "" if self.lr is None else f", lr {self.lr:g}"
-        return f"{self.init}, {percent(self.fraction)}, seed {self.seed}{rate}"
+        return f"{self.init}, {format_percent(self.fraction)}, seed {self.seed}{rate}"
 
 
 @dataclass

@@ -5,8 +5,12 @@ validation is chosen, by one rule for all initialisations, and only the chosen c
 on the test tiles, once.
 """
 
-from SSLRemoteSensing.workflows.label_efficiency.cells import cells_there, main_miou, read_cell
-from SSLRemoteSensing.workflows.label_efficiency.comparison import Estimate, estimate, percent
+from SSLRemoteSensing.workflows.label_efficiency.cells import existing_cells, main_miou, read_cell
+from SSLRemoteSensing.workflows.label_efficiency.comparison import (
+    Interval,
+    estimate_interval,
+    format_percent,
+)
 from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, Grid, write_grid
 
 DIVERGED = "not finite"  # in the error of a run whose learning rate was too high
@@ -24,7 +28,7 @@ def choose_rates(grid: Grid, keep_weights: bool = False) -> list[str]:
         for init in grid.inits:
             if (init, fraction) in grid.chosen:
                 continue
-            means, where = mean_by_rate(grid, init, fraction), f"{init}, {percent(fraction)}"
+            means, where = mean_by_rate(grid, init, fraction), f"{init}, {format_percent(fraction)}"
             if means is None:
                 said.append(f"{where}: no learning rate is chosen, not all its cells have ended")
             elif not means:
@@ -33,7 +37,7 @@ def choose_rates(grid: Grid, keep_weights: bool = False) -> list[str]:
                 best = max(means, key=lambda lr: (means[lr].mean, -lr))
                 grid.chosen[init, fraction] = best
     write_grid(grid)
-    for cell in [] if keep_weights else cells_there(grid):
+    for cell in [] if keep_weights else existing_cells(grid):
         chosen = grid.chosen.get((cell.init, cell.fraction))
         if chosen is not None and (cell.lr != chosen or grid.split == "val"):
             (grid.path(cell) / "best.pth").unlink(missing_ok=True)
@@ -47,18 +51,18 @@ def warnings_of_rates(grid: Grid) -> list[str]:
         if lr in (grid.lrs[0], grid.lrs[-1]):
             at_ends.setdefault((init, lr), []).append(fraction)
     return [
-        f"warning: the learning rate chosen for {init} at {', '.join(map(percent, sorted(fs)))} is "
+        f"warning: the learning rate chosen for {init} at {', '.join(map(format_percent, sorted(fs)))} is "
         f"{lr:g}, at the {'lower' if lr == grid.lrs[0] else 'upper'} end of the list; a better one "
         f"may lie beyond (another list of --lrs needs another --output)"
         for (init, lr), fs in at_ends.items()
     ]
 
 
-def mean_by_rate(grid: Grid, init: str, fraction: float) -> dict[float, Estimate] | None:
+def mean_by_rate(grid: Grid, init: str, fraction: float) -> dict[float, Interval] | None:
     """Mean mIoU on validation of each rate none of whose cells diverged; None if not all ended."""
     means = {}
     # Also the seeds of earlier calls: a choice must not rest on those that happen to be asked for.
-    there = {c.seed for c in cells_there(grid) if (c.init, c.fraction) == (init, fraction)}
+    there = {c.seed for c in existing_cells(grid) if (c.init, c.fraction) == (init, fraction)}
     seeds = sorted(there.union(grid.seeds))
     for lr in grid.lrs:
         values = []
@@ -70,5 +74,5 @@ def mean_by_rate(grid: Grid, init: str, fraction: float) -> dict[float, Estimate
             elif DIVERGED not in found.get("error", ""):
                 return None
         if len(values) == len(seeds):
-            means[lr] = estimate(values)
+            means[lr] = estimate_interval(values)
     return means

@@ -8,16 +8,16 @@ from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import write_text
 from SSLRemoteSensing.evaluation.scoring import ScoringSettings
 from SSLRemoteSensing.reports.grid_report import CellEntry, GridTable, write_grid_report
-from SSLRemoteSensing.workflows.label_efficiency.cells import jobs_left, mean_seconds, rows_of
+from SSLRemoteSensing.workflows.label_efficiency.cells import mean_seconds, remaining_jobs, rows_of
 from SSLRemoteSensing.workflows.label_efficiency.comparison import (
     METRICS,
-    answer,
-    percent,
+    answer_sentence,
+    format_percent,
     protocols_of,
 )
 from SSLRemoteSensing.workflows.label_efficiency.curves import draw_curves
 from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, Grid
-from SSLRemoteSensing.workflows.label_efficiency.runner import duration, rehearsed_seconds
+from SSLRemoteSensing.workflows.label_efficiency.runner import format_duration, rehearsed_seconds
 from SSLRemoteSensing.workflows.label_efficiency.tables import KEY, csv_text, markdown, score_table
 
 
@@ -38,7 +38,7 @@ def preview(
     grid: Grid, side_by_side: int, command: Sequence[str], config_arguments: Sequence[str]
 ) -> None:
     """Print the cells, what is left of them, and how long that will take; write nothing."""
-    jobs = jobs_left(grid)
+    jobs = remaining_jobs(grid)
     left = {job.cell for job in jobs}
     for cell in grid.cells():
         print(f"{'to do' if cell in left else 'done ':<7}{cell}")
@@ -56,7 +56,7 @@ def preview(
         basis = "a rehearsal on this machine; validation and scoring come on top"
     print(
         f"{len(jobs)} cells of {grid.steps} steps, {side_by_side} at a time: about "
-        f"{duration(seconds / side_by_side)}, from {basis}. Nothing is written."
+        f"{format_duration(seconds / side_by_side)}, from {basis}. Nothing is written."
     )
 
 
@@ -69,7 +69,7 @@ def report(grid: Grid, remarks: Sequence[str], metric: str, protocol: str, final
     if known and protocol not in known:
         remarks.append(f"warning: no result has the protocol {protocol}; this is of {known[0]}")
         protocol = known[0]
-    told = [*answer(rows, grid.baseline, metric, protocol), *remarks]
+    told = [*answer_sentence(rows, grid.baseline, metric, protocol), *remarks]
     title = f"{grid.config['name']}, {METRICS[metric]}, protocol {protocol}"
     facts = [f"Config {grid.config['name']}, kept in config.py.", *describe(grid)]
     write_text(grid.folder / "table.md", markdown(title, told, facts, rows, grid.baseline))
@@ -83,7 +83,7 @@ def report(grid: Grid, remarks: Sequence[str], metric: str, protocol: str, final
         files["curves"] = grid.folder / "curves.png"
     write_index(grid, rows, title, told, facts, metric, protocol)
     print_summary(files | {"report": grid.folder / "report.html"})
-    left = len(jobs_left(grid))
+    left = len(remaining_jobs(grid))
     if left:
         cells = "1 cell" if left == 1 else f"{left} cells"
         print(f"{cells} without a result; the same command tries again", file=sys.stderr)
@@ -120,13 +120,15 @@ def describe(grid: Grid) -> list[str]:
         f"{grid.steps} steps in every cell, whatever its fraction, of {grid.per_step} tiles each."
     ]
     kept = {fraction: grid.kept(fraction) for fraction in grid.fractions}
-    counts = (f"{percent(f)} = {n} ({grid.draws / n:.3g} passes)" for f, n in kept.items())
+    counts = (f"{format_percent(f)} = {n} ({grid.draws / n:.3g} passes)" for f, n in kept.items())
     told.append(f"Tiles with labels, of {grid.tiles} train tiles: {', '.join(counts)}.")
-    none = [percent(f) for f in grid.fractions if round(f * grid.tiles) == 0]
+    none = [format_percent(f) for f in grid.fractions if round(f * grid.tiles) == 0]
     if none:
         told.append(f"{' and '.join(none)} would be less than one tile: at least one is kept.")
     for count in sorted({count for count in kept.values() if list(kept.values()).count(count) > 1}):
-        same = " and ".join(percent(f) for f, kept_there in kept.items() if kept_there == count)
+        same = " and ".join(
+            format_percent(f) for f, kept_there in kept.items() if kept_there == count
+        )
         told.append(f"{same} keep the same number of tiles: their cells are the same.")
     for name, entry in grid.known_inits.items():
         of_file = f" (SHA-256 {entry['sha256'][:12]}...)" if entry["sha256"] else ""
@@ -165,19 +167,19 @@ def warnings_of(grid: Grid, rows: Sequence[dict]) -> list[str]:
     if grid.draws < grid.kept(most):
         told.append(
             f"warning: {grid.steps} steps see {grid.draws} of the {grid.kept(most)} tiles that "
-            f"{percent(most)} of the labels are, and none twice: what so many labels are worth "
+            f"{format_percent(most)} of the labels are, and none twice: what so many labels are worth "
             f"does not show; set more steps"
         )
     commits = {row["commit"] for row in rows if row["commit"]}
     devices = {row["device"] for row in rows if row["device"]}
     if len(commits) > 1:
-        told.append(f"warning: the cells are of several versions of the code: {listed(commits)}")
+        told.append(f"warning: the cells are of several versions of the code: {listing(commits)}")
     if len(devices) > 1:
-        told.append(f"warning: the cells ran on several devices: {listed(devices)}")
+        told.append(f"warning: the cells ran on several devices: {listing(devices)}")
     return told
 
 
-def listed(names: set[str]) -> str:
+def listing(names: set[str]) -> str:
     return ", ".join(sorted(names))
 
 

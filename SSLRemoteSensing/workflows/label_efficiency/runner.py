@@ -17,9 +17,9 @@ from SSLRemoteSensing.core.console import print_line, progress
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import write_text
 from SSLRemoteSensing.workflows.label_efficiency.cells import (
-    Job,
+    CellJob,
     arguments,
-    cells_there,
+    existing_cells,
     main_miou,
     mean_seconds,
     read_cell,
@@ -35,7 +35,7 @@ POLL = 0.1  # seconds between two looks at the processes
 
 @dataclass
 class Running:
-    job: Job
+    job: CellJob
     process: subprocess.Popen
     started: float
     offset: int  # of output.txt, where this process began to write
@@ -85,7 +85,7 @@ def slots_for(device: str, jobs: int | None) -> list[str | None]:
 
 def run_jobs(
     grid: Grid,
-    jobs: Sequence[Job],
+    jobs: Sequence[CellJob],
     command: Sequence[str],
     slots: Sequence[str | None],
     stop: Stop,
@@ -98,7 +98,7 @@ def run_jobs(
     Args:
         command: what runs a cell, before its flags: Python and finetune_seg.py.
     """
-    for cell in cells_there(grid):
+    for cell in existing_cells(grid):
         if read_cell(grid, cell)["status"] == "done":
             tidy(grid.path(cell))  # what a crash may have left
     command = [*command, "--config_file", str(grid.folder / "config.py")]
@@ -128,7 +128,11 @@ def run_jobs(
                     bar.update()
                     seconds = mean_seconds(grid)
                     ahead = bool(left and seconds and not stop.received)
-                    rest = f"; about {duration(left * seconds / len(slots))} left" if ahead else ""
+                    rest = (
+                        f"; about {format_duration(left * seconds / len(slots))} left"
+                        if ahead
+                        else ""
+                    )
                     print_line(f"[{ended} of {len(jobs)}] {one.job.cell}: {text}{rest}")
     finally:  # only after an error of our own is any left
         bar.close()
@@ -147,7 +151,7 @@ def stamp(spec: str) -> tuple[int, int] | None:
 
 
 def start(
-    grid: Grid, job: Job, command: Sequence[str], gpu: str | None, side_by_side: int
+    grid: Grid, job: CellJob, command: Sequence[str], gpu: str | None, side_by_side: int
 ) -> Running:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if gpu is not None:
@@ -201,10 +205,10 @@ def finish(grid: Grid, one: Running, code: int, stopping: bool, keep_weights: bo
             (folder / "best.pth").unlink(missing_ok=True)
         miou = main_miou(results["protocols"])
         shown = "none" if miou is None else f"{100 * miou:.2f} %"
-        return f"{results['split']} mIoU {shown}, {duration(seconds)}"
+        return f"{results['split']} mIoU {shown}, {format_duration(seconds)}"
     if record["status"] == "stopped":
-        return f"stopped after {duration(seconds)}"
-    return f"FAILED after {duration(seconds)}: {error} (see {folder / 'output.txt'})"
+        return f"stopped after {format_duration(seconds)}"
+    return f"FAILED after {format_duration(seconds)}: {error} (see {folder / 'output.txt'})"
 
 
 def tidy(folder: Path) -> None:
@@ -235,7 +239,7 @@ def rehearsed_seconds(
         UserError: what the rehearsal was refused for.
     """
     began = time.monotonic()
-    flags = [*config_arguments, *arguments(grid, Job(cell), None), "--dry_run"]
+    flags = [*config_arguments, *arguments(grid, CellJob(cell), None), "--dry_run"]
     done = subprocess.run([*command, *flags], capture_output=True, text=True)
     took = re.search(r"one step: ([\d.]+) s", done.stdout)
     if done.returncode or took is None:
@@ -244,7 +248,7 @@ def rehearsed_seconds(
     return time.monotonic() - began + float(took[1]) * grid.steps
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

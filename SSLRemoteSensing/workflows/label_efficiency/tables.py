@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 from SSLRemoteSensing.workflows.label_efficiency.comparison import (
     METRICS,
-    Estimate,
-    estimate,
+    Interval,
+    estimate_interval,
+    format_percent,
     fractions_of,
     inits_of,
     paired,
-    percent,
     protocols_of,
     scores_of,
 )
@@ -76,14 +76,14 @@ def score_table(
 ) -> list[list[str]]:
     """Fields of a table: means in per cent, below them paired differences in points, bold where
     they exclude 0."""
-    head = [f"{percent(f)} ({tiles_of(rows, f)})" for f in fractions_of(rows)]
+    head = [f"{format_percent(f)} ({tiles_of(rows, f)})" for f in fractions_of(rows)]
     table = [["labels", *head]]
     for init in inits_of(rows):
         line = [init]
         for fraction in fractions_of(rows):
             asked = [r for r in rows if (r["init"], r["fraction"]) == (init, fraction)]
             found = scores_of(rows, init, fraction, metric, protocol)
-            line.append(score_text(asked, estimate(list(found.values()))))
+            line.append(score_text(asked, estimate_interval(list(found.values()))))
         table.append(line)
     if baseline is None:
         return table
@@ -102,7 +102,7 @@ def score_table(
     return table
 
 
-def score_text(asked: Sequence[dict], value: Estimate | None) -> str:
+def score_text(asked: Sequence[dict], value: Interval | None) -> str:
     """A field of the table: '51.2 ± 3.0', with '(2 of 3)' where cells are missing."""
     asked = [row for row in asked if row["chosen"]] or asked
     total = len({row["seed"] for row in asked})
@@ -114,7 +114,7 @@ def score_text(asked: Sequence[dict], value: Estimate | None) -> str:
     return text if value.count == total else f"{text} ({value.count} of {total})"
 
 
-def gap_cell(gap: Estimate | None) -> str:
+def gap_cell(gap: Interval | None) -> str:
     if gap is None:
         return ""
     text = f"{100 * gap.mean:+.1f}"
@@ -129,11 +129,11 @@ def rate_table(rows: Sequence[dict]) -> list[str]:
     for init in inits_of(rows):
         for fraction in fractions_of(rows):
             mine = [r for r in rows if (r["init"], r["fraction"]) == (init, fraction)]
-            line = [f"{init}, {percent(fraction)}"]
+            line = [f"{init}, {format_percent(fraction)}"]
             for rate in rates:
                 asked = [row for row in mine if row["lr"] == rate]
                 values = [row["val_miou"] for row in asked if row["val_miou"] is not None]
-                text = score_text(asked, estimate(values))
+                text = score_text(asked, estimate_interval(values))
                 line.append(f"**{text}**" if any(row["chosen"] for row in asked) else text)
             if mine:
                 table.append(line)
@@ -162,4 +162,4 @@ def tiles_of(rows: Sequence[dict], fraction: float) -> str:
 
 def name_of(row: dict) -> str:
     rate = "" if row["lr"] is None else f", lr {row['lr']:g}"
-    return f"{row['init']}, {percent(row['fraction'])}, seed {row['seed']}{rate}"
+    return f"{row['init']}, {format_percent(row['fraction'])}, seed {row['seed']}{rate}"
