@@ -51,7 +51,7 @@ def sized(picture: np.ndarray, scale: int) -> np.ndarray:
     return np.repeat(np.repeat(picture, scale, axis=0), scale, axis=1)
 
 
-def scale_told(scale: int) -> str:
+def describe_scale(scale: int) -> str:
     """What `sized` does, in words."""
     if scale < 0:
         return f"one pixel of {-scale} x {-scale} is shown"

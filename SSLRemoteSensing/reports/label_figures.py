@@ -18,8 +18,8 @@ from SSLRemoteSensing.reports.image_grid import (
     MARGIN,
     Grid,
     as_rgb,
+    describe_scale,
     panel_scale,
-    scale_told,
     sized,
     text_width,
     write,
@@ -157,7 +157,7 @@ def draw_tiles(
         panels.append([sized(image, times), *hatched])
         captions.append([tile.name, contents(tile, classes)])
     legend = class_table(tiles, counts, classes)
-    header = [f"{title}; {scale_told(scale)}", *[""] * (len(legend) + 1)]
+    header = [f"{title}; {describe_scale(scale)}", *[""] * (len(legend) + 1)]
     panel = tuple(max(row[0].shape[axis] for row in panels) for axis in (0, 1))
     grid = Grid(*panel, len(tiles), len(TITLES), header=len(header), captions=2)
     page = grid.draw(panels, TITLES, captions, header)

@@ -17,9 +17,9 @@ from SSLRemoteSensing.reports.image_grid import (
     PAPER,
     Grid,
     as_rgb,
+    describe_scale,
     fitted,
     panel_scale,
-    scale_told,
     sized,
     text_width,
     write,
@@ -219,8 +219,8 @@ def draw_samples(
     scale = panel_scale(side, side)
     header = [
         title,
-        f"{side} x {side} pixels, {bands_told(dataset.in_channels)}, 0 to 255; "
-        f"{scale_told(scale)}. M is the mean of the bands, 0 to 1; white is the largest of its row",
+        f"{side} x {side} pixels, {describe_bands(dataset.in_channels)}, 0 to 255; "
+        f"{describe_scale(scale)}. M is the mean of the bands, 0 to 1; white is the largest of its row",
     ]
     panels, captions = [], []
     for sample in samples:
@@ -241,7 +241,7 @@ def draw_samples(
     return grid.draw(panels, TITLES, captions, header), grid
 
 
-def bands_told(count: int) -> str:
+def describe_bands(count: int) -> str:
     """How many bands there are, and which of them `as_rgb` shows."""
     if count == 3:
         return "3 bands"
