@@ -78,8 +78,8 @@ def choose_bands(
     else:
         remedy = "choose them in this order with --bands" if count >= wanted else "take another one"
         raise UserError(
-            f"image {path}: has {bands_of(count)} where the network takes {describe_bands(network)}; "
-            f"{remedy}"
+            f"image {path}: has {bands_of(count)} where the network takes "
+            f"{describe_bands(network)}; {remedy}"
         )
     remark, numbers = "", ", ".join(map(str, chosen))
     as_stored = chosen == every[: len(chosen)] and own in ([], chosen)

@@ -220,7 +220,8 @@ def draw_samples(
     header = [
         title,
         f"{side} x {side} pixels, {describe_bands(dataset.in_channels)}, 0 to 255; "
-        f"{describe_scale(scale)}. M is the mean of the bands, 0 to 1; white is the largest of its row",
+        f"{describe_scale(scale)}. M is the mean of the bands, 0 to 1; white is the largest of its "
+        f"row",
     ]
     panels, captions = [], []
     for sample in samples:

@@ -10,7 +10,7 @@ pyogrio = pytest.importorskip("pyogrio")
 shapely = pytest.importorskip("shapely")
 
 from SSLRemoteSensing.core.errors import UserError  # noqa: E402
-from SSLRemoteSensing.inference.polygons import require_vectors, write_polygons
+from SSLRemoteSensing.inference.polygons import require_vectors, write_polygons  # noqa: E402
 
 
 def opened(path) -> tuple[dict, np.ndarray, dict]:

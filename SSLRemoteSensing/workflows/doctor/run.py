@@ -252,7 +252,10 @@ def check_disk(needed: int, what: str, path: str, section: Section) -> None:
     free = shutil.disk_usage(folder).free
     used = checkpoints_there(Path(path))
     more = max(0, needed - used)
-    text = f"checkpoints take {format_gib(needed)} ({what}), {format_gib(used)} of it used now; {format_gib(free)} free"
+    text = (
+        f"checkpoints take {format_gib(needed)} ({what}), {format_gib(used)} of it used now; "
+        f"{format_gib(free)} free"
+    )
     if more > free:
         section.fail(f"{text} at {folder}: make room, or lower checkpoints.max_keep")
     elif more * HEADROOM > free:
@@ -274,7 +277,10 @@ def checkpoint_bytes(
     full = weights + moments(optimizer) * trained
     small = weights if labelled else sum(v.nbytes for v in model.backbone.state_dict().values())
     name = "best.pth" if labelled else "backbone.pth"
-    text = f"{format_gib(full)} each: {max_keep} kept, latest, one being written; {name} {format_gib(small)}"
+    text = (
+        f"{format_gib(full)} each: {max_keep} kept, latest, one being written; "
+        f"{name} {format_gib(small)}"
+    )
     return full * (max_keep + 2) + small, text
 
 

@@ -124,7 +124,8 @@ def answer_sentence(
         )
     else:
         told.append(
-            f"{baseline} with all labels: {METRICS[metric]} {format_level(mean)} ({format_seeds(mean.count)})."
+            f"{baseline} with all labels: {METRICS[metric]} {format_level(mean)} "
+            f"({format_seeds(mean.count)})."
         )
     control = {} if mean is None else gaps_to(full, rows, baseline, metric, protocol)
     control.pop(1.0, None)  # with itself
@@ -238,8 +239,8 @@ def verdict_sentence(
     alone = [f for f, gap in control.items() if f <= CLAIMED[1] and gap.mean >= 0]
     if above and alone:
         text += (
-            f" But {baseline} itself needs no more than {format_percent(alone[0])}: more labels are of no "
-            f"use in this grid, and it shows nothing of the initialisation."
+            f" But {baseline} itself needs no more than {format_percent(alone[0])}: more labels are "
+            f"of no use in this grid, and it shows nothing of the initialisation."
         )
     return text
 
@@ -262,7 +263,8 @@ def gap_text(gap: Interval) -> str:
     if gap.half is None:
         return f"paired difference {format_signed(gap)} points, one seed, no interval"
     sees = "excludes" if gap.excludes_zero() else "includes"
-    return f"paired difference {format_signed(gap)} points over {format_seeds(gap.count)}, the interval {sees} 0"
+    seeds = format_seeds(gap.count)
+    return f"paired difference {format_signed(gap)} points over {seeds}, the interval {sees} 0"
 
 
 def format_signed(gap: Interval) -> str:

@@ -51,8 +51,8 @@ def warnings_of_rates(grid: Grid) -> list[str]:
         if lr in (grid.lrs[0], grid.lrs[-1]):
             at_ends.setdefault((init, lr), []).append(fraction)
     return [
-        f"warning: the learning rate chosen for {init} at {', '.join(map(format_percent, sorted(fs)))} is "
-        f"{lr:g}, at the {'lower' if lr == grid.lrs[0] else 'upper'} end of the list; a better one "
+        f"warning: the learning rate chosen for {init} at "
+        f"{', '.join(map(format_percent, sorted(fs)))} is {lr:g}, at the {'lower' if lr == grid.lrs[0] else 'upper'} end of the list; a better one "
         f"may lie beyond (another list of --lrs needs another --output)"
         for (init, lr), fs in at_ends.items()
     ]

@@ -167,8 +167,8 @@ def warnings_of(grid: Grid, rows: Sequence[dict]) -> list[str]:
     if grid.draws < grid.kept(most):
         told.append(
             f"warning: {grid.steps} steps see {grid.draws} of the {grid.kept(most)} tiles that "
-            f"{format_percent(most)} of the labels are, and none twice: what so many labels are worth "
-            f"does not show; set more steps"
+            f"{format_percent(most)} of the labels are, and none twice: what so many labels are "
+            f"worth does not show; set more steps"
         )
     commits = {row["commit"] for row in rows if row["commit"]}
     devices = {row["device"] for row in rows if row["device"]}
