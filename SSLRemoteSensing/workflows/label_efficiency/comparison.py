@@ -239,8 +239,8 @@ def verdict_sentence(
     alone = [f for f, gap in control.items() if f <= CLAIMED[1] and gap.mean >= 0]
     if above and alone:
         text += (
-            f" But {baseline} itself needs no more than {format_percent(alone[0])}: more labels are "
-            f"of no use in this grid, and it shows nothing of the initialisation."
+            f" But {baseline} itself needs no more than {format_percent(alone[0])}: more labels "
+            f"are of no use in this grid, and it shows nothing of the initialisation."
         )
     return text
 

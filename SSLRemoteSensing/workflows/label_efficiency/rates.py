@@ -52,8 +52,9 @@ def warnings_of_rates(grid: Grid) -> list[str]:
             at_ends.setdefault((init, lr), []).append(fraction)
     return [
         f"warning: the learning rate chosen for {init} at "
-        f"{', '.join(map(format_percent, sorted(fs)))} is {lr:g}, at the {'lower' if lr == grid.lrs[0] else 'upper'} end of the list; a better one "
-        f"may lie beyond (another list of --lrs needs another --output)"
+        f"{', '.join(map(format_percent, sorted(fs)))} is {lr:g}, at the "
+        f"{'lower' if lr == grid.lrs[0] else 'upper'} end of the list; a better one may lie "
+        f"beyond (another list of --lrs needs another --output)"
         for (init, lr), fs in at_ends.items()
     ]
 
