@@ -18,6 +18,8 @@ from torch import nn
 
 from SSLRemoteSensing.data.pretext import PretextDataset, collate
 from SSLRemoteSensing.training.engine import fit
+from SSLRemoteSensing.training.settings import LoopSettings
+from SSLRemoteSensing.training.task import Task
 
 LAPS = 10  # of a straight run
 WARM_UP = 0.4  # of its laps, not counted: the loader's stock of ready batches is used up in them
@@ -27,7 +29,7 @@ def fit_settings(
     config: dict, device: torch.device, fast: str, batch_size: int, num_workers: int
 ) -> dict:
     """The arguments of fit() that all runs here share."""
-    ours = ("train_data", "losses", "joint_pass", "num_epoch")
+    ours = ("train_data", "losses", "joint_pass", "probe", "num_epoch")
     return {k: v for k, v in config["train_cfg"].items() if k not in ours} | {
         "batch_size": batch_size,
         "num_workers": num_workers,
@@ -46,10 +48,8 @@ def run_fit(
     log = {"log_path": str(folder / "log"), "log_step": log_step}
     checkpoints = {"checkpoints_path": str(folder), "save_step": 10**6}
     with contextlib.redirect_stdout(io.StringIO()):
-        fit(
-            model, dataset, collate, **settings | {"log": log, "checkpoints": checkpoints},
-            num_step=steps,
-        )  # fmt: skip
+        loop = settings | {"log": log, "checkpoints": checkpoints, "num_step": steps}
+        fit(Task(model, dataset, collate), LoopSettings(**loop))
     lines = (folder / "log/metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 

@@ -16,7 +16,7 @@ from SSLRemoteSensing.core.machine import choose_device, choose_precision
 from SSLRemoteSensing.data.pretext import collate
 from SSLRemoteSensing.training.logger import RunLog
 from SSLRemoteSensing.training.settings import LogSettings
-from SSLRemoteSensing.workflows.monitor import Watch
+from SSLRemoteSensing.workflows.monitor import BatchMonitor, SampleMonitor
 from SSLRemoteSensing.workflows.pretraining import check_pretext
 
 
@@ -29,16 +29,18 @@ def measure_watching(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:
     fast = choose_precision("auto", device)
     step = build_step(config, device, base_setting(fast, args.batch_size))
     batch = ready_batch(dataset, args.batch_size, device)
-    classes = config["train_cfg"]["train_data"]["agr_transforms_cfg"]["transforms_cfg"]
-    watch = Watch(step.model, dataset, collate, args.batch_size, list(classes))
+    classes = list(config["train_cfg"]["train_data"]["agr_transforms_cfg"]["transforms_cfg"])
+    batches = BatchMonitor(step.model, classes)
+    samples = SampleMonitor(step.model, dataset, collate, args.batch_size, classes)
     (scratch / "log").mkdir()
     log = RunLog(scratch / "log", 0, 1, scratch)
 
     def entry() -> None:
-        step.observe(watch.entry, step.to_device(batch), {})
+        step.observe(batches.observe, step.to_device(batch), {}, step.to_device)
 
     def look() -> None:
-        log.show(step.observe(watch.look, step.to_device)[2], 1)
+        seen = step.observe(samples.observe, {}, {}, step.to_device)
+        log.show(seen.pictures, 1)
 
     say("steps, entries and looks, in turn")
     turns = [

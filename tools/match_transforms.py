@@ -38,8 +38,7 @@ def main() -> None:
     args = parse(flags())
     config = read_config(args)
     # Only now: torch takes seconds, which --help need not wait for.
-    from SSLRemoteSensing.reports.pretext_figures import open_images
-    from SSLRemoteSensing.workflows.pretraining import are_published, check_pretext
+    from SSLRemoteSensing.workflows.pretraining import are_published, check_pretext, open_images
 
     check_pretext(config)
     if not are_published(config["train_cfg"]["train_data"]["agr_transforms_cfg"]["transforms_cfg"]):
@@ -47,8 +46,8 @@ def main() -> None:
             "train_data.agr_transforms_cfg.transforms_cfg: this tells the published six apart, as "
             "in configs/vr_vgg16_inapinting_agr_examplar_cfg.py"
         )
-    config["train_cfg"]["seed"] = args.seed
-    dataset = open_images(config)
+    channels = config["backbone_cfg"].get("in_channels", 3)
+    dataset = open_images(config["train_cfg"]["train_data"], channels, args.seed)
     count = min(args.samples, len(dataset))
     if count < 2:
         raise UserError(f"--samples {args.samples}, of {len(dataset)} images: needed are 2")

@@ -36,10 +36,10 @@ def main() -> None:
         describe,
         draw_samples,
         first_samples,
-        open_images,
     )
+    from SSLRemoteSensing.training.settings import split
     from SSLRemoteSensing.workflows.doctor.subject import is_fine_tuning
-    from SSLRemoteSensing.workflows.pretraining import check_pretext
+    from SSLRemoteSensing.workflows.pretraining import PretextData, check_pretext, open_images
 
     config = read_config(args)
     if is_fine_tuning(config):
@@ -50,9 +50,11 @@ def main() -> None:
     if args.seed is not None:
         config["train_cfg"]["seed"] = args.seed
     output = png_path(args.output, "--output")
-    dataset, train_cfg = open_images(config), config["train_cfg"]
-    classes = class_names(train_cfg)
-    samples = first_samples(dataset, train_cfg, args.epoch, args.samples)
+    keys, settings = split(config["train_cfg"], PretextData)
+    channels = config["backbone_cfg"].get("in_channels", 3)
+    dataset = open_images(keys["train_data"], channels, settings.seed)
+    classes = class_names(config["train_cfg"])
+    samples = first_samples(dataset, settings, args.epoch, args.samples)
     title = f"{config['name']}: {len(dataset)} images, epoch {args.epoch}, seed {dataset.seed}"
     page, _ = draw_samples(samples, dataset, classes, f"{title}, from the first batch on")
     write_png(output, page)

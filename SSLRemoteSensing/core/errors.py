@@ -1,10 +1,11 @@
 """The exception that means: the user can mend this; and how a command tells it."""
 
+import contextlib
 import os
 import select
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from SSLRemoteSensing.core.console import styled
 
@@ -19,6 +20,15 @@ class CannotWrite(UserError):
 
 class UnreadableImage(UserError):
     """An image file that is missing, empty, truncated or damaged; training may pass over it."""
+
+
+@contextlib.contextmanager
+def about(what: str) -> Iterator[None]:
+    """Put `what`, a key of the config or a flag, before the `UserError`s of the block."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from error
 
 
 def run_command(main: Callable[[], None], stopped: str = "stopped") -> None:

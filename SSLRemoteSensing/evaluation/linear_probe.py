@@ -5,17 +5,15 @@ the features get better for segmentation, which the losses of the pretext tasks 
 """
 
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from SSLRemoteSensing.core.classes import IGNORE
-from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.machine import choose_device, choose_precision
+from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.data.file_lists import stem
 from SSLRemoteSensing.data.segmentation import SegmentationDataset
 from SSLRemoteSensing.data.subsets import scene_of
@@ -32,18 +30,14 @@ from SSLRemoteSensing.evaluation.probe_tiles import (
 )
 from SSLRemoteSensing.models.backbones import Backbone, unit_range
 
-DEAR = 0.03  # of the time of training, above which it is said
 BATCH = 8  # tiles at a time
 
 
-class LinearProbe:
-    """The tiles of a probe, and `score(backbone)`. The tiles are read once, here.
+@dataclass
+class ProbeSettings:
+    """The `probe` of a pre-training config.
 
-    Which tiles and pixels are taken depends on names and `seed` alone: the same in each epoch, and
-    when a run goes on. Tiles that are fitted on and tiles that are scored share no scene, where the
-    names tell of scenes; those of a prepared set come from its train part.
-
-    Args:
+    Attributes:
         path: a folder that tools/prepare.py made; or else give the next three.
         image_path, label_path: folders of images and labels, as in fine-tuning.
         classes: names of the classes; needed unless `image_path` is of a prepared set.
@@ -58,100 +52,80 @@ class LinearProbe:
         crop_size: side, in pixels, of the square that is taken of each tile, a multiple of 32;
             smaller tiles are padded. Default: the img_size of training.
         seed: of the choice of scenes, tiles, squares and pixels.
-        in_channels: of the backbone; `img_size` of its training.
+    """
+
+    path: str | None = None
+    image_path: str | None = None
+    label_path: str | None = None
+    classes: Sequence[str] | None = None
+    data_format: str | Sequence[str] = ("**/*.png", "**/*.jpg", "**/*.tif", "**/*.tiff")
+    val_format: str | Sequence[str] | None = None
+    label_format: str = "{stem}.png"
+    label_offset: int | None = None
+    label_codes: Sequence[int] | None = None
+    bands: Sequence[int] | None = None
+    max_value: float | None = None
+    exclude: str | None = None
+    every: int = 1
+    train_tiles: int = 64
+    val_tiles: int = 64
+    pixels: int = 256
+    crop_size: int | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        for key in ("every", "train_tiles", "val_tiles", "pixels"):
+            if getattr(self, key) < 1:
+                raise UserError(f"{key}={getattr(self, key)}: must be at least 1")
+
+
+class LinearProbe:
+    """The tiles of a probe, and `score(backbone)`. The tiles are read once, here.
+
+    Which tiles and pixels are taken depends on names and `seed` alone: the same in each epoch, and
+    when a run goes on. Tiles that are fitted on and tiles that are scored share no scene, where the
+    names tell of scenes; those of a prepared set come from its train part.
+
+    Args:
+        in_channels: of the backbone.
+        img_size: of its training, pixels.
 
     Raises:
         UserError: what `SegmentationDataset` refuses; the test part of a prepared set; fewer than
             two tiles; no labelled pixels to score, or those to fit on of one class alone.
     """
 
-    def __init__(
-        self,
-        path: str | None = None,
-        image_path: str | None = None,
-        label_path: str | None = None,
-        classes: Sequence[str] | None = None,
-        data_format: str | Sequence[str] = ("**/*.png", "**/*.jpg", "**/*.tif", "**/*.tiff"),
-        val_format: str | Sequence[str] | None = None,
-        label_format: str = "{stem}.png",
-        label_offset: int | None = None,
-        label_codes: Sequence[int] | None = None,
-        bands: Sequence[int] | None = None,
-        max_value: float | None = None,
-        exclude: str | None = None,
-        every: int = 1,
-        train_tiles: int = 64,
-        val_tiles: int = 64,
-        pixels: int = 256,
-        crop_size: int | None = None,
-        seed: int = 0,
-        in_channels: int = 3,
-        img_size: int = 256,
-    ):
-        counts = {"every": every, "train_tiles": train_tiles, "val_tiles": val_tiles}
-        for key, count in (counts | {"pixels": pixels}).items():
-            if count < 1:
-                raise UserError(f"{key}={count}: must be at least 1")
-        side = img_size if crop_size is None else crop_size
+    def __init__(self, settings: ProbeSettings, in_channels: int = 3, img_size: int = 256):
+        side = img_size if settings.crop_size is None else settings.crop_size
         if side < 32 or side % 32:
             raise UserError(f"crop_size={side}: must be a multiple of 32, the backbone's stride")
-        if (path is None) == (image_path is None and label_path is None):
-            raise UserError("give either path, of a prepared set, or image_path and label_path")
-        known = None
-        if path is not None:
-            image_path, label_path, known = prepared_part(path)
-        elif image_path is None or label_path is None:
-            missing = "image_path" if image_path is None else "label_path"
-            raise UserError(f"missing key {missing!r}, which goes with the other one")
-        self.classes = list(classes or known or ())
-        if len(self.classes) < 2:
-            raise UserError(f"classes={classes!r}: name the classes of the labels, at least two")
-        self.every, self.ended = every, None
-        tiles = SegmentationDataset(
-            image_path,
-            label_path,
-            len(self.classes),
-            data_format,
-            label_format,
-            label_offset=label_offset,
-            label_codes=label_codes,
-            crop_size=side,
-            bands=bands,
-            max_value=max_value,
-            exclude=exclude,
-            in_channels=in_channels,
-            seed=seed,
-            classes=self.classes,
-        )
-        require_no_test(tiles, image_path)
-        if len(tiles) < 2:
-            raise UserError(f"image_path {image_path}: 1 tile, needed are one to fit on and others")
+        tiles, self.classes, image_path = open_tiles(settings, side, in_channels)
+        seed = settings.seed
         files = [file for file, _ in tiles.pairs]
-        prepared = tiles.card is not None
-        if val_format is not None:
-            parts = divide_named(files, image_path, val_format)
+        self.prepared = tiles.card is not None
+        if settings.val_format is not None:
+            parts = divide_named(files, image_path, settings.val_format)
         else:
-            parts = divide([stem(file) for file in files], seed, prepared)
+            parts = divide([stem(file) for file in files], seed, self.prepared)
         fitted, scored = (
             thin(tiles, part, most, seed)
-            for part, most in zip(parts, (train_tiles, val_tiles), strict=True)
+            for part, most in zip(parts, (settings.train_tiles, settings.val_tiles), strict=True)
         )
         self.fitted, self.scored = ([files[i] for i in part] for part in (fitted, scored))
         images, labels = load(tiles, fitted)
-        which, self.places, self.labels = draw_pixels(labels, pixels, seed)
+        numbers, self.places, self.labels = draw_pixels(labels, settings.pixels, seed)
         if len(self.labels.unique()) < 2:
             raise UserError(
                 f"labels of {len(fitted)} tiles of {image_path}: the {self.labels.numel()} pixels "
                 f"to fit on are not of two classes; raise train_tiles, or set another seed"
             )
-        self.images = images[which]
+        self.images = images[numbers]
         self.scored_images, self.scored_labels = load(tiles, scored)
         if (self.scored_labels == IGNORE).all():
             raise UserError(
                 f"labels of {len(scored)} tiles of {image_path}: no pixel to score has a class; "
                 f"raise val_tiles, or set another seed"
             )
-        self.prepared = prepared
 
     def describe(self) -> str:
         def told(files: list[str]) -> str:
@@ -203,40 +177,46 @@ class LinearProbe:
         backbone.train(training)
         return scores(matrix.counts.cpu(), self.classes)
 
-    def measure(
-        self,
-        backbone: Backbone,
-        precision: str,
-        channels_last: bool,
-        epochs: int,
-        last: bool,
-    ) -> tuple[dict, dict[str, str]]:
-        """What `engine.fit` logs after `epochs` epochs, and what there is to warn of.
 
-        `probe_miou`, `probe_oa`, `probe_iou_<class>` (None for a class in neither label nor
-        prediction), `probe_seconds`; from the second time on `probe_share`, the seconds over those
-        of training since the time before. Nothing where it is not due.
-        """
-        if epochs % self.every and not last:
-            return {}, {}
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()  # what training has left to do is not the probe's
-        begun = time.perf_counter()
-        found = self.score(backbone, precision, channels_last)
-        now = time.perf_counter()
-        figures = {"probe_miou": found["miou"], "probe_oa": found["oa"]}
-        for name, values in found["per_class"].items():
-            figures[f"probe_iou_{'_'.join(name.split())}"] = values["iou"]
-        figures["probe_seconds"] = now - begun
-        remarks = {}
-        if self.ended is not None:
-            share = figures["probe_share"] = (now - begun) / (begun - self.ended)
-            every = math.ceil(self.every * share / DEAR)
-            told = f"the probe takes {share:.0%} of the time of training ({now - begun:.1f} s)"
-            if share > DEAR:
-                remarks["probe"] = f"{told}; set train_cfg.probe.every={every}, or fewer val_tiles"
-        self.ended = now
-        return figures, remarks
+def open_tiles(
+    settings: ProbeSettings, side: int, in_channels: int
+) -> tuple[SegmentationDataset, list[str], str]:
+    """The tiles that `settings` name, in squares of `side` pixels, their classes, and the folder of
+    the images."""
+    path, image_path, label_path = settings.path, settings.image_path, settings.label_path
+    if (path is None) == (image_path is None and label_path is None):
+        raise UserError("give either path, of a prepared set, or image_path and label_path")
+    classes = None
+    if path is not None:
+        image_path, label_path, classes = prepared_part(path)
+    elif image_path is None or label_path is None:
+        missing = "image_path" if image_path is None else "label_path"
+        raise UserError(f"missing key {missing!r}, which goes with the other one")
+    classes = list(settings.classes or classes or ())
+    if len(classes) < 2:
+        raise UserError(
+            f"classes={settings.classes!r}: name the classes of the labels, at least two"
+        )
+    tiles = SegmentationDataset(
+        image_path,
+        label_path,
+        len(classes),
+        settings.data_format,
+        settings.label_format,
+        label_offset=settings.label_offset,
+        label_codes=settings.label_codes,
+        crop_size=side,
+        bands=settings.bands,
+        max_value=settings.max_value,
+        exclude=settings.exclude,
+        in_channels=in_channels,
+        seed=settings.seed,
+        classes=classes,
+    )
+    require_no_test(tiles, image_path)
+    if len(tiles) < 2:
+        raise UserError(f"image_path {image_path}: 1 tile, needed are one to fit on and others")
+    return tiles, classes, image_path
 
 
 class SomeMaps(nn.Module):
@@ -291,25 +271,9 @@ def read_probe(cfg: dict, backbone: Backbone, img_size: int) -> LinearProbe:
     """The probe of a config's `train_cfg.probe`; prints what it is.
 
     Raises:
-        UserError: as `Probe`, with the key before it.
+        UserError: as `LinearProbe`, with the key before it.
     """
-    try:
-        probe = LinearProbe(**cfg, in_channels=backbone.in_channels, img_size=img_size)
-    except UserError as error:
-        raise UserError(f"train_cfg.probe: {error}") from error
+    with about("train_cfg.probe"):
+        probe = LinearProbe(ProbeSettings(**cfg), backbone.in_channels, img_size)
     print(probe.describe())
     return probe
-
-
-def open_probe(
-    cfg: dict, backbone: Backbone, train_cfg: dict, img_size: int
-) -> Callable[[int, bool], tuple[dict, dict]]:
-    """`Probe.measure` of the `probe` of a config for `engine.fit`, as `train_cfg` computes.
-
-    Raises:
-        UserError: as `tiles_of`.
-    """
-    probe = read_probe(cfg, backbone, img_size)
-    device = choose_device(train_cfg.get("device", "auto"))
-    precision = choose_precision(train_cfg.get("precision", "fp32"), device)
-    return partial(probe.measure, backbone, precision, train_cfg.get("channels_last", False))

@@ -26,7 +26,7 @@ from SSLRemoteSensing.reports.image_grid import (
 )
 from SSLRemoteSensing.training.plan import make_plan, require_images
 from SSLRemoteSensing.training.sampler import KeySampler
-from SSLRemoteSensing.training.settings import check_counts, divide_batch, require_one_length
+from SSLRemoteSensing.training.settings import LoopSettings
 
 WHITE = 0.5  # the error that is drawn white, of a range of 1
 BLUE = (8, 48, 107)
@@ -158,39 +158,23 @@ class Sample:
         return float(np.ptp(rows) + 1) * float(np.ptp(columns) + 1) / changed.size
 
 
-def open_images(config: dict) -> PretextDataset:
-    """The images of a config of train.py as training opens them.
-
-    Raises:
-        UserError: as `PretextDataset`.
-    """
-    train_cfg = config["train_cfg"]
-    channels, seed = config["backbone_cfg"].get("in_channels", 3), train_cfg.get("seed", 0)
-    check_counts({"seed": (seed, 0)})
-    try:
-        return PretextDataset(**train_cfg["train_data"], in_channels=channels, seed=seed)
-    except UserError as error:
-        raise UserError(f"train_cfg.train_data: {error}") from error
-
-
-def first_samples(dataset: PretextDataset, train_cfg: dict, epoch: int, count: int) -> list[Sample]:
+def first_samples(
+    dataset: PretextDataset, settings: LoopSettings, epoch: int, count: int
+) -> list[Sample]:
     """The first `count` samples of an epoch in the order in which training takes them.
 
     Raises:
         UserError: fewer images than a step takes, an epoch that the run does not have, more samples
             than an epoch has.
     """
-    train_cfg = divide_batch(train_cfg)
-    batch_size, parts = train_cfg["batch_size"], train_cfg.get("accumulate_steps", 1)
-    check_counts({"batch_size": (batch_size, 1), "accumulate_steps": (parts, 1)})
-    numbers = train_cfg.get("num_epoch"), train_cfg.get("num_step")
-    require_one_length(*numbers)
+    batch_size, parts = settings.batch_size, settings.accumulate_steps
     require_images(len(dataset), batch_size, parts)
-    course = make_plan(len(dataset), batch_size * parts, *numbers, None)
-    epochs = -(-course.total // course.per_epoch)
+    length = settings.num_epoch, settings.num_step
+    plan = make_plan(len(dataset), batch_size * parts, *length, None)
+    epochs = -(-plan.total // plan.per_epoch)
     if not 0 <= epoch < epochs:
         raise UserError(f"--epoch {epoch}: the run has the epochs 0 to {epochs - 1}")
-    batches = course.per_epoch * parts
+    batches = plan.per_epoch * parts
     if not 1 <= count <= batches * batch_size:
         raise UserError(f"--samples {count}: an epoch has 1 to {batches * batch_size} samples")
     sampler = KeySampler(

@@ -1,9 +1,25 @@
 """Which steps a run has, and where each of them stands in the epochs."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from SSLRemoteSensing.core import distributed
 from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.training.settings import LoopSettings
+from SSLRemoteSensing.training.task import Place
+
+
+def images_per_step(images: int, settings: LoopSettings) -> int:
+    """Images that a step of all processes takes, of `images` that each of them sees.
+
+    Raises:
+        UserError: processes that see other images than the first; fewer than a step takes.
+    """
+    processes = distributed.size()
+    distributed.require_equal("data", images, "give all machines the same images")
+    require_images(images, settings.batch_size, settings.accumulate_steps, processes)
+    return settings.batch_size * settings.accumulate_steps * processes
 
 
 def require_images(images: int, batch_size: int, accumulate_steps: int, processes: int = 1) -> None:
@@ -50,6 +66,19 @@ class Plan:
         """What a schedule takes: step and total (places, where epochs are counted), and epoch."""
         shift = 0 if self.counts_steps else self.shift
         return step + shift, self.total + shift, self.epoch(step)
+
+    def places(self, settings: LoopSettings) -> Iterator[Place]:
+        """Where each step that is left stands once it is done, in order."""
+        for step in range(self.first + 1, self.total + 1):
+            yield self.after(step, settings)
+
+    def after(self, step: int, settings: LoopSettings) -> Place:
+        """Where the run stands when `step` steps are done."""
+        epoch = self.epoch(max(0, step - 1))
+        ends_epoch, is_last = step > 0 and self.ends_epoch(step), step == self.total
+        saves = ends_epoch and (epoch + 1) % settings.checkpoints.save_step == 0
+        logs = is_last or step % settings.log.log_step == 0
+        return Place(step, epoch, self.seen(step), ends_epoch, is_last, logs, is_last or saves)
 
     def position(self, step: int) -> dict[str, int]:
         """What a checkpoint keeps of it, in images, for going on with other steps."""

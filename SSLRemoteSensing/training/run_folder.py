@@ -5,16 +5,21 @@ One run at a time writes there. The newest good epoch takes the place of a lost 
 
 import contextlib
 import fcntl
+import json
 import os
 import re
+import shlex
 import shutil
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from SSLRemoteSensing.core import checkpoints
+from SSLRemoteSensing.core import checkpoints, distributed
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.files import atomic
+from SSLRemoteSensing.core.files import atomic, write_text
+from SSLRemoteSensing.core.machine import device_name, versions
 
 RUN_KEYS = {"model", "optimizer", "step", "epoch", "offset", "per_step", "best", "images"}
 RUN_KEYS |= {"processes", "card", "pending"}
@@ -166,3 +171,23 @@ def read_state(path: Path) -> dict:
             f"checkpoints_path"
         )
     return state
+
+
+def write_run_card(config: dict) -> None:
+    """Add what makes this run to `run.json`: config, versions, command, processes, device."""
+    path = Path(config["train_cfg"]["checkpoints"]["checkpoints_path"]) / "run.json"
+    try:
+        runs = json.loads(path.read_text())["runs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        runs = []
+    runs.append(
+        {
+            "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+            "command": shlex.join(sys.argv),
+            "versions": versions(),
+            "device": device_name(),
+            "processes": distributed.size(),
+            "config": config,
+        }
+    )
+    write_text(path, json.dumps({"runs": runs}, indent=2, default=str) + "\n")

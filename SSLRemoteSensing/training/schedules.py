@@ -1,9 +1,11 @@
 """Optimizers by name, and learning-rate schedules as functions of the place in the run alone."""
 
 import math
+from collections.abc import Callable
 
 import torch
 
+from SSLRemoteSensing.core.config import build
 from SSLRemoteSensing.core.errors import UserError
 
 OPTIMIZERS = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW, "SGD": torch.optim.SGD}
@@ -69,3 +71,10 @@ def progress(step: int, total: int, warmup_steps: int) -> tuple[float, float]:
 
 
 SCHEDULES = {"stepLR": StepLR, "cosine": Cosine, "poly": Poly}
+
+
+def build_schedule(cfg: dict | None) -> Callable[[int, int, int], float]:
+    """The factor of the learning rate by (step, total, epoch); without `cfg` 1 throughout."""
+    if not cfg:
+        return lambda step, total, epoch: 1.0
+    return build(SCHEDULES, cfg, "train_cfg.lr_schedule")

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
-import torch
-
+from SSLRemoteSensing.core.config import OneOf, Part
 from SSLRemoteSensing.core.distributed import size
 from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.training.schedules import OPTIMIZERS, SCHEDULES
 
 
 def divide_batch(train_cfg: dict, processes: int | None = None) -> dict:
@@ -25,44 +26,6 @@ def divide_batch(train_cfg: dict, processes: int | None = None) -> dict:
             f"train_cfg.global_batch_size={whole}: must be a multiple of the {processes} processes"
         )
     return rest | {"batch_size": whole // processes}
-
-
-CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # modes of torch.compile
-
-
-def check_graphs(device: torch.device, accumulate_steps: int, compile: bool | str) -> None:
-    """Raise a `UserError` for a mode of torch.compile that a step of several batches cannot use."""
-    if device.type == "cuda" and accumulate_steps > 1 and compile in CUDA_GRAPHS:
-        raise UserError(
-            f"train_cfg.compile={compile!r}: its CUDA graphs cannot add up the gradients of "
-            f"accumulate_steps={accumulate_steps}; set compile=True"
-        )
-
-
-def check_numbers(
-    batch_size: int,
-    accumulate_steps: int,
-    num_epoch: int | None,
-    num_step: int | None,
-    num_workers: int,
-    seed: int,
-    clip_grad_norm: float | None,
-    max_skipped_steps: int,
-) -> None:
-    """Raise a `UserError` for numbers that fit() cannot work with."""
-    check_counts(
-        {
-            "batch_size": (batch_size, 1),
-            "accumulate_steps": (accumulate_steps, 1),
-            "num_epoch": (num_epoch, 1),
-            "num_step": (num_step, 1),
-            "num_workers": (num_workers, 0),
-            "seed": (seed, 0),
-            "clip_grad_norm": (clip_grad_norm, 1e-12),
-            "max_skipped_steps": (max_skipped_steps, 0),
-        }
-    )
-    require_one_length(num_epoch, num_step)
 
 
 def check_counts(least: dict[str, tuple[float | None, float]]) -> None:
@@ -136,3 +99,94 @@ class CheckpointSettings:
             raise UserError(
                 f"train_cfg.checkpoints.save_minutes={self.save_minutes}: must be above 0"
             )
+
+
+@dataclass
+class LoopSettings:
+    """The keys of `train_cfg` that the loop takes; its signature is their schema.
+
+    A step is one update of the weights, from `accumulate_steps` batches of `batch_size` samples of
+    each process; an epoch is as many whole steps as the data give. Give `num_epoch` or `num_step`.
+
+    Attributes:
+        batch_size: images of each process and batch.
+        optimizer: torch's, by name, with its parameters; `lr` is the rate before the schedule.
+        checkpoints: where and how often to save.
+        log: where and how often to write the log.
+        num_epoch: length of the run in epochs; this or `num_step`.
+        num_step: length of the run in steps; this or `num_epoch`.
+        lr_schedule: factor of the learning rate by the place in the run; None: 1 throughout.
+        device: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'; of several processes
+            each takes its own GPU.
+        num_workers: processes that read images, of each training process; 0: the training process
+            reads them itself.
+        precision: 'fp32'; 'bf16' (autocast); 'auto', bf16 where the hardware has it.
+        channels_last: keep weights and images in torch's channels_last memory: the same results up
+            to rounding, at another speed, which tools/benchmark.py measures.
+        compile: True, or a mode of torch.compile ('max-autotune', ...).
+        sync_bn: statistics of batch normalization over all processes; GPUs only.
+        accumulate_steps: batches whose gradients make one step: a step sees accumulate_steps x
+            batch_size x processes images.
+        clip_grad_norm: scale the gradient of a step down to this norm where it is larger; None:
+            never.
+        seed: of weights, order and augmentation, from 0.
+        max_skipped_steps: how many steps in all may be left out because a loss or gradient is not
+            finite; above 0 each step waits for the device to know. 0 stops at the first, found
+            where losses and gradients are read.
+
+    Raises:
+        UserError: a number that the loop cannot work with.
+    """
+
+    batch_size: int
+    optimizer: Annotated[dict, OneOf(OPTIMIZERS, given=("params",))]
+    checkpoints: Annotated[dict, Part(CheckpointSettings)]
+    log: Annotated[dict, Part(LogSettings)]
+    num_epoch: int | None = None
+    num_step: int | None = None
+    lr_schedule: Annotated[dict | None, OneOf(SCHEDULES)] = None
+    device: str = "auto"
+    num_workers: int = 0
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    channels_last: bool = False
+    compile: bool | str = False
+    sync_bn: bool = False
+    accumulate_steps: int = 1
+    clip_grad_norm: float | None = None
+    max_skipped_steps: int = 0
+    seed: int = 0
+
+    def __post_init__(self):
+        self.checkpoints = CheckpointSettings(**self.checkpoints)
+        self.log = LogSettings(**self.log)
+        check_counts(
+            {
+                "batch_size": (self.batch_size, 1),
+                "accumulate_steps": (self.accumulate_steps, 1),
+                "num_epoch": (self.num_epoch, 1),
+                "num_step": (self.num_step, 1),
+                "num_workers": (self.num_workers, 0),
+                "seed": (self.seed, 0),
+                "clip_grad_norm": (self.clip_grad_norm, 1e-12),
+                "max_skipped_steps": (self.max_skipped_steps, 0),
+            }
+        )
+        require_one_length(self.num_epoch, self.num_step)
+
+    @property
+    def folder(self) -> Path:
+        """Of the run's checkpoints."""
+        return Path(self.checkpoints.checkpoints_path)
+
+
+def split(
+    train_cfg: dict, task_keys: type, processes: int | None = None
+) -> tuple[dict, LoopSettings]:
+    """The keys of `train_cfg` that `task_keys`, a TypedDict, names, and the others, the loop's.
+
+    Args:
+        processes: of the run; default as many as there are now.
+    """
+    cfg = divide_batch(train_cfg, processes)
+    own = {key: cfg.pop(key) for key in task_keys.__annotations__ if key in cfg}
+    return own, LoopSettings(**cfg)

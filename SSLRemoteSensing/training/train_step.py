@@ -3,9 +3,7 @@
 import contextlib
 import inspect
 import resource
-import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +12,37 @@ from torch.nn.parallel import DistributedDataParallel
 from SSLRemoteSensing.core import distributed
 from SSLRemoteSensing.core.config import build
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.machine import choose_precision
+from SSLRemoteSensing.core.machine import choose_device, choose_precision
 from SSLRemoteSensing.training.meters import STOPPED
 from SSLRemoteSensing.training.schedules import OPTIMIZERS
+from SSLRemoteSensing.training.settings import LoopSettings
+
+CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # modes of torch.compile
+
+
+def check_graphs(device: torch.device, accumulate_steps: int, compile: bool | str) -> None:
+    """Raise a `UserError` for a mode of torch.compile that a step of several batches cannot use."""
+    if device.type == "cuda" and accumulate_steps > 1 and compile in CUDA_GRAPHS:
+        raise UserError(
+            f"train_cfg.compile={compile!r}: its CUDA graphs cannot add up the gradients of "
+            f"accumulate_steps={accumulate_steps}; set compile=True"
+        )
+
+
+def open_step(
+    model: nn.Module, settings: LoopSettings, param_groups: list[dict] | None = None
+) -> "TrainStep":
+    """The step of `model` as `settings` say.
+
+    Raises:
+        UserError: a device, mode or optimizer that cannot be had.
+    """
+    device = choose_device(settings.device)
+    check_graphs(device, settings.accumulate_steps, settings.compile)
+    return TrainStep(
+        model, settings.optimizer, device, settings.precision, settings.channels_last,
+        settings.compile, settings.clip_grad_norm, param_groups, settings.sync_bn,
+    )  # fmt: skip
 
 
 class TrainStep:
@@ -139,28 +165,26 @@ class TrainStep:
         ):
             return watch(*given)
 
-    def counted(self) -> dict[str, Tensor]:
-        """What the network counted in its last pass besides its losses, handed out once."""
-        counted = {
-            name: count.clone() for name, count in getattr(self.model, "counted", {}).items()
-        }
-        if counted:
-            self.model.counted = {}  # a CUDA graph's results must not be held over its next run
-        return counted
-
     def forward_backward(
-        self, batch: dict, share: float = 1.0, last: bool = True
-    ) -> dict[str, Tensor]:
-        """Add the gradient of `share` times the losses of `batch`; return the losses, detached.
+        self, batch: dict, share: float = 1.0, is_last: bool = True
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Add the gradient of `share` times the losses of `batch`.
 
-        With the `last` batch of an update the processes put their gradients together.
+        With the last batch of an update the processes put their gradients together.
+
+        Returns:
+            the losses, detached, and what the network counted besides.
         """
         self.model.train()
-        with contextlib.nullcontext() if last else self.unsynced():
+        with contextlib.nullcontext() if is_last else self.unsynced():
             losses = self.forward(self.to_device(batch))
             (sum(losses.values()) * share).backward()
         # Cloned, as the memory of a CUDA graph's results is the next step's.
-        return {name: loss.detach().clone() for name, loss in losses.items()}
+        detached = {name: loss.detach().clone() for name, loss in losses.items()}
+        counts = {name: count.clone() for name, count in getattr(self.model, "counted", {}).items()}
+        if counts:
+            self.model.counted = {}  # a CUDA graph's results must not be held over its next run
+        return detached, counts
 
     def gradient_norm(self) -> Tensor:
         """The norm of the whole gradient, left on the device; the same in all processes."""
@@ -182,7 +206,9 @@ class TrainStep:
         """A copy of the buffers, as the statistics of batch normalization."""
         return [buffer.clone() for buffer in self.model.buffers()]
 
-    def restore(self, statistics: list[Tensor]) -> None:
+    def undo(self, statistics: list[Tensor]) -> None:
+        """Forget the gradient, and give the buffers back what `statistics` kept of them."""
+        self.forget_gradient()
         for buffer, value in zip(self.model.buffers(), statistics, strict=True):
             buffer.copy_(value)
 
@@ -245,30 +271,6 @@ class TrainStep:
         processes = f", {distributed.size()} processes" if distributed.size() > 1 else ""
         return f"{number:,} parameters, device {device}, {self.precision}{processes}"
 
-    def rehearse(self, batch: dict, accumulate_steps: int) -> None:
-        """Run two steps on `batch`, and say sizes, losses, memory and what the second step took."""
-        for key, value in self.to_device(batch).items():
-            kind = str(value.dtype).removeprefix("torch.")
-            print(f"batch: {key} {tuple(value.shape)} {kind}")
-        done = self.measure(batch, accumulate_steps)
-        print("losses: " + ", ".join(f"{name} {value:.4f}" for name, value in done.losses.items()))
-        print(
-            f"one step: {done.seconds:.3f} s, peak memory {done.peak / 2**30:.2f} GiB; nothing is "
-            f"written"
-        )
-
-    def measure(self, batch: dict, accumulate_steps: int) -> "Rehearsal":
-        """Run two steps on `batch`; the first one is longer, the second one is what others take."""
-        for _ in range(2):
-            start = time.perf_counter()
-            for number in range(accumulate_steps):
-                last = number == accumulate_steps - 1
-                losses = self.forward_backward(batch, 1 / accumulate_steps, last)
-            self.update()
-            values = {name: float(loss) for name, loss in losses.items()}
-            seconds = time.perf_counter() - start
-        return Rehearsal(values, seconds, self.peak_memory())
-
     def peak_memory(self) -> int:
         """The most memory so far, in bytes: of the GPU where there is one, else of the process."""
         if self.device.type == "cuda":
@@ -279,16 +281,6 @@ class TrainStep:
         """Until the device has done what it was given; a CPU always has."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-
-@dataclass(frozen=True)
-class Rehearsal:
-    """Losses of a step by name, its seconds, and the most memory so far in bytes: of the GPU where
-    there is one, else of the process."""
-
-    losses: dict[str, float]
-    seconds: float
-    peak: int
 
 
 def with_fused(optimizer: dict) -> dict:

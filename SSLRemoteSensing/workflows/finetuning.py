@@ -1,4 +1,4 @@
-"""Fine-tuning as finetune_seg.py runs it: open what a config names, train, score a checkpoint."""
+"""Fine-tuning as finetune_seg.py runs it: its config keys, open what they name, train, score."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from SSLRemoteSensing.core import checkpoints, distributed
 from SSLRemoteSensing.core.classes import default_palette
 from SSLRemoteSensing.core.config import OneOf, Part, require
 from SSLRemoteSensing.core.console import print_summary
-from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.core.files import make_folder, write_text
 from SSLRemoteSensing.core.machine import choose_device, choose_precision
 from SSLRemoteSensing.data.class_weights import label_shares, median_frequency
@@ -36,10 +36,11 @@ from SSLRemoteSensing.models.segmentation import (
 )
 from SSLRemoteSensing.reports.results import VERSION, write_results
 from SSLRemoteSensing.reports.run_report import write_report
-from SSLRemoteSensing.training import settings
 from SSLRemoteSensing.training.engine import fit
-from SSLRemoteSensing.training.run import write_run_card
-from SSLRemoteSensing.workflows.pretraining import GIVEN
+from SSLRemoteSensing.training.rehearsal import rehearse
+from SSLRemoteSensing.training.run_folder import write_run_card
+from SSLRemoteSensing.training.settings import LoopSettings, split
+from SSLRemoteSensing.training.task import Task
 
 TRAIN_TILES = Part(
     SegmentationDataset,
@@ -112,7 +113,7 @@ class SegmentationConfig(TypedDict):
         Annotated[dict | None, OneOf(DECODERS, given=("num_classes", "map_channels"))]
     ]
     scoring_cfg: NotRequired[Annotated[dict | None, Part(ScoringSettings)]]
-    train_cfg: Annotated[dict, Part(fit, GIVEN, SegmentationData)]
+    train_cfg: Annotated[dict, Part(LoopSettings, (), SegmentationData)]
 
 
 def check_segmentation(config: dict) -> None:
@@ -132,8 +133,14 @@ SMALLEST_TILE = 256  # pixels a side of the tiles whose errors are counted, at l
 
 
 @dataclass
-class FineTuning:
-    """What training and scoring share. `train_cfg` holds fit()'s arguments, `data` the splits."""
+class Finetuning:
+    """A network to train or to score, and what both share.
+
+    Attributes:
+        loop: the keys of the training loop.
+        data: the splits of the config, 'train', 'val', 'test'; test may be None.
+        backbone_lr_factor: the backbone's learning rate over the decoder's.
+    """
 
     config: dict
     classes: list[str]
@@ -141,12 +148,9 @@ class FineTuning:
     device: torch.device
     precision: str
     scoring: ScoringSettings
-    train_cfg: dict
+    loop: LoopSettings
     data: dict[str, dict | None]
-
-    @property
-    def workers(self) -> int:
-        return self.train_cfg.get("num_workers", 0)
+    backbone_lr_factor: float
 
     @property
     def scored_split(self) -> str:
@@ -162,14 +166,12 @@ class FineTuning:
         """The tiles of `split`; `exclude` in place of the config's, the others as the data set."""
         data = self.data[split] if exclude is None else self.data[split] | {"exclude": exclude}
         given = {"num_classes": len(self.classes), "in_channels": self.model.backbone.in_channels}
-        given |= {"coding": coding, "classes": self.classes, "seed": self.train_cfg.get("seed", 0)}
-        try:
+        given |= {"coding": coding, "classes": self.classes, "seed": self.loop.seed}
+        with about(f"train_cfg.{split}_data"):
             return SegmentationDataset(**data, **given, checked=checked)
-        except UserError as error:
-            raise UserError(f"train_cfg.{split}_data: {error}") from error
 
 
-def open_fine_tuning(config: dict, trains: bool = True, processes: int | None = None) -> FineTuning:
+def open_network(config: dict, trains: bool = True, processes: int | None = None) -> Finetuning:
     """Check `config`, fill in class weights and palette, build the network. No tile is opened.
 
     Args:
@@ -184,75 +186,109 @@ def open_fine_tuning(config: dict, trains: bool = True, processes: int | None = 
     classes = list(config["classes"])
     if config.get("palette") is None:
         config["palette"] = default_palette(len(classes))
-    train_cfg = settings.divide_batch(config["train_cfg"], processes)
-    losses = [train_cfg.get("loss") or {}]
-    for loss in losses:
-        losses.extend((loss.get("losses") or {}).values())
-        if loss.get("class_weights") == "median_frequency":
-            image_path = train_cfg["train_data"]["image_path"]
-            loss["class_weights"] = median_frequency(image_path, classes) if trains else None
-    device = choose_device(train_cfg.get("device", "auto"))
-    precision = choose_precision(train_cfg.get("precision", "fp32"), device)
-    torch.manual_seed(train_cfg.get("seed", 0))
+    keys, loop = split(config["train_cfg"], SegmentationData, processes)
+    if loop.log.with_vis:
+        raise UserError(
+            "train_cfg.log.with_vis=True: there are pictures of pre-training only; leave it out"
+        )
+    image_path = keys["train_data"]["image_path"]
+    fill_class_weights(keys.get("loss") or {}, image_path if trains else None, classes)
+    device = choose_device(loop.device)
+    precision = choose_precision(loop.precision, device)
+    torch.manual_seed(loop.seed)
     model = build_segmentation(config)
-    factor = train_cfg.pop("backbone_lr_factor", 1.0)
-    for key in ("loss", "freeze_backbone", "norm_eval"):  # the network has them
-        train_cfg.pop(key, None)
-    train_cfg["param_groups"] = model.param_groups(factor)
-    data = {split: train_cfg.pop(f"{split}_data", None) for split in ("train", "val", "test")}
+    data = {name: keys.get(f"{name}_data") for name in ("train", "val", "test")}
     scoring = ScoringSettings(**config.get("scoring_cfg") or {})
-    task = FineTuning(config, classes, model, device, precision, scoring, train_cfg, data)
-    scored = data[task.scored_split]
+    factor = keys.get("backbone_lr_factor", 1.0)
+    opened = Finetuning(config, classes, model, device, precision, scoring, loop, data, factor)
+    scored = data[opened.scored_split]
     require_eroded(scoring.protocols, scored["image_path"], scored["label_path"])
-    return task
+    return opened
 
 
-def train(task: FineTuning, folder: Path, dry_run: bool = False) -> bool:
-    """Train, choosing `best.pth` on the tiles of val_data; whether anything was left to do."""
-    train_data = task.open_split("train")
-    val_data = task.open_split("val", train_data.coding)
-    used, there = len(train_data), train_data.full_length
-    fraction = task.data["train"].get("fraction", 1.0)
+def fill_class_weights(loss: dict, image_path: str | None, classes: list[str]) -> None:
+    """Put numbers in place of 'median_frequency' in a config's `loss` and in those it is a sum of;
+    None without the folder of a prepared set's images."""
+    if loss.get("class_weights") == "median_frequency":
+        weights = image_path and median_frequency(image_path, classes)
+        loss["class_weights"] = weights
+    for part in (loss.get("losses") or {}).values():
+        fill_class_weights(part, image_path, classes)
+
+
+def open_finetuning(config: dict, processes: int | None = None) -> tuple[Task, LoopSettings]:
+    """Check `config`, build its network, open its tiles for training and validation.
+
+    Raises:
+        UserError: as `open_network`; tiles that cannot be used.
+    """
+    return open_task(open_network(config, processes=processes))
+
+
+def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
+    """The training of `opened`, and its loop's keys; `best.pth` is chosen on val_data."""
+    model, config, loop = opened.model, opened.config, opened.loop
+    train_data = opened.open_split("train")
+    val_data = opened.open_split("val", train_data.coding)
+    used, full = len(train_data), train_data.full_length
+    fraction = opened.data["train"].get("fraction", 1.0)
     none = f" (fraction={fraction} asks for none, one is the least)"
-    least = none if round(fraction * there) < 1 else ""
-    print(f"labels of {used} of {there} train tiles{least}, {len(val_data)} val tiles")
-    card = task.model.backbone.card() | {"classes": task.classes, "config": task.config}
-    card |= {"palette": task.config["palette"], "train_tiles": {"used": used, "of": there}}
+    least = none if round(fraction * full) < 1 else ""
+    print(f"labels of {used} of {full} train tiles{least}, {len(val_data)} val tiles")
+    card = model.backbone.card() | {"classes": opened.classes, "config": config}
+    card |= {"palette": config["palette"], "train_tiles": {"used": used, "of": full}}
     card |= {"label_table": train_data.coding.table.tolist(), "max_value": train_data.max_value}
     card["label_shares"] = label_shares(train_data)
     card |= train_data.origin | {"dtype": value_type(train_data.pairs[0][0])}
     quick = {"on": "tiles", "tta": False, "protocols": None}
-    quick = replace(task.scoring, **quick, batch_size=task.train_cfg["batch_size"])
-    whole_tiles = open_scored(val_data, task.classes, quick, own_labels=True)
-    predict = partial(probabilities, task.model, task.device, task.precision)
+    quick = replace(opened.scoring, **quick, batch_size=loop.batch_size)
+    tiles = open_scored(val_data, opened.classes, quick, own_labels=True)
+    predict = partial(probabilities, model, opened.device, opened.precision)
 
     def validate() -> dict:
-        args = (predict, whole_tiles, len(task.classes), task.device, quick, task.workers)
-        found = scores(score(*args)["full"], task.classes)
-        return {key: found[key] for key in ("miou", "mf1", "oa", "kappa")}
+        args = (predict, tiles, len(opened.classes), opened.device, quick, loop.num_workers)
+        means = scores(score(*args)["full"], opened.classes)
+        return {key: means[key] for key in ("miou", "mf1", "oa", "kappa")}
 
-    def start() -> None:
-        write_run_card(task.config)
+    def begin() -> None:
+        write_run_card(config)
         for name in ("results.json", "report.html"):  # of a run that ended earlier
-            (folder / name).unlink(missing_ok=True)
+            (loop.folder / name).unlink(missing_ok=True)
         names = [Path(file).name for file, _ in train_data.pairs]
         names = [name.encode("utf-8", "backslashreplace").decode() for name in names]
-        write_text(folder / "train_tiles.txt", "\n".join(names) + "\n")
+        write_text(loop.folder / "train_tiles.txt", "\n".join(names) + "\n")
 
-    return fit(
-        task.model,
-        Repeated(train_data, there),
-        collate,
-        **task.train_cfg,
-        evaluate=validate,
-        start=start,
-        card=card,
-        dry_run=dry_run,
-    )
+    groups = model.param_groups(opened.backbone_lr_factor)
+    dataset = Repeated(train_data, full)
+    return Task(model, dataset, collate, card, groups, begin=begin, evaluate=validate), loop
 
 
-def score_checkpoint(task: FineTuning, source: Path, folder: Path) -> None:
-    """Score the checkpoint `source` on test_data, or val_data; write what comes of it to `folder`.
+def finetune(config: dict, dry_run: bool = False) -> Path | None:
+    """Fine-tune as `config` says, or go on with it, and score the best checkpoint.
+
+    Args:
+        dry_run: run and describe one step, write nothing.
+
+    Returns:
+        the best checkpoint; None of a dry run.
+    """
+    opened = open_network(config)
+    task, loop = open_task(opened)
+    if dry_run:
+        rehearse(task, loop)
+        return None
+    trained = fit(task, loop)
+    best = loop.folder / "best.pth"
+    results, report = best.with_name("results.json"), best.with_name("report.html")
+    if not trained and report.exists() and is_scored(results, config):
+        print_summary({"results": results, "report": report})
+    else:
+        write_scores(opened, best)
+    return best
+
+
+def score_checkpoint(config: dict, source: Path) -> None:
+    """Score the checkpoint `source` on test_data, or val_data; write what comes of it beside it.
 
     Several processes share the scenes; the first writes.
 
@@ -260,28 +296,39 @@ def score_checkpoint(task: FineTuning, source: Path, folder: Path) -> None:
         UserError: of another network or other classes; data that cannot be opened; a folder that
             cannot be written to.
     """
-    model, classes, scoring = task.model, task.classes, task.scoring
+    # The checkpoint brings all weights.
+    for key, weights in (("backbone_cfg", "pretrained"), ("decoder_cfg", "transfer")):
+        if isinstance(config.get(key), dict) and weights in config[key]:
+            config[key][weights] = False
+    write_scores(open_network(config, trains=False), source)
+
+
+def write_scores(opened: Finetuning, source: Path) -> None:
+    """Score the weights of `source` in the network `opened`; see `score_checkpoint`."""
+    model, classes, scoring, folder = opened.model, opened.classes, opened.scoring, source.parent
     best = checkpoints.read_network(source, classes)
     card = best.get("card", {})
-    require_same_network(card.get("config", task.config), task.config, source)
+    require_same_network(card.get("config", opened.config), opened.config, source)
     load_trained(model, best, source)
     if distributed.rank() == 0:
         make_folder(folder, "--evaluate, results beside it: folder")  # before hours of scoring
-    model.to(task.device)
+    device, precision, workers = opened.device, opened.precision, opened.loop.num_workers
+    model.to(device)
     table = card.get("label_table")
     coding = table and ValueCoding(np.array(table, np.int16), len(classes))
-    opened = open_scored(task.open_split(task.scored_split, coding), classes, scoring)
-    predict = partial(probabilities, model, task.device, task.precision, tta=scoring.tta)
-    errors = opened.tile_errors(max(scoring.window, SMALLEST_TILE), task.device)
-    counts = score(predict, opened, len(classes), task.device, scoring, task.workers, errors)
+    tiles = open_scored(opened.open_split(opened.scored_split, coding), classes, scoring)
+    predict = partial(probabilities, model, device, precision, tta=scoring.tta)
+    errors = tiles.tile_errors(max(scoring.window, SMALLEST_TILE), device)
+    counts = score(predict, tiles, len(classes), device, scoring, workers, errors)
     if distributed.rank() > 0:
         return
     (folder / "report.html").unlink(missing_ok=True)  # is_scored takes it to be of results.json
-    show = partial(classify, model, task.device, task.precision, tta=scoring.tta)
+    show = partial(classify, model, device, precision, tta=scoring.tta)
     results = write_results(
-        folder, counts, opened, task.scored_split, scoring, show, classes, source, best, task.config
-    )
-    write_report(folder, results, card, errors, opened, predict, scoring, task.device)
+        folder, counts, tiles, opened.scored_split, scoring, show, classes, source, best,
+        opened.config,
+    )  # fmt: skip
+    write_report(folder, results, card, errors, tiles, predict, scoring, device)
     print_summary({"results": folder / "results.json", "report": folder / "report.html"})
 
 

@@ -4,7 +4,9 @@ Both are made by the first process alone. Training with them and without gives t
 """
 
 import math
+import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,29 +15,78 @@ from torch import Tensor
 
 from SSLRemoteSensing.core.errors import UnreadableImage
 from SSLRemoteSensing.evaluation.embeddings import alignment, effective_rank, spread, uniformity
+from SSLRemoteSensing.evaluation.linear_probe import LinearProbe
 from SSLRemoteSensing.evaluation.task_gradients import task_gradients, unchanged
+from SSLRemoteSensing.models.backbones import Backbone
 from SSLRemoteSensing.models.pretext import PretextNet, count_pairs
 from SSLRemoteSensing.reports.pretext_figures import (
     inpainting_page,
     neighbours_page,
     transforms_page,
 )
+from SSLRemoteSensing.training.task import Place, Seen
 
 COLLAPSED = 1e-3  # embedding_std; an untrained network has some 0.02
 BANK = 128  # images, of whole batches
 OWN_EPOCH = 2**32 - 1  # whose draws no epoch of training has
 ROWS, NEIGHBOURS = 4, 5  # of the pictures
 
-Remarks = dict[str, str]  # kind -> what to warn of
+
+class BatchMonitor:
+    """Sees the batch of each entry of the log.
+
+    `embedding_std`: `spread` of the embeddings of the batch's anchors, which a low contrastive loss
+    does not tell from success. `agr_accuracy` and `agr_accuracy_TRANSFORM`: of the training batches
+    since the last entry, with dropout; a transform that none of them had is None.
+
+    Args:
+        transforms: names of the classes of the transform prediction, in order.
+    """
+
+    def __init__(self, net: PretextNet, transforms: Sequence[str]):
+        self.net, self.transforms = net, list(transforms)
+
+    def is_due(self, place: Place) -> bool:
+        return place.logs
+
+    def observe(self, batch: dict[str, Tensor], counts: dict[str, Tensor], to_device) -> Seen:
+        figures, warnings = self.accuracy(counts.get("agr_confusion")), {}
+        if self.net.exemplar_head is not None and len(batch["anchor"]) >= 2:
+            with unchanged(self.net), torch.no_grad():
+                self.net.eval()
+                maps = self.net.features(batch["anchor"])
+                std = spread(self.net.exemplar_head(maps["block6"]))
+            figures["embedding_std"] = std
+            if std < COLLAPSED:
+                warnings["collapse"] = (
+                    f"the embeddings of all images are nearly the same (embedding_std {std:.1e}); "
+                    f"lower the temperature of ExamplarLoss or the learning rate, or enlarge the "
+                    f"batch"
+                )
+        return Seen(figures, warnings)
+
+    def accuracy(self, confusion: Tensor | None) -> dict[str, float | None]:
+        """Shares of right predictions in a confusion matrix (K, K), in all and by row."""
+        if confusion is None or not confusion.sum():
+            return {}
+        right, shown = confusion.diag(), confusion.sum(1)
+        figures = {"agr_accuracy": float(right.sum() / shown.sum())}
+        for name, hits, count in zip(self.transforms, right, shown, strict=True):
+            figures[f"agr_accuracy_{name}"] = float(hits / count) if count else None
+        return figures
 
 
-class Watch:
-    """Watches `net` by the batches of training and by a bank of fixed samples.
+class SampleMonitor:
+    """Sees a bank of fixed samples every `every` steps, and after the last one.
 
     The bank is as many whole batches of training's size as 128 images make, at least one, spread
     evenly over the data set, each image as (occluded, anchor, transformed) by draws of its own: the
     same in every run of a seed, and after every restart. It is read when it is first looked at, and
     kept in memory. For batches of that size kernels are already chosen.
+
+    `effective_rank`, `alignment`, `uniformity` of the bank's embeddings, in evaluation mode (of the
+    exemplar head, or where that is not trained of the pooled last map); the figures of
+    `task_gradients` of its first batch. Pictures: inpainting, transforms, neighbours.
 
     Args:
         dataset: samples of `dataset[(epoch, index)]`, names of `dataset.name(index)`.
@@ -51,80 +102,36 @@ class Watch:
         collate: Callable[[list[dict]], dict],
         batch_size: int,
         transforms: Sequence[str],
+        every: int = 1,
     ):
         self.net, self.dataset, self.collate = net, dataset, collate
-        self.batch_size, self.transforms = batch_size, list(transforms)
+        self.batch_size, self.transforms, self.every = batch_size, list(transforms), every
         self.bank: list[dict] | None = None
 
-    def entry(
-        self, batch: dict[str, Tensor], counts: dict[str, Tensor]
-    ) -> tuple[dict[str, float], Remarks]:
-        """Figures for an entry of the log.
+    def is_due(self, place: Place) -> bool:
+        return place.is_last or place.step % self.every == 0
 
-        `embedding_std`: `spread` of the embeddings of the batch's anchors, which a low contrastive
-        loss does not tell from success. `agr_accuracy` and `agr_accuracy_TRANSFORM`: of the
-        training batches since the last entry, with dropout; a transform none of them had is None.
-
-        Args:
-            batch: on the device.
-            counts: what the network counted since the last entry.
-        """
-        figures, remarks = self.accuracy(counts.get("agr_confusion")), {}
-        if self.net.exemplar_head is not None and len(batch["anchor"]) >= 2:
-            with unchanged(self.net), torch.no_grad():
-                self.net.eval()
-                maps = self.net.features(batch["anchor"])
-                std = spread(self.net.exemplar_head(maps["block6"]))
-            figures["embedding_std"] = std
-            if std < COLLAPSED:
-                remarks["collapse"] = (
-                    f"the embeddings of all images are nearly the same (embedding_std {std:.1e}); "
-                    f"lower the temperature of ExamplarLoss or the learning rate, or enlarge the "
-                    f"batch"
-                )
-        return figures, remarks
-
-    def accuracy(self, confusion: Tensor | None) -> dict[str, float | None]:
-        """Shares of right predictions in a confusion matrix (K, K), in all and by row."""
-        if confusion is None or not confusion.sum():
-            return {}
-        right, shown = confusion.diag(), confusion.sum(1)
-        figures = {"agr_accuracy": float(right.sum() / shown.sum())}
-        for name, hits, count in zip(self.transforms, right, shown, strict=True):
-            figures[f"agr_accuracy_{name}"] = float(hits / count) if count else None
-        return figures
-
-    def look(
-        self, to_device: Callable[[dict], dict[str, Tensor]]
-    ) -> tuple[dict[str, float], Remarks, dict[str, np.ndarray]]:
-        """Figures and pictures of the bank; a picture is R, G, B uint8 (H, W, 3) by name.
-
-        `effective_rank`, `alignment`, `uniformity` of the bank's embeddings, in evaluation mode (of
-        the exemplar head, or where that is not trained of the pooled last map); the figures of
-        `task_gradients` of its first batch. Pictures: inpainting, transforms, neighbours.
-
-        Args:
-            to_device: a batch to its tensors on the device.
-        """
+    def observe(self, batch: dict[str, Tensor], counts: dict[str, Tensor], to_device) -> Seen:
         try:
-            return self.look_closely(to_device)
+            return self.look(to_device)
         except torch.OutOfMemoryError:
-            told = "no figures and pictures of fixed samples: the GPU's memory is full; set a "
-            return {}, {"watching": f"{told}smaller batch_size, or log.vis_step=0"}, {}
+            remedy = "the GPU's memory is full; set a smaller batch_size, or log.vis_step=0"
+            return self.blind(remedy)
 
-    def look_closely(self, to_device) -> tuple[dict[str, float], Remarks, dict[str, np.ndarray]]:
+    def blind(self, reason: str) -> Seen:
+        return Seen(warnings={"watching": f"no figures and pictures of fixed samples: {reason}"})
+
+    def look(self, to_device: Callable[[dict], dict[str, Tensor]]) -> Seen:
         if self.bank is None:
             self.bank = self.read_bank()
         if sum(len(batch["index"]) for batch in self.bank) < 2:
-            told = "no figures and pictures of fixed samples: too few images, or too few to be read"
-            return {}, {"watching": told}, {}
+            return self.blind("too few images, or too few to be read")
         with unchanged(self.net), torch.no_grad():
             self.net.eval()
             views, confusion = self.embed(to_device)
             restored = self.restore(to_device(self.bank[0]))
         if not torch.stack(views).isfinite().all():
-            told = "no figures and pictures of fixed samples: their embeddings are not finite"
-            return {}, {"watching": told}, {}
+            return self.blind("their embeddings are not finite")
         figures = {
             "effective_rank": effective_rank(views[0]),
             "alignment": alignment(*views),
@@ -132,7 +139,7 @@ class Watch:
         }
         figures |= task_gradients(self.net, to_device(self.bank[0]))
         figures = {key: value for key, value in figures.items() if math.isfinite(value)}
-        return figures, {}, self.draw(views[0], confusion, restored)
+        return Seen(figures, pictures=self.draw(views[0], confusion, restored))
 
     def read_bank(self) -> list[dict]:
         """Whole batches of fixed samples, each of them from all over the data set; files that
@@ -194,6 +201,49 @@ class Watch:
             images, found, similarity, names, f"nearest {told}"
         )
         return pictures
+
+
+class ProbeMonitor:
+    """Scores a linear probe before the first step, after every `every` epochs and at the end.
+
+    `probe_miou`, `probe_oa`, `probe_iou_<class>` (None for a class in neither label nor
+    prediction), `probe_seconds`; from the second time on `probe_share`, the seconds over those of
+    training since the time before.
+
+    Args:
+        precision, channels_last: as training computes.
+    """
+
+    def __init__(
+        self,
+        probe: LinearProbe,
+        backbone: Backbone,
+        precision: str = "fp32",
+        channels_last: bool = False,
+        every: int = 1,
+    ):
+        self.score = partial(probe.score, backbone, precision, channels_last)
+        self.every = every
+        self.ended: float | None = None  # when the last score was there
+
+    def is_due(self, place: Place) -> bool:
+        at_end = place.ends_epoch and (place.epoch + 1) % self.every == 0
+        return place.step == 0 or place.is_last or at_end
+
+    def measure(self, place: Place) -> Seen:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # what training has left to do is not the probe's
+        begun = time.perf_counter()
+        scores = self.score()
+        now = time.perf_counter()
+        figures = {"probe_miou": scores["miou"], "probe_oa": scores["oa"]}
+        for name, values in scores["per_class"].items():
+            figures[f"probe_iou_{'_'.join(name.split())}"] = values["iou"]
+        figures["probe_seconds"] = now - begun
+        if self.ended is not None:
+            figures["probe_share"] = (now - begun) / (begun - self.ended)
+        self.ended = now
+        return Seen(figures)
 
 
 def pixels(images: Tensor) -> np.ndarray:

@@ -1,21 +1,28 @@
-"""The two trees of config keys, put together from the signatures of the parts that take them."""
+"""Pre-training as train.py runs it: its config keys, open what they name, train."""
 
+from functools import partial
+from pathlib import Path
 from typing import Annotated, NotRequired, TypedDict
 
+import torch
+
+from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.config import OneOf, Part, require
 from SSLRemoteSensing.core.distributed import size
-from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.pretext import PretextDataset
-from SSLRemoteSensing.evaluation.linear_probe import LinearProbe
+from SSLRemoteSensing.core.errors import UserError, about
+from SSLRemoteSensing.core.machine import choose_device, choose_precision, versions
+from SSLRemoteSensing.data.prepared import origin_of_tiles, read_card
+from SSLRemoteSensing.data.pretext import PretextDataset, collate
+from SSLRemoteSensing.evaluation.linear_probe import ProbeSettings, read_probe
 from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_HEADS, TURNS
-from SSLRemoteSensing.models.pretext import pretext_losses
+from SSLRemoteSensing.models.pretext import PretextNet, build_pretext, pretext_losses
 from SSLRemoteSensing.models.pretrained import BACKBONES
 from SSLRemoteSensing.training.engine import fit
-from SSLRemoteSensing.training.settings import divide_batch
-
-# What the scripts hand to fit(), so that no config can.
-GIVEN = ("model", "dataset", "collate", "param_groups", "evaluate", "best_by", "export")
-GIVEN += ("start", "watch", "look", "measure", "card", "dry_run")
+from SSLRemoteSensing.training.rehearsal import rehearse
+from SSLRemoteSensing.training.run_folder import write_run_card
+from SSLRemoteSensing.training.settings import LoopSettings, divide_batch, split
+from SSLRemoteSensing.training.task import Monitor, Place, Task
+from SSLRemoteSensing.workflows.monitor import BatchMonitor, ProbeMonitor, SampleMonitor
 
 
 class PretextData(TypedDict):
@@ -37,7 +44,7 @@ class PretextData(TypedDict):
     global_batch_size: NotRequired[int]
     losses: NotRequired[Annotated[dict, Part(pretext_losses)]]
     joint_pass: NotRequired[bool]
-    probe: NotRequired[Annotated[dict | None, Part(LinearProbe, given=("in_channels", "img_size"))]]
+    probe: NotRequired[Annotated[dict | None, Part(ProbeSettings)]]
 
 
 class PretextConfig(TypedDict):
@@ -61,7 +68,7 @@ class PretextConfig(TypedDict):
     examplar_head_cfg: NotRequired[
         Annotated[dict | None, OneOf(EXAMPLAR_HEADS, given=("map_channels",))]
     ]
-    train_cfg: Annotated[dict, Part(fit, GIVEN, PretextData)]
+    train_cfg: Annotated[dict, Part(LoopSettings, (), PretextData)]
 
 
 def check_pretext(config: dict) -> None:
@@ -116,3 +123,98 @@ def are_published(transforms: dict[str, dict]) -> bool:
     return found == list(TURNS) and all(
         cfg.get("p", always.get(cfg["name"])) == 1 for cfg in transforms.values()
     )
+
+
+def open_pretraining(config: dict, processes: int | None = None) -> tuple[Task, LoopSettings]:
+    """Check `config`, build its network, open its images.
+
+    Args:
+        processes: of the run; default as many as there are now.
+
+    Raises:
+        UserError: naming every wrong key, or the files that cannot be used.
+    """
+    network, keys, settings = open_network(config, processes)
+    backbone, data = network.backbone, keys["train_data"]
+    dataset = open_images(data, backbone.in_channels, settings.seed)
+    with about("train_cfg.train_data"):
+        origin = origin_of_tiles(
+            read_card(data["data_path"]), data.get("bands"), backbone.in_channels
+        )
+    probe = keys.get("probe") and open_probe(keys["probe"], network, settings, dataset.img_size)
+    origin["bands"] = origin["bands"] or list(range(1, backbone.in_channels + 1))
+    card = backbone.card() | origin
+    card |= {"max_value": dataset.max_value, "img_size": dataset.img_size}
+    card |= {"config": config, "versions": versions()}
+
+    def export(place: Place) -> None:
+        reached = {"epoch": place.epoch + 1, "step": place.step, "images_seen": place.images}
+        checkpoints.export_backbone(settings.folder, backbone.state_dict(), card | reached)
+
+    transforms = list(data["agr_transforms_cfg"]["transforms_cfg"])
+    monitors = open_monitors(network, dataset, transforms, settings)
+    begin = partial(write_run_card, config)
+    task = Task(
+        network, dataset, collate, card, monitors=monitors, probe=probe, begin=begin, export=export
+    )
+    return task, settings
+
+
+def open_network(
+    config: dict, processes: int | None = None
+) -> tuple[PretextNet, dict, LoopSettings]:
+    """The network of a config, which is checked; its keys of `train_cfg` that are no key of the
+    loop, and the loop's. No image is opened."""
+    check_pretext(config)
+    keys, settings = split(config["train_cfg"], PretextData, processes)
+    torch.manual_seed(settings.seed)
+    return build_pretext(config), keys, settings
+
+
+def open_images(data: dict, in_channels: int, seed: int) -> PretextDataset:
+    """The images of a config's `train_data`."""
+    with about("train_cfg.train_data"):
+        return PretextDataset(**data, in_channels=in_channels, seed=seed)
+
+
+def open_monitors(
+    network: PretextNet, dataset: PretextDataset, transforms: list[str], settings: LoopSettings
+) -> list[Monitor]:
+    """What looks at the network while it trains; `transforms` are the classes of the prediction."""
+    monitors, every = [BatchMonitor(network, transforms)], settings.log.vis_step
+    if every:
+        given = (network, dataset, collate, settings.batch_size, transforms, every)
+        monitors.append(SampleMonitor(*given))
+    return monitors
+
+
+def open_probe(cfg: dict, network: PretextNet, settings: LoopSettings, img_size: int):
+    """The linear probe of a config; its tiles are read, and it is printed which they are."""
+    probe = read_probe(cfg, network.backbone, img_size)
+    precision = choose_precision(settings.precision, choose_device(settings.device))
+    return ProbeMonitor(
+        probe, network.backbone, precision, settings.channels_last, cfg.get("every", 1)
+    )
+
+
+def pretrain(config: dict, dry_run: bool = False) -> dict[str, object]:
+    """Pre-train as `config` says, or go on with it.
+
+    Args:
+        dry_run: run and describe one step, write nothing.
+
+    Returns:
+        where the results lie, by what they are; nothing of a dry run.
+    """
+    task, settings = open_pretraining(config)
+    if dry_run:
+        rehearse(task, settings)
+        return {}
+    fit(task, settings)
+    log = Path(settings.log.log_path)
+    return {
+        "backbone": settings.folder / "backbone.pth",
+        "card": settings.folder / "backbone.json",
+        "figures": log / "metrics.jsonl",
+        "curves": f"tensorboard --logdir {log}",
+    }

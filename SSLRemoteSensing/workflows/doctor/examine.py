@@ -15,10 +15,10 @@ from SSLRemoteSensing.workflows.doctor.images import (
 )
 from SSLRemoteSensing.workflows.doctor.run import check_changes, check_machine, check_run_folder
 from SSLRemoteSensing.workflows.doctor.subject import Split, find_splits, is_fine_tuning
-from SSLRemoteSensing.workflows.doctor.task import (
-    Task,
+from SSLRemoteSensing.workflows.doctor.trial import (
+    Trial,
     kept_config,
-    open_task,
+    open_trial,
     open_without,
     require_keys,
 )
@@ -60,23 +60,23 @@ def examine(done: Examination) -> None:
     check_machine(done.config["train_cfg"], section)
     finish(done, section)
     section = Section("network")
-    task = section.attempt(open_task, done.config, done.processes)
-    if task is not None:
+    trial = section.attempt(open_trial, done.config, done.processes)
+    if trial is not None:
         name = done.config["backbone_cfg"]["name"]
-        section.ok(f"{type(task.model).__name__} of {name} is built")
+        section.ok(f"{type(trial.model).__name__} of {name} is built")
     finish(done, section)
-    if task is not None and task.open_probe is not None:
+    if trial is not None and trial.open_probe is not None:
         section = Section("probe")
-        section.attempt(task.open_probe)
+        section.attempt(trial.open_probe)
         finish(done, section)
     splits, scanned = examine_files(done)
     if scanned:
         section = Section("duplicates")
         check_duplicates(scanned, section)
         finish(done, section)
-    state = examine_folder(done, task)
-    if task is not None and splits and splits[0].name == "train":
-        examine_step(done, task, state, len(splits[0].images))
+    state = examine_folder(done, trial)
+    if trial is not None and splits and splits[0].name == "train":
+        examine_step(done, trial, state, len(splits[0].images))
 
 
 def finish(done: Examination, section: Section) -> None:
@@ -118,48 +118,49 @@ def examine_files(done: Examination) -> tuple[list[Split], dict[str, list[ImageF
     return splits, scanned
 
 
-def examine_folder(done: Examination, task: Task | None) -> dict | None:
+def examine_folder(done: Examination, trial: Trial | None) -> dict | None:
     """The run's folders and disk; the state that it would go on from."""
     train_cfg, section, state = done.config["train_cfg"], Section("folders"), None
     folder = train_cfg["checkpoints"]["checkpoints_path"]
     run.check_folder(train_cfg["log"]["log_path"], "log_path", section)
     if run.check_folder(folder, "checkpoints_path", section):
-        if task is not None:
-            most = task.most_epochs
-            kept = min(most, task.settings["num_epoch"] or most)
+        if trial is not None:
+            settings = trial.settings
+            most = settings.checkpoints.max_keep
+            most = min(most, settings.num_epoch or most)
             needed, what = run.checkpoint_bytes(
-                task.model, task.settings["optimizer"], kept, is_fine_tuning(done.config)
+                trial.model, settings.optimizer, most, is_fine_tuning(done.config)
             )
             run.check_disk(needed, what, folder, section)
         state = check_run_folder(Path(folder), section)
-        if state is not None and task is not None:
-            check_changes(state, kept_config(task), section)
+        if state is not None and trial is not None:
+            check_changes(state, kept_config(trial), section)
     finish(done, section)
     return state
 
 
-def examine_step(done: Examination, task: Task, state: dict | None, images: int) -> None:
+def examine_step(done: Examination, trial: Trial, state: dict | None, images: int) -> None:
     """Open the data as training does, run a step on it, and look ahead."""
     section = Section("a step")
-    run.check_batch(task.settings, done.processes, images, task.model, section)
+    run.check_batch(trial.settings, done.processes, images, trial.model, section)
     if done.misled:
         section.warn("not measured: mend what is named above first")
         finish(done, section)
         return
-    if task.open_scored is not None and count(done.sections, FAIL) == 0:
-        section.attempt(task.open_scored, done.coding)
-    dataset = section.attempt(open_without, task, done.unusable, done.coding)
-    stepper = section.attempt(run.prepare_step, task, state)
+    if trial.open_scored is not None and count(done.sections, FAIL) == 0:
+        section.attempt(trial.open_scored, done.coding)
+    dataset = section.attempt(open_without, trial, done.unusable, done.coding)
+    stepper = section.attempt(run.prepare_step, trial, state)
     if stepper is None:  # the checkpoint is of another network, say; the step can still be tried
-        state, stepper = None, Section("").attempt(run.prepare_step, task, None)
-    loaded = None if dataset is None else section.attempt(run.load_batch, task, dataset)
+        state, stepper = None, Section("").attempt(run.prepare_step, trial, None)
+    loaded = None if dataset is None else section.attempt(run.load_batch, trial, dataset)
     seconds = None
     if stepper is not None and loaded is not None:
         batch, image = loaded
-        seconds = run.check_step(task, stepper, batch, section)
+        seconds = run.check_step(trial, stepper, batch, section)
         if seconds is not None:
             run.check_time(
-                task.settings, done.processes, len(dataset), seconds, image, state, section
+                trial.settings, done.processes, len(dataset), seconds, image, state, section
             )
     else:
         section.warn("not measured: mend what is named above first")

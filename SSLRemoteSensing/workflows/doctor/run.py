@@ -17,23 +17,23 @@ from SSLRemoteSensing.core.errors import UserError, one_line
 from SSLRemoteSensing.core.machine import choose_device, device_name, has_fast_bf16, versions
 from SSLRemoteSensing.training import run_folder
 from SSLRemoteSensing.training.plan import make_plan, require_images
+from SSLRemoteSensing.training.rehearsal import measure_step
 from SSLRemoteSensing.training.resume import config_changes
-from SSLRemoteSensing.training.settings import check_graphs
-from SSLRemoteSensing.training.train_step import TrainStep
+from SSLRemoteSensing.training.settings import LoopSettings
+from SSLRemoteSensing.training.train_step import TrainStep, open_step
 from SSLRemoteSensing.workflows.doctor.findings import Section
 from SSLRemoteSensing.workflows.doctor.images import default_workers
-from SSLRemoteSensing.workflows.doctor.task import Task
+from SSLRemoteSensing.workflows.doctor.trial import Trial
 
 FEW_VALUES = 8  # of which batch normalization takes a mean and a variance
 FEWEST_TIMED = 16  # images of which the loading is timed
-STEP_KEYS = ("optimizer", "precision", "channels_last", "compile", "clip_grad_norm", "param_groups")
 
 
 def check_batch(
-    settings: dict, processes: int, images: int, model: nn.Module, section: Section
+    settings: LoopSettings, processes: int, images: int, model: nn.Module, section: Section
 ) -> None:
     """Whether the images make a step, and a step's batch suits batch normalization."""
-    batch, several = settings["batch_size"], settings["accumulate_steps"]
+    batch, several = settings.batch_size, settings.accumulate_steps
     per_step = batch * several * processes
     if processes > 1:
         section.ok(f"{processes} processes of batch_size {batch} each; one of them is measured")
@@ -48,28 +48,26 @@ def check_batch(
         )
 
 
-def prepare_step(task: Task, state: dict | None) -> TrainStep:
-    """The step of `task`, with the weights of `state` where a run goes on.
+def prepare_step(trial: Trial, state: dict | None) -> TrainStep:
+    """The step of `trial`, with the weights of `state` where a run goes on.
 
     Raises:
         UserError: as the training loop does.
     """
-    settings, device = task.settings, choose_device(task.settings["device"])
-    check_graphs(device, settings["accumulate_steps"], settings["compile"])
-    stepper = TrainStep(task.model, device=device, **{key: settings[key] for key in STEP_KEYS})
+    step = open_step(trial.model, trial.settings, trial.param_groups)
     if state is not None:
-        stepper.load_state_dict(state, "latest.pth")
-    return stepper
+        step.load_state_dict(state, "latest.pth")
+    return step
 
 
-def load_batch(task: Task, dataset) -> tuple[dict, float]:
+def load_batch(trial: Trial, dataset) -> tuple[dict, float]:
     """A batch of the first images, which come round again if they are too few, and the seconds that
     one image took one process.
 
     Raises:
         UserError: as the data set; tiles that make no batch.
     """
-    size, threads = task.settings["batch_size"], cv2.getNumThreads()
+    size, threads = trial.settings.batch_size, cv2.getNumThreads()
     count = max(size, FEWEST_TIMED)
     cv2.setNumThreads(0)  # as a loader's worker
     try:
@@ -77,7 +75,7 @@ def load_batch(task: Task, dataset) -> tuple[dict, float]:
         start = time.perf_counter()
         samples = [dataset[(0, index % len(dataset))] for index in range(count)]
         seconds = (time.perf_counter() - start) / count
-        return task.collate(samples[:size]), seconds
+        return trial.collate(samples[:size]), seconds
     finally:
         cv2.setNumThreads(threads)
 
@@ -120,13 +118,13 @@ def check_normalization(stepper: TrainStep, batch: dict, section: Section) -> bo
     return True
 
 
-def check_step(task: Task, stepper: TrainStep, batch: dict, section: Section) -> float | None:
+def check_step(trial: Trial, stepper: TrainStep, batch: dict, section: Section) -> float | None:
     """Run two steps; memory and seconds of the second, None where it cannot be run."""
     section.ok(stepper.describe())
     try:
         if not check_normalization(stepper, batch, section):
             return None
-        done = stepper.measure(batch, task.settings["accumulate_steps"])
+        rehearsal = measure_step(stepper, batch, trial.settings.accumulate_steps)
     except torch.OutOfMemoryError as error:
         section.fail(
             f"a step does not fit the GPU's memory ({format_brief(error)}); lower batch_size"
@@ -135,16 +133,18 @@ def check_step(task: Task, stepper: TrainStep, batch: dict, section: Section) ->
     except (RuntimeError, ValueError) as error:  # of torch or of ours: the rest is still to be told
         section.fail(f"a step ends in {type(error).__name__}: {format_brief(error)}")
         return None
-    for name, value in done.losses.items():
+    for name, value in rehearsal.losses.items():
         if not math.isfinite(value):
             section.fail(f"loss {name} is {value} in the second step; lower the learning rate")
     whose = "of the GPU" if stepper.device.type == "cuda" else "of this process, images included"
-    section.ok(f"one step: {done.seconds:.3f} s, peak memory {done.peak / 2**30:.2f} GiB {whose}")
-    return done.seconds
+    memory = f"peak memory {rehearsal.peak / 2**30:.2f} GiB {whose}"
+    section.ok(f"one step: {rehearsal.seconds:.3f} s, {memory}")
+
+    return rehearsal.seconds
 
 
 def check_time(
-    settings: dict,
+    settings: LoopSettings,
     processes: int,
     images: int,
     step: float,
@@ -160,12 +160,12 @@ def check_time(
         step: seconds of a step's computation.
         image: seconds that one process takes to load an image.
     """
-    per_step = settings["batch_size"] * settings["accumulate_steps"] * processes
+    per_step = settings.batch_size * settings.accumulate_steps * processes
     if images < per_step:
         return
-    course = make_plan(images, per_step, settings["num_epoch"], settings["num_step"], state)
-    left = course.total - course.first
-    loaders, cores = settings["num_workers"], default_workers()
+    plan = make_plan(images, per_step, settings.num_epoch, settings.num_step, state)
+    left = plan.total - plan.first
+    loaders, cores = settings.num_workers, default_workers()
     loading = per_step * image / min(processes * max(1, loaders), max(processes, cores))
     # Workers load while the step is computed; without them one waits for the other.
     seconds = max(step, loading) if loaders else step + loading
@@ -181,11 +181,11 @@ def check_time(
             f"num_workers={loaders} of each process, which may use {cores / processes:g} cores"
         )
     if left <= 0:
-        section.ok(f"all {course.total} steps are done, nothing is left to do")
+        section.ok(f"all {plan.total} steps are done, nothing is left to do")
         return
     end = datetime.datetime.now() + datetime.timedelta(seconds=left * seconds)
     section.ok(
-        f"{left} of {course.total} steps are left, {format_duration(left * seconds)}: until about "
+        f"{left} of {plan.total} steps are left, {format_duration(left * seconds)}: until about "
         f"{end:%Y-%m-%d %H:%M}, validation and saving not counted"
     )
 

@@ -1,0 +1,46 @@
+"""Pre-train a backbone on images without labels.
+
+    python train.py --config_file configs/demo_oam_pretrain_resnet18_cfg.py --dry_run
+    python train.py --config_file configs/vr_vgg16_inapinting_agr_examplar_cfg.py \\
+        --set train_cfg.device=auto train_cfg.batch_size=64 \\
+        --checkpoints_path runs/mine --log_path runs/mine/log
+    torchrun --nproc_per_node=8 train.py \\
+        --config_file configs/vr_vgg16_inapinting_agr_examplar_cfg.py \\
+        --set train_cfg.device=auto train_cfg.global_batch_size=256
+
+The same command again goes on where a run was stopped. Results: `backbone.pth` and its card
+`backbone.json` in the checkpoints_path, TensorBoard events and `metrics.jsonl` in the log_path.
+"""
+
+from argparse import ArgumentParser
+
+from SSLRemoteSensing.core.cli import fine_tuning_config, parse, parser, read_config
+from SSLRemoteSensing.core.console import command_line, print_summary
+
+
+def flags() -> ArgumentParser:
+    flags = parser(__doc__)
+    flags.add_argument(
+        "--with_imagenet",
+        choices=("true", "false"),
+        help="begin from ImageNet's weights or not, in place of backbone_cfg.pretrained",
+    )
+    return flags
+
+
+def main() -> None:
+    args = parse(flags())
+    # Only now: torch takes seconds, which --help need not wait for.
+    from SSLRemoteSensing.core.distributed import processes
+    from SSLRemoteSensing.workflows.pretraining import pretrain
+
+    with processes():
+        config = read_config(args)
+        if args.with_imagenet is not None and isinstance(config.get("backbone_cfg"), dict):
+            config["backbone_cfg"]["pretrained"] = args.with_imagenet == "true"
+        results = pretrain(config, args.dry_run)
+        if args.dry_run:
+            return
+        words = ("--config_file", fine_tuning_config(args.config_file))
+        words += ("--backbone", results["backbone"])
+        print_summary(results, [command_line("finetune_seg.py", *words)])

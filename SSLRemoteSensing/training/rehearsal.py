@@ -1,0 +1,58 @@
+"""Two steps of a run, measured, before it begins; nothing is written."""
+
+import time
+from dataclasses import dataclass
+
+from SSLRemoteSensing.training.plan import images_per_step, make_plan
+from SSLRemoteSensing.training.schedules import build_schedule
+from SSLRemoteSensing.training.settings import LoopSettings
+from SSLRemoteSensing.training.task import Task
+from SSLRemoteSensing.training.train_step import TrainStep, open_step
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """Losses of a step by name, its seconds, and the most memory so far in bytes: of the GPU where
+    there is one, else of the process."""
+
+    losses: dict[str, float]
+    seconds: float
+    peak: int
+
+
+def rehearse(task: Task, settings: LoopSettings) -> None:
+    """Run two steps of `task`; print sizes, losses, memory and what the second step took.
+
+    Raises:
+        UserError: what `engine.fit` refuses before it goes on from a checkpoint.
+    """
+    images = len(task.dataset)
+    per_step = images_per_step(images, settings)
+    build_schedule(settings.lr_schedule)
+    step = open_step(task.model, settings, task.param_groups)
+    plan = make_plan(images, per_step, settings.num_epoch, settings.num_step, None)
+    print(f"{images} images, {plan.describe()}, {step.describe()}")
+    batch = task.collate([task.dataset[(0, index)] for index in range(settings.batch_size)])
+    for key, value in step.to_device(batch).items():
+        kind = str(value.dtype).removeprefix("torch.")
+        print(f"batch: {key} {tuple(value.shape)} {kind}")
+    rehearsal = measure_step(step, batch, settings.accumulate_steps)
+    losses = ", ".join(f"{name} {value:.4f}" for name, value in rehearsal.losses.items())
+    print(f"losses: {losses}")
+    print(
+        f"one step: {rehearsal.seconds:.3f} s, peak memory {rehearsal.peak / 2**30:.2f} GiB; "
+        f"nothing is written"
+    )
+
+
+def measure_step(step: TrainStep, batch: dict, accumulate_steps: int) -> Rehearsal:
+    """Run two steps on `batch`; the first one is longer, the second one is what others take."""
+    for _ in range(2):
+        start = time.perf_counter()
+        for number in range(accumulate_steps):
+            is_last = number == accumulate_steps - 1
+            losses, _ = step.forward_backward(batch, 1 / accumulate_steps, is_last)
+        step.update()
+        values = {name: float(loss) for name, loss in losses.items()}
+        seconds = time.perf_counter() - start
+    return Rehearsal(values, seconds, step.peak_memory())
