@@ -47,7 +47,7 @@ def run(args: Namespace) -> None:
     from SSLRemoteSensing import build_pretext
     from SSLRemoteSensing.core import checkpoints
     from SSLRemoteSensing.data.prepared import origin_of_tiles, read_card
-    from SSLRemoteSensing.data.pretext import PretextDataset, collate
+    from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
     from SSLRemoteSensing.evaluation.linear_probe import open_probe
     from SSLRemoteSensing.training.engine import fit
     from SSLRemoteSensing.training.settings import divide_batch
@@ -68,7 +68,7 @@ def run(args: Namespace) -> None:
     backbone, data = model.backbone, train_cfg.pop("train_data")
     probe = train_cfg.pop("probe", None)
     try:
-        dataset = PretextDataset(**data, in_channels=backbone.in_channels, seed=seed)
+        dataset = PretextDataset(PretextSettings(**data), backbone.in_channels, seed)
         prepared = read_card(data["data_path"])
         origin = origin_of_tiles(prepared, data.get("bands"), backbone.in_channels)
     except UserError as error:

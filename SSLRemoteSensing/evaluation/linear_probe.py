@@ -17,7 +17,7 @@ from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.machine import choose_device, choose_precision
 from SSLRemoteSensing.data.file_lists import stem
-from SSLRemoteSensing.data.segmentation import SegmentationDataset
+from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.data.subsets import scene_of
 from SSLRemoteSensing.evaluation.linear_classifier import fit_linear, pixel_classes, pixel_features
 from SSLRemoteSensing.evaluation.metrics import ConfusionMatrix, scores
@@ -107,10 +107,9 @@ class LinearProbe:
         if len(self.classes) < 2:
             raise UserError(f"classes={classes!r}: name the classes of the labels, at least two")
         self.every, self.ended = every, None
-        tiles = SegmentationDataset(
+        settings = TileSettings(
             image_path,
             label_path,
-            len(self.classes),
             data_format,
             label_format,
             label_offset=label_offset,
@@ -119,9 +118,9 @@ class LinearProbe:
             bands=bands,
             max_value=max_value,
             exclude=exclude,
-            in_channels=in_channels,
-            seed=seed,
-            classes=self.classes,
+        )
+        tiles = SegmentationDataset(
+            settings, len(self.classes), in_channels, seed, classes=self.classes
         )
         require_no_test(tiles, image_path)
         if len(tiles) < 2:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.pretext import PretextDataset
+from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings
 from SSLRemoteSensing.reports.image_grid import (
     INK,
     LINE,
@@ -168,7 +168,8 @@ def open_images(config: dict) -> PretextDataset:
     channels, seed = config["backbone_cfg"].get("in_channels", 3), train_cfg.get("seed", 0)
     check_counts({"seed": (seed, 0)})
     try:
-        return PretextDataset(**train_cfg["train_data"], in_channels=channels, seed=seed)
+        settings = PretextSettings(**train_cfg["train_data"])
+        return PretextDataset(settings, in_channels=channels, seed=seed)
     except UserError as error:
         raise UserError(f"train_cfg.train_data: {error}") from error
 
@@ -215,7 +216,7 @@ def draw_samples(
 
     M is scaled so that the largest value of the row is white.
     """
-    side = dataset.img_size
+    side = dataset.settings.img_size
     scale = panel_scale(side, side)
     header = [
         title,

@@ -21,7 +21,7 @@ from SSLRemoteSensing.data.class_weights import label_shares, median_frequency
 from SSLRemoteSensing.data.images import value_type
 from SSLRemoteSensing.data.labels import ValueCoding
 from SSLRemoteSensing.data.scenes import require_eroded
-from SSLRemoteSensing.data.segmentation import Repeated, SegmentationDataset, collate
+from SSLRemoteSensing.data.segmentation import Repeated, SegmentationDataset, TileSettings, collate
 from SSLRemoteSensing.evaluation.metrics import scores
 from SSLRemoteSensing.evaluation.scoring import ScoringSettings, open_scored, score
 from SSLRemoteSensing.inference.windows import classify, probabilities
@@ -41,22 +41,10 @@ from SSLRemoteSensing.training.engine import fit
 from SSLRemoteSensing.training.run import write_run_card
 from SSLRemoteSensing.workflows.pretraining import GIVEN
 
-TRAIN_TILES = Part(
-    SegmentationDataset,
-    given=("num_classes", "in_channels", "seed", "coding", "classes", "checked"),
-)
+TRAIN_TILES = Part(TileSettings)
 # Scoring takes each tile whole and as it is.
 SCORED_TILES = Part(
-    SegmentationDataset,
-    given=(
-        *TRAIN_TILES.given,
-        "crop_size",
-        "flips",
-        "turns",
-        "jitter",
-        "fraction",
-        "fraction_seed",
-    ),
+    TileSettings, given=("crop_size", "flips", "turns", "jitter", "fraction", "fraction_seed")
 )
 
 
@@ -164,7 +152,7 @@ class FineTuning:
         given = {"num_classes": len(self.classes), "in_channels": self.model.backbone.in_channels}
         given |= {"coding": coding, "classes": self.classes, "seed": self.train_cfg.get("seed", 0)}
         try:
-            return SegmentationDataset(**data, **given, checked=checked)
+            return SegmentationDataset(TileSettings(**data), **given, checked=checked)
         except UserError as error:
             raise UserError(f"train_cfg.{split}_data: {error}") from error
 

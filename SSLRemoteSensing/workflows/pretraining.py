@@ -5,7 +5,7 @@ from typing import Annotated, NotRequired, TypedDict
 from SSLRemoteSensing.core.config import OneOf, Part, require
 from SSLRemoteSensing.core.distributed import size
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.pretext import PretextDataset
+from SSLRemoteSensing.data.pretext import PretextSettings
 from SSLRemoteSensing.evaluation.linear_probe import LinearProbe
 from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_HEADS, TURNS
 from SSLRemoteSensing.models.pretext import pretext_losses
@@ -33,7 +33,7 @@ class PretextData(TypedDict):
             features get better for segmentation; None or absent: none.
     """
 
-    train_data: Annotated[dict, Part(PretextDataset, given=("in_channels", "seed"))]
+    train_data: Annotated[dict, Part(PretextSettings)]
     global_batch_size: NotRequired[int]
     losses: NotRequired[Annotated[dict, Part(pretext_losses)]]
     joint_pass: NotRequired[bool]

@@ -93,7 +93,8 @@ def open_pretext(config: dict, processes: int) -> Task:
 
     def open_train(exclude: str | None, coding: None) -> Dataset:
         try:
-            return pretext.PretextDataset(**data | {"exclude": exclude}, **given)
+            images = pretext.PretextSettings(**data | {"exclude": exclude})
+            return pretext.PretextDataset(images, **given)
         except UserError as error:
             raise UserError(f"train_cfg.train_data: {error}") from error
 
