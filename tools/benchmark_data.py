@@ -12,7 +12,7 @@ import torch
 from benchmark_timing import say, seconds
 
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.pretext import PretextDataset, collate
+from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
 from SSLRemoteSensing.data.transforms import resize, window
 
 MOST = 200  # files of one pass
@@ -38,7 +38,7 @@ def open_images(config: dict, images: str | None, img_size: int, batch_size: int
         "bands": None,
         "max_value": None,
     }
-    dataset = PretextDataset(**data)
+    dataset = PretextDataset(PretextSettings(**data))
     if len(dataset) < batch_size:
         raise UserError(f"--images {images}: {len(dataset)} files, --batch_size {batch_size}")
     return dataset
@@ -107,7 +107,7 @@ def parts_ms(dataset: PretextDataset, train_data: dict, rounds: int = 5) -> dict
             key = [dataset.seed, epoch, index]
             rng = timed("generator", np.random.default_rng, key)
             image, _, _ = timed("read and decode", dataset.read, index)
-            if (side := dataset.crop_size) is not None:
+            if (side := dataset.settings.crop_size) is not None:
                 image = timed("crop", window, image, side, side, rng)
             for name, transform in pre:
                 image = timed(f"pre {name}", transform, image, rng)
@@ -118,7 +118,7 @@ def parts_ms(dataset: PretextDataset, train_data: dict, rounds: int = 5) -> dict
             for i in rng.permutation(len(shortcut)):
                 name, transform = shortcut[i]
                 transformed = timed(f"shortcut {name}", transform, transformed, rng)
-            size = dataset.img_size
+            size = dataset.settings.img_size
             for name, one in (("anchor", anchor), ("occluded", occluded)):
                 timed(f"resize {name}", resize, one, size, size)
             timed("resize transformed", resize, transformed, size, size)

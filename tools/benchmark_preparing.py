@@ -12,7 +12,7 @@ from demo_scenes.town import draw_town
 
 from SSLRemoteSensing.core.files import write_text
 from SSLRemoteSensing.data.prepared import positions
-from SSLRemoteSensing.data.segmentation import SegmentationDataset
+from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.preparation.catalog import Catalog
 from SSLRemoteSensing.preparation.isprs import CLASSES, PALETTE, potsdam
 from SSLRemoteSensing.preparation.prepare import cut_scenes, make_tile_folders
@@ -66,8 +66,8 @@ def measure_opening(scratch: Path, count: int = 100_000) -> dict:
         scratch / "dataset.json",
         '{"version": 1, "scale": 255, "classes": ["a", "b"], "bands": ["r", "g", "b"]}',
     )
-    paths = (str(scratch / "images/train"), str(scratch / "labels/train"))
-    taken = [seconds(lambda: SegmentationDataset(*paths, num_classes=2)) for _ in range(3)]
+    settings = TileSettings(str(scratch / "images/train"), str(scratch / "labels/train"))
+    taken = [seconds(lambda: SegmentationDataset(settings, num_classes=2)) for _ in range(3)]
     return {"open_tiles": count, "open_s": statistics.median(taken)}
 
 

@@ -125,7 +125,7 @@ def draw(folders: list[Path], path: Path) -> None:
     from SSLRemoteSensing import build_segmentation
     from SSLRemoteSensing.core import checkpoints
     from SSLRemoteSensing.core.machine import choose_device
-    from SSLRemoteSensing.data.segmentation import SegmentationDataset
+    from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
     from SSLRemoteSensing.inference.windows import classify
     from SSLRemoteSensing.reports.figures import draw_comparison
 
@@ -138,8 +138,8 @@ def draw(folders: list[Path], path: Path) -> None:
         best = checkpoints.read_network(folder / "best.pth", config["classes"])
         checkpoints.load_network(model, best, folder / "best.pth")
         predicts[name] = partial(classify, model.to(device), device, "fp32")
-    test_data = config["train_cfg"]["test_data"]
-    tiles = SegmentationDataset(**test_data, num_classes=len(config["classes"]))
+    settings = TileSettings(**config["train_cfg"]["test_data"])
+    tiles = SegmentationDataset(settings, num_classes=len(config["classes"]))
     draw_comparison(predicts, tiles, config["classes"], config["palette"], path)
 
 

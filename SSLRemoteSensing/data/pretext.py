@@ -1,6 +1,7 @@
 """From one image file to the three images of the pretext tasks."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -41,19 +42,13 @@ def build_chain(cfg: dict, path: str) -> list:
     return [build(TRANSFORMS, entry, f"{path}.{key}") for key, entry in cfg.items()]
 
 
-class PretextDataset(Dataset):
+@dataclass
+class PretextSettings:
     """Images without labels, each as occluded, anchor and transformed (Li et al. 2021).
 
-    `dataset[(epoch, index)]` is a dict of
-        occluded, anchor, transformed: uint8 arrays (img_size, img_size, in_channels),
-        transform_label: int, the class of the transform, in the order of `transforms_cfg`,
-        index: int, the file the sample was made of: `files[index]`,
-        skipped: list of int, unreadable files passed over to get there.
+    The keys of `train_data` of pre-training.
 
-    Every draw comes from `default_rng([seed, epoch, index])`: a sample depends on its key alone,
-    not on workers, processes or restarts.
-
-    Args:
+    Attributes:
         data_path: a folder, or a text file with one path a line, relative to that file's folder.
         data_format: pattern or patterns of the files in the folder; `**` goes into sub-folders.
         img_size: side of the three images in pixels, a multiple of 32.
@@ -71,41 +66,54 @@ class PretextDataset(Dataset):
             than 1 % of them end the run.
     """
 
-    def __init__(
-        self,
-        data_path: str,
-        img_size: int,
-        inpainting_transforms_cfg: Annotated[dict, Part(DistortBlock)],
-        pre_transforms_cfg: Annotated[dict, Chain(TRANSFORMS)],
-        agr_transforms_cfg: Annotated[dict, Part(agr_transforms)],
-        post_transforms_cfg: Annotated[dict | None, Chain(TRANSFORMS)] = None,
-        data_format: str | Sequence[str] = "**/*.jpg",
-        crop_size: int | None = None,
-        bands: Sequence[int] | None = None,
-        max_value: float | None = None,
-        on_bad_image: Literal["raise", "skip"] = "raise",
-        exclude: str | None = None,
-        in_channels: int = 3,
-        seed: int = 0,
-    ):
-        self.distort = DistortBlock(**inpainting_transforms_cfg)
-        self.pre = build_chain(pre_transforms_cfg, "pre_transforms_cfg")
-        self.classes, self.shortcut = agr_transforms(**agr_transforms_cfg)
+    data_path: str
+    img_size: int
+    inpainting_transforms_cfg: Annotated[dict, Part(DistortBlock)]
+    pre_transforms_cfg: Annotated[dict, Chain(TRANSFORMS)]
+    agr_transforms_cfg: Annotated[dict, Part(agr_transforms)]
+    post_transforms_cfg: Annotated[dict | None, Chain(TRANSFORMS)] = None
+    data_format: str | Sequence[str] = "**/*.jpg"
+    crop_size: int | None = None
+    bands: Sequence[int] | None = None
+    max_value: float | None = None
+    on_bad_image: Literal["raise", "skip"] = "raise"
+    exclude: str | None = None
+
+
+class PretextDataset(Dataset):
+    """The images that `PretextSettings` name, as samples.
+
+    `dataset[(epoch, index)]` is a dict of
+        occluded, anchor, transformed: uint8 arrays (img_size, img_size, in_channels),
+        transform_label: int, the class of the transform, in the order of `transforms_cfg`,
+        index: int, the file the sample was made of: `files[index]`,
+        skipped: list of int, unreadable files passed over to get there.
+
+    Every draw comes from `default_rng([seed, epoch, index])`: a sample depends on its key alone,
+    not on workers, processes or restarts.
+
+    Raises:
+        UserError: no image; transforms or sizes that cannot be.
+    """
+
+    def __init__(self, settings: PretextSettings, in_channels: int = 3, seed: int = 0):
+        self.settings, self.in_channels, self.seed = settings, in_channels, seed
+        self.distort = DistortBlock(**settings.inpainting_transforms_cfg)
+        self.pre = build_chain(settings.pre_transforms_cfg, "pre_transforms_cfg")
+        self.classes, self.shortcut = agr_transforms(**settings.agr_transforms_cfg)
         if not self.classes:
             raise UserError("agr_transforms_cfg.transforms_cfg: names no transform")
-        for transform in build_chain(post_transforms_cfg or {}, "post_transforms_cfg"):
-            if isinstance(transform, Resize) and transform.size != (img_size, img_size):
+        side, crop_size = settings.img_size, settings.crop_size
+        for transform in build_chain(settings.post_transforms_cfg or {}, "post_transforms_cfg"):
+            if isinstance(transform, Resize) and transform.size != (side, side):
                 raise UserError(
-                    f"post_transforms_cfg: Resize to {transform.size} where img_size={img_size}"
+                    f"post_transforms_cfg: Resize to {transform.size} where img_size={side}"
                 )
-        if img_size < 32 or img_size % 32:
-            raise UserError(f"img_size={img_size}: must be a multiple of 32, the backbone's stride")
+        if side < 32 or side % 32:
+            raise UserError(f"img_size={side}: must be a multiple of 32, the backbone's stride")
         if crop_size is not None and crop_size < 1:
             raise UserError(f"crop_size={crop_size}: must be at least 1 pixel")
-        self.img_size, self.crop_size = img_size, crop_size
-        self.in_channels, self.bands = in_channels, bands
-        self.on_bad_image, self.seed = on_bad_image, seed
-        self.files, self.max_value = choose_images(data_path, data_format, exclude, max_value)
+        self.files, self.max_value = choose_images(settings)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -126,14 +134,14 @@ class PretextDataset(Dataset):
 
     def read(self, index: int) -> tuple[np.ndarray, int, list[int]]:
         """The image of `index`, or with on_bad_image='skip' the next readable one after it."""
-        skipped = []
+        skipped, bands = [], self.settings.bands
         while True:
             at = (index + len(skipped)) % len(self)
             try:
-                image = read_image(self.files[at], self.in_channels, self.bands, self.max_value)
+                image = read_image(self.files[at], self.in_channels, bands, self.max_value)
                 return image, at, skipped
             except UnreadableImage as error:
-                if self.on_bad_image == "raise":
+                if self.settings.on_bad_image == "raise":
                     raise UnreadableImage(f"{error}, or set on_bad_image='skip'") from error
                 skipped.append(at)
             if len(skipped) == min(MOST_SKIPPED, len(self)):
@@ -146,8 +154,9 @@ class PretextDataset(Dataset):
         self, image: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
         """occluded, anchor, transformed (img_size, img_size, C) and the class of the transform."""
-        if self.crop_size is not None:
-            image = window(image, self.crop_size, self.crop_size, rng)
+        side, crop_size = self.settings.img_size, self.settings.crop_size
+        if crop_size is not None:
+            image = window(image, crop_size, crop_size, rng)
         for transform in self.pre:
             image = transform(image, rng)
         anchor = np.ascontiguousarray(image)
@@ -157,7 +166,7 @@ class PretextDataset(Dataset):
         for i in rng.permutation(len(self.shortcut)):
             transformed = self.shortcut[i](transformed, rng)
         occluded, anchor, transformed = (
-            resize(one, self.img_size, self.img_size) for one in (occluded, anchor, transformed)
+            resize(image, side, side) for image in (occluded, anchor, transformed)
         )
         return occluded, anchor, transformed, label
 
@@ -165,21 +174,18 @@ class PretextDataset(Dataset):
         return Path(self.files[index])
 
 
-def choose_images(
-    data_path: str,
-    data_format: str | Sequence[str],
-    exclude: str | None,
-    max_value: float | None,
-) -> tuple[list[str], float | None]:
+def choose_images(settings: PretextSettings) -> tuple[list[str], float | None]:
     """The images of a `PretextDataset` and their max_value; none is opened.
 
     Raises:
         UserError: none is found; a prepared set as a whole, or in contradiction to `max_value`.
     """
+    data_path = settings.data_path
     card = read_card(data_path)
     if card is not None and Path(data_path).absolute() == card["root"]:
         raise UserError(f"data_path {data_path}: name a split, {data_path}/images/train")
-    return find_images(data_path, data_format, exclude), agreed_scale(card, max_value)
+    images = find_images(data_path, settings.data_format, settings.exclude)
+    return images, agreed_scale(card, settings.max_value)
 
 
 def collate(samples: list[dict]) -> dict:

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -31,14 +32,13 @@ from SSLRemoteSensing.data.transforms import ColorJitter, turn, window
 LARGEST_CROP = 2**15  # OpenCV pads no image beyond it
 
 
-class SegmentationDataset(Dataset):
+@dataclass
+class TileSettings:
     """Images with label maps, paired by name.
 
-    `dataset[(epoch, index)]` is a dict of image uint8 (H, W, in_channels), label uint8 (H, W) with
-    255 = not scored, and index. Draws depend on (seed, epoch, index) alone. An index past the end
-    begins again.
+    The keys of `train_data`, `val_data` and `test_data` of fine-tuning.
 
-    Args:
+    Attributes:
         image_path: a folder, or a text file with one path a line, relative to that file's folder.
         data_format: pattern or patterns of the files in the folder; `**` goes into sub-folders.
         label_path: the folder of labels; sub-folders are as in `image_path`.
@@ -52,9 +52,6 @@ class SegmentationDataset(Dataset):
         label_offset: added to a label's value to give its class: -1 where 0 is not scored and 1 is
             the first class. None: found in the values of the training labels, and said.
         label_codes: the value of each class, e.g. (0, 128, 255); None: as with label_offset.
-        coding: that of the training labels, for the other splits: a few labels show too little.
-        checked: the labels have been looked through in `coding`; take them at its word.
-        classes: names to compare with those that a prepared set has.
         crop_size: side of a random square crop in pixels; smaller tiles are padded (image mirrored,
             label 255). None: whole tiles, all of one size.
         flips: mirror each axis with probability 1/2.
@@ -63,6 +60,41 @@ class SegmentationDataset(Dataset):
         bands: which bands of a file, counted from 1, e.g. (4, 1, 2); None: all.
         max_value: the value that becomes 255, e.g. 1023 for 10-bit data; values above are clipped.
             None: that of a prepared set, or the largest of the file's integer type.
+    """
+
+    image_path: str
+    label_path: str
+    data_format: str | Sequence[str] = ("**/*.png", "**/*.jpg", "**/*.tif", "**/*.tiff")
+    label_format: str = "{stem}.png"
+    hash_range: tuple[float, float] = (0.0, 1.0)
+    fraction: float = 1.0
+    fraction_seed: int = 0
+    label_offset: int | None = None
+    label_codes: Sequence[int] | None = None
+    crop_size: int | None = None
+    flips: bool = False
+    turns: bool = False
+    jitter: Annotated[dict | None, Part(ColorJitter)] = None
+    bands: Sequence[int] | None = None
+    max_value: float | None = None
+    exclude: str | None = None
+
+
+class SegmentationDataset(Dataset):
+    """The tiles that `TileSettings` name, as samples.
+
+    `dataset[(epoch, index)]` is a dict of image uint8 (H, W, in_channels), label uint8 (H, W) with
+    255 = not scored, and index. Draws depend on (seed, epoch, index) alone. An index past the end
+    begins again.
+
+    Args:
+        settings: which tiles, and how they are read and changed.
+        num_classes: of the labels.
+        in_channels: of the network; three take grey, repeated.
+        seed: of the draws.
+        coding: that of the training labels, for the other splits: a few labels show too little.
+        classes: names to compare with those that a prepared set has.
+        checked: the labels have been looked through in `coding`; take them at its word.
 
     `full_length` is the number of tiles before `fraction`.
     Prepared tiles are taken at the word of their dataset.json. Of others every label is read once
@@ -75,60 +107,34 @@ class SegmentationDataset(Dataset):
 
     def __init__(
         self,
-        image_path: str,
-        label_path: str,
+        settings: TileSettings,
         num_classes: int,
-        data_format: str | Sequence[str] = ("**/*.png", "**/*.jpg", "**/*.tif", "**/*.tiff"),
-        label_format: str = "{stem}.png",
-        hash_range: tuple[float, float] = (0.0, 1.0),
-        fraction: float = 1.0,
-        fraction_seed: int = 0,
-        label_offset: int | None = None,
-        label_codes: Sequence[int] | None = None,
-        crop_size: int | None = None,
-        flips: bool = False,
-        turns: bool = False,
-        jitter: Annotated[dict | None, Part(ColorJitter)] = None,
-        bands: Sequence[int] | None = None,
-        max_value: float | None = None,
-        exclude: str | None = None,
         in_channels: int = 3,
         seed: int = 0,
         coding: ValueCoding | None = None,
         classes: Sequence[str] | None = None,
         checked: bool = False,
     ):
-        if crop_size is not None and not 1 <= crop_size <= LARGEST_CROP:
-            raise UserError(f"crop_size={crop_size}: must be 1 to {LARGEST_CROP} pixels")
-        if not os.path.isdir(label_path):
-            raise UserError(f"label_path {label_path}: no such folder")
-        self.num_classes, self.seed = num_classes, seed
-        self.crop_size, self.flips, self.turns = crop_size, flips, turns
-        self.jitter = None if jitter is None else ColorJitter(**jitter)
-        self.in_channels, self.bands = in_channels, bands
-        self.pairs = find_pairs(
-            image_path, label_path, data_format, label_format, hash_range, exclude
-        )
-        card, self.max_value, kept = read_prepared_card(
-            self.pairs, image_path, max_value, fraction, fraction_seed
-        )
-        self.origin = origin_of_tiles(card, bands, in_channels)
-        check_present(self.pairs, label_path, label_format)
-        self.card, stated = stated_coding(card, label_path, num_classes, label_offset, label_codes)
-        coding = stated or coding
+        if settings.crop_size is not None and not 1 <= settings.crop_size <= LARGEST_CROP:
+            raise UserError(f"crop_size={settings.crop_size}: must be 1 to {LARGEST_CROP} pixels")
+        self.settings, self.num_classes = settings, num_classes
+        self.in_channels, self.seed = in_channels, seed
+        self.jitter = None if settings.jitter is None else ColorJitter(**settings.jitter)
+        tiles = find_tiles(settings, num_classes)
+        self.card, self.max_value = tiles.label_card, tiles.max_value
+        self.origin = origin_of_tiles(tiles.image_card, settings.bands, in_channels)
+        check_present(tiles.pairs, settings.label_path, settings.label_format)
+        self.coding = tiles.coding or coding
         if self.card is not None:
-            check_card(card, num_classes, classes, in_channels, bands)
-            self.coding = coding
-        else:
-            said = []
-            if not checked:
-                coding, said = check_labels(*zip(*self.pairs, strict=True), num_classes, coding)
-            self.coding = coding
-            for sentence in said:
-                print(sentence, file=sys.stderr)
-        self.full_length = len(self.pairs)
-        if kept is not None:
-            self.pairs = [self.pairs[index] for index in kept]
+            check_card(self.card, num_classes, classes, in_channels, settings.bands)
+        elif not checked:
+            images, labels = zip(*tiles.pairs, strict=True)
+            self.coding, remarks = check_labels(images, labels, num_classes, self.coding)
+            for remark in remarks:
+                print(remark, file=sys.stderr)
+        self.full_length, self.pairs = len(tiles.pairs), tiles.pairs
+        if tiles.chosen is not None:
+            self.pairs = [tiles.pairs[index] for index in tiles.chosen]
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -137,13 +143,13 @@ class SegmentationDataset(Dataset):
         epoch, index = key
         image, label = self.read(index)
         rng = np.random.default_rng([self.seed, epoch, index])
-        if self.crop_size is not None:
-            image, label = crop(image, label, self.crop_size, rng)
+        if self.settings.crop_size is not None:
+            image, label = crop(image, label, self.settings.crop_size, rng)
         # One array of C + 1 bands takes each geometric step, so that no two draws can part them.
         both = np.dstack([image, label])
-        if self.flips:
+        if self.settings.flips:
             both = both[:: 1 if rng.random() < 0.5 else -1, :: 1 if rng.random() < 0.5 else -1]
-        if self.turns:
+        if self.settings.turns:
             both = turn(np.ascontiguousarray(both), int(rng.integers(4)))
         image, label = np.ascontiguousarray(both[:, :, :-1]), np.ascontiguousarray(both[:, :, -1])
         if self.jitter is not None:
@@ -159,7 +165,7 @@ class SegmentationDataset(Dataset):
 
     def read_image(self, file: str) -> np.ndarray:
         """An image uint8 (H, W, in_channels), with the bands and scale of this set."""
-        return read_image(file, self.in_channels, self.bands, self.max_value)
+        return read_image(file, self.in_channels, self.settings.bands, self.max_value)
 
     def read_label(self, file: str) -> np.ndarray:
         """A label as classes uint8 (H, W), its values checked."""
@@ -225,107 +231,121 @@ def collate(samples: list[dict]) -> dict:
     }
 
 
-def find_pairs(
-    image_path: str,
-    label_path: str,
-    data_format: str | Sequence[str],
-    label_format: str,
-    hash_range: tuple[float, float] = (0.0, 1.0),
-    exclude: str | None = None,
-) -> list[tuple[str, str]]:
-    """(image, label) for each image that the arguments choose; whether labels are there is not
-    asked.
+@dataclass(frozen=True)
+class Tiles:
+    """Labelled tiles as `TileSettings` name them; whether labels are there is not asked.
+
+    Attributes:
+        pairs: (image, label), those that `fraction` leaves out included.
+        chosen: the indices that `fraction` keeps; None: all.
+        image_card: the dataset.json that the images are of, if any.
+        label_card: the same where the labels are of that prepared set too, else None.
+        coding: of the labels, where the prepared set or the settings state it.
+        max_value: as `read_image` takes it.
+    """
+
+    pairs: list[tuple[str, str]]
+    chosen: list[int] | None
+    image_card: dict | None
+    label_card: dict | None
+    coding: ValueCoding | None
+    max_value: float | None
+
+
+def find_tiles(settings: TileSettings, num_classes: int) -> Tiles:
+    """Find images, labels and what is stated of them; none of them is opened.
+
+    Raises:
+        UserError: no image, or none kept; a damaged dataset.json, or another scale or coding than
+            its; a fraction or coding that cannot be.
+    """
+    label_path = settings.label_path
+    if not os.path.isdir(label_path):
+        raise UserError(f"label_path {label_path}: no such folder")
+    pairs = find_pairs(settings)
+    # A list file may lie anywhere; what it lists tells where the set is.
+    listed = not os.path.isdir(settings.image_path)
+    image_card = read_card(Path(pairs[0][0]).parent if listed else settings.image_path)
+    chosen = None
+    if settings.fraction != 1:
+        stems = [stem(image) for image, _ in pairs]
+        prepared = image_card is not None
+        chosen = choose_fraction(stems, settings.fraction, settings.fraction_seed, prepared)
+    max_value = agreed_scale(image_card, settings.max_value)
+    label_card = None
+    if image_card and Path(label_path).absolute().is_relative_to(image_card["root"]):
+        label_card = image_card
+    coding = stated_coding(label_card, settings, num_classes)
+    return Tiles(pairs, chosen, image_card, label_card, coding, max_value)
+
+
+def find_pairs(settings: TileSettings) -> list[tuple[str, str]]:
+    """(image, label) for each image that `settings` choose, before `fraction`.
 
     Raises:
         UserError: no image is found, or none kept.
     """
-    files = find_images(image_path, data_format, keys=("image_path", "data_format"))
-    labels = label_files(files, image_path, label_path, label_format)
+    image_path, exclude = settings.image_path, settings.exclude
+    images = find_images(image_path, settings.data_format, keys=("image_path", "data_format"))
+    labels = label_files(images, settings)
     # In a folder of both, a label is the label of another file, and no image. That an image is
     # left out does not make its label an image.
-    both = set(labels) & set(files) if label_path == image_path else set()
+    both = set(labels) & set(images) if settings.label_path == image_path else set()
     root = Path(image_path) if os.path.isdir(image_path) else Path(image_path).parent
-    kept = set(leave_out(files, root, exclude)) - both
-    pairs = [pair for pair in zip(files, labels, strict=True) if pair[0] in kept]
+    remaining = set(leave_out(images, root, exclude)) - both
+    pairs = [pair for pair in zip(images, labels, strict=True) if pair[0] in remaining]
     if not pairs and exclude is not None:
         raise UserError(f"exclude {exclude}: leaves none of the images of {root}")
-    low, high = hash_range
+    low, high = settings.hash_range
     if (low, high) != (0, 1):
         pairs = [pair for pair in pairs if low <= name_hash(stem(pair[0])) < high]
     if not pairs:
-        raise UserError(f"hash_range={hash_range!r}: keeps none of {len(files)} images")
+        raise UserError(f"hash_range={settings.hash_range!r}: keeps none of {len(images)} images")
     return pairs
 
 
-def read_prepared_card(
-    pairs: Sequence[tuple[str, str]],
-    image_path: str,
-    max_value: float | None,
-    fraction: float,
-    fraction_seed: int,
-) -> tuple[dict | None, float | None, list[int] | None]:
-    """The dataset.json that the images are of, their max_value, the indices that `fraction` keeps
-    (None: all).
-
-    Raises:
-        UserError: a damaged dataset.json, or another scale than its.
-    """
-    # A list file may lie anywhere; what it lists tells where the set is.
-    card = read_card(image_path if os.path.isdir(image_path) else Path(pairs[0][0]).parent)
-    kept = None
-    if fraction != 1:
-        stems = [stem(file) for file, _ in pairs]
-        kept = choose_fraction(stems, fraction, fraction_seed, prepared=card is not None)
-    return card, agreed_scale(card, max_value), kept
+def label_files(images: Sequence[str], settings: TileSettings) -> list[str]:
+    """The label of each image: in the same sub-folder of `label_path`, named by `label_format`."""
+    image_path = settings.image_path
+    skip = len(str(Path(image_path))) + 1 if os.path.isdir(image_path) else None
+    root, labels = str(Path(settings.label_path)), []
+    for image in images:
+        folder, _, name = image[skip:].rpartition("/") if skip else ("", "", image)
+        name = settings.label_format.replace("{stem}", stem(name))
+        labels.append(f"{root}/{folder}/{name}" if folder else f"{root}/{name}")
+    return labels
 
 
 def stated_coding(
-    card: dict | None,
-    label_path: str,
-    num_classes: int,
-    label_offset: int | None,
-    label_codes: Sequence[int] | None,
-) -> tuple[dict | None, ValueCoding | None]:
-    """`card` if the labels are of that prepared set too; their coding where that or the config
-    states it.
+    card: dict | None, settings: TileSettings, num_classes: int
+) -> ValueCoding | None:
+    """The coding of labels where it is stated, by `card`, of their prepared set, or by `settings`.
 
     Raises:
         UserError: both do; see `value_coding`.
     """
-    if card is not None and Path(label_path).absolute().is_relative_to(card["root"]):
+    label_offset, label_codes = settings.label_offset, settings.label_codes
+    if card is not None:
         if label_offset or label_codes is not None:
             raise UserError(
                 f"label_offset, label_codes: {card['root']} is prepared, its labels are in order; "
                 "leave them out"
             )
-        return card, value_coding(num_classes)
+        return value_coding(num_classes)
     if label_offset is None and label_codes is None:
-        return None, None
-    return None, value_coding(num_classes, label_offset, label_codes)
-
-
-def label_files(
-    files: Sequence[str], image_path: str, label_path: str, label_format: str
-) -> list[str]:
-    """The label of each image: in the same sub-folder of `label_path`, named by `label_format`."""
-    skip = len(str(Path(image_path))) + 1 if os.path.isdir(image_path) else None
-    root, labels = str(Path(label_path)), []
-    for file in files:
-        inside, _, name = file[skip:].rpartition("/") if skip else ("", "", file)
-        name = label_format.replace("{stem}", stem(name))
-        labels.append(f"{root}/{inside}/{name}" if inside else f"{root}/{name}")
-    return labels
+        return None
+    return value_coding(num_classes, label_offset, label_codes)
 
 
 def check_present(pairs: Sequence[tuple[str, str]], label_path: str, label_format: str) -> None:
     """Raise a `UserError` where labels are missing; each folder is listed once."""
-    there = {}
+    names = {}
     for folder in {label.rpartition("/")[0] for _, label in pairs}:
-        there[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        names[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
     missing = []
     for _, label in pairs:
         folder, _, name = label.rpartition("/")
-        if name not in there[folder]:
+        if name not in names[folder]:
             missing.append(name)
     if missing:
         raise UserError(
@@ -342,12 +362,12 @@ def check_card(
     bands: Sequence[int] | None,
 ) -> None:
     """Raise a `UserError` where a config does not fit the prepared set that it names."""
-    known = card["classes"]
-    if len(known) != num_classes or (classes is not None and list(classes) != known):
-        given = num_classes if classes is None else ", ".join(classes)
+    names = card["classes"]
+    if len(names) != num_classes or (classes is not None and list(classes) != names):
+        config_classes = num_classes if classes is None else ", ".join(classes)
         raise UserError(
-            f"classes: {given}, but {card['root']} was prepared with {len(known)}: "
-            f"{', '.join(known)}"
+            f"classes: {config_classes}, but {card['root']} was prepared with {len(names)}: "
+            f"{', '.join(names)}"
         )
     if bands is None and len(card["bands"]) not in (1, in_channels):
         raise UserError(

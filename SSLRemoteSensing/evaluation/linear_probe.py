@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.data.file_lists import stem
-from SSLRemoteSensing.data.segmentation import SegmentationDataset
+from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.data.subsets import scene_of
 from SSLRemoteSensing.evaluation.linear_classifier import fit_linear, pixel_classes, pixel_features
 from SSLRemoteSensing.evaluation.metrics import ConfusionMatrix, scores
@@ -197,10 +197,9 @@ def open_tiles(
         raise UserError(
             f"classes={settings.classes!r}: name the classes of the labels, at least two"
         )
-    tiles = SegmentationDataset(
+    tile_settings = TileSettings(
         image_path,
         label_path,
-        len(classes),
         settings.data_format,
         settings.label_format,
         label_offset=settings.label_offset,
@@ -209,9 +208,9 @@ def open_tiles(
         bands=settings.bands,
         max_value=settings.max_value,
         exclude=settings.exclude,
-        in_channels=in_channels,
-        seed=settings.seed,
-        classes=classes,
+    )
+    tiles = SegmentationDataset(
+        tile_settings, len(classes), in_channels, settings.seed, classes=classes
     )
     require_no_test(tiles, image_path)
     if len(tiles) < 2:

@@ -199,7 +199,7 @@ def draw_samples(
 
     M is scaled so that the largest value of the row is white.
     """
-    side = dataset.img_size
+    side = dataset.settings.img_size
     scale = panel_scale(side, side)
     header = [
         title,

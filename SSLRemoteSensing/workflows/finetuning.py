@@ -21,7 +21,7 @@ from SSLRemoteSensing.data.class_weights import label_shares, median_frequency
 from SSLRemoteSensing.data.images import value_type
 from SSLRemoteSensing.data.labels import ValueCoding
 from SSLRemoteSensing.data.scenes import require_eroded
-from SSLRemoteSensing.data.segmentation import Repeated, SegmentationDataset, collate
+from SSLRemoteSensing.data.segmentation import Repeated, SegmentationDataset, TileSettings, collate
 from SSLRemoteSensing.evaluation.metrics import scores
 from SSLRemoteSensing.evaluation.scoring import ScoringSettings, open_scored, score
 from SSLRemoteSensing.inference.windows import classify, probabilities
@@ -42,22 +42,10 @@ from SSLRemoteSensing.training.run_folder import write_run_card
 from SSLRemoteSensing.training.settings import LoopSettings, split
 from SSLRemoteSensing.training.task import Task
 
-TRAIN_TILES = Part(
-    SegmentationDataset,
-    given=("num_classes", "in_channels", "seed", "coding", "classes", "checked"),
-)
+TRAIN_TILES = Part(TileSettings)
 # Scoring takes each tile whole and as it is.
 SCORED_TILES = Part(
-    SegmentationDataset,
-    given=(
-        *TRAIN_TILES.given,
-        "crop_size",
-        "flips",
-        "turns",
-        "jitter",
-        "fraction",
-        "fraction_seed",
-    ),
+    TileSettings, given=("crop_size", "flips", "turns", "jitter", "fraction", "fraction_seed")
 )
 
 
@@ -168,7 +156,7 @@ class Finetuning:
         given = {"num_classes": len(self.classes), "in_channels": self.model.backbone.in_channels}
         given |= {"coding": coding, "classes": self.classes, "seed": self.loop.seed}
         with about(f"train_cfg.{split}_data"):
-            return SegmentationDataset(**data, **given, checked=checked)
+            return SegmentationDataset(TileSettings(**data), **given, checked=checked)
 
 
 def open_network(config: dict, trains: bool = True, processes: int | None = None) -> Finetuning:

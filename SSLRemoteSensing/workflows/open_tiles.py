@@ -10,7 +10,7 @@ from SSLRemoteSensing.data.file_lists import find_images
 from SSLRemoteSensing.data.geotiff import open_tiff
 from SSLRemoteSensing.data.images import TIFF_ENDINGS
 from SSLRemoteSensing.data.prepared import LABEL_FOLDERS, read_card
-from SSLRemoteSensing.data.segmentation import SegmentationDataset
+from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 
 FORMATS = ("**/*.png", "**/*.jpg", "**/*.tif", "**/*.tiff")
 
@@ -37,7 +37,8 @@ def part_of_config(config: dict, part: str) -> Part:
 
     def opened(name: str, coding=None) -> SegmentationDataset:
         try:
-            return SegmentationDataset(**train_cfg[f"{name}_data"], **given, coding=coding)
+            settings = TileSettings(**train_cfg[f"{name}_data"])
+            return SegmentationDataset(settings, **given, coding=coding)
         except UserError as error:
             raise UserError(f"train_cfg.{name}_data: {error}") from error
 
@@ -69,9 +70,8 @@ def part_of_prepared(folder: str, part: str) -> Part:
         there = ", ".join(sorted(path.name for path in labels.parent.iterdir()))
         raise UserError(f"--part {part}: {folder} has no labels of it, but of {there}")
     count = len(card["bands"])
-    dataset = SegmentationDataset(
-        str(Path(folder) / "images" / part), str(labels), len(card["classes"]), in_channels=count
-    )
+    settings = TileSettings(str(Path(folder) / "images" / part), str(labels))
+    dataset = SegmentationDataset(settings, len(card["classes"]), in_channels=count)
     palette = card.get("palette") or default_palette(len(card["classes"]))
     return Part(dataset, f"{card['root'].name}, {part}", card["classes"], palette)
 
@@ -85,17 +85,18 @@ def part_of_folders(
     label_codes: Sequence[int] | None,
     max_value: float | None,
 ) -> Part:
-    """Two folders of images and labels of the same names; arguments as of `SegmentationDataset`.
+    """Two folders of images and labels of the same names; arguments as of `TileSettings`.
 
     Raises:
         UserError: as `SegmentationDataset`.
     """
     try:
         channels = band_count(find_images(images, FORMATS, keys=("folder", None))[0])
-        dataset = SegmentationDataset(
-            images, labels, len(classes), FORMATS, label_format, label_offset=label_offset,
-            label_codes=label_codes, max_value=max_value, in_channels=channels,
+        settings = TileSettings(
+            images, labels, FORMATS, label_format, label_offset=label_offset,
+            label_codes=label_codes, max_value=max_value,
         )  # fmt: skip
+        dataset = SegmentationDataset(settings, len(classes), in_channels=channels)
     except UserError as error:
         raise UserError(f"--images, --labels: {error}") from error
     return Part(dataset, Path(images).name, classes, default_palette(len(classes)))

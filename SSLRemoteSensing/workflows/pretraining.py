@@ -12,7 +12,7 @@ from SSLRemoteSensing.core.distributed import size
 from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.core.machine import choose_device, choose_precision, versions
 from SSLRemoteSensing.data.prepared import origin_of_tiles, read_card
-from SSLRemoteSensing.data.pretext import PretextDataset, collate
+from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
 from SSLRemoteSensing.evaluation.linear_probe import ProbeSettings, read_probe
 from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_HEADS, TURNS
 from SSLRemoteSensing.models.pretext import PretextNet, build_pretext, pretext_losses
@@ -40,7 +40,7 @@ class PretextData(TypedDict):
             features get better for segmentation; None or absent: none.
     """
 
-    train_data: Annotated[dict, Part(PretextDataset, given=("in_channels", "seed"))]
+    train_data: Annotated[dict, Part(PretextSettings)]
     global_batch_size: NotRequired[int]
     losses: NotRequired[Annotated[dict, Part(pretext_losses)]]
     joint_pass: NotRequired[bool]
@@ -141,10 +141,10 @@ def open_pretraining(config: dict, processes: int | None = None) -> tuple[Task, 
         origin = origin_of_tiles(
             read_card(data["data_path"]), data.get("bands"), backbone.in_channels
         )
-    probe = keys.get("probe") and open_probe(keys["probe"], network, settings, dataset.img_size)
+    probe = keys.get("probe") and open_probe(keys["probe"], network, settings, data["img_size"])
     origin["bands"] = origin["bands"] or list(range(1, backbone.in_channels + 1))
     card = backbone.card() | origin
-    card |= {"max_value": dataset.max_value, "img_size": dataset.img_size}
+    card |= {"max_value": dataset.max_value, "img_size": data["img_size"]}
     card |= {"config": config, "versions": versions()}
 
     def export(place: Place) -> None:
@@ -174,7 +174,7 @@ def open_network(
 def open_images(data: dict, in_channels: int, seed: int) -> PretextDataset:
     """The images of a config's `train_data`."""
     with about("train_cfg.train_data"):
-        return PretextDataset(**data, in_channels=in_channels, seed=seed)
+        return PretextDataset(PretextSettings(**data), in_channels, seed)
 
 
 def open_monitors(

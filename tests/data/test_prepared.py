@@ -26,16 +26,17 @@ from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.file_lists import find_images
 from SSLRemoteSensing.data.labels import check_labels
 from SSLRemoteSensing.data.prepared import agreed_scale, read_card
-from SSLRemoteSensing.data.pretext import PretextDataset
-from SSLRemoteSensing.data.segmentation import SegmentationDataset
+from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings
+from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 
 
-def open_set(folder: Path, split="train", **changes) -> SegmentationDataset:
+def open_set(
+    folder: Path, split="train", num_classes=6, in_channels=3, coding=None, **changes
+) -> SegmentationDataset:
     """A split of a prepared set, or of any folder of images/ and labels/."""
-    paths = dict(
-        image_path=str(folder / "images" / split), label_path=str(folder / "labels" / split)
-    )
-    return SegmentationDataset(**paths | dict(num_classes=6) | changes)
+    paths = {f"{kind}_path": str(folder / f"{kind}s" / split) for kind in ("image", "label")}
+    settings = TileSettings(**paths | changes)
+    return SegmentationDataset(settings, num_classes, in_channels, coding=coding)
 
 
 @pytest.fixture(scope="module")
@@ -142,11 +143,11 @@ def test_pre_training_takes_the_scale_too(levir):
     keys = ("inpainting_transforms_cfg", "pre_transforms_cfg", "agr_transforms_cfg")
     given = {key: data[key] for key in keys}
     given |= {key: data[key] for key in ("data_path", "data_format", "img_size", "crop_size")}
-    dataset = PretextDataset(**given, in_channels=4)
+    dataset = PretextDataset(PretextSettings(**given), in_channels=4)
     assert dataset.max_value == 1023
     assert dataset.read(0)[0].max() == 255
     with pytest.raises(UserError, match="max_value"):
-        PretextDataset(**given, in_channels=4, max_value=4095)
+        PretextDataset(PretextSettings(**given, max_value=4095), in_channels=4)
 
 
 def test_8_bit_tiles_are_read_as_they_are(potsdam):
@@ -383,7 +384,7 @@ def test_a_flat_folder_of_jpg_and_png_opens(tmp_path):
         image = draw_image(3, (32, 32), number).transpose(1, 2, 0)
         write_png(tmp_path / f"t{number}.jpg", image)
         write_png(tmp_path / f"t{number}.png", draw_classes((32, 32), number, [1] * 6))
-    dataset = SegmentationDataset(str(tmp_path), str(tmp_path), 6)
+    dataset = SegmentationDataset(TileSettings(str(tmp_path), str(tmp_path)), 6)
     assert [dataset.name(i).name for i in range(len(dataset))] == ["t0.jpg", "t1.jpg", "t2.jpg"]
     assert np.array_equal(dataset.read(2)[1], draw_classes((32, 32), 2, [1] * 6))
 
@@ -395,7 +396,8 @@ def test_other_layouts_of_image_and_label_folders_open(tmp_path):
         write_png(tmp_path / f"img_dir/train/2_10_0_{number}_512_512.jpg", image)
         label = draw_classes((32, 32), number, [1] * 6) + 1
         write_png(tmp_path / f"ann_dir/train/2_10_0_{number}_512_512.png", label.astype(np.uint8))
-    dataset = SegmentationDataset(str(tmp_path / "img_dir"), str(tmp_path / "ann_dir"), 6)
+    settings = TileSettings(str(tmp_path / "img_dir"), str(tmp_path / "ann_dir"))
+    dataset = SegmentationDataset(settings, 6)
     assert len(dataset) == 3
     assert set(np.unique(dataset.read(0)[1])) == set(range(6))
 

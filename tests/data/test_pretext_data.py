@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.file_lists import find_images
-from SSLRemoteSensing.data.pretext import PretextDataset, collate
+from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
 from SSLRemoteSensing.training.sampler import KeySampler
 
 
@@ -21,18 +21,24 @@ def data_cfg(pretext_config) -> dict:
 
 
 def test_a_sample_depends_on_seed_epoch_and_index_alone(data_cfg):
-    one, two = PretextDataset(**data_cfg), PretextDataset(**data_cfg)
+    one, two = (
+        PretextDataset(PretextSettings(**data_cfg)),
+        PretextDataset(PretextSettings(**data_cfg)),
+    )
     one[(0, 5)]
     for key in ("occluded", "anchor", "transformed"):
         assert np.array_equal(one[(3, 7)][key], two[(3, 7)][key])
-    other_epoch, other_seed = one[(4, 7)], PretextDataset(**data_cfg, seed=1)[(3, 7)]
+    other_epoch, other_seed = (
+        one[(4, 7)],
+        PretextDataset(PretextSettings(**data_cfg), seed=1)[(3, 7)],
+    )
     assert not np.array_equal(one[(3, 7)]["transformed"], other_epoch["transformed"])
     assert not np.array_equal(one[(3, 7)]["transformed"], other_seed["transformed"])
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_batches_are_the_same_for_any_number_of_workers(data_cfg, workers):
-    dataset = PretextDataset(**data_cfg)
+    dataset = PretextDataset(PretextSettings(**data_cfg))
 
     def batches(count):
         sampler = KeySampler(len(dataset), 4, 6, 3, 9, seed=0)
@@ -48,7 +54,7 @@ def test_batches_are_the_same_for_any_number_of_workers(data_cfg, workers):
 def test_the_three_images_are_what_the_method_says(data_cfg):
     """Anchor: a flip or turn of the file. Occluded: one square of it changed. Label: uniform."""
     data_cfg["img_size"] = 64  # the tiles' own size, so that nothing is resized but the crop
-    dataset = PretextDataset(**data_cfg)
+    dataset = PretextDataset(PretextSettings(**data_cfg))
     labels = []
     for key in [(epoch, index) for epoch in range(4) for index in range(len(dataset))]:
         image, _, _ = dataset.read(key[1])
@@ -69,7 +75,7 @@ def test_the_three_images_are_what_the_method_says(data_cfg):
 def test_each_class_of_the_transform_prediction_is_what_it_is_called(data_cfg):
     data_cfg["img_size"] = 64
     data_cfg["agr_transforms_cfg"]["shortcut_cfg"] = {}
-    dataset = PretextDataset(**data_cfg)
+    dataset = PretextDataset(PretextSettings(**data_cfg))
     undo = {
         0: lambda x: x[:, ::-1],
         1: lambda x: x[::-1],
@@ -88,7 +94,7 @@ def test_each_class_of_the_transform_prediction_is_what_it_is_called(data_cfg):
 
 
 def test_the_shortcut_augmentations_come_in_random_order(data_cfg):
-    dataset = PretextDataset(**data_cfg)
+    dataset = PretextDataset(PretextSettings(**data_cfg))
     order = []
     dataset.shortcut = [lambda image, rng, i=i: (order.append(i), image)[1] for i in range(3)]
     for index in range(20):
@@ -101,7 +107,7 @@ def test_a_window_is_taken_first_from_large_tiles(data_cfg, tmp_path):
     picture = np.dstack([image % 256, image // 256, np.zeros_like(image)]).astype(np.uint8)
     cv2.imwrite(str(tmp_path / "one.png"), picture[:, :, ::-1])
     data_cfg |= dict(data_path=str(tmp_path), data_format="*.png", crop_size=32, img_size=32)
-    dataset = PretextDataset(**data_cfg)
+    dataset = PretextDataset(PretextSettings(**data_cfg))
     places = set()
     for epoch in range(12):
         anchor = dataset[(epoch, 0)]["anchor"].astype(int)
@@ -112,7 +118,7 @@ def test_a_window_is_taken_first_from_large_tiles(data_cfg, tmp_path):
 
 
 def test_a_batch_is_uint8_in_the_contract_s_keys_and_shapes(data_cfg):
-    dataset = PretextDataset(**data_cfg)
+    dataset = PretextDataset(PretextSettings(**data_cfg))
     batch = collate([dataset[(0, index)] for index in range(3)])
     for key in ("occluded", "anchor", "transformed"):
         assert batch[key].shape == (3, 3, 32, 32)
@@ -130,10 +136,10 @@ def test_four_bands_go_through(data_cfg, tmp_path):
     with rasterio.open(tmp_path / "a.tiff", "w", transform=transform, **profile) as file:
         file.write(pixels)
     data_cfg |= dict(data_path=str(tmp_path), data_format="*.tiff", max_value=1023)
-    sample = PretextDataset(**data_cfg, in_channels=4)[(0, 0)]
+    sample = PretextDataset(PretextSettings(**data_cfg), in_channels=4)[(0, 0)]
     assert sample["transformed"].shape == (32, 32, 4)
     with pytest.raises(UserError, match=r"a\.tiff: has 4 bands where 3"):
-        PretextDataset(**data_cfg, in_channels=3)[(0, 0)]
+        PretextDataset(PretextSettings(**data_cfg), in_channels=3)[(0, 0)]
 
 
 def test_patterns_lists_and_folders_find_the_same_files(tiles, tmp_path):
@@ -165,8 +171,8 @@ def test_a_bad_image_is_named_or_skipped(data_cfg, tmp_path, damage):
     bad.write_bytes(content[damage])
     data_cfg["data_path"] = str(folder)
     with pytest.raises(UserError, match=r"tile_002\.jpg"):
-        PretextDataset(**data_cfg)[(0, 2)]
-    sample = PretextDataset(**data_cfg, on_bad_image="skip")[(0, 2)]
+        PretextDataset(PretextSettings(**data_cfg))[(0, 2)]
+    sample = PretextDataset(PretextSettings(**data_cfg, on_bad_image="skip"))[(0, 2)]
     assert sample["skipped"] == [2]
     assert sample["index"] == 3
 
@@ -181,7 +187,7 @@ def test_a_bad_image_is_named_or_skipped(data_cfg, tmp_path, damage):
 )
 def test_settings_that_contradict_are_named(data_cfg, change, said):
     with pytest.raises(UserError, match=said):
-        PretextDataset(**data_cfg | change)
+        PretextDataset(PretextSettings(**data_cfg | change))
 
 
 def test_an_epoch_takes_each_image_at_most_once_in_a_new_order():
@@ -200,7 +206,7 @@ def test_going_on_gives_the_rest_of_the_batches():
 
 def test_real_tiles_give_three_images(oam, data_cfg):
     data_cfg |= dict(data_path=str(oam / "images"), data_format="nepal_*.jpg", img_size=256)
-    dataset = PretextDataset(**data_cfg)
+    dataset = PretextDataset(PretextSettings(**data_cfg))
     assert len(dataset) == 168
     sample = dataset[(0, 0)]
     assert sample["anchor"].shape == (256, 256, 3)

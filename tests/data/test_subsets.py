@@ -14,7 +14,7 @@ from drawn import draw_classes, draw_image, write_png
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.scenes import label_kinds
-from SSLRemoteSensing.data.segmentation import Repeated, SegmentationDataset
+from SSLRemoteSensing.data.segmentation import Repeated, SegmentationDataset, TileSettings
 from SSLRemoteSensing.data.subsets import choose_fraction, name_hash, scene_of
 from SSLRemoteSensing.evaluation.scoring import LabelledTiles, evaluate_tiles
 from SSLRemoteSensing.preparation.isprs import POTSDAM_SPLITS
@@ -166,8 +166,8 @@ def test_a_hash_of_a_name_is_uniform_and_fixed():
 
 def test_a_dataset_keeps_the_tiles_of_its_fraction(tiles):
     paths = dict(image_path=str(tiles / "images"), label_path=str(tiles / "labels"))
-    whole = SegmentationDataset(**paths, num_classes=2)
-    few = SegmentationDataset(**paths, num_classes=2, fraction=0.25, fraction_seed=3)
+    whole = SegmentationDataset(TileSettings(**paths), num_classes=2)
+    few = SegmentationDataset(TileSettings(**paths, fraction=0.25, fraction_seed=3), num_classes=2)
     stems = [whole.name(i).stem for i in range(len(whole))]
     assert {few.name(i).stem for i in range(len(few))} == names(stems, 0.25, 3)
     assert len(few.pairs) == 6
@@ -177,7 +177,7 @@ def test_a_dataset_keeps_the_tiles_of_its_fraction(tiles):
 
 def test_the_tiles_of_a_fraction_come_round_as_often_each_with_draws_of_its_own(tiles):
     paths = dict(image_path=str(tiles / "images"), label_path=str(tiles / "labels"))
-    tiles = SegmentationDataset(**paths, num_classes=2, fraction=0.25, crop_size=32)
+    tiles = SegmentationDataset(TileSettings(**paths, fraction=0.25, crop_size=32), num_classes=2)
     assert (len(tiles), tiles.full_length) == (6, 24)
     few = Repeated(tiles, tiles.full_length)
     assert len(few) == 24
@@ -188,8 +188,10 @@ def test_the_tiles_of_a_fraction_come_round_as_often_each_with_draws_of_its_own(
 
 def test_a_fraction_is_of_what_hash_range_leaves(tiles):
     paths = dict(image_path=str(tiles / "images"), label_path=str(tiles / "labels"))
-    part = SegmentationDataset(**paths, num_classes=2, hash_range=(0.2, 1))
-    few = SegmentationDataset(**paths, num_classes=2, hash_range=(0.2, 1), fraction=0.5)
+    part = SegmentationDataset(TileSettings(**paths, hash_range=(0.2, 1)), num_classes=2)
+    few = SegmentationDataset(
+        TileSettings(**paths, hash_range=(0.2, 1), fraction=0.5), num_classes=2
+    )
     assert len(few.pairs) == round(0.5 * len(part.pairs))
     assert set(few.pairs) < set(part.pairs)
 
@@ -197,7 +199,7 @@ def test_a_fraction_is_of_what_hash_range_leaves(tiles):
 def test_each_tile_of_a_fraction_is_scored_once(tiles):
     """They come round again in training; in a score they would count unevenly."""
     paths = dict(image_path=str(tiles / "images"), label_path=str(tiles / "labels"))
-    few = SegmentationDataset(**paths, num_classes=2, fraction=0.3)
+    few = SegmentationDataset(TileSettings(**paths, fraction=0.3), num_classes=2)
 
     def nothing(images: torch.Tensor) -> torch.Tensor:
         return torch.zeros(images.shape[0], 2, *images.shape[2:])

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.data.file_lists import stem
-from SSLRemoteSensing.data.pretext import PretextDataset, collate
+from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
 from SSLRemoteSensing.data.subsets import scene_of
 from SSLRemoteSensing.evaluation.linear_classifier import (
     L2,
@@ -348,8 +348,8 @@ def pretrain(config: dict, folder: Path, probe: dict | None, seed=0, **changes) 
     train_cfg.pop("losses")
     torch.manual_seed(seed)
     model = pretext_net()
-    dataset = PretextDataset(**train_cfg.pop("train_data"), seed=seed)
-    measure = probe and open_probe(probe, model.backbone, train_cfg, dataset.img_size)
+    dataset = PretextDataset(PretextSettings(**train_cfg.pop("train_data")), seed=seed)
+    measure = probe and open_probe(probe, model.backbone, train_cfg, dataset.settings.img_size)
     fit(model, dataset, collate, **train_cfg, measure=measure)
     return model
 
@@ -396,7 +396,13 @@ def run_tiny(config: dict, sabotage=None, **changes) -> list[tuple[int, bool]]:
         calls.append((epochs, last))
         return {"probe_miou": epochs / 10}, {"probe": "it is dear"}
 
-    fit(model, PretextDataset(**train_cfg["train_data"]), collate, **settings, measure=measure)
+    fit(
+        model,
+        PretextDataset(PretextSettings(**train_cfg["train_data"])),
+        collate,
+        **settings,
+        measure=measure,
+    )
     return calls
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.scenes import TiledImage, label_kinds, open_scenes, require_eroded
-from SSLRemoteSensing.data.segmentation import SegmentationDataset
+from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.evaluation.metrics import ConfusionMatrix
 from SSLRemoteSensing.evaluation.scoring import ScoringSettings, open_scored, score
 from SSLRemoteSensing.inference.windows import bell, predict_scene, probabilities
@@ -64,7 +64,7 @@ def potsdam(request, tmp_path_factory):
 
 def open_part(root, split="test", labels="labels", **more) -> SegmentationDataset:
     paths = dict(image_path=f"{root}/images/{split}", label_path=f"{root}/{labels}/{split}")
-    return SegmentationDataset(**paths, num_classes=6, **more)
+    return SegmentationDataset(TileSettings(**paths, **more), num_classes=6)
 
 
 @pytest.mark.parametrize("rows", [150, 64, 37, 1])
@@ -202,7 +202,7 @@ def test_the_eight_views_are_the_eight_of_a_square(view):
 def test_tiles_that_were_not_prepared_are_scenes_of_their_own(tmp_path):
     draw_tiles(tmp_path, 3, size=64)
     paths = dict(image_path=str(tmp_path / "images"), label_path=str(tmp_path / "labels"))
-    tiles = SegmentationDataset(**paths, num_classes=2)
+    tiles = SegmentationDataset(TileSettings(**paths), num_classes=2)
     scenes = scenes_of(tiles)
     assert [(Path(s.name).stem, s.height, s.width) for s in scenes] == [
         (f"tile_00{n}", 64, 64) for n in range(3)
@@ -291,7 +291,7 @@ def test_tiles_that_another_tool_cut_are_no_scenes_and_that_is_said(tmp_path, ca
         write_png(tmp_path / f"images/2_10_{place}.png", np.zeros((64, 64, 3), np.uint8))
         write_png(tmp_path / f"labels/2_10_{place}.png", np.eye(64, dtype=np.uint8))
     paths = dict(image_path=str(tmp_path / "images"), label_path=str(tmp_path / "labels"))
-    _, number = scored(Pointwise(2), SegmentationDataset(**paths, num_classes=2), 2)
+    _, number = scored(Pointwise(2), SegmentationDataset(TileSettings(**paths), num_classes=2), 2)
     assert number is None
     assert "scored tile by tile: where 2_10_0_0_64_64.png" in capsys.readouterr().err
 
@@ -300,7 +300,8 @@ def test_a_list_of_prepared_tiles_is_of_their_set_wherever_it_lies(potsdam, tmp_
     root, _ = potsdam
     files = sorted((root / "images/test").iterdir())
     (tmp_path / "test.txt").write_text("\n".join(map(str, files)))
-    tiles = SegmentationDataset(str(tmp_path / "test.txt"), f"{root}/labels/test", num_classes=6)
+    settings = TileSettings(str(tmp_path / "test.txt"), f"{root}/labels/test")
+    tiles = SegmentationDataset(settings, num_classes=6)
     counts, number = scored(Pointwise(), tiles)
     assert number == 2
     assert list(counts) == ["full", "eroded"]
@@ -309,7 +310,7 @@ def test_a_list_of_prepared_tiles_is_of_their_set_wherever_it_lies(potsdam, tmp_
 def test_tiles_larger_than_a_window_are_scored_by_windows(tmp_path):
     draw_tiles(tmp_path, 2, size=100)
     paths = dict(image_path=str(tmp_path / "images"), label_path=str(tmp_path / "labels"))
-    tiles = SegmentationDataset(**paths, num_classes=2)
+    tiles = SegmentationDataset(TileSettings(**paths), num_classes=2)
     shown = []
 
     class Watching(Pointwise):

@@ -9,7 +9,7 @@ from drawn import draw_potsdam, prepare
 from torch import nn
 
 from SSLRemoteSensing.data.class_weights import label_shares
-from SSLRemoteSensing.data.segmentation import SegmentationDataset
+from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.evaluation.scoring import ScoringSettings, open_scored, score
 from SSLRemoteSensing.evaluation.tile_errors import Place, TileErrors, edges, rank
 from SSLRemoteSensing.inference.windows import probabilities
@@ -41,7 +41,7 @@ def potsdam(tmp_path_factory) -> Path:
 
 def open_test(root: Path) -> SegmentationDataset:
     paths = dict(image_path=f"{root}/images/test", label_path=f"{root}/labels/test")
-    return SegmentationDataset(**paths, num_classes=6)
+    return SegmentationDataset(TileSettings(**paths), num_classes=6)
 
 
 @pytest.mark.parametrize(("length", "side"), [(600, 256), (6000, 512), (2566, 512), (5, 8), (8, 8)])

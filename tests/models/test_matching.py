@@ -15,7 +15,7 @@ from torch import nn
 
 from SSLRemoteSensing.core.config import build
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.pretext import PretextDataset
+from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings
 from SSLRemoteSensing.data.transforms import TRANSFORMS
 from SSLRemoteSensing.models.heads import TURNS, AGPHead, MatchingHead
 from SSLRemoteSensing.models.losses import CrossEntropyLoss
@@ -192,7 +192,7 @@ def test_it_learns_where_the_published_head_is_still_at_chance(tmp_path, pretext
         cv2.imwrite(str(tmp_path / f"{i}.png"), town[:, :, 2::-1])
     data = pretext_config["train_cfg"]["train_data"]
     data |= dict(data_path=str(tmp_path), data_format="*.png", img_size=64, crop_size=64)
-    tiles = PretextDataset(**data)
+    tiles = PretextDataset(PretextSettings(**data))
     samples = [tiles[(i // 16, i % 16)] for i in range(1280)]
     accuracy = {}
     for name in ("published", "matching"):

@@ -16,16 +16,22 @@ from SSLRemoteSensing.core.classes import colour_map
 from SSLRemoteSensing.core.config import override
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.scenes import label_kinds
-from SSLRemoteSensing.data.segmentation import SegmentationDataset, collate, name_hash
+from SSLRemoteSensing.data.segmentation import (
+    SegmentationDataset,
+    TileSettings,
+    collate,
+    name_hash,
+)
 from SSLRemoteSensing.evaluation.scoring import LabelledTiles, evaluate_tiles
 from SSLRemoteSensing.models.backbones import unit_range
 from SSLRemoteSensing.reports.figures import draw_confusion_matrix, draw_examples
 from SSLRemoteSensing.reports.results import protocol_table
 
 
-def open_tiles(folder, **changes) -> SegmentationDataset:
+def open_tiles(folder, num_classes=2, seed=0, coding=None, **changes) -> SegmentationDataset:
     paths = dict(image_path=str(folder / "images"), label_path=str(folder / "labels"))
-    return SegmentationDataset(**paths | dict(num_classes=2) | changes)
+    settings = TileSettings(**paths | changes)
+    return SegmentationDataset(settings, num_classes, seed=seed, coding=coding)
 
 
 @pytest.fixture

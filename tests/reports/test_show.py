@@ -16,8 +16,8 @@ from drawn import Done, draw_levir, prepare
 from torch.utils.data import DataLoader
 
 from SSLRemoteSensing.core.errors import run_command
-from SSLRemoteSensing.data.pretext import PretextDataset, collate
-from SSLRemoteSensing.data.segmentation import SegmentationDataset
+from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
+from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.reports.image_grid import (
     FRAME,
     Grid,
@@ -78,7 +78,7 @@ def pretext_grid(rows: int, side: int = 256) -> Grid:
 def batches_of(config: dict, epoch: int, **given) -> list[dict]:
     """The batches that engine.fit's loader gives in an epoch."""
     train_cfg = config["train_cfg"]
-    dataset = PretextDataset(**train_cfg["train_data"], **given)
+    dataset = PretextDataset(PretextSettings(**train_cfg["train_data"]), **given)
     per_epoch = len(dataset) // train_cfg["batch_size"]
     sampler = KeySampler(
         len(dataset), train_cfg["batch_size"], per_epoch, epoch * per_epoch,
@@ -338,7 +338,7 @@ def test_a_config_s_parts_are_opened_as_fine_tuning_opens_them(show, seg_config)
     data = seg_config["train_cfg"]["train_data"]
     done = show("show_labels", seg_config, "--samples", 3, "--augmented")
     assert done.returncode == 0, done.stderr
-    tiles = SegmentationDataset(**data, num_classes=2)
+    tiles = SegmentationDataset(TileSettings(**data), num_classes=2)
     palette = seg_config["palette"]
     for row, index in enumerate((0, (len(tiles) - 1) // 2, len(tiles) - 1)):
         sample = tiles[(0, index)]
@@ -348,7 +348,8 @@ def test_a_config_s_parts_are_opened_as_fine_tuning_opens_them(show, seg_config)
         assert np.array_equal(got[2], overlay(sample["image"], sample["label"], palette))
     done = show("show_labels", seg_config, "--part", "test", "--samples", 1)
     assert "test_data: 1 of 4 tiles" in done.stdout
-    whole = SegmentationDataset(**seg_config["train_cfg"]["test_data"], num_classes=2)
+    test_settings = TileSettings(**seg_config["train_cfg"]["test_data"])
+    whole = SegmentationDataset(test_settings, num_classes=2)
     assert np.array_equal(panel(show.picture, label_grid(1), 0, 0, 4), whole.read(1)[0])
 
 
@@ -385,9 +386,8 @@ def test_a_prepared_set_is_shown_with_its_classes_and_bands(show, tmp_path):
     assert "set, test: 2 of 8 tiles" in done.stdout
     classes = ["background", "cloud", "snow"]
     assert [line.split()[0] for line in done.stdout.splitlines()[2:5]] == classes
-    tiles = SegmentationDataset(
-        str(tmp_path / "set/images/test"), str(tmp_path / "set/labels/test"), 3, in_channels=4
-    )
+    folders = (str(tmp_path / "set/images/test"), str(tmp_path / "set/labels/test"))
+    tiles = SegmentationDataset(TileSettings(*folders), 3, in_channels=4)
     assert np.array_equal(
         panel(show.picture, label_grid(2, lines=7), 0, 0, 8), tiles.read(0)[0][:, :, :3]
     )

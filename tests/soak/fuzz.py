@@ -42,8 +42,8 @@ from SSLRemoteSensing.core.cli import parser, read_config
 from SSLRemoteSensing.core.config import build, load_config
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data import images
-from SSLRemoteSensing.data.pretext import PretextDataset
-from SSLRemoteSensing.data.segmentation import SegmentationDataset
+from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings
+from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.models.pretrained import backbone_weights, load_backbone
 from SSLRemoteSensing.training import run_folder
 from SSLRemoteSensing.training.schedules import SCHEDULES
@@ -440,11 +440,10 @@ def use_config(rng: np.random.Generator, folder: Path) -> None:
     if train.get("lr_schedule"):
         build(SCHEDULES, train["lr_schedule"], "train_cfg.lr_schedule")(3, 10, 1)
     if pretrains:
-        data = PretextDataset(**train["train_data"], in_channels=3, seed=0)
+        data = PretextDataset(PretextSettings(**train["train_data"]), in_channels=3, seed=0)
     else:
-        data = SegmentationDataset(
-            **train["train_data"], num_classes=len(config["classes"]), in_channels=3, seed=0
-        )
+        settings, classes = TileSettings(**train["train_data"]), len(config["classes"])
+        data = SegmentationDataset(settings, classes, in_channels=3, seed=0)
     data[(0, int(rng.integers(len(data))))]
 
 

@@ -59,7 +59,7 @@ def measure(steps: int, workers: int) -> dict[str, dict[str, float]]:
     from test_engine import TinyNet
 
     from SSLRemoteSensing.core.config import load_config
-    from SSLRemoteSensing.data.pretext import PretextDataset, collate
+    from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
     from SSLRemoteSensing.training.engine import fit
 
     memory = {"process": {}, "worker": {}} if workers else {"process": {}}
@@ -68,7 +68,7 @@ def measure(steps: int, workers: int) -> dict[str, dict[str, float]]:
         config = load_config(ROOT / "configs/demo_oam_pretrain_resnet18_cfg.py")
         data = config["train_cfg"]["train_data"] | {"data_path": str(tiles / "images")}
         data |= {"data_format": "*.jpg", "img_size": 32, "crop_size": None}
-        model = TinyNet()
+        settings, model = PretextSettings(**data), TinyNet()
         forward, calls = model.forward, []
 
         def noting(batch):
@@ -82,7 +82,7 @@ def measure(steps: int, workers: int) -> dict[str, dict[str, float]]:
         model.forward = noting
         with contextlib.redirect_stdout(sys.stderr):
             fit(
-                model, PretextDataset(**data), collate, batch_size=4, num_step=steps,
+                model, PretextDataset(settings), collate, batch_size=4, num_step=steps,
                 optimizer={"name": "Adam", "lr": 1e-3}, device="cpu", num_workers=workers,
                 checkpoints={"checkpoints_path": f"{folder}/run", "save_step": 1, "max_keep": 2},
                 log={"log_path": f"{folder}/run/log", "log_step": 10},

@@ -12,7 +12,7 @@ from conftest import ROOT
 from torch import nn
 
 from SSLRemoteSensing.core.machine import has_fast_bf16
-from SSLRemoteSensing.data.pretext import PretextDataset
+from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings
 from SSLRemoteSensing.models.losses import ExamplarLoss
 
 CPU = torch.device("cpu")
@@ -219,7 +219,7 @@ def test_published_step_is_fp32_contiguous_and_untuned(tool, small_config, monke
 def test_a_compiled_loop_has_no_bare_steps_in_its_graph(tool, small_config, monkeypatch, tmp_path):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     loop, steps = tool("benchmark_loop"), tool("benchmark_steps")
-    dataset = PretextDataset(**small_config["train_cfg"]["train_data"])
+    dataset = PretextDataset(PretextSettings(**small_config["train_cfg"]["train_data"]))
     step = steps.build_step(small_config, CPU, steps.base_setting("fp32", 2) | {"compile": True})
     batch = steps.ready_batch(dataset, 2, CPU)
     settings = loop.fit_settings(small_config, CPU, "fp32", 2, 0) | {"compile": True}

@@ -15,7 +15,7 @@ from SSLRemoteSensing import build_pretext
 from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.machine import choose_device
-from SSLRemoteSensing.data.pretext import PretextDataset, collate
+from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
 from SSLRemoteSensing.training import engine, run_folder
 from SSLRemoteSensing.training.engine import fit
 from SSLRemoteSensing.training.sampler import KeySampler
@@ -53,7 +53,7 @@ def train(config: dict, sabotage=None, build=tiny, **changes) -> nn.Module:
     train_cfg.pop("losses")
     torch.manual_seed(train_cfg.get("seed", 0))
     model = build(config)
-    dataset = PretextDataset(**train_cfg.pop("train_data"))
+    dataset = PretextDataset(PretextSettings(**train_cfg.pop("train_data")))
     if sabotage:
         sabotage(model)
     fit(model, dataset, collate, **train_cfg, card={"config": config})
@@ -99,7 +99,7 @@ def interrupt_at(step: int, number: int = signal.SIGINT):
 def test_thirty_steps_reduce_each_loss_on_one_batch(pretext_config):
     torch.manual_seed(0)
     model = build_pretext(pretext_config)
-    dataset = PretextDataset(**pretext_config["train_cfg"]["train_data"])
+    dataset = PretextDataset(PretextSettings(**pretext_config["train_cfg"]["train_data"]))
     batch = collate([dataset[(0, index)] for index in range(8)])
     step = TrainStep(model, dict(name="Adam", lr=5e-4), choose_device("cpu"))
     curve = []
@@ -324,7 +324,7 @@ def test_more_such_steps_than_are_allowed_stop_the_run(pretext_config, tmp_path)
 def test_embeddings_all_alike_are_warned_of_once(pretext_config, capsys):
     train_cfg = pretext_config["train_cfg"] | dict(num_epoch=1)
     settings = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
-    dataset = PretextDataset(**train_cfg["train_data"])
+    dataset = PretextDataset(PretextSettings(**train_cfg["train_data"]))
     model = build_pretext(pretext_config)
     watch = Watch(model, dataset, collate, 4, list("abcdef"))
     found, remarks = watch.entry(collate([dataset[(0, i)] for i in range(8)]), {})
@@ -461,7 +461,7 @@ def test_the_backbone_is_exported_before_the_checkpoint_that_says_so(pretext_con
     """A crash in between repeats the export; the other way round would lose it."""
     train_cfg = pretext_config["train_cfg"]
     settings = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
-    dataset = PretextDataset(**train_cfg["train_data"])
+    dataset = PretextDataset(PretextSettings(**train_cfg["train_data"]))
     seen = []
 
     def export(step, epoch, images):
@@ -475,7 +475,7 @@ def test_the_backbone_is_exported_before_the_checkpoint_that_says_so(pretext_con
 def test_the_best_checkpoint_is_the_one_of_the_highest_score(pretext_config, tmp_path):
     train_cfg = pretext_config["train_cfg"] | dict(num_epoch=4)
     settings = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
-    dataset = PretextDataset(**train_cfg["train_data"])
+    dataset = PretextDataset(PretextSettings(**train_cfg["train_data"]))
     scores = iter([0.2, 0.7, 0.7, 0.5])
     fit(TinyNet(), dataset, collate, **settings, evaluate=lambda: {"miou": next(scores)})
     assert checkpoints.read(tmp_path / "run/best.pth")["step"] == 12
@@ -487,7 +487,7 @@ def test_the_best_checkpoint_is_the_one_of_the_highest_score(pretext_config, tmp
 def test_a_validation_without_labels_is_an_error(pretext_config, tmp_path):
     train_cfg = pretext_config["train_cfg"]
     settings = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
-    dataset = PretextDataset(**train_cfg["train_data"])
+    dataset = PretextDataset(PretextSettings(**train_cfg["train_data"]))
     with pytest.raises(UserError, match="val_data: no pixel"):
         fit(TinyNet(), dataset, collate, **settings, evaluate=lambda: {"miou": None})
     assert not (tmp_path / "run/best.pth").exists()
@@ -557,7 +557,7 @@ def test_accumulated_steps_see_all_their_batches(pretext_config):
     """Two halves of a step give the gradient of their mean loss."""
     model = TinyNet()
     model.body[3].p = 0.0
-    dataset = PretextDataset(**pretext_config["train_cfg"]["train_data"])
+    dataset = PretextDataset(PretextSettings(**pretext_config["train_cfg"]["train_data"]))
     halves = [collate([dataset[(0, i)] for i in part]) for part in ((0, 1), (2, 3))]
     step = TrainStep(model, dict(name="SGD", lr=0.1), choose_device("cpu"))
     weight = next(model.parameters())

@@ -25,8 +25,8 @@ from test_engine import TinyNet, train
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError, run_command
 from SSLRemoteSensing.core.workers import end_workers
 from SSLRemoteSensing.data import images
-from SSLRemoteSensing.data.pretext import PretextDataset, collate
-from SSLRemoteSensing.data.segmentation import SegmentationDataset
+from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
+from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.preparation.sources import SourceFile
 from SSLRemoteSensing.training import run_folder
 from SSLRemoteSensing.training.engine import fit
@@ -85,7 +85,7 @@ def test_a_hundred_broken_files_of_ten_thousand_are_passed_over(pretext_config, 
     pretext_config["train_cfg"]["train_data"]["agr_transforms_cfg"]["shortcut_cfg"] = None
     pretext_config["train_cfg"] |= dict(batch_size=100, num_epoch=1)
     pretext_config["train_cfg"]["log"]["log_step"] = 50
-    dataset = PretextDataset(**pretext_config["train_cfg"]["train_data"])
+    dataset = PretextDataset(PretextSettings(**pretext_config["train_cfg"]["train_data"]))
     fit_on(dataset, pretext_config)
     said = [line for line in capsys.readouterr().out.splitlines() if "skipped" in line]
     named = {line.split("many/")[1][:5] for line in said}
@@ -146,7 +146,7 @@ def fit_on(dataset, config: dict, sabotage=None) -> None:
 
 
 def test_files_that_vanish_while_training_are_counted_as_broken(many, pretext_config, capsys):
-    dataset = PretextDataset(**pretext_config["train_cfg"]["train_data"])
+    dataset = PretextDataset(PretextSettings(**pretext_config["train_cfg"]["train_data"]))
     (many / "tile_123.jpg").unlink()
     fit_on(dataset, pretext_config)
     assert "skipped, cannot be read: " in capsys.readouterr().out
@@ -155,21 +155,21 @@ def test_files_that_vanish_while_training_are_counted_as_broken(many, pretext_co
 def test_a_folder_that_vanishes_while_training_is_an_error(many, pretext_config):
     """A lost mount, say: no file can be read any more."""
     pretext_config["train_cfg"]["num_epoch"] = 3
-    dataset = PretextDataset(**pretext_config["train_cfg"]["train_data"])
+    dataset = PretextDataset(PretextSettings(**pretext_config["train_cfg"]["train_data"]))
 
     def vanish():
         shutil.rmtree(many, ignore_errors=True)
 
     with pytest.raises(UserError, match="20 files in a row cannot be read"):
         fit_on(dataset, pretext_config, vanish)
-    dataset.on_bad_image = "raise"
+    dataset.settings.on_bad_image = "raise"
     with pytest.raises(UserError, match=r"tile_\d+\.jpg: cannot be opened"):
         dataset[(0, 0)]
 
 
 def test_tiles_and_labels_that_vanish_are_named(tmp_path):
     folder = draw_tiles(tmp_path, 4, size=32)
-    tiles = SegmentationDataset(str(folder / "images"), str(folder / "labels"), 2)
+    tiles = SegmentationDataset(TileSettings(str(folder / "images"), str(folder / "labels")), 2)
     (folder / "labels/tile_000.png").unlink()
     (folder / "images/tile_001.jpg").unlink()
     with pytest.raises(UserError, match=r"label .*tile_000\.png: not found"):
@@ -189,7 +189,7 @@ def test_a_worker_that_is_killed_is_told_in_one_line(pretext_config, tmp_path, w
         if len(calls) == 9:
             os.kill(multiprocessing.active_children()[-1].pid, signal.SIGKILL)
 
-    dataset = PretextDataset(**pretext_config["train_cfg"]["train_data"])
+    dataset = PretextDataset(PretextSettings(**pretext_config["train_cfg"]["train_data"]))
     with pytest.raises(UserError, match=r"a worker that reads images was killed .*fewer num_work"):
         fit_on(dataset, pretext_config, kill)
     assert multiprocessing.active_children() == []
@@ -210,7 +210,7 @@ def test_a_worker_whose_death_is_told_late_is_told_too(pretext_config, monkeypat
     loader = torch.utils.data.dataloader._MultiProcessingDataLoaderIter
     monkeypatch.setattr(loader, "_try_get_data", lambda loading, timeout=0: fails(loading))
     monkeypatch.setattr("SSLRemoteSensing.training.engine.end_workers", interrupted)
-    dataset = PretextDataset(**pretext_config["train_cfg"]["train_data"])
+    dataset = PretextDataset(PretextSettings(**pretext_config["train_cfg"]["train_data"]))
     with pytest.raises(UserError, match=r"a worker that reads images was killed .*fewer num_work"):
         fit_on(dataset, pretext_config, list)
     assert multiprocessing.active_children() == []

@@ -20,7 +20,7 @@ from test_faults import command
 
 from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.errors import CannotWrite, UserError
-from SSLRemoteSensing.data.pretext import PretextDataset, collate
+from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
 from SSLRemoteSensing.training import run_folder
 from SSLRemoteSensing.training.engine import fit
 from SSLRemoteSensing.training.logger import RunLog
@@ -477,7 +477,7 @@ def test_a_backbone_that_cannot_be_written_does_not_cost_the_best_weights(pretex
     """best.pth was written: a worse score of a later epoch must not take its place."""
     train_cfg = pretext_config["train_cfg"]
     settings = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
-    dataset = PretextDataset(**train_cfg["train_data"])
+    dataset = PretextDataset(PretextSettings(**train_cfg["train_data"]))
     scores, full = iter([0.7, 0.2]), [True]
 
     def export(*args):
@@ -498,7 +498,11 @@ def test_what_could_not_be_written_at_the_end_is_written_by_the_same_command(
     """The checkpoint has all steps, so nothing else would be done any more."""
     train_cfg = pretext_config["train_cfg"]
     settings = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
-    dataset, exported, model = PretextDataset(**train_cfg["train_data"]), [], TinyNet()
+    dataset, exported, model = (
+        PretextDataset(PretextSettings(**train_cfg["train_data"])),
+        [],
+        TinyNet(),
+    )
 
     def export(step, *_):
         exported.append(step)

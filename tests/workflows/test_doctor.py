@@ -24,6 +24,7 @@ import rasterio
 from conftest import ROOT, draw_tiles
 from drawn import Done, write_tiff
 from PIL import Image
+from SSLRemoteSensing.workflows.doctor.task import open_task
 from tqdm import tqdm
 
 from SSLRemoteSensing.core import checkpoints
@@ -31,13 +32,12 @@ from SSLRemoteSensing.core.config import override
 from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.data import segmentation
 from SSLRemoteSensing.data.file_lists import find_images, leave_out
-from SSLRemoteSensing.data.segmentation import SegmentationDataset, find_pairs
+from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings, find_pairs
 from SSLRemoteSensing.workflows.doctor import images as doctor_images
 from SSLRemoteSensing.workflows.doctor import run
 from SSLRemoteSensing.workflows.doctor.findings import Section
 from SSLRemoteSensing.workflows.doctor.images import check_images, read_header, scan
 from SSLRemoteSensing.workflows.doctor.subject import Split
-from SSLRemoteSensing.workflows.doctor.task import open_task
 
 
 @cache
@@ -734,8 +734,9 @@ def test_an_exclude_list_that_is_wrong_is_refused(tiles, tmp_path):
     (tmp_path / "all.txt").write_text("\n".join(every))
     with pytest.raises(UserError, match="leaves none of the 24 images"):
         leave_out(every, folder, tmp_path / "all.txt")
+    settings = TileSettings(str(folder), str(tiles / "labels"), exclude=tmp_path / "all.txt")
     with pytest.raises(UserError, match=r"exclude .*all.txt: leaves none"):
-        SegmentationDataset(str(folder), str(tiles / "labels"), 2, exclude=tmp_path / "all.txt")
+        SegmentationDataset(settings, 2)
     (tmp_path / "all.txt").write_bytes(b"a\0b")
     with pytest.raises(UserError, match="no text file"):
         leave_out(every, folder, tmp_path / "all.txt")
@@ -746,8 +747,9 @@ def test_a_label_beside_an_excluded_image_does_not_become_one(tmp_path):
         cv2.imwrite(str(tmp_path / name), np.zeros((8, 8, 3), np.uint8))
         cv2.imwrite(str(tmp_path / name.replace(".", "_label.")), np.zeros((8, 8), np.uint8))
     (tmp_path / "exclude.txt").write_text("a.png\n")
-    pairs = find_pairs(
+    settings = TileSettings(
         str(tmp_path), str(tmp_path), "*.png", "{stem}_label.png",
         exclude=str(tmp_path / "exclude.txt"),
     )  # fmt: skip
+    pairs = find_pairs(settings)
     assert [Path(image).name for image, _ in pairs] == ["b.png"]

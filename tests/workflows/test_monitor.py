@@ -23,7 +23,7 @@ from torch import nn
 
 from SSLRemoteSensing.core import checkpoints, distributed
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.pretext import PretextDataset, collate
+from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
 from SSLRemoteSensing.evaluation.embeddings import alignment, effective_rank, spread, uniformity
 from SSLRemoteSensing.evaluation.task_gradients import task_gradients
 from SSLRemoteSensing.models.pretext import PretextNet, count_pairs
@@ -100,7 +100,7 @@ def train(config: dict, watched: bool = True, build=tiny_net, sabotage=None, **c
     train_cfg.pop("losses", None)
     torch.manual_seed(0)
     model = build(config)
-    dataset = PretextDataset(**train_cfg.pop("train_data"))
+    dataset = PretextDataset(PretextSettings(**train_cfg.pop("train_data")))
     if sabotage:
         sabotage(model)
     watch = Watch(model, dataset, collate, train_cfg["batch_size"], TRANSFORMS)
@@ -117,7 +117,7 @@ def config(pretext_config) -> dict:
 
 
 def a_batch(config: dict, size: int = 8) -> dict:
-    dataset = PretextDataset(**config["train_cfg"]["train_data"])
+    dataset = PretextDataset(PretextSettings(**config["train_cfg"]["train_data"]))
     return collate([dataset[(0, index)] for index in range(size)])
 
 
@@ -229,7 +229,7 @@ def test_a_look_leaves_weights_statistics_gradients_modes_and_generators(config)
     torch.manual_seed(0)
     net = tiny_net(config).train()
     net.agr_head.eval()  # a part in another mode than the rest
-    dataset = PretextDataset(**config["train_cfg"]["train_data"])
+    dataset = PretextDataset(PretextSettings(**config["train_cfg"]["train_data"]))
     step = TrainStep(net, dict(name="SGD", lr=0.1), torch.device("cpu"))
     watch = Watch(net, dataset, collate, 4, TRANSFORMS)
     before = copy.deepcopy(net.state_dict())
@@ -413,7 +413,7 @@ def test_shares_are_those_of_the_weighted_losses(config):
 def test_figures_of_a_look_are_those_of_the_bank(config):
     """24 tiles in batches of 4: all of them, by draws that no epoch of training has."""
     net = train(config)
-    dataset = PretextDataset(**config["train_cfg"]["train_data"])
+    dataset = PretextDataset(PretextSettings(**config["train_cfg"]["train_data"]))
     bank = collate([dataset[(OWN_EPOCH, index)] for index in range(24)])
     net.eval()
     with torch.no_grad():
@@ -430,7 +430,7 @@ def test_figures_of_a_look_are_those_of_the_bank(config):
 
 def test_gradients_of_a_look_in_bf16_are_nearly_those_in_fp32(config):
     """Weights that autocast has kept from the pass without gradients would give none of them."""
-    dataset = PretextDataset(**config["train_cfg"]["train_data"])
+    dataset = PretextDataset(PretextSettings(**config["train_cfg"]["train_data"]))
     figures = []
     for precision in ("fp32", "bf16"):
         torch.manual_seed(0)
@@ -578,7 +578,7 @@ def test_the_pictures_of_a_run_show_its_samples(config):
     """The anchor panel of the event file's picture is the anchor of the bank's first sample."""
     train(config, num_epoch=1)
     picture = decoded(events_of(config).Images("pictures/inpainting")[-1].encoded_image_string)
-    dataset = PretextDataset(**config["train_cfg"]["train_data"])
+    dataset = PretextDataset(PretextSettings(**config["train_cfg"]["train_data"]))
     grid = inpainting_grid(32, 4)
     assert picture.shape == (*grid.shape, 3)
     for row in range(4):
@@ -697,7 +697,7 @@ def test_files_that_cannot_be_read_are_no_part_of_the_bank(config, tmp_path):
     folder = draw_tiles(tmp_path / "some", 10) / "images"
     (folder / "tile_003.jpg").write_bytes(b"no image")
     data = config["train_cfg"]["train_data"] | dict(data_path=str(folder))
-    dataset = PretextDataset(**data)
+    dataset = PretextDataset(PretextSettings(**data))
     bank = Watch(tiny_net(config), dataset, collate, 4, TRANSFORMS).read_bank()
     assert [batch["index"].tolist() for batch in bank] == [[0, 5, 8, 1]]
     for path in folder.iterdir():
@@ -709,7 +709,7 @@ def test_files_that_cannot_be_read_are_no_part_of_the_bank(config, tmp_path):
 
 
 def test_memory_that_is_too_small_for_a_look_is_told(config):
-    dataset = PretextDataset(**config["train_cfg"]["train_data"])
+    dataset = PretextDataset(PretextSettings(**config["train_cfg"]["train_data"]))
     watch = Watch(tiny_net(config), dataset, collate, 4, TRANSFORMS)
 
     def full(batch):

@@ -1,19 +1,11 @@
 """What is examined: the splits of a config as lists of files, with how training reads them."""
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.labels import ValueCoding
-from SSLRemoteSensing.data.pretext import PretextDataset, choose_images
-from SSLRemoteSensing.data.segmentation import (
-    SegmentationDataset,
-    find_pairs,
-    read_prepared_card,
-    stated_coding,
-)
+from SSLRemoteSensing.data.pretext import PretextSettings, choose_images
+from SSLRemoteSensing.data.segmentation import TileSettings, find_tiles
 from SSLRemoteSensing.workflows.doctor.findings import Section
 
 
@@ -75,33 +67,20 @@ def find_splits(config: dict, section: Section) -> list[Split]:
 
 def pretext_split(data: dict, in_channels: int) -> Split:
     """Raises: UserError, as `PretextDataset`."""
-    data = default_values(PretextDataset) | data
-    given = (data[key] for key in ("data_path", "data_format", "exclude", "max_value"))
-    images, max_value = choose_images(*given)
+    settings = PretextSettings(**data)
+    images, max_value = choose_images(settings)
     return Split(
-        "train", images, None, in_channels, data["bands"], max_value,
-        data["crop_size"] or data["img_size"], skips=data["on_bad_image"] == "skip",
+        "train", images, None, in_channels, settings.bands, max_value,
+        settings.crop_size or settings.img_size, skips=settings.on_bad_image == "skip",
     )  # fmt: skip
 
 
 def labelled_split(name: str, data: dict, in_channels: int, classes: int) -> Split:
     """Raises: UserError, as `SegmentationDataset` does before it opens a label."""
-    data = default_values(SegmentationDataset) | data
-    if not Path(data["label_path"]).is_dir():
-        raise UserError(f"label_path {data['label_path']}: no such folder")
-    keys = ("image_path", "label_path", "data_format", "label_format", "hash_range", "exclude")
-    pairs = find_pairs(*(data[key] for key in keys))
-    keys = ("image_path", "max_value", "fraction", "fraction_seed")
-    card, max_value, kept = read_prepared_card(pairs, *(data[key] for key in keys))
-    given = (data["label_path"], classes, data["label_offset"], data["label_codes"])
-    _, coding = stated_coding(card, *given)
-    images, labels = zip(*pairs, strict=True)
+    settings = TileSettings(**data)
+    tiles = find_tiles(settings, classes)
+    images, labels = zip(*tiles.pairs, strict=True)
     return Split(
-        name, images, labels, in_channels, data["bands"], max_value, data["crop_size"],
-        data["turns"], kept=kept, coding=coding,
+        name, images, labels, in_channels, settings.bands, tiles.max_value, settings.crop_size,
+        settings.turns, kept=tiles.chosen, coding=tiles.coding,
     )  # fmt: skip
-
-
-def default_values(owner: type) -> dict:
-    known = inspect.signature(owner).parameters.values()
-    return {p.name: p.default for p in known if p.default is not inspect.Parameter.empty}

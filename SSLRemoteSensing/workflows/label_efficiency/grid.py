@@ -23,7 +23,7 @@ from SSLRemoteSensing.core.config import differences, override
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import make_folder, write_text
 from SSLRemoteSensing.core.machine import choose_device
-from SSLRemoteSensing.data.segmentation import SegmentationDataset
+from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.data.subsets import choose_fraction
 from SSLRemoteSensing.training.settings import divide_batch, require_one_length
 from SSLRemoteSensing.workflows.finetuning import check_segmentation
@@ -274,15 +274,11 @@ def read_init_sets(
 def measure(config: dict) -> tuple[int, int]:
     """Tiles of the train split, and steps of a cell, the same at any fraction."""
     train_cfg = config["train_cfg"]
-    data = {**train_cfg["train_data"], "fraction": 1.0}
+    settings = TileSettings(**train_cfg["train_data"] | {"fraction": 1.0})
     classes = list(config["classes"])
     bands = config["backbone_cfg"].get("in_channels", 3)
     try:
-        tiles = len(
-            SegmentationDataset(
-                **data, num_classes=len(classes), in_channels=bands, classes=classes
-            )
-        )
+        tiles = len(SegmentationDataset(settings, len(classes), in_channels=bands, classes=classes))
     except UserError as error:
         raise UserError(f"train_cfg.train_data: {error}") from error
     per_step = tiles_per_step(train_cfg)
