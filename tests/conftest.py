@@ -32,6 +32,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONG)
 
 
+def fit_task(
+    model, dataset, collate, *, card=None, monitors=(), probe=None, export=None, evaluate=None,
+    **train_cfg,
+) -> bool:  # fmt: skip
+    """`fit` with the keys of the loop as keywords."""
+    from SSLRemoteSensing.training.engine import fit
+    from SSLRemoteSensing.training.settings import LoopSettings
+    from SSLRemoteSensing.training.task import Task
+
+    task = Task(
+        model, dataset, collate, card or {}, monitors=monitors, probe=probe, export=export,
+        evaluate=evaluate,
+    )  # fmt: skip
+    return fit(task, LoopSettings(**train_cfg))
+
+
 @pytest.fixture(scope="session")
 def oam() -> Path:
     """The real tiles of oam_buildings."""

@@ -188,7 +188,7 @@ def gradients_of(name: str, **settings) -> tuple[dict, dict]:
     net, batch = NETWORKS[name]
     model = net()
     step = TrainStep(model, dict(name="SGD", lr=0.1), CPU, **settings)
-    losses = step.forward_backward({key: own_part(value) for key, value in batch().items()})
+    losses, _ = step.forward_backward({key: own_part(value) for key, value in batch().items()})
     return losses, {key: weight.grad for key, weight in model.named_parameters()}
 
 
@@ -220,7 +220,7 @@ def updated(compiled: bool) -> dict:
     step = TrainStep(ContrastiveNet(), optimizer, CPU, "bf16", compile=compiled)
     batch = {key: own_part(value) for key, value in pretext_batch().items()}
     for _ in range(3):
-        step.forward_backward(batch, 0.5, last=False)
+        step.forward_backward(batch, 0.5, is_last=False)
         step.forward_backward(batch | dict(anchor=batch["occluded"]), 0.5)
         step.update()
     return step.state_dict()["model"]
@@ -417,7 +417,7 @@ def test_a_joint_pass_gives_the_losses_and_gradients_of_three():
     for joint in (False, True):
         model = pretext_net(joint_pass=joint)
         step = TrainStep(model, dict(name="SGD", lr=0.1), CPU)
-        losses = step.forward_backward(pretext_batch())
+        losses, _ = step.forward_backward(pretext_batch())
         found.append((losses, {key: weight.grad for key, weight in model.named_parameters()}))
     (losses, gradients), (joint_losses, joint_gradients) = found
     assert losses.keys() == {"inpainting", "agr", "exemplar"}
@@ -498,7 +498,7 @@ def test_a_step_on_a_gpu_never_waits_for_it():
     try:
         for number, batch in enumerate(step.ahead(pinned)):
             step.set_lr(schedule(number, 5, number))
-            losses.append(step.forward_backward(batch))
+            losses.append(step.forward_backward(batch)[0])
             step.update()
             arrived.append(batch)
             # The first step chooses kernels, and makes the optimizer's state.
@@ -537,7 +537,7 @@ def test_the_collectives_of_one_gpu_and_its_cpu_run(tmp_path):
             step.model, device_ids=[device], gradient_as_bucket_view=True
         )
         for _ in range(3):
-            losses = step.forward_backward(pretext_batch(8))
+            losses, _ = step.forward_backward(pretext_batch(8))
             step.update()
         dist.broadcast(next(step.model.buffers()), 0)
         assert all(loss.isfinite() for loss in losses.values())

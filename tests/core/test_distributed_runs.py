@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, draw_tiles
+from conftest import ROOT, draw_tiles, fit_task
 from preloaded import python
 from test_distributed import attempt, joined, start_team, team_results
 from test_engine import TinyNet, interrupt_at
@@ -35,7 +35,6 @@ from SSLRemoteSensing.core.config import load_config
 from SSLRemoteSensing.data.pretext import collate
 from SSLRemoteSensing.reports import results
 from SSLRemoteSensing.training import run_folder
-from SSLRemoteSensing.training.engine import fit
 from SSLRemoteSensing.training.sampler import KeySampler
 
 LR = 0.01
@@ -103,7 +102,7 @@ def train(
     said, code = io.StringIO(), 0
     with contextlib.redirect_stdout(said):
         try:
-            going = fit(model, data, collate, **settings, evaluate=evaluate)
+            going = fit_task(model, data, collate, **settings, evaluate=evaluate)
         except SystemExit as error:
             going, code = None, error.code
     found = dict(model=model.state_dict(), seen=data.seen, states=states, scored=scored)

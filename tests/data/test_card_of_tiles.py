@@ -1,7 +1,6 @@
 """What a run's card says of its tiles: which bands of the source scenes, their names, the type."""
 
 import json
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -82,16 +81,9 @@ def test_the_type_of_values_is_read_from_the_header(tmp_path):
 
 
 @pytest.fixture
-def card_of_run(monkeypatch, tmp_path):
+def card_of_run():
     """The card that a fine-tuning would write."""
-
-    def call(config: dict) -> dict:
-        kept = SimpleNamespace()
-        monkeypatch.setattr(finetuning, "fit", lambda *_, card, **__: vars(kept).update(card=card))
-        finetuning.train(finetuning.open_fine_tuning(config), tmp_path)
-        return kept.card
-
-    return call
+    return lambda config: finetuning.open_finetuning(config)[0].card
 
 
 def test_the_card_of_a_fine_tuning_on_prepared_tiles_knows_bands_and_values(

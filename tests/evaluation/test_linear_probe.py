@@ -10,12 +10,13 @@ import subprocess
 import sys
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, fit_task
 from drawn import draw_classes, draw_potsdam, prepare, write_png
 from preloaded import python
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -34,15 +35,17 @@ from SSLRemoteSensing.evaluation.linear_classifier import (
     pixel_classes,
     pixel_features,
 )
-from SSLRemoteSensing.evaluation.linear_probe import LinearProbe, SomeMaps, open_probe
+from SSLRemoteSensing.evaluation.linear_probe import LinearProbe, ProbeSettings, SomeMaps
 from SSLRemoteSensing.models.backbones import BLOCKS
 from SSLRemoteSensing.models.heads import AGPHead, Decoder, ExamplarHead
 from SSLRemoteSensing.models.pretext import PretextNet, pretext_losses
 from SSLRemoteSensing.models.pretrained import BACKBONES
-from SSLRemoteSensing.training.engine import fit
-from SSLRemoteSensing.training.run import Saver
+from SSLRemoteSensing.training.run import Run
+from SSLRemoteSensing.training.settings import LoopSettings
+from SSLRemoteSensing.training.task import Seen
 from SSLRemoteSensing.training.tensorboard import charts, tag
-from SSLRemoteSensing.workflows.pretraining import check_pretext
+from SSLRemoteSensing.workflows.monitor import ProbeMonitor
+from SSLRemoteSensing.workflows.pretraining import check_pretext, open_probe
 
 CLASSES = ("ground", "roof", "water")
 
@@ -75,7 +78,9 @@ def draw_three(folder: Path, names, size=64, not_scored=()) -> Path:
 def probe_of(folder: Path, classes=CLASSES, **changes) -> LinearProbe:
     paths = dict(image_path=str(folder / "images"), label_path=str(folder / "labels"))
     small = dict(classes=classes, img_size=64, train_tiles=6, val_tiles=6, pixels=64)
-    return LinearProbe(**paths | small | changes)
+    given = paths | small | changes
+    side = given.pop("img_size")
+    return LinearProbe(ProbeSettings(**given), img_size=side)
 
 
 @pytest.fixture(scope="module")
@@ -259,14 +264,16 @@ def test_a_prepared_set_gives_its_train_part_and_classes(tmp_path):
     prepared = tmp_path / "prepared"
     done = prepare("potsdam", "--source", tmp_path / "source", "--output", prepared)
     assert (prepared / "dataset.json").exists(), done.stderr
-    probe = LinearProbe(path=str(prepared), img_size=32, train_tiles=4, val_tiles=4, pixels=16)
+    probe = LinearProbe(
+        ProbeSettings(path=str(prepared), train_tiles=4, val_tiles=4, pixels=16), img_size=32
+    )
     assert len(probe.classes) == 6
     for file in probe.fitted + probe.scored:
         assert Path(file).parent == prepared / "images/train"
     assert "of 1 scenes" in probe.describe()
     test = dict(image_path=f"{prepared}/images/test", label_path=f"{prepared}/labels/test")
     with pytest.raises(UserError, match="is the test part of"):
-        LinearProbe(**test, classes=probe.classes, img_size=32)
+        LinearProbe(ProbeSettings(**test, classes=probe.classes), img_size=32)
 
 
 @pytest.mark.parametrize(
@@ -349,8 +356,9 @@ def pretrain(config: dict, folder: Path, probe: dict | None, seed=0, **changes) 
     torch.manual_seed(seed)
     model = pretext_net()
     dataset = PretextDataset(PretextSettings(**train_cfg.pop("train_data")), seed=seed)
-    measure = probe and open_probe(probe, model.backbone, train_cfg, dataset.settings.img_size)
-    fit(model, dataset, collate, **train_cfg, measure=measure)
+    settings, side = LoopSettings(**train_cfg), dataset.settings.img_size
+    monitor = probe and open_probe(probe, model, settings, side)
+    fit_task(model, dataset, collate, **train_cfg, probe=monitor)
     return model
 
 
@@ -383,8 +391,9 @@ def test_training_is_the_same_bit_for_bit_with_a_probe(pretext_config, probe_cfg
     )
 
 
-def run_tiny(config: dict, sabotage=None, **changes) -> list[tuple[int, bool]]:
-    """Train TinyNet with a measure that gives a figure; what it was called with."""
+def run_tiny(config: dict, sabotage=None, every=1, **changes) -> list[tuple[int, bool]]:
+    """Train TinyNet with a probe that gives a figure; after which epochs, and whether at the end,
+    it was asked."""
     train_cfg = config["train_cfg"] | changes
     settings = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
     torch.manual_seed(0)
@@ -392,17 +401,15 @@ def run_tiny(config: dict, sabotage=None, **changes) -> list[tuple[int, bool]]:
     if sabotage:
         sabotage(model)
 
-    def measure(epochs: int, last: bool):
-        calls.append((epochs, last))
-        return {"probe_miou": epochs / 10}, {"probe": "it is dear"}
+    class Counting(ProbeMonitor):
+        def measure(self, place):
+            epochs = place.epoch + (place.step > 0)
+            calls.append((epochs, place.is_last))
+            return Seen({"probe_miou": epochs / 10}, {"probe": "it is dear"})
 
-    fit(
-        model,
-        PretextDataset(PretextSettings(**train_cfg["train_data"])),
-        collate,
-        **settings,
-        measure=measure,
-    )
+    probe = Counting(SimpleNamespace(score=None), None, every=every)
+    dataset = PretextDataset(PretextSettings(**train_cfg["train_data"]))
+    fit_task(model, dataset, collate, **settings, probe=probe)
     return calls
 
 
@@ -461,17 +468,17 @@ def test_a_run_that_crashed_before_the_checkpoint_logs_each_epoch_once(
     pretext_config, monkeypatch, saves
 ):
     """As by a kill: the figure of an epoch is written, and the checkpoint is that before it."""
-    save, done = Saver.save, []
+    save, done = Run.write_checkpoint, []
 
     def crash(saver, *args):
         if len(done) == saves:
             raise RuntimeError("killed")
         done.append(save(saver, *args))
 
-    monkeypatch.setattr(Saver, "save", crash)
+    monkeypatch.setattr(Run, "write_checkpoint", crash)
     with pytest.raises(RuntimeError, match="killed"):
         run_tiny(pretext_config)
-    monkeypatch.setattr(Saver, "save", save)
+    monkeypatch.setattr(Run, "write_checkpoint", save)
     assert probed_steps(pretext_config) == [0, 6, 12][: saves + 2]
     run_tiny(pretext_config)
     assert probed_steps(pretext_config) == board_steps(pretext_config) == [0, 6, 12]
@@ -487,27 +494,21 @@ def test_weights_that_are_not_finite_are_told_before_they_are_probed(pretext_con
     assert probed_steps(pretext_config) == [0]
 
 
-def test_every_leaves_epochs_out_but_not_the_last_and_a_dear_probe_is_told(three, monkeypatch):
-    probe = probe_of(three, every=2)
-    backbone = Shown(lambda images: images)
-    args = backbone, "fp32", False
-    figures, remarks = probe.measure(*args, 0, False)
+def test_every_leaves_epochs_out_but_not_the_last(pretext_config):
+    calls = run_tiny(pretext_config, every=2, num_epoch=5)
+    assert calls == [(0, False), (2, False), (4, False), (5, True)]
+
+
+def test_the_share_of_a_probe_is_of_the_training_since_the_one_before(three, monkeypatch):
+    monitor = ProbeMonitor(probe_of(three), Shown(lambda images: images))
+    figures = monitor.measure(None).figures
     assert figures["probe_iou_water"] == 1
     assert "probe_share" not in figures
-    assert probe.measure(*args, 1, False) == ({}, {})
-    monkeypatch.setattr(probe, "ended", probe.ended - 1e6)  # a long time of training
-    figures, remarks = probe.measure(*args, 2, False)
-    assert figures["probe_share"] < 1e-3
-    assert remarks == {}
     times = iter([100.0, 101.0])
-    monkeypatch.setattr(probe, "ended", 90.0)
-    monkeypatch.setattr(
-        "SSLRemoteSensing.evaluation.linear_probe.time.perf_counter", lambda: next(times)
-    )
-    figures, remarks = probe.measure(*args, 3, True)
+    monkeypatch.setattr(monitor, "ended", 90.0)
+    monkeypatch.setattr("SSLRemoteSensing.workflows.monitor.time.perf_counter", lambda: next(times))
+    figures = monitor.measure(None).figures
     assert (figures["probe_seconds"], figures["probe_share"]) == (1, 0.1)
-    assert "10% of the time of training (1.0 s)" in remarks["probe"]
-    assert "set train_cfg.probe.every=7" in remarks["probe"]  # 2 x 10 % / 3 %
 
 
 def test_two_processes_probe_once_and_end(pretext_config, probe_cfg, tmp_path):
@@ -556,7 +557,7 @@ def test_the_tool_scores_random_weights_and_files(pretext_config, probe_cfg, tmp
     torch.manual_seed(3)
     backbone = BACKBONES["resnet18"]()
     torch.save(backbone.state_dict(), tmp_path / "weights.pth")
-    found = LinearProbe(**probe_cfg, img_size=32).score(backbone)
+    found = LinearProbe(ProbeSettings(**probe_cfg), img_size=32).score(backbone)
     iou = found["per_class"]["roof"]["iou"]
     for arguments in (["random", "--seed", "3"], [str(tmp_path / "weights.pth")]):
         status, out, err = probe_tool(pretext_config, tmp_path, "--backbone", *arguments)
@@ -574,7 +575,7 @@ def test_the_tool_scores_random_weights_and_files(pretext_config, probe_cfg, tmp
 def test_maps_that_are_left_out_are_not_read(pretext_config, probe_cfg, tmp_path):
     pretext_config["train_cfg"]["probe"] = probe_cfg
     torch.manual_seed(3)
-    probe, backbone = LinearProbe(**probe_cfg, img_size=32), BACKBONES["resnet18"]()
+    probe, backbone = LinearProbe(ProbeSettings(**probe_cfg), img_size=32), BACKBONES["resnet18"]()
     told = {}
     for blocks in (["block2"], ["block6"], ["block2", "block3", "block4", "block5", "block6"]):
         found = probe.score(SomeMaps(backbone, blocks))
@@ -598,9 +599,8 @@ def test_the_tool_averages_over_draws_of_tiles_and_of_random_weights(
     scores = []
     for seed in (5, 6):
         torch.manual_seed(seed)
-        probe = LinearProbe(
-            **probe_cfg | {"seed": probe_cfg.get("seed", 0) + seed - 5}, img_size=32
-        )
+        settings = ProbeSettings(**probe_cfg | {"seed": probe_cfg.get("seed", 0) + seed - 5})
+        probe = LinearProbe(settings, img_size=32)
         scores.append(100 * probe.score(BACKBONES["resnet18"]())["miou"])
     arguments = ("--backbone", "random", "--seed", "5", "--draws", "2")
     status, out, err = probe_tool(pretext_config, tmp_path, *arguments)

@@ -29,7 +29,12 @@ from SSLRemoteSensing.reports.grid_report import CellEntry, GridTable, write_gri
 from SSLRemoteSensing.reports.map_page import MapEntry, page_of, require_own_page, write_map_page
 from SSLRemoteSensing.reports.run_report import read_log, start_of
 from SSLRemoteSensing.workflows import finetuning
-from SSLRemoteSensing.workflows.finetuning import is_scored, open_fine_tuning, score_checkpoint
+from SSLRemoteSensing.workflows.finetuning import (
+    is_scored,
+    open_network,
+    score_checkpoint,
+    write_scores,
+)
 
 VOID = {"meta", "link", "img", "br"}
 EVIL_CLASSES = ["<script>alert(1)</script>", 'a"b&c <img src=x onerror=alert(2)>']
@@ -78,7 +83,7 @@ def scored_run(folder: Path, config: dict, step: int = 4) -> Path:
     (run / "log/metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in LOG))
     config["train_cfg"]["checkpoints"] = dict(checkpoints_path=str(run))
     config["train_cfg"]["log"] = dict(log_path=str(run / "log"))
-    task = open_fine_tuning(config, trains=False)
+    task = open_network(config, trains=False)
     card = task.model.backbone.card() | {"classes": task.classes, "config": task.config}
     shares = np.arange(1, len(task.classes) + 1) / sum(range(len(task.classes) + 1))
     card |= {"label_shares": {"tiles": 5, "shares": shares.tolist()}}
@@ -89,7 +94,7 @@ def scored_run(folder: Path, config: dict, step: int = 4) -> Path:
     with pytest.MonkeyPatch.context() as patch:  # figures take seconds, and are test_results.py's
         for name in ("draw_confusion_matrix", "draw_examples"):
             patch.setattr(results, name, drawn)
-        score_checkpoint(task, run / "best.pth", run)
+        write_scores(task, run / "best.pth")
     return run
 
 
@@ -286,7 +291,7 @@ def test_results_of_another_checkpoint_or_scoring_are_no_end_of_a_run(scenes, tm
 def scored_again(scenes: Path, folder: Path) -> None:
     shutil.copytree(scenes, folder)
     config = json.loads((folder / "results.json").read_text())["config"]
-    score_checkpoint(open_fine_tuning(config, trains=False), folder / "best.pth", folder)
+    score_checkpoint(config, folder / "best.pth")
 
 
 def test_a_page_is_never_beside_results_of_another_scoring(scenes, tmp_path, monkeypatch):

@@ -55,12 +55,11 @@ def measure(steps: int, workers: int) -> dict[str, dict[str, float]]:
     import contextlib
     import multiprocessing
 
-    from conftest import draw_tiles
+    from conftest import draw_tiles, fit_task
     from test_engine import TinyNet
 
     from SSLRemoteSensing.core.config import load_config
     from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
-    from SSLRemoteSensing.training.engine import fit
 
     memory = {"process": {}, "worker": {}} if workers else {"process": {}}
     with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +80,7 @@ def measure(steps: int, workers: int) -> dict[str, dict[str, float]]:
 
         model.forward = noting
         with contextlib.redirect_stdout(sys.stderr):
-            fit(
+            fit_task(
                 model, PretextDataset(settings), collate, batch_size=4, num_step=steps,
                 optimizer={"name": "Adam", "lr": 1e-3}, device="cpu", num_workers=workers,
                 checkpoints={"checkpoints_path": f"{folder}/run", "save_step": 1, "max_keep": 2},

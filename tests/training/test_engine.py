@@ -8,7 +8,7 @@ import signal
 
 import pytest
 import torch
-from conftest import draw_tiles
+from conftest import draw_tiles, fit_task
 from torch import nn
 
 from SSLRemoteSensing import build_pretext
@@ -16,12 +16,11 @@ from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.machine import choose_device
 from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
-from SSLRemoteSensing.training import engine, run_folder
-from SSLRemoteSensing.training.engine import fit
+from SSLRemoteSensing.training import run_folder, train_step
 from SSLRemoteSensing.training.sampler import KeySampler
 from SSLRemoteSensing.training.schedules import SCHEDULES
 from SSLRemoteSensing.training.train_step import TrainStep
-from SSLRemoteSensing.workflows.monitor import Watch
+from SSLRemoteSensing.workflows.monitor import BatchMonitor
 
 
 class TinyNet(nn.Module):
@@ -56,7 +55,7 @@ def train(config: dict, sabotage=None, build=tiny, **changes) -> nn.Module:
     dataset = PretextDataset(PretextSettings(**train_cfg.pop("train_data")))
     if sabotage:
         sabotage(model)
-    fit(model, dataset, collate, **train_cfg, card={"config": config})
+    fit_task(model, dataset, collate, **train_cfg, card={"config": config})
     return model
 
 
@@ -104,7 +103,7 @@ def test_thirty_steps_reduce_each_loss_on_one_batch(pretext_config):
     step = TrainStep(model, dict(name="Adam", lr=5e-4), choose_device("cpu"))
     curve = []
     for _ in range(30):
-        curve.append({k: float(v) for k, v in step.forward_backward(batch).items()})
+        curve.append({k: float(v) for k, v in step.forward_backward(batch)[0].items()})
         step.update()
     for task in ("inpainting", "agr", "exemplar"):
         first, last = (sum(entry[task] for entry in part) for part in (curve[:5], curve[-5:]))
@@ -213,7 +212,7 @@ def test_a_checkpoint_of_an_earlier_version_is_told_from_others(pretext_config, 
 
 
 def test_cuda_graphs_do_not_accumulate(pretext_config, monkeypatch):
-    monkeypatch.setattr(engine, "choose_device", torch.device)
+    monkeypatch.setattr(train_step, "choose_device", torch.device)
     with pytest.raises(UserError, match="its CUDA graphs cannot add up"):
         train(pretext_config, device="cuda", compile="reduce-overhead", accumulate_steps=2)
 
@@ -326,14 +325,14 @@ def test_embeddings_all_alike_are_warned_of_once(pretext_config, capsys):
     settings = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
     dataset = PretextDataset(PretextSettings(**train_cfg["train_data"]))
     model = build_pretext(pretext_config)
-    watch = Watch(model, dataset, collate, 4, list("abcdef"))
-    found, remarks = watch.entry(collate([dataset[(0, i)] for i in range(8)]), {})
-    assert found["embedding_std"] > 0.005
-    assert not remarks
+    monitor = BatchMonitor(model, list("abcdef"))
+    seen = monitor.observe(collate([dataset[(0, i)] for i in range(8)]), {}, None)
+    assert seen.figures["embedding_std"] > 0.005
+    assert not seen.warnings
     assert model.training
     nn.init.zeros_(model.exemplar_head.fc[-1].weight)  # every image has the bias as its embedding
     model.exemplar_head.requires_grad_(False)
-    fit(model, dataset, collate, **settings, watch=watch.entry)
+    fit_task(model, dataset, collate, **settings, monitors=[monitor])
     said = capsys.readouterr().err
     assert said.count("warning: the embeddings of all images are nearly the same") == 1
     assert all(entry["embedding_std"] < 1e-3 for entry in entries(pretext_config))
@@ -464,11 +463,12 @@ def test_the_backbone_is_exported_before_the_checkpoint_that_says_so(pretext_con
     dataset = PretextDataset(PretextSettings(**train_cfg["train_data"]))
     seen = []
 
-    def export(step, epoch, images):
+    def export(place):
         latest = run_folder.read(tmp_path / "run")
-        seen.append((step, epoch, images, latest and latest["step"]))
+        reached = place.step, place.epoch + 1, place.images
+        seen.append((*reached, latest and latest["step"]))
 
-    fit(TinyNet(), dataset, collate, **settings, export=export)
+    fit_task(TinyNet(), dataset, collate, **settings, export=export)
     assert seen == [(6, 1, 24, None), (12, 2, 48, 6)]
 
 
@@ -477,7 +477,7 @@ def test_the_best_checkpoint_is_the_one_of_the_highest_score(pretext_config, tmp
     settings = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
     dataset = PretextDataset(PretextSettings(**train_cfg["train_data"]))
     scores = iter([0.2, 0.7, 0.7, 0.5])
-    fit(TinyNet(), dataset, collate, **settings, evaluate=lambda: {"miou": next(scores)})
+    fit_task(TinyNet(), dataset, collate, **settings, evaluate=lambda: {"miou": next(scores)})
     assert checkpoints.read(tmp_path / "run/best.pth")["step"] == 12
     assert run_folder.read(tmp_path / "run")["best"] == 0.7
     scored = [entry["val_miou"] for entry in entries(pretext_config) if "val_miou" in entry]
@@ -489,7 +489,7 @@ def test_a_validation_without_labels_is_an_error(pretext_config, tmp_path):
     settings = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
     dataset = PretextDataset(PretextSettings(**train_cfg["train_data"]))
     with pytest.raises(UserError, match="val_data: no pixel"):
-        fit(TinyNet(), dataset, collate, **settings, evaluate=lambda: {"miou": None})
+        fit_task(TinyNet(), dataset, collate, **settings, evaluate=lambda: {"miou": None})
     assert not (tmp_path / "run/best.pth").exists()
 
 

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, draw_tiles
+from conftest import ROOT, draw_tiles, fit_task
 from drawn import prepare, tree
 from test_engine import TinyNet, train
 
@@ -29,7 +29,6 @@ from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, colla
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.preparation.sources import SourceFile
 from SSLRemoteSensing.training import run_folder
-from SSLRemoteSensing.training.engine import fit
 
 
 @pytest.fixture
@@ -142,7 +141,7 @@ def fit_on(dataset, config: dict, sabotage=None) -> None:
     if sabotage:
         forward = model.forward
         model.forward = lambda batch: (sabotage(), forward(batch))[1]
-    fit(model, dataset, collate, **settings)
+    fit_task(model, dataset, collate, **settings)
 
 
 def test_files_that_vanish_while_training_are_counted_as_broken(many, pretext_config, capsys):
@@ -209,7 +208,7 @@ def test_a_worker_whose_death_is_told_late_is_told_too(pretext_config, monkeypat
 
     loader = torch.utils.data.dataloader._MultiProcessingDataLoaderIter
     monkeypatch.setattr(loader, "_try_get_data", lambda loading, timeout=0: fails(loading))
-    monkeypatch.setattr("SSLRemoteSensing.training.engine.end_workers", interrupted)
+    monkeypatch.setattr("SSLRemoteSensing.training.run.end_workers", interrupted)
     dataset = PretextDataset(PretextSettings(**pretext_config["train_cfg"]["train_data"]))
     with pytest.raises(UserError, match=r"a worker that reads images was killed .*fewer num_work"):
         fit_on(dataset, pretext_config, list)

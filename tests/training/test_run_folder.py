@@ -13,7 +13,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, fit_task
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_engine import TinyNet, at_call, entries, interrupt_at, moved, train
 from test_faults import command
@@ -22,7 +22,6 @@ from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.errors import CannotWrite, UserError
 from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
 from SSLRemoteSensing.training import run_folder
-from SSLRemoteSensing.training.engine import fit
 from SSLRemoteSensing.training.logger import RunLog
 
 
@@ -485,7 +484,7 @@ def test_a_backbone_that_cannot_be_written_does_not_cost_the_best_weights(pretex
             full.clear()
             raise CannotWrite("backbone.pth: cannot be written")
 
-    fit(
+    fit_task(
         TinyNet(), dataset, collate, **settings, export=export,
         evaluate=lambda: {"miou": next(scores)},
     )  # fmt: skip
@@ -504,14 +503,14 @@ def test_what_could_not_be_written_at_the_end_is_written_by_the_same_command(
         TinyNet(),
     )
 
-    def export(step, *_):
-        exported.append(step)
+    def export(place):
+        exported.append(place.step)
         if len(exported) == 2:
             raise CannotWrite("backbone.pth: cannot be written")
 
     def run() -> bool:
         evaluate = lambda: {"miou": 0.5}  # noqa: E731
-        return fit(model, dataset, collate, **settings, export=export, evaluate=evaluate)
+        return fit_task(model, dataset, collate, **settings, export=export, evaluate=evaluate)
 
     with pytest.raises(CannotWrite, match=r"backbone\.pth"):
         run()

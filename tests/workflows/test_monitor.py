@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import draw_tiles
+from conftest import draw_tiles, fit_task
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_distributed import joined, start_team, team_results
 from test_engine import entries, interrupt_at, moved
@@ -36,13 +36,14 @@ from SSLRemoteSensing.reports.pretext_figures import (
     transforms_page,
 )
 from SSLRemoteSensing.training import run_folder
-from SSLRemoteSensing.training.engine import Entries, fit
 from SSLRemoteSensing.training.logger import RunLog
 from SSLRemoteSensing.training.meters import LossMeter, Throughput
-from SSLRemoteSensing.training.settings import LogSettings
+from SSLRemoteSensing.training.settings import LogSettings, LoopSettings
 from SSLRemoteSensing.training.tensorboard import charts, tag
 from SSLRemoteSensing.training.train_step import TrainStep
-from SSLRemoteSensing.workflows.monitor import OWN_EPOCH, Watch, neighbours
+from SSLRemoteSensing.workflows.finetuning import open_network
+from SSLRemoteSensing.workflows.monitor import OWN_EPOCH, BatchMonitor, SampleMonitor, neighbours
+from SSLRemoteSensing.workflows.pretraining import open_monitors
 
 TRANSFORMS = ["flip", "flop", "r0", "r90", "r180", "r270"]
 TASKS = ("inpainting", "agr", "exemplar")
@@ -103,9 +104,9 @@ def train(config: dict, watched: bool = True, build=tiny_net, sabotage=None, **c
     dataset = PretextDataset(PretextSettings(**train_cfg.pop("train_data")))
     if sabotage:
         sabotage(model)
-    watch = Watch(model, dataset, collate, train_cfg["batch_size"], TRANSFORMS)
-    hooks = dict(watch=watch.entry, look=watch.look) if watched else {}
-    fit(model, dataset, collate, **train_cfg, card={"config": config}, **hooks)
+    settings = LoopSettings(**train_cfg)
+    monitors = open_monitors(model, dataset, TRANSFORMS, settings) if watched else ()
+    fit_task(model, dataset, collate, **train_cfg, card={"config": config}, monitors=monitors)
     return model
 
 
@@ -231,21 +232,23 @@ def test_a_look_leaves_weights_statistics_gradients_modes_and_generators(config)
     net.agr_head.eval()  # a part in another mode than the rest
     dataset = PretextDataset(PretextSettings(**config["train_cfg"]["train_data"]))
     step = TrainStep(net, dict(name="SGD", lr=0.1), torch.device("cpu"))
-    watch = Watch(net, dataset, collate, 4, TRANSFORMS)
+    samples = SampleMonitor(net, dataset, collate, 4, TRANSFORMS)
     before = copy.deepcopy(net.state_dict())
     modes = [module.training for module in net.modules()]
     state = torch.get_rng_state()
-    step.observe(watch.entry, step.to_device(a_batch(config)), {})
-    figures, remarks, pictures = step.observe(watch.look, step.to_device)
-    assert set(pictures) == {"inpainting", "transforms", "neighbours"}
-    assert not remarks
+    batch = step.to_device(a_batch(config))
+    step.observe(BatchMonitor(net, TRANSFORMS).observe, batch, {}, step.to_device)
+    seen = step.observe(samples.observe, batch, {}, step.to_device)
+    assert set(seen.pictures) == {"inpainting", "transforms", "neighbours"}
+    assert not seen.warnings
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert all(weight.grad is None for weight in net.parameters())
     assert [module.training for module in net.modules()] == modes
     assert torch.equal(torch.get_rng_state(), state)
-    again = step.observe(watch.look, step.to_device)
-    assert again[0] == figures
-    assert all(np.array_equal(again[2][name], pictures[name]) for name in pictures)
+    again = step.observe(samples.observe, batch, {}, step.to_device)
+    assert again.figures == seen.figures
+    pairs = [(again.pictures[name], picture) for name, picture in seen.pictures.items()]
+    assert all(np.array_equal(*pair) for pair in pairs)
     assert not net.backbone.body[0].weight.grad_fn
 
 
@@ -437,8 +440,8 @@ def test_gradients_of_a_look_in_bf16_are_nearly_those_in_fp32(config):
         net = tiny_net(config)
         optimizer, device = dict(name="SGD", lr=0.1), torch.device("cpu")
         step = TrainStep(net, optimizer, device, precision)
-        watch = Watch(net, dataset, collate, 8, TRANSFORMS)
-        figures.append(step.observe(watch.look, step.to_device)[0])
+        samples = SampleMonitor(net, dataset, collate, 8, TRANSFORMS)
+        figures.append(step.observe(samples.observe, {}, {}, step.to_device).figures)
     for task in TASKS:
         norms = [one[f"gradient_norm_{task}"] for one in figures]
         assert norms[0] > 0
@@ -698,24 +701,24 @@ def test_files_that_cannot_be_read_are_no_part_of_the_bank(config, tmp_path):
     (folder / "tile_003.jpg").write_bytes(b"no image")
     data = config["train_cfg"]["train_data"] | dict(data_path=str(folder))
     dataset = PretextDataset(PretextSettings(**data))
-    bank = Watch(tiny_net(config), dataset, collate, 4, TRANSFORMS).read_bank()
+    bank = SampleMonitor(tiny_net(config), dataset, collate, 4, TRANSFORMS).read_bank()
     assert [batch["index"].tolist() for batch in bank] == [[0, 5, 8, 1]]
     for path in folder.iterdir():
         path.write_bytes(b"no image")
-    watch = Watch(tiny_net(config), dataset, collate, 4, TRANSFORMS)
-    figures, remarks, pictures = watch.look(lambda batch: batch)
-    assert (figures, pictures) == ({}, {})
-    assert "too few to be read" in remarks["watching"]
+    samples = SampleMonitor(tiny_net(config), dataset, collate, 4, TRANSFORMS)
+    seen = samples.observe({}, {}, lambda batch: batch)
+    assert (seen.figures, seen.pictures) == ({}, {})
+    assert "too few to be read" in seen.warnings["watching"]
 
 
 def test_memory_that_is_too_small_for_a_look_is_told(config):
     dataset = PretextDataset(PretextSettings(**config["train_cfg"]["train_data"]))
-    watch = Watch(tiny_net(config), dataset, collate, 4, TRANSFORMS)
+    samples = SampleMonitor(tiny_net(config), dataset, collate, 4, TRANSFORMS)
 
     def full(batch):
         raise torch.OutOfMemoryError
 
-    assert "log.vis_step=0" in watch.look(full)[1]["watching"]
+    assert "log.vis_step=0" in samples.observe({}, {}, full).warnings["watching"]
 
 
 def test_the_clock_leaves_watching_out_of_the_speed_of_training(monkeypatch):
@@ -732,34 +735,10 @@ def test_the_clock_leaves_watching_out_of_the_speed_of_training(monkeypatch):
     assert clock.lap() == pytest.approx(rates)
 
 
-def test_looks_that_take_too_much_are_told_with_the_step_that_is_enough(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    entries = Entries(LogSettings("log", vis_step=10), 100, *[None] * 6)
-    said = []
-    for step, seconds in ((10, 5), (20, 5), (30, 0.1), (33, 9)):
-        now[0] += 95
-        started = now[0]
-        now[0] += seconds
-        said.append(entries.cost(step, started).get("cost"))
-    assert said[0] is None  # it reads the images
-    assert "take 5% of the time" in said[1]
-    # 95 s of training in 10 steps; 5 s are 3 % of the time where training takes 161.67 s.
-    assert said[1].endswith(f"vis_step={math.ceil(10 * (5 / 0.03 - 5) / 95)}")
-    assert said[2] is None
-    assert said[3] is None  # the last look of a run may follow closely on another
-
-
-def test_pictures_that_are_asked_for_where_there_are_none_are_refused(config):
+def test_pictures_that_are_asked_for_where_there_are_none_are_refused(seg_config):
+    seg_config["train_cfg"]["log"] |= dict(with_vis=True)
     with pytest.raises(UserError, match="with_vis=True: there are pictures of pre-training only"):
-        train(
-            config
-            | dict(
-                train_cfg=config["train_cfg"]
-                | dict(log=config["train_cfg"]["log"] | dict(with_vis=True))
-            ),
-            watched=False,
-        )
+        open_network(seg_config)
     with pytest.raises(UserError, match="vis_step=-1: must be at least 1, or 0"):
         LogSettings("log", vis_step=-1)
 
