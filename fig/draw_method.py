@@ -12,7 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon
 from PIL import Image
-from SSLRemoteSensing.datasets import transforms as T
+
+from SSLRemoteSensing.data import transforms as T
 
 INK, GREY, BLUE = "#2b2f36", "#6f7782", "#3f6f9f"
 OCHRE, PLUM, GREEN = "#a66f22", "#7b5a94", "#4c8460"

@@ -50,7 +50,8 @@ def start_team(script: str, folder: Path, groups: list[int], timeout: int = 200)
     folder.mkdir(parents=True, exist_ok=True)
     stores = [dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False) for _ in groups]
     env = os.environ | dict(MASTER_ADDR="127.0.0.1", TORCHELASTIC_USE_AGENT_STORE="True")
-    env |= dict(PYTHONPATH=str(ROOT))
+    folders = ("", "tests", "tests/core", "tests/training")  # as pyproject.toml has them for pytest
+    env |= dict(PYTHONPATH=os.pathsep.join(str(ROOT / name) for name in folders))
     env |= {f"PORT_{size}": str(store.port) for size, store in zip(groups, stores, strict=True)}
     team = []
     for rank in range(max(groups)):

@@ -407,7 +407,7 @@ def run_tiny(config: dict, sabotage=None, every=1, **changes) -> list[tuple[int,
             calls.append((epochs, place.is_last))
             return Seen({"probe_miou": epochs / 10}, {"probe": "it is dear"})
 
-    probe = Counting(SimpleNamespace(score=None), None, every=every)
+    probe = Counting(SimpleNamespace(score=print), None, every=every)
     dataset = PretextDataset(PretextSettings(**train_cfg["train_data"]))
     fit_task(model, dataset, collate, **settings, probe=probe)
     return calls

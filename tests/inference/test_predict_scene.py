@@ -622,16 +622,16 @@ def test_the_preview_of_a_large_scene_is_small(tmp_path, size):
 MEASURED = """
 import os, sys
 from pathlib import Path
-sys.path[:0] = sys.argv[1:2]
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/inference"]
 from test_predict_scene import network, plan_outputs
-from SSLRemoteSensing.mapping import run
+from SSLRemoteSensing.inference import mapper
 # What GDAL holds at most, of blocks and for overviews, is more than scenes as small as these.
-run.SPARE, os.environ["GDAL_OVR_CHUNK_MAX_SIZE"] = 2**21, "500000"
-net, settings = network(), run.MapSettings(tile=128, overlap=0.0)
+mapper.SPARE, os.environ["GDAL_OVR_CHUNK_MAX_SIZE"] = 2**21, "500000"
+net, settings = network(), mapper.MapSettings(tile=128, overlap=0.0)
 for scene in sys.argv[2:]:
     child = os.fork()
     if child == 0:
-        run.map_scene(net, *plan_outputs([Path(scene)], scene + "_map.tif"), settings)
+        mapper.map_scene(net, *plan_outputs([Path(scene)], scene + "_map.tif"), settings)
         os._exit(0)
     _, status, used = os.wait4(child, 0)
     assert status == 0

@@ -17,8 +17,11 @@ from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.machine import choose_device
 from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
 from SSLRemoteSensing.training import run_folder, train_step
+from SSLRemoteSensing.training.rehearsal import rehearse
 from SSLRemoteSensing.training.sampler import KeySampler
 from SSLRemoteSensing.training.schedules import SCHEDULES
+from SSLRemoteSensing.training.settings import LoopSettings
+from SSLRemoteSensing.training.task import Task
 from SSLRemoteSensing.training.train_step import TrainStep
 from SSLRemoteSensing.workflows.monitor import BatchMonitor
 
@@ -534,7 +537,9 @@ def test_a_changed_network_is_refused_and_a_changed_rate_is_said(pretext_config,
 
 
 def test_a_dry_run_writes_nothing(pretext_config, tmp_path, capsys):
-    train(pretext_config, dry_run=True)
+    train_cfg = {k: v for k, v in pretext_config["train_cfg"].items() if k != "losses"}
+    dataset = PretextDataset(PretextSettings(**train_cfg.pop("train_data")))
+    rehearse(Task(TinyNet(), dataset, collate), LoopSettings(**train_cfg))
     assert "one step:" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
 

@@ -199,8 +199,8 @@ def test_a_second_run_with_the_same_log_is_refused(pretext_config, tmp_path):
 
 HOLD = """
 import pathlib, sys, time
-from SSLRemoteSensing import run_folder
-with run_folder.held(pathlib.Path(sys.argv[1])):
+from SSLRemoteSensing.training import run_folder
+with run_folder.locked(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """

@@ -567,8 +567,9 @@ def test_a_file_in_place_of_a_folder_fails(doctor, light, tmp_path):
 
 def test_a_folder_that_another_run_writes_to_fails(doctor, light, tmp_path):
     (tmp_path / "run").mkdir()
-    code = "import sys; from pathlib import Path; from SSLRemoteSensing import run_folder as r\n"
-    code += "with r.held(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    code = "import sys; from pathlib import Path\n"
+    code += "from SSLRemoteSensing.training.run_folder import locked\n"
+    code += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", code, str(tmp_path / "run")]
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     with subprocess.Popen(command, **pipes) as other:
