@@ -17,14 +17,14 @@ def label_shares(tiles: SegmentationDataset) -> dict:
     """dict(tiles=, shares=): the share of each class in the scored pixels of the labels, 0..1, and
     of how many tiles: all, or at most 200 drawn at random, the same ones in every call."""
     counts = np.zeros(256, np.int64)
-    read = 0
+    num_tiles = 0
     for index in np.random.default_rng(0).permutation(len(tiles))[:MOST_TILES]:
         counts += value_counts(tiles.read_label(tiles.pairs[index][1]))
-        read += 1
+        num_tiles += 1
         if counts.sum() >= MOST_PIXELS:
             break
-    of_classes = counts[: tiles.num_classes]
-    return {"tiles": read, "shares": (of_classes / max(1, of_classes.sum())).tolist()}
+    class_counts = counts[: tiles.num_classes]
+    return {"tiles": num_tiles, "shares": (class_counts / max(1, class_counts.sum())).tolist()}
 
 
 def median_frequency(image_path: str, classes: Sequence[str]) -> list[float]:
@@ -39,10 +39,10 @@ def median_frequency(image_path: str, classes: Sequence[str]) -> list[float]:
     card = read_card(image_path)
     shares = card and card.get("class_shares")
     if not shares or list(shares) != list(classes):
-        why = f"has the classes {', '.join(shares)}" if shares else "has no class_shares"
+        fault = f"has the classes {', '.join(shares)}" if shares else "has no class_shares"
         where = f"{card['root']}/dataset.json" if card else f"{image_path} (not prepared)"
         raise UserError(
-            f"class_weights='median_frequency': {where} {why}; prepare the set, or give numbers"
+            f"class_weights='median_frequency': {where} {fault}; prepare the set, or give numbers"
         )
     median = float(np.median([share for share in shares.values() if share > 0]))
     return [median / share if share > 0 else 0.0 for share in shares.values()]

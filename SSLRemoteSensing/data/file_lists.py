@@ -52,11 +52,11 @@ def find_images(
     )
     if not files:
         endings = Counter(Path(name).suffix or "none" for _, names in folders for name in names)
-        there = ", ".join(f"{n} {ending}" for ending, n in endings.most_common(4)) or "no files"
+        counts = ", ".join(f"{n} {ending}" for ending, n in endings.most_common(4)) or "no files"
         if format_key is None:
-            raise UserError(f"{path_key} {root}: no image of {data_format!r} (there: {there})")
+            raise UserError(f"{path_key} {root}: no image of {data_format!r} (there: {counts})")
         raise UserError(
-            f"{path_key} {root}: no image matches {format_key}={data_format!r} (there: {there}); "
+            f"{path_key} {root}: no image matches {format_key}={data_format!r} (there: {counts}); "
             f"set {format_key}, '**/*.jpg' searches sub-folders"
         )
     return leave_out([f"{root}/{file}" for file in files], root, exclude)
@@ -74,30 +74,30 @@ def leave_out(files: list[str], root: Path, exclude: str | Path | None) -> list[
     """
     if exclude is None:
         return files
-    named = listing(Path(exclude), "exclude")
+    lines = listing(Path(exclude), "exclude")
     # Folders are compared as they really are, so that a link to one changes nothing; asking that
     # of each file of 100,000 would take seconds.
-    real: dict[str, str] = {}
+    real_folders: dict[str, str] = {}
 
-    def place(file: str) -> str:
+    def real_path(file: str) -> str:
         folder, name = os.path.split(file)
-        if folder not in real:
-            real[folder] = os.path.realpath(folder)
-        return f"{real[folder]}/{name}"
+        if folder not in real_folders:
+            real_folders[folder] = os.path.realpath(folder)
+        return f"{real_folders[folder]}/{name}"
 
-    out = {place(os.path.join(root, line)): line for line in named}
-    places = [place(file) for file in files]
-    unknown = sorted(out.keys() - set(places))
-    absent = [out[path] for path in unknown if not os.path.exists(path)]
-    if absent:
+    line_of = {real_path(os.path.join(root, line)): line for line in lines}
+    paths = [real_path(file) for file in files]
+    others = sorted(line_of.keys() - set(paths))
+    wrong_lines = [line_of[path] for path in others if not os.path.exists(path)]
+    if wrong_lines:
         warn(
-            f"exclude {exclude}: {len(absent)} of {len(named)} lines name no file, first "
-            f"{absent[0]}; write paths absolute, or relative to {root}"
+            f"exclude {exclude}: {len(wrong_lines)} of {len(lines)} lines name no file, first "
+            f"{wrong_lines[0]}; write paths absolute, or relative to {root}"
         )
-    kept = [file for file, path in zip(files, places, strict=True) if path not in out]
-    if not kept:
+    remaining = [file for file, path in zip(files, paths, strict=True) if path not in line_of]
+    if not remaining:
         raise UserError(f"exclude {exclude}: leaves none of the {len(files)} images of {root}")
-    return kept
+    return remaining
 
 
 def list_folders(root: Path) -> list[tuple[str, list[str]]]:
@@ -105,16 +105,16 @@ def list_folders(root: Path) -> list[tuple[str, list[str]]]:
 
     Links to folders are followed, each real folder once.
     """
-    found, seen = [], set()
-    for folder, inside, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            inside.clear()
+    folders, real_folders = [], set()
+    for folder, sub_folders, names in os.walk(root, followlinks=True):
+        real_folder = os.path.realpath(folder)
+        if real_folder in real_folders:
+            sub_folders.clear()
             continue
-        seen.add(real)
+        real_folders.add(real_folder)
         below = os.path.relpath(folder, root).replace(os.sep, "/")
-        found.append(("" if below == "." else f"{below}/", names))
-    return found
+        folders.append(("" if below == "." else f"{below}/", names))
+    return folders
 
 
 def in_folder(parts: list[str], pattern: list[str]) -> bool:

@@ -20,7 +20,7 @@ _filters = threading.Lock()
 # Of GDAL's many drivers some follow addresses and paths that a file names, whatever its ending.
 DRIVERS = ("GTiff", "PNG")
 # What a file is read as where its name says so, and whoever names it means that.
-NAMED = {".jpg": "JPEG", ".jpeg": "JPEG", ".jp2": "JP2OpenJPEG", ".img": "HFA", ".vrt": "VRT"}
+DRIVER_OF = {".jpg": "JPEG", ".jpeg": "JPEG", ".jp2": "JP2OpenJPEG", ".img": "HFA", ".vrt": "VRT"}
 # What GDAL only logs of a JPEG inside a file, where it fills what is missing with grey.
 DAMAGE = re.compile(r"jpeglib|libjpeg|corrupt|premature", re.IGNORECASE)
 TIFF_BEGINS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -116,7 +116,7 @@ class Tiff:
 
 @contextmanager
 def open_tiff(path: str | Path, beside: bool = False) -> Iterator[Tiff]:
-    """Open the file at `path`, a TIFF or PNG whatever its ending, or what `NAMED` says of it.
+    """Open the file at `path`, a TIFF or PNG whatever its ending, or what `DRIVER_OF` says of it.
 
     Args:
         beside: look at the files beside it too, which may hold its place on the map and a mask.
@@ -133,11 +133,11 @@ def open_tiff(path: str | Path, beside: bool = False) -> Iterator[Tiff]:
     require_file(path)
     if beside:
         require_tiff_masks(path)
-    alone = {} if beside else {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
-    with reading(path), rasterio.Env(**alone), _filters, warnings.catch_warnings():
+    options = {} if beside else {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+    with reading(path), rasterio.Env(**options), _filters, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        named = NAMED.get(path.suffix.lower())
-        source = DatasetReader(path, driver=[named] if named else list(DRIVERS))
+        driver = DRIVER_OF.get(path.suffix.lower())
+        source = DatasetReader(path, driver=[driver] if driver else list(DRIVERS))
     with source:
         yield Tiff(path, source)
 
@@ -184,24 +184,24 @@ class Damage(logging.Handler):
 
     def __init__(self):
         super().__init__(logging.WARNING)
-        self.mine, self.found = threading.get_ident(), []
+        self.own_thread, self.messages = threading.get_ident(), []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.thread == self.mine and DAMAGE.search(record.getMessage()):
-            self.found.append(record.getMessage())
+        if record.thread == self.own_thread and DAMAGE.search(record.getMessage()):
+            self.messages.append(record.getMessage())
 
 
 @contextmanager
 def no_damage() -> Iterator[None]:
     """Raise an OSError for damage that GDAL logs in the block, and goes on."""
-    said, handler = logging.getLogger("rasterio._err"), Damage()
-    said.addHandler(handler)
+    logger, handler = logging.getLogger("rasterio._err"), Damage()
+    logger.addHandler(handler)
     try:
         yield
     finally:
-        said.removeHandler(handler)
-    if handler.found:
-        raise OSError(handler.found[0].rpartition("CPLE_AppDefined:")[2])
+        logger.removeHandler(handler)
+    if handler.messages:
+        raise OSError(handler.messages[0].rpartition("CPLE_AppDefined:")[2])
 
 
 def encode_tiff(planes: np.ndarray, crs=None, transform=None) -> bytes:

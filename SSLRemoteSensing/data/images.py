@@ -50,10 +50,10 @@ def read_image(
         if path.suffix.lower() in TIFF_ENDINGS:
             return _read_tiff(path, in_channels, bands, max_value)
         data = _read_bytes(path)
-        deep = data.startswith(PNG) and data[24:25] == b"\x10"  # 16 bits a value
-        if in_channels == 3 and bands is None and max_value is None and not deep:
+        is_deep = data.startswith(PNG) and data[24:25] == b"\x10"  # 16 bits a value
+        if in_channels == 3 and bands is None and max_value is None and not is_deep:
             return _decode(path, data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-        return _chosen(
+        return _choose_bands(
             path, _decode(path, data, cv2.IMREAD_UNCHANGED), in_channels, bands, max_value
         )
     except MemoryError as error:
@@ -103,16 +103,16 @@ def to_uint8(image: np.ndarray, max_value: float | None, path: str | Path) -> np
         max_value = np.iinfo(image.dtype).max
     if image.dtype in (np.uint8, np.uint16):
         return _table(image.dtype.name, max_value)[image]
-    return _scaled(image, max_value)
+    return _scale(image, max_value)
 
 
 @lru_cache(8)
 def _table(dtype: str, max_value: float) -> np.ndarray:
     """What every value of an integer type becomes."""
-    return _scaled(np.arange(np.iinfo(dtype).max + 1, dtype=dtype), max_value)
+    return _scale(np.arange(np.iinfo(dtype).max + 1, dtype=dtype), max_value)
 
 
-def _scaled(image: np.ndarray, max_value: float) -> np.ndarray:
+def _scale(image: np.ndarray, max_value: float) -> np.ndarray:
     if image.dtype.itemsize > 4:
         image = image.astype(np.float32)
     scaled = np.nan_to_num(image * np.float32(255.0 / max_value), nan=0.0)
@@ -175,15 +175,14 @@ def _read_bytes(path: Path) -> bytes:
 def _decode(path: Path, data: bytes, flags: int) -> np.ndarray:
     # Some decoders fill what is missing with grey. A whole JPEG ends its last scan (FFDA) with
     # FFD9.
-    whole = not data.startswith(b"\xff\xd8") or data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+    ends = not data.startswith(b"\xff\xd8") or data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if whole else None
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if ends else None
     except cv2.error:
         image = None
     if image is None:
-        what = "cannot be decoded" if whole else "is truncated"
-        what = claim(data) or what
-        raise UnreadableImage(f"image {path}: {what}; replace or remove it")
+        fault = claim(data) or ("cannot be decoded" if ends else "is truncated")
+        raise UnreadableImage(f"image {path}: {fault}; replace or remove it")
     return image
 
 
@@ -199,14 +198,14 @@ def claim(data: bytes) -> str | None:
     return f"claims {width} x {height} pixels" if width * height > MAX_PIXELS else None
 
 
-def _chosen(
+def _choose_bands(
     path: Path,
     image: np.ndarray,
     in_channels: int,
     bands: Sequence[int] | None,
     max_value: float | None,
 ) -> np.ndarray:
-    """The bands wanted of an image (H, W) or (H, W, C) as OpenCV decodes it, as uint8."""
+    """The requested bands of an image (H, W) or (H, W, C) as OpenCV decodes it, as uint8."""
     image = image[:, :, None] if image.ndim == 2 else image
     count = image.shape[2]
     order = [2, 1, 0, *range(3, count)] if count >= 3 else list(range(count))  # blue comes first
@@ -215,7 +214,7 @@ def _chosen(
         order = [order[band - 1] for band in bands]
     if in_channels == 3 and len(order) == 4:  # alpha
         order = order[:3]
-    order = order[: _wanted(path, len(order), in_channels)]
+    order = order[: _usable_count(path, len(order), in_channels)]
     if image.dtype == np.uint8 and max_value is None and order == list(range(in_channels)):
         return image
     result = np.empty((*image.shape[:2], in_channels), np.uint8)
@@ -231,29 +230,30 @@ def _read_tiff(
     with open_tiff(path) as source:
         if bands is not None:
             _check_bands(path, bands, source.count)
-            keep, palette, cmyk = list(bands), None, False
+            numbers, palette, is_cmyk = list(bands), None, False
         else:
             palette = source.palette
             # The fourth band of many a file is called alpha only because nobody said otherwise.
-            every = list(range(1, source.count + 1))
-            keep = every if source.count == in_channels else source.data_bands
-            keep = keep if palette is None else [1]
-            cmyk = source.is_cmyk and len(keep) == 4
-        used = _wanted(path, 3 if cmyk or palette is not None else len(keep), in_channels)
-        _require_room(source, len(keep))
+            all_bands = list(range(1, source.count + 1))
+            numbers = all_bands if source.count == in_channels else source.data_bands
+            numbers = numbers if palette is None else [1]
+            is_cmyk = source.is_cmyk and len(numbers) == 4
+        count = 3 if is_cmyk or palette is not None else len(numbers)
+        count = _usable_count(path, count, in_channels)
+        _require_room(source, len(numbers))
         image = np.empty((source.height, source.width, in_channels), np.uint8)
         for y, height in source.strips():
-            part = source.rows(keep, y, height).transpose(1, 2, 0)
+            part = source.rows(numbers, y, height).transpose(1, 2, 0)
             if palette is not None:
                 part = palette[part[:, :, 0]]
-            elif cmyk:
+            elif is_cmyk:
                 light = 255 - part.astype(np.uint16)
                 part = (light[:, :, :3] * light[:, :, 3:] // 255).astype(np.uint8)
-            image[y : y + height] = to_uint8(part[:, :, :used], max_value, path)
+            image[y : y + height] = to_uint8(part[:, :, :count], max_value, path)
         return image
 
 
-def _wanted(path: Path, count: int, in_channels: int) -> int:
+def _usable_count(path: Path, count: int, in_channels: int) -> int:
     """How many of `count` bands make the channels: of grey one, which is repeated."""
     if in_channels == 3 and count <= 2:
         return 1

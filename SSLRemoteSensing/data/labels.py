@@ -50,13 +50,13 @@ class ColourCoding:
         for i, (r, g, b) in enumerate(colours):
             self.class_of[(r > 127) << 2 | (g > 127) << 1 | (b > 127)] = i
         value = np.arange(256)
-        off = np.minimum(value, 255 - value)  # from the nearest of 0 and 255
-        marks = np.where(off > 0, 8, 0) | np.where(off > FAR, 16, 0)
+        distance = np.minimum(value, 255 - value)  # from the nearest of 0 and 255
+        marks = np.where(distance > 0, 8, 0) | np.where(distance > FAR, 16, 0)
         self.tables = [
             (np.where(value > 127, bit, 0) | marks).astype(np.uint8) for bit in (4, 2, 1)
         ]
-        known = np.where(self.class_of == INVALID, IGNORE, self.class_of)
-        self.classes = np.resize(known, 256).astype(np.uint8)  # the marks do not change the class
+        classes = np.where(self.class_of == INVALID, IGNORE, self.class_of)
+        self.classes = np.resize(classes, 256).astype(np.uint8)  # marks do not change the class
 
     def meaning(self) -> dict[str, int]:
         """The class of each colour, as JSON keeps it."""
@@ -79,14 +79,12 @@ class ColourCoding:
         """
         r, g, b = (plane.astype(np.int32) for plane in planes[:3])
         far = np.max([np.minimum(plane, 255 - plane) for plane in (r, g, b)], axis=0) > FAR
-        packed, counts = np.unique((r[far] << 16) | (g[far] << 8) | b[far], return_counts=True)
-        most = np.argsort(counts)[-100:]
+        colours, counts = np.unique((r[far] << 16) | (g[far] << 8) | b[far], return_counts=True)
+        commonest = [(int(colours[i]), int(counts[i])) for i in np.argsort(counts)[-100:]]
         return Counter(
             {
-                (int(packed[i]) >> 16, int(packed[i]) >> 8 & 255, int(packed[i]) & 255): int(
-                    counts[i]
-                )
-                for i in most
+                (colour >> 16, colour >> 8 & 255, colour & 255): pixels
+                for colour, pixels in commonest
             }
         )
 
@@ -206,7 +204,7 @@ def detect_coding(counts: np.ndarray, num_classes: int, where: str) -> tuple[Val
     """
     values = {int(value) for value in np.flatnonzero(counts)}
     total = max(1, int(np.sum(counts)))
-    ways = (
+    choices = (
         "label_offset=0 (255 = not scored), label_offset=-1 (0 = not scored) or label_codes=(...)"
     )
     if values == {0, IGNORE} and num_classes > 1:
@@ -215,15 +213,15 @@ def detect_coding(counts: np.ndarray, num_classes: int, where: str) -> tuple[Val
             f"which with label_codes=(0, 255) or label_offset=0"
         )
     if values <= {*range(num_classes), IGNORE}:
-        said = ""
+        remark = ""
         if len(values - {IGNORE}) > 1 and 0 not in values:
-            said = f"{where}: class 0 never occurs; if the labels begin at 1, set label_offset=-1"
+            remark = f"{where}: class 0 never occurs; if the labels begin at 1, set label_offset=-1"
         elif len(values) > 2 and not values & {num_classes - 1, IGNORE}:
-            said = (
+            remark = (
                 f"{where}: values are 0 to {max(values)}, of {num_classes} classes; if 0 is 'not "
                 "scored' there, set label_offset=-1, or every class is off by one"
             )
-        return value_coding(num_classes), said
+        return value_coding(num_classes), remark
     if values <= set(range(num_classes + 1)) and len(values - {0}) > 1:
         share = counts[0] / total
         if share > 0.25:
@@ -231,20 +229,20 @@ def detect_coding(counts: np.ndarray, num_classes: int, where: str) -> tuple[Val
                 f"{where}: values go to {num_classes}, so 0 would be 'not scored', yet it is "
                 f"{share:.0%} of all pixels; mend `classes` or say it with label_offset=-1"
             )
-        said = (
+        remark = (
             f"{where}: 0 is taken as not scored and 1 to {num_classes} as the classes, since "
             f"{num_classes} occurs and 255 does not (0 is {share:.1%} of the pixels); "
             "label_offset=-1 says the same"
         )
-        return value_coding(num_classes, label_offset=-1), said
+        return value_coding(num_classes, label_offset=-1), remark
     if num_classes == 3 and 128 in values and values <= {0, 128, 255}:
-        said = f"{where}: the values 0, 128, 255 are taken as the classes 0, 1, 2"
-        return value_coding(num_classes, label_codes=(0, 128, 255)), said
-    wrong = sorted(values - {*range(num_classes), IGNORE})
+        remark = f"{where}: the values 0, 128, 255 are taken as the classes 0, 1, 2"
+        return value_coding(num_classes, label_codes=(0, 128, 255)), remark
+    strangers = sorted(values - {*range(num_classes), IGNORE})
+    noun = "value" if len(strangers) == 1 else "values"
     raise UserError(
-        f"{where}: {'value' if len(wrong) == 1 else 'values'} {', '.join(map(str, wrong[:8]))} "
-        f"where classes are 0 to {num_classes - 1} and 255 = not scored; mend the labels or "
-        f"`classes`, or set {ways}"
+        f"{where}: {noun} {', '.join(map(str, strangers[:8]))} where classes are 0 to "
+        f"{num_classes - 1} and 255 = not scored; mend the labels or `classes`, or set {choices}"
     )
 
 
@@ -264,7 +262,7 @@ def check_labels(
             would explain, nothing scored at all.
     """
 
-    def look(pair: tuple[str, str]) -> np.ndarray:
+    def count_values(pair: tuple[str, str]) -> np.ndarray:
         label = read_label(pair[1])
         require_one_size(pair, image_size(pair[0]), label.shape)
         return value_counts(label)
@@ -272,9 +270,9 @@ def check_labels(
     counts = np.zeros((len(labels), 256), np.int64)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         pairs = zip(images, labels, strict=True)
-        bar = progress("checking labels", pool.map(look, pairs), len(labels), "file")
-        for i, found in enumerate(bar):
-            counts[i] = found
+        bar = progress("checking labels", pool.map(count_values, pairs), len(labels), "file")
+        for i, counts_of_label in enumerate(bar):
+            counts[i] = counts_of_label
     return settle_coding(counts, labels, num_classes, coding)
 
 
@@ -287,34 +285,34 @@ def settle_coding(
     """`check_labels` once the pixels of each value (labels, 256) have been counted."""
     where = f"labels in {Path(labels[0]).parent}"
     total = counts.sum(0)
-    said = []
+    remarks = []
     if coding is None:
         try:
-            coding, sentence = detect_coding(total, num_classes, where)
+            coding, remark = detect_coding(total, num_classes, where)
         except UserError as error:
             raise UserError(f"{error} ({example(counts, labels, num_classes)})") from error
-        said += [sentence] if sentence else []
+        remarks += [remark] if remark else []
     else:
-        wrong = (total > 0) & (coding.table == INVALID)
+        is_wrong = (total > 0) & (coding.table == INVALID)
         if coding.table[0] == IGNORE:
-            wrong[IGNORE] = total[IGNORE] > 0  # 0 and 255 both for 'not scored' is two codings
-        if wrong.any():
-            value = int(np.flatnonzero(wrong)[0])
-            first = labels[int(np.argmax(counts[:, value] > 0))]
+            is_wrong[IGNORE] = total[IGNORE] > 0  # 0 and 255 both for 'not scored' is two codings
+        if is_wrong.any():
+            value = int(np.flatnonzero(is_wrong)[0])
+            label = labels[int(np.argmax(counts[:, value] > 0))]
             classes = ", ".join(str(v) for v in np.flatnonzero(coding.classes != IGNORE)[:12])
             raise UserError(
-                f"label {first}: value {value}, where the classes are coded {classes} (as stated, "
+                f"label {label}: value {value}, where the classes are coded {classes} (as stated, "
                 "or as in train_data); mend the labels, or state label_offset or label_codes"
             )
-    left = total[coding.table == IGNORE].sum() / total.sum()
-    if left == 1:
+    unscored_share = total[coding.table == IGNORE].sum() / total.sum()
+    if unscored_share == 1:
         raise UserError(f"{where}: no pixel has a class, all are 'not scored'")
-    if left > 0.5:
-        said.append(f"{where}: {left:.0%} of the pixels are not scored")
-    scored = [k for k in range(num_classes) if total[coding.table == k].sum()]
-    if len(scored) == 1 and num_classes > 1:
-        said.append(f"{where}: all scored pixels are of one class, {scored[0]}")
-    return coding, said
+    if unscored_share > 0.5:
+        remarks.append(f"{where}: {unscored_share:.0%} of the pixels are not scored")
+    scored_classes = [k for k in range(num_classes) if total[coding.table == k].sum()]
+    if len(scored_classes) == 1 and num_classes > 1:
+        remarks.append(f"{where}: all scored pixels are of one class, {scored_classes[0]}")
+    return coding, remarks
 
 
 def require_one_size(pair: tuple[str, str], image: tuple[int, int], label: tuple[int, int]) -> None:
@@ -328,5 +326,7 @@ def require_one_size(pair: tuple[str, str], image: tuple[int, int], label: tuple
 
 def example(counts: np.ndarray, labels: Sequence[str], num_classes: int) -> str:
     """A label that holds a value which is no class of ours, if there is one."""
-    odd = counts[:, num_classes:IGNORE].any(1)
-    return f"first seen in {labels[int(np.argmax(odd))]}" if odd.any() else f"{len(labels)} labels"
+    has_others = counts[:, num_classes:IGNORE].any(1)
+    if not has_others.any():
+        return f"{len(labels)} labels"
+    return f"first seen in {labels[int(np.argmax(has_others))]}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from SSLRemoteSensing.core.errors import UserError
 
-OURS = {"classes", "bands", "scale"}  # of dataset.json, needed to open the tiles
+CARD_KEYS = {"classes", "bands", "scale"}  # of dataset.json, needed to open the tiles
 
 
 def read_card(folder: str | Path) -> dict | None:
@@ -25,11 +25,11 @@ def read_card(folder: str | Path) -> dict | None:
                 raise UserError(f"{card}: damaged ({error}); prepare the data set again") from error
             if not isinstance(contents, dict):
                 raise UserError(f"{card}: damaged (no object); prepare the data set again")
-            if OURS.isdisjoint(contents) and "version" not in contents:
+            if CARD_KEYS.isdisjoint(contents) and "version" not in contents:
                 continue  # other tools keep a file of this name too
             if contents.get("version") != 1:
                 raise UserError(f"{card}: of version {contents.get('version')}, known is 1")
-            missing = OURS - contents.keys()
+            missing = CARD_KEYS - contents.keys()
             if missing:
                 raise UserError(
                     f"{card}: damaged (lacks {min(missing)}); prepare the data set again"
@@ -72,21 +72,21 @@ def origin_of_tiles(card: dict | None, bands: Sequence[int] | None, in_channels:
         UserError: a band that the prepared tiles do not have.
     """
     names = card and card["bands"]
-    picked = list(bands) if bands else card and list(range(1, len(names) + 1))
-    if card and not 1 <= min(picked) <= max(picked) <= len(names):
+    numbers = list(bands) if bands else card and list(range(1, len(names) + 1))
+    if card and not 1 <= min(numbers) <= max(numbers) <= len(names):
         raise UserError(
-            f"bands={tuple(picked)}: {card['root']} has the bands 1 to {len(names)} "
+            f"bands={tuple(numbers)}: {card['root']} has the bands 1 to {len(names)} "
             f"({', '.join(names)})"
         )
-    if picked and in_channels == 3 and len(picked) < 3:
-        picked = picked[:1] * 3
-    numbers = card and card.get("source_bands")
-    prepared = isinstance(numbers, list) and len(numbers) == len(names)
-    found = [numbers[band - 1] for band in picked] if prepared else bands and picked
+    if numbers and in_channels == 3 and len(numbers) < 3:
+        numbers = numbers[:1] * 3
+    source_bands = card and card.get("source_bands")
+    prepared = isinstance(source_bands, list) and len(source_bands) == len(names)
+    of_scenes = [source_bands[band - 1] for band in numbers] if prepared else bands and numbers
     name = card and card.get("name")
     return {
-        "bands": found or None,
-        "band_names": card and [names[band - 1] for band in picked],
+        "bands": of_scenes or None,
+        "band_names": card and [names[band - 1] for band in numbers],
         "prepared": prepared,
         "dataset": None if name == "folder" else name,
     }

@@ -136,17 +136,17 @@ class PretextDataset(Dataset):
         """The image of `index`, or with on_bad_image='skip' the next readable one after it."""
         skipped, bands = [], self.settings.bands
         while True:
-            at = (index + len(skipped)) % len(self)
+            place = (index + len(skipped)) % len(self)
+            file = self.files[place]
             try:
-                image = read_image(self.files[at], self.in_channels, bands, self.max_value)
-                return image, at, skipped
+                return read_image(file, self.in_channels, bands, self.max_value), place, skipped
             except UnreadableImage as error:
                 if self.settings.on_bad_image == "raise":
                     raise UnreadableImage(f"{error}, or set on_bad_image='skip'") from error
-                skipped.append(at)
+                skipped.append(place)
             if len(skipped) == min(MOST_SKIPPED, len(self)):
                 raise UserError(
-                    f"data: {len(skipped)} files in a row cannot be read, last {self.files[at]}; "
+                    f"data: {len(skipped)} files in a row cannot be read, last {file}; "
                     f"repair or remove them"
                 )
 

@@ -146,26 +146,26 @@ def prepared_groups(tiles: SegmentationDataset) -> dict[str, tuple[Size, PlacedT
     if missing:
         where = f"{card['root']}/dataset.json"
         raise UserError(f"{where}: damaged (lacks {min(missing)}); prepare the data set again")
-    found: dict[tuple[str, str], PlacedTiles] = defaultdict(dict)
+    scenes: dict[tuple[str, str], PlacedTiles] = defaultdict(dict)
     for index, (file, _) in enumerate(tiles.pairs):
         match = PLACED.fullmatch(stem(file))
         split = Path(file).parent.name
         if not match or match[1] not in card["places"].get(split, ()):
             raise UserError(f"tile {file}: is of no scene that {card['root']}/dataset.json names")
-        found[split, match[1]][int(match[2]), int(match[3])] = index
-    times = Counter(scene for _, scene in found)
+        scenes[split, match[1]][int(match[2]), int(match[3])] = index
+    splits_of = Counter(scene for _, scene in scenes)
     groups = {}
-    for (split, scene), places in found.items():
+    for (split, scene), places in scenes.items():
         place = card["places"][split][scene]
         size = place["height"], place["width"]
         tops, lefts = (positions(length, card["tile"], card["stride"]) for length in size)
-        wanted = {(y, x) for y in tops for x in lefts}
-        if wanted != places.keys():
+        grid = {(y, x) for y in tops for x in lefts}
+        if grid != places.keys():
             raise UserError(
-                f"scene {scene}: {len(wanted - places.keys())} of its {len(wanted)} tiles are not "
+                f"scene {scene}: {len(grid - places.keys())} of its {len(grid)} tiles are not "
                 "among those to score; leave out hash_range, or score the tiles (--tiles)"
             )
-        groups[scene if times[scene] == 1 else f"{split}/{scene}"] = size, places
+        groups[scene if splits_of[scene] == 1 else f"{split}/{scene}"] = size, places
     return groups
 
 
@@ -178,17 +178,17 @@ def are_scenes(tiles: SegmentationDataset) -> bool:
 def label_kinds(tiles: SegmentationDataset) -> dict[str, Sequence[str]]:
     """Kind of label -> a file for each tile: that of `label_path`, and the other one that a
     prepared set has. A kind that not every tile has is left out, which is said on stderr."""
-    own = [label for _, label in tiles.pairs]
+    labels = [label for _, label in tiles.pairs]
     if tiles.card is None:
-        return {"full": own}
+        return {"full": labels}
     root = tiles.card["root"]
-    inside = [Path(file).absolute().relative_to(root) for file in own]
+    paths = [Path(label).absolute().relative_to(root) for label in labels]
     kind_of = {folder: kind for kind, folder in LABEL_FOLDERS.items()}
-    first = inside[0].parts[0]
-    kinds = {kind_of.get(first, "full"): own}
+    own_folder = paths[0].parts[0]
+    kinds = {kind_of.get(own_folder, "full"): labels}
     for kind, folder in LABEL_FOLDERS.items():
-        if kind not in kinds and kind in tiles.card.get("labels", ()) and first in kind_of:
-            files = [str(root / folder / file.relative_to(first)) for file in inside]
+        if kind not in kinds and kind in tiles.card.get("labels", ()) and own_folder in kind_of:
+            files = [str(root / folder / path.relative_to(own_folder)) for path in paths]
             missing = sum(not os.path.isfile(file) for file in files)
             if not missing:
                 kinds[kind] = files

@@ -146,12 +146,14 @@ class SegmentationDataset(Dataset):
         if self.settings.crop_size is not None:
             image, label = crop(image, label, self.settings.crop_size, rng)
         # One array of C + 1 bands takes each geometric step, so that no two draws can part them.
-        both = np.dstack([image, label])
+        planes = np.dstack([image, label])
         if self.settings.flips:
-            both = both[:: 1 if rng.random() < 0.5 else -1, :: 1 if rng.random() < 0.5 else -1]
+            planes = planes[:: 1 if rng.random() < 0.5 else -1, :: 1 if rng.random() < 0.5 else -1]
         if self.settings.turns:
-            both = turn(np.ascontiguousarray(both), int(rng.integers(4)))
-        image, label = np.ascontiguousarray(both[:, :, :-1]), np.ascontiguousarray(both[:, :, -1])
+            planes = turn(np.ascontiguousarray(planes), int(rng.integers(4)))
+        image, label = (
+            np.ascontiguousarray(part) for part in (planes[:, :, :-1], planes[:, :, -1])
+        )
         if self.jitter is not None:
             image = self.jitter(image, rng)
         return {"image": image, "label": label, "index": index}
@@ -171,10 +173,10 @@ class SegmentationDataset(Dataset):
         """A label as classes uint8 (H, W), its values checked."""
         values = read_label(file)
         label = cv2.LUT(values, self.coding.classes)
-        wrong = np.flatnonzero((value_counts(values) > 0) & (self.coding.table == INVALID))
-        if len(wrong):
+        strangers = np.flatnonzero((value_counts(values) > 0) & (self.coding.table == INVALID))
+        if len(strangers):
             raise UserError(
-                f"label {file}: value {wrong[0]} where classes are 0 to "
+                f"label {file}: value {strangers[0]} where classes are 0 to "
                 f"{self.num_classes - 1} and {IGNORE} = not scored; mend the label or `classes`"
             )
         return label
@@ -208,11 +210,12 @@ def crop(
     """The same random square of both, padded at the bottom and right where they are smaller."""
     down, right = (max(0, side - length) for length in label.shape)
     if down or right:
-        mirrored = cv2.copyMakeBorder(image, 0, down, 0, right, cv2.BORDER_REFLECT)
-        image = mirrored.reshape(*mirrored.shape[:2], -1)
+        bands = image.shape[2]
+        image = cv2.copyMakeBorder(image, 0, down, 0, right, cv2.BORDER_REFLECT)
+        image = image.reshape(*image.shape[:2], bands)
         label = np.pad(label, ((0, down), (0, right)), constant_values=IGNORE)
-    both = window(np.dstack([image, label]), side, side, rng)
-    return both[:, :, :-1], both[:, :, -1]
+    planes = window(np.dstack([image, label]), side, side, rng)
+    return planes[:, :, :-1], planes[:, :, -1]
 
 
 def collate(samples: list[dict]) -> dict:
@@ -290,9 +293,9 @@ def find_pairs(settings: TileSettings) -> list[tuple[str, str]]:
     labels = label_files(images, settings)
     # In a folder of both, a label is the label of another file, and no image. That an image is
     # left out does not make its label an image.
-    both = set(labels) & set(images) if settings.label_path == image_path else set()
+    labels_beside = set(labels) & set(images) if settings.label_path == image_path else set()
     root = Path(image_path) if os.path.isdir(image_path) else Path(image_path).parent
-    remaining = set(leave_out(images, root, exclude)) - both
+    remaining = set(leave_out(images, root, exclude)) - labels_beside
     pairs = [pair for pair in zip(images, labels, strict=True) if pair[0] in remaining]
     if not pairs and exclude is not None:
         raise UserError(f"exclude {exclude}: leaves none of the images of {root}")

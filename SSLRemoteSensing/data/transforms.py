@@ -231,8 +231,8 @@ def turn(image: np.ndarray, turns: int) -> np.ndarray:
         return image
     if image.shape[2] > 4:  # OpenCV turns some numbers of bands and not others
         return np.ascontiguousarray(np.rot90(image, turns))
-    turned = cv2.rotate(image, codes[turns % 4])
-    return turned.reshape(*turned.shape[:2], -1)  # OpenCV drops the axis of a single band
+    result = cv2.rotate(image, codes[turns % 4])
+    return result.reshape(*result.shape[:2], -1)  # OpenCV drops the axis of a single band
 
 
 def window(image: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
@@ -248,9 +248,9 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     if image.shape[:2] == (height, width):
         return image
     shrinks = height <= image.shape[0] and width <= image.shape[1]
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     groups = [
-        cv2.resize(image[:, :, band : band + 4], (width, height), interpolation=how)
+        cv2.resize(image[:, :, band : band + 4], (width, height), interpolation=interpolation)
         for band in range(0, image.shape[2], 4)  # OpenCV's area mean takes 4 bands at most
     ]
     return groups[0].reshape(height, width, -1) if len(groups) == 1 else np.dstack(groups)
@@ -295,9 +295,9 @@ def adjust_hue(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def on_first_three(adjust, image: np.ndarray, factor: float) -> np.ndarray:
-    out = image.copy()
-    out[:, :, :3] = adjust(np.ascontiguousarray(image[:, :, :3]), factor)
-    return out
+    result = image.copy()
+    result[:, :, :3] = adjust(np.ascontiguousarray(image[:, :, :3]), factor)
+    return result
 
 
 def blend(image: np.ndarray, factor: float, offset: float) -> np.ndarray:
