@@ -3,9 +3,10 @@
 Figures are compared on every machine, with `TOLERANCE`. Hashes, that is bits, are compared only on
 machines that have recorded theirs, see `machine`; on others `same_bits` compares nothing.
 
-The tolerance is measured: the commands were run with the kernels of other processors
-(ATEN_CPU_CAPABILITY=default, and avx2 where more is there; ONEDNN_MAX_CPU_ISA=SSE41; both at once)
-and with two threads, which adds in another order. See the figures at `TOLERANCE`.
+The tolerances are measured: against this recording the commands were run with the kernels of other
+processors (ATEN_CPU_CAPABILITY=default; that and ONEDNN_MAX_CPU_ISA=SSE41). Each says how far the
+figures strayed, and is at least three times that. Steps of Adam take runs apart most, so the rate
+is low and the steps are few, see runs.py.
 """
 
 import base64
@@ -25,13 +26,15 @@ from torch import Tensor
 
 EXPECTED = Path(__file__).parent / "expected"
 
-# (relative, absolute): of the last step's figures, where runs have gone apart longest.
-TOLERANCE = (0.1, 0.02)
-# Of the norm of each of a network's tensors, which are large sums and hardly move.
+# (relative, absolute). Strayed: losses 0.1 %, norms of gradients and spread of embeddings 1.5 %.
+TOLERANCE = (0.05, 1e-4)
+# Of cosines of gradients, some thousand numbers near zero. Strayed: 0.05.
+COSINE_TOLERANCE = (0, 0.15)
+# Of the norm of each of a network's tensors. Strayed: 0.0001 where it is near zero, else 0.3 %.
 NORM_TOLERANCE = (0.01, 1e-3)
-# Of a confusion matrix of 24,000 or 36,864.
-PIXELS = 600
-# The share of a map's pixels that must be of the same class.
+# Of an entry of a confusion matrix of 24,000 or 36,864. Strayed: 11.
+PIXELS = 200
+# The share of a map's pixels that must be of the same class. Strayed: to 0.9993.
 AGREEMENT = 0.995
 # Figures that are nowhere the same twice: they must be there, and numbers.
 TIMES = {"images_per_second", "data_wait", "watching", "memory_gb", "probe_seconds", "probe_share"}
@@ -128,6 +131,8 @@ def alike(known, now, path: str, tolerance: tuple[float, float]) -> bool:
         return False
     if COUNTED.fullmatch(path.rpartition(".")[2]) and known is not None:
         return 0 <= now <= 1
+    if "gradient_cosine" in path:
+        tolerance = COSINE_TOLERANCE
     if "confusion_matrix" in path:
         return abs(known - now) <= PIXELS
     if isinstance(known, float):

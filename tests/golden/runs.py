@@ -14,6 +14,7 @@ from conftest import ROOT
 from drawings import CLASSES, draw_scene, draw_source, draw_tiles
 from preloaded import python
 
+RATE = 0.0001  # low: each step of Adam takes machines further apart
 JITTER = dict(brightness=0.3, contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-0.3, 0.3))
 # What a command reads of its environment must not depend on who runs it.
 UNSET = ("NO_COLOR", "FORCE_COLOR", "RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -96,7 +97,7 @@ def pretraining_config(tiles: Path, run: Path) -> dict:
                 ExamplarLoss=dict(name="ExamplarLoss"),
                 factors=(20, 1, 1),
             ),
-            optimizer=dict(name="Adam", lr=0.0005),
+            optimizer=dict(name="Adam", lr=RATE),
             lr_schedule=dict(name="stepLR", step_size=1, gamma=0.95),
             checkpoints=dict(checkpoints_path=str(run), save_step=1, max_keep=1),
             log=dict(log_path=str(run / "log"), log_step=3, vis_step=4, with_vis=True),
@@ -132,7 +133,7 @@ def finetuning_config(tiles: Path, run: Path) -> dict:
             test_data=split("test"),
             loss=dict(name="CrossEntropyLoss"),
             backbone_lr_factor=0.5,
-            optimizer=dict(name="SGD", lr=0.02, momentum=0.9),
+            optimizer=dict(name="SGD", lr=0.02),
             lr_schedule=dict(name="cosine", warmup_steps=2),
             checkpoints=dict(checkpoints_path=str(run), max_keep=1),
             log=dict(log_path=str(run / "log"), log_step=3),

@@ -35,6 +35,7 @@ VERSIONS = {
 PER_EPOCH = 4  # steps of runs.pretraining_config
 IMAGES = 16
 LOG_STEP = 3
+RATE = 0.0001
 
 
 def seal(contents: dict) -> str:
@@ -66,14 +67,14 @@ def pretraining_state(config: dict, steps: int) -> dict:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build_pretext(config)
-        optimizer = torch.optim.Adam([{"params": [*model.parameters()]}], lr=0.0005, fused=True)
+        optimizer = torch.optim.Adam([{"params": [*model.parameters()]}], lr=RATE, fused=True)
         dataset = PretextDataset(**config["train_cfg"]["train_data"], in_channels=3, seed=0)
         history = {"entries": [], "gradients": [], "counts": [], "skipped": [], "left_out": 0}
         for step in range(1, steps + 1):
             epoch, place = divmod(step - 1, PER_EPOCH)
             order = np.random.default_rng([0, epoch]).permutation(IMAGES)[4 * place : 4 * place + 4]
             batch = collate([dataset[(epoch, int(index))] for index in order])
-            train(model, optimizer, batch, step, 0.0005 * 0.95**epoch, history)
+            train(model, optimizer, batch, step, RATE * 0.95**epoch, history)
             if step % LOG_STEP == 0:  # the log has taken what there was
                 history |= {"entries": [], "gradients": [], "counts": []}
         generator = torch.get_rng_state()
