@@ -26,6 +26,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # pytest-xdist's --no-loadscope-reorder, which would begin with those that have the most tests.
 LONG = ("test_main_path.py", "test_commands.py", "test_distributed_runs.py", "test_results.py")
 LONG += ("test_doctor.py", "test_label_efficiency.py", "test_benchmark.py", "test_soak.py")
+LONG += ("test_frozen_pretraining.py", "test_frozen_finetuning.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -63,6 +64,14 @@ def exports(tmp_path_factory):
     from exports import Exports
 
     return Exports(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def frozen_runs(tmp_path_factory):
+    """The commands whose behaviour is frozen, see `Runs` in golden/runs.py."""
+    from runs import Runs
+
+    return Runs(tmp_path_factory.mktemp("frozen"))
 
 
 def draw_tiles(folder: Path, count: int, size: int = 64, seed: int = 0) -> Path:
