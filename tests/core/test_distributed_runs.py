@@ -163,8 +163,7 @@ def of_one(folder: Path) -> dict:
 def command(name: str, config: Path, *arguments: str) -> None:
     """One of the repository's commands in this process, which has joined the others."""
     sys.argv = [name, "--config_file", str(config), *arguments]
-    module = import_module(name)
-    module.run(module.flags().parse_args())
+    import_module(f"SSLRemoteSensing.commands.{name}").main()
 
 
 def matrices(results: dict) -> dict[str, list]:
@@ -188,7 +187,7 @@ def evaluate(folder: Path, name: str) -> dict:
     found = {}
     for way, arguments in SCORINGS.items():
         path = folder / name / "best.pth"
-        command("finetune_seg", folder / "seg.py", "--evaluate", str(path), *arguments)
+        command("finetune", folder / "seg.py", "--evaluate", str(path), *arguments)
         if distributed.rank() == 0:
             scored = json.loads((folder / name / "results.json").read_text())
             found[way] = matrices(scored)
@@ -200,14 +199,15 @@ def evaluate(folder: Path, name: str) -> dict:
 
 def work(folder: Path) -> None:
     rank, found = int(os.environ["RANK"]), {}
+    distributed.processes = contextlib.nullcontext  # which commands would join
     for figure in ("draw_confusion_matrix", "draw_examples"):  # which take seconds
         setattr(results, figure, lambda *_: None)
     if rank == 0:  # before it knows of the other
         found["halted at an end"] = train(folder / "at_an_end", stop=4, batch_size=12)
     with joined(2):
         found |= of_two(folder)
-        command("train", folder / "pretext.py")
-        command("finetune_seg", folder / "seg.py", "--backbone", "random")
+        command("pretrain", folder / "pretext.py")
+        command("finetune", folder / "seg.py", "--backbone", "random")
         found["scored by two"] = evaluate(folder, "by_two")
     if rank == 0:
         found |= of_one(folder)
