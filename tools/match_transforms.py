@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from probe import open_backbone
 
-from SSLRemoteSensing.core.cli import config_parser, parse, read_config
+from SSLRemoteSensing.core.cli import Flags, parse, read_config
 from SSLRemoteSensing.core.errors import UserError, run_command
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ CELLS, BATCH = 8, 32
 
 
 def flags() -> ArgumentParser:
-    flags = config_parser(__doc__)
+    flags = Flags(__doc__).config().paths()
     add = flags.add_argument
     add("--backbone", default="random", metavar="random|imagenet|FILE", help="whose maps")
     add("--samples", type=int, default=600, metavar="N", help="images, each once")

@@ -103,7 +103,8 @@ CONFIGS = {
 FILES = markdown_files()
 SCRIPTS = sorted(
     str(file.relative_to(ROOT))
-    for file in [*ROOT.glob("*.py"), *ROOT.glob("tools/*.py"), *ROOT.glob("configs/*.py")]
+    for folder in (".", "tools", "configs", "SSLRemoteSensing/commands")
+    for file in (ROOT / folder).glob("*.py")
 )
 
 

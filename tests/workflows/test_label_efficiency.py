@@ -21,7 +21,7 @@ from preloaded import python
 
 from SSLRemoteSensing.core.checkpoints import write
 from SSLRemoteSensing.core.config import load_config
-from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.models.pretrained import BACKBONES
 from SSLRemoteSensing.workflows.label_efficiency import runner
 from SSLRemoteSensing.workflows.label_efficiency.cells import (
@@ -542,8 +542,7 @@ def test_data_that_no_cell_could_use_are_told_at_once(plan, config):
 @pytest.fixture
 def tool(config, fake, tmp_path, monkeypatch, capsys):
     """The command in this process, with the stand-in; its exit status and what it printed."""
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    module = importlib.import_module("label_efficiency")
+    module = importlib.import_module("SSLRemoteSensing.commands.label_efficiency")
     monkeypatch.setattr(module, "FINETUNE", fake)
     file = tmp_path / "config.py"
     file.write_text(f"config = {config!r}\n")
@@ -554,7 +553,7 @@ def tool(config, fake, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["label_efficiency.py", *given, *more])
         status = 0
         try:
-            module.run_command(module.main)
+            run_command(module.main)
         except SystemExit as end:
             status = end.code or 0
         said = capsys.readouterr()
@@ -640,7 +639,7 @@ def test_the_command_says_where_no_rate_could_be_chosen(tool, tmp_path):
 
 def test_a_dry_run_lists_cells_and_writes_nothing(tool, tmp_path, fake, monkeypatch):
     (tmp_path / "dry.py").write_text("import sys; print('one step: 2.5 s', sys.argv[-1])")
-    module = importlib.import_module("label_efficiency")
+    module = importlib.import_module("SSLRemoteSensing.commands.label_efficiency")
     monkeypatch.setattr(module, "FINETUNE", [sys.executable, str(tmp_path / "dry.py")])
     status, said = tool("--dry_run")
     assert status == 0

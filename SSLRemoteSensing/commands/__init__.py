@@ -1,0 +1,1 @@
+"""The commands: what each is asked with its flags, and its story; `sslrs` calls them by name."""
