@@ -14,8 +14,6 @@ from; see docs/pretext_tasks.md.
 from argparse import ArgumentParser
 from typing import TYPE_CHECKING
 
-from probe import open_backbone
-
 from SSLRemoteSensing.core.cli import Flags, parse, read_config
 from SSLRemoteSensing.core.errors import UserError, run_command
 
@@ -52,6 +50,8 @@ def main() -> None:
     count = min(args.samples, len(dataset))
     if count < 2:
         raise UserError(f"--samples {args.samples}, of {len(dataset)} images: needed are 2")
+    from SSLRemoteSensing.workflows.probing import open_backbone
+
     backbone = open_backbone(config["backbone_cfg"], args.backbone, args.seed)
     wanted = config["backbone_cfg"].get("in_channels", 3)
     if backbone.in_channels != wanted:

@@ -42,7 +42,9 @@ def score_draws(
     cfg, img_size = config["train_cfg"]["probe"], config["train_cfg"]["train_data"]["img_size"]
     for draw in range(draws):
         if draw == 0 or weights.name == "random":
-            backbone = open_backbone(config["backbone_cfg"], weights, weights.seed + draw)
+            seed = weights.seed + draw
+            backbone = open_backbone(config["backbone_cfg"], weights.name, seed)
+            backbone = take_maps(backbone, weights.blocks)
         probe = read_probe(cfg | {"seed": cfg.get("seed", 0) + draw}, backbone, img_size)
         begun = time.perf_counter()
         scores = probe.score(backbone.to(device), precision)
@@ -50,20 +52,23 @@ def score_draws(
         yield scores, f"{summary}; {time.perf_counter() - begun:.1f} s"
 
 
-def open_backbone(backbone_cfg: dict, weights: Weights, seed: int) -> nn.Module:
-    """The backbone with its weights; those of a file are said to be loaded."""
-    if weights.name in ("random", "imagenet"):
-        torch.manual_seed(seed)
-        cfg = backbone_cfg | {"pretrained": weights.name == "imagenet"}
-        backbone = build(BACKBONES, cfg, "backbone_cfg")
-    else:
-        loaded = load_backbone(None, weights.name)
+def open_backbone(backbone_cfg: dict, weights: str, seed: int) -> nn.Module:
+    """The backbone with 'random' or 'imagenet' weights, or those of a file, which says so."""
+    if weights not in ("random", "imagenet"):
+        loaded = load_backbone(None, weights)
         print(loaded["summary"])
-        backbone = loaded["model"]
-    if not weights.blocks:
+        return loaded["model"]
+    torch.manual_seed(seed)
+    cfg = backbone_cfg | {"pretrained": weights == "imagenet"}
+    return build(BACKBONES, cfg, "backbone_cfg")
+
+
+def take_maps(backbone: nn.Module, blocks: Sequence[str] | None) -> nn.Module:
+    """`backbone` with those of its maps alone that --blocks names."""
+    if not blocks:
         return backbone
     try:
-        return SomeMaps(backbone, weights.blocks)
+        return SomeMaps(backbone, blocks)
     except UserError as error:
         raise UserError(f"--blocks: {error}") from error
 

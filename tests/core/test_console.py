@@ -148,15 +148,15 @@ def on_a_terminal(command: list[str], width: int = 80, **environment: str) -> tu
 
 BARS = """
 import sys, time
-from SSLRemoteSensing.core.console import closing, command_line, progress, say, warn
+from SSLRemoteSensing.core.console import command_line, print_line, print_summary, progress, warn
 from SSLRemoteSensing.core.errors import UserError, run_command
 def main():
     for number in progress("counting", range(16), unit="file"):
         time.sleep(float(sys.argv[1]))
         if number == 14:
-            say("a line")
+            print_line("a line")
     warn("odd")
-    closing({"results": "a b.json"}, [command_line("train.py", "--config_file", "a b.py")])
+    print_summary({"results": "a b.json"}, [command_line("train.py", "--config_file", "a b.py")])
     raise UserError("nothing: is wrong; mend it")
 run_command(main)
 """

@@ -587,6 +587,31 @@ def test_the_command_writes_tables_curves_and_the_answer(tool, tmp_path):
     assert answer in said
 
 
+def test_the_report_is_written_again_from_the_cells_alone(tool, tmp_path, monkeypatch, capsys):
+    (tmp_path / "grid").mkdir()
+    (tmp_path / "grid/fail_train_net_f0.5_s0").touch()
+    assert tool()[0] == 1
+    folder = tmp_path / "grid"
+    names = ("table.csv", "table.md", "report.html", "curves.png")
+    before = {name: (folder / name).read_bytes() for name in names}
+    for name in names:
+        (folder / name).unlink()
+    command = importlib.import_module("SSLRemoteSensing.commands.report")
+    monkeypatch.setattr(sys, "argv", ["sslrs report", str(folder)])
+    command.main()
+    assert f"results: {folder / 'table.md'}" in capsys.readouterr().out
+    for name in ("table.csv", "table.md"):
+        assert (folder / name).read_bytes() == before[name], name
+    assert all((folder / name).exists() for name in names)
+    monkeypatch.setattr(sys, "argv", ["sslrs report", str(folder), "--against", "nett"])
+    with pytest.raises(UserError, match="--against nett: is no initialisation of the grid"):
+        command.main()
+    (folder / "grid.json").write_text("{")
+    monkeypatch.setattr(sys, "argv", ["sslrs report", str(folder)])
+    with pytest.raises(UserError, match=r"grid\.json: damaged"):
+        command.main()
+
+
 def test_another_start_than_random_is_compared_with_where_asked_for(tool, tmp_path):
     status, said = tool("--against", "net")
     assert status == 0
