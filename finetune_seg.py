@@ -1,7 +1,12 @@
-"""Fine-tune and score a segmentation network: the command `sslrs finetune` as a script."""
+"""What a straight line reads off a backbone: the linear probe of pre-training, for any weights.
 
-from SSLRemoteSensing.commands.finetune import main
+The same as `sslrs probe`; `--help` has its flags and examples.
+"""
+
+from SSLRemoteSensing.commands.finetune import flags, main
 from SSLRemoteSensing.core.errors import run_command
+
+__all__ = ["flags", "main"]
 
 if __name__ == "__main__":
     run_command(main)

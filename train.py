@@ -1,7 +1,12 @@
-"""Pre-train a backbone on images without labels: the command `sslrs pretrain` as a script."""
+"""What a straight line reads off a backbone: the linear probe of pre-training, for any weights.
 
-from SSLRemoteSensing.commands.pretrain import main
+The same as `sslrs probe`; `--help` has its flags and examples.
+"""
+
+from SSLRemoteSensing.commands.pretrain import flags, main
 from SSLRemoteSensing.core.errors import run_command
+
+__all__ = ["flags", "main"]
 
 if __name__ == "__main__":
     run_command(main)

@@ -3,13 +3,20 @@
 from importlib import import_module
 
 __version__ = "0.1.0"
-__all__ = ["build_pretext", "build_segmentation", "load_backbone", "load_config"]
+__all__ = [
+    "build_pretext",
+    "build_segmentation",
+    "load_backbone",
+    "load_config",
+    "load_segmentation",
+]
 
 HOMES = {
     "build_pretext": "models.pretext",
     "build_segmentation": "models.segmentation",
     "load_backbone": "models.pretrained",
     "load_config": "core.config",
+    "load_segmentation": "models.segmentation",
 }
 
 

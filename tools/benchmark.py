@@ -32,7 +32,7 @@ from pathlib import Path
 
 from benchmark_table import SWITCHES, table
 
-from SSLRemoteSensing.core.cli import parse, plain_parser
+from SSLRemoteSensing.core.cli import Flags, parse
 from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.core.files import write_text
 from SSLRemoteSensing.core.machine import device_name, versions
@@ -91,7 +91,7 @@ def measure(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:
 
 
 def flags() -> argparse.ArgumentParser:
-    flags = plain_parser(__doc__)
+    flags = Flags(__doc__)
     add = flags.add_argument
     add("--config_file", metavar="FILE",
         help=f"of a pre-training (default: configs/{CONFIG.name})")  # fmt: skip

@@ -29,7 +29,7 @@ from demo_scenes.town import draw_town
 from torch import nn
 
 from SSLRemoteSensing.core.classes import default_palette
-from SSLRemoteSensing.core.cli import parse, plain_parser
+from SSLRemoteSensing.core.cli import Flags, parse
 from SSLRemoteSensing.core.errors import run_command
 from SSLRemoteSensing.core.files import write_text
 from SSLRemoteSensing.core.machine import choose_device, choose_precision, device_name
@@ -179,7 +179,7 @@ def measure_memory(args: argparse.Namespace, scratch: Path) -> dict:
 
 
 def flags() -> argparse.ArgumentParser:
-    flags = plain_parser(__doc__)
+    flags = Flags(__doc__)
     add = flags.add_argument
     add("--network", default="vgg16_bn", metavar="NAME",
         help="pointwise, or a backbone (vgg16_bn, resnet18, ...)")  # fmt: skip

@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from SSLRemoteSensing.core.cli import parse, plain_parser
+from SSLRemoteSensing.core.cli import Flags, parse
 from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.core.files import write_text
 from SSLRemoteSensing.core.machine import device_name, versions
@@ -32,7 +32,7 @@ CONFIG = ROOT / "configs/vr_vgg16_inapinting_agr_examplar_cfg.py"
 
 
 def flags() -> argparse.ArgumentParser:
-    flags = plain_parser(__doc__)
+    flags = Flags(__doc__)
     add = flags.add_argument
     add("--config_file", metavar="FILE",
         help=f"of a pre-training (default: configs/{CONFIG.name})")  # fmt: skip

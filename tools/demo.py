@@ -16,7 +16,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from SSLRemoteSensing.core.cli import parse, plain_parser
+from SSLRemoteSensing.core.cli import Flags, parse
 from SSLRemoteSensing.core.console import command_line, print_summary, styled
 from SSLRemoteSensing.core.errors import run_command
 
@@ -27,7 +27,7 @@ STARTS = ("random", "pre-trained")
 
 
 def flags() -> argparse.ArgumentParser:
-    flags = plain_parser(__doc__)
+    flags = Flags(__doc__)
     flags.add_argument(
         "--output", default="runs/demo", metavar="FOLDER", help="folder of all that it makes"
     )

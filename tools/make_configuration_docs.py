@@ -20,7 +20,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
-from SSLRemoteSensing.core.cli import parse, plain_parser
+from SSLRemoteSensing.core.cli import Flags, parse
 from SSLRemoteSensing.core.config import Chain, OneOf, Part, parameters, typed_keys
 from SSLRemoteSensing.core.console import print_summary
 from SSLRemoteSensing.core.errors import UserError, run_command
@@ -94,7 +94,7 @@ class Section:
 
 
 def flags() -> ArgumentParser:
-    flags = plain_parser(__doc__)
+    flags = Flags(__doc__)
     told = "the page to write (default: docs/configuration.md)"
     flags.add_argument("--output", type=Path, metavar="FILE", help=told)
     return flags

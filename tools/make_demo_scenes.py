@@ -17,7 +17,7 @@ import rasterio
 from demo_scenes.clouds import draw_clouds
 from demo_scenes.town import draw_town
 
-from SSLRemoteSensing.core.cli import parse, plain_parser
+from SSLRemoteSensing.core.cli import Flags, parse
 from SSLRemoteSensing.core.console import command_line, print_summary, progress
 from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.data.subsets import name_hash
@@ -30,7 +30,7 @@ METRES = {"potsdam": 0.05, "vaihingen": 0.09, "levir_cs": 160.0}
 
 
 def flags() -> argparse.ArgumentParser:
-    flags = plain_parser(__doc__)
+    flags = Flags(__doc__)
     add = flags.add_argument
     add("--output", required=True, metavar="FOLDER", help="folder of the scenes")
     add("--seed", type=int, default=0, metavar="N", help="another one draws other scenes")

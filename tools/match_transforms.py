@@ -14,9 +14,7 @@ from; see docs/pretext_tasks.md.
 from argparse import ArgumentParser
 from typing import TYPE_CHECKING
 
-from probe import open_backbone
-
-from SSLRemoteSensing.core.cli import config_parser, parse, read_config
+from SSLRemoteSensing.core.cli import Flags, parse, read_config
 from SSLRemoteSensing.core.errors import UserError, run_command
 
 if TYPE_CHECKING:
@@ -26,7 +24,7 @@ CELLS, BATCH = 8, 32
 
 
 def flags() -> ArgumentParser:
-    flags = config_parser(__doc__)
+    flags = Flags(__doc__).config().paths()
     add = flags.add_argument
     add("--backbone", default="random", metavar="random|imagenet|FILE", help="whose maps")
     add("--samples", type=int, default=600, metavar="N", help="images, each once")
@@ -51,6 +49,8 @@ def main() -> None:
     count = min(args.samples, len(dataset))
     if count < 2:
         raise UserError(f"--samples {args.samples}, of {len(dataset)} images: needed are 2")
+    from SSLRemoteSensing.workflows.probing import open_backbone
+
     backbone = open_backbone(config["backbone_cfg"], args.backbone, args.seed)
     wanted = config["backbone_cfg"].get("in_channels", 3)
     if backbone.in_channels != wanted:

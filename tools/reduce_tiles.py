@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from SSLRemoteSensing.core.cli import parse, plain_parser
+from SSLRemoteSensing.core.cli import Flags, parse
 from SSLRemoteSensing.core.console import print_summary, progress
 from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.core.files import make_folder, write_bytes
@@ -28,7 +28,7 @@ PATTERNS = ("**/*.png", "**/*.jpg", "**/*.jpeg")
 
 
 def flags() -> argparse.ArgumentParser:
-    flags = plain_parser(__doc__)
+    flags = Flags(__doc__)
     flags.add_argument("--images", required=True, metavar="FOLDER", help="PNG and JPEG in it")
     flags.add_argument("--labels", metavar="FOLDER", help="of PNG label maps of the same names")
     flags.add_argument("--factor", type=int, default=2, metavar="N", help="pixels to one, a side")

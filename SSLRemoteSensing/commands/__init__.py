@@ -1,1 +1,1 @@
-"""The commands: one file each, its flags and its story."""
+"""The commands: what each is asked with its flags, and its story; `sslrs` calls them by name."""

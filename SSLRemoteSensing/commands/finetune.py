@@ -15,16 +15,15 @@ checkpoints_path: `best.pth`, `results.json`, `report.html` to open in a browser
 `confusion_matrix.png`, `examples.png`, and `train_tiles.txt`, the tiles whose labels were used.
 """
 
-from argparse import ArgumentParser
 from pathlib import Path
 
-from SSLRemoteSensing.core.cli import config_words, parse, parser, read_config
+from SSLRemoteSensing.core.cli import Flags, config_words, parse, read_config
 from SSLRemoteSensing.core.console import command_line, print_summary
 from SSLRemoteSensing.core.errors import UserError
 
 
-def flags() -> ArgumentParser:
-    flags = parser(__doc__)
+def flags() -> Flags:
+    flags = Flags(__doc__).config().paths().dry_run()
     flags.add_argument(
         "--backbone",
         metavar="random|imagenet|FILE",
@@ -53,14 +52,16 @@ def main() -> None:
     from SSLRemoteSensing.core.distributed import processes
     from SSLRemoteSensing.workflows.finetuning import finetune, score_checkpoint
 
+    wanted = {}
+    if args.backbone is not None:
+        starts = {"random": False, "imagenet": True}
+        wanted["backbone_cfg.pretrained"] = starts.get(args.backbone, args.backbone)
+    if args.tta:
+        wanted["scoring_cfg.tta"] = True
+    if args.tiles:
+        wanted["scoring_cfg.on"] = "tiles"
     with processes():
-        config = read_config(args)
-        if args.backbone is not None and isinstance(config.get("backbone_cfg"), dict):
-            starts = {"random": False, "imagenet": True}
-            config["backbone_cfg"]["pretrained"] = starts.get(args.backbone, args.backbone)
-        scoring = ({"tta": True} if args.tta else {}) | ({"on": "tiles"} if args.tiles else {})
-        if scoring:
-            config["scoring_cfg"] = (config.get("scoring_cfg") or {}) | scoring
+        config = read_config(args, wanted)
         if args.evaluate is not None:
             score_checkpoint(config, Path(args.evaluate))
             print_summary({}, [mapping(Path(args.evaluate))])

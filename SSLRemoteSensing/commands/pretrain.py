@@ -12,14 +12,12 @@ The same command again goes on where a run was stopped. Results: `backbone.pth` 
 `backbone.json` in the checkpoints_path, TensorBoard events and `metrics.jsonl` in the log_path.
 """
 
-from argparse import ArgumentParser
-
-from SSLRemoteSensing.core.cli import fine_tuning_config, parse, parser, read_config
+from SSLRemoteSensing.core.cli import Flags, fine_tuning_config, parse, read_config
 from SSLRemoteSensing.core.console import command_line, print_summary
 
 
-def flags() -> ArgumentParser:
-    flags = parser(__doc__)
+def flags() -> Flags:
+    flags = Flags(__doc__).config().paths().dry_run()
     flags.add_argument(
         "--with_imagenet",
         choices=("true", "false"),
@@ -34,11 +32,11 @@ def main() -> None:
     from SSLRemoteSensing.core.distributed import processes
     from SSLRemoteSensing.workflows.pretraining import pretrain
 
+    wanted = {}
+    if args.with_imagenet is not None:
+        wanted["backbone_cfg.pretrained"] = args.with_imagenet == "true"
     with processes():
-        config = read_config(args)
-        if args.with_imagenet is not None and isinstance(config.get("backbone_cfg"), dict):
-            config["backbone_cfg"]["pretrained"] = args.with_imagenet == "true"
-        results = pretrain(config, args.dry_run)
+        results = pretrain(read_config(args, wanted), args.dry_run)
         if args.dry_run:
             return
         words = ("--config_file", fine_tuning_config(args.config_file))

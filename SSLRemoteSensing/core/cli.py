@@ -4,12 +4,16 @@ import argparse
 import contextlib
 import os
 import shutil
+import sys
 import textwrap
-from importlib import metadata
+from collections.abc import Mapping
+from importlib import import_module, metadata
 from pathlib import Path
 
 import SSLRemoteSensing
-from SSLRemoteSensing.core.config import load_config
+from SSLRemoteSensing.core.config import NOTHING, load_config, nearest
+from SSLRemoteSensing.core.console import as_started
+from SSLRemoteSensing.core.errors import UserError
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -35,67 +39,93 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
-def plain_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with --help and --version alone; `description` is a command's docstring, with
-    examples as indented lines that can be copied."""
-    flags = argparse.ArgumentParser(description=description, formatter_class=Help)
-    flags.add_argument(
-        "--version",
-        action=Version,
-        help="print the versions of this package and of torch, and end",
-    )
-    return flags
+class Flags(argparse.ArgumentParser):
+    """The flags of a command: --help and --version, and those that several commands share.
+
+        flags = Flags(__doc__).config().paths().dry_run()
+
+    Args:
+        description: the command's docstring, with examples as indented lines that can be copied.
+    """
+
+    def __init__(self, description: str):
+        prog = os.path.basename(sys.argv[0])
+        super().__init__(prog, description=as_started(description), formatter_class=Help)
+        self.add_argument(
+            "--version",
+            action=Version,
+            help="print the versions of this package and of torch, and end",
+        )
+
+    def config(self, title: str = "config") -> "Flags":
+        """--config_file and --set, for `read_config`, in a group of that title."""
+        self.of_config = self.add_argument_group(title)
+        self.of_config.add_argument(
+            "--config_file",
+            required=True,
+            metavar="FILE",
+            help="a Python file as those of configs/",
+        )
+        return self.keys(self.of_config)
+
+    def keys(self, group: argparse._ArgumentGroup) -> "Flags":
+        """--set alone, in a group of one's own."""
+        group.add_argument(
+            "--set",
+            action="append",
+            nargs="+",
+            default=[],
+            metavar="A.B.C=VALUE",
+            help="override any key; VALUE is a Python literal or else a string",
+        )
+        return self
+
+    def paths(self) -> "Flags":
+        """The folders of a run, beside the config."""
+        self.of_config.add_argument(
+            "--checkpoints_path",
+            metavar="FOLDER",
+            help="of the run's checkpoints and results, in place of the config's",
+        )
+        self.of_config.add_argument(
+            "--log_path",
+            metavar="FOLDER",
+            help="of metrics.jsonl and TensorBoard's events, in place of the config's",
+        )
+        return self
+
+    def dry_run(self) -> "Flags":
+        self.add_argument(
+            "--dry_run",
+            action="store_true",
+            help="build all, run and describe one step, write nothing",
+        )
+        return self
 
 
 class Version(argparse.Action):
-    """Print what is installed; torch is asked for its version without loading it."""
+    """Print what is installed, and end."""
 
     def __init__(self, option_strings, dest, help):
         super().__init__(option_strings, argparse.SUPPRESS, 0, default=argparse.SUPPRESS, help=help)
 
     def __call__(self, parser, namespace, values, option_string=None):
-        print(f"SSLRemoteSensing {SSLRemoteSensing.__version__}")
-        print(f"torch {metadata.version('torch')}")
+        print_versions()
         parser.exit()
 
 
-def config_parser(description: str) -> argparse.ArgumentParser:
-    """The flags that choose a config, for `settings`."""
-    flags = plain_parser(description)
-    add_config_flags(flags.add_argument_group("config"), paths=True)
-    return flags
+def print_versions() -> None:
+    """The versions that `--version` names; torch is asked for its own without loading it."""
+    print(f"SSLRemoteSensing {SSLRemoteSensing.__version__}")
+    print(f"torch {metadata.version('torch')}")
 
 
-def add_config_flags(group: argparse._ArgumentGroup, paths: bool) -> None:
-    """--config_file and --set; with `paths` also those of the checkpoints and the log."""
-    group.add_argument(
-        "--config_file", required=True, metavar="FILE", help="a Python file as those of configs/"
-    )
-    add_set(group)
-    if not paths:
-        return
-    group.add_argument(
-        "--checkpoints_path",
-        metavar="FOLDER",
-        help="of the run's checkpoints and results, in place of the config's",
-    )
-    group.add_argument(
-        "--log_path",
-        metavar="FOLDER",
-        help="of metrics.jsonl and TensorBoard's events, in place of the config's",
-    )
-
-
-def add_set(group: argparse._ArgumentGroup) -> None:
-    """--set, for `overrides`."""
-    group.add_argument(
-        "--set",
-        action="append",
-        nargs="+",
-        default=[],
-        metavar="A.B.C=VALUE",
-        help="override any key; VALUE is a Python literal or else a string",
-    )
+def parse(flags: Flags) -> argparse.Namespace:
+    """The command line's flags. Of torchrun's processes the first alone says what is wrong."""
+    if os.environ.get("RANK", "0") == "0":
+        return flags.parse_args()
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        return flags.parse_args()
 
 
 def overrides(args: argparse.Namespace) -> list[str]:
@@ -103,21 +133,32 @@ def overrides(args: argparse.Namespace) -> list[str]:
     return [text for group in args.set for text in group]
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """The flags that train.py and finetune_seg.py share."""
-    flags = config_parser(description)
-    flags.add_argument(
-        "--dry_run", action="store_true", help="build all, run and describe one step, write nothing"
-    )
-    return flags
+def start(program: str, commands: Mapping[str, tuple[str, str]], words: list[str]) -> None:
+    """Go on as the command that the first of `words` names; without one, list them.
 
+    Args:
+        program: what stands before `words` on the command line.
+        commands: name -> (the module of its `main`, a line of what it does).
 
-def parse(flags: argparse.ArgumentParser) -> argparse.Namespace:
-    """The command line's flags. Of torchrun's processes the first alone says what is wrong."""
-    if os.environ.get("RANK", "0") == "0":
-        return flags.parse_args()
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-        return flags.parse_args()
+    Raises:
+        UserError: an unknown command.
+    """
+    name = words[0] if words else "--help"
+    if name == "--version":
+        print_versions()
+    elif name in ("-h", "--help"):
+        width = max(map(len, commands))
+        print(f"usage: {program} COMMAND ...\n")
+        for command, (_, line) in commands.items():
+            print(f"  {command:<{width}}  {line}")
+        print(f"\n{program} COMMAND --help has the flags of each, and examples.")
+    elif name not in commands:
+        hint = nearest(name, commands)
+        raise UserError(f"{program} {name}: no such command, {hint}")
+    else:
+        sys.argv = [f"{program} {name}", *words[1:]]
+        # Only the one that is called for: others load more.
+        import_module(f"SSLRemoteSensing.commands.{commands[name][0]}").main()
 
 
 def config_words(args: argparse.Namespace, *names: str) -> list[str]:
@@ -141,11 +182,19 @@ def fine_tuning_config(config_file: str) -> str:
     return "CONFIG"
 
 
-def read_config(args: argparse.Namespace) -> dict:
-    """The config that the flags of `config_parser` ask for."""
-    asked = overrides(args)
-    if args.checkpoints_path:
-        asked.append(f"train_cfg.checkpoints.checkpoints_path={args.checkpoints_path}")
-    if args.log_path:
-        asked.append(f"train_cfg.log.log_path={args.log_path}")
-    return load_config(args.config_file, asked)
+def read_config(args: argparse.Namespace, wanted: Mapping[str, object] = NOTHING) -> dict:
+    """The config that the flags of `Flags.config` ask for.
+
+    Args:
+        wanted: what other flags ask for, as --set would: 'a.b.c' -> a plain value.
+
+    Raises:
+        UserError: as `load_config`.
+    """
+    folders = {
+        "train_cfg.checkpoints.checkpoints_path": getattr(args, "checkpoints_path", None),
+        "train_cfg.log.log_path": getattr(args, "log_path", None),
+    }
+    given = {key: folder for key, folder in folders.items() if folder} | wanted
+    asked = [f"{key}={value!r}" for key, value in given.items()]
+    return load_config(args.config_file, [*overrides(args), *asked])

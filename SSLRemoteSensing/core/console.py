@@ -1,6 +1,7 @@
 """What a command says: colours and bars on a terminal, plain lines in a pipe, where results lie."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,19 @@ from tqdm import tqdm
 
 STYLES = {"bold": "1", "red": "1;31", "yellow": "33"}
 DELAY = 1.0  # seconds of work before a bar appears
+# The scripts that users know, and the commands of `sslrs` that do the same.
+COMMANDS = {
+    "train.py": "pretrain",
+    "finetune_seg.py": "finetune",
+    "tools/predict.py": "predict",
+    "tools/prepare.py": "prepare",
+    "tools/doctor.py": "doctor",
+    "tools/label_efficiency.py": "label_efficiency",
+    "tools/probe.py": "probe",
+    "tools/export.py": "export",
+    "tools/show_pretext.py": "show pretext",
+    "tools/show_labels.py": "show labels",
+}
 
 
 def styled(text: str, style: str, stream: TextIO | None = None) -> str:
@@ -96,5 +110,31 @@ def print_summary(facts: Mapping[str, object], commands: Sequence[str] = ()) -> 
 
 
 def command_line(script: str, *arguments: object) -> str:
-    """A command of this repository, quoted so that it can be copied into a shell."""
-    return shlex.join(["python", script, *map(str, arguments)])
+    """A command of this repository, quoted so that it can be copied into a shell.
+
+    Where `sslrs` started this program, it is the command of `sslrs` that does the same.
+    """
+    start = ["sslrs", *COMMANDS[script].split()] if is_sslrs() else ["python", script]
+    return shlex.join([*start, *map(str, arguments)])
+
+
+def this_command(words: Sequence[str] | None = None) -> str:
+    """The command that runs now as it was typed, or with `words` in place of its own."""
+    start = sys.argv[0].split() if is_sslrs() else ["python", sys.argv[0]]
+    return shlex.join([*start, *(sys.argv[1:] if words is None else words)])
+
+
+def as_started(text: str) -> str:
+    """`text` with the scripts that it has as examples named in the way this program was started."""
+    if is_sslrs():
+        for script, command in COMMANDS.items():
+            text = text.replace(f"python {script}", f"sslrs {command}")
+            text = re.sub(
+                rf"(torchrun .*) {re.escape(script)} ", rf"\1 -m SSLRemoteSensing {command} ", text
+            )
+    return text
+
+
+def is_sslrs() -> bool:
+    """Whether `sslrs COMMAND` or `python -m SSLRemoteSensing COMMAND` started this program."""
+    return sys.argv[0].startswith("sslrs ")

@@ -31,13 +31,40 @@ def about(what: str) -> Iterator[None]:
         raise UserError(f"{what}: {error}") from error
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, by its number, and what is to be said of what was done until then."""
+
+    def __init__(self, number: int, text: str):
+        super().__init__(number)
+        self.text = text
+
+
+@contextlib.contextmanager
+def stoppable(text: str) -> Iterator[None]:
+    """What is done inside SIGTERM stops as Ctrl-C does; `run_command` then says `text`."""
+
+    def terminate(number: int, frame) -> None:
+        # A second one, as some batch systems send it, must not end the cleaning.
+        signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise Stopped(stop.args[0] if stop.args else signal.SIGINT, text) from None
+    finally:
+        if signal.getsignal(signal.SIGTERM) is terminate:
+            signal.signal(signal.SIGTERM, before)
+
+
 def run_command(main: Callable[[], None], stopped: str = "stopped") -> None:
     """Call `main()`; turn a `UserError` into one line on stderr and exit status 2.
 
-    Ctrl-C says `stopped` and ends with 130 (a KeyboardInterrupt that carries the number of another
-    signal with 128 and that). Where what reads the output has gone, as `head` does, the command
-    ends without a word and with 141, as SIGPIPE would end it. Anything else is a defect of ours and
-    keeps its traceback.
+    Ctrl-C says `stopped`, or what `stoppable` has, and ends with 130 (a KeyboardInterrupt that
+    carries the number of another signal with 128 and that). Where what reads the output has gone,
+    as `head` does, the command ends without a word and with 141, as SIGPIPE would end it. Anything
+    else is a defect of ours and keeps its traceback.
     """
     # It asks a run for a checkpoint; before its first step there is none to write.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -49,7 +76,7 @@ def run_command(main: Callable[[], None], stopped: str = "stopped") -> None:
             print(styled("error:", "red", sys.stderr), one_line(error), file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt as stop:
-            print_stopped(stopped)
+            print_stopped(stop.text if isinstance(stop, Stopped) else stopped)
             sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))
         except Exception:
             if not pressed:

@@ -4,12 +4,15 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from SSLRemoteSensing.core import distributed
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
+
+# torch takes seconds, and what only reads images starts without it: it is imported where it is
+# used.
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless")
 
@@ -34,7 +37,7 @@ def versions() -> dict[str, str | None]:
 
 def device_name() -> str:
     """The machine's processor, and its GPU where there is one."""
-    import torch  # here, so that tools which only read images start without it
+    import torch
 
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
@@ -49,7 +52,7 @@ def device_name() -> str:
     return name
 
 
-def choose_device(name: str, setting: str = "train_cfg.device=") -> torch.device:
+def choose_device(name: str, setting: str = "train_cfg.device=") -> "torch.device":
     """'auto' takes CUDA where there is one, else the CPU; of several processes each its own GPU.
 
     Args:
@@ -58,6 +61,10 @@ def choose_device(name: str, setting: str = "train_cfg.device=") -> torch.device
     Raises:
         UserError: a device that is not there.
     """
+    import torch
+
+    from SSLRemoteSensing.core import distributed
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -83,15 +90,17 @@ def choose_device(name: str, setting: str = "train_cfg.device=") -> torch.device
     return device
 
 
-def has_fast_bf16(device: torch.device) -> bool:
+def has_fast_bf16(device: "torch.device") -> bool:
     """Whether bf16 is done in hardware; elsewhere it is emulated, hundreds of times slower."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def choose_precision(
-    precision: str, device: torch.device, setting: str = "train_cfg.precision="
+    precision: str, device: "torch.device", setting: str = "train_cfg.precision="
 ) -> str:
     """'fp32' or 'bf16'; 'auto' is bf16 where the hardware has it. Warns where bf16 is emulated."""
     fast = has_fast_bf16(device)

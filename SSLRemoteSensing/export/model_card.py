@@ -233,19 +233,17 @@ def snippets(
     if form == "mmseg":
         return {} if isinstance(source.backbone, VGG) else ours
     if form == "safetensors" and network:
-        return {"SSLRemoteSensing": WHOLE.format(file=file)} | {
+        sizes = {"bands": bands, "classes": len(source.classes)}
+        return {"SSLRemoteSensing": WHOLE.format(file=file, **sizes)} | {
             name + ", backbone": code for name, code in ours.items()
         }
     return ours | state_dict_snippets(source, file)
 
 
-WHOLE = """from SSLRemoteSensing import build_segmentation
-from SSLRemoteSensing.core.checkpoints import read
+WHOLE = """from SSLRemoteSensing import load_segmentation
 
-contents = read({file!r})
-net = build_segmentation(contents["card"]["config"])
-net.load_state_dict(contents["model"])
-net.backbone.set_normalization(contents["card"]["mean"], contents["card"]["std"])"""
+net = load_segmentation({file!r})  # in evaluation mode; net.classes has the names
+# logits = net.logits(images), images (N, {bands}, H, W) in 0..1 -> (N, {classes}, H, W)"""
 
 
 def state_dict_snippets(source: Source, file: str) -> dict[str, str]:

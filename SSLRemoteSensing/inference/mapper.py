@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -28,25 +28,42 @@ from SSLRemoteSensing.inference.scene import InputScene, open_scene
 from SSLRemoteSensing.inference.windows import predict_scene, probabilities
 from SSLRemoteSensing.inference.writer import BLOCK, MapWriter, write_png
 
+BATCH = {"cpu": 1, "cuda": 16}  # windows; a CPU gains nothing by more
+THREADS = {"cpu": 1, "cuda": 4}
 WAITING = 4  # parts of strips that may wait to be written
 SPARE = 2**26  # bytes for GDAL besides the strips
 
 
 @dataclass(frozen=True)
 class MapSettings:
-    """How scenes are mapped. Defaults and meanings are those of tools/predict.py's flags."""
+    """How scenes are mapped. Defaults and meanings are those of tools/predict.py's flags.
+
+    None as `batch_size` or `workers` is what suits a device, see `on`.
+    """
 
     tile: int = 512
     overlap: float = 0.5
-    batch_size: int = 1
+    batch_size: int | None = 1
     tta: bool = False
     bands: Sequence[int] | None = None
     max_value: float | None = None
     on_bad_block: str = "fail"
-    workers: int = 1
+    workers: int | None = 1
     min_area: float = 0.0
     simplify: float | None = None
     vector_classes: Sequence[str] | None = None
+
+    def on(self, device: torch.device) -> "MapSettings":
+        """These settings, checked, with a batch size and workers that suit `device` for None.
+
+        Raises:
+            UserError: for values that cannot be.
+        """
+        suiting = {"batch_size": BATCH[device.type], "workers": THREADS[device.type]}
+        missing = {key: value for key, value in suiting.items() if getattr(self, key) is None}
+        settings = replace(self, **missing)
+        settings.check()
+        return settings
 
     def check(self) -> None:
         """Raise a `UserError` for values that cannot be."""

@@ -24,7 +24,12 @@ class SegmentationNet(nn.Module):
         losses: name -> (weight, loss), from `segmentation_losses`.
         freeze_backbone: the backbone's weights and BN statistics stay as they are.
         norm_eval: its BN statistics stay as they are, and are what training normalizes by.
+
+    Attributes:
+        classes: names of the K classes; None where no checkpoint brought them.
     """
+
+    classes: list[str] | None = None
 
     def __init__(
         self,
@@ -127,6 +132,34 @@ def trained_network(contents: dict, source: str | Path) -> SegmentationNet:
     net = build_segmentation({"classes": card["classes"]} | parts_of(card["config"]))
     load_trained(net, contents, source)
     return net.eval()
+
+
+def load_segmentation(path: str | Path) -> SegmentationNet:
+    """The network of a fine-tuning, in evaluation mode, on the CPU; `classes` are its card's.
+
+        net = load_segmentation("runs/seg/best.pth")
+        logits = net.logits(images)  # (N, C, H, W), uint8 or float in 0..1 -> (N, K, H, W)
+        names = [net.classes[index] for index in logits[0].argmax(0).unique()]
+
+    The mean and standard deviation of the card are taken out by the network itself.
+
+    Args:
+        path: best.pth, latest.pth or epoch_*.pth of fine-tuning, or its export as safetensors.
+
+    Raises:
+        UserError: no such file, a damaged one, or one of something else than a fine-tuning.
+    """
+    contents = checkpoints.read(path)
+    card = contents.get("card")
+    known = card if isinstance(card, dict) else {}
+    if "model" not in contents or "classes" not in known or "config" not in known:
+        raise UserError(
+            f"weights {path}: no fine-tuned network with its card; take best.pth of fine-tuning, "
+            f"or load_backbone for a backbone alone"
+        )
+    net = trained_network(contents, path)
+    net.classes = list(known["classes"])
+    return net
 
 
 def load_trained(net: SegmentationNet, contents: dict, source: str | Path) -> None:

@@ -193,6 +193,17 @@ def class_table(
     return [heading, *map(list, zip([*classes, "not scored"], *columns, strict=True))]
 
 
+def table_lines(tiles: Sequence[Tile], counts: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """`class_table` as lines of text, its columns below one another."""
+    table = class_table(tiles, counts, classes)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = []
+    for row in table:
+        name, *figures = (text.rjust(width) for text, width in zip(row, widths, strict=True))
+        lines.append("  ".join([row[0].ljust(len(name)), *figures]))
+    return lines
+
+
 def draw_legend(page: np.ndarray, top: int, table: list[list[str]], colours: Sequence) -> None:
     """Draw `table`, of which each row but the heading has a colour; None is the hatching."""
     x = MARGIN + SWATCH + 8

@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import pprint
-import shlex
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from SSLRemoteSensing.core.console import command_line, this_command
 from SSLRemoteSensing.core.files import write_bytes
 from SSLRemoteSensing.evaluation.scoring import Scored, ScoringSettings
 from SSLRemoteSensing.evaluation.tile_errors import Place, TileErrors, rank
@@ -109,15 +108,12 @@ def head(results: dict, dataset: str | None, first: dict) -> Markup:
 
 
 def next_commands(results: dict) -> str:
-    checkpoint = shlex.quote(results["checkpoint"])
+    words = ("--checkpoint", results["checkpoint"], "--input", "scenes/*.tif", "--output", "maps")
     lines = ["# map scenes of your own, with pictures to look at"]
-    lines.append(
-        f"python tools/predict.py --checkpoint {checkpoint} --input 'scenes/*.tif' "
-        "--output maps --preview"
-    )
+    lines.append(command_line("tools/predict.py", *words, "--preview"))
     if results["backbone"].get("pretrained", False) is False:
         lines.append("# start from images without labels instead, and compare")
-        lines.append("python train.py --config_file CONFIG")
+        lines.append(command_line("train.py", "--config_file", "CONFIG"))
     return "\n".join(lines)
 
 
@@ -183,7 +179,7 @@ def made_of(folder: Path, results: dict, card: dict, log: Path) -> Markup:
     split = results["config"]["train_cfg"][f"{results['split']}_data"]
     train_cfg = card.get("config", results["config"])["train_cfg"]
     train, runs = train_cfg.get("train_data") or {}, read_json(folder / "run.json").get("runs")
-    here = shlex.join(["python", *sys.argv])
+    here = this_command()
     before = runs[-1].get("command") if isinstance(runs, list) and runs else None
     before = before and f"python {before}"
     scoring = results["scoring"]

@@ -1,17 +1,22 @@
 """Open labelled tiles to be looked at: a part of a config, of a prepared set, or two folders."""
 
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from SSLRemoteSensing.core.classes import default_palette
+from SSLRemoteSensing.core.console import command_line
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.file_lists import find_images
 from SSLRemoteSensing.data.geotiff import open_tiff
 from SSLRemoteSensing.data.images import TIFF_ENDINGS
 from SSLRemoteSensing.data.prepared import LABEL_FOLDERS, read_card
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
+from SSLRemoteSensing.workflows.doctor.subject import is_fine_tuning
+from SSLRemoteSensing.workflows.finetuning import check_segmentation
 
+MOST = 100  # tiles; a picture of more cannot be looked at
 FORMATS = ("**/*.png", "**/*.jpg", "**/*.tif", "**/*.tiff")
 
 
@@ -23,6 +28,56 @@ class Part:
     title: str
     classes: Sequence[str]
     palette: Sequence
+
+
+def check_flags(args: Namespace) -> None:
+    """Raise a `UserError` for flags of `show labels` that do not go together."""
+    sources = {"config_file": args.config_file, "tiles": args.tiles, "images": args.images}
+    given = [name for name, value in sources.items() if value is not None]
+    if len(given) != 1:
+        raise UserError("give one of --config_file, --tiles, --images")
+    for source, names in {
+        "config_file": ("augmented", "set"),
+        "images": ("labels", "classes", "label_format", "label_offset", "label_codes", "max_value"),
+    }.items():
+        set_here = [name for name in names if getattr(args, name) not in (None, [], False)]
+        if set_here and given[0] != source:
+            raise UserError(f"--{set_here[0]}: goes with --{source}, not with --{given[0]}")
+    if args.images is not None and (args.labels is None or args.classes is None):
+        raise UserError(f"--images {args.images}: give --labels and --classes too")
+    if args.images is not None and args.part != "train":
+        raise UserError(
+            f"--part {args.part}: name the folders of that part with --images, --labels"
+        )
+    if args.augmented and args.part != "train":
+        raise UserError(f"--augmented --part {args.part}: only train_data is augmented")
+    if not 1 <= args.samples <= MOST:
+        raise UserError(f"--samples {args.samples}: must be 1 to {MOST}")
+    if args.seed is not None and args.seed < 0:
+        raise UserError(f"--seed {args.seed}: must be at least 0")
+
+
+def open_part(args: Namespace, config: dict | None) -> Part:
+    """What the flags of `show labels` name, checked by `check_flags`.
+
+    Args:
+        config: of --config_file, None without it.
+
+    Raises:
+        UserError: a config of pre-training; and as the functions below.
+    """
+    if args.tiles is not None:
+        return part_of_prepared(args.tiles, args.part)
+    if args.images is not None:
+        return part_of_folders(
+            args.images, args.labels, args.classes, args.label_format or "{stem}.png",
+            args.label_offset, args.label_codes, args.max_value,
+        )  # fmt: skip
+    if not is_fine_tuning(config):
+        other = command_line("tools/show_pretext.py")
+        raise UserError(f"config file {args.config_file}: is for pre-training; {other} shows it")
+    check_segmentation(config)
+    return part_of_config(config, args.part)
 
 
 def part_of_config(config: dict, part: str) -> Part:

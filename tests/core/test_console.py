@@ -30,7 +30,7 @@ COMMANDS = ["train.py", "finetune_seg.py"]
 COMMANDS += sorted(
     f"tools/{file.name}"
     for file in (ROOT / "tools").glob("*.py")
-    if "def flags()" in file.read_text()
+    if re.search(r"def flags\(\)|import flags", file.read_text())
 )
 SLOW = {"tools/benchmark_predict.py", "tools/make_configuration_docs.py"}
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
@@ -108,13 +108,20 @@ def examples() -> list[tuple[str, list[str]]]:
     set keys that exist is tested in tests/docs/test_docs.py."""
     found = []
     for command in COMMANDS:
-        document = (ROOT / command).read_text().split('"""')[1].replace("\\\\\n", " ")
+        document = file_of(command).read_text().split('"""')[1].replace("\\\\\n", " ")
         for line in document.splitlines():
             if re.match(r"    (python|torchrun) ", line):
                 words = shlex.split(line)
                 at = next(i for i, word in enumerate(words) if word.endswith(".py"))
                 found.append((words[at], words[at + 1 :]))
     return found
+
+
+def file_of(command: str) -> Path:
+    """The file whose docstring is the help of a command."""
+    name = console.COMMANDS.get(command, "").replace(" ", "_")
+    ours = ROOT / f"SSLRemoteSensing/commands/{name}.py"
+    return ours if ours.is_file() else ROOT / command
 
 
 def test_each_command_has_an_example_of_itself():
@@ -141,15 +148,15 @@ def on_a_terminal(command: list[str], width: int = 80, **environment: str) -> tu
 
 BARS = """
 import sys, time
-from SSLRemoteSensing.core.console import closing, command_line, progress, say, warn
+from SSLRemoteSensing.core.console import command_line, print_line, print_summary, progress, warn
 from SSLRemoteSensing.core.errors import UserError, run_command
 def main():
     for number in progress("counting", range(16), unit="file"):
         time.sleep(float(sys.argv[1]))
         if number == 14:
-            say("a line")
+            print_line("a line")
     warn("odd")
-    closing({"results": "a b.json"}, [command_line("train.py", "--config_file", "a b.py")])
+    print_summary({"results": "a b.json"}, [command_line("train.py", "--config_file", "a b.py")])
     raise UserError("nothing: is wrong; mend it")
 run_command(main)
 """

@@ -19,7 +19,7 @@ from exports import load_jit, run_export, tuned_run, undrawn
 from safetensors.torch import load_file
 from test_backbones import MEAN, STD, Code, lively
 
-from SSLRemoteSensing import load_backbone
+from SSLRemoteSensing import load_backbone, load_segmentation
 from SSLRemoteSensing.core.checkpoints import read
 from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.export import onnx
@@ -374,6 +374,23 @@ def test_the_whole_network_is_built_as_its_card_says(exports, pixels, monkeypatc
     with torch.no_grad():
         found = names["net"].eval().logits(pixels)
     torch.testing.assert_close(found, exports.ours("tuned", pixels), **CLOSE)
+
+
+def test_a_fine_tuned_network_is_loaded_with_its_classes(exports, pixels):
+    for path in (exports.checkpoints["tuned"], exports("tuned", "safetensors")):
+        net = load_segmentation(path)
+        assert not net.training
+        assert net.classes == ["ground", "building", "car"]
+        with torch.no_grad():
+            torch.testing.assert_close(net.logits(pixels), exports.ours("tuned", pixels), **CLOSE)
+    with pytest.raises(UserError, match=r"backbone\.pth: no fine-tuned network"):
+        load_segmentation(exports.checkpoints["backbone"])
+
+
+def test_the_import_of_published_model_cards_still_works(exports):
+    from SSLRemoteSensing.checkpoint import read
+
+    assert read(exports.checkpoints["tuned"])["card"]["classes"]
 
 
 @pytest.mark.parametrize(

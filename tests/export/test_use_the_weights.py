@@ -20,6 +20,7 @@ def folder(exports, tmp_path_factory):
     for name in ("backbone.pth", "runs/mine/backbone.pth"):
         (here / name).symlink_to(run)
         (here / name).with_suffix(".json").symlink_to(run.with_suffix(".json"))
+    (here / "best.pth").symlink_to(exports.checkpoints["tuned"])
     (here / "weights.safetensors").symlink_to(exports("backbone", "safetensors"))
     (here / "net.onnx").symlink_to(exports("tuned", "onnx", "--preprocess"))
     (here / "net.pt").symlink_to(exports("backbone", "torchscript"))

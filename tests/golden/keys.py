@@ -10,9 +10,10 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, Union
 
-from SSLRemoteSensing.config import Chain, OneOf, Part, parameters
-from SSLRemoteSensing.schedules import OPTIMIZERS
-from SSLRemoteSensing.schema import PretextConfig, SegmentationConfig
+from SSLRemoteSensing.core.config import Chain, OneOf, Part, parameters
+from SSLRemoteSensing.training.schedules import OPTIMIZERS
+from SSLRemoteSensing.workflows.finetuning import SegmentationConfig
+from SSLRemoteSensing.workflows.pretraining import PretextConfig
 
 TREES = {"pretraining": PretextConfig, "finetuning": SegmentationConfig}
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from SSLRemoteSensing import build_pretext, build_segmentation
-from SSLRemoteSensing.datasets.pretext import PretextDataset, collate
+from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
 
 VERSIONS = {
     "python": "3.11.7",
@@ -68,7 +68,7 @@ def pretraining_state(config: dict, steps: int) -> dict:
         torch.manual_seed(0)
         model = build_pretext(config)
         optimizer = torch.optim.Adam([{"params": [*model.parameters()]}], lr=RATE, fused=True)
-        dataset = PretextDataset(**config["train_cfg"]["train_data"], in_channels=3, seed=0)
+        dataset = PretextDataset(PretextSettings(**config["train_cfg"]["train_data"]))
         history = {"entries": [], "gradients": [], "counts": [], "skipped": [], "left_out": 0}
         for step in range(1, steps + 1):
             epoch, place = divmod(step - 1, PER_EPOCH)

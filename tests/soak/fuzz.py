@@ -38,7 +38,7 @@ import torch
 from PIL import Image
 
 from SSLRemoteSensing.core import checkpoints
-from SSLRemoteSensing.core.cli import parser, read_config
+from SSLRemoteSensing.core.cli import Flags, read_config
 from SSLRemoteSensing.core.config import build, load_config
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data import images
@@ -467,7 +467,7 @@ def override_config(rng: np.random.Generator, folder: Path) -> None:
     for _ in range(int(rng.integers(1, 4))):
         text = damaged(sound[int(rng.integers(len(sound)))].encode(), rng)
         given.append(text.decode(errors="surrogateescape").replace("\0", "0"))
-    flags = parser("fuzz")
+    flags = Flags("fuzz").config()
     args = flags.parse_args(
         ["--config_file", str(ROOT / "configs" / CONFIGS[0]), "--set=" + given[0]]
     )

@@ -24,7 +24,6 @@ import rasterio
 from conftest import ROOT, draw_tiles
 from drawn import Done, write_tiff
 from PIL import Image
-from SSLRemoteSensing.workflows.doctor.task import open_task
 from tqdm import tqdm
 
 from SSLRemoteSensing.core import checkpoints
@@ -38,6 +37,7 @@ from SSLRemoteSensing.workflows.doctor import run
 from SSLRemoteSensing.workflows.doctor.findings import Section
 from SSLRemoteSensing.workflows.doctor.images import check_images, read_header, scan
 from SSLRemoteSensing.workflows.doctor.subject import Split
+from SSLRemoteSensing.workflows.doctor.trial import open_trial
 
 
 @cache
@@ -314,7 +314,7 @@ def test_broken_images_in_a_row_are_found_before_the_loop_stops_at_them(doctor, 
     check_images(split, scan(split, 2), section)
     assert "FAIL" in str(section)
     assert "20 in a row are more than training passes over" in str(section)
-    dataset = open_task(light).open_train(None, None)
+    dataset = open_trial(light).open_train(None, None)
     with pytest.raises(UserError, match="20 files in a row cannot be read"):
         dataset[(0, len(files) - 8)]
 
@@ -358,14 +358,14 @@ def test_label_names_that_the_config_has_wrong_exclude_nothing(doctor, seg, tmp_
 
 def test_a_bad_tile_that_a_fraction_drops_is_no_failure(doctor, seg, own):
     seg["train_cfg"]["train_data"]["fraction"] = 0.15
-    kept = open_task(seg).open_train(None, None).tiles.pairs
+    kept = open_trial(seg).open_train(None, None).tiles.pairs
     others = (f"tile_{n:03d}.jpg" for n in range(13))
     name = next(n for n in others if all(n not in file for file, _ in kept))
     truncate(own / "images" / name)
     found = doctor(seg)
     assert (found.status, found.failed) == (0, ""), found.out
     assert "1 of 13 images cannot be decoded; fraction drops them" in found.warned
-    assert open_task(seg).open_train(None, None)[(0, 0)]
+    assert open_trial(seg).open_train(None, None)[(0, 0)]
     truncate(Path(kept[0][0]))
     assert "1 of 13 images cannot be used" in doctor(seg).failed
 
@@ -466,7 +466,7 @@ def test_a_class_that_a_fraction_loses_is_named(doctor, seg, own):
     seg["classes"] = ("other", "building", "water")
     seg["palette"] = None
     seg["train_cfg"]["train_data"]["fraction"] = 0.15
-    kept = open_task(seg).open_train(None, None).tiles.pairs
+    kept = open_trial(seg).open_train(None, None).tiles.pairs
     lost = next(n for n in range(13) if all(f"tile_{n:03d}" not in file for file, _ in kept))
     cv2.imwrite(str(own / f"labels/tile_{lost:03d}.png"), np.full((64, 64), 2, np.uint8))
     found = doctor(seg)
@@ -627,8 +627,8 @@ def test_the_room_for_checkpoints_is_what_a_run_takes_at_its_fullest(light, tmp_
 
     monkeypatch.setattr(os, "replace", look_and_replace)
     assert call("train.py", light, tmp_path).returncode == 0
-    task = open_task(light)
-    given = (task.model, task.settings["optimizer"])
+    task = open_trial(light)
+    given = (task.model, task.settings.optimizer)
     needed, _ = run.checkpoint_bytes(*given, 2, False)
     one, _ = run.checkpoint_bytes(*given, 1, False)
     one = needed - one  # latest.pth may be a second name of the newest epoch's file

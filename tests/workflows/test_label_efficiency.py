@@ -21,7 +21,7 @@ from preloaded import python
 
 from SSLRemoteSensing.core.checkpoints import write
 from SSLRemoteSensing.core.config import load_config
-from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.models.pretrained import BACKBONES
 from SSLRemoteSensing.workflows.label_efficiency import runner
 from SSLRemoteSensing.workflows.label_efficiency.cells import (
@@ -542,8 +542,7 @@ def test_data_that_no_cell_could_use_are_told_at_once(plan, config):
 @pytest.fixture
 def tool(config, fake, tmp_path, monkeypatch, capsys):
     """The command in this process, with the stand-in; its exit status and what it printed."""
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    module = importlib.import_module("label_efficiency")
+    module = importlib.import_module("SSLRemoteSensing.commands.label_efficiency")
     monkeypatch.setattr(module, "FINETUNE", fake)
     file = tmp_path / "config.py"
     file.write_text(f"config = {config!r}\n")
@@ -554,7 +553,7 @@ def tool(config, fake, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["label_efficiency.py", *given, *more])
         status = 0
         try:
-            module.run_command(module.main)
+            run_command(module.main)
         except SystemExit as end:
             status = end.code or 0
         said = capsys.readouterr()
@@ -586,6 +585,31 @@ def test_the_command_writes_tables_curves_and_the_answer(tool, tmp_path):
     assert status == 0
     assert "0 of 8 cells to do" in said
     assert answer in said
+
+
+def test_the_report_is_written_again_from_the_cells_alone(tool, tmp_path, monkeypatch, capsys):
+    (tmp_path / "grid").mkdir()
+    (tmp_path / "grid/fail_train_net_f0.5_s0").touch()
+    assert tool()[0] == 1
+    folder = tmp_path / "grid"
+    names = ("table.csv", "table.md", "report.html", "curves.png")
+    before = {name: (folder / name).read_bytes() for name in names}
+    for name in names:
+        (folder / name).unlink()
+    command = importlib.import_module("SSLRemoteSensing.commands.report")
+    monkeypatch.setattr(sys, "argv", ["sslrs report", str(folder)])
+    command.main()
+    assert f"results: {folder / 'table.md'}" in capsys.readouterr().out
+    for name in ("table.csv", "table.md"):
+        assert (folder / name).read_bytes() == before[name], name
+    assert all((folder / name).exists() for name in names)
+    monkeypatch.setattr(sys, "argv", ["sslrs report", str(folder), "--against", "nett"])
+    with pytest.raises(UserError, match="--against nett: is no initialisation of the grid"):
+        command.main()
+    (folder / "grid.json").write_text("{")
+    monkeypatch.setattr(sys, "argv", ["sslrs report", str(folder)])
+    with pytest.raises(UserError, match=r"grid\.json: damaged"):
+        command.main()
 
 
 def test_another_start_than_random_is_compared_with_where_asked_for(tool, tmp_path):
@@ -640,7 +664,7 @@ def test_the_command_says_where_no_rate_could_be_chosen(tool, tmp_path):
 
 def test_a_dry_run_lists_cells_and_writes_nothing(tool, tmp_path, fake, monkeypatch):
     (tmp_path / "dry.py").write_text("import sys; print('one step: 2.5 s', sys.argv[-1])")
-    module = importlib.import_module("label_efficiency")
+    module = importlib.import_module("SSLRemoteSensing.commands.label_efficiency")
     monkeypatch.setattr(module, "FINETUNE", [sys.executable, str(tmp_path / "dry.py")])
     status, said = tool("--dry_run")
     assert status == 0

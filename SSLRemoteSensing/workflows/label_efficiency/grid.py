@@ -287,12 +287,17 @@ def measure(config: dict) -> tuple[int, int]:
             f"train_cfg.batch_size: a step takes {per_step} of {tiles} train tiles; set a "
             f"batch_size of at least 1 and at most their number"
         )
+    return tiles, steps_of(train_cfg, tiles)
+
+
+def steps_of(train_cfg: dict, tiles: int) -> int:
+    """The steps of a cell, of which `tiles` are the train split."""
     epochs, steps = train_cfg.get("num_epoch"), train_cfg.get("num_step")
     require_one_length(epochs, steps)
-    steps = epochs * (tiles // per_step) if steps is None else steps
+    steps = epochs * (tiles // tiles_per_step(train_cfg)) if steps is None else steps
     if steps < 1:
         raise UserError("train_cfg: num_epoch or num_step must be at least 1")
-    return tiles, steps
+    return steps
 
 
 def tiles_per_step(train_cfg: dict) -> int:

@@ -102,6 +102,18 @@ def test_a_scene_to_all_its_files(predict, best, tmp_path):
     assert (read(tmp_path / "one.tif") == whole.argmax(0).numpy()).mean() > 0.999
 
 
+def test_the_package_maps_a_scene_as_the_script_does(predict, best, tmp_path):
+    scene = write(tmp_path / "scene.tif", draw(96, 130), **PLACE)
+    flags = ["--checkpoint", str(best), "--device", "cpu", "--precision", "fp32", "--tile", "64"]
+    flags += ["--input", str(scene), "--output", str(tmp_path / "package.tif")]
+    line = [python(), "-m", "SSLRemoteSensing", "predict", *flags]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(f"\nmaps: {tmp_path / 'package.tif'}\n")
+    assert predict("--input", scene, "--output", tmp_path / "script.tif")[0] == 0
+    assert np.array_equal(read(tmp_path / "package.tif"), read(tmp_path / "script.tif"))
+
+
 def test_a_pattern_to_a_folder_and_one_bad_scene_does_not_stop_the_others(predict, tmp_path):
     (tmp_path / "in/below").mkdir(parents=True)
     for name in ("a.tif", "below/c.tif"):

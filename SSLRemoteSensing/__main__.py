@@ -1,0 +1,28 @@
+"""`sslrs COMMAND ...` and `python -m SSLRemoteSensing COMMAND ...`."""
+
+import sys
+
+from SSLRemoteSensing.core.cli import start
+from SSLRemoteSensing.core.errors import run_command
+
+# Name -> its module in `commands`, and what it does.
+COMMANDS = {
+    "prepare": ("prepare", "make a data set ready: tiles, checked labels, dataset.json"),
+    "show": ("show", "see the samples of pre-training, or tiles with their labels"),
+    "doctor": ("doctor", "what would fail in a long run, and how long it will take"),
+    "pretrain": ("pretrain", "pre-train a backbone on images without labels"),
+    "probe": ("probe", "what a linear classifier reads off a backbone"),
+    "finetune": ("finetune", "fine-tune and score a segmentation network on labelled tiles"),
+    "label_efficiency": ("label_efficiency", "how few labels do, from several starts"),
+    "report": ("report", "write the reports of a run or of a grid again"),
+    "predict": ("predict", "map whole scenes with a fine-tuned network"),
+    "export": ("export", "weights for other programs, with a model card"),
+}
+
+
+def main() -> None:
+    run_command(lambda: start("sslrs", COMMANDS, sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""What to run before a long run: what would fail, what to know, how long it will take.
+
+    python tools/doctor.py --config_file configs/vr_vgg16_inapinting_agr_examplar_cfg.py
+    python tools/doctor.py --config_file configs/seg_potsdam_vgg16_cfg.py \\
+        --set train_cfg.batch_size=64 --output runs/doctor
+    python train.py --config_file configs/vr_vgg16_inapinting_agr_examplar_cfg.py \\
+        --set train_cfg.train_data.exclude=runs/doctor/exclude.txt
+
+Takes configs of train.py and of finetune_seg.py. Every image and label is opened, a step is run,
+and nothing is written into the run's folders. With --output a folder gets `exclude.txt`, the images
+that training cannot use, as `exclude` of train_data, val_data and test_data takes them, and
+`doctor.json`, all findings, both as soon as they are known. Exit status 0: nothing would fail
+(there may be warnings); 1: the run would fail; 2: a mistake in the config or the flags.
+"""
+
+import sys
+
+from SSLRemoteSensing.core.cli import Flags, config_words, parse, read_config
+from SSLRemoteSensing.core.console import command_line, print_line, print_summary
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.files import make_folder
+
+
+def flags() -> Flags:
+    # fmt: off
+    flags = Flags(__doc__).config().paths()
+    add = flags.add_argument
+    add("--backbone", metavar="random|imagenet|FILE",
+        help="as finetune_seg.py will be given it, in place of backbone_cfg.pretrained")
+    add("--with_imagenet", choices=("true", "false"), help="as train.py will be given it")
+    add("--output", metavar="FOLDER", help="of exclude.txt and doctor.json")
+    add("--workers", type=int, metavar="N", help="images read at a time (default: one a core)")
+    add("--processes", type=int, default=1, metavar="N",
+        help="as many as torchrun will start, on all machines")
+    return flags
+
+
+def main() -> None:
+    args = parse(flags())
+    # Only now: they load torch, which takes seconds that --help need not wait for.
+    from SSLRemoteSensing.workflows.doctor.examine import Examination, examine
+    from SSLRemoteSensing.workflows.doctor.findings import FAIL, count, verdict
+    from SSLRemoteSensing.workflows.doctor.images import default_workers
+    from SSLRemoteSensing.workflows.doctor.output import write_report
+
+    workers = default_workers() if args.workers is None else args.workers
+    for name, value in (("workers", workers), ("processes", args.processes)):
+        if value < 1:
+            raise UserError(f"--{name} {value}: must be at least 1")
+    wanted = {}  # as --set would: key -> value
+    if args.backbone is not None:
+        weights = {"random": False, "imagenet": True}
+        wanted["backbone_cfg.pretrained"] = weights.get(args.backbone, args.backbone)
+    if args.with_imagenet is not None:
+        wanted["backbone_cfg.pretrained"] = args.with_imagenet == "true"
+    config = read_config(args, wanted)
+    # Made now: after hours of reading it would be too late to learn that it cannot be.
+    output = None if args.output is None else make_folder(args.output, "--output")
+
+    def tell(done: Examination) -> None:
+        print_line(f"{done.sections[-1]}\n")
+        if output is not None:
+            write_report(done, output, complete=False)
+
+    done = Examination(config, workers, args.processes, tell)
+    examine(done)
+    if output is not None:
+        write_report(done, output, complete=True)
+        if done.unusable is not None:
+            print_line(f"{len(done.unusable)} images to exclude: {output / 'exclude.txt'}")
+        print_line(f"all findings: {output / 'doctor.json'}")
+    print_line(verdict(done.sections))
+    if count(done.sections, FAIL):
+        sys.exit(1)
+    # What to run next: the run that was examined, without the images that it could not use.
+    is_tuning = "classes" in config
+    words = config_words(args, "backbone" if is_tuning else "with_imagenet")
+    if done.unusable and output is not None:
+        words += [] if "--set" in words else ["--set"]
+        for key, part in config["train_cfg"].items():
+            if key.endswith("_data") and part:
+                words.append(f"train_cfg.{key}.exclude={output / 'exclude.txt'}")
+    print_summary({}, [command_line("finetune_seg.py" if is_tuning else "train.py", *words)])

@@ -1,0 +1,75 @@
+"""Weights for other programs: a file in the form that they read, and a model card beside it.
+
+    python tools/export.py --checkpoint runs/mine/backbone.pth --format timm --output out/vgg.pth
+    python tools/export.py --checkpoint runs/seg/best.pth --format onnx --preprocess \\
+        --output out/net.onnx --license cc-by-4.0
+
+Takes a backbone.pth, a checkpoint of train.py, or best.pth and latest.pth of finetune_seg.py (and
+whatever else load_backbone reads). `torchvision`, `timm` and `mmseg` get the backbone; `smp` the
+whole network where segmentation_models_pytorch has the same, or else the backbone; `safetensors`
+what the checkpoint has; `onnx` and `torchscript` a graph for images of any number and size, which
+is compared with the network before it is written. Beside the file come README.md, its model card,
+and, where the format has no place for it, a .json that load_backbone takes mean and std from; use a
+folder for each file. docs/use_the_weights.md has examples.
+"""
+
+from pathlib import Path
+
+from SSLRemoteSensing.core.cli import Flags, parse
+from SSLRemoteSensing.core.console import print_summary
+
+FORMATS = ("torchvision", "timm", "smp", "mmseg", "safetensors", "onnx", "torchscript")
+RESULTS = ("logits", "probabilities", "classes")
+
+
+def flags() -> Flags:
+    flags = Flags(__doc__)
+    flags.add_argument(
+        "--checkpoint",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="backbone.pth, or a checkpoint of train.py or finetune_seg.py",
+    )
+    flags.add_argument(
+        "--format", required=True, choices=FORMATS, help="whose names or which graph the file has"
+    )
+    flags.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="the file to write; README.md is written beside it",
+    )
+    flags.add_argument("--overwrite", action="store_true", help="replace what is there")
+    graphs = flags.add_argument_group("onnx and torchscript")
+    graphs.add_argument(
+        "--preprocess",
+        action="store_true",
+        help="the graph takes uint8, and scales, takes out mean and std itself",
+    )
+    graphs.add_argument(
+        "--result",
+        choices=RESULTS,
+        default="logits",
+        help="what the graph of a fine-tuned network gives",
+    )
+    card = flags.add_argument_group("model card")
+    card.add_argument(
+        "--license", metavar="NAME", help="of the weights, as model hubs name it, e.g. cc-by-4.0"
+    )
+    card.add_argument("--dataset", metavar="NAME", help="the data's name on a model hub")
+    return flags
+
+
+def main() -> None:
+    args = parse(flags())
+    # Only now: torch takes seconds, which --help need not wait for.
+    from SSLRemoteSensing.export.write import Request, write_export
+
+    given = {key: getattr(args, key) for key in ("preprocess", "result", "overwrite", "dataset")}
+    request = Request(args.checkpoint, args.format, args.output, licence=args.license, **given)
+    written, card = write_export(request)
+    print_summary(
+        {"weights": args.output, "holds": written, "card": f"{card}, with the lines that load it"}
+    )

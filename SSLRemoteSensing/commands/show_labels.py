@@ -1,0 +1,72 @@
+"""Before fine-tuning: see tiles with their labels laid over, and how often each class occurs.
+
+    python tools/show_labels.py --config_file C --output labels.png
+    python tools/show_labels.py --config_file C --output labels.png --part val --with car
+    python tools/show_labels.py --config_file C --output labels.png --augmented
+    python tools/show_labels.py --tiles data/potsdam --output labels.png
+    python tools/show_labels.py --images DIR --labels DIR --classes other road --output labels.png
+
+A row a tile: image, label, overlay with the borders of the classes; what is not scored is hatched.
+The legend has each class's share of the labelled pixels of the whole part and of the tiles shown.
+--tiles takes a folder that tools/prepare.py made, --images and --labels any two folders of files
+of the same names.
+"""
+
+from SSLRemoteSensing.core.cli import Flags, parse, read_config
+from SSLRemoteSensing.core.console import print_line, print_summary
+
+
+def flags() -> Flags:
+    # fmt: off
+    flags = Flags(__doc__)
+    add = flags.add_argument_group("what to show, one of").add_argument
+    add("--config_file", metavar="FILE", help="a config of finetune_seg.py")
+    add("--tiles", metavar="FOLDER", help="of tools/prepare.py, with dataset.json")
+    add("--images", metavar="FOLDER", help="with --labels and --classes")
+    add = flags.add_argument
+    add("--output", required=True, metavar="PNG", help="the picture to write")
+    add("--part", choices=("train", "val", "test"), default="train", help="whose tiles")
+    add("--samples", type=int, default=8, metavar="N", help="rows")
+    add("--seed", type=int, metavar="N",
+        help="draw the tiles by it (default: evenly spread ones)")
+    add("--with", dest="wanted", metavar="CLASS", help="only tiles that hold CLASS")
+    config = flags.add_argument_group("with --config_file")
+    config.add_argument("--augmented", action="store_true",
+        help="as epoch 0 of training has the tiles: cropped, mirrored, turned, jittered")
+    flags.keys(config)
+    add = flags.add_argument_group("with --images").add_argument
+    add("--labels", metavar="FOLDER", help="of label maps, one an image")
+    add("--classes", nargs="+", metavar="NAME", help="in the order of their values")
+    add("--label_format", metavar="PATTERN",
+        help="a label's file name (default: {stem}.png)")
+    add("--label_offset", type=int, metavar="N", help="-1 where labels have 0 = not scored")
+    add("--label_codes", nargs="+", type=int, metavar="VALUE", help="of each class, e.g. 0 255")
+    add("--max_value", type=float, metavar="VALUE", help="becomes 255; for images of 16 bits")
+    return flags
+
+
+def main() -> None:
+    args = parse(flags())
+    # Only now: they load torch, which takes seconds that --help need not wait for.
+    from SSLRemoteSensing.reports import label_figures as figures
+    from SSLRemoteSensing.reports.image_grid import png_path, write_png
+    from SSLRemoteSensing.workflows.open_tiles import check_flags, open_part
+
+    check_flags(args)
+    output = png_path(args.output, "--output")
+    config = None if args.config_file is None else read_config(args)
+    part = open_part(args, config)
+    counts = figures.count_classes(part.dataset)
+    wanted = None
+    if args.wanted is not None:
+        wanted = figures.class_number(args.wanted, part.classes, counts)
+    chosen = figures.choose_tiles(counts, args.samples, args.seed, wanted)
+    tiles = figures.read_tiles(part.dataset, chosen, args.augmented)
+    how = ", as epoch 0 of training has them" if args.augmented else ""
+    title = f"{part.title}: {len(tiles)} of {len(counts)} tiles{how}"
+    page, _ = figures.draw_tiles(tiles, counts, part.classes, part.palette, title)
+    write_png(output, page)
+    print_line(title)
+    for line in figures.table_lines(tiles, counts, part.classes):
+        print_line(line)
+    print_summary({"picture": output})

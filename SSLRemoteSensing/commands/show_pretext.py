@@ -1,0 +1,60 @@
+"""Before pre-training: see the samples it begins with.
+
+    python tools/show_pretext.py --config_file configs/vr_vgg16_inapinting_agr_examplar_cfg.py \\
+        --output pretext.png
+    python tools/show_pretext.py --config_file C --output pretext.png --samples 16 --epoch 3
+
+A row a sample: occluded, anchor, transformed with the name of its transform, and the weight M of
+the inpainting loss. They are the samples of train.py with that config: the same files, crops,
+blocks and transforms, in the order in which training takes them, so the first rows are its first
+batch. Under torchrun the first batches of all processes, one after another, are those rows.
+"""
+
+from SSLRemoteSensing.core.cli import Flags, config_words, parse, read_config
+from SSLRemoteSensing.core.console import command_line, print_line, print_summary
+from SSLRemoteSensing.core.errors import UserError
+
+
+def flags() -> Flags:
+    flags = Flags(__doc__).config().paths()
+    add = flags.add_argument
+    add("--output", required=True, metavar="PNG", help="the picture to write")
+    add("--samples", type=int, default=8, metavar="N", help="rows")
+    add("--epoch", type=int, default=0, metavar="N", help="whose first samples, from 0")
+    add("--seed", type=int, metavar="N", help="in place of train_cfg.seed")
+    return flags
+
+
+def main() -> None:
+    args = parse(flags())
+    # Only now: they load torch, which takes seconds that --help need not wait for.
+    from SSLRemoteSensing.reports.image_grid import png_path, write_png
+    from SSLRemoteSensing.reports.pretext_figures import (
+        class_names,
+        describe,
+        draw_samples,
+        first_samples,
+    )
+    from SSLRemoteSensing.training.settings import split
+    from SSLRemoteSensing.workflows.doctor.subject import is_fine_tuning
+    from SSLRemoteSensing.workflows.pretraining import PretextData, check_pretext, open_images
+
+    config = read_config(args)
+    if is_fine_tuning(config):
+        other = command_line("tools/show_labels.py")
+        raise UserError(f"config file {args.config_file}: is for fine-tuning; {other} shows it")
+    check_pretext(config)
+    if args.seed is not None:
+        config["train_cfg"]["seed"] = args.seed
+    output = png_path(args.output, "--output")
+    keys, settings = split(config["train_cfg"], PretextData)
+    channels = config["backbone_cfg"].get("in_channels", 3)
+    dataset = open_images(keys["train_data"], channels, settings.seed)
+    classes = class_names(config["train_cfg"])
+    samples = first_samples(dataset, settings, args.epoch, args.samples)
+    title = f"{config['name']}: {len(dataset)} images, epoch {args.epoch}, seed {dataset.seed}"
+    page, _ = draw_samples(samples, dataset, classes, f"{title}, from the first batch on")
+    write_png(output, page)
+    for line in [title, *describe(samples, dataset, classes)]:
+        print_line(line)
+    print_summary({"picture": output}, [command_line("train.py", *config_words(args))])

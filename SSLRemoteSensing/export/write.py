@@ -1,0 +1,128 @@
+"""An export as a whole: what may be asked for, the file in its form, and its model card."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from SSLRemoteSensing.core import checkpoints
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.files import make_folder, write_bytes, write_text
+from SSLRemoteSensing.export import layouts, onnx
+from SSLRemoteSensing.export.model_card import MARK, Exported, model_card
+from SSLRemoteSensing.export.source import Source, open_source
+
+GRAPHS = ("onnx", "torchscript")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be exported, as the flags of the command have it.
+
+    Attributes:
+        form: one of torchvision, timm, smp, mmseg, safetensors, onnx, torchscript.
+        output: the file.
+        preprocess, result: of a graph, see `onnx.Graph`.
+        licence, dataset: for the model card, None where nobody said.
+        overwrite: replace what is there.
+    """
+
+    checkpoint: Path
+    form: str
+    output: Path
+    preprocess: bool = False
+    result: str = "logits"
+    licence: str | None = None
+    dataset: str | None = None
+    overwrite: bool = False
+
+
+def write_export(request: Request) -> tuple[str, Path]:
+    """Write the file and its model card; what the file holds, in words, and where the card is.
+
+    Raises:
+        UserError: what cannot be written, before anything is read; a checkpoint that does not have
+            it; files that are there.
+    """
+    check(request)
+    source = open_source(request.checkpoint)
+    if request.result != "logits" and source.net is None:
+        raise UserError(
+            f"--result {request.result}: {request.checkpoint} has no classes, only a backbone"
+        )
+    make_folder(request.output.parent, "--output")
+    written, network, smp = write_form(source, request)
+    exported = Exported(
+        file=request.output.name,
+        form=request.form,
+        network=network,
+        preprocess=request.preprocess,
+        result=request.result,
+        smp=smp,
+        licence=request.licence,
+        dataset=request.dataset,
+    )
+    card = request.output.parent / "README.md"
+    write_text(card, model_card(source, exported))
+    return written, card
+
+
+def check(request: Request) -> None:
+    """Refuse before anything is read what could not be written."""
+    output, form, checkpoint = request.output, request.form, request.checkpoint
+    given = (("--preprocess", request.preprocess), ("--result", request.result != "logits"))
+    for name, is_given in given:
+        if is_given and form not in GRAPHS:
+            raise UserError(f"{name}: only for --format onnx and torchscript, which hold a graph")
+    if output.suffix == ".json" or output.is_dir() or output.name == "README.md":
+        raise UserError(f"--output {output}: name a file for the weights, not a folder or card")
+    if output.exists() and checkpoint.exists() and output.samefile(checkpoint):
+        raise UserError(f"--output {output}: is the checkpoint itself; name another file")
+    if (form == "safetensors") != (output.suffix == ".safetensors"):
+        raise UserError(
+            f"--output {output}: files of --format safetensors, and no others, end with "
+            f".safetensors"
+        )
+    if request.overwrite:
+        return
+    written = [output]
+    if form not in (*GRAPHS, "safetensors"):
+        written.append(output.with_suffix(".json"))
+    for file in written:
+        if file.exists():
+            raise UserError(f"--output {file}: is there already; pass --overwrite to replace it")
+    card = output.parent / "README.md"
+    if card.exists() and MARK not in card.read_text(errors="replace"):
+        raise UserError(
+            f"--output {output}: the {card.name} beside it was not written by this command; "
+            f"choose another folder, or pass --overwrite to replace it"
+        )
+
+
+def write_form(source: Source, request: Request) -> tuple[str, bool, str | None]:
+    """Write the file: what was written in words, whether it is a whole network, and smp's call."""
+    output, form, is_tuned = request.output, request.form, source.net is not None
+    decoder = f" with {source.decoder_cfg['name']}" if is_tuned else ""
+    what = source.backbone.name + decoder
+    only = f"the backbone alone, {source.backbone.name}"
+    if form in ("torchvision", "timm"):
+        checkpoints.write_plain(output, layouts.torchvision_weights(source), source.public_card())
+        return only, False, None
+    if form == "smp":
+        weights, call = layouts.smp_weights(source)
+        checkpoints.write_plain(output, weights, source.public_card())
+        return (call or f"{only}, an encoder"), call is not None, call
+    if form == "mmseg":
+        checkpoints.write_plain(output, layouts.mmseg_weights(source), source.public_card())
+        print(layouts.mmseg_config(source, output.name))
+        return only, False, None
+    if form == "safetensors":
+        weights = source.net.state_dict() if is_tuned else source.weights()
+        checkpoints.write_safetensors(output, layouts.plain(weights), source.public_card())
+        return what, is_tuned, None
+    if form == "torchscript":
+        write_bytes(output, onnx.torchscript(source, request.preprocess, request.result))
+        return f"{what}, equal to the network at {len(onnx.SIZES)} sizes", is_tuned, None
+    texts = {"card": json.dumps(source.public_card())}
+    data, worst = onnx.onnx_model(source, request.preprocess, request.result, texts)
+    write_bytes(output, data)
+    return f"{what}, within {worst:.1e} of the network in onnxruntime", is_tuned, None

@@ -1,0 +1,103 @@
+"""Scenes to maps: what is made of which scene, mapped by all processes, and what came of it."""
+
+import itertools
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from SSLRemoteSensing.core import distributed
+from SSLRemoteSensing.core.console import styled
+from SSLRemoteSensing.core.machine import choose_device, choose_precision
+from SSLRemoteSensing.inference.mapper import Mapped, MapSettings, map_scenes
+from SSLRemoteSensing.inference.network import open_network
+from SSLRemoteSensing.inference.outputs import Outputs, find_scenes, plan_outputs, require_own
+from SSLRemoteSensing.inference.polygons import require_vectors
+from SSLRemoteSensing.reports.map_page import page_of, require_own_page, write_page_of
+
+
+@dataclass(frozen=True)
+class MapPlan:
+    """The files of all scenes, of those that are still to map, and the page of previews or None."""
+
+    outputs: list[Outputs]
+    remaining: list[Outputs]
+    page: Path | None
+
+
+def plan_maps(
+    inputs: Sequence[str],
+    output: str,
+    probabilities: bool = False,
+    preview: bool = False,
+    vectors: str | None = None,
+    skip_existing: bool = False,
+    overwrite: bool = False,
+) -> MapPlan:
+    """What is made of the scenes that `inputs` name; arguments as `plan_outputs` has them.
+
+    Args:
+        skip_existing: scenes that have their map are not mapped again.
+        overwrite: replace files that are no maps of ours.
+
+    Raises:
+        UserError: no such scene, files that cannot be written or must not be replaced.
+    """
+    if vectors is not None:
+        require_vectors()
+    outputs = plan_outputs(find_scenes(inputs), output, probabilities, preview, vectors)
+    remaining = [files for files in outputs if not (skip_existing and files.map.exists())]
+    page = page_of(outputs) if preview else None
+    if not overwrite:
+        require_own(remaining)
+        if page is not None:
+            require_own_page(page)
+    distributed.barrier()  # all have looked at what is there before one writes
+    return MapPlan(outputs, remaining, page)
+
+
+def map_planned(
+    plan: MapPlan, checkpoint: str, settings: MapSettings, device: str, precision: str
+) -> list[tuple[list[Mapped], list[str]]]:
+    """Map what remains of `plan`, each process its share, and write the page.
+
+    Returns:
+        For each process the scenes that it mapped, and the errors of those that it could not.
+
+    Raises:
+        UserError: settings or a checkpoint that cannot be used; a full disk.
+    """
+    place = choose_device(device, "--device ")
+    precision = choose_precision(precision, place, "--precision ")
+    settings = settings.on(place)
+    network = open_network(Path(checkpoint), place, precision)
+    settings.check_classes(network.classes)
+    done = len(plan.outputs) - len(plan.remaining)
+    if done:
+        print(f"{done} of {len(plan.outputs)} scenes have their map already")
+    results = distributed.all_gather_object(map_scenes(network, plan.remaining, settings))
+    if plan.page is not None and distributed.rank() == 0:
+        mapped, errors = ([*itertools.chain(*parts)] for parts in zip(*results, strict=True))
+        source = Path(checkpoint)
+        print(write_page_of(plan.page, source, network, plan.outputs, mapped, errors))
+    return results
+
+
+def print_outcome(plan: MapPlan, results: Sequence[tuple[list[Mapped], list[str]]]) -> int:
+    """Say what the other processes could not, and the sum; the number of scenes that failed."""
+    for done, failed in results[1:]:
+        for scene in done:
+            print(scene)
+        for line in failed:
+            print(styled("error:", "red", sys.stderr), line, file=sys.stderr)
+    failed = sum(len(lines) for _, lines in results)
+    mapped = [scene for done, _ in results for scene in done]
+    if len(mapped) > 1:
+        seconds = max(sum(scene.seconds for scene in done) for done, _ in results)
+        pixels = sum(scene.pixels for scene in mapped)
+        rate = pixels / 1e6 / seconds
+        sizes = f"{len(mapped)} scenes, {pixels / 1e6:.1f} megapixels in {seconds:.1f} s"
+        print(f"{sizes}, {rate:.3g} megapixels a second")
+    if failed and len(plan.outputs) > 1:
+        print(f"{failed} of {len(mapped) + failed} scenes are not mapped", file=sys.stderr)
+    return failed

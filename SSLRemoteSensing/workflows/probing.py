@@ -1,0 +1,93 @@
+"""The linear probe of any weights, over one or several draws of tiles, and what came of it."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from SSLRemoteSensing.core.config import build
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.evaluation.linear_probe import SomeMaps, read_probe
+from SSLRemoteSensing.models.pretrained import BACKBONES, load_backbone
+from SSLRemoteSensing.reports.html import percent
+from SSLRemoteSensing.workflows.label_efficiency.comparison import METRICS, estimate_interval
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What is probed.
+
+    Attributes:
+        name: 'random', 'imagenet', or a file, which brings its architecture.
+        seed: of random weights; each draw takes the next.
+        blocks: the maps that are read alone, None for all.
+    """
+
+    name: str
+    seed: int = 0
+    blocks: Sequence[str] | None = None
+
+
+def score_draws(
+    config: dict, weights: Weights, draws: int, device: torch.device, precision: str
+) -> Iterator[tuple[dict, str]]:
+    """The scores of each draw of `train_cfg.probe`, whose seeds follow its own, and a line of them.
+
+    Raises:
+        UserError: weights that cannot be loaded, maps that there are not, tiles that cannot be
+            used.
+    """
+    cfg, img_size = config["train_cfg"]["probe"], config["train_cfg"]["train_data"]["img_size"]
+    for draw in range(draws):
+        if draw == 0 or weights.name == "random":
+            seed = weights.seed + draw
+            backbone = open_backbone(config["backbone_cfg"], weights.name, seed)
+            backbone = take_maps(backbone, weights.blocks)
+        probe = read_probe(cfg | {"seed": cfg.get("seed", 0) + draw}, backbone, img_size)
+        begun = time.perf_counter()
+        scores = probe.score(backbone.to(device), precision)
+        summary = f"mIoU {percent(scores['miou'])}, OA {percent(scores['oa'])}, in %"
+        yield scores, f"{summary}; {time.perf_counter() - begun:.1f} s"
+
+
+def open_backbone(backbone_cfg: dict, weights: str, seed: int) -> nn.Module:
+    """The backbone with 'random' or 'imagenet' weights, or those of a file, which says so."""
+    if weights not in ("random", "imagenet"):
+        loaded = load_backbone(None, weights)
+        print(loaded["summary"])
+        return loaded["model"]
+    torch.manual_seed(seed)
+    cfg = backbone_cfg | {"pretrained": weights == "imagenet"}
+    return build(BACKBONES, cfg, "backbone_cfg")
+
+
+def take_maps(backbone: nn.Module, blocks: Sequence[str] | None) -> nn.Module:
+    """`backbone` with those of its maps alone that --blocks names."""
+    if not blocks:
+        return backbone
+    try:
+        return SomeMaps(backbone, blocks)
+    except UserError as error:
+        raise UserError(f"--blocks: {error}") from error
+
+
+def lines_of_classes(scores: dict) -> list[str]:
+    """A table of the classes, a line each."""
+    lines = [f"{'class':<24}{'IoU':>8}{'F1':>8}{'pixels':>12}"]
+    for name, entry in scores["per_class"].items():
+        figures = f"{percent(entry['iou']):>8}{percent(entry['f1']):>8}"
+        lines.append(f"{name:<24}{figures}{entry['pixels']:>12,}")
+    return lines
+
+
+def lines_of_draws(draws: Sequence[dict]) -> list[str]:
+    """Mean and 95 % interval of each score that all draws have."""
+    lines = [f"mean of {len(draws)} draws and half its 95 % interval, in %:"]
+    for key, name in METRICS.items():
+        values = [scores[key] for scores in draws]
+        if None not in values:
+            interval = estimate_interval([100 * value for value in values])
+            lines.append(f"{name:<24}{interval.mean:>8.2f} ± {interval.half:.2f}")
+    return lines
