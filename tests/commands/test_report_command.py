@@ -1,4 +1,4 @@
-"""`sslrs report` of a run's folder, and what it refuses; that of a grid: test_label_efficiency.py."""
+"""`sslrs report` of a run, and what it refuses; of a grid: see test_label_efficiency.py."""
 
 import json
 import subprocess
