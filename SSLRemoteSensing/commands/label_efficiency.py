@@ -19,8 +19,7 @@ from SSLRemoteSensing.core.console import print_summary, this_command
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.workflows.label_efficiency.comparison import METRICS
 
-# The command of a cell. To become [sys.executable, "-m", "SSLRemoteSensing", "finetune"].
-FINETUNE = [sys.executable, str(Path(__file__).resolve().parents[2] / "finetune_seg.py")]
+FINETUNE = [sys.executable, "-m", "SSLRemoteSensing", "finetune"]  # the command of a cell
 
 
 def flags() -> Flags:

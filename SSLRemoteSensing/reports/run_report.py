@@ -181,7 +181,8 @@ def made_of(folder: Path, results: dict, card: dict, log: Path) -> Markup:
     train, runs = train_cfg.get("train_data") or {}, read_json(folder / "run.json").get("runs")
     here = this_command()
     before = runs[-1].get("command") if isinstance(runs, list) and runs else None
-    before = before and f"python {before}"
+    if before and not before.startswith("sslrs "):
+        before = f"python {before}"
     scoring = results["scoring"]
     how = "each tile in one piece" if scoring["window"] is None else (
         f"windows of {scoring['window']} pixels, overlap {scoring['overlap']:g}"

@@ -8,15 +8,13 @@ import fcntl
 import json
 import os
 import re
-import shlex
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from SSLRemoteSensing.core import checkpoints, distributed
-from SSLRemoteSensing.core.console import warn
+from SSLRemoteSensing.core.console import this_command, warn
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import atomic, write_text
 from SSLRemoteSensing.core.machine import device_name, versions
@@ -183,7 +181,7 @@ def write_run_card(config: dict) -> None:
     runs.append(
         {
             "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-            "command": shlex.join(sys.argv),
+            "command": this_command().removeprefix("python "),
             "versions": versions(),
             "device": device_name(),
             "processes": distributed.size(),
