@@ -7,7 +7,6 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -17,7 +16,7 @@ from tqdm import tqdm
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import CannotWrite
 from SSLRemoteSensing.core.files import write_bytes, write_text
-from SSLRemoteSensing.training.tensorboard import charts, tag
+from SSLRemoteSensing.training.tensorboard import Board
 
 # What stands in no line of text: there are many, and TensorBoard shows them better.
 DETAILS = ("share_", "agr_accuracy_", "gradient_norm_", "gradient_cosine_", "memory_gb", "watching")
@@ -35,14 +34,11 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, first: int, total: int, pictures: Path | None = None):
-        # Imported here: it takes a second, which a config error need not wait for.
-        from torch.utils.tensorboard import SummaryWriter
-
         self.first, self.total, self.pictures = first, total, pictures
         self.started = time.monotonic()
         self.warned: set[str] = set()
         self.path = folder / "metrics.jsonl"
-        kept, self.keys = [], set()  # the keys of all entries
+        lines, keys = [], set()  # of the entries that stay
         if first == 0 and self.path.exists():
             numbers = (
                 n for n in itertools.count(1) if not (folder / f"metrics.{n}.jsonl").exists()
@@ -53,15 +49,12 @@ class RunLog:
                 try:
                     entry = json.loads(line)
                     if entry["step"] <= first:
-                        kept.append(line + "\n")
-                        self.keys |= entry.keys() - {"step", "epoch"}
+                        lines.append(line + "\n")
+                        keys |= entry.keys() - {"step", "epoch"}
                 except (ValueError, KeyError):  # a line cut off by a crash
                     continue
-        write_text(self.path, "".join(kept))
-        # Also of a run that starts anew: one that was killed before its first save left events.
-        # Its entry of step 0, if it has one, goes with them.
-        self.board = SummaryWriter(str(folder), purge_step=first + 1 if first else 0)
-        self.charts: dict = {}  # as laid out in this board
+        write_text(self.path, "".join(lines))
+        self.board = Board(folder, first, keys, self.complain)
         if pictures is not None:
             clear_pictures(pictures, first)
         self.bar = tqdm(
@@ -84,7 +77,9 @@ class RunLog:
             append(self.path, json.dumps(values) + "\n")
         except OSError as error:
             self.complain(error)
-        self.draw(values)
+        scalars = {k: v for k, v in values.items() if k not in ("step", "epoch")}
+        scalars = {key: value for key, value in scalars.items() if value is not None}
+        self.board.draw(values["step"], scalars)
         shown = {k: v for k, v in values.items() if not k.startswith(DETAILS)}
         shown = {k: v for k, v in shown.items() if k not in ("step", "epoch")}
         text = "  ".join(f"{key} {brief(value)}" for key, value in shown.items())
@@ -100,66 +95,27 @@ class RunLog:
         pace = (time.monotonic() - self.started) / (step - self.first)
         return tqdm.format_interval(pace * (self.total - step))
 
-    def draw(self, values: dict) -> None:
-        step = values["step"]
-        rest = {key: value for key, value in values.items() if key not in ("step", "epoch")}
-        scalars = {key: value for key, value in rest.items() if value is not None}
-
-        def add(board) -> None:
-            self.keys |= scalars.keys()
-            if charts(self.keys) != self.charts:  # TensorBoard takes the last one
-                self.charts = charts(self.keys)
-                board.add_custom_scalars(self.charts)
-            for key, value in scalars.items():
-                board.add_scalar(tag(key), value, step)
-
-        self.on_board(add, step)
-
     def show(self, pictures: dict[str, np.ndarray], step: int) -> None:
         """Put pictures, R, G, B uint8 (H, W, 3) by name, on the board, and into files if asked.
 
         A disk that is full does not end the run.
         """
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
         coded = {
             name: cv2.imencode(".png", pixels[:, :, ::-1])[1].tobytes()
             for name, pixels in pictures.items()
         }
 
-        def add(board) -> None:
-            for name, data in coded.items():
-                # SummaryWriter.add_image would code it once more, and slowly.
-                height, width = pictures[name].shape[:2]
-                image = Summary.Image(
-                    height=height, width=width, colorspace=3, encoded_image_string=data
-                )
-                value = Summary.Value(tag=f"pictures/{name}", image=image)
-                board.file_writer.add_summary(Summary(value=[value]), step)
-
-        self.on_board(add, step)
+        self.board.show(
+            step, {name: (*pictures[name].shape[:2], data) for name, data in coded.items()}
+        )
         if self.pictures is not None:
             try:
                 self.pictures.mkdir(parents=True, exist_ok=True)
                 for name, data in coded.items():
                     write_bytes(self.pictures / f"step_{step:07d}_{name}.png", data)
             except (OSError, CannotWrite) as error:
-                told = f"{self.pictures}: pictures are lost ({error}); training goes on"
-                self.warn({"pictures": told})
-
-    def on_board(self, add: Callable, step: int) -> None:
-        """Call `add` with TensorBoard's writer, and see that the disk has what it adds."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        try:
-            if self.board is None:  # after an error, of which TensorBoard's thread has ended
-                self.board = SummaryWriter(str(self.path.parent), purge_step=step)
-                self.charts = {}
-            add(self.board)
-            self.board.flush()  # else SIGKILL loses two minutes of entries
-        except OSError as error:
-            self.complain(error)
-            self.board = None
+                message = f"{self.pictures}: pictures are lost ({error}); training goes on"
+                self.warn({"pictures": message})
 
     def complain(self, error: OSError) -> None:
         text = f"{self.path.parent}: entries are lost ({error}); training goes on"
@@ -183,11 +139,7 @@ class RunLog:
 
     def close(self) -> None:
         self.bar.close()
-        if self.board is not None:
-            try:
-                self.board.close()
-            except OSError as error:
-                self.complain(error)
+        self.board.close()
 
 
 class Silent:
@@ -215,8 +167,8 @@ class Silent:
 def clear_pictures(folder: Path, first: int) -> None:
     """Remove pictures of steps after `first`; those of an earlier run, where this one starts anew,
     go into a folder `earlier_N`."""
-    found = [(path, PICTURE.fullmatch(path.name)) for path in sorted(folder.glob("step_*.png"))]
-    later = [path for path, name in found if name and int(name[1]) > first]
+    matches = [(path, PICTURE.fullmatch(path.name)) for path in sorted(folder.glob("step_*.png"))]
+    later = [path for path, match in matches if match and int(match[1]) > first]
     if first > 0:
         for path in later:
             path.unlink()

@@ -68,13 +68,13 @@ class LossMeter:
 
         All processes call it at the same steps.
         """
-        told = distributed.all_gather_object((self.unsaid, self.not_finite()))
-        for unsaid, _ in told:
+        reports = distributed.all_gather_object((self.unsaid, self.not_finite()))
+        for unsaid, _ in reports:
             self.note(unsaid)
         for index in sorted(self.unsaid):
             say(f"skipped, cannot be read: {self.dataset.name(index)} ({len(self.skipped)} so far)")
         self.unsaid.clear()
-        first = min((step for _, step in told if step is not None), default=None)
+        first = min((step for _, step in reports if step is not None), default=None)
         if first is not None:
             what, files = self.culprits(first)
             raise UserError(f"step {first}: {what} is not finite; {STOPPED}; files: {files}")
@@ -82,10 +82,10 @@ class LossMeter:
     def not_finite(self, since: int = 0) -> int | None:
         """The first step from `since` with a loss, or a gradient, that is not finite; waits for the
         device."""
-        found = list(self.gradients)
-        found += [(step, torch.stack([*losses.values()]).sum()) for step, _, losses in self.entries]
-        steps = [step for step, _ in found if step >= since]
-        values = [value.float() for step, value in found if step >= since]
+        sums = list(self.gradients)
+        sums += [(step, torch.stack([*losses.values()]).sum()) for step, _, losses in self.entries]
+        steps = [step for step, _ in sums if step >= since]
+        values = [value.float() for step, value in sums if step >= since]
         if not steps:
             return None
         finite = torch.stack(values).isfinite().tolist()
@@ -101,17 +101,18 @@ class LossMeter:
         mine = [entry for entry in self.entries if entry[0] == step]
         names = [n for *_, losses in mine for n, loss in losses.items() if not loss.isfinite()]
         files = [str(self.dataset.name(int(i))) for _, index, _ in mine for i in index]
-        told = distributed.all_gather_object((names, files))
+        reports = distributed.all_gather_object((names, files))
         # A gradient is the sum over the processes: spoilt for all by the loss of one.
-        guilty = [one for one in told if one[0]] or told
-        named = dict.fromkeys(name for names, _ in guilty for name in names)
-        what = f"loss {', '.join(named)}" if named else "the gradient"
-        return what, ", ".join(file for _, some in guilty for file in some)
+        guilty = [report for report in reports if report[0]] or reports
+        losses = dict.fromkeys(name for names, _ in guilty for name in names)
+        what = f"loss {', '.join(losses)}" if losses else "the gradient"
+        return what, ", ".join(file for _, files in guilty for file in files)
 
     def is_finite(self, step: int) -> bool:
         """Whether all processes' losses and gradients of `step`, the last, are; waits for the
         device."""
-        return all(one is None for one in distributed.all_gather_object(self.not_finite(step)))
+        steps = distributed.all_gather_object(self.not_finite(step))
+        return all(step is None for step in steps)
 
     def leave_out(self, step: int, limit: int, say: Callable) -> None:
         """Forget the losses of `step`, which are not finite, and say whose they were.
@@ -121,16 +122,16 @@ class LossMeter:
         """
         self.left_out += 1
         what, files = self.culprits(step)
-        told = f"step {step}: {what} is not finite"
+        message = f"step {step}: {what} is not finite"
         self.entries = [entry for entry in self.entries if entry[0] != step]
         self.gradients = [entry for entry in self.gradients if entry[0] != step]
         self.counts = [entry for entry in self.counts if entry[0] != step]
         if self.left_out > limit:
             raise UserError(
-                f"{told}, and max_skipped_steps={limit} are left out already; {STOPPED}; "
+                f"{message}, and max_skipped_steps={limit} are left out already; {STOPPED}; "
                 f"files: {files}"
             )
-        say(f"{told}, left out ({self.left_out} of at most {limit}); files: {files}")
+        say(f"{message}, left out ({self.left_out} of at most {limit}); files: {files}")
 
     def take(self, say: Callable) -> dict[str, float]:
         """Means over steps and processes since the last call, checked: `loss`, each loss by name,
@@ -211,15 +212,15 @@ class Throughput:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        asked = time.perf_counter()
+        start = time.perf_counter()
         yield
-        self.waited += time.perf_counter() - asked
+        self.waited += time.perf_counter() - start
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        asked = time.perf_counter()
+        start = time.perf_counter()
         yield
-        self.watched += time.perf_counter() - asked
+        self.watched += time.perf_counter() - start
 
     def lap(self) -> dict[str, float]:
         elapsed = time.perf_counter() - self.start

@@ -93,11 +93,13 @@ def compare_cards(old: dict, new: dict, folder: Path) -> None:
     for path, before, now, refused in changes:
         if not refused:
             warn(f"going on with {path}={now!r}, so far {before!r}")
-    told = [f"{path} was {before!r} and is now {now!r}" for path, before, now, no in changes if no]
-    if told:
+    refusals = [
+        f"{path} was {before!r} and is now {now!r}" for path, before, now, no in changes if no
+    ]
+    if refusals:
         raise UserError(
-            f"{folder}/latest.pth: {', '.join(told)}; set another checkpoints_path for a new run, "
-            f"or the old value to go on"
+            f"{folder}/latest.pth: {', '.join(refusals)}; set another checkpoints_path for a new "
+            f"run, or the old value to go on"
         )
 
 

@@ -110,8 +110,8 @@ def save(folder: Path, state: dict, finished_epoch: int | None, max_keep: int) -
     if finished_epoch is None:
         checkpoints.write(folder / "latest.pth", state)
         return
-    kept = folder / f"epoch_{finished_epoch:04d}.pth"
-    checkpoints.write(kept, state)
+    epoch = folder / f"epoch_{finished_epoch:04d}.pth"
+    checkpoints.write(epoch, state)
     # Later epochs are left where a run went back past damaged ones; they must not push this out.
     ours = [file for number, file in epochs(folder) if number <= finished_epoch]
     for old in ours[:-max_keep]:
@@ -120,7 +120,7 @@ def save(folder: Path, state: dict, finished_epoch: int | None, max_keep: int) -
     # A file of its own, not a second name of the epoch's: what damages one leaves the other. Last,
     # as a run that is killed before it does the epoch's end again.
     with atomic(folder / "latest.pth") as part:
-        shutil.copyfile(kept, part)
+        shutil.copyfile(epoch, part)
 
 
 def read(folder: str | Path) -> dict | None:
@@ -139,8 +139,8 @@ def read(folder: str | Path) -> dict | None:
             return read_state(latest)
         except checkpoints.Damaged as error:
             damage = error
-    kept = epochs(folder)
-    for _, file in reversed(kept):
+    files = epochs(folder)
+    for _, file in reversed(files):
         with contextlib.suppress(checkpoints.Damaged):
             state = read_state(file)
             what = "is not there"
@@ -150,7 +150,7 @@ def read(folder: str | Path) -> dict | None:
             checkpoints.write(latest, state)
             warn(f"{latest}: {what}; going back to {file.name}, step {state['step']}")
             return state
-    if damage or kept:
+    if damage or files:
         raise UserError(
             f"{latest}: damaged or gone, and no epoch_*.pth beside it is whole; move them away to "
             f"start anew"

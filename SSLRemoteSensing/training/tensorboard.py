@@ -1,7 +1,8 @@
-"""The keys of metrics.jsonl as TensorBoard's tags and charts: one page shows the run."""
+"""A run's events for TensorBoard: the keys of metrics.jsonl as tags and charts, and pictures."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 # TensorBoard's tags: group/name, by how a key begins; a key that begins otherwise is a loss.
 GROUPS = {
@@ -50,6 +51,78 @@ CHARTS = {
 }
 
 
+class Board:
+    """TensorBoard's writer of a run's folder; a disk that is full costs entries, not the run.
+
+    Args:
+        first: the step at which the run starts, or goes on; events after it are of a run that was
+            cut off, and hidden.
+        keys: of the entries so far.
+        complain: is told of an `OSError`.
+    """
+
+    def __init__(
+        self, folder: Path, first: int, keys: set[str], complain: Callable[[OSError], None]
+    ):
+        # Imported here: it takes a second, which a config error need not wait for.
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder, self.keys, self.complain = folder, set(keys), complain
+        # Also of a run that starts anew: one that was killed before its first save left events.
+        # Its entry of step 0, if it has one, goes with them.
+        self.writer = SummaryWriter(str(folder), purge_step=first + 1 if first else 0)
+        self.charts: dict = {}  # as laid out in this writer's file
+
+    def draw(self, step: int, scalars: dict[str, float]) -> None:
+        """Add a point to the curve of each key."""
+
+        def add(writer) -> None:
+            self.keys |= scalars.keys()
+            if charts(self.keys) != self.charts:  # TensorBoard takes the last one
+                self.charts = charts(self.keys)
+                writer.add_custom_scalars(self.charts)
+            for key, value in scalars.items():
+                writer.add_scalar(tag(key), value, step)
+
+        self.write(add, step)
+
+    def show(self, step: int, pictures: dict[str, tuple[int, int, bytes]]) -> None:
+        """Add pictures: name -> height, width, PNG."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        def add(writer) -> None:
+            for name, (height, width, png) in pictures.items():
+                # SummaryWriter.add_image would encode it once more, and slowly.
+                image = Summary.Image(
+                    height=height, width=width, colorspace=3, encoded_image_string=png
+                )
+                value = Summary.Value(tag=f"pictures/{name}", image=image)
+                writer.file_writer.add_summary(Summary(value=[value]), step)
+
+        self.write(add, step)
+
+    def write(self, add: Callable, step: int) -> None:
+        """Call `add` with TensorBoard's writer, and see that the disk has what it adds."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        try:
+            if self.writer is None:  # after an error, of which TensorBoard's thread has ended
+                self.writer = SummaryWriter(str(self.folder), purge_step=step)
+                self.charts = {}
+            add(self.writer)
+            self.writer.flush()  # else SIGKILL loses two minutes of entries
+        except OSError as error:
+            self.complain(error)
+            self.writer = None
+
+    def close(self) -> None:
+        if self.writer is not None:
+            try:
+                self.writer.close()
+            except OSError as error:
+                self.complain(error)
+
+
 def tag(key: str) -> str:
     """The TensorBoard tag of a key of metrics.jsonl."""
     if key in GROUP_OF:
@@ -66,6 +139,6 @@ def charts(keys: Iterable[str]) -> dict:
     shown = {
         title: ["Multiline", patterns]
         for title, patterns in CHARTS.items()
-        if any(re.fullmatch(pattern, one) for pattern in patterns for one in tags)
+        if any(re.fullmatch(pattern, name) for pattern in patterns for name in tags)
     }
     return {"run": shown} if shown else {}

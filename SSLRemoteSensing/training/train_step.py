@@ -129,16 +129,16 @@ class TrainStep:
         if self.device.type != "cuda":
             yield from batches
             return
-        stream, held = torch.cuda.Stream(self.device), None
+        stream, ahead = torch.cuda.Stream(self.device), None
         for batch in batches:
             with torch.cuda.stream(stream):
                 moved = self.to_device(batch)
                 copied = stream.record_event()
-            if held is not None:
-                yield self.arrived(*held)
-            held = batch, moved, copied
-        if held is not None:
-            yield self.arrived(*held)
+            if ahead is not None:
+                yield self.arrived(*ahead)
+            ahead = batch, moved, copied
+        if ahead is not None:
+            yield self.arrived(*ahead)
 
     def arrived(self, batch: dict, moved: dict[str, Tensor], copied: torch.cuda.Event) -> dict:
         """`batch` with the tensors `moved`, for which the current stream (not the CPU) waits."""

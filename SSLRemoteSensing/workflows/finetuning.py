@@ -324,14 +324,14 @@ def is_scored(path: Path, config: dict) -> bool:
     """Whether the results in `path` were scored in the way that `config` asks for."""
     try:
         results = json.loads(path.read_text())
-        known, _ = results["config"], results["checkpoint"]
+        scored_config, _ = results["config"], results["checkpoint"]
     except (OSError, ValueError, KeyError):
         return False
     # --evaluate may have been asked for another checkpoint of the same folder.
     if results.get("version") != VERSION or Path(results["checkpoint"]).name != "best.pth":
         return False
-    asked = [
-        [one.get("scoring_cfg"), one["train_cfg"].get("test_data") or one["train_cfg"]["val_data"]]
-        for one in (known, config)
+    scorings = [
+        [cfg.get("scoring_cfg"), cfg["train_cfg"].get("test_data") or cfg["train_cfg"]["val_data"]]
+        for cfg in (scored_config, config)
     ]
-    return json.dumps(asked[0]) == json.dumps(asked[1])
+    return json.dumps(scorings[0]) == json.dumps(scorings[1])

@@ -164,10 +164,10 @@ class SampleMonitor:
         for batch in self.bank:
             moved = to_device(batch)
             maps = [self.net.features(moved[key]) for key in ("anchor", "transformed")]
-            for known, pyramid in zip(views, maps, strict=True):
+            for embeddings, pyramid in zip(views, maps, strict=True):
                 head, last_map = self.net.exemplar_head, pyramid["block6"]
-                one = last_map.mean((2, 3)) if head is None else head(last_map)
-                known.append(one.float().cpu())
+                embedding = last_map.mean((2, 3)) if head is None else head(last_map)
+                embeddings.append(embedding.float().cpu())
             if self.net.agr_head is not None:
                 logits = self.net.agr_head(*maps).float()
                 pairs = count_pairs(moved["transform_label"], logits).cpu()
@@ -186,19 +186,19 @@ class SampleMonitor:
     ) -> dict[str, np.ndarray]:
         """The pictures by name."""
         names = [self.dataset.name(int(i)).name for batch in self.bank for i in batch["index"]]
-        pictures, told = {}, f"of {len(names)} fixed images, in evaluation mode"
+        pictures, remark = {}, f"of {len(names)} fixed images, in evaluation mode"
         if restored is not None:
             occluded, anchor = (pixels(self.bank[0][key][:ROWS]) for key in ("occluded", "anchor"))
             pictures["inpainting"] = inpainting_page(
                 occluded, restored, anchor, names[: len(anchor)]
             )
         if confusion is not None:
-            header = f"transforms {told}"
+            header = f"transforms {remark}"
             pictures["transforms"] = transforms_page(confusion.numpy(), self.transforms, header)
-        found, similarity = neighbours(embeddings, ROWS, NEIGHBOURS)
+        nearest, similarity = neighbours(embeddings, ROWS, NEIGHBOURS)
         images = np.concatenate([pixels(batch["anchor"]) for batch in self.bank])
         pictures["neighbours"] = neighbours_page(
-            images, found, similarity, names, f"nearest {told}"
+            images, nearest, similarity, names, f"nearest {remark}"
         )
         return pictures
 
@@ -259,6 +259,6 @@ def neighbours(embeddings: Tensor, queries: int, count: int) -> tuple[np.ndarray
     similarity = unit[chosen] @ unit.T
     itself = torch.arange(len(chosen))
     similarity[itself, chosen] = torch.inf  # before all that are its equals
-    cosines, found = similarity.sort(dim=1, descending=True, stable=True)
+    cosines, numbers = similarity.sort(dim=1, descending=True, stable=True)
     cosines[:, 0] = 1
-    return found[:, : count + 1].numpy(), cosines[:, : count + 1].numpy()
+    return numbers[:, : count + 1].numpy(), cosines[:, : count + 1].numpy()

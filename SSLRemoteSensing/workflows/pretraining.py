@@ -118,9 +118,9 @@ def check_matching(head: dict, data: dict, batch_size: int) -> None:
 
 def are_published(transforms: dict[str, dict]) -> bool:
     """Whether `transforms_cfg` has the published six, always applied, in the published order."""
-    found = [(cfg["name"], cfg.get("angle")) for cfg in transforms.values()]
+    turns = [(cfg["name"], cfg.get("angle")) for cfg in transforms.values()]
     always = {"Rotate": 1.0}  # p where a config leaves it out; a flip's is 0.5
-    return found == list(TURNS) and all(
+    return turns == list(TURNS) and all(
         cfg.get("p", always.get(cfg["name"])) == 1 for cfg in transforms.values()
     )
 

@@ -20,6 +20,7 @@ from functools import partial
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -163,7 +164,8 @@ def of_one(folder: Path) -> dict:
 def command(name: str, config: Path, *arguments: str) -> None:
     """One of the repository's commands in this process, which has joined the others."""
     sys.argv = [name, "--config_file", str(config), *arguments]
-    import_module(f"SSLRemoteSensing.commands.{name}").main()
+    with mock.patch.object(distributed, "processes", contextlib.nullcontext):
+        import_module(f"SSLRemoteSensing.commands.{name}").main()
 
 
 def matrices(results: dict) -> dict[str, list]:
@@ -199,7 +201,6 @@ def evaluate(folder: Path, name: str) -> dict:
 
 def work(folder: Path) -> None:
     rank, found = int(os.environ["RANK"]), {}
-    distributed.processes = contextlib.nullcontext  # which commands would join
     for figure in ("draw_confusion_matrix", "draw_examples"):  # which take seconds
         setattr(results, figure, lambda *_: None)
     if rank == 0:  # before it knows of the other
