@@ -614,3 +614,29 @@ def test_the_schedule_reaches_the_optimizer(pretext_config):
     train(pretext_config, num_epoch=3)
     rates = [entry["lr"] for entry in entries(pretext_config)]
     assert rates == pytest.approx([5e-4] * 6 + [5e-4 * 0.95] * 3)
+
+
+READINGS = ("item", "tolist", "__bool__", "__float__", "__int__", "cpu", "numpy")
+
+
+def test_no_step_reads_a_value_off_the_device(pretext_config, tmp_path, monkeypatch):
+    """On a GPU each reading is a wait. Runs of 4 and of 12 steps, one entry and one save each, read
+    as often."""
+    calls = []
+    for name in READINGS:
+        method = getattr(torch.Tensor, name)
+
+        def counting(tensor, *args, method=method, name=name, **options):
+            calls.append(name)
+            return method(tensor, *args, **options)
+
+        monkeypatch.setattr(torch.Tensor, name, counting)
+    counts = []
+    for steps in (4, 12):
+        calls.clear()
+        config = moved(pretext_config, tmp_path / str(steps))
+        log = config["train_cfg"]["log"] | dict(log_step=100)
+        checkpoints_cfg = config["train_cfg"]["checkpoints"] | dict(save_step=100)
+        train(config, num_epoch=None, num_step=steps, log=log, checkpoints=checkpoints_cfg)
+        counts.append(len(calls))
+    assert counts[0] == counts[1] > 0
