@@ -47,35 +47,35 @@ def main() -> None:
     for name, value in (("workers", workers), ("processes", args.processes)):
         if value < 1:
             raise UserError(f"--{name} {value}: must be at least 1")
-    wanted = {}  # as --set would: key -> value
+    settings = {}  # as --set would: key -> value
     if args.backbone is not None:
         weights = {"random": False, "imagenet": True}
-        wanted["backbone_cfg.pretrained"] = weights.get(args.backbone, args.backbone)
+        settings["backbone_cfg.pretrained"] = weights.get(args.backbone, args.backbone)
     if args.with_imagenet is not None:
-        wanted["backbone_cfg.pretrained"] = args.with_imagenet == "true"
-    config = read_config(args, wanted)
+        settings["backbone_cfg.pretrained"] = args.with_imagenet == "true"
+    config = read_config(args, settings)
     # Made now: after hours of reading it would be too late to learn that it cannot be.
     output = None if args.output is None else make_folder(args.output, "--output")
 
-    def tell(done: Examination) -> None:
-        print_line(f"{done.sections[-1]}\n")
+    def tell(examination: Examination) -> None:
+        print_line(f"{examination.sections[-1]}\n")
         if output is not None:
-            write_report(done, output, complete=False)
+            write_report(examination, output, complete=False)
 
-    done = Examination(config, workers, args.processes, tell)
-    examine(done)
+    examination = Examination(config, workers, args.processes, tell)
+    examine(examination)
     if output is not None:
-        write_report(done, output, complete=True)
-        if done.unusable is not None:
-            print_line(f"{len(done.unusable)} images to exclude: {output / 'exclude.txt'}")
+        write_report(examination, output, complete=True)
+        if examination.unusable is not None:
+            print_line(f"{len(examination.unusable)} images to exclude: {output / 'exclude.txt'}")
         print_line(f"all findings: {output / 'doctor.json'}")
-    print_line(verdict(done.sections))
-    if count(done.sections, FAIL):
+    print_line(verdict(examination.sections))
+    if count(examination.sections, FAIL):
         sys.exit(1)
     # What to run next: the run that was examined, without the images that it could not use.
     is_tuning = "classes" in config
     words = config_words(args, "backbone" if is_tuning else "with_imagenet")
-    if done.unusable and output is not None:
+    if examination.unusable and output is not None:
         words += [] if "--set" in words else ["--set"]
         for key, part in config["train_cfg"].items():
             if key.endswith("_data") and part:

@@ -67,9 +67,9 @@ def main() -> None:
     # Only now: torch takes seconds, which --help need not wait for.
     from SSLRemoteSensing.export.write import Request, write_export
 
-    given = {key: getattr(args, key) for key in ("preprocess", "result", "overwrite", "dataset")}
-    request = Request(args.checkpoint, args.format, args.output, licence=args.license, **given)
-    written, card = write_export(request)
+    options = {key: getattr(args, key) for key in ("preprocess", "result", "overwrite", "dataset")}
+    request = Request(args.checkpoint, args.format, args.output, licence=args.license, **options)
+    contents, card = write_export(request)
     print_summary(
-        {"weights": args.output, "holds": written, "card": f"{card}, with the lines that load it"}
+        {"weights": args.output, "holds": contents, "card": f"{card}, with the lines that load it"}
     )

@@ -52,29 +52,29 @@ def main() -> None:
     from SSLRemoteSensing.core.distributed import processes
     from SSLRemoteSensing.workflows.finetuning import finetune, score_checkpoint
 
-    wanted = {}
+    settings = {}
     if args.backbone is not None:
         starts = {"random": False, "imagenet": True}
-        wanted["backbone_cfg.pretrained"] = starts.get(args.backbone, args.backbone)
+        settings["backbone_cfg.pretrained"] = starts.get(args.backbone, args.backbone)
     if args.tta:
-        wanted["scoring_cfg.tta"] = True
+        settings["scoring_cfg.tta"] = True
     if args.tiles:
-        wanted["scoring_cfg.on"] = "tiles"
+        settings["scoring_cfg.on"] = "tiles"
     with processes():
-        config = read_config(args, wanted)
+        config = read_config(args, settings)
         if args.evaluate is not None:
             score_checkpoint(config, Path(args.evaluate))
             print_summary({}, [mapping(Path(args.evaluate))])
             return
-        best = finetune(config, args.dry_run)
-        if best is None:
+        checkpoint = finetune(config, args.dry_run)
+        if checkpoint is None:
             return
-        again = ("--evaluate", best, "--tta")
-        tta = [] if args.tta else [command_line("finetune_seg.py", *config_words(args), *again)]
-        print_summary({"weights": best}, [mapping(best), *tta])
+        words = ("--evaluate", checkpoint, "--tta")
+        tta = [] if args.tta else [command_line("finetune_seg.py", *config_words(args), *words)]
+        print_summary({"weights": checkpoint}, [mapping(checkpoint), *tta])
 
 
 def mapping(checkpoint: Path) -> str:
     """The command that maps scenes with a checkpoint."""
-    named = ("--input", "SCENE.tif", "--output", checkpoint.parent / "map.tif")
-    return command_line("tools/predict.py", "--checkpoint", checkpoint, *named, "--preview")
+    words = ("--input", "SCENE.tif", "--output", checkpoint.parent / "map.tif")
+    return command_line("tools/predict.py", "--checkpoint", checkpoint, *words, "--preview")

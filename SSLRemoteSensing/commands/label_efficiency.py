@@ -78,10 +78,10 @@ def main() -> None:
     if args.dry_run:
         preview(grid, len(slots), FINETUNE, config_words(args))
         return
-    stop, failed = run_grid(grid, FINETUNE, slots, args.metric, protocol, args.keep_weights)
+    stop, has_failed = run_grid(grid, FINETUNE, slots, args.metric, protocol, args.keep_weights)
     if stop is not None:
         print("stopped; finished cells are kept, the same command goes on", file=sys.stderr)
         sys.exit(128 + stop)
-    if not failed and max(args.seeds) == len(args.seeds) - 1 < ENOUGH - 1:
+    if not has_failed and max(args.seeds) == len(args.seeds) - 1 < ENOUGH - 1:
         print_summary({}, [this_command(with_seeds(sys.argv[1:], ENOUGH))])  # narrower intervals
-    sys.exit(1 if failed else 0)
+    sys.exit(1 if has_failed else 0)

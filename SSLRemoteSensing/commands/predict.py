@@ -76,15 +76,17 @@ def main() -> None:
     from SSLRemoteSensing.inference.mapper import MapSettings
     from SSLRemoteSensing.workflows.mapping import map_planned, plan_maps, print_outcome
 
-    kept = "stopped; finished maps are kept, with --skip_existing the command goes on"
-    with processes(), stoppable(kept):
-        asked = (args.probabilities, args.preview, args.vectors)
-        plan = plan_maps(args.input, args.output, *asked, args.skip_existing, args.overwrite)
+    message = "stopped; finished maps are kept, with --skip_existing the command goes on"
+    with processes(), stoppable(message):
+        outputs = (args.probabilities, args.preview, args.vectors)
+        plan = plan_maps(args.input, args.output, *outputs, args.skip_existing, args.overwrite)
         settings = MapSettings(**{key.name: vars(args)[key.name] for key in fields(MapSettings)})
         results = map_planned(plan, args.checkpoint, settings, args.device, args.precision)
-        failed = print_outcome(plan, results)
-        if failed and len(plan.outputs) == 1:
+        failures = print_outcome(plan, results)
+        if failures and len(plan.outputs) == 1:
             sys.exit(2)
-        again = this_command([*sys.argv[1:], *([] if args.skip_existing else ["--skip_existing"])])
-        print_summary({"maps": args.output}, [again] if failed else [])
-    sys.exit(1 if failed else 0)
+        command = this_command(
+            [*sys.argv[1:], *([] if args.skip_existing else ["--skip_existing"])]
+        )
+        print_summary({"maps": args.output}, [command] if failures else [])
+    sys.exit(1 if failures else 0)

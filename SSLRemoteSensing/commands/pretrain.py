@@ -32,11 +32,11 @@ def main() -> None:
     from SSLRemoteSensing.core.distributed import processes
     from SSLRemoteSensing.workflows.pretraining import pretrain
 
-    wanted = {}
+    settings = {}
     if args.with_imagenet is not None:
-        wanted["backbone_cfg.pretrained"] = args.with_imagenet == "true"
+        settings["backbone_cfg.pretrained"] = args.with_imagenet == "true"
     with processes():
-        results = pretrain(read_config(args, wanted), args.dry_run)
+        results = pretrain(read_config(args, settings), args.dry_run)
         if args.dry_run:
             return
         words = ("--config_file", fine_tuning_config(args.config_file))

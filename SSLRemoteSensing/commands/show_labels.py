@@ -57,13 +57,13 @@ def main() -> None:
     config = None if args.config_file is None else read_config(args)
     part = open_part(args, config)
     counts = figures.count_classes(part.dataset)
-    wanted = None
+    class_index = None
     if args.wanted is not None:
-        wanted = figures.class_number(args.wanted, part.classes, counts)
-    chosen = figures.choose_tiles(counts, args.samples, args.seed, wanted)
-    tiles = figures.read_tiles(part.dataset, chosen, args.augmented)
-    how = ", as epoch 0 of training has them" if args.augmented else ""
-    title = f"{part.title}: {len(tiles)} of {len(counts)} tiles{how}"
+        class_index = figures.class_number(args.wanted, part.classes, counts)
+    indices = figures.choose_tiles(counts, args.samples, args.seed, class_index)
+    tiles = figures.read_tiles(part.dataset, indices, args.augmented)
+    suffix = ", as epoch 0 of training has them" if args.augmented else ""
+    title = f"{part.title}: {len(tiles)} of {len(counts)} tiles{suffix}"
     page, _ = figures.draw_tiles(tiles, counts, part.classes, part.palette, title)
     write_png(output, page)
     print_line(title)

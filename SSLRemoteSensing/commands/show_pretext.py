@@ -41,8 +41,8 @@ def main() -> None:
 
     config = read_config(args)
     if is_fine_tuning(config):
-        other = command_line("tools/show_labels.py")
-        raise UserError(f"config file {args.config_file}: is for fine-tuning; {other} shows it")
+        command = command_line("tools/show_labels.py")
+        raise UserError(f"config file {args.config_file}: is for fine-tuning; {command} shows it")
     check_pretext(config)
     if args.seed is not None:
         config["train_cfg"]["seed"] = args.seed

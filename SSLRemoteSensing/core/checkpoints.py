@@ -53,17 +53,19 @@ def read(path: str | Path, sealed: bool = False) -> dict:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             contents = torch.load(path, map_location="cpu", weights_only=True)
-        found = checksum(contents, without="checksum")
+        digest = checksum(contents, without="checksum")
     except Exception as error:  # bytes of any kind may stand in the file, and any error come of it
-        foreign = "Unsupported global" in str(error) or "Unsupported class" in str(error)
-        reason = "holds Python objects besides weights" if foreign else "damaged or no checkpoint"
+        is_foreign = "Unsupported global" in str(error) or "Unsupported class" in str(error)
+        reason = (
+            "holds Python objects besides weights" if is_foreign else "damaged or no checkpoint"
+        )
         reason = str(error) if isinstance(error, Damaged) else reason
         raise Damaged(
             f"weights {path}: refused, {reason}; take another file, or an epoch_*.pth"
         ) from error
     if not isinstance(contents, dict):
         raise Damaged(f"weights {path}: holds a {type(contents).__name__}, expected a state_dict")
-    if contents.pop("checksum", None if sealed else found) != found:
+    if contents.pop("checksum", None if sealed else digest) != digest:
         raise Damaged(f"weights {path}: damaged, not what was written; take an epoch_*.pth")
     return contents
 
@@ -88,8 +90,8 @@ def read_safetensors(path: Path) -> dict:
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], card: dict) -> None:
     """Write `tensors` and their `card`, in JSON's types, whole or not at all."""
-    found = checksum(dict(sorted(tensors.items())))
-    write_bytes(path, pack_tensors(tensors, card, found))
+    digest = checksum(dict(sorted(tensors.items())))
+    write_bytes(path, pack_tensors(tensors, card, digest))
 
 
 def checksum(contents, without: str | None = None) -> str:
@@ -103,31 +105,31 @@ def checksum(contents, without: str | None = None) -> str:
     """
     if isinstance(contents, dict):
         contents = {key: value for key, value in contents.items() if key != without}
-    found, count, repeated = hashlib.blake2b(digest_size=16), 0, 0
-    waiting = [contents]
-    while waiting:
-        value = waiting.pop()
+    hasher, count, repeated_bytes = hashlib.blake2b(digest_size=16), 0, 0
+    stack = [contents]
+    while stack:
+        value = stack.pop()
         count += 1
         if count > MOST_VALUES:
             raise Damaged("holds itself, or too many values")
         if isinstance(value, Tensor):
             require_memory(value)
             size = value.numel() * value.element_size()
-            repeated += max(0, size - value.untyped_storage().nbytes())
-            if repeated > MOST_REPEATED:
+            repeated_bytes += max(0, size - value.untyped_storage().nbytes())
+            if repeated_bytes > MOST_REPEATED:
                 raise Damaged("claims more bytes than it has")
-            found.update(f"{value.dtype} {tuple(value.shape)} {value.requires_grad}".encode())
-            plain = value.detach().cpu().contiguous().flatten()
-            found.update(plain.view(torch.uint8).numpy())
+            hasher.update(f"{value.dtype} {tuple(value.shape)} {value.requires_grad}".encode())
+            numbers = value.detach().cpu().contiguous().flatten()
+            hasher.update(numbers.view(torch.uint8).numpy())
         elif isinstance(value, dict):
-            found.update(f"dict {len(value)}".encode())
-            waiting += [part for pair in value.items() for part in pair]
+            hasher.update(f"dict {len(value)}".encode())
+            stack += [part for pair in value.items() for part in pair]
         elif isinstance(value, list | tuple):
-            found.update(f"list {len(value)}".encode())
-            waiting += value
+            hasher.update(f"list {len(value)}".encode())
+            stack += value
         else:
-            found.update(repr(value).encode())
-    return found.hexdigest()
+            hasher.update(repr(value).encode())
+    return hasher.hexdigest()
 
 
 def require_memory(value: Tensor) -> None:
@@ -168,10 +170,10 @@ def read_network(path: str | Path, classes: Sequence[str]) -> dict:
         raise UserError(
             f"weights {path}: no checkpoint of a network; a backbone.pth goes to --backbone"
         )
-    known = contents.get("card", {}).get("classes", list(classes))
-    if known != list(classes):
+    card_classes = contents.get("card", {}).get("classes", list(classes))
+    if card_classes != list(classes):
         raise UserError(
-            f"weights {path}: trained on classes {known}, the config has {list(classes)}"
+            f"weights {path}: trained on classes {card_classes}, the config has {list(classes)}"
         )
     return contents
 
@@ -191,8 +193,8 @@ def load_network(model: nn.Module, contents: dict, source: str | Path) -> None:
 
 def export_backbone(folder: Path, weights: dict[str, Tensor], card: dict) -> None:
     """Write `backbone.pth`, a plain state_dict, and its card `backbone.json` with its SHA-256."""
-    plain = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
-    write_plain(folder / "backbone.pth", plain, card)
+    state = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
+    write_plain(folder / "backbone.pth", state, card)
 
 
 def write_plain(path: Path, contents: dict, card: dict) -> None:
@@ -200,10 +202,10 @@ def write_plain(path: Path, contents: dict, card: dict) -> None:
 
     Both are written before either takes its name.
     """
-    with atomic(path.with_suffix(".json")) as described, atomic(path) as part:
+    with atomic(path.with_suffix(".json")) as card_part, atomic(path) as part:
         save(part, contents)
-        known = card | {"sha256": sha256(part)}
-        described.write_text(json.dumps(known, indent=2, default=str) + "\n")
+        full_card = card | {"sha256": sha256(part)}
+        card_part.write_text(json.dumps(full_card, indent=2, default=str) + "\n")
 
 
 def sha256(path: Path) -> str:
@@ -220,15 +222,15 @@ def read_card(path: Path, contents: dict) -> dict:
     """
     if isinstance(contents.get("card"), dict):
         return contents["card"]
-    beside = path.with_suffix(".json")
+    card_path = path.with_suffix(".json")
     try:
-        card = json.loads(beside.read_text()) if beside.is_file() else {}
+        card = json.loads(card_path.read_text()) if card_path.is_file() else {}
     except (OSError, ValueError) as error:
-        raise UserError(f"card {beside}: cannot be read ({error}); mend or remove it") from error
+        raise UserError(f"card {card_path}: cannot be read ({error}); mend or remove it") from error
     card = card if isinstance(card, dict) else {}
     if "sha256" in card and card["sha256"] != sha256(path):
         raise Damaged(
-            f"weights {path}: damaged, or not the file of its card {beside.name} (another "
+            f"weights {path}: damaged, or not the file of its card {card_path.name} (another "
             f"SHA-256); take another copy, or remove the card"
         )
     return card
@@ -257,8 +259,8 @@ def pack_tensors(tensors: dict[str, Tensor], card: dict, checksum: str) -> bytes
     from safetensors.torch import save
 
     # A tensor each, with memory of its own: the format knows no views.
-    plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    return save(plain, {"format": "pt", "card": json.dumps(card), "checksum": checksum})
+    copies = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    return save(copies, {"format": "pt", "card": json.dumps(card), "checksum": checksum})
 
 
 def card_of_texts(texts: dict[str, str], path: Path) -> dict | None:

@@ -19,8 +19,8 @@ def default_palette(num_classes: int) -> list[tuple[int, int, int]]:
         # The golden ratio puts each hue where the largest gap is.
         hue, turn = number * 0.618034 % 1, number // 12 % 3
         colours.append(hsv_to_rgb(hue, (1.0, 0.6, 0.9)[turn], (0.75, 0.95, 0.45)[turn]))
-    rounded = [tuple(round(255 * part) for part in colour) for colour in colours]
-    return [(225, 225, 225), *rounded[: num_classes - 1]]
+    palette = [tuple(round(255 * part) for part in colour) for colour in colours]
+    return [(225, 225, 225), *palette[: num_classes - 1]]
 
 
 def colour_map(classes: np.ndarray, palette: Sequence) -> np.ndarray:

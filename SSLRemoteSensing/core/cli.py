@@ -26,8 +26,10 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         parts = []
         for paragraph in text.strip().split("\n\n"):
-            kept = any(line.startswith(" ") for line in paragraph.splitlines())
-            parts.append(paragraph if kept else textwrap.fill(" ".join(paragraph.split()), width))
+            is_indented = any(line.startswith(" ") for line in paragraph.splitlines())
+            parts.append(
+                paragraph if is_indented else textwrap.fill(" ".join(paragraph.split()), width)
+            )
         return "\n\n".join(parts)
 
     def _get_help_string(self, action: argparse.Action) -> str:
@@ -124,7 +126,7 @@ def parse(flags: Flags) -> argparse.Namespace:
     """The command line's flags. Of torchrun's processes the first alone says what is wrong."""
     if os.environ.get("RANK", "0") == "0":
         return flags.parse_args()
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+    with open(os.devnull, "w") as sink, contextlib.redirect_stderr(sink):
         return flags.parse_args()
 
 
@@ -182,11 +184,11 @@ def fine_tuning_config(config_file: str) -> str:
     return "CONFIG"
 
 
-def read_config(args: argparse.Namespace, wanted: Mapping[str, object] = NOTHING) -> dict:
+def read_config(args: argparse.Namespace, settings: Mapping[str, object] = NOTHING) -> dict:
     """The config that the flags of `Flags.config` ask for.
 
     Args:
-        wanted: what other flags ask for, as --set would: 'a.b.c' -> a plain value.
+        settings: what other flags ask for, as --set would: 'a.b.c' -> a plain value.
 
     Raises:
         UserError: as `load_config`.
@@ -195,6 +197,6 @@ def read_config(args: argparse.Namespace, wanted: Mapping[str, object] = NOTHING
         "train_cfg.checkpoints.checkpoints_path": getattr(args, "checkpoints_path", None),
         "train_cfg.log.log_path": getattr(args, "log_path", None),
     }
-    given = {key: folder for key, folder in folders.items() if folder} | wanted
-    asked = [f"{key}={value!r}" for key, value in given.items()]
-    return load_config(args.config_file, [*overrides(args), *asked])
+    values = {key: folder for key, folder in folders.items() if folder} | settings
+    texts = [f"{key}={value!r}" for key, value in values.items()]
+    return load_config(args.config_file, [*overrides(args), *texts])

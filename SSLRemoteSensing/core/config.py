@@ -104,8 +104,8 @@ def override(config: dict, text: str) -> None:
             config[key] = {}
         config = config[key]
         if not isinstance(config, dict):
-            where = ".".join(parents[: depth + 1])
-            raise UserError(f"--set {text!r}: {where} is {config!r} and has no keys")
+            parent = ".".join(parents[: depth + 1])
+            raise UserError(f"--set {text!r}: {parent} is {config!r} and has no keys")
     try:
         config[last] = ast.literal_eval(value.strip())
     except (ValueError, SyntaxError):
@@ -114,15 +114,15 @@ def override(config: dict, text: str) -> None:
 
 def drop_idle_keys(config: dict) -> list[str]:
     """Remove the published repository's keys that do nothing; return a line for each."""
-    idle = [("test_cfg",), ("backbone_cfg", "img_size"), ("inpainting_head_cfg", "img_size")]
-    idle += [("agr_head_cfg", "img_size"), ("examplar_head_cfg", "img_size")]
-    idle += [
+    idle_keys = [("test_cfg",), ("backbone_cfg", "img_size"), ("inpainting_head_cfg", "img_size")]
+    idle_keys += [("agr_head_cfg", "img_size"), ("examplar_head_cfg", "img_size")]
+    idle_keys += [
         (part, "num_classes")
         for part in ("backbone_cfg", "inpainting_head_cfg", "agr_head_cfg", "examplar_head_cfg")
         if isinstance(config.get(part), dict) and config[part].get("num_classes", "") is None
     ]
     lines = []
-    for *parents, last in idle:
+    for *parents, last in idle_keys:
         owner = config
         for key in parents:
             owner = owner.get(key) if isinstance(owner, dict) else None
@@ -139,7 +139,7 @@ def check(schema: Any, value: Any, path: str = "config") -> list[str]:
     """
     if typing.get_origin(schema) is Annotated:
         kind, *marks = typing.get_args(schema)
-        mark = next((m for m in marks if isinstance(m, Part | OneOf | Chain)), None)
+        mark = next((mark for mark in marks if isinstance(mark, Part | OneOf | Chain)), None)
         if mark is None or (value is None and type(None) in typing.get_args(kind)):
             return check(kind, value, path)
         return check(mark, value, path)
@@ -148,8 +148,8 @@ def check(schema: Any, value: Any, path: str = "config") -> list[str]:
     if not isinstance(value, dict):
         return [f"{path}: expected a dict, not {value!r}"]
     if isinstance(schema, Chain):
-        one = OneOf(schema.table)
-        return [line for key in value for line in check(one, value[key], f"{path}.{key}")]
+        entry_schema = OneOf(schema.table)
+        return [line for key in value for line in check(entry_schema, value[key], f"{path}.{key}")]
     if isinstance(schema, OneOf):
         if "name" not in value:
             return [f"{path}: missing key 'name', one of {', '.join(schema.table)}"]
@@ -159,16 +159,16 @@ def check(schema: Any, value: Any, path: str = "config") -> list[str]:
         rest = {key: entry for key, entry in value.items() if key != "name"}
         return check(Part(schema.table[value["name"]], schema.given), rest, path)
 
-    known = parameters(schema)
+    keys = parameters(schema)
     problems = []
     for key in value:
-        if key not in known:
-            hint = nearest(key, known) if known else "it takes none"
+        if key not in keys:
+            hint = nearest(key, keys) if keys else "it takes none"
             problems.append(f"{path}: unknown key {key!r}, {hint}")
-    for key, (annotation, required) in known.items():
+    for key, (annotation, is_required) in keys.items():
         if key in value:
             problems += check(annotation, value[key], f"{path}.{key}")
-        elif required:
+        elif is_required:
             problems.append(f"{path}: missing key {key!r}")
     return problems
 
@@ -207,27 +207,31 @@ def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]
 
 def with_defaults(table: Mapping[str, Callable], cfg: dict) -> dict:
     """`cfg`, a dict that `build` takes, with the defaults of what it leaves out."""
-    known = inspect.signature(table[cfg["name"]]).parameters.values()
-    return {p.name: p.default for p in known if p.default is not inspect.Parameter.empty} | cfg
+    options = inspect.signature(table[cfg["name"]]).parameters.values()
+    return {
+        option.name: option.default
+        for option in options
+        if option.default is not inspect.Parameter.empty
+    } | cfg
 
 
 def parameters(part: Part) -> dict[str, tuple[Any, bool]]:
     """The keys `part` takes: name -> (annotation, whether it must be given)."""
     owner = part.owner
     if typing.is_typeddict(owner):
-        known = typed_keys(owner)
+        keys = typed_keys(owner)
     else:
         function = owner.func if isinstance(owner, functools.partial) else owner
         function = function.__init__ if inspect.isclass(function) else function
         hints = typing.get_type_hints(function, include_extras=True)
-        known = {
+        keys = {
             name: (hints.get(name, Any), parameter.default is inspect.Parameter.empty)
             for name, parameter in inspect.signature(owner).parameters.items()
             if parameter.kind not in VARIADIC
         }
     if part.extra is not None:
-        known |= typed_keys(part.extra)
-    return {name: entry for name, entry in known.items() if name not in part.given}
+        keys |= typed_keys(part.extra)
+    return {name: entry for name, entry in keys.items() if name not in part.given}
 
 
 def typed_keys(owner: type) -> dict[str, tuple[Any, bool]]:
@@ -240,9 +244,9 @@ def bare(hint: Any) -> Any:
     return typing.get_args(hint)[0] if typing.get_origin(hint) is typing.NotRequired else hint
 
 
-def nearest(word: str, known) -> str:
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+def nearest(word: str, names) -> str:
+    matches = difflib.get_close_matches(str(word), list(names), n=1, cutoff=0.5)
+    return f"did you mean {matches[0]!r}?" if matches else f"known: {', '.join(names)}"
 
 
 def fits(value: Any, annotation: Any) -> bool:
@@ -250,8 +254,10 @@ def fits(value: Any, annotation: Any) -> bool:
     origin = typing.get_origin(annotation)
     if origin in (Union, types.UnionType):
         options = typing.get_args(annotation)
-        plain = [option for option in options if (typing.get_origin(option) or option) in PLAIN]
-        return any(fits(value, option) for option in plain or options)
+        plain_options = [
+            option for option in options if (typing.get_origin(option) or option) in PLAIN
+        ]
+        return any(fits(value, option) for option in plain_options or options)
     if origin is Literal:
         return any(value is option or value == option for option in typing.get_args(annotation))
     if annotation is float:
@@ -263,10 +269,10 @@ def fits(value: Any, annotation: Any) -> bool:
     if (origin or annotation) in (list, tuple, Sequence):
         if not isinstance(value, list | tuple):
             return False
-        inside = typing.get_args(annotation)
+        element_types = typing.get_args(annotation)
         if origin is tuple:
-            return len(value) == len(inside) and all(map(fits, value, inside))
-        return not inside or all(fits(one, inside[0]) for one in value)
+            return len(value) == len(element_types) and all(map(fits, value, element_types))
+        return not element_types or all(fits(element, element_types[0]) for element in value)
     return True
 
 

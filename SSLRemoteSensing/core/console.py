@@ -33,8 +33,8 @@ def styled(text: str, style: str, stream: TextIO | None = None) -> str:
     stand-in that keeps what is printed.
     """
     stream = sys.stdout if stream is None else stream
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    if plain or stream not in (sys.__stdout__, sys.__stderr__) or not stream.isatty():
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    if is_plain or stream not in (sys.__stdout__, sys.__stderr__) or not stream.isatty():
         return text
     return f"\033[{STYLES[style]}m{text}\033[0m"
 

@@ -99,9 +99,9 @@ def only_the_first_speaks() -> Iterator[None]:
         yield
         return
     with (
-        open(os.devnull, "w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
+        open(os.devnull, "w") as sink,
+        contextlib.redirect_stdout(sink),
+        contextlib.redirect_stderr(sink),
     ):
         yield
 
@@ -162,8 +162,8 @@ def all_mean(values: dict[str, float]) -> dict[str, float]:
     """The mean of each number over the processes."""
     if size() == 1:
         return values
-    summed = all_sum(torch.tensor(list(values.values()), dtype=torch.float64))
-    return dict(zip(values, (summed / size()).tolist(), strict=True))
+    sums = all_sum(torch.tensor(list(values.values()), dtype=torch.float64))
+    return dict(zip(values, (sums / size()).tolist(), strict=True))
 
 
 def all_gather_object(value) -> list:
@@ -222,12 +222,12 @@ def require_shared(folder: Path, key: str) -> None:
     if rank() == 0:
         token.touch()
     barrier()
-    seen = all_gather_object(token.exists())
+    answers = all_gather_object(token.exists())
     if rank() == 0:
         token.unlink(missing_ok=True)
-    if not all(seen):
+    if not all(answers):
         raise UserError(
-            f"{key}={str(folder)!r}: process {seen.index(False)} sees another folder than the "
+            f"{key}={str(folder)!r}: process {answers.index(False)} sees another folder than the "
             f"first; name one on a disk that all machines share"
         )
 

@@ -48,27 +48,27 @@ def stoppable(text: str) -> Iterator[None]:
         signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt(number)
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    handler = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     except KeyboardInterrupt as stop:
         raise Stopped(stop.args[0] if stop.args else signal.SIGINT, text) from None
     finally:
         if signal.getsignal(signal.SIGTERM) is terminate:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, handler)
 
 
-def run_command(main: Callable[[], None], stopped: str = "stopped") -> None:
+def run_command(main: Callable[[], None], message: str = "stopped") -> None:
     """Call `main()`; turn a `UserError` into one line on stderr and exit status 2.
 
-    Ctrl-C says `stopped`, or what `stoppable` has, and ends with 130 (a KeyboardInterrupt that
+    Ctrl-C says `message`, or what `stoppable` has, and ends with 130 (a KeyboardInterrupt that
     carries the number of another signal with 128 and that). Where what reads the output has gone,
     as `head` does, the command ends without a word and with 141, as SIGPIPE would end it. Anything
     else is a defect of ours and keeps its traceback.
     """
     # It asks a run for a checkpoint; before its first step there is none to write.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    pressed = note_ctrl_c()
+    presses = note_ctrl_c()
     try:
         try:
             main()
@@ -76,12 +76,12 @@ def run_command(main: Callable[[], None], stopped: str = "stopped") -> None:
             print(styled("error:", "red", sys.stderr), one_line(error), file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt as stop:
-            print_stopped(stop.text if isinstance(stop, Stopped) else stopped)
+            print_stopped(stop.text if isinstance(stop, Stopped) else message)
             sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))
         except Exception:
-            if not pressed:
+            if not presses:
                 raise
-            print_stopped(stopped)
+            print_stopped(message)
             sys.exit(128 + signal.SIGINT)
         finally:
             sys.stdout.flush()  # here, where a reader that has gone can be told from a defect
@@ -96,32 +96,32 @@ def note_ctrl_c() -> list[int]:
 
     A library that is interrupted while it is imported may make another error of it.
     """
-    pressed = []
+    presses = []
 
     def note(number: int, frame) -> None:
-        pressed.append(number)
+        presses.append(number)
         raise KeyboardInterrupt
 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, note)
-    return pressed
+    return presses
 
 
-def print_stopped(stopped: str) -> None:
+def print_stopped(message: str) -> None:
     if os.environ.get("RANK", "0") == "0":  # torchrun's other processes need not say it too
-        print(stopped, file=sys.stderr)
+        print(message, file=sys.stderr)
 
 
 def silence_closed() -> bool:
     """Whether nobody reads stdout or stderr any more; what is still printed there goes nowhere."""
-    closed = False
+    is_closed = False
     for number in (1, 2):
         poll = select.poll()
         poll.register(number, 0)
         if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-            closed = True
-    return closed
+            is_closed = True
+    return is_closed
 
 
 def one_line(error: UserError) -> str:

@@ -22,17 +22,17 @@ def versions() -> dict[str, str | None]:
     root = Path(__file__).resolve().parents[2]  # installed elsewhere, it has no .git
     command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        commit = done.stdout.strip() if (root / ".git").exists() else None
+        process = subprocess.run(command, capture_output=True, text=True, check=True)
+        commit = process.stdout.strip() if (root / ".git").exists() else None
     except (OSError, subprocess.CalledProcessError):
         commit = None
-    found = {"python": platform.python_version(), "commit": commit}
+    result = {"python": platform.python_version(), "commit": commit}
     for name in ("SSLRemoteSensing", *PACKAGES):
         try:
-            found[name] = metadata.version(name)
+            result[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+            result[name] = None
+    return result
 
 
 def device_name() -> str:
@@ -76,12 +76,12 @@ def choose_device(name: str, setting: str = "train_cfg.device=") -> "torch.devic
     if device.type == "cpu":
         return device
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    several = distributed.size() > 1
+    is_distributed = distributed.size() > 1
     # 'cuda:0', as the published configs have it, would be the same GPU for all.
-    device = torch.device("cuda", distributed.local_rank() if several else device.index or 0)
+    device = torch.device("cuda", distributed.local_rank() if is_distributed else device.index or 0)
     if device.index >= count:
         flag = setting if setting.startswith("--") else f"--set {setting}"
-        remedy = "start one process a GPU" if several else f"pass {flag}auto"
+        remedy = "start one process a GPU" if is_distributed else f"pass {flag}auto"
         raise UserError(
             f"{setting}{name!r}: {device} is asked for, this machine has {count} CUDA "
             f"devices; {remedy} (or {setting}cpu)"
@@ -103,10 +103,10 @@ def choose_precision(
     precision: str, device: "torch.device", setting: str = "train_cfg.precision="
 ) -> str:
     """'fp32' or 'bf16'; 'auto' is bf16 where the hardware has it. Warns where bf16 is emulated."""
-    fast = has_fast_bf16(device)
-    if precision == "bf16" and not fast:
+    is_fast = has_fast_bf16(device)
+    if precision == "bf16" and not is_fast:
         warn(
             f"{setting}'bf16' is emulated on this {device.type}, hundreds of times slower than "
             f"fp32; set precision='auto'"
         )
-    return ("bf16" if fast else "fp32") if precision == "auto" else precision
+    return ("bf16" if is_fast else "fp32") if precision == "auto" else precision

@@ -48,12 +48,12 @@ def name_lost_workers() -> Iterator[None]:
         yield
     except (RuntimeError, ConnectionError, EOFError) as error:
         reason = " ".join(str(error).split())
-        killed = "killed by signal" in reason or "exited unexpectedly" in reason
+        is_killed = "killed by signal" in reason or "exited unexpectedly" in reason
         if isinstance(error, RuntimeError):
-            lost = killed and "DataLoader worker" in reason
+            is_lost = is_killed and "DataLoader worker" in reason
         else:  # of a worker's own errors it says which worker; a pipe is stdout
-            lost = "DataLoader worker" not in reason and not isinstance(error, BrokenPipeError)
-        if not lost:
+            is_lost = "DataLoader worker" not in reason and not isinstance(error, BrokenPipeError)
+        if not is_lost:
             raise
         raise UserError(
             f"train_cfg.num_workers: a worker that reads images was killed "

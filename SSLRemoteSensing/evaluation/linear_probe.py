@@ -107,34 +107,36 @@ class LinearProbe:
             parts = divide_named(files, image_path, settings.val_format)
         else:
             parts = divide([stem(file) for file in files], seed, self.prepared)
-        fitted, scored = (
-            thin(tiles, part, most, seed)
-            for part, most in zip(parts, (settings.train_tiles, settings.val_tiles), strict=True)
+        fit_indices, score_indices = (
+            thin(tiles, part, limit, seed)
+            for part, limit in zip(parts, (settings.train_tiles, settings.val_tiles), strict=True)
         )
-        self.fitted, self.scored = ([files[i] for i in part] for part in (fitted, scored))
-        images, labels = load(tiles, fitted)
+        self.fitted, self.scored = (
+            [files[index] for index in part] for part in (fit_indices, score_indices)
+        )
+        images, labels = load(tiles, fit_indices)
         numbers, self.places, self.labels = draw_pixels(labels, settings.pixels, seed)
         if len(self.labels.unique()) < 2:
             raise UserError(
-                f"labels of {len(fitted)} tiles of {image_path}: the {self.labels.numel()} pixels "
-                f"to fit on are not of two classes; raise train_tiles, or set another seed"
+                f"labels of {len(fit_indices)} tiles of {image_path}: the {self.labels.numel()} "
+                f"pixels to fit on are not of two classes; raise train_tiles, or set another seed"
             )
         self.images = images[numbers]
-        self.scored_images, self.scored_labels = load(tiles, scored)
+        self.scored_images, self.scored_labels = load(tiles, score_indices)
         if (self.scored_labels == IGNORE).all():
             raise UserError(
-                f"labels of {len(scored)} tiles of {image_path}: no pixel to score has a class; "
-                f"raise val_tiles, or set another seed"
+                f"labels of {len(score_indices)} tiles of {image_path}: no pixel to score has a "
+                f"class; raise val_tiles, or set another seed"
             )
 
     def describe(self) -> str:
-        def told(files: list[str]) -> str:
+        def summary(files: list[str]) -> str:
             scenes = {scene_of(stem(file), self.prepared) for file in files} - {""}
             return f"{len(files)} tiles" + (f" of {len(scenes)} scenes" if scenes else "")
 
         return (
-            f"probe: fitted on {self.labels.numel()} pixels of {told(self.fitted)}, scored on "
-            f"{told(self.scored)}, {self.images.shape[-1]} x {self.images.shape[-1]}"
+            f"probe: fitted on {self.labels.numel()} pixels of {summary(self.fitted)}, scored on "
+            f"{summary(self.scored)}, {self.images.shape[-1]} x {self.images.shape[-1]}"
         )
 
     @torch.no_grad()
@@ -153,12 +155,12 @@ class LinearProbe:
         if has_seen_nothing(backbone):
             backbone = with_statistics(backbone, self.images)
         backbone.eval()
-        kept = torch.channels_last if channels_last else torch.contiguous_format
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
         def pyramids(images: Tensor) -> Iterator[tuple[dict[str, Tensor], slice]]:
             for start in range(0, len(images), BATCH):
                 part = slice(start, start + BATCH)
-                pixels = unit_range(images[part].to(device)).contiguous(memory_format=kept)
+                pixels = unit_range(images[part].to(device)).contiguous(memory_format=memory_format)
                 with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                     maps = backbone(pixels)
                 yield maps, part
@@ -190,8 +192,8 @@ def open_tiles(
     if path is not None:
         image_path, label_path, classes = prepared_part(path)
     elif image_path is None or label_path is None:
-        missing = "image_path" if image_path is None else "label_path"
-        raise UserError(f"missing key {missing!r}, which goes with the other one")
+        missing_key = "image_path" if image_path is None else "label_path"
+        raise UserError(f"missing key {missing_key!r}, which goes with the other one")
     classes = list(settings.classes or classes or ())
     if len(classes) < 2:
         raise UserError(
@@ -227,10 +229,12 @@ class SomeMaps(nn.Module):
 
     def __init__(self, backbone: Backbone, blocks: Sequence[str]):
         super().__init__()
-        there = backbone.keep(backbone.channels)
+        map_channels = backbone.keep(backbone.channels)
         for block in blocks:
-            if block not in there:
-                raise UserError(f"{block!r} is no map of {backbone.name}: {', '.join(there)}")
+            if block not in map_channels:
+                raise UserError(
+                    f"{block!r} is no map of {backbone.name}: {', '.join(map_channels)}"
+                )
         self.backbone, self.blocks = backbone, blocks
         self.in_channels = backbone.in_channels
 
@@ -240,7 +244,11 @@ class SomeMaps(nn.Module):
 
 
 def batch_norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    return [one for one in network.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+    return [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
 
 
 def has_seen_nothing(network: nn.Module) -> bool:

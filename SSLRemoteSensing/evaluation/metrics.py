@@ -16,9 +16,9 @@ class ConfusionMatrix:
 
     def update(self, prediction: Tensor, label: Tensor) -> None:
         """Add the pixels of two integer maps of equal shape; those with label 255 do not count."""
-        scored = label != IGNORE
+        mask = label != IGNORE
         k = len(self.counts)
-        pairs = label[scored].long() * k + prediction[scored].long()
+        pairs = label[mask].long() * k + prediction[mask].long()
         self.counts += torch.bincount(pairs, minlength=k * k).view(k, k)
 
 
@@ -35,13 +35,13 @@ def scores(counts: Tensor, classes: Sequence[str], mean_over: Sequence[str] | No
     total = counts.sum()
     hit, label, prediction = counts.diag(), counts.sum(1), counts.sum(0)
     per_class = {}
-    for i, name in enumerate(classes):
+    for index, name in enumerate(classes):
         per_class[name] = {
-            "iou": share(hit[i], label[i] + prediction[i] - hit[i]),
-            "f1": share(2 * hit[i], label[i] + prediction[i]),
-            "precision": share(hit[i], prediction[i]),
-            "recall": share(hit[i], label[i]),
-            "pixels": int(label[i]),
+            "iou": share(hit[index], label[index] + prediction[index] - hit[index]),
+            "f1": share(2 * hit[index], label[index] + prediction[index]),
+            "precision": share(hit[index], prediction[index]),
+            "recall": share(hit[index], label[index]),
+            "pixels": int(label[index]),
         }
     chance = share((label * prediction).sum(), total**2)
     oa = share(hit.sum(), total)
@@ -64,5 +64,5 @@ def share(part: Tensor, whole: Tensor) -> float | None:
 
 
 def mean(values: list[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return sum(present) / len(present) if present else None
+    numbers = [value for value in values if value is not None]
+    return sum(numbers) / len(numbers) if numbers else None

@@ -58,7 +58,7 @@ def divide(stems: Sequence[str], seed: int, prepared: bool = False) -> tuple[lis
     order = sorted(scenes, key=lambda scene: name_hash(f"{seed} {scene}"))
     count = min(max(1, round(SCORED * len(order))), len(order) - 1)
     parts = order[count:], order[:count]
-    return tuple(sorted(i for scene in part for i in scenes[scene]) for part in parts)
+    return tuple(sorted(index for scene in part for index in scenes[scene]) for part in parts)
 
 
 def divide_named(
@@ -69,16 +69,16 @@ def divide_named(
     Raises:
         UserError: it names none of `files`, or all.
     """
-    named = set(find_images(image_path, val_format, keys=("image_path", "val_format")))
+    scored_files = set(find_images(image_path, val_format, keys=("image_path", "val_format")))
     parts = (
-        [i for i, f in enumerate(files) if f not in named],
-        [i for i, f in enumerate(files) if f in named],
+        [index for index, file in enumerate(files) if file not in scored_files],
+        [index for index, file in enumerate(files) if file in scored_files],
     )
     if not all(parts):
-        which = "none" if parts[0] else "all"
+        quantifier = "none" if parts[0] else "all"
         raise UserError(
-            f"val_format={val_format!r}: names {which} of the {len(files)} tiles of {image_path}; "
-            f"some must be scored and others fitted on"
+            f"val_format={val_format!r}: names {quantifier} of the {len(files)} tiles of "
+            f"{image_path}; some must be scored and others fitted on"
         )
     return parts
 
@@ -88,8 +88,8 @@ def thin(tiles: SegmentationDataset, indices: list[int], most: int, seed: int) -
     if len(indices) <= most:
         return indices
     stems = [stem(tiles.pairs[index][0]) for index in indices]
-    kept = choose_fraction(stems, most / len(indices), seed, prepared=tiles.card is not None)
-    return [indices[place] for place in kept]
+    places = choose_fraction(stems, most / len(indices), seed, prepared=tiles.card is not None)
+    return [indices[place] for place in places]
 
 
 def load(tiles: SegmentationDataset, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -112,14 +112,14 @@ def draw_pixels(labels: Tensor, pixels: int, seed: int) -> tuple[Tensor, Tensor,
     height, width = labels.shape[1:]
     tiles, places, classes = [], [], []
     for number, label in enumerate(labels.numpy()):
-        labelled = np.flatnonzero(label != IGNORE)
-        if not len(labelled):
+        candidates = np.flatnonzero(label != IGNORE)
+        if not len(candidates):
             continue
-        drawn = rng.choice(labelled, pixels, replace=len(labelled) < pixels)
-        y, x = np.divmod(drawn, width)
+        sample = rng.choice(candidates, pixels, replace=len(candidates) < pixels)
+        y, x = np.divmod(sample, width)
         tiles.append(number)
         places.append(np.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1))
-        classes.append(label.ravel()[drawn])
+        classes.append(label.ravel()[sample])
     if not tiles:
         return torch.empty(0), torch.empty(0), torch.empty(0)
     return (

@@ -69,16 +69,16 @@ def score_protocols(
         UserError: a wanted protocol that these classes or labels do not allow.
     """
     names = class_protocols(classes, clutter, one_against_rest)
-    found = {
+    results = {
         f"{name}{SUFFIXES[kind]}": {"classes": name, "labels": kind}
         | score_classes(name, counts, classes, clutter)
         for kind, counts in matrices.items()
         for name in names
     }
     if wanted is None:
-        return found
+        return results
     require_protocols(wanted, classes, clutter, one_against_rest, list(matrices))
-    return {name: found[name] for name in wanted}
+    return {name: results[name] for name in wanted}
 
 
 def require_protocols(
@@ -90,17 +90,17 @@ def require_protocols(
 ) -> None:
     """Raise a `UserError` for a protocol that classes and kinds of labels do not allow."""
     names = class_protocols(classes, clutter, one_against_rest)
-    known = protocol_names(classes, clutter, one_against_rest, kinds)
+    protocols = protocol_names(classes, clutter, one_against_rest, kinds)
     for name in wanted:
-        if name not in known:
-            why = f"there are {', '.join(known)}"
-            if any(name == f"{one}{SUFFIXES['eroded']}" for one in names):
-                why = "no eroded labels are there; prepare the data set with --labels both"
+        if name not in protocols:
+            reason = f"there are {', '.join(protocols)}"
+            if any(name == f"{base}{SUFFIXES['eroded']}" for base in names):
+                reason = "no eroded labels are there; prepare the data set with --labels both"
             elif name.partition("_eroded")[0] in ("mean_of_foreground", "clutter_ignored"):
-                why = (
+                reason = (
                     f"no class is named {clutter!r}; set scoring_cfg.clutter to one of the classes"
                 )
-            raise UserError(f"scoring_cfg.protocols: {name!r} is not to be had, {why}")
+            raise UserError(f"scoring_cfg.protocols: {name!r} is not to be had, {reason}")
 
 
 def score_classes(name: str, counts: Tensor, classes: Sequence[str], clutter: str | None) -> dict:
@@ -108,17 +108,25 @@ def score_classes(name: str, counts: Tensor, classes: Sequence[str], clutter: st
     if name == "all":
         return scores(counts, classes)
     if name == "mean_of_foreground":
-        return scores(counts, classes, mean_over=[one for one in classes if one != clutter])
+        return scores(
+            counts,
+            classes,
+            mean_over=[class_name for class_name in classes if class_name != clutter],
+        )
     if name == "clutter_ignored":
         row = list(classes).index(clutter)
-        kept = counts.clone()
-        kept[row] = 0
-        found = scores(kept, classes, mean_over=[one for one in classes if one != clutter])
-        del found["per_class"][clutter]  # not scored; its row of the matrix is empty
-        return found
-    one = list(classes).index(name.removesuffix(AGAINST_REST))
+        remaining = counts.clone()
+        remaining[row] = 0
+        result = scores(
+            remaining,
+            classes,
+            mean_over=[class_name for class_name in classes if class_name != clutter],
+        )
+        del result["per_class"][clutter]  # not scored; its row of the matrix is empty
+        return result
+    index = list(classes).index(name.removesuffix(AGAINST_REST))
     group = torch.zeros(2, len(classes), dtype=counts.dtype, device=counts.device)
-    group[0], group[0, one], group[1, one] = 1, 0, 1
+    group[0], group[0, index], group[1, index] = 1, 0, 1
     # Integer products are not to be had on every device.
-    both = torch.stack([(counts * (a[:, None] * b)).sum() for a in group for b in group])
-    return scores(both.view(2, 2), ["rest", classes[one]])
+    cells = torch.stack([(counts * (a[:, None] * b)).sum() for a in group for b in group])
+    return scores(cells.view(2, 2), ["rest", classes[index]])

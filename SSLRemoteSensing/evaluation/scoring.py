@@ -52,21 +52,23 @@ class ScoringSettings:
         """The classes to score on their own."""
         if self.one_against_rest is not None:
             return list(self.one_against_rest)
-        return [one for one in ("cloud", "snow") if one in classes and len(classes) > 2]
+        return [name for name in ("cloud", "snow") if name in classes and len(classes) > 2]
 
     def check(self, classes: Sequence[str]) -> None:
         """Raise a `UserError` for values that cannot be, or a protocol that is not to be had."""
-        for key, least in (("window", 32), ("batch_size", 1)):
-            if getattr(self, key) < least:
-                raise UserError(f"scoring_cfg.{key}={getattr(self, key)}: must be at least {least}")
+        for key, minimum in (("window", 32), ("batch_size", 1)):
+            if getattr(self, key) < minimum:
+                raise UserError(
+                    f"scoring_cfg.{key}={getattr(self, key)}: must be at least {minimum}"
+                )
         if not 0 <= self.overlap < 1:
             raise UserError(f"scoring_cfg.overlap={self.overlap}: must be in 0 to below 1")
         if self.clutter not in (None, "clutter", *classes):
             raise UserError(f"scoring_cfg.clutter: {self.clutter!r} is none of {list(classes)}")
-        strange = [name for name in self.one_against_rest or () if name not in classes]
-        if strange:
+        unknown_names = [name for name in self.one_against_rest or () if name not in classes]
+        if unknown_names:
             raise UserError(
-                f"scoring_cfg.one_against_rest: {strange[0]!r} is none of {list(classes)}"
+                f"scoring_cfg.one_against_rest: {unknown_names[0]!r} is none of {list(classes)}"
             )
         if self.protocols is not None and not self.protocols:
             raise UserError("scoring_cfg.protocols: names none; leave it out for all that apply")
@@ -80,13 +82,13 @@ class ScoringSettings:
             rest = self.against_rest(classes)
             require_protocols(self.protocols, classes, self.clutter, rest, kinds)
 
-    def kinds(self, there: Sequence[str]) -> list[str]:
-        """The kinds of labels to read, of those that are `there`: that of the first protocol first,
+    def kinds(self, existing: Sequence[str]) -> list[str]:
+        """The kinds of labels to read, of the `existing` ones: that of the first protocol first,
         since tile by tile errors are counted by it."""
         if self.protocols is None:
-            return list(there)
-        eroded = [name.endswith(SUFFIXES["eroded"]) for name in self.protocols]
-        return list(dict.fromkeys("eroded" if one else "full" for one in eroded))
+            return list(existing)
+        eroded_flags = [name.endswith(SUFFIXES["eroded"]) for name in self.protocols]
+        return list(dict.fromkeys("eroded" if is_eroded else "full" for is_eroded in eroded_flags))
 
     def names(self, classes: Sequence[str]) -> list[str]:
         """The protocols to report, as far as the classes tell."""
@@ -115,7 +117,7 @@ class Scored:
 
     def tile_errors(self, side: int, device: torch.device) -> TileErrors:
         """Where `score` can count errors tile by tile, of at most `side` pixels a side."""
-        return TileErrors([(one.height, one.width) for one in self.scenes], side, device)
+        return TileErrors([(scene.height, scene.width) for scene in self.scenes], side, device)
 
 
 def open_scored(
@@ -133,8 +135,8 @@ def open_scored(
     Raises:
         UserError: a protocol of `settings` that the labels do not allow.
     """
-    own = {"full": [label for _, label in tiles.pairs]}
-    kinds = own if own_labels else label_kinds(tiles)
+    tile_labels = {"full": [label for _, label in tiles.pairs]}
+    kinds = tile_labels if own_labels else label_kinds(tiles)
     settings.require_protocols(classes, list(kinds))
     kinds = {kind: kinds[kind] for kind in settings.kinds(list(kinds))}
     scenes = None
@@ -149,11 +151,11 @@ def open_scored(
     number = None if scenes is None else len(scenes)
     if scenes is None:
         scenes = open_scenes(tiles, kinds, together=False)
-    stacked = all(
+    is_stacked = all(
         len(scene.image.files) == 1 and max(scene.height, scene.width) <= settings.window
         for scene in scenes
     )
-    return Scored(tiles, scenes, kinds, stacked, number)
+    return Scored(tiles, scenes, kinds, is_stacked, number)
 
 
 def score(
@@ -199,7 +201,9 @@ def evaluate_scenes(
     matrices = {kind: ConfusionMatrix(num_classes, device) for kind in scenes[0].labels}
     # The largest first, so that processes that take turns end at about the same time.
     order = range(len(scenes))
-    order = sorted(order, key=lambda i: scenes[i].height * scenes[i].width, reverse=True)
+    order = sorted(
+        order, key=lambda index: scenes[index].height * scenes[index].width, reverse=True
+    )
     order = distributed.shard(order)
     rows = sum(scenes[number].height for number in order)
     with progress("scoring scenes", total=rows, unit="row") as bar:
@@ -209,8 +213,8 @@ def evaluate_scenes(
                 predict, scene.image.rows, scene.height, scene.width,
                 settings.window, settings.overlap, settings.batch_size, device,
             )  # fmt: skip
-            for y, found in strips:
-                classes = found.argmax(0)
+            for y, probabilities in strips:
+                classes = probabilities.argmax(0)
                 for place, (kind, label) in enumerate(scene.labels.items()):
                     truth = torch.from_numpy(label.rows(y, len(classes))).to(device)
                     matrices[kind].update(classes, truth)
@@ -259,15 +263,15 @@ def evaluate_tiles(
     """
     matrices = {kind: ConfusionMatrix(num_classes, device) for kind in tiles.kinds}
     numbers = distributed.shard(range(len(tiles)))  # in the order of the batches
-    done = 0
+    start = 0
     for images, labels in equal_batches(tiles, batch_size, num_workers):
         classes = predict(images.to(device)).argmax(1)
         by_kind = labels.to(device).unbind(1)
         for kind, label in zip(tiles.kinds, by_kind, strict=True):
             matrices[kind].update(classes, label)
         if errors is not None:
-            errors.add_whole(numbers[done : done + len(images)], classes, by_kind[0])
-        done += len(images)
+            errors.add_whole(numbers[start : start + len(images)], classes, by_kind[0])
+        start += len(images)
     return matrices
 
 
@@ -283,17 +287,17 @@ def equal_batches(dataset, batch_size: int, num_workers: int) -> Iterator[tuple[
         worker_init_fn=one_thread,
         generator=torch.Generator(),
     )
-    waiting: list[dict] = []
+    batch: list[dict] = []
     samples = iter(loader)
     try:
         for sample in progress("scoring", samples, len(keys), "tile"):
-            full = len(waiting) == batch_size
-            if waiting and (full or waiting[0]["label"].shape != sample["label"].shape):
-                yield stack(waiting)
-                waiting = []
-            waiting.append(sample)
-        if waiting:
-            yield stack(waiting)
+            is_full = len(batch) == batch_size
+            if batch and (is_full or batch[0]["label"].shape != sample["label"].shape):
+                yield stack(batch)
+                batch = []
+            batch.append(sample)
+        if batch:
+            yield stack(batch)
     finally:
         end_workers(samples)
 

@@ -20,8 +20,8 @@ def unchanged(net: nn.Module) -> Iterator[None]:
         for module, training in modes:
             module.training = training
         with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+            for buffer, values in buffers:
+                buffer.copy_(values)
 
 
 def task_gradients(net: nn.Module, batch: dict[str, Tensor]) -> dict[str, float]:
@@ -53,18 +53,20 @@ def task_gradients(net: nn.Module, batch: dict[str, Tensor]) -> dict[str, float]
                 if loss.requires_grad
             }
     pairs = list(combinations(gradients, 2))
-    asked = [(task, task) for task in gradients] + pairs
-    if not asked:
+    all_pairs = [(task, task) for task in gradients] + pairs
+    if not all_pairs:
         return {}
-    dots = torch.stack([dot(gradients[one], gradients[two]) for one, two in asked]).tolist()
+    dots = torch.stack(
+        [dot(gradients[first], gradients[second]) for first, second in all_pairs]
+    ).tolist()
     norms = {task: value**0.5 for task, value in zip(gradients, dots, strict=False)}
     figures = {f"gradient_norm_{task}": norm for task, norm in norms.items()}
-    for (one, two), value in zip(pairs, dots[len(norms) :], strict=True):
-        if norms[one] and norms[two]:
-            figures[f"gradient_cosine_{one}_{two}"] = value / (norms[one] * norms[two])
+    for (first, second), value in zip(pairs, dots[len(norms) :], strict=True):
+        if norms[first] and norms[second]:
+            figures[f"gradient_cosine_{first}_{second}"] = value / (norms[first] * norms[second])
     return figures
 
 
-def dot(one: tuple[Tensor, ...], two: tuple[Tensor, ...]) -> Tensor:
-    products = [(a.float() * b.float()).sum() for a, b in zip(one, two, strict=True)]
+def dot(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> Tensor:
+    products = [(a.float() * b.float()).sum() for a, b in zip(first, second, strict=True)]
     return torch.stack(products).double().sum()

@@ -57,38 +57,40 @@ class TileErrors:
         Rows may come in any order and in parts of any height.
         """
         tops, lefts = self.tops[scene], self.lefts[scene]
-        both = wrong_and_scored(classes, label)
-        bounds = torch.tensor(lefts, device=both.device)
-        across = len(lefts) - 1
+        masks = error_masks(classes, label)
+        bounds = torch.tensor(lefts, device=masks.device)
+        columns = len(lefts) - 1
         for row in range(len(tops) - 1):
-            part = both[:, max(0, tops[row] - y) : max(0, tops[row + 1] - y)]
+            part = masks[:, max(0, tops[row] - y) : max(0, tops[row + 1] - y)]
             if part.shape[1]:
                 sums = torch.nn.functional.pad(part.sum(1).cumsum(1), (1, 0))
-                start = self.first[scene] + row * across
-                self.counts[:, start : start + across] += sums[:, bounds].diff(dim=1)
+                start = self.first[scene] + row * columns
+                self.counts[:, start : start + columns] += sums[:, bounds].diff(dim=1)
 
     def add_whole(self, scenes: Sequence[int], classes: Tensor, label: Tensor) -> None:
         """Add scenes that are one tile each: two integer maps (N, h, w)."""
-        both = wrong_and_scored(classes, label)
-        first = torch.tensor([self.first[scene] for scene in scenes], device=both.device)
-        self.counts[:, first] += both.flatten(2).sum(2)
+        masks = error_masks(classes, label)
+        indices = torch.tensor([self.first[scene] for scene in scenes], device=masks.device)
+        self.counts[:, indices] += masks.flatten(2).sum(2)
 
     def places(self) -> list[Place]:
         """All tiles with what was counted, scene by scene, from top to bottom."""
-        wrong, scored = self.counts.tolist()
-        found = []
+        wrong_counts, scored_counts = self.counts.tolist()
+        tiles = []
         for scene, (tops, lefts) in enumerate(zip(self.tops, self.lefts, strict=True)):
             for y, below in itertools.pairwise(tops):
                 for x, right in itertools.pairwise(lefts):
-                    index = len(found)
+                    index = len(tiles)
                     size = below - y, right - x
-                    found.append(Place(scene, y, x, *size, scored[index], wrong[index]))
-        return found
+                    tiles.append(
+                        Place(scene, y, x, *size, scored_counts[index], wrong_counts[index])
+                    )
+        return tiles
 
 
-def wrong_and_scored(classes: Tensor, label: Tensor) -> Tensor:
-    scored = label != IGNORE
-    return torch.stack([scored & (classes != label), scored])
+def error_masks(classes: Tensor, label: Tensor) -> Tensor:
+    mask = label != IGNORE
+    return torch.stack([mask & (classes != label), mask])
 
 
 def edges(length: int, side: int) -> list[int]:
@@ -125,13 +127,15 @@ def rank(places: Sequence[Place], each: int = 3) -> RankedTile:
 
     Tiles of which less than a tenth is scored are not ranked, unless there are no others.
     """
-    scored = [one for one in places if one.scored]
-    ranked = [one for one in scored if one.scored >= LEAST * one.height * one.width] or scored
-    ranked.sort(key=lambda one: one.share)
-    each, count = min(each, len(ranked) // 3), len(ranked)
-    left_out = len(places) - count
+    candidates = [place for place in places if place.scored]
+    tiles = [
+        place for place in candidates if place.scored >= LEAST * place.height * place.width
+    ] or candidates
+    tiles.sort(key=lambda place: place.share)
+    each, count = min(each, len(tiles) // 3), len(tiles)
+    rest = len(places) - count
     if not each:
-        return RankedTile({"all": ranked} if ranked else {}, count, left_out)
+        return RankedTile({"all": tiles} if tiles else {}, count, rest)
     middle = (count - each) // 2
-    groups = {"best": ranked[:each], "median": ranked[middle : middle + each]}
-    return RankedTile(groups | {"worst": ranked[: -each - 1 : -1]}, count, left_out)
+    groups = {"best": tiles[:each], "median": tiles[middle : middle + each]}
+    return RankedTile(groups | {"worst": tiles[: -each - 1 : -1]}, count, rest)

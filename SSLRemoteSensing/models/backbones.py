@@ -29,9 +29,9 @@ class Backbone(nn.Module):
         super().__init__()
         if in_channels < 1:
             raise UserError(f"in_channels={in_channels}: must be at least 1 band")
-        unknown = [key for key in out_keys if key not in BLOCKS]
-        if unknown:
-            raise UserError(f"out_keys: unknown {unknown[0]!r}, known: {', '.join(BLOCKS)}")
+        unknown_keys = [key for key in out_keys if key not in BLOCKS]
+        if unknown_keys:
+            raise UserError(f"out_keys: unknown {unknown_keys[0]!r}, known: {', '.join(BLOCKS)}")
         self.name, self.in_channels = name, in_channels
         self.out_keys = tuple(out_keys)
         self.set_normalization(mean, std)
@@ -43,15 +43,17 @@ class Backbone(nn.Module):
         for key, values in (("mean", mean), ("std", std)):
             if values is not None and len(values) != self.in_channels:
                 raise UserError(f"{key}: {len(values)} numbers for {self.in_channels} bands")
-        self.mean, self.std = (None if mean is None else tuple(map(float, v)) for v in (mean, std))
+        self.mean, self.std = (
+            None if mean is None else tuple(map(float, numbers)) for numbers in (mean, std)
+        )
         for key, values in (("shift", self.mean), ("scale", self.std)):
             tensor = None if values is None else torch.tensor(values).view(1, -1, 1, 1)
             self.register_buffer(key, tensor, persistent=False)
 
     def card(self) -> dict:
         """What must be known to use the weights, in plain types."""
-        known = {"name": self.name, "in_channels": self.in_channels}
-        return known | {"mean": self.mean, "std": self.std}
+        entries = {"name": self.name, "in_channels": self.in_channels}
+        return entries | {"mean": self.mean, "std": self.std}
 
     def normalize(self, images: Tensor) -> Tensor:
         return images if self.mean is None else (images - self.shift) / self.scale
@@ -128,7 +130,9 @@ class VGG(Backbone):
 
     def late_stages(self) -> tuple[list[nn.Module], list[nn.Module]]:
         modules = list(self.features)
-        *_, fourth, fifth = (i for i, m in enumerate(modules) if isinstance(m, nn.MaxPool2d))
+        *_, fourth, fifth = (
+            index for index, module in enumerate(modules) if isinstance(module, nn.MaxPool2d)
+        )
         # The pool stands first: the convolutions after it see the map that it no longer halves.
         return modules[fourth:fifth], modules[fifth:]
 

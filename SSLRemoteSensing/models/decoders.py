@@ -55,17 +55,17 @@ def transfer_decoder(decoder: Decoder, source: bool | str | Path) -> str:
     """
     if isinstance(source, bool):
         return f"decoder_cfg.transfer: nothing to transfer, backbone_cfg.pretrained={source}"
-    state, wanted = pretrained.decoder_weights(source), decoder.state_dict()
-    kept = {key: value for key, value in wanted.items() if not key.startswith("predict.")}
-    for key, value in kept.items():
+    state, expected = pretrained.decoder_weights(source), decoder.state_dict()
+    entries = {key: value for key, value in expected.items() if not key.startswith("predict.")}
+    for key, value in entries.items():
         if key not in state or state[key].shape != value.shape:
-            found = f"is {tuple(state[key].shape)}" if key in state else "is missing"
+            problem = f"is {tuple(state[key].shape)}" if key in state else "is missing"
             raise UserError(
-                f"weights {source}: inpainting_head.{key} {found}, the config's decoder has "
+                f"weights {source}: inpainting_head.{key} {problem}, the config's decoder has "
                 f"{tuple(value.shape)}; set decoder_cfg.feat_channels as in that run"
             )
-    decoder.load_state_dict({key: state[key] for key in kept}, strict=False)
-    return f"{source}: {len(kept)} of {len(wanted)} entries of the decoder transferred"
+    decoder.load_state_dict({key: state[key] for key in entries}, strict=False)
+    return f"{source}: {len(entries)} of {len(expected)} entries of the decoder transferred"
 
 
 class LinearProbe(nn.Module):

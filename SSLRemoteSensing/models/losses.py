@@ -58,14 +58,14 @@ class ExamplarLoss(nn.Module):
         """first, second: embeddings (N, D) of the two views; every process has the same N."""
         n = len(first)
         views = torch.stack([F.normalize(view.float(), dim=1) for view in (first, second)], dim=1)
-        everyone = distributed.all_gather(views) if self.gather else views  # (all images, 2, D)
+        all_views = distributed.all_gather(views) if self.gather else views  # (all images, 2, D)
         start = 2 * n * distributed.rank() if self.gather else 0
         rows = torch.arange(2 * n, device=views.device)
         with torch.autocast(views.device.type, enabled=False):
             # Dividing before the product spares a pass over the large matrix.
-            similarity = views.flatten(0, 1) / self.temperature @ everyone.flatten(0, 1).T
-        itself, positive = (rows + start)[:, None], (rows ^ 1) + start
-        return F.cross_entropy(similarity.scatter_(1, itself, self.own), positive)
+            similarity = views.flatten(0, 1) / self.temperature @ all_views.flatten(0, 1).T
+        diagonal, positive = (rows + start)[:, None], (rows ^ 1) + start
+        return F.cross_entropy(similarity.scatter_(1, diagonal, self.own), positive)
 
 
 class CrossEntropyLoss(nn.Module):
@@ -166,9 +166,9 @@ class FocalLoss(nn.Module):
             logits.float(), label, ignore_index=IGNORE, reduction="none"
         )  # -log p, 0 where ignored
         # 1 - p without cancellation; the floor keeps the gradient of a power below 1 finite.
-        wrong = (-torch.expm1(-surprise)).clamp(min=1e-6)
+        complement = (-torch.expm1(-surprise)).clamp(min=1e-6)
         weights = pixel_weights(label, self.weight)
-        return mean((wrong**self.gamma * surprise * weights).sum(), weights)
+        return mean((complement**self.gamma * surprise * weights).sum(), weights)
 
 
 class DiceLoss(nn.Module):
@@ -197,14 +197,16 @@ class DiceLoss(nn.Module):
         """logits (N, K, H, W), label (N, H, W) uint8 or int64."""
         label = label.long().unsqueeze(1)
         classes = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
-        true = label == classes  # 255 is none of them
-        likely = logits.float().softmax(1) * (label != IGNORE)
-        sums = torch.stack([part.sum((0, 2, 3)) for part in (likely * true, likely, true)])
+        truth = label == classes  # 255 is none of them
+        probabilities = logits.float().softmax(1) * (label != IGNORE)
+        sums = torch.stack(
+            [part.sum((0, 2, 3)) for part in (probabilities * truth, probabilities, truth)]
+        )
         overlap, likelihood, pixels = distributed.all_sum(sums)
         size = likelihood + pixels
         dice = (2 * overlap + self.smooth) / (size + self.smooth).clamp(min=1e-6)
-        present = pixels > 0
-        return ((1 - dice) * present).sum() / present.sum().clamp(min=1)
+        mask = pixels > 0
+        return ((1 - dice) * mask).sum() / mask.sum().clamp(min=1)
 
 
 def mean(total: Tensor, weights: Tensor) -> Tensor:
@@ -219,8 +221,8 @@ def mean(total: Tensor, weights: Tensor) -> Tensor:
 
 def pixel_weights(label: Tensor, weight: Tensor | None) -> Tensor:
     """What each pixel counts: its class's weight, or 1; 0 where it is ignored."""
-    scored = label != IGNORE
-    return scored if weight is None else weight[label.masked_fill(~scored, 0)] * scored
+    mask = label != IGNORE
+    return mask if weight is None else weight[label.masked_fill(~mask, 0)] * mask
 
 
 def weight_tensor(class_weights: Sequence[float] | str | None) -> Tensor | None:

@@ -28,18 +28,18 @@ def pretext_losses(
         ExamplarLoss: contrastive, of the embeddings.
         factors: weights of the three, in this order, none negative. What the log shows is weighted.
     """
-    chosen = {
+    tasks = {
         "inpainting": (INPAINTING_LOSSES, InpaintingLoss or {"name": "InpaintingLoss"}),
         "agr": (AGR_LOSSES, AGRLoss or {"name": "CrossEntropyLoss"}),
         "exemplar": (EXAMPLAR_LOSSES, ExamplarLoss or {"name": "ExamplarLoss"}),
     }
-    if len(factors) != len(chosen) or min(factors) < 0:
+    if len(factors) != len(tasks) or min(factors) < 0:
         raise UserError(
             f"losses.factors={factors!r}: expected 3 weights, one a task, none negative"
         )
     return {
         task: (factor, build(table, cfg, f"losses: {task}"))
-        for factor, (task, (table, cfg)) in zip(factors, chosen.items(), strict=True)
+        for factor, (task, (table, cfg)) in zip(factors, tasks.items(), strict=True)
     }
 
 
@@ -97,8 +97,8 @@ class PretextNet(nn.Module):
             images |= {"anchor": anchor, "transformed": unit_range(batch["transformed"])}
         maps, losses = self.pyramids(images), {}
         if self.inpainting_head is not None:
-            restored = self.inpainting_head(maps["occluded"])
-            losses["inpainting"] = self.losses["inpainting"](restored, anchor, images["occluded"])
+            prediction = self.inpainting_head(maps["occluded"])
+            losses["inpainting"] = self.losses["inpainting"](prediction, anchor, images["occluded"])
         if self.agr_head is not None:
             logits = self.agr_head(maps["anchor"], maps["transformed"]).float()
             losses["agr"] = self.losses["agr"](logits, batch["transform_label"])
@@ -115,7 +115,9 @@ class PretextNet(nn.Module):
             return {name: self.backbone(image) for name, image in images.items()}
         maps = self.backbone(torch.cat(list(images.values())))
         parts = {key: x.chunk(len(images)) for key, x in maps.items()}
-        return {name: {key: x[i] for key, x in parts.items()} for i, name in enumerate(images)}
+        return {
+            name: {key: x[index] for key, x in parts.items()} for index, name in enumerate(images)
+        }
 
 
 def count_pairs(label: Tensor, logits: Tensor) -> Tensor:
@@ -126,8 +128,8 @@ def count_pairs(label: Tensor, logits: Tensor) -> Tensor:
     """
     logits = logits.mean(2) if logits.dim() == 3 else logits
     classes = torch.arange(logits.shape[1], device=logits.device)
-    true, taken = label[:, None] == classes, logits.argmax(1)[:, None] == classes
-    return (true[:, :, None] & taken[:, None, :]).sum(0)
+    truth, prediction = label[:, None] == classes, logits.argmax(1)[:, None] == classes
+    return (truth[:, :, None] & prediction[:, None, :]).sum(0)
 
 
 def build_pretext(config: dict) -> PretextNet:

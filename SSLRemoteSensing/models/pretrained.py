@@ -64,12 +64,14 @@ def build_backbone(
     backbone = ARCHITECTURES[name](in_channels=in_channels, out_keys=out_keys, mean=mean, std=std)
     if pretrained is True:
         if mean is None and in_channels >= 3:
-            both = (widen(list(values), in_channels) for values in (IMAGENET_MEAN, IMAGENET_STD))
-            backbone.set_normalization(*both)
+            normalization = (
+                widen(list(values), in_channels) for values in (IMAGENET_MEAN, IMAGENET_STD)
+            )
+            backbone.set_normalization(*normalization)
         state = imagenet_weights(name)
         if in_channels > 3:
-            first = first_convolution(state)
-            state[first] = widen_kernel(state[first], in_channels)
+            first_key = first_convolution(state)
+            state[first_key] = widen_kernel(state[first_key], in_channels)
         require_fit(backbone, state, name, f"ImageNet weights of {name}", strict=True)
         _load(backbone, state, f"ImageNet weights of {name}")
     elif pretrained:
@@ -144,43 +146,45 @@ def backbone_of(
     adapt: Literal["widen", "average"] = "widen",
 ) -> dict:
     """`load_backbone` once `checkpoint.read` has read the `contents` of `path`."""
-    (state, others), card = split_weights(contents), checkpoints.read_card(path, contents)
+    (state, other_keys), card = split_weights(contents), checkpoints.read_card(path, contents)
     name = architecture_of(state)
     if strict or model is None:
         require_known(state, path)
     if model is None and name is None:
         raise UserError(f"weights {path}: fit none of {', '.join(ARCHITECTURES)}")
-    first = first_convolution(state)
-    there = state[first].shape[1] if first in state and state[first].dim() == 4 else None
-    wanted = in_channels or there if model is None else model.in_channels
-    if model is not None and in_channels not in (None, wanted):
-        raise UserError(f"in_channels={in_channels}: the model given takes {wanted} bands")
-    adapted = ""
-    if in_channels is not None and there not in (None, wanted):
-        state = state | {first: ADAPTATIONS[adapt](state[first], wanted)}
-        done = "widened" if adapt == "widen" else "averaged"
-        adapted = f", first convolution {done} from {there} to {wanted} bands"
+    first_key = first_convolution(state)
+    file_bands = (
+        state[first_key].shape[1] if first_key in state and state[first_key].dim() == 4 else None
+    )
+    bands = in_channels or file_bands if model is None else model.in_channels
+    if model is not None and in_channels not in (None, bands):
+        raise UserError(f"in_channels={in_channels}: the model given takes {bands} bands")
+    note = ""
+    if in_channels is not None and file_bands not in (None, bands):
+        state = state | {first_key: ADAPTATIONS[adapt](state[first_key], bands)}
+        verb = "widened" if adapt == "widen" else "averaged"
+        note = f", first convolution {verb} from {file_bands} to {bands} bands"
     if model is None:
-        model = ARCHITECTURES[name](in_channels=wanted)
+        model = ARCHITECTURES[name](in_channels=bands)
     else:
         require_fit(model, state, name, str(path), strict)
     if "mean" in card:
-        own = [adapt_values(card[key], wanted, adapt) for key in ("mean", "std")]
-        if model.mean is not None and [list(model.mean), list(model.std)] != own:
+        normalization = [adapt_values(card[key], bands, adapt) for key in ("mean", "std")]
+        if model.mean is not None and [list(model.mean), list(model.std)] != normalization:
             raise UserError(
                 f"mean={model.mean}, std={model.std}: {path} was trained with "
-                f"mean={own[0]}, std={own[1]}; leave them out of the config"
+                f"mean={normalization[0]}, std={normalization[1]}; leave them out of the config"
             )
-        model.set_normalization(*own)
-    found = _load(model, state, str(path))
-    found["left_over"] += others
-    found["summary"] += f", {len(found['left_over'])} entries of the file left over{adapted}"
+        model.set_normalization(*normalization)
+    result = _load(model, state, str(path))
+    result["left_over"] += other_keys
+    result["summary"] += f", {len(result['left_over'])} entries of the file left over{note}"
     if "mean" not in card and model.mean is None:
-        found["summary"] += (
+        result["summary"] += (
             "; no card says whether mean and std were taken out of its images, none are: "
             "backbone_cfg.mean and std set them"
         )
-    return {"model": model} | found
+    return {"model": model} | result
 
 
 def widen_kernel(kernel: Tensor, bands: int) -> Tensor:
@@ -190,8 +194,8 @@ def widen_kernel(kernel: Tensor, bands: int) -> Tensor:
             f"in_channels={bands}: the weights are for {kernel.shape[1]} bands, which cannot be "
             f"widened to fewer; pass adapt='average'"
         )
-    extra = kernel.mean(1, keepdim=True).expand(-1, bands - kernel.shape[1], -1, -1)
-    return torch.cat([kernel, extra], dim=1)
+    extra_bands = kernel.mean(1, keepdim=True).expand(-1, bands - kernel.shape[1], -1, -1)
+    return torch.cat([kernel, extra_bands], dim=1)
 
 
 def average_kernel(kernel: Tensor, bands: int) -> Tensor:
@@ -230,59 +234,69 @@ def require_fit(
     """Refuse weights of another architecture and those of a part; without `strict`, only those
     that have nothing of the model.
     """
-    wanted = model.state_dict()
-    matched, missing, left_over = match_names(wanted, state)
+    expected = model.state_dict()
+    matched_keys, missing_keys, left_over_keys = match_names(expected, state)
     # A deeper ResNet has every entry of a shallower one, of the same shape, and more blocks.
     parts = tuple(f"{part}." for part, _ in model.named_children())
-    more = [key for key in left_over if key.startswith(parts)]
-    if not strict and all(key.endswith("num_batches_tracked") for key in matched):
+    surplus = [key for key in left_over_keys if key.startswith(parts)]
+    if not strict and all(key.endswith("num_batches_tracked") for key in matched_keys):
         raise UserError(
             f"weights {source}: none of its {len(state)} entries has the name and shape of one of "
             f"a {model.name}; set backbone_cfg to what it holds, or take another file"
         )
-    if not strict or not (missing or more):
+    if not strict or not (missing_keys or surplus):
         return
     if name and name != model.name:
         raise UserError(
             f"weights {source}: are of a {name}, the config's backbone is {model.name}; set "
             f"backbone_cfg.name={name!r}"
         )
-    first = first_convolution(wanted)
-    if missing == [first] and first in state:
+    first_key = first_convolution(expected)
+    if missing_keys == [first_key] and first_key in state:
         raise UserError(
-            f"weights {source}: {first} is {tuple(state[first].shape)}, the backbone takes "
+            f"weights {source}: {first_key} is {tuple(state[first_key].shape)}, the backbone takes "
             f"{model.in_channels} bands; set in_channels to theirs, or adapt it by "
             f"load_backbone(..., in_channels={model.in_channels}, adapt='widen' or 'average')"
         )
-    if missing:
-        key = missing[0]
-        why = f"shape {tuple(state[key].shape)}" if key in state else "not in the file"
+    if missing_keys:
+        key = missing_keys[0]
+        reason = f"shape {tuple(state[key].shape)}" if key in state else "not in the file"
         raise UserError(
-            f"weights {source}: fill only {len(matched)} of {len(wanted)} entries of {model.name} "
-            f"with {model.in_channels} bands ({key}: {why}); set backbone_cfg to what it holds"
+            f"weights {source}: fill only {len(matched_keys)} of {len(expected)} entries of "
+            f"{model.name} with {model.in_channels} bands ({key}: {reason}); set backbone_cfg to "
+            f"what it holds"
         )
     raise UserError(
-        f"weights {source}: have {len(more)} entries more than a {model.name} ({more[0]}), so "
-        f"they are of another architecture; strict=False loads the rest all the same"
+        f"weights {source}: have {len(surplus)} entries more than a {model.name} ({surplus[0]}), "
+        f"so they are of another architecture; strict=False loads the rest all the same"
     )
 
 
 def match_names(
-    wanted: dict[str, Tensor], state: dict[str, Tensor]
+    expected: dict[str, Tensor], state: dict[str, Tensor]
 ) -> tuple[list[str], list[str], list[str]]:
     """The names matched, missing and left over."""
-    matched = [key for key in wanted if key in state and state[key].shape == wanted[key].shape]
+    matched_keys = [
+        key for key in expected if key in state and state[key].shape == expected[key].shape
+    ]
     # Counters of batches seen: older files lack them, and nothing depends on them.
-    missing = [k for k in wanted if k not in matched and not k.endswith("num_batches_tracked")]
-    return matched, missing, [key for key in state if key not in matched]
+    missing_keys = [
+        k for k in expected if k not in matched_keys and not k.endswith("num_batches_tracked")
+    ]
+    return matched_keys, missing_keys, [key for key in state if key not in matched_keys]
 
 
 def _load(model: Backbone, state: dict[str, Tensor], source: str) -> dict:
-    wanted = model.state_dict()
-    matched, missing, left_over = match_names(wanted, state)
-    model.load_state_dict({key: state[key] for key in matched}, strict=False)
-    summary = f"{source}: {len(matched)} of {len(wanted)} entries of {model.name} loaded"
-    return {"matched": matched, "missing": missing, "left_over": left_over, "summary": summary}
+    expected = model.state_dict()
+    matched_keys, missing_keys, left_over_keys = match_names(expected, state)
+    model.load_state_dict({key: state[key] for key in matched_keys}, strict=False)
+    summary = f"{source}: {len(matched_keys)} of {len(expected)} entries of {model.name} loaded"
+    return {
+        "matched": matched_keys,
+        "missing": missing_keys,
+        "left_over": left_over_keys,
+        "summary": summary,
+    }
 
 
 def first_convolution(state: dict[str, Tensor]) -> str:
@@ -291,20 +305,21 @@ def first_convolution(state: dict[str, Tensor]) -> str:
 
 def architecture_of(state: dict[str, Tensor]) -> str | None:
     """The name of the architecture whose every weight is in `state`, for any bands, or None."""
-    first = first_convolution(state)
+    first_key = first_convolution(state)
     for name in reversed(ARCHITECTURES):
         if all(
-            key in state and without_bands(key, state[key], first) == without_bands(key, one, first)
-            for key, one in weights_of(name).items()
+            key in state
+            and without_bands(key, state[key], first_key) == without_bands(key, weight, first_key)
+            for key, weight in weights_of(name).items()
         ):
             return name
     return None
 
 
-def without_bands(key: str, weight: Tensor, first: str) -> tuple:
+def without_bands(key: str, weight: Tensor, first_key: str) -> tuple:
     """The shape of a weight, the number of bands left open where it is the first convolution's."""
     shape = tuple(weight.shape)
-    return (shape[0], *shape[2:]) if key == first and len(shape) == 4 else shape
+    return (shape[0], *shape[2:]) if key == first_key and len(shape) == 4 else shape
 
 
 @cache
@@ -361,15 +376,15 @@ def split_weights(contents: dict) -> tuple[dict[str, Tensor], list[str]]:
         if isinstance(contents.get(key), dict):
             contents = contents[key]
     tensors = {k: v for k, v in contents.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    places = {found.group(1) for key in tensors if (found := PLACE.match(key))}
+    places = {match.group(1) for key in tensors if (match := PLACE.match(key))}
     prefix = min(places, key=preference, default="")
     state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    others = [key for key in tensors if not key.startswith(prefix)]
+    other_keys = [key for key in tensors if not key.startswith(prefix)]
     if "4.0.conv1.weight" in state:
         parts = ((key.partition("."), value) for key, value in state.items())
         state = {NUMBERS.get(n, n) + dot + rest: value for (n, dot, rest), value in parts}
     state = {re.sub(r"^features_(?=\d)", "features.", key): v for key, v in state.items()}
-    return state, others
+    return state, other_keys
 
 
 def preference(prefix: str) -> tuple:
@@ -432,8 +447,8 @@ def name_stranger(state: dict[str, Tensor]) -> str | None:
             return name
     if "layer1.0.conv1.weight" in state:
         return name_strange_resnet(state)
-    first = state.get("features.0.weight")
-    if first is not None and first.shape[2:] == (11, 11):
+    kernel = state.get("features.0.weight")
+    if kernel is not None and kernel.shape[2:] == (11, 11):
         return "an AlexNet"
     return None
 

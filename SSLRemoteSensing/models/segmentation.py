@@ -98,9 +98,9 @@ def build_segmentation(config: dict) -> SegmentationNet:
     if not 2 <= len(classes) <= 255:
         raise UserError(f"classes={classes!r}: expected 2 to 255 names")
     backbone = build(BACKBONES, config["backbone_cfg"], "backbone_cfg")
-    given = {"num_classes": len(classes), "map_channels": backbone.keep(backbone.channels)}
+    arguments = {"num_classes": len(classes), "map_channels": backbone.keep(backbone.channels)}
     decoder_cfg = config.get("decoder_cfg") or {"name": "Decoder"}
-    decoder = build(DECODERS, decoder_cfg, "decoder_cfg", given)
+    decoder = build(DECODERS, decoder_cfg, "decoder_cfg", arguments)
     backbone.dilate(decoder.output_stride)
     if decoder_cfg.get("transfer"):
         print(transfer_decoder(decoder, config["backbone_cfg"].get("pretrained", False)))
@@ -151,14 +151,14 @@ def load_segmentation(path: str | Path) -> SegmentationNet:
     """
     contents = checkpoints.read(path)
     card = contents.get("card")
-    known = card if isinstance(card, dict) else {}
-    if "model" not in contents or "classes" not in known or "config" not in known:
+    facts = card if isinstance(card, dict) else {}
+    if "model" not in contents or "classes" not in facts or "config" not in facts:
         raise UserError(
             f"weights {path}: no fine-tuned network with its card; take best.pth of fine-tuning, "
             f"or load_backbone for a backbone alone"
         )
     net = trained_network(contents, path)
-    net.classes = list(known["classes"])
+    net.classes = list(facts["classes"])
     return net
 
 
@@ -181,34 +181,34 @@ def parts_of(config: dict) -> dict:
     }
 
 
-def require_same_network(trained: dict, config: dict, source: str) -> None:
-    """Raise a `UserError` where the networks of two configs differ, `trained` that of `source`.
+def require_same_network(trained_config: dict, config: dict, source: str) -> None:
+    """Raise a `UserError` where two networks differ, the one of `trained_config` that of `source`.
 
     Not every difference shows in the weights: dilation and interpolation have none.
     """
     for key, table in (("backbone_cfg", BACKBONES), ("decoder_cfg", DECODERS)):
         sides = []
-        for one in (trained, config):
-            cfg = one.get(key) or {"name": "Decoder"}
-            known = with_defaults(table, cfg) if cfg.get("name") in table else cfg
-            sides.append(json.loads(json.dumps(known)))
-        changed = [line for line in differences(*sides) if line[0] not in ORIGINS]
-        if changed:
-            name, before, now = min(changed, key=lambda line: line[0] != "name")
+        for network_config in (trained_config, config):
+            cfg = network_config.get(key) or {"name": "Decoder"}
+            full_cfg = with_defaults(table, cfg) if cfg.get("name") in table else cfg
+            sides.append(json.loads(json.dumps(full_cfg)))
+        changes = [change for change in differences(*sides) if change[0] not in ORIGINS]
+        if changes:
+            name, old, new = min(changes, key=lambda change: change[0] != "name")
             raise UserError(
-                f"weights {source}: trained with {key}.{name}={before!r}, the config has {now!r}; "
+                f"weights {source}: trained with {key}.{name}={old!r}, the config has {new!r}; "
                 "score it with the config that it was trained with"
             )
 
 
 def segmentation_losses(cfg: dict | None, num_classes: int) -> dict[str, tuple[float, nn.Module]]:
     """The `train_cfg.loss` of a config: name -> (weight, loss). None is the cross-entropy."""
-    built = build(SEGMENTATION_LOSSES, cfg or {"name": "CrossEntropyLoss"}, "train_cfg.loss")
-    summed = isinstance(built, dict)
-    losses = built if summed else {built.key: (1.0, built)}
+    result = build(SEGMENTATION_LOSSES, cfg or {"name": "CrossEntropyLoss"}, "train_cfg.loss")
+    is_sum = isinstance(result, dict)
+    losses = result if is_sum else {result.key: (1.0, result)}
     for name, (_, loss) in losses.items():
         weight = getattr(loss, "weight", None)
         if weight is not None and len(weight) != num_classes:
-            where = f"train_cfg.loss{f'.losses.{name}' if summed else ''}.class_weights"
-            raise UserError(f"{where}: {len(weight)} weights for {num_classes} classes")
+            path = f"train_cfg.loss{f'.losses.{name}' if is_sum else ''}.class_weights"
+            raise UserError(f"{path}: {len(weight)} weights for {num_classes} classes")
     return losses

@@ -54,12 +54,12 @@ class PyramidDecoder(nn.Module):
         return self
 
     def forward(self, maps: dict[str, Tensor]) -> Tensor:
-        last = maps["block6"]
-        if self.training and len(last) < self.smallest_batch:
+        last_map = maps["block6"]
+        if self.training and len(last_map) < self.smallest_batch:
             raise UserError("batch_size=1: this decoder normalizes over the images; set 2 or more")
-        height, width = (self.output_stride * n for n in last.shape[-2:])
+        height, width = (self.output_stride * n for n in last_map.shape[-2:])
         # The bodies ask this one for its size alone; so it has no channel, and no memory.
-        image = last.new_empty(len(last), 0, height, width)
+        image = last_map.new_empty(len(last_map), 0, height, width)
         x = self.predict(self.body([image, *(maps.get(key) for key in BLOCKS)]))
         if self.upsampling == 1:
             return x
@@ -211,12 +211,12 @@ def pyramid(map_channels: dict[str, int]) -> list[int]:
     return [0, *(map_channels.get(key, 0) for key in BLOCKS)]
 
 
-def check_maps(name: str, needed: Sequence[str], map_channels: dict[str, int]) -> None:
-    missing = [key for key in needed if key not in map_channels]
-    if missing:
+def check_maps(name: str, keys: Sequence[str], map_channels: dict[str, int]) -> None:
+    missing_keys = [key for key in keys if key not in map_channels]
+    if missing_keys:
         raise UserError(
-            f"{name} needs {', '.join(missing)}, which the backbone does not return; add it to "
-            f"backbone_cfg.out_keys"
+            f"{name} needs {', '.join(missing_keys)}, which the backbone does not return; add it "
+            f"to backbone_cfg.out_keys"
         )
 
 
