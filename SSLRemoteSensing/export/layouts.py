@@ -49,13 +49,13 @@ def smp_weights(source: Source) -> tuple[dict[str, Tensor], str | None]:
             if key.startswith(ours):
                 state[theirs + key.removeprefix(ours)] = value
     net.load_state_dict(dict(state), strict=True, assign=True)
-    drawn = torch.Generator().manual_seed(0)
-    images = torch.rand(1, source.backbone.in_channels, 64, 96, generator=drawn)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(1, source.backbone.in_channels, 64, 96, generator=generator)
     with torch.no_grad():
-        there = net.eval()(images)
-        here = without_normalization(source).logits(images)
-    worst = float((there - here).abs().max())
-    if worst > TOLERANCE * max(1, float(here.abs().max())):
+        their_logits = net.eval()(images)
+        our_logits = without_normalization(source).logits(images)
+    worst = float((their_logits - our_logits).abs().max())
+    if worst > TOLERANCE * max(1, float(our_logits.abs().max())):
         raise UserError(
             f"--format smp: {name} of this version of segmentation_models_pytorch gives other "
             f"logits (by {worst:.1e}); export with --format timm, onnx or safetensors"
@@ -118,7 +118,7 @@ def mmpretrain_vgg(features: nn.Sequential, weights: dict[str, Tensor]) -> dict[
         kind = {nn.Conv2d: "conv", nn.BatchNorm2d: "bn"}.get(type(module))
         places[str(index)] = f"features.{number}.{kind}"
     return {
-        re.sub(r"^features\.(\d+)", lambda found: places[found.group(1)], key): value
+        re.sub(r"^features\.(\d+)", lambda match: places[match.group(1)], key): value
         for key, value in weights.items()
     }
 
@@ -127,7 +127,7 @@ def mmseg_config(source: Source, file: str) -> str:
     """The lines of a config of mmsegmentation that use the file."""
     backbone, mean, std = source.backbone, source.backbone.mean, source.backbone.std
     depth = int(re.search(r"\d+", backbone.name).group())
-    taken = [round(255 * value, 3) for value in mean or [0] * backbone.in_channels]
+    offset = [round(255 * value, 3) for value in mean or [0] * backbone.in_channels]
     scale = [round(255 * value, 3) for value in std or [1] * backbone.in_channels]
     lines = []
     if isinstance(backbone, VGG):
@@ -150,7 +150,7 @@ def mmseg_config(source: Source, file: str) -> str:
     swap = "True" if backbone.in_channels == 3 else "False"
     lines += [
         "model = dict(",
-        f"    data_preprocessor=dict(type='SegDataPreProcessor', mean={taken}, std={scale}, "
+        f"    data_preprocessor=dict(type='SegDataPreProcessor', mean={offset}, std={scale}, "
         f"bgr_to_rgb={swap}),",
         f"    backbone=dict({kind},",
         f"        init_cfg=dict(type='Pretrained', checkpoint={file!r}, prefix='backbone.')))",

@@ -60,8 +60,8 @@ def model_card(source: Source, exported: Exported) -> str:
     graph = exported.preprocess, exported.smp
     for name, code in snippets(source, file, form, network, *graph).items():
         parts.append(f"{name}:\n\n```python\n{code}\n```")
-    cited = f"W. Li, H. Chen, Z. Shi, IEEE JSTARS 14, 2021, {PAPER}"
-    parts.append(f"The method: {cited}. Code: SSLRemoteSensing.")
+    citation = f"W. Li, H. Chen, Z. Shi, IEEE JSTARS 14, 2021, {PAPER}"
+    parts.append(f"The method: {citation}. Code: SSLRemoteSensing.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -114,8 +114,8 @@ def origin(source: Source, network: bool) -> str:
 def feeding(source: Source, exported: Exported) -> str:
     backbone, card, form = source.backbone, source.card, exported.form
     preprocess = exported.preprocess
-    which = which_bands(card)
-    lines = [f"Images (N, {backbone.in_channels}, H, W)" + (f" ({which})" if which else "")]
+    bands = which_bands(card)
+    lines = [f"Images (N, {backbone.in_channels}, H, W)" + (f" ({bands})" if bands else "")]
     if form in ("onnx", "torchscript") and preprocess:
         lines[0] += " as uint8, 0 to 255; scaling, mean and deviation are part of the graph."
     else:
@@ -125,10 +125,10 @@ def feeding(source: Source, exported: Exported) -> str:
             f"Files of more than 8 bits were scaled first: {card['max_value']:g} became 255."
         )
     if backbone.mean is None:
-        known = "mean" in card
+        has_mean = "mean" in card
         lines.append(
             "No mean and no standard deviation are taken out."
-            if known
+            if has_mean
             else "No card says whether a mean and standard deviation were taken out."
         )
     elif not (preprocess and form in ("onnx", "torchscript")):
@@ -140,18 +140,18 @@ def feeding(source: Source, exported: Exported) -> str:
             lines.append("(The lines of the config below do so, in units of 0..255.)")
     if form in ("onnx", "torchscript"):
         maps = "maps block2 to block6 at 1/2 to 1/32, as far as the backbone returns them"
-        gives = exported.result if exported.network else maps
-        lines.append(f"Any batch, height and width; gives {gives}.")
+        outputs = exported.result if exported.network else maps
+        lines.append(f"Any batch, height and width; gives {outputs}.")
     return "\n".join(lines)
 
 
 def which_bands(card: dict) -> str:
     """'bands 4, 1, 2 of the files: near infrared, red, green', as far as that is known."""
     numbers, names = card.get("bands"), card.get("band_names") or []
-    called = ", ".join(name for name in names if not name.startswith("band "))  # 'band 1': unnamed
+    labels = ", ".join(name for name in names if not name.startswith("band "))  # 'band 1': unnamed
     if not numbers:
-        return called and f"bands {called}"
-    return f"bands {', '.join(map(str, numbers))} of the files" + (called and f": {called}")
+        return labels and f"bands {labels}"
+    return f"bands {', '.join(map(str, numbers))} of the files" + (labels and f": {labels}")
 
 
 def training(source: Source, exported: Exported) -> list[str]:
@@ -159,23 +159,23 @@ def training(source: Source, exported: Exported) -> list[str]:
     card, config = source.card, source.card.get("config") or {}
     data = (config.get("train_cfg") or {}).get("train_data") or {}
     size = data.get("crop_size") if source.net else card.get("img_size", data.get("img_size"))
-    used = card.get("train_tiles") or {}
-    known = {
+    tiles = card.get("train_tiles") or {}
+    facts = {
         "Data": exported.dataset or card.get("dataset"),
-        "Labelled tiles": f"{used['used']} of {used['of']}" if used else None,
+        "Labelled tiles": f"{tiles['used']} of {tiles['of']}" if tiles else None,
         "Images seen": card.get("images_seen"),
         "Image size in training": size,
         "Bands": source.backbone.in_channels,
         "Scale": f"{card['max_value']:g} becomes 1" if card.get("max_value") else None,
         "Steps": source.step,
         "Epochs": card.get("epoch"),
-        "Started from": started(config),
+        "Started from": starting_point(config),
         "Licence of the weights": exported.licence or "unknown: whoever publishes them has to say",
     }
-    return [f"{name}: {value}" for name, value in known.items() if value is not None]
+    return [f"{name}: {value}" for name, value in facts.items() if value is not None]
 
 
-def started(config: dict) -> str | None:
+def starting_point(config: dict) -> str | None:
     if not isinstance(config.get("backbone_cfg"), dict):
         return None
     pretrained = config["backbone_cfg"].get("pretrained", False)
@@ -184,16 +184,16 @@ def started(config: dict) -> str | None:
 
 
 def scores(source: Source) -> str:
-    found = source.scores
+    results = source.scores
     lines = [
-        f"In %, on the {found['split']} data, protocol {found['protocol']}:\n",
+        f"In %, on the {results['split']} data, protocol {results['protocol']}:\n",
         "| mIoU | mean F1 | overall accuracy | kappa |",
         "|---|---|---|---|",
-        "| " + " | ".join(percent(found.get(key)) for key in METRICS) + " |",
+        "| " + " | ".join(percent(results.get(key)) for key in METRICS) + " |",
         "\n| class | IoU | F1 |",
         "|---|---|---|",
     ]
-    for name, entry in found["per_class"].items():
+    for name, entry in results["per_class"].items():
         lines.append(f"| {name} | {percent(entry.get('iou'))} | {percent(entry.get('f1'))} |")
     return "\n".join(lines)
 
@@ -258,15 +258,15 @@ def state_dict_snippets(source: Source, file: str) -> dict[str, str]:
         first = "from safetensors.torch import load_file\n"
     net = f"net = torchvision.models.{name}(weights=None)"
     if bands != 3:
-        old, keywords = ("features[0]", "3, padding=1") if is_vgg else (
+        layer, keywords = ("features[0]", "3, padding=1") if is_vgg else (
             "conv1", "7, stride=2, padding=3, bias=False")  # fmt: skip
-        net += f"\nnet.{old} = torch.nn.Conv2d({bands}, 64, {keywords})"
+        net += f"\nnet.{layer} = torch.nn.Conv2d({bands}, 64, {keywords})"
         first = first if first.startswith("import torch\n") else first + "import torch\n"
-    checked = "assert not found.unexpected_keys  # only its classifier is missing"
+    assertion = "assert not found.unexpected_keys  # only its classifier is missing"
     channels = "" if bands == 3 else f", in_chans={bands}"
     return {
         "torchvision": f"{first}import torchvision\n\n{load}\n{net}\n"
-        f"found = net.load_state_dict(state, strict=False)\n{checked}",
+        f"found = net.load_state_dict(state, strict=False)\n{assertion}",
         "timm": f"{first}import timm\n\n{load}\n"
         f'net = timm.create_model("{name}", num_classes=0{channels})\n'
         f"found = net.load_state_dict(state, strict=False)\n"

@@ -91,8 +91,8 @@ def mean_weights(count: int, length, like: Tensor) -> Tensor:
     """(count, length): row i takes the mean of the i-th of `count` parts."""
     part, place = counting(count, like)[:, None], counting(length, like)[None]
     first, end = part * length // count, ((part + 1) * length + count - 1) // count
-    inside = ((place >= first) & (place < end)).to(like.dtype)
-    return inside / inside.sum(1, keepdim=True)
+    weights = ((place >= first) & (place < end)).to(like.dtype)
+    return weights / weights.sum(1, keepdim=True)
 
 
 def replace_adaptive_pools(module: nn.Module) -> None:
@@ -114,17 +114,17 @@ def trace(source: Source, preprocess: bool, result: str) -> torch.jit.ScriptModu
     example = images(source, preprocess, (2, 70, 100))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecation, and sizes that a trace might fix: compared
-        traced = torch.jit.trace(graph, (example,), check_trace=False)
-    compare(source, preprocess, result, lambda x: listing(traced(x)), "torchscript")
-    return traced
+        module = torch.jit.trace(graph, (example,), check_trace=False)
+    compare(source, preprocess, result, lambda x: listing(module(x)), "torchscript")
+    return module
 
 
 def torchscript(source: Source, preprocess: bool, result: str) -> bytes:
     """The file of `trace`, for torch.jit.load or C++, without a path of this machine."""
-    traced, file = trace(source, preprocess, result), io.BytesIO()
+    module, file = trace(source, preprocess, result), io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch calls TorchScript deprecated
-        torch.jit.save(traced, file)
+        torch.jit.save(module, file)
     return without_debugging(file)
 
 
@@ -134,17 +134,17 @@ def without_debugging(file: io.BytesIO) -> bytes:
     Only the traces of errors want them. Each member begins at a multiple of 64 bytes, as in
     torch's own archives, which may be read in place.
     """
-    kept = io.BytesIO()
-    with zipfile.ZipFile(file) as old, zipfile.ZipFile(kept, "w") as new:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(archive, "w") as new:
         for member in old.infolist():
             if member.filename.endswith(".debug_pkl"):
                 continue
-            same = zipfile.ZipInfo(member.filename)
-            header = kept.tell() + 30 + len(member.filename.encode()) + 4
+            entry = zipfile.ZipInfo(member.filename)
+            header = archive.tell() + 30 + len(member.filename.encode()) + 4
             padding = -header % 64
-            same.extra = b"FB" + padding.to_bytes(2, "little") + bytes(padding)
-            new.writestr(same, old.read(member))
-    return kept.getvalue()
+            entry.extra = b"FB" + padding.to_bytes(2, "little") + bytes(padding)
+            new.writestr(entry, old.read(member))
+    return archive.getvalue()
 
 
 def onnx_model(
@@ -165,25 +165,25 @@ def onnx_model(
         raise UserError(
             f"--format onnx: cannot import what it needs ({error}); pip install onnx onnxruntime"
         ) from error
-    traced, file = trace(source, preprocess, result), io.BytesIO()
-    free = {0: "batch", 2: "height", 3: "width"}
+    module, file = trace(source, preprocess, result), io.BytesIO()
+    free_axes = {0: "batch", 2: "height", 3: "width"}
     if source.net is None:
         outputs = [key for key in BLOCKS if key in source.backbone.keep(source.backbone.channels)]
         axes = {key: {0: "batch", 2: f"{key}_height", 3: f"{key}_width"} for key in outputs}
     else:
         outputs = [result]
-        axes = {result: {0: "batch", 1: "height", 2: "width"} if result == "classes" else free}
+        axes = {result: {0: "batch", 1: "height", 2: "width"} if result == "classes" else free_axes}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            traced,
+            module,
             (images(source, preprocess, (2, 70, 100)),),
             file,
             dynamo=False,
             opset_version=OPSET,
             input_names=["images"],
             output_names=outputs,
-            dynamic_axes={"images": free} | axes,
+            dynamic_axes={"images": free_axes} | axes,
         )
     model = onnx.load_from_string(file.getvalue())
     onnx.helper.set_model_props(model, texts)
@@ -219,18 +219,18 @@ def compare(
         with torch.no_grad():
             unit = x.float() / 255 if preprocess else x
             if source.net is None:
-                wanted = [maps for _, maps in sorted(reference(unit).items())]
+                expected = [maps for _, maps in sorted(reference(unit).items())]
             else:
-                wanted = [as_result(reference.logits(unit), result)]
-            found = run(x)
-        for one, other in zip(wanted, found, strict=True):
-            if one.shape != other.shape:
+                expected = [as_result(reference.logits(unit), result)]
+            outputs = run(x)
+        for target, output in zip(expected, outputs, strict=True):
+            if target.shape != output.shape:
                 worst = float("inf")
             elif result == "classes" and source.net is not None:
-                worst = max(worst, float((one != other).float().mean()) * TOLERANCE / 1e-3)
+                worst = max(worst, float((target != output).float().mean()) * TOLERANCE / 1e-3)
             else:
-                scale = max(1.0, float(one.abs().max()))
-                worst = max(worst, float((one - other).abs().max()) / scale)
+                scale = max(1.0, float(target.abs().max()))
+                worst = max(worst, float((target - output).abs().max()) / scale)
     if not worst <= TOLERANCE:
         raise UserError(
             f"--format {kind}: gives other numbers than the network (by {worst:.1e} at one of "
@@ -249,11 +249,11 @@ def images(source: Source, preprocess: bool, size: tuple[int, int, int]) -> Tens
     """Drawn images of `size` (N, H, W), uint8 or float, the same on every call."""
     batch, height, width = size
     shape = (batch, source.backbone.in_channels, height, width)
-    drawn = torch.randint(
+    pixels = torch.randint(
         0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8
     )
-    return drawn if preprocess else drawn.float() / 255
+    return pixels if preprocess else pixels.float() / 255
 
 
-def listing(found) -> list[Tensor]:
-    return list(found) if isinstance(found, tuple) else [found]
+def listing(outputs) -> list[Tensor]:
+    return list(outputs) if isinstance(outputs, tuple) else [outputs]

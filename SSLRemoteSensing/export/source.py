@@ -48,11 +48,11 @@ class Source:
 
         Its `config` is enough for `build_segmentation`.
         """
-        known = {key: self.card[key] for key in PUBLIC if self.card.get(key) is not None}
-        known |= self.backbone.card() | {"step": self.step}
+        card = {key: self.card[key] for key in PUBLIC if self.card.get(key) is not None}
+        card |= self.backbone.card() | {"step": self.step}
         if self.net is not None:
-            known["config"] = {"classes": self.classes} | parts_of(self.card["config"])
-        return json.loads(json.dumps(known, default=str))
+            card["config"] = {"classes": self.classes} | parts_of(self.card["config"])
+        return json.loads(json.dumps(card, default=str))
 
 
 PUBLIC = ("bands", "band_names", "prepared", "dataset", "dtype", "max_value", "img_size", "epoch")
@@ -71,9 +71,9 @@ def open_source(path: Path) -> Source:
     step = contents.get("step", card.get("step"))
     step = step if isinstance(step, int) else None
     if "classes" not in card or "model" not in contents:
-        found = backbone_of(contents, path)
-        print(found["summary"])
-        return Source(path, found["model"].eval(), None, card, step, None)
+        result = backbone_of(contents, path)
+        print(result["summary"])
+        return Source(path, result["model"].eval(), None, card, step, None)
     if not isinstance(card.get("config"), dict):
         raise UserError(
             f"weights {path}: a fine-tuned network without its config; take best.pth or latest.pth "

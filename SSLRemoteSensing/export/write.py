@@ -50,7 +50,7 @@ def write_export(request: Request) -> tuple[str, Path]:
             f"--result {request.result}: {request.checkpoint} has no classes, only a backbone"
         )
     make_folder(request.output.parent, "--output")
-    written, network, smp = write_form(source, request)
+    summary, network, smp = write_form(source, request)
     exported = Exported(
         file=request.output.name,
         form=request.form,
@@ -63,14 +63,14 @@ def write_export(request: Request) -> tuple[str, Path]:
     )
     card = request.output.parent / "README.md"
     write_text(card, model_card(source, exported))
-    return written, card
+    return summary, card
 
 
 def check(request: Request) -> None:
     """Refuse before anything is read what could not be written."""
     output, form, checkpoint = request.output, request.form, request.checkpoint
-    given = (("--preprocess", request.preprocess), ("--result", request.result != "logits"))
-    for name, is_given in given:
+    options = (("--preprocess", request.preprocess), ("--result", request.result != "logits"))
+    for name, is_given in options:
         if is_given and form not in GRAPHS:
             raise UserError(f"{name}: only for --format onnx and torchscript, which hold a graph")
     if output.suffix == ".json" or output.is_dir() or output.name == "README.md":
@@ -84,10 +84,10 @@ def check(request: Request) -> None:
         )
     if request.overwrite:
         return
-    written = [output]
+    files = [output]
     if form not in (*GRAPHS, "safetensors"):
-        written.append(output.with_suffix(".json"))
-    for file in written:
+        files.append(output.with_suffix(".json"))
+    for file in files:
         if file.exists():
             raise UserError(f"--output {file}: is there already; pass --overwrite to replace it")
     card = output.parent / "README.md"
@@ -102,27 +102,27 @@ def write_form(source: Source, request: Request) -> tuple[str, bool, str | None]
     """Write the file: what was written in words, whether it is a whole network, and smp's call."""
     output, form, is_tuned = request.output, request.form, source.net is not None
     decoder = f" with {source.decoder_cfg['name']}" if is_tuned else ""
-    what = source.backbone.name + decoder
-    only = f"the backbone alone, {source.backbone.name}"
+    network = source.backbone.name + decoder
+    backbone = f"the backbone alone, {source.backbone.name}"
     if form in ("torchvision", "timm"):
         checkpoints.write_plain(output, layouts.torchvision_weights(source), source.public_card())
-        return only, False, None
+        return backbone, False, None
     if form == "smp":
         weights, call = layouts.smp_weights(source)
         checkpoints.write_plain(output, weights, source.public_card())
-        return (call or f"{only}, an encoder"), call is not None, call
+        return (call or f"{backbone}, an encoder"), call is not None, call
     if form == "mmseg":
         checkpoints.write_plain(output, layouts.mmseg_weights(source), source.public_card())
         print(layouts.mmseg_config(source, output.name))
-        return only, False, None
+        return backbone, False, None
     if form == "safetensors":
         weights = source.net.state_dict() if is_tuned else source.weights()
         checkpoints.write_safetensors(output, layouts.plain(weights), source.public_card())
-        return what, is_tuned, None
+        return network, is_tuned, None
     if form == "torchscript":
         write_bytes(output, onnx.torchscript(source, request.preprocess, request.result))
-        return f"{what}, equal to the network at {len(onnx.SIZES)} sizes", is_tuned, None
+        return f"{network}, equal to the network at {len(onnx.SIZES)} sizes", is_tuned, None
     texts = {"card": json.dumps(source.public_card())}
     data, worst = onnx.onnx_model(source, request.preprocess, request.result, texts)
     write_bytes(output, data)
-    return f"{what}, within {worst:.1e} of the network in onnxruntime", is_tuned, None
+    return f"{network}, within {worst:.1e} of the network in onnxruntime", is_tuned, None

@@ -31,7 +31,7 @@ class ChosenBands:
 
 
 def choose_bands(
-    path: Path, source: Tiff, network: MapNetwork, asked: Sequence[int] | None, photograph: bool
+    path: Path, source: Tiff, network: MapNetwork, requested: Sequence[int] | None, photograph: bool
 ) -> ChosenBands:
     """The bands for the network: those asked for, those of training, or all as they are stored.
 
@@ -44,54 +44,62 @@ def choose_bands(
     Raises:
         UserError: bands that the scene does not have, or nothing tells which of its own they are.
     """
-    wanted, count, own = network.in_channels, source.count, list(network.bands or ())
-    every, data = list(range(1, count + 1)), source.data_bands
-    if asked is not None:
-        wrong = [band for band in asked if not 1 <= band <= count]
-        if wrong:
-            raise UserError(f"image {path}: has {bands_of(count)}, not band {wrong[0]} of --bands")
-        if len(asked) != wanted:
-            raise UserError(f"--bands: {bands_of(len(asked))} where the network takes {wanted}")
-        chosen = list(asked)
+    channels, count, trained_bands = network.in_channels, source.count, list(network.bands or ())
+    all_bands, data_bands = list(range(1, count + 1)), source.data_bands
+    if requested is not None:
+        absent = [band for band in requested if not 1 <= band <= count]
+        if absent:
+            raise UserError(f"image {path}: has {bands_of(count)}, not band {absent[0]} of --bands")
+        if len(requested) != channels:
+            raise UserError(
+                f"--bands: {bands_of(len(requested))} where the network takes {channels}"
+            )
+        bands = list(requested)
     elif source.palette is not None and network.is_rgb:
         clear = source.colour_table[:, 3] == 0
         return ChosenBands(
             [1], alpha_of(source, [1]), source.palette, clear if clear.any() else None
         )
-    elif source.palette is not None and (network.prepared or own != [1] or wanted != 1):
+    elif source.palette is not None and (network.prepared or trained_bands != [1] or channels != 1):
         raise UserError(
             f"image {path}: holds colours of a palette where the network takes "
             f"{describe_bands(network)}; convert it to bands"
         )
     elif source.is_cmyk and photograph and network.is_rgb:
-        return ChosenBands(every)
+        return ChosenBands(all_bands)
     elif source.is_cmyk:
         raise UserError(f"image {path}: holds CMYK; convert it to RGB")
-    elif own and max(own) <= count and not (network.prepared and count == wanted):
-        chosen = own
-    elif count == wanted and (network.prepared or not own):
-        chosen = every
-    elif len(data) == wanted and not own:
-        chosen = data
-    elif len(data) == 1 and network.is_rgb:
-        return ChosenBands(data, alpha_of(source, data))  # grey, repeated
+    elif (
+        trained_bands
+        and max(trained_bands) <= count
+        and not (network.prepared and count == channels)
+    ):
+        bands = trained_bands
+    elif count == channels and (network.prepared or not trained_bands):
+        bands = all_bands
+    elif len(data_bands) == channels and not trained_bands:
+        bands = data_bands
+    elif len(data_bands) == 1 and network.is_rgb:
+        return ChosenBands(data_bands, alpha_of(source, data_bands))  # grey, repeated
     else:
-        remedy = "choose them in this order with --bands" if count >= wanted else "take another one"
+        remedy = (
+            "choose them in this order with --bands" if count >= channels else "take another one"
+        )
         raise UserError(
             f"image {path}: has {bands_of(count)} where the network takes "
             f"{describe_bands(network)}; {remedy}"
         )
-    remark, numbers = "", ", ".join(map(str, chosen))
-    as_stored = chosen == every[: len(chosen)] and own in ([], chosen)
+    remark, numbers = "", ", ".join(map(str, bands))
+    as_stored = bands == all_bands[: len(bands)] and trained_bands in ([], bands)
     if network.band_names and not (as_stored and network.band_names == RGB):
         remark = f"bands {numbers} taken as {', '.join(network.band_names)}"
-    elif asked is None and not as_stored:
-        remark = f"bands {numbers} taken" + (" as in training" if chosen == own else "")
-    return ChosenBands(chosen, alpha_of(source, chosen), remark=remark)
+    elif requested is None and not as_stored:
+        remark = f"bands {numbers} taken" + (" as in training" if bands == trained_bands else "")
+    return ChosenBands(bands, alpha_of(source, bands), remark=remark)
 
 
-def alpha_of(source: Tiff, chosen: Sequence[int]) -> int | None:
-    others = set(range(1, source.count + 1)) - set(source.data_bands) - set(chosen)
+def alpha_of(source: Tiff, bands: Sequence[int]) -> int | None:
+    others = set(range(1, source.count + 1)) - set(source.data_bands) - set(bands)
     return min(others, default=None)
 
 
@@ -103,8 +111,8 @@ def describe_bands(network: MapNetwork) -> str:
     """The bands of training by number and name, as far as they are known."""
     bands, names = network.bands, network.band_names
     if bands and names:
-        both = [f"{band} ({name})" for band, name in zip(bands, names, strict=True)]
-        return f"bands {', '.join(both)}"
+        named_bands = [f"{band} ({name})" for band, name in zip(bands, names, strict=True)]
+        return f"bands {', '.join(named_bands)}"
     if bands:
         return f"bands {', '.join(map(str, bands))}"
     if names:
@@ -128,14 +136,14 @@ def agreed_scale(
         raise UserError(f"image {path}: holds {kind}; convert it to uint8 or uint16")
     if max_value is not None:
         return max_value
-    trained = network.max_value
-    if sort_of(kind.name) == sort_of(network.dtype) and (trained or kind.name == network.dtype):
-        return trained
-    had = "8 bits" if network.dtype == "uint8" else network.dtype
-    top = f" up to {trained:g}" if trained else ""
+    trained_max = network.max_value
+    if sort_of(kind.name) == sort_of(network.dtype) and (trained_max or kind.name == network.dtype):
+        return trained_max
+    dtype = "8 bits" if network.dtype == "uint8" else network.dtype
+    top = f" up to {trained_max:g}" if trained_max else ""
     hint = "255 if the scene was scaled to 8 bits" if kind == np.uint8 else "what becomes 255"
     raise UserError(
-        f"image {path}: holds {kind}, the network was trained on {had}{top}; pass --max_value, "
+        f"image {path}: holds {kind}, the network was trained on {dtype}{top}; pass --max_value, "
         f"{hint}"
     )
 

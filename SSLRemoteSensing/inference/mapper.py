@@ -59,8 +59,8 @@ class MapSettings:
         Raises:
             UserError: for values that cannot be.
         """
-        suiting = {"batch_size": BATCH[device.type], "workers": THREADS[device.type]}
-        missing = {key: value for key, value in suiting.items() if getattr(self, key) is None}
+        defaults = {"batch_size": BATCH[device.type], "workers": THREADS[device.type]}
+        missing = {key: value for key, value in defaults.items() if getattr(self, key) is None}
         settings = replace(self, **missing)
         settings.check()
         return settings
@@ -83,9 +83,9 @@ class MapSettings:
 
     def check_classes(self, classes: Sequence[str]) -> None:
         """Raise a `UserError` for a class that the network does not have."""
-        strange = [name for name in self.vector_classes or () if name not in classes]
-        if strange:
-            raise UserError(f"--vector_classes: {strange[0]!r} is none of {list(classes)}")
+        unknown_classes = [name for name in self.vector_classes or () if name not in classes]
+        if unknown_classes:
+            raise UserError(f"--vector_classes: {unknown_classes[0]!r} is none of {list(classes)}")
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Mapped:
 
 
 def map_scenes(
-    network: MapNetwork, planned: Sequence[Outputs], settings: MapSettings
+    network: MapNetwork, plan: Sequence[Outputs], settings: MapSettings
 ) -> tuple[list[Mapped], list[str]]:
     """Map this process's share of the scenes; what came of them, and the errors of those that
     could not be mapped, which do not stop the others.
@@ -131,17 +131,17 @@ def map_scenes(
     Raises:
         CannotWrite: the disk is full, say, which would stop the others too.
     """
-    done, failed = [], []
-    for outputs in distributed.shard(planned):
+    maps, failures = [], []
+    for outputs in distributed.shard(plan):
         try:
-            done.append(map_scene(network, outputs, settings))
-            print(done[-1], flush=True)
+            maps.append(map_scene(network, outputs, settings))
+            print(maps[-1], flush=True)
         except CannotWrite:
             raise
         except UserError as error:
-            failed.append(one_line(error))
+            failures.append(one_line(error))
             print(styled("error:", "red", sys.stderr), one_line(error), file=sys.stderr, flush=True)
-    return done, failed
+    return maps, failures
 
 
 def map_scene(network: MapNetwork, outputs: Outputs, settings: MapSettings) -> Mapped:
@@ -153,10 +153,10 @@ def map_scene(network: MapNetwork, outputs: Outputs, settings: MapSettings) -> M
     import rasterio
 
     start = time.perf_counter()
-    taken = {"bands": settings.bands, "max_value": settings.max_value}
+    overrides = {"bands": settings.bands, "max_value": settings.max_value}
     try:
         with open_scene(
-            outputs.scene, network, **taken, on_bad_block=settings.on_bad_block
+            outputs.scene, network, **overrides, on_bad_block=settings.on_bad_block
         ) as scene:
             require_memory(scene, len(network.classes), settings)
             # Of the file's blocks a row is kept, as windows begin anywhere in it.
@@ -185,26 +185,26 @@ def write_map(
     counts = np.zeros(256, np.int64)
 
     def rows(y: int, height: int) -> np.ndarray:
-        pixels, known = scene.rows(y, height)
-        valid.add(y, height, known)
+        pixels, mask = scene.rows(y, height)
+        valid.add(y, height, mask)
         if preview is not None:
             preview.add_image(y, pixels)
         return pixels
 
-    def write(y: int, arrived, classes: Tensor, shares: Tensor | None, known) -> int:
-        if arrived is not None:
-            arrived.synchronize()
-        found = classes.numpy()
+    def write(y: int, event, classes: Tensor, shares: Tensor | None, mask) -> int:
+        if event is not None:
+            event.synchronize()
+        class_map = classes.numpy()
         shares = None if shares is None else shares.numpy()
-        if known is not None:
-            found[~known] = IGNORE
+        if mask is not None:
+            class_map[~mask] = IGNORE
             if shares is not None:
-                shares[:, ~known] = 0
-        counts[:] += np.bincount(found.ravel(), minlength=256)
+                shares[:, ~mask] = 0
+        counts[:] += np.bincount(class_map.ravel(), minlength=256)
         if preview is not None:
-            preview.add_classes(y, found)
-        writer.add(found, shares, known)
-        return found.shape[0]
+            preview.add_classes(y, class_map)
+        writer.add(class_map, shares, mask)
+        return class_map.shape[0]
 
     predict = partial(
         probabilities, network.model, network.device, network.precision, tta=settings.tta
@@ -222,35 +222,35 @@ def write_map(
     )  # fmt: skip
     bar = progress(outputs.scene.name, total=scene.height * scene.width, unit="px", unit_scale=True)
     # Closed in this order: no more strips are asked for, what is at work ends, the files close.
-    with closing(writer), ThreadPoolExecutor(1) as behind, closing(strips), bar:
-        waiting: deque[Future] = deque()
+    with closing(writer), ThreadPoolExecutor(1) as pool, closing(strips), bar:
+        futures: deque[Future] = deque()
         try:
-            for y, found in strips:
-                moved = to_bytes(found, outputs.probabilities is not None)
-                known = valid.take(y, found.shape[1])
-                waiting.append(behind.submit(write, y, *moved, known))
-                del found, moved, known
-                while len(waiting) > WAITING or (waiting and waiting[0].done()):
-                    bar.update(waiting.popleft().result() * scene.width)
-            for future in waiting:
+            for y, strip in strips:
+                transfer = to_bytes(strip, outputs.probabilities is not None)
+                mask = valid.take(y, strip.shape[1])
+                futures.append(pool.submit(write, y, *transfer, mask))
+                del strip, transfer, mask
+                while len(futures) > WAITING or (futures and futures[0].done()):
+                    bar.update(futures.popleft().result() * scene.width)
+            for future in futures:
                 bar.update(future.result() * scene.width)
         except BaseException:
-            behind.shutdown(cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
             raise
         writer.finish()
     return counts[: len(network.classes)], preview
 
 
-def to_bytes(found: Tensor, with_shares: bool) -> tuple:
+def to_bytes(strip: Tensor, with_shares: bool) -> tuple:
     """Classes uint8 (h, width) and 255 * probabilities uint8 (K, h, width), or None, on the CPU.
 
     From a GPU they are on their way: wait for the event that comes first.
     """
-    classes = found.max(0).indices.to(torch.uint8)  # the same as argmax, 7 times faster on a CPU
-    shares = (found * 255).round_().to(torch.uint8) if with_shares else None
-    if found.device.type != "cuda":
+    classes = strip.max(0).indices.to(torch.uint8)  # the same as argmax, 7 times faster on a CPU
+    shares = (strip * 255).round_().to(torch.uint8) if with_shares else None
+    if strip.device.type != "cuda":
         return None, classes, shares
-    moved = [
+    copies = [
         None
         if value is None
         else torch.empty(value.shape, dtype=value.dtype, pin_memory=True).copy_(
@@ -258,7 +258,7 @@ def to_bytes(found: Tensor, with_shares: bool) -> tuple:
         )
         for value in (classes, shares)
     ]
-    return torch.cuda.current_stream(found.device).record_event(), *moved
+    return torch.cuda.current_stream(strip.device).record_event(), *copies
 
 
 def finish(
@@ -287,22 +287,22 @@ def finish(
 
 def require_memory(scene: InputScene, num_classes: int, settings: MapSettings) -> None:
     """Raise a `UserError` where the strips of a scene are more than the whole machine has."""
-    tall = min(settings.tile, scene.height)
-    needed = tall * scene.width * (2 * scene.in_channels + 4 * num_classes + 4)
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
+    rows = min(settings.tile, scene.height)
+    size = rows * scene.width * (2 * scene.in_channels + 4 * num_classes + 4)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
         raise UserError(
-            f"image {scene.path}: {scene.width} x {scene.height} pixels; strips of {tall} rows "
-            f"take {needed / 2**30:.0f} GiB of memory, this machine has {there / 2**30:.0f}; lower "
+            f"image {scene.path}: {scene.width} x {scene.height} pixels; strips of {rows} rows "
+            f"take {size / 2**30:.0f} GiB of memory, this machine has {memory / 2**30:.0f}; lower "
             f"--tile, or cut the scene"
         )
 
 
 def remarks_on(scene: InputScene) -> list[str]:
     """What the user should know of a scene that was mapped all the same."""
-    said = [scene.taken.remark] if scene.taken.remark else []
+    remarks = [scene.taken.remark] if scene.taken.remark else []
     if scene.crs is None and scene.rpcs is None:
-        said.append("has no coordinate system, so the map has none")
+        remarks.append("has no coordinate system, so the map has none")
     if scene.masked:
-        said.append(f"pixels without data by its {scene.masked}")
-    return [*said, *(f"warning: {line}" for line in scene.bad)]
+        remarks.append(f"pixels without data by its {scene.masked}")
+    return [*remarks, *(f"warning: {line}" for line in scene.bad)]

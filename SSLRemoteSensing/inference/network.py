@@ -49,8 +49,8 @@ class MapNetwork:
     @property
     def is_rgb(self) -> bool:
         """Whether grey, repeated, and colours of a palette may stand for the channels."""
-        named = self.band_names is None or self.band_names == RGB
-        return self.in_channels == 3 and named and self.bands in (None, (1, 2, 3))
+        has_rgb_names = self.band_names is None or self.band_names == RGB
+        return self.in_channels == 3 and has_rgb_names and self.bands in (None, (1, 2, 3))
 
 
 def open_network(path: str | Path, device: torch.device, precision: str) -> MapNetwork:
@@ -64,8 +64,8 @@ def open_network(path: str | Path, device: torch.device, precision: str) -> MapN
     contents = checkpoints.read(path)
     card = required_card(path, contents)
     model = trained_network(contents, path)
-    last = likes_channels_last(device, precision)
-    model.to(device, memory_format=torch.channels_last if last else torch.preserve_format)
+    channels_last = likes_channels_last(device, precision)
+    model.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # windows are all of one size
     classes = list(card["classes"])
@@ -74,7 +74,7 @@ def open_network(path: str | Path, device: torch.device, precision: str) -> MapN
         device=device,
         precision=precision,
         classes=classes,
-        palette=[tuple(one) for one in card.get("palette") or default_palette(len(classes))],
+        palette=[tuple(colour) for colour in card.get("palette") or default_palette(len(classes))],
         in_channels=model.backbone.in_channels,
         source=path.name,
         **inputs_of(card, model.backbone.in_channels),

@@ -31,17 +31,17 @@ class ValidRows:
         """The rows from `y`, (height, width); what lies above them is let go."""
         while self.parts[0][0] + self.parts[0][1] <= y:
             self.parts.popleft()
-        inside = [
+        pieces = [
             (rows, slice(max(y, top) - top, min(y + height, top + count) - top))
             for top, count, rows in list(self.parts)
             if top < y + height
         ]
-        if all(rows is None for rows, _ in inside):
+        if all(rows is None for rows, _ in pieces):
             return None
-        width = next(rows.shape[1] for rows, _ in inside if rows is not None)
+        width = next(rows.shape[1] for rows, _ in pieces if rows is not None)
         return np.concatenate(
             [
                 np.ones((part.stop - part.start, width), bool) if rows is None else rows[part]
-                for rows, part in inside
+                for rows, part in pieces
             ]
         )

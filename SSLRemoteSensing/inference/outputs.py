@@ -71,7 +71,7 @@ def find_scenes(inputs: Sequence[str]) -> list[Path]:
     Raises:
         UserError: one that names no file.
     """
-    found: dict[str, Path] = {}
+    scenes: dict[str, Path] = {}
     for text in inputs:
         path = Path(text)
         if path.is_dir():
@@ -79,11 +79,11 @@ def find_scenes(inputs: Sequence[str]) -> list[Path]:
         names = [text] if path.is_file() else sorted(glob.glob(text, recursive=True))
         files = [Path(name) for name in names if os.path.isfile(name)]
         if not files:
-            what = "no file matches" if glob.has_magic(text) else "no such file"
-            raise UserError(f"--input {text}: {what}; give a scene or a pattern in quotes")
+            reason = "no file matches" if glob.has_magic(text) else "no such file"
+            raise UserError(f"--input {text}: {reason}; give a scene or a pattern in quotes")
         for file in files:
-            found.setdefault(os.path.realpath(file), file)
-    return list(found.values())
+            scenes.setdefault(os.path.realpath(file), file)
+    return list(scenes.values())
 
 
 def plan_outputs(
@@ -106,18 +106,18 @@ def plan_outputs(
     polygons = [None] * len(scenes)
     if vectors is not None:
         polygons = names_for(scenes, vectors, "--vectors", ".gpkg", {".gpkg"})
-    planned = []
+    plan = []
     for scene, map_, polygon in zip(scenes, maps, polygons, strict=True):
         shares = map_.with_name(f"{map_.stem}_probabilities.tif") if probabilities else None
         picture = map_.with_name(f"{map_.stem}_preview.png") if preview else None
-        planned.append(Outputs(scene, map_, shares, picture, polygon))
-    refuse_collisions(scenes, planned)
+        plan.append(Outputs(scene, map_, shares, picture, polygon))
+    refuse_collisions(scenes, plan)
     for folder, flag in (
         *((path.parent, "--output") for path in maps),
         *((path.parent, "--vectors") for path in polygons if path is not None),
     ):
         make_folder(folder, flag)
-    return planned
+    return plan
 
 
 def names_for(
@@ -128,26 +128,26 @@ def names_for(
         if len(scenes) > 1:
             raise UserError(f"{flag} {output}: one file for {len(scenes)} scenes; name a folder")
         return [target]
-    known = ", ".join(sorted(endings))
+    names = ", ".join(sorted(endings))
     if target.is_file():
-        raise UserError(f"{flag} {output}: is a file; name a folder, or a file ending in {known}")
+        raise UserError(f"{flag} {output}: is a file; name a folder, or a file ending in {names}")
     if FILE_ENDING.fullmatch(target.suffix) and not target.is_dir() and not output.endswith("/"):
         raise UserError(
-            f"{flag} {output}: {target.suffix} files are not written; name one ending in {known}, "
+            f"{flag} {output}: {target.suffix} files are not written; name one ending in {names}, "
             f"or a folder, with / at its end"
         )
     return [target / f"{scene.stem}{ending}" for scene in scenes]
 
 
-def refuse_collisions(scenes: Sequence[Path], planned: Sequence[Outputs]) -> None:
+def refuse_collisions(scenes: Sequence[Path], plan: Sequence[Outputs]) -> None:
     # Only a file that is there can be lost; the scenes need not be opened for any other.
-    there = any(path.exists() for outputs in planned for path in outputs.files)
+    any_exists = any(path.exists() for outputs in plan for path in outputs.files)
     inputs = {identity(scene): f"the scene {scene}" for scene in scenes}
-    for scene in scenes if there else ():
+    for scene in scenes if any_exists else ():
         for path in parts_of(scene):
             inputs.setdefault(identity(path), f"a part of the scene {scene}")
-    made: dict[Path, Path] = {}
-    for outputs in planned:
+    scene_of: dict[Path, Path] = {}
+    for outputs in plan:
         for path in outputs.files:
             flag = outputs.flag(path)
             if path.exists() and identity(path) in inputs:
@@ -158,12 +158,12 @@ def refuse_collisions(scenes: Sequence[Path], planned: Sequence[Outputs]) -> Non
             if path.is_dir():
                 raise UserError(f"{flag} {path}: is a folder where a file is to be; remove it")
             key = Path(os.path.realpath(path.parent), path.name)
-            if key in made:
+            if key in scene_of:
                 raise UserError(
-                    f"{flag}: {made[key]} and {outputs.scene} would both be {path}; map them "
+                    f"{flag}: {scene_of[key]} and {outputs.scene} would both be {path}; map them "
                     f"into different folders"
                 )
-            made[key] = outputs.scene
+            scene_of[key] = outputs.scene
 
 
 def parts_of(scene: Path) -> list[Path]:
@@ -175,12 +175,12 @@ def parts_of(scene: Path) -> list[Path]:
         return []
 
 
-def require_own(planned: Sequence[Outputs]) -> None:
+def require_own(plan: Sequence[Outputs]) -> None:
     """Raise a `UserError` where a file that is there would be replaced and is no map of ours.
 
     Beside a map of ours the further files are taken for its own.
     """
-    for outputs in planned:
+    for outputs in plan:
         if outputs.map.exists() and is_map(outputs.map):
             continue
         for path in outputs.files:
@@ -193,5 +193,5 @@ def require_own(planned: Sequence[Outputs]) -> None:
 
 def identity(path: Path) -> tuple[int, int]:
     """The same for every name of a file, links of both kinds included."""
-    found = path.stat()
-    return found.st_dev, found.st_ino
+    status = path.stat()
+    return status.st_dev, status.st_ino

@@ -63,14 +63,14 @@ def write_polygons(
         if transform.is_identity:  # no place: pixels, the first row on top
             transform = rasterio.Affine(1, 0, 0, 0, -1, 0)
         values = source.read(1)
-    known = values != IGNORE
-    mask = None if known.all() else known
+    valid = values != IGNORE
+    mask = None if valid.all() else valid
     pixels = int(np.ceil(min_area / (unit[0] * unit[1])))
     if pixels > 1:
         values = sieve(values, pixels, mask=mask, connectivity=4)
-    found = list(shapes(values, mask=mask, connectivity=4))  # corners in pixels, whole numbers
-    numbers = np.array([value for _, value in found], np.int64)
-    regions = shapely.from_geojson([json.dumps(shape) for shape, _ in found])
+    features = list(shapes(values, mask=mask, connectivity=4))  # corners in pixels, whole numbers
+    numbers = np.array([value for _, value in features], np.int64)
+    regions = shapely.from_geojson([json.dumps(shape) for shape, _ in features])
     areas = shapely.area(regions) * unit[0] * unit[1]
     tolerance = 1.0 if simplify is None else simplify / float(np.sqrt(unit[0] * unit[1]))
     if tolerance > 0 and len(regions):
@@ -78,23 +78,23 @@ def write_polygons(
         # cut to pixels; then they are the same lines, and are simplified alike.
         sides = shapely.segmentize(regions, 1.0)
         regions = shapely.coverage_simplify(shapely.transform(sides, np.rint), tolerance)
-    kept = np.ones(len(regions), bool)
+    selection = np.ones(len(regions), bool)
     if keep is not None:
-        kept = np.isin(numbers, [list(classes).index(name) for name in keep])
+        selection = np.isin(numbers, [list(classes).index(name) for name in keep])
     a, b, c, d, e, f = transform[:6]
-    placed = shapely.transform(
-        regions[kept],
+    outlines = shapely.transform(
+        regions[selection],
         lambda xy: np.stack(
             [a * xy[:, 0] + b * xy[:, 1] + c, d * xy[:, 0] + e * xy[:, 1] + f], axis=1
         ),
     )
     fields = {
-        "class": numbers[kept],
-        "name": np.array([classes[n] for n in numbers[kept]], object),
-        "area": areas[kept],
+        "class": numbers[selection],
+        "name": np.array([classes[n] for n in numbers[selection]], object),
+        "area": areas[selection],
     }
-    write_layer(target, layer, placed, fields, crs)
-    return int(kept.sum())
+    write_layer(target, layer, outlines, fields, crs)
+    return int(selection.sum())
 
 
 def write_layer(target: Path, layer: str, regions, fields: dict[str, np.ndarray], crs) -> None:

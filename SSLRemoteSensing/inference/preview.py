@@ -20,8 +20,8 @@ class Preview:
     def __init__(self, height: int, width: int):
         # Beside each other, or one above the other where the scene is wide.
         self.beside = height >= width
-        most = (LONGEST // 2, LONGEST) if self.beside else (LONGEST, LONGEST // 2)
-        self.step = max(1, -(-width // most[0]), -(-height // most[1]))
+        limits = (LONGEST // 2, LONGEST) if self.beside else (LONGEST, LONGEST // 2)
+        self.step = max(1, -(-width // limits[0]), -(-height // limits[1]))
         shape = (
             len(range(self.step // 2, height, self.step)),
             len(range(self.step // 2, width, self.step)),
@@ -29,7 +29,7 @@ class Preview:
         self.image = np.zeros((*shape, 3), np.uint8)
         self.classes = np.full(shape, IGNORE, np.uint8)
 
-    def chosen(self, y: int, height: int) -> tuple[slice, slice]:
+    def rows_of(self, y: int, height: int) -> tuple[slice, slice]:
         """Which rows of the picture lie in `height` rows of the scene from `y`, and which those
         are of the `height`."""
         half = self.step // 2
@@ -40,13 +40,13 @@ class Preview:
 
     def add_image(self, y: int, pixels: np.ndarray) -> None:
         """uint8 (h, width, C); of more than three bands the first three are shown."""
-        ours, theirs = self.chosen(y, len(pixels))
-        shown = pixels[theirs, self.step // 2 :: self.step]
-        self.image[ours] = shown[:, :, :3] if shown.shape[2] >= 3 else shown[:, :, :1]
+        rows, scene_rows = self.rows_of(y, len(pixels))
+        samples = pixels[scene_rows, self.step // 2 :: self.step]
+        self.image[rows] = samples[:, :, :3] if samples.shape[2] >= 3 else samples[:, :, :1]
 
     def add_classes(self, y: int, classes: np.ndarray) -> None:
-        ours, theirs = self.chosen(y, len(classes))
-        self.classes[ours] = classes[theirs, self.step // 2 :: self.step]
+        rows, scene_rows = self.rows_of(y, len(classes))
+        self.classes[rows] = classes[scene_rows, self.step // 2 :: self.step]
 
     def draw(
         self, title: str, classes: Sequence[str], palette: Sequence, shares: Sequence[float],
@@ -65,14 +65,14 @@ class Preview:
         ]
         height, width = pictures[0].shape[:2]
         gap = np.full((height, GAP, 3) if self.beside else (GAP, width, 3), 255, np.uint8)
-        both = np.concatenate([pictures[0], gap, pictures[1]], axis=1 if self.beside else 0)
+        panels = np.concatenate([pictures[0], gap, pictures[1]], axis=1 if self.beside else 0)
         labels = [
             f"{name} {100 * share:.1f} %" for name, share in zip(classes, shares, strict=True)
         ]
-        key = legend(title, labels, palette, max(both.shape[1], SMALLEST))
-        page = np.full((len(both) + len(key), key.shape[1], 3), 255, np.uint8)
-        page[: len(both), : both.shape[1]] = both
-        page[len(both) :] = key
+        key = legend(title, labels, palette, max(panels.shape[1], SMALLEST))
+        page = np.full((len(panels) + len(key), key.shape[1], 3), 255, np.uint8)
+        page[: len(panels), : panels.shape[1]] = panels
+        page[len(panels) :] = key
         with writing(path):
             path.write_bytes(cv2.imencode(".png", page[:, :, ::-1])[1])
 

@@ -71,25 +71,25 @@ class InputScene:
             else:
                 planes, valid = self.read(self.source, y, 0, height, self.width)
         except UnreadableImage as error:
-            before = len(self.bad_blocks)
+            bad_count = len(self.bad_blocks)
             planes, valid = self.read_blocks(y, height)
-            if len(self.bad_blocks) == before:
+            if len(self.bad_blocks) == bad_count:
                 raise error  # the blocks can be read: something else is wrong
         return self.to_network(planes, valid), valid
 
     def read(
         self, source: Tiff, y: int, x: int, height: int, width: int
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        taken = self.taken
-        bands = taken.bands if taken.alpha is None else [*taken.bands, taken.alpha]
+        choice = self.taken
+        bands = choice.bands if choice.alpha is None else [*choice.bands, choice.alpha]
         planes, valid = source.window(bands, y, x, height, width), None
-        if taken.alpha is not None:
+        if choice.alpha is not None:
             planes, valid = planes[:-1], planes[-1] > 0
         elif source.has_nodata:
             valid = source.mask(y, height, x, width) > 0
-        if taken.clear is not None:
-            seen = ~taken.clear[planes[0]]
-            valid = seen if valid is None else valid & seen
+        if choice.clear is not None:
+            opaque = ~choice.clear[planes[0]]
+            valid = opaque if valid is None else valid & opaque
         if planes.dtype.kind == "f":
             numbers = np.isfinite(planes).all(0)
             if not numbers.all():
@@ -114,9 +114,9 @@ class InputScene:
                         valid[part] = False
                         continue
                     try:
-                        found, known = self.read(source, first, x, *shape)
-                        planes[:, *part] = found
-                        valid[part] = True if known is None else known
+                        values, mask = self.read(source, first, x, *shape)
+                        planes[:, *part] = values
+                        valid[part] = True if mask is None else mask
                     except UnreadableImage as reason:
                         self.judge_bad_block(x, top, shape[1], min(tall, self.height - top), reason)
                         valid[part] = False
@@ -171,40 +171,40 @@ def open_scene(
                 f"has; replace or remove it"
             )
         photograph = Path(path).suffix.lower() in JPEG_ENDINGS
-        taken = choose_bands(path, source, network, bands, photograph)
-        kind = source.dtype if taken.palette is None else taken.palette.dtype
+        choice = choose_bands(path, source, network, bands, photograph)
+        kind = source.dtype if choice.palette is None else choice.palette.dtype
         max_value = agreed_scale(path, kind, network, max_value)
         image = None
         if photograph:  # GDAL fills what is missing with grey
-            plain = len(taken.bands) == 1 or taken.bands == list(range(1, source.count + 1))
-            asked = None if plain else taken.bands
-            image = read_image(path, network.in_channels, asked, max_value)
-        points, of_points = source.source.gcps
+            as_stored = len(choice.bands) == 1 or choice.bands == list(range(1, source.count + 1))
+            file_bands = None if as_stored else choice.bands
+            image = read_image(path, network.in_channels, file_bands, max_value)
+        points, points_crs = source.source.gcps
         tall, wide = source.source.block_shapes[0]
         yield InputScene(
             path=Path(path),
             height=source.height,
             width=source.width,
-            crs=source.crs or of_points,
+            crs=source.crs or points_crs,
             transform=source.transform,
             gcps=points or None,
             rpcs=source.source.rpcs,
-            masked="" if image is not None else what_masks(source, taken),
+            masked="" if image is not None else what_masks(source, choice),
             block=(wide, tall),
             row_bytes=source.width * source.count * source.dtype.itemsize,
             source=source,
             image=image,
-            taken=taken,
+            taken=choice,
             in_channels=network.in_channels,
             max_value=max_value,
             pass_over=on_bad_block == "nodata",
         )
 
 
-def what_masks(source: Tiff, taken: ChosenBands) -> str:
-    if taken.alpha is not None:
+def what_masks(source: Tiff, choice: ChosenBands) -> str:
+    if choice.alpha is not None:
         return "alpha band"
     value = source.source.nodata
-    if source.has_nodata and (taken.clear is None or value is None):
+    if source.has_nodata and (choice.clear is None or value is None):
         return "mask band" if value is None else f"nodata value {value:g}"
-    return "" if taken.clear is None else "transparent colours"
+    return "" if choice.clear is None else "transparent colours"

@@ -27,16 +27,16 @@ def probabilities(
     """
     net.eval()
     images = images.to(device)
-    kept = torch.contiguous_format if images.is_contiguous() else torch.channels_last
+    layout = torch.contiguous_format if images.is_contiguous() else torch.channels_last
     total = None
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
         for turns, flip in [(k, f) for k in range(4) for f in (False, True)] if tta else [(0, 0)]:
             view = images.flip(3) if flip else images
             view = torch.rot90(view, turns, (2, 3)) if turns else view
-            found = net.logits(view.contiguous(memory_format=kept)).float().softmax(1)
-            found = torch.rot90(found, -turns, (2, 3))
-            found = found.flip(3) if flip else found
-            total = found if total is None else total + found
+            scores = net.logits(view.contiguous(memory_format=layout)).float().softmax(1)
+            scores = torch.rot90(scores, -turns, (2, 3))
+            scores = scores.flip(3) if flip else scores
+            total = scores if total is None else total + scores
     return total / 8 if tta else total
 
 
@@ -87,35 +87,35 @@ def predict_scene(
     if num_classes is not None:
         total, norm = accumulators(num_classes, tall, width, device)
 
-    def fresh(y: int, count: int) -> Tensor:
+    def read_pixels(y: int, count: int) -> Tensor:
         # On its way to a GPU from here, so that no step of the network waits for the copy.
         pixels = torch.from_numpy(np.ascontiguousarray(rows(y, count)))
         return pixels.pin_memory() if device.type == "cuda" else pixels
 
-    with ThreadPoolExecutor(1) as ahead:
-        strip = fresh(0, tall).to(device, copy=True)  # (tall, width, C), moved up in place
+    with ThreadPoolExecutor(1) as reader:
+        strip = read_pixels(0, tall).to(device, copy=True)  # (tall, width, C), moved up in place
         for top, below in zip(tops, [*tops[1:], height], strict=True):
-            done = below - top
-            reading = ahead.submit(fresh, top + tall, done) if below < height else None
-            wanted = [x for x in lefts if empty is None or not empty(top, x, tall, wide)]
-            for some in even_batches(wanted, batch_size):
-                images = torch.stack([strip[:, x : x + wide] for x in some]).permute(0, 3, 1, 2)
-                found = predict(images if last else images.contiguous())  # it is so as it stands
+            advance = below - top
+            next_rows = reader.submit(read_pixels, top + tall, advance) if below < height else None
+            columns = [x for x in lefts if empty is None or not empty(top, x, tall, wide)]
+            for batch in even_batches(columns, batch_size):
+                images = torch.stack([strip[:, x : x + wide] for x in batch]).permute(0, 3, 1, 2)
+                outputs = predict(images if last else images.contiguous())  # it is so as it stands
                 if total is None:
-                    total, norm = accumulators(found.shape[1], tall, width, device)
-                for x, one in zip(some, found, strict=True):
-                    total[:, :, x : x + wide].addcmul_(one, weight)
+                    total, norm = accumulators(outputs.shape[1], tall, width, device)
+                for x, output in zip(batch, outputs, strict=True):
+                    total[:, :, x : x + wide].addcmul_(output, weight)
                     norm[:, x : x + wide] += weight
             # In parts, so that beside the strip there is never a second one of its size.
-            for start in range(0, done, PART):
-                part = slice(start, min(start + PART, done))
+            for start in range(0, advance, PART):
+                part = slice(start, min(start + PART, advance))
                 yield top + start, total[:, part] / norm[part].clamp_min(LEAST)
-            if reading is not None:
-                move_up(strip, done, 0)
-                strip[tall - done :] = reading.result().to(device, non_blocking=True)
+            if next_rows is not None:
+                move_up(strip, advance, 0)
+                strip[tall - advance :] = next_rows.result().to(device, non_blocking=True)
                 for sums, rows_dim in ((total, 1), (norm, 0)):
-                    move_up(sums, done, rows_dim)
-                    sums.narrow(rows_dim, tall - done, done).zero_()
+                    move_up(sums, advance, rows_dim)
+                    sums.narrow(rows_dim, tall - advance, advance).zero_()
 
 
 def accumulators(

@@ -43,7 +43,7 @@ class MapWriter:
         self.files = [map_file] if probability_file is None else [map_file, probability_file]
         self.masked = scene.masked
         self.stack = ExitStack()
-        named = {f"class_{index}": name for index, name in enumerate(classes)}
+        class_tags = {f"class_{index}": name for index, name in enumerate(classes)}
         try:
             with writing(map_file):
                 maps = create(map_file, scene, 1, nodata=IGNORE, photometric="palette")
@@ -51,7 +51,7 @@ class MapWriter:
                 colours = {index: (*colour, 255) for index, colour in enumerate(palette)}
                 maps.write_colormap(1, colours | {IGNORE: (0, 0, 0, 0)})
                 maps.set_band_description(1, "class")
-                maps.update_tags(**tags, **named)
+                maps.update_tags(**tags, **class_tags)
                 self.maps, self.probabilities = TileRows(maps, map_file), None
             if probability_file is not None:
                 with writing(probability_file):
@@ -108,10 +108,10 @@ class TileRows:
         start = 0
         while start < planes.shape[1]:
             count = min(BLOCK - self.filled, planes.shape[1] - start)
-            here = slice(self.filled, self.filled + count)
-            self.rows[:, here] = planes[:, start : start + count]
+            part = slice(self.filled, self.filled + count)
+            self.rows[:, part] = planes[:, start : start + count]
             if self.valid is not None:
-                self.valid[here] = True if valid is None else valid[start : start + count]
+                self.valid[part] = True if valid is None else valid[start : start + count]
             self.filled, start = self.filled + count, start + count
             if self.filled == BLOCK:
                 self.flush()

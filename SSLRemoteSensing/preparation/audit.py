@@ -28,10 +28,10 @@ def check_scene(record: dict, collection: Catalog) -> None:
         warnings.append(f"{record['apart']} lies at another place on the map than its image")
     refusals = [record["refused"]] if "refused" in record else []
     for kind, label in record["labels"].items():
-        told, refused = check_label(label, kind, collection)
+        label_warnings, label_refusals = check_label(label, kind, collection)
         name = "" if len(record["labels"]) == 1 else f"{kind} label: "
-        warnings += [name + text for text in told]
-        refusals += [name + text for text in refused]
+        warnings += [name + text for text in label_warnings]
+        refusals += [name + text for text in label_refusals]
     if refusals:
         record["refused"] = "; ".join(refusals)
 
@@ -49,8 +49,8 @@ def check_label(label: dict, kind: str, collection: Catalog) -> tuple[list[str],
             )
     share = label["unknown"] / total
     if share > (0 if values else ONE_COLOUR):
-        what = f"values {label['values']}" if values else "colours"
-        refusals.append(f"{share:.2%} of the pixels are of no class ({what})")
+        content = f"values {label['values']}" if values else "colours"
+        refusals.append(f"{share:.2%} of the pixels are of no class ({content})")
     elif share:
         warnings.append(f"{label['unknown']} pixels have a colour of no class; not scored")
     if "stranger" in label:
@@ -68,19 +68,21 @@ def check_label(label: dict, kind: str, collection: Catalog) -> tuple[list[str],
             "colour; decoded by threshold"
         )
     colours = not values
-    left = label["not_scored"] / total
-    if left == 1:
+    unscored = label["not_scored"] / total
+    if unscored == 1:
         (refusals if colours else warnings).append("no pixel has a class")
-    elif left > 0.5:
-        (refusals if colours else warnings).append(f"{left:.0%} of the pixels are not scored")
-    elif colours and kind == "full" and left > FEW:
-        warnings.append(f"{left:.2%} are black, as in an eroded label, though this is a full one")
+    elif unscored > 0.5:
+        (refusals if colours else warnings).append(f"{unscored:.0%} of the pixels are not scored")
+    elif colours and kind == "full" and unscored > FEW:
+        warnings.append(
+            f"{unscored:.2%} are black, as in an eroded label, though this is a full one"
+        )
     elif colours and kind == "eroded" and not label["not_scored"]:
         warnings.append("nothing is black, so this is no eroded label")
-    if sum(pixels > 0 for pixels in label["pixels"]) == 1 and left < 1:
-        only = collection.classes[next(k for k, n in enumerate(label["pixels"]) if n)]
-        wrong = refusals if collection.one_value_is_wrong else warnings
-        wrong.append(f"the whole label is one single class, {only}")
+    if sum(pixels > 0 for pixels in label["pixels"]) == 1 and unscored < 1:
+        name = collection.classes[next(k for k, n in enumerate(label["pixels"]) if n)]
+        messages = refusals if collection.one_value_is_wrong else warnings
+        messages.append(f"the whole label is one single class, {name}")
     return warnings, refusals
 
 
@@ -91,41 +93,44 @@ def all_pixels(label: dict) -> int:
 
 def check_scenes(records: Sequence[dict], collection: Catalog) -> list[str]:
     """What the scenes show only together, a sentence each."""
-    told = list(collection.notes)
-    used = [record for record in records if "refused" not in record]
-    odd = [
-        f"{r['scene']} {r['height']} x {r['width']}"
-        for r in used
-        if collection.sizes.get(r["scene"], (r["height"], r["width"])) != (r["height"], r["width"])
+    notes = list(collection.notes)
+    usable = [record for record in records if "refused" not in record]
+    odd_sizes = [
+        f"{record['scene']} {record['height']} x {record['width']}"
+        for record in usable
+        if collection.sizes.get(record["scene"], (record["height"], record["width"]))
+        != (record["height"], record["width"])
     ]
-    if odd:
-        told.append(f"{len(odd)} scenes are not of their published size: {listing(odd)}")
-    unplaced = [record["scene"] for record in used if record["transform"] is None]
-    if unplaced and len(unplaced) < len(used):
-        told.append(f"no georeference: {listing(unplaced)}; their tiles lie on no map")
-    elif unplaced:
-        told.append("no scene has a georeference; the tiles lie on no map")
-    unlabelled = [record["scene"] for record in used if record["split"] == UNLABELLED]
-    if unlabelled:
-        told.append(
-            f"{len(unlabelled)} test scenes have no label and are in {UNLABELLED}: "
-            + listing(unlabelled)
+    if odd_sizes:
+        notes.append(
+            f"{len(odd_sizes)} scenes are not of their published size: {listing(odd_sizes)}"
         )
-    splits = {record["split"] for record in used}
-    if used and "train" not in splits:
-        told.append("no scene is in train, so there is no mean, std, class share")
+    unplaced_scenes = [record["scene"] for record in usable if record["transform"] is None]
+    if unplaced_scenes and len(unplaced_scenes) < len(usable):
+        notes.append(f"no georeference: {listing(unplaced_scenes)}; their tiles lie on no map")
+    elif unplaced_scenes:
+        notes.append("no scene has a georeference; the tiles lie on no map")
+    unlabelled_scenes = [record["scene"] for record in usable if record["split"] == UNLABELLED]
+    if unlabelled_scenes:
+        notes.append(
+            f"{len(unlabelled_scenes)} test scenes have no label and are in {UNLABELLED}: "
+            + listing(unlabelled_scenes)
+        )
+    splits = {record["split"] for record in usable}
+    if usable and "train" not in splits:
+        notes.append("no scene is in train, so there is no mean, std, class share")
     if collection.classes and "train" in splits and "val" not in splits:
-        told.append("no scene is in val; name some with --splits train val=SCENE,SCENE test")
-    shares = class_shares(used, collection, ("train",))
+        notes.append("no scene is in val; name some with --splits train val=SCENE,SCENE test")
+    shares = class_shares(usable, collection, ("train",))
     if collection.coding and "train" in splits and not shares:
-        told.append("no pixel of train has a class")
+        notes.append("no pixel of train has a class")
     absent = [n for n, share in zip(collection.classes, shares, strict=False) if not share]
     if absent:
-        told.append(f"no pixel of train is {' or '.join(absent)}")
-    shares = class_shares(used, collection, ("train", "val"))
+        notes.append(f"no pixel of train is {' or '.join(absent)}")
+    shares = class_shares(usable, collection, ("train", "val"))
     if collection.shares and shares:
-        told += check_order(shares, collection)
-    return told
+        notes += check_order(shares, collection)
+    return notes
 
 
 def class_shares(
@@ -144,37 +149,37 @@ def class_shares(
 def check_order(shares: Sequence[float], collection: Catalog) -> list[str]:
     """Whether the shares of the classes look like another order of classes."""
 
-    def distance(order: Sequence[int], published: Sequence[float]) -> float:
-        return sum(abs(shares[k] - published[i]) for i, k in enumerate(order)) / 2
+    def distance(order: Sequence[int], reference: Sequence[float]) -> float:
+        return sum(abs(shares[k] - reference[i]) for i, k in enumerate(order)) / 2
 
     own = range(len(shares))
-    name, published = min(collection.shares.items(), key=lambda item: distance(own, item[1]))
-    off = distance(own, published)
+    name, reference = min(collection.shares.items(), key=lambda item: distance(own, item[1]))
+    deviation = distance(own, reference)
     # Colours cannot be out of order, values can.
-    if isinstance(collection.coding, ValueCoding) and off > ORDER_DOUBT:
-        best, (other, their) = min(
+    if isinstance(collection.coding, ValueCoding) and deviation > ORDER_DOUBT:
+        best_order, (other, their) = min(
             itertools.product(itertools.permutations(own), collection.shares.items()),
             key=lambda pair: distance(pair[0], pair[1][1]),
         )
-        if distance(best, their) < off / 2:
-            ordered = sorted(enumerate(best), key=lambda pair: pair[1])
-            order = ", ".join(f"{value} = {collection.classes[k]}" for k, value in ordered)
-            return [f"{compared(shares, other, their, collection)}: the labels look like another "
+        if distance(best_order, their) < deviation / 2:
+            ranks = sorted(enumerate(best_order), key=lambda pair: pair[1])
+            order = ", ".join(f"{value} = {collection.classes[k]}" for k, value in ranks)
+            return [f"{comparison(shares, other, their, collection)}: the labels look like another "
                     f"order of classes, perhaps {order}"]  # fmt: skip
-    return [compared(shares, name, published, collection)] if off > FAR_SHARES else []
+    return [comparison(shares, name, reference, collection)] if deviation > FAR_SHARES else []
 
 
-def compared(
-    shares: Sequence[float], name: str, published: Sequence[float], collection: Catalog
+def comparison(
+    shares: Sequence[float], name: str, reference: Sequence[float], collection: Catalog
 ) -> str:
-    measured, expected = (", ".join(f"{100 * s:.1f}" for s in row) for row in (shares, published))
+    measured, expected = (", ".join(f"{100 * s:.1f}" for s in row) for row in (shares, reference))
     return (
         f"class shares {measured} % are far from the published ones of {name}, {expected} % "
         f"({', '.join(collection.classes)})"
     )
 
 
-def report(records: Sequence[dict], collection: Catalog, told: Sequence[str], whole: bool) -> str:
+def report(records: Sequence[dict], collection: Catalog, notes: Sequence[str], whole: bool) -> str:
     """The audit as text: a table of the scenes, if `whole` or they are few, then what to tell."""
     lines = table(records, collection) if whole or len(records) <= MOST_LINES else []
     warnings: dict[str, list[str]] = {}
@@ -182,7 +187,7 @@ def report(records: Sequence[dict], collection: Catalog, told: Sequence[str], wh
         for text in record["warnings"]:
             warnings.setdefault(text, []).append(record["scene"])
     lines += [f"warning: {listing(scenes)}: {text}" for text, scenes in warnings.items()]
-    lines += [f"note: {text}" for text in told]
+    lines += [f"note: {text}" for text in notes]
     lines += [
         f"must not be used: {record['scene']}: {record['refused']}"
         for record in records

@@ -77,22 +77,24 @@ def pair_scenes(
     for name, split in split_of.items():
         if name not in images:
             continue
-        found = {kind: files[name] for kind, files in labels.items() if name in files}
-        missing = [kind for kind in labels if kind not in found]
-        if split == "test" and missing:
+        scene_labels = {kind: files[name] for kind, files in labels.items() if name in files}
+        missing_kinds = [kind for kind in labels if kind not in scene_labels]
+        if split == "test" and missing_kinds:
             # Only labels of train are needed; those of test come later, or never.
-            split = split if found else UNLABELLED
-            notes += [f"{name}: no {kind} label" for kind in missing if found]
-        elif missing:
-            problems.append((name, f"{images[name].name} has no label ({' and '.join(missing)})"))
+            split = split if scene_labels else UNLABELLED
+            notes += [f"{name}: no {kind} label" for kind in missing_kinds if scene_labels]
+        elif missing_kinds:
+            problems.append(
+                (name, f"{images[name].name} has no label ({' and '.join(missing_kinds)})")
+            )
             continue
-        scenes.append(SourceScene(name, split, images[name], found, bands[name]))
-    known = set(images)
-    alone = {
-        file.name for files in labels.values() for name, file in files.items() if name not in known
+        scenes.append(SourceScene(name, split, images[name], scene_labels, bands[name]))
+    names = set(images)
+    orphans = {
+        file.name for files in labels.values() for name, file in files.items() if name not in names
     }
-    if alone:
-        notes.append(f"{listing(sorted(alone))}: a label without a scene; not used")
+    if orphans:
+        notes.append(f"{listing(sorted(orphans))}: a label without a scene; not used")
     absent = [name for name in split_of if name not in images]
     if absent:
         notes.append(

@@ -61,12 +61,12 @@ def read_folder(
     Raises:
         UserError: no images, two images of one name, labels without `classes`, an unclear coding.
     """
-    pictures = [f for f in files if PurePosixPath(f.name).suffix.lower() in ENDINGS]
-    pairs, alone = pair_files(pictures)
+    pictures = [file for file in files if PurePosixPath(file.name).suffix.lower() in ENDINGS]
+    pairs, orphans = pair_files(pictures)
     if not pairs:
         raise UserError(f"no image ({', '.join(ENDINGS)}) among {len(files)} files of --source")
-    labelled = any(label for _, label in pairs.values())
-    notes = [f"{file}: a label without a scene; not used" for file in alone]
+    has_labels = any(label for _, label in pairs.values())
+    notes = [f"{file}: a label without a scene; not used" for file in orphans]
     problems = []
     split_of = assign_folders([image.name for image, _ in pairs.values()], splits, notes)
     scenes: dict[str, SourceScene] = {}
@@ -74,26 +74,26 @@ def read_folder(
         name, split = stem(image.name), split_of.get(image.name)
         if split is None:
             continue
-        if labelled and label is None and split != "test":
+        if has_labels and label is None and split != "test":
             problems.append((name, f"{image.name} has no label"))
             continue
-        split = UNLABELLED if labelled and label is None else split
-        found = {} if label is None else {"full": label}
-        scene = SourceScene(name, split, image, found, BANDS.get(bands))
+        split = UNLABELLED if has_labels and label is None else split
+        scene_labels = {} if label is None else {"full": label}
+        scene = SourceScene(name, split, image, scene_labels, BANDS.get(bands))
         if scene.key in scenes:
             other = scenes[scene.key].image.name
             raise UserError(f"{other} and {image.name} are of one name, as their tiles would be; "
                             "rename one")  # fmt: skip
         scenes[scene.key] = scene
     scenes = list(scenes.values())
-    if labelled and not classes:
+    if has_labels and not classes:
         raise UserError("there are labels, so name their classes in order: --classes A B ...")
     coding = None
-    if labelled and palette is not None:
+    if has_labels and palette is not None:
         coding = ColourCoding(palette)
         if coding.num_classes != len(classes):
             raise UserError(f"--palette: {len(palette)} colours for {len(classes)} classes")
-    elif labelled:
+    elif has_labels:
         labels = [label for scene in scenes for label in scene.labels.values()]
         coding = read_coding(labels, len(classes), label_offset, label_codes, notes)
     elif classes:
@@ -113,13 +113,17 @@ def pair_files(
     """(image, label or None) by the key that both share; and the names of labels left alone."""
     images: dict[str, list[SourceFile]] = defaultdict(list)
     labels: dict[str, list[SourceFile]] = defaultdict(list)
-    beside = defaultdict(list)
+    loose_files = defaultdict(list)
     for file in files:
         path = PurePosixPath(file.name)
         parts = [part.lower() for part in path.parent.parts]
         in_labels = any(map(LABEL_FOLDER.fullmatch, parts))
         in_images = any(map(IMAGE_FOLDER.fullmatch, parts)) and not in_labels
-        rest = [p for p in parts if not LABEL_FOLDER.fullmatch(p) and not IMAGE_FOLDER.fullmatch(p)]
+        rest = [
+            part
+            for part in parts
+            if not LABEL_FOLDER.fullmatch(part) and not IMAGE_FOLDER.fullmatch(part)
+        ]
         suffix = None if in_images else LABEL_SUFFIX.fullmatch(path.stem)
         ending = suffix or (None if in_labels else IMAGE_SUFFIX.fullmatch(path.stem))
         key = "/".join([*rest, ending[1] if ending else path.stem])
@@ -128,8 +132,8 @@ def pair_files(
         elif in_labels or suffix:
             labels[key].append(file)
         else:
-            beside[key].append(file)
-    for key, group in beside.items():
+            loose_files[key].append(file)
+    for key, group in loose_files.items():
         if len(group) == 2 and key not in labels and key not in images:
             group.sort(key=lambda file: ENDINGS.index(PurePosixPath(file.name).suffix.lower()))
             labels[key].append(group.pop())
@@ -140,60 +144,60 @@ def pair_files(
                 f"{' and '.join(file.name for file in group)}: which is the one to take, or which "
                 "the label? Keep one of a kind, or put them into images/ and labels/"
             )
-    alone = sorted(labels[key][0].name for key in labels.keys() - images.keys())
+    orphans = sorted(labels[key][0].name for key in labels.keys() - images.keys())
     pairs = {key: (images[key][0], labels[key][0] if key in labels else None) for key in images}
-    return dict(sorted(pairs.items())), alone
+    return dict(sorted(pairs.items())), orphans
 
 
 def assign_folders(
     images: Sequence[str], splits: Sequence[str], notes: list[str]
 ) -> dict[str, str]:
     """Image -> split, by sub-folder, or by a hash of the scene that a tile is of."""
-    wanted = {text.partition("=")[0]: text.partition("=")[2] for text in splits}
-    strange = sorted(wanted.keys() - {"train", "val", "test"})
+    requests = {text.partition("=")[0]: text.partition("=")[2] for text in splits}
+    strange = sorted(requests.keys() - {"train", "val", "test"})
     if strange:
         raise UserError(f"--splits {strange[0]}: known are train, val, test")
     split_of = {}
     for image in images:
         parts = [part.lower() for part in PurePosixPath(image).parent.parts]
-        named = [SPLITS[part] for part in parts if part in SPLITS]
-        if named:
-            split_of[image] = named[-1]
+        folder_splits = [SPLITS[part] for part in parts if part in SPLITS]
+        if folder_splits:
+            split_of[image] = folder_splits[-1]
     if split_of:
-        lost = [image for image in images if image not in split_of]
-        if lost:
-            raise UserError(f"{lost[0]}: lies in no folder train, val or test as others do")
-        chosen = [text for text, which in wanted.items() if which]
-        if chosen:
-            raise UserError(f"--splits {chosen[0]}=...: the folders say the split already")
+        strays = [image for image in images if image not in split_of]
+        if strays:
+            raise UserError(f"{strays[0]}: lies in no folder train, val or test as others do")
+        conflicts = [text for text, which in requests.items() if which]
+        if conflicts:
+            raise UserError(f"--splits {conflicts[0]}=...: the folders say the split already")
     else:
         scenes = {image: scene_of(stem(image)) or stem(image) for image in images}
-        dealt = dict.fromkeys(scenes.values(), "train")
-        shares = {split: which for split, which in wanted.items() if which} or {"val": "0.1"}
-        named = {}
+        split_by_scene = dict.fromkeys(scenes.values(), "train")
+        shares = {split: which for split, which in requests.items() if which} or {"val": "0.1"}
+        named_images = {}
         by_name = {stem(image): image for image in images}
         start = 0.0  # each share has its own part of the hashes
         for split, which in shares.items():
-            left = [scene for scene, now in dealt.items() if now == "train"]
-            if all(name in by_name and name not in dealt for name in which.split(",")):
-                named |= {by_name[name]: split for name in which.split(",")}
+            remaining = [scene for scene, current in split_by_scene.items() if current == "train"]
+            if all(name in by_name and name not in split_by_scene for name in which.split(",")):
+                named_images |= {by_name[name]: split for name in which.split(",")}
             else:
-                picked = pick_scenes(left, which, f"{split}={which}", start)
+                picks = pick_scenes(remaining, which, f"{split}={which}", start)
                 share = float(which) if SHARE.fullmatch(which) else None
                 start += share or 0
-                if wanted.get(split) and not picked and share != 0:
+                if requests.get(split) and not picks and share != 0:
                     raise UserError(f"--splits {split}={which}: no scene falls to it; name some")
-                dealt |= dict.fromkeys(picked, split)
-        split_of = {image: dealt[scene] for image, scene in scenes.items()} | named
+                split_by_scene |= dict.fromkeys(picks, split)
+        split_of = {image: split_by_scene[scene] for image, scene in scenes.items()} | named_images
         counts = Counter(split_of.values())
         notes.append(
             "no folders train, val, test, so scenes are dealt by a hash of their names: "
-            f"{len(images)} images of {len(dealt)} scenes, "
+            f"{len(images)} images of {len(split_by_scene)} scenes, "
             + ", ".join(f"{split} {count}" for split, count in sorted(counts.items()))
         )
-        if all(wanted.values()):
+        if all(requests.values()):
             return split_of
-    return {name: split for name, split in split_of.items() if not wanted or split in wanted}
+    return {name: split for name, split in split_of.items() if not requests or split in requests}
 
 
 def value_counts(path: Path) -> np.ndarray:
@@ -227,12 +231,12 @@ def read_coding(
     if not counts.any():
         return value_coding(num_classes)  # each scene will be refused by its own fault
     try:
-        coding, said = detect_coding(counts.sum(0), num_classes, "labels of --source")
+        coding, remark = detect_coding(counts.sum(0), num_classes, "labels of --source")
     except UserError as error:
         first = int(np.argmax(counts[:, num_classes:IGNORE].any(1)))
         raise UserError(
             f"{error} (flags: --label_offset -1, --label_codes 0 255; look at {labels[first].name})"
         ) from error
-    if said:
-        notes.append(said)
+    if remark:
+        notes.append(remark)
     return coding

@@ -90,27 +90,29 @@ def potsdam(
     start = r"(?:.*/)?top_potsdam_0?(\d+)_0?(\d+)_"
     images, bands_of, notes = {}, {}, []
     for product, numbers in POTSDAM_BANDS[bands]:
-        found, more = files_by_scene(files, f"{start}{product}{TIFF}", r"\1_\2")
-        images = found | images
-        bands_of = dict.fromkeys(found, numbers) | bands_of
-        notes += more
+        matches, new_notes = files_by_scene(files, f"{start}{product}{TIFF}", r"\1_\2")
+        images = matches | images
+        bands_of = dict.fromkeys(matches, numbers) | bands_of
+        notes += new_notes
     if not images:
-        wanted = " or ".join(f"top_potsdam_*_{product}.tif" for product, _ in POTSDAM_BANDS[bands])
+        file_names = " or ".join(
+            f"top_potsdam_*_{product}.tif" for product, _ in POTSDAM_BANDS[bands]
+        )
         raise UserError(
-            f"no {wanted} among {len(files)} files of --source; --bands {bands} needs it"
+            f"no {file_names} among {len(files)} files of --source; --bands {bands} needs it"
         )
     labels = {}
     for kind in kinds:
         ending = "label" if kind == "full" else "label_noBoundary"
-        labels[kind], more = files_by_scene(files, f"{start}{ending}{TIFF}", r"\1_\2")
-        notes += more
-    scenes, more, problems = pair_scenes(
+        labels[kind], new_notes = files_by_scene(files, f"{start}{ending}{TIFF}", r"\1_\2")
+        notes += new_notes
+    scenes, new_notes, problems = pair_scenes(
         assign_splits(POTSDAM_SPLITS, splits), images, labels, bands_of
     )
     return Catalog(
         "potsdam", CLASSES, PALETTE, BAND_NAMES[bands], 255, ColourCoding(PALETTE), scenes,
         {"Potsdam": POTSDAM_SHARES}, POTSDAM_FAULTS, dict.fromkeys(images, POTSDAM_SIZE), True,
-        notes + more, problems,
+        notes + new_notes, problems,
     )  # fmt: skip
 
 
@@ -131,16 +133,16 @@ def vaihingen(
     if not images:
         raise UserError(f"no top/top_mosaic_09cm_area*.tif among {len(files)} files of --source; "
                         "images must lie in a folder named top")  # fmt: skip
-    elsewhere = rf"(?!(?:.*/)?top/)(?:.*/)?{area}"
+    start = rf"(?!(?:.*/)?top/)(?:.*/)?{area}"
     labels = {}
     for kind in kinds:
         ending = TIFF if kind == "full" else f"_noBoundary{TIFF}"
-        labels[kind], more = files_by_scene(files, elsewhere + ending)
-        notes += more
-    scenes, more, problems = pair_scenes(
+        labels[kind], new_notes = files_by_scene(files, start + ending)
+        notes += new_notes
+    scenes, new_notes, problems = pair_scenes(
         assign_splits(VAIHINGEN_SPLITS, splits), images, labels, dict.fromkeys(images, (1, 2, 3))
     )
     return Catalog(
         "vaihingen", CLASSES, PALETTE, BAND_NAMES["irrg"], 255, ColourCoding(PALETTE), scenes,
-        {"Vaihingen": VAIHINGEN_SHARES}, {}, VAIHINGEN_SIZES, True, notes + more, problems,
+        {"Vaihingen": VAIHINGEN_SHARES}, {}, VAIHINGEN_SIZES, True, notes + new_notes, problems,
     )  # fmt: skip

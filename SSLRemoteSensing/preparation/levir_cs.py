@@ -45,29 +45,29 @@ def levir_cs(
     """
     if list(kinds) != ["full"]:
         raise UserError("--labels: Levir_CS has full labels only")
-    published, images, labels, notes = {}, {}, {}, []
+    names_by_split, images, labels, notes = {}, {}, {}, []
     for part in ("train", "test"):
         start = rf"(?:.*/)?{part}/(?:.*/)?"
-        found, more = files_by_scene(files, rf"{start}([^/]+)_mss\.tiff?")
-        maps, also = files_by_scene(files, rf"{start}([^/]+)_roiMap\.tiff?")
-        twice = sorted(found.keys() & images.keys())
-        if twice:
-            raise UserError(f"scene {twice[0]} is in train and in test; remove one")
-        published[part] = list(found)
-        images |= found
+        matches, new_notes = files_by_scene(files, rf"{start}([^/]+)_mss\.tiff?")
+        maps, map_notes = files_by_scene(files, rf"{start}([^/]+)_roiMap\.tiff?")
+        doubles = sorted(matches.keys() & images.keys())
+        if doubles:
+            raise UserError(f"scene {doubles[0]} is in train and in test; remove one")
+        names_by_split[part] = list(matches)
+        images |= matches
         labels |= maps
-        notes += more + also
+        notes += new_notes + map_notes
     if not images:
         raise UserError(f"no train/mss/*_mss.tiff or test/mss/*_mss.tiff among {len(files)} files "
                         "of --source")  # fmt: skip
-    val = pick_scenes(published["train"], str(VAL_SHARE), "val")
-    published["val"] = sorted(val)
-    published["train"] = [name for name in published["train"] if name not in val]
-    dealt = assign_splits(published, splits)
-    scenes, more, problems = pair_scenes(
-        dealt, images, {"full": labels}, dict.fromkeys(images, BANDS[bands])
+    val = pick_scenes(names_by_split["train"], str(VAL_SHARE), "val")
+    names_by_split["val"] = sorted(val)
+    names_by_split["train"] = [name for name in names_by_split["train"] if name not in val]
+    split_of = assign_splits(names_by_split, splits)
+    scenes, new_notes, problems = pair_scenes(
+        split_of, images, {"full": labels}, dict.fromkeys(images, BANDS[bands])
     )
     return Catalog(
         "levir_cs", CLASSES, PALETTE, BAND_NAMES[bands], SCALE, coding(), scenes,
-        notes=notes + more, problems=problems,
+        notes=notes + new_notes, problems=problems,
     )  # fmt: skip

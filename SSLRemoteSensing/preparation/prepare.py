@@ -55,10 +55,10 @@ def prepare(
         UserError: a folder of other settings, one that cannot be written, an unknown scene.
     """
     names = {scene.name for scene in collection.scenes} | {name for name, _ in collection.problems}
-    strange = sorted(set(leave_out) - names)
-    if strange:
+    unknown_names = sorted(set(leave_out) - names)
+    if unknown_names:
         raise UserError(
-            f"--leave_out {strange[0]}: no such scene; there are {listing(sorted(names), 12)}"
+            f"--leave_out {unknown_names[0]}: no such scene; there are {listing(sorted(names), 12)}"
         )
     if not 0 < stride <= tile:
         raise UserError(f"--stride {stride}: must be 1 to --tile {tile}, so that nothing is left")
@@ -78,8 +78,8 @@ def prepare(
             print(f"{output} is prepared already: {len(scenes)} scenes, nothing left to do")
             return True
         (output / CARD).unlink(missing_ok=True)
-        kept = [json.dumps({"settings": settings}), *map(json.dumps, records.values())]
-        write_text(output / STATE, "\n".join(kept) + "\n")
+        lines = [json.dumps({"settings": settings}), *map(json.dumps, records.values())]
+        write_text(output / STATE, "\n".join(lines) + "\n")
         make_tile_folders(output, scenes)
         if records:
             print(f"going on: {len(records)} of {len(scenes)} scenes are done")
@@ -87,8 +87,8 @@ def prepare(
     job = TilingSettings(
         tile, stride, None if check else output, collection.coding, collection.scale
     )
-    left = [scene for scene in scenes if scene.key not in records]
-    for record in cut_scenes(left, job, workers):
+    remaining = [scene for scene in scenes if scene.key not in records]
+    for record in cut_scenes(remaining, job, workers):
         check_scene(record, collection)
         records[key_of(record)] = record
         if not check and "refused" in record:
@@ -96,24 +96,24 @@ def prepare(
         elif not check:
             add_line(output / STATE, json.dumps(record))
 
-    ordered = [records[scene.key] for scene in scenes]
-    for record in [*refuse_other_bands(ordered), *refuse_other_codes(ordered, collection)]:
+    entries = [records[scene.key] for scene in scenes]
+    for record in [*refuse_other_bands(entries), *refuse_other_codes(entries, collection)]:
         if not check:
             remove_tiles(output, record, settings)
-    ordered += [
+    entries += [
         {"scene": name, "split": "", "labels": {}, "warnings": [], "refused": text}
         for name, text in problems
     ]
-    told = check_scenes(ordered, collection)
+    notes = check_scenes(entries, collection)
     if leave_out:
-        told.append(f"left out as asked: {', '.join(leave_out)}")
-    print(report(ordered, collection, told, whole=check))
-    good = not any("refused" in record for record in ordered)
+        notes.append(f"left out as asked: {', '.join(leave_out)}")
+    print(report(entries, collection, notes, whole=check))
+    is_ready = not any("refused" in record for record in entries)
     if not check:
-        audit = {"settings": settings, "notes": told, "scenes": ordered}
+        audit = {"settings": settings, "notes": notes, "scenes": entries}
         write_text(output / AUDIT, json.dumps(audit, indent=1) + "\n")
-        if good:
-            card = describe(ordered, collection, settings, leave_out) | {"made_by": made_by}
+        if is_ready:
+            card = describe(entries, collection, settings, leave_out) | {"made_by": made_by}
             write_text(output / CARD, json.dumps(card, indent=1) + "\n")
             (output / STATE).unlink()
             tiles = ", ".join(f"{split} {count}" for split, count in card["tiles"].items())
@@ -123,7 +123,7 @@ def prepare(
                 f"{output} is not ready: mend the scenes named above, or --leave_out them, and run "
                 "the command again; what is done is kept"
             )
-    return good
+    return is_ready
 
 
 def add_line(path: Path, line: str) -> None:
@@ -144,28 +144,28 @@ def resume_records(output: Path, settings: dict, scenes: Sequence[SourceScene]) 
         if (output / "images").exists() and any((output / "images").iterdir()):
             raise UserError(f"--output {output}: has images, but not by this tool; name another")
         return {}
-    differing = [key for key in settings | old if old.get(key) != settings.get(key)]
-    if differing:
-        key = differing[0]
+    changes = [key for key in settings | old if old.get(key) != settings.get(key)]
+    if changes:
+        key = changes[0]
         raise UserError(
             f"--output {output}: was begun with {key} {old.get(key)!r}, now {settings.get(key)!r}; "
             "name another folder, or remove this one"
         )
-    there = tile_names(output)
-    wanted = {scene.key: scene for scene in scenes}
-    kept, in_place = {}, set()
+    existing = tile_names(output)
+    scene_by_key = {scene.key: scene for scene in scenes}
+    current_records, current_files = {}, set()
     for key, record in records.items():
         files = tile_files(record, settings)
-        if key in wanted and is_current(record, wanted[key]) and files <= there:
-            kept[key] = record
-            in_place |= files
+        if key in scene_by_key and is_current(record, scene_by_key[key]) and files <= existing:
+            current_records[key] = record
+            current_files |= files
     # What else is there is of scenes that changed, are no longer wanted, or were half done.
-    rest = [name for name in there - in_place if TILE_NAME.fullmatch(name)]
-    if rest or len(kept) < len(records):
+    leftovers = [name for name in existing - current_files if TILE_NAME.fullmatch(name)]
+    if leftovers or len(current_records) < len(records):
         (output / CARD).unlink(missing_ok=True)
-    for name in rest:
+    for name in leftovers:
         (output / name).unlink()
-    return kept
+    return current_records
 
 
 def is_current(record: dict, scene: SourceScene) -> bool:
@@ -183,18 +183,18 @@ def read_state(output: Path) -> tuple[dict | None, dict[str, dict]]:
         if (output / STATE).is_file():
             lines = (output / STATE).read_text().splitlines()
             settings = json.loads(lines[0])["settings"]
-            found = []
+            entries = []
             for line in lines[1:]:
                 try:
-                    found.append(json.loads(line))
+                    entries.append(json.loads(line))
                 except ValueError:  # the line that was being written when the run was stopped
                     break
         elif (output / CARD).is_file():
             audit = json.loads((output / AUDIT).read_text())
-            settings, found = audit["settings"], audit["scenes"]
+            settings, entries = audit["settings"], audit["scenes"]
         else:
             return None, {}
-        return settings, {key_of(r): r for r in found if "refused" not in r}
+        return settings, {key_of(r): r for r in entries if "refused" not in r}
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(
             f"--output {output}: what an earlier run left there is damaged ({error}); remove it"
@@ -216,11 +216,11 @@ def tile_files(record: dict, settings: dict) -> set[str]:
 
 def tile_names(output: Path) -> set[str]:
     """Every file below images/ and the folders of labels, relative to `output`."""
-    found = set()
+    names = set()
     for kind in ("images", *LABEL_FOLDERS.values()):
         for folder in (output / kind).glob("*/"):
-            found.update(f"{kind}/{folder.name}/{name}" for name in os.listdir(folder))
-    return found
+            names.update(f"{kind}/{folder.name}/{name}" for name in os.listdir(folder))
+    return names
 
 
 def remove_tiles(output: Path, record: dict, settings: dict) -> None:
@@ -235,28 +235,32 @@ def refuse_other_bands(records: Sequence[dict]) -> list[dict]:
     if len(kinds) < 2:
         return []
     (count, dtype), _ = kinds.most_common(1)[0]
-    odd = [r for r in records if "refused" not in r and (r["bands"], r["dtype"]) != (count, dtype)]
-    for record in odd:
+    others = [
+        r for r in records if "refused" not in r and (r["bands"], r["dtype"]) != (count, dtype)
+    ]
+    for record in others:
         record["refused"] = (
             f"has {record['bands']} bands of {record['dtype']} where most scenes have {count} of "
             f"{dtype}; see --bands, or convert it"
         )
-    return odd
+    return others
 
 
 def refuse_other_codes(records: Sequence[dict], collection: Catalog) -> list[dict]:
     """Mark and return the records whose labels are coded otherwise than those of the most."""
     families = getattr(collection.coding, "families", None) or ()
-    used = [r for r in records if "refused" not in r and r["labels"]]
+    candidates = [r for r in records if "refused" not in r and r["labels"]]
     values = {r["scene"]: {v for label in r["labels"].values() for v in label["values"]}
-              for r in used} if families else {}  # fmt: skip
+              for r in candidates} if families else {}  # fmt: skip
     if not values or any(set().union(*values.values()) <= set(family) for family in families):
         return []
-    usual = max(families, key=lambda f: sum(seen <= set(f) for seen in values.values()))
-    odd = [r for r in used if not values[r["scene"]] <= set(usual)]
-    for record in odd:
-        record["refused"] = f"values {sorted(values[record['scene']])} where others have {usual}"
-    return odd
+    usual_codes = max(families, key=lambda f: sum(codes <= set(f) for codes in values.values()))
+    others = [r for r in candidates if not values[r["scene"]] <= set(usual_codes)]
+    for record in others:
+        record["refused"] = (
+            f"values {sorted(values[record['scene']])} where others have {usual_codes}"
+        )
+    return others
 
 
 def key_of(record: dict) -> str:

@@ -73,12 +73,12 @@ def prepare_request(request: Request, made_by: Sequence[str]) -> bool:
     settings |= {"labels": request.labels, "splits": request.splits}
     settings |= request.of_folders if request.set == "folder" else {}
     cv2.setNumThreads(1)  # --workers are the threads
-    made = {"command": made_by, "versions": versions()}
+    origin = {"command": made_by, "versions": versions()}
     workers = os.cpu_count() if request.workers is None else request.workers
     try:
         return prepare(
             catalog, Path(request.output or "."), settings, request.tile, stride, workers,
-            request.leave_out, request.check, made,
+            request.leave_out, request.check, origin,
         )  # fmt: skip
     except OSError as error:
         raise UserError(f"--output {request.output}: {error}") from error
@@ -104,14 +104,14 @@ def open_catalog(request: Request, bands: str | None) -> Catalog:
     Raises:
         UserError: what is there is not the data set, or flags that are not for it.
     """
-    files, own = list_files(request.source), request.of_folders
+    files, options = list_files(request.source), request.of_folders
     if request.set == "folder":
         if request.labels != "full":
             raise UserError("--labels: a folder of your own has one kind of labels")
-        return read_folder(files, bands, request.splits, **own)
-    given = [key for key, value in own.items() if value not in (None, [])]
-    if given:
-        raise UserError(f"--{given[0]}: is for prepare.py folder; {request.set} has its own")
+        return read_folder(files, bands, request.splits, **options)
+    flags = [key for key, value in options.items() if value not in (None, [])]
+    if flags:
+        raise UserError(f"--{flags[0]}: is for prepare.py folder; {request.set} has its own")
     kinds = ("full", "eroded") if request.labels == "both" else (request.labels,)
     return PUBLISHED[request.set](files, bands, kinds, request.splits)
 

@@ -48,14 +48,14 @@ class SourceFile:
             yield self.path
             return
         with tempfile.TemporaryDirectory(prefix="prepare_") as folder:
-            unpacked = Path(folder) / self.file_name
+            copy = Path(folder) / self.file_name
             try:
                 with zipfile.ZipFile(self.path) as archive:
                     self.require_room(archive, folder)
                     for member in (self.member, *self.beside):
-                        to = Path(folder) / PurePosixPath(member).name
-                        with archive.open(member) as packed, to.open("wb") as file:
-                            shutil.copyfileobj(packed, file, 1 << 20)
+                        target = Path(folder) / PurePosixPath(member).name
+                        with archive.open(member) as contents, target.open("wb") as file:
+                            shutil.copyfileobj(contents, file, 1 << 20)
             except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
                 raise UnreadableImage(
                     f"{self.name}: cannot be unpacked ({error}); download the zip file again"
@@ -65,7 +65,7 @@ class SourceFile:
                     f"{self.name}: cannot be unpacked to {folder} ({error.strerror}); make room "
                     "there, or set TMPDIR"
                 ) from error
-            yield unpacked
+            yield copy
 
     def require_room(self, archive: zipfile.ZipFile, folder: str) -> None:
         """Raise `UnreadableImage` where `folder` has no room for what the archive says it holds.
@@ -100,7 +100,7 @@ def list_files(source: str | Path) -> list[SourceFile]:
         return sorted(zip_members(source, ""), key=lambda file: file.name)
     if not source.is_dir():
         raise UserError(f"--source {source}: no such folder or zip file")
-    found = []
+    files = []
     for folder, names in list_folders(source):
         for name in (folder + name for name in names):
             if is_hidden(name):
@@ -108,7 +108,7 @@ def list_files(source: str | Path) -> list[SourceFile]:
             path = source / name
             if path.suffix.lower() == ".zip":
                 try:
-                    found += zip_members(path, f"{name}/")
+                    files += zip_members(path, f"{name}/")
                 except UserError as error:  # what is needed may lie beside it, unzipped
                     print(f"left out: {error}", file=sys.stderr)
             else:
@@ -119,8 +119,8 @@ def list_files(source: str | Path) -> list[SourceFile]:
                         f"{path}: cannot be read ({error.strerror}); mend or remove it"
                     ) from error
                 stamp = (status.st_size, status.st_mtime_ns)
-                found.append(SourceFile(name, path, None, stamp))
-    return sorted(found, key=lambda file: file.name)
+                files.append(SourceFile(name, path, None, stamp))
+    return sorted(files, key=lambda file: file.name)
 
 
 def zip_members(path: Path, prefix: str) -> list[SourceFile]:
@@ -129,12 +129,14 @@ def zip_members(path: Path, prefix: str) -> list[SourceFile]:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError) as error:
         raise UserError(f"{path}: no readable zip file ({error}); download it again") from error
-    nested = [m.filename for m in members if m.filename.lower().endswith(".zip")]
-    if nested:
-        raise UserError(f"{path}: holds another zip file, {nested[0]}; unzip the outer one first")
-    locked = [member.filename for member in members if member.flag_bits & 1]
-    if locked:
-        raise UserError(f"{path}: {locked[0]} asks for a password; unzip it first")
+    inner_zips = [member.filename for member in members if member.filename.lower().endswith(".zip")]
+    if inner_zips:
+        raise UserError(
+            f"{path}: holds another zip file, {inner_zips[0]}; unzip the outer one first"
+        )
+    locked_members = [member.filename for member in members if member.flag_bits & 1]
+    if locked_members:
+        raise UserError(f"{path}: {locked_members[0]} asks for a password; unzip it first")
     names = {member.filename for member in members}
 
     def beside(name: str) -> tuple[str, ...]:

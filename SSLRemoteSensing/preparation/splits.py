@@ -24,23 +24,23 @@ def files_by_scene(
         match = re.fullmatch(pattern, file.name, re.IGNORECASE)
         if match:
             folders[file.folder].setdefault(match.expand(name), file)
-    found: dict[str, SourceFile] = {}
+    matches: dict[str, SourceFile] = {}
     notes = []
     for folder, scenes in sorted(folders.items(), key=lambda item: (-len(item[1]), item[0])):
-        again = [scene for scene in scenes if scene in found]
-        if again:
-            other = found[again[0]].folder
-            notes.append(f"{folder}: {len(again)} scenes are also in {other}, which is taken")
-        found = scenes | found
-    return found, notes
+        doubles = [scene for scene in scenes if scene in matches]
+        if doubles:
+            other = matches[doubles[0]].folder
+            notes.append(f"{folder}: {len(doubles)} scenes are also in {other}, which is taken")
+        matches = scenes | matches
+    return matches, notes
 
 
-def assign_splits(splits: dict[str, Sequence[str]], wanted: Sequence[str]) -> dict[str, str]:
-    """Scene -> split, as published unless `wanted` says otherwise.
+def assign_splits(splits: dict[str, Sequence[str]], requests: Sequence[str]) -> dict[str, str]:
+    """Scene -> split, as published unless `requests` say otherwise.
 
     Args:
         splits: the published splits.
-        wanted: the splits to prepare; 'val=2_10,3_10' names the validation scenes, taken from
+        requests: the splits to prepare; 'val=2_10,3_10' names the validation scenes, taken from
             train, 'val=0.2' takes that share of train by a hash of the scene's name.
 
     Raises:
@@ -48,9 +48,9 @@ def assign_splits(splits: dict[str, Sequence[str]], wanted: Sequence[str]) -> di
     """
     split_of = {scene: split for split, scenes in splits.items() for scene in scenes}
     train = [scene for scene, split in split_of.items() if split in ("train", "val")]
-    bare = any("=" not in text for text in wanted)  # 'val=0.2' alone leaves train and test
-    chosen = [text.partition("=")[0] for text in wanted] if bare else list(splits)
-    for text in wanted:
+    bare = any("=" not in text for text in requests)  # 'val=0.2' alone leaves train and test
+    names = [text.partition("=")[0] for text in requests] if bare else list(splits)
+    for text in requests:
         split, equals, which = text.partition("=")
         if split not in splits:
             raise UserError(f"--splits {text}: known are {', '.join(splits)}")
@@ -60,15 +60,15 @@ def assign_splits(splits: dict[str, Sequence[str]], wanted: Sequence[str]) -> di
             raise UserError(
                 f"--splits {text}: only val can be chosen; train and test are published"
             )
-        picked = pick_scenes(train, which, text)
-        split_of |= {scene: "val" if scene in picked else "train" for scene in train}
-    return {scene: split for scene, split in split_of.items() if split in chosen}
+        validation = pick_scenes(train, which, text)
+        split_of |= {scene: "val" if scene in validation else "train" for scene in train}
+    return {scene: split for scene, split in split_of.items() if split in names}
 
 
 def pick_scenes(scenes: Sequence[str], which: str, text: str, start: float = 0.0) -> set[str]:
     """Of `scenes`, those named in 'a,b,c', or a share: a hash in [start, start + share)."""
     if which not in scenes and SHARE.fullmatch(which):
-        return {s for s in scenes if start <= name_hash(s) < start + float(which)}
+        return {scene for scene in scenes if start <= name_hash(scene) < start + float(which)}
     names = {name for name in which.split(",") if name}
     strange = sorted(names - set(scenes))
     if strange or not names:

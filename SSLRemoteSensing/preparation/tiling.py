@@ -64,17 +64,17 @@ def open_image(path: Path, bands: tuple[int, ...] | None) -> Iterator[Strips]:
             if source.palette is not None or source.is_cmyk:
                 yield require_whole(pick_bands(read_image(path, 3), bands, path))
                 return
-            keep = list(bands or source.data_bands)
-            require_bands(keep, source.count, path)
+            numbers = list(bands or source.data_bands)
+            require_bands(numbers, source.count, path)
             # A band called alpha may be near infrared; it masks only where nobody asked for bands.
-            masked = source.has_nodata or (bands is None and source.has_alpha)
+            has_mask = source.has_nodata or (bands is None and source.has_alpha)
 
             def rows(y: int, height: int) -> tuple[np.ndarray, np.ndarray | None]:
-                return source.rows(keep, y, height), source.mask(y, height) if masked else None
+                return source.rows(numbers, y, height), source.mask(y, height) if has_mask else None
 
             yield Strips(
-                source.height, source.width, len(keep), source.dtype, rows, source.crs,
-                source.transform, ALPHA if source.has_alpha else "nodata value or mask", keep,
+                source.height, source.width, len(numbers), source.dtype, rows, source.crs,
+                source.transform, ALPHA if source.has_alpha else "nodata value or mask", numbers,
             )  # fmt: skip
     else:  # which GDAL would read with grey in place of what is missing
         yield replace(
@@ -109,10 +109,10 @@ def open_label(path: Path, planes: int) -> Iterator[Strips]:
                     f"label {path}: has {source.count} bands, expected "
                     + ("colours R, G, B" if planes == 3 else "one band of class values")
                 )
-            keep = list(range(1, planes + 1))
+            numbers = list(range(1, planes + 1))
             yield Strips(
                 source.height, source.width, planes, source.dtype,
-                lambda y, height: (source.rows(keep, y, height), None), source.crs,
+                lambda y, height: (source.rows(numbers, y, height), None), source.crs,
                 source.transform,
             )  # fmt: skip
     else:
@@ -144,7 +144,7 @@ def tile_scene(scene: SourceScene, job: TilingSettings) -> dict:
     files = {"image": scene.image} | scene.labels
     record["stamps"] = {file.name: list(file.stamp) for file in files.values()}
     record["kinds"] = sorted(scene.labels)
-    written: list[Path] = []
+    tile_paths: list[Path] = []
     places: dict[str, str] = {}
     try:
         with ExitStack() as stack:
@@ -154,18 +154,20 @@ def tile_scene(scene: SourceScene, job: TilingSettings) -> dict:
                 record["sources"][file.name] = sha256(paths[key])
             image = stack.enter_context(open_image(paths.pop("image"), scene.bands))
             planes = job.coding.planes if job.coding else 1
-            labels = {k: stack.enter_context(open_label(p, planes)) for k, p in paths.items()}
-            tile_strips(scene, image, labels, job, record, written)
+            labels = {
+                kind: stack.enter_context(open_label(path, planes)) for kind, path in paths.items()
+            }
+            tile_strips(scene, image, labels, job, record, tile_paths)
     except UnreadableImage as error:
         text = str(error)
         for path, name in places.items():  # a member of a zip was read under another name
             text = text.replace(path, name)
         record["refused"] = text
     except BaseException:
-        remove_files(written)
+        remove_files(tile_paths)
         raise
     if "refused" in record:
-        remove_files(written)
+        remove_files(tile_paths)
     return record
 
 
@@ -175,7 +177,7 @@ def tile_strips(
     labels: dict[str, Strips],
     job: TilingSettings,
     record: dict,
-    written: list[Path],
+    tile_paths: list[Path],
 ) -> None:
     height, width = image.height, image.width
     record |= {
@@ -193,9 +195,9 @@ def tile_strips(
         return
     depth = 256 if image.dtype == np.uint8 else 65536
     counts = np.zeros((image.bands, depth), np.int64)
-    coded = dict.fromkeys(labels, 0)
+    tallies = dict.fromkeys(labels, 0)
     strangers = {kind: Counter() for kind in labels}
-    masked = 0
+    masked_pixels = 0
     fresh_from = 0  # rows above were counted in the strip before
     columns = positions(width, job.tile, job.stride)
     for y in positions(height, job.tile, job.stride):
@@ -204,39 +206,39 @@ def tile_strips(
         planes, mask = image.rows(y, job.tile)
         skip = fresh_from - y
         fresh_from = y + job.tile
-        known = None if mask is None else mask[skip:]
-        masked += 0 if known is None else int((known == 0).sum())
+        new_mask = None if mask is None else mask[skip:]
+        masked_pixels += 0 if new_mask is None else int((new_mask == 0).sum())
         for band, plane in enumerate(planes):
-            counts[band] += histogram(plane[skip:], depth, known)
+            counts[band] += histogram(plane[skip:], depth, new_mask)
         maps = {}
         for kind, label in labels.items():
-            coloured = label.rows(y, job.tile)[0]
-            if coloured.dtype != np.uint8:
-                coloured = to_uint8_values(coloured, scene.labels[kind].name)
-            maps[kind], found = job.coding.decode(coloured)
-            fresh = coloured[:, skip:]
+            strip = label.rows(y, job.tile)[0]
+            if strip.dtype != np.uint8:
+                strip = to_uint8_values(strip, scene.labels[kind].name)
+            maps[kind], tally = job.coding.decode(strip)
+            new_rows = strip[:, skip:]
             if mask is not None:
                 maps[kind][mask == 0] = IGNORE
-                fresh = fresh[:, known > 0][:, None]
+                new_rows = new_rows[:, new_mask > 0][:, None]
             if skip or mask is not None:
-                found = job.coding.decode(fresh)[1] if fresh.size else found * 0
-            coded[kind] = coded[kind] + found
-            if job.coding.planes == 3 and found[16:].any():
-                strangers[kind] += job.coding.strangers(fresh)
+                tally = job.coding.decode(new_rows)[1] if new_rows.size else tally * 0
+            tallies[kind] = tallies[kind] + tally
+            if job.coding.planes == 3 and tally[16:].any():
+                strangers[kind] += job.coding.strangers(new_rows)
                 strangers[kind] = Counter(dict(strangers[kind].most_common(STRANGERS)))
         if job.output is not None:
-            write_strip(scene, planes, maps, y, columns, image, job, written)
+            write_strip(scene, planes, maps, y, columns, image, job, tile_paths)
     if not counts.any():
         record["refused"] = f"{scene.image.name}: no pixel of it holds data"
         return
     record["tiles"] = len(columns) * len(positions(height, job.tile, job.stride))
-    record |= {"masked": masked, "mask": image.mask}
-    apart = [scene.labels[kind].name for kind, label in labels.items() if lie_apart(image, label)]
-    record["apart"] = apart[0] if apart else None
+    record |= {"masked": masked_pixels, "mask": image.mask}
+    strays = [scene.labels[kind].name for kind, label in labels.items() if lie_apart(image, label)]
+    record["apart"] = strays[0] if strays else None
     record["sums"] = [band_sums(values, job.scale or 255) for values in counts]
     for kind in labels:
-        summary = job.coding.summary(coded[kind])
-        summary["not_scored"] += masked
+        summary = job.coding.summary(tallies[kind])
+        summary["not_scored"] += masked_pixels
         if strangers[kind]:
             colour, pixels = strangers[kind].most_common(1)[0]
             summary["stranger"] = [list(colour), pixels]
@@ -283,7 +285,7 @@ def write_strip(
     columns: list[int],
     image: Strips,
     job: TilingSettings,
-    written: list[Path],
+    tile_paths: list[Path],
 ) -> None:
     """The tiles of one row of windows: PNG for grey and colour of 8 bits, or else TIFF."""
     folder = job.output / "images" / scene.split
@@ -293,14 +295,14 @@ def write_strip(
     for x in columns:
         name = f"{scene.name}_{y}_{x}"
         if as_png:
-            write_tile(folder / f"{name}.png", encode_png(pixels[:, x : x + job.tile]), written)
+            write_tile(folder / f"{name}.png", encode_png(pixels[:, x : x + job.tile]), tile_paths)
         else:
             place = image.transform and moved_transform(image.transform, x, y)
             tile = encode_tiff(pixels[:, :, x : x + job.tile], image.crs, place)
-            write_tile(folder / f"{name}.tif", tile, written)
+            write_tile(folder / f"{name}.tif", tile, tile_paths)
         for kind, classes in maps.items():
             labels = job.output / LABEL_FOLDERS[kind] / scene.split
-            write_tile(labels / f"{name}.png", encode_png(classes[:, x : x + job.tile]), written)
+            write_tile(labels / f"{name}.png", encode_png(classes[:, x : x + job.tile]), tile_paths)
 
 
 def is_png(dtype: np.dtype | str, bands: int) -> bool:
@@ -318,8 +320,8 @@ def encode_png(pixels: np.ndarray) -> bytes:
     return cv2.imencode(".png", pixels)[1].tobytes()
 
 
-def write_tile(path: Path, data: bytes, written: list[Path]) -> None:
-    written.append(path)
+def write_tile(path: Path, data: bytes, tile_paths: list[Path]) -> None:
+    tile_paths.append(path)
     try:
         path.write_bytes(data)
     except OSError as error:

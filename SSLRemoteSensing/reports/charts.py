@@ -13,10 +13,10 @@ KINDS = ("fill", "other")  # of bars, by their colour
 
 
 def line_chart(
-    title: str, points: Sequence[tuple[float, float]], unit: str, marked: float | None = None
+    title: str, points: Sequence[tuple[float, float]], unit: str, dot_step: float | None = None
 ) -> Markup:
-    """Values over steps; a dot at the step `marked`. Many points are drawn as means of some."""
-    drawn = thinned(points)
+    """Values over steps; a dot at the step `dot_step`. Many points are drawn as means of some."""
+    curve = thinned(points)
     ticks = nice_ticks(min(y for _, y in points), max(y for _, y in points))
     low, high = ticks[0], ticks[-1]
     last = max(x for x, _ in points) or 1
@@ -28,20 +28,20 @@ def line_chart(
         )
 
     parts = [*y_axis(ticks, place), *x_axis(step_ticks(last), place, low)]
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in drawn))
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in curve))
     parts.append(tag("polyline", points=path, class_="line"))
-    known = dict(points)
-    chosen = ""
+    value_at = dict(points)
+    dot = ""
     if len(points) == 1:
-        marked = points[0][0] if marked is None else marked
-    if marked in known:
-        x, y = place(marked, known[marked])
-        words = f"{known[marked]:.4g} at step {marked:,}"
+        dot_step = points[0][0] if dot_step is None else dot_step
+    if dot_step in value_at:
+        x, y = place(dot_step, value_at[dot_step])
+        words = f"{value_at[dot_step]:.4g} at step {dot_step:,}"
         parts.append(tag("circle", tag("title", words), cx=f"{x:.1f}", cy=f"{y:.1f}", r=5,
                          class_="dot"))  # fmt: skip
-        chosen = f"; dot: {words}"
-    label = f"{title}: from {points[0][1]:.4g} to {points[-1][1]:.4g} over {last:,} steps{chosen}"
-    return figure(title, unit + chosen, label, parts, HEIGHT)
+        dot = f"; dot: {words}"
+    label = f"{title}: from {points[0][1]:.4g} to {points[-1][1]:.4g} over {last:,} steps{dot}"
+    return figure(title, unit + dot, label, parts, HEIGHT)
 
 
 def histogram(title: str, shares: Sequence[float], unit: str) -> Markup:
@@ -49,22 +49,22 @@ def histogram(title: str, shares: Sequence[float], unit: str) -> Markup:
     counts = [0] * 20
     for share in shares:
         counts[min(19, int(share * 20))] += 1
-    used = max(place for place, count in enumerate(counts) if count) + 1
-    used = min(20, -(-used // 4) * 4)
+    bins = max(place for place, count in enumerate(counts) if count) + 1
+    bins = min(20, -(-bins // 4) * 4)
     ticks = [tick for tick in nice_ticks(0, max(counts)) if tick == int(tick)]
     high = ticks[-1]
 
     def place(x: float, y: float) -> tuple[float, float]:
         return (
-            LEFT + (WIDTH - LEFT - RIGHT) * x / used,
+            LEFT + (WIDTH - LEFT - RIGHT) * x / bins,
             TOP + (HEIGHT - TOP - BOTTOM) * (high - y) / high,
         )
 
     parts = y_axis(ticks, place)
-    for number in range(0, used + 1, 4 if used > 8 else 2):
+    for number in range(0, bins + 1, 4 if bins > 8 else 2):
         x, y = place(number, 0)
-        parts.append(text(x, y + 16, f"{5 * number} %", "end" if number == used else "middle"))
-    for number, count in enumerate(counts[:used]):
+        parts.append(text(x, y + 16, f"{5 * number} %", "end" if number == bins else "middle"))
+    for number, count in enumerate(counts[:bins]):
         if count:
             (x, y), (right, bottom) = place(number, count), place(number + 1, 0)
             words = f"{5 * number} to {5 * number + 5} %: {count} tiles"
@@ -76,28 +76,30 @@ def histogram(title: str, shares: Sequence[float], unit: str) -> Markup:
 def share_bars(title: str, names: Sequence[str], series: dict[str, Sequence[float]]) -> Markup:
     """Horizontal bars of shares (0..1), for each name one of each of at most two series."""
     thick = 10
-    each = 18 + len(series) * (thick + 4) + 8
+    row_height = 18 + len(series) * (thick + 4) + 8
     high = max((value for values in series.values() for value in values), default=1) or 1
     parts = []
     for number, name in enumerate(names):
-        y = number * each
+        y = number * row_height
         parts.append(text(0, y + 13, short(name), "start", name))
-        for place, (of, values) in enumerate(series.items()):
+        for place, (series_name, values) in enumerate(series.items()):
             top = y + 18 + place * (thick + 4)
             width = max(1.0, (WIDTH - 62) * values[number] / high)
-            words = f"{name}, {of}: {100 * values[number]:.2f} %"
+            words = f"{name}, {series_name}: {100 * values[number]:.2f} %"
             parts.append(rectangle(0, top, width, thick, KINDS[place], words))
             parts.append(text(width + 6, top + thick - 0.5, f"{100 * values[number]:.1f} %"))
-    told = "; ".join(
-        f"{of} "
-        + ", ".join(f"{name} {100 * v:.1f} %" for name, v in zip(names, values, strict=True))
-        for of, values in series.items()
+    summary = "; ".join(
+        f"{series_name} "
+        + ", ".join(
+            f"{name} {100 * value:.1f} %" for name, value in zip(names, values, strict=True)
+        )
+        for series_name, values in series.items()
     )
     key = [
-        join([tag("span", class_=f"swatch {kind}"), of, " "])
-        for kind, of in zip(KINDS, series, strict=False)
+        join([tag("span", class_=f"swatch {kind}"), series_name, " "])
+        for kind, series_name in zip(KINDS, series, strict=False)
     ]
-    return figure(title, join(key), f"{title}: {told}", parts, max(1, len(names)) * each)
+    return figure(title, join(key), f"{title}: {summary}", parts, max(1, len(names)) * row_height)
 
 
 def figure(title: str, unit: object, label: str, parts: Sequence[Markup], height: int) -> Markup:
@@ -113,8 +115,8 @@ def y_axis(ticks: Sequence[float], place) -> list[Markup]:
     for tick in ticks:
         _, y = place(0, tick)
         parts.append(line(LEFT, y, WIDTH - RIGHT, y))
-        shown = f"{tick:g}" if digits > 4 else f"{tick:,.{digits}f}"
-        parts.append(text(LEFT - 6, y + 4, shown, "end"))
+        label = f"{tick:g}" if digits > 4 else f"{tick:,.{digits}f}"
+        parts.append(text(LEFT - 6, y + 4, label, "end"))
     return parts
 
 
@@ -141,14 +143,14 @@ def rectangle(
     x: float, y: float, width: float, height: float, class_: str, title: str
 ) -> Markup:  # fmt: skip
     sides = {"x": x, "y": y, "width": max(0.5, width), "height": max(0.5, height)}
-    given = {key: f"{value:.1f}" for key, value in sides.items()}
-    return tag("rect", tag("title", title), class_=class_, **given)
+    attributes = {key: f"{value:.1f}" for key, value in sides.items()}
+    return tag("rect", tag("title", title), class_=class_, **attributes)
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """At most `MOST` points, each the mean of as many that follow each other."""
-    each = -(-len(points) // MOST)
-    groups = [points[start : start + each] for start in range(0, len(points), each)]
+    size = -(-len(points) // MOST)
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
     return [tuple(sum(values) / len(group) for values in zip(*group, strict=True))
             for group in groups]  # fmt: skip
 

@@ -43,9 +43,9 @@ class Example:
             return ""
         pairs = self.label[wrong].astype(np.int64) * len(names) + self.classes[wrong]
         counts = np.bincount(pairs, minlength=len(names) ** 2)
-        label, found = divmod(int(counts.argmax()), len(names))
+        label, prediction = divmod(int(counts.argmax()), len(names))
         share = percent(counts.max() / wrong.sum())
-        return f"{share} % of them {names[label]} taken for {names[found]}"
+        return f"{share} % of them {names[label]} taken for {names[prediction]}"
 
 
 def look_at(
@@ -85,15 +85,17 @@ def predict_part(
         predict, lambda y, count: scene.image.rows(top + y, count)[:, left:right],
         below - top, right - left, window, overlap, settings.batch_size, device,
     )  # fmt: skip
-    found = torch.cat([strip.argmax(0).to(torch.uint8).cpu() for _, strip in strips])
+    classes = torch.cat([strip.argmax(0).to(torch.uint8).cpu() for _, strip in strips])
     rows, columns = place.y - top, place.x - left
-    return found[rows : rows + place.height, columns : columns + place.width].numpy()
+    return classes[rows : rows + place.height, columns : columns + place.width].numpy()
 
 
 def reach(length: int, window: int, step: int, low: int, high: int) -> tuple[int, int]:
     """From where to where the windows reach that touch `low` to `high` along an axis."""
     window = min(window, length)
-    starts = [at for at in positions(length, window, step) if at < high and at + window > low]
+    starts = [
+        start for start in positions(length, window, step) if start < high and start + window > low
+    ]
     return starts[0], starts[-1] + window
 
 
@@ -120,7 +122,7 @@ def file_name(name: str, root: Path) -> str:
 
 
 def tiles_section(
-    ranked: RankedTile,
+    ranking: RankedTile,
     examples: dict[Place, Example],
     classes: Sequence[str],
     palette: Sequence,
@@ -132,60 +134,60 @@ def tiles_section(
         bands: names of the image's, where they are known.
     """
     pictures = draw(list(examples.values()), palette)
-    count = "1 tile" if ranked.of == 1 else f"{ranked.of:,} tiles"
-    said = f"Ranked by the share of wrong pixels among those scored: {count}."
-    if ranked.left_out:
-        said += f" Not ranked, less than a tenth of their pixels scored: {ranked.left_out:,}."
-    channels = {one.image.shape[2] for one in examples.values()}
-    said += "".join(bands_shown(bands, count) for count in channels)
+    count = "1 tile" if ranking.of == 1 else f"{ranking.of:,} tiles"
+    note = f"Ranked by the share of wrong pixels among those scored: {count}."
+    if ranking.left_out:
+        note += f" Not ranked, less than a tenth of their pixels scored: {ranking.left_out:,}."
+    channels = {example.image.shape[2] for example in examples.values()}
+    note += "".join(bands_shown(bands, count) for count in channels)
     parts = [legend(classes, palette)]
-    for group, places in ranked.groups.items():
+    for group, places in ranking.groups.items():
         parts.append(tag("h3", "All tiles" if group == "all" else f"The {group}", class_="group"))
         for place in places:
             parts.append(tile(examples[place], pictures[place], group, classes))
-    return section("Best, median and worst tiles", *parts, note=said)
+    return section("Best, median and worst tiles", *parts, note=note)
 
 
 def bands_shown(names: Sequence[str] | None, count: int) -> str:
     """Which of `count` bands a picture shows, in words; empty where it is plain."""
     if count == 2:
         return " Of two bands the first is shown."
-    known = names if names and not any(name.startswith("band ") for name in names) else None
-    if known and len(set(known)) == count >= 3:
-        shown = tuple(known[:3])
-        return "" if shown == RGB else f" {', '.join(shown).capitalize()} are shown as {WORDS}."
+    band_names = names if names and not any(name.startswith("band ") for name in names) else None
+    if band_names and len(set(band_names)) == count >= 3:
+        first = tuple(band_names[:3])
+        return "" if first == RGB else f" {', '.join(first).capitalize()} are shown as {WORDS}."
     return f" Of {count} bands the first three are shown as {WORDS}." if count > 3 else ""
 
 
 def draw(examples: Sequence[Example], palette: Sequence) -> dict[Place, list[bytes]]:
     """Image, label, map and errors of each, as large as all together may be."""
     for side in SIDES:
-        drawn = {
-            one.place: [
-                photograph(one.image, side),
-                class_picture(one.label, palette, side),
-                class_picture(one.classes, palette, side),
-                error_picture(one.image, one.label, one.classes, side),
+        pictures_by_place = {
+            example.place: [
+                photograph(example.image, side),
+                class_picture(example.label, palette, side),
+                class_picture(example.classes, palette, side),
+                error_picture(example.image, example.label, example.classes, side),
             ]
-            for one in examples
+            for example in examples
         }
-        if sum(len(data) for pictures in drawn.values() for data in pictures) <= BYTES:
+        if sum(len(data) for pictures in pictures_by_place.values() for data in pictures) <= BYTES:
             break
-    return drawn
+    return pictures_by_place
 
 
 def tile(example: Example, pictures: Sequence[bytes], group: str, classes: Sequence[str]) -> Markup:
     place, mistake = example.place, example.confusions(classes)
-    told = f"{percent(place.share)} % of {place.scored:,} scored pixels wrong"
-    told += f", {mistake}" if mistake else ""
-    shown = [
-        tag("figure", img(data, f"{what} of {example.name}"), tag("figcaption", what))
-        for what, data in zip(("image", "label", "map", "errors"), pictures, strict=True)
+    note = f"{percent(place.share)} % of {place.scored:,} scored pixels wrong"
+    note += f", {mistake}" if mistake else ""
+    figures = [
+        tag("figure", img(data, f"{title} of {example.name}"), tag("figcaption", title))
+        for title, data in zip(("image", "label", "map", "errors"), pictures, strict=True)
     ]
     return tag(
         "div",
-        tag("p", tag("b", example.name), tag("br"), tag("span", told, class_="note")),
-        tag("div", *shown, class_="pictures"),
+        tag("p", tag("b", example.name), tag("br"), tag("span", note, class_="note")),
+        tag("div", *figures, class_="pictures"),
         class_="tile",
         data_group=group,
     )
@@ -193,8 +195,8 @@ def tile(example: Example, pictures: Sequence[bytes], group: str, classes: Seque
 
 def legend(classes: Sequence[str], palette: Sequence) -> Markup:
     """The classes with their colours, and those of `errors`."""
-    more = [("not scored", NOT_SCORED), ("wrong", ERROR)]
-    entries = [*zip(classes, palette, strict=True), *more]
+    marks = [("not scored", NOT_SCORED), ("wrong", ERROR)]
+    entries = [*zip(classes, palette, strict=True), *marks]
     return tag(
         "ul", *(tag("li", swatch(colour), name) for name, colour in entries), class_="legend"
     )

@@ -71,20 +71,20 @@ def draw_page(predicts, dataset, classes, palette, path, count, with_errors: boo
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int))
+    indices = np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int))
     titles = ["image", "label", *predicts, *(["errors"] if with_errors else [])]
-    size = (2.25 * len(titles), 2.3 * len(chosen) + 0.9)
+    size = (2.25 * len(titles), 2.3 * len(indices) + 0.9)
     figure = Figure(figsize=size, layout="constrained", dpi=100)
-    grid = figure.subplots(len(chosen), len(titles), squeeze=False)
-    for row, index in zip(grid, chosen, strict=True):
+    grid = figure.subplots(len(indices), len(titles), squeeze=False)
+    for row, index in zip(grid, indices, strict=True):
         sample = dataset[(0, int(index))]
         image, label = (middle(sample[key]) for key in ("image", "label"))
         tensor = torch.from_numpy(image).permute(2, 0, 1)[None]
         maps = [predict(tensor)[0].cpu().numpy() for predict in predicts.values()]
-        shown = image[:, :, :3] if image.shape[2] >= 3 else np.repeat(image[:, :, :1], 3, axis=2)
-        pictures = [shown, *(colour_map(one, palette) for one in (label, *maps))]
+        rgb = image[:, :, :3] if image.shape[2] >= 3 else np.repeat(image[:, :, :1], 3, axis=2)
+        pictures = [rgb, *(colour_map(class_map, palette) for class_map in (label, *maps))]
         if with_errors:
-            error = np.repeat(shown.mean(2, keepdims=True) / 2 + 120, 3, axis=2).astype(np.uint8)
+            error = np.repeat(rgb.mean(2, keepdims=True) / 2 + 120, 3, axis=2).astype(np.uint8)
             error[(maps[0] != label) & (label != IGNORE)] = ERROR
             pictures.append(error)
         for axes, picture in zip(row, pictures, strict=True):

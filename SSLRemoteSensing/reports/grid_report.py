@@ -69,20 +69,20 @@ def write_grid_report(
         picture = img(curves.read_bytes(), f"Curves: {title}, against the share of labels")
         parts.append(section("Curves", tag("div", link(curves, folder, picture), class_="map")))
     if tables:
-        folded = [
-            fold(f"Protocol {protocol}", *(markdown_table(one) for one in group))
-            for protocol, group in itertools.groupby(tables[1:], lambda one: one.protocol)
+        folds = [
+            fold(f"Protocol {protocol}", *(markdown_table(grid_table) for grid_table in group))
+            for protocol, group in itertools.groupby(tables[1:], lambda entry: entry.protocol)
         ]
-        parts.append(section("Scores", markdown_table(tables[0]), *folded, note=key))
-    kept = any((cell.folder / "best.pth").is_file() for cell in cells)
-    gone = (
+        parts.append(section("Scores", markdown_table(tables[0]), *folds, note=key))
+    has_weights = any((cell.folder / "best.pth").is_file() for cell in cells)
+    note = (
         None
-        if kept
+        if has_weights
         else "The weights of these cells were removed; --keep_weights keeps those of new ones."
     )
-    parts.append(section("Cells", cell_table(folder, cells, metric), note=gone))
-    beside = [folder / name for name in BESIDE if (folder / name).is_file()]
-    files = tag("ul", *(tag("li", link(path, folder)) for path in beside), class_="files")
+    parts.append(section("Cells", cell_table(folder, cells, metric), note=note))
+    paths = [folder / name for name in BESIDE if (folder / name).is_file()]
+    files = tag("ul", *(tag("li", link(path, folder)) for path in paths), class_="files")
     parts.append(section("What was run", sentences(facts), tag("h3", "Files beside it"), files))
     write_page(folder / NAME, f"Label efficiency: {title}", *parts)
 
@@ -91,15 +91,15 @@ def sentences(texts: Sequence[str]) -> Markup:
     return tag("ul", *(tag("li", text) for text in texts), class_="told")
 
 
-def markdown_table(one: GridTable) -> Markup:
-    head, *rows = one.rows
+def markdown_table(grid_table: GridTable) -> Markup:
+    head, *rows = grid_table.rows
     heads = tag("tr", *(tag("th", text, scope="col", class_="number" if i else None)
                         for i, text in enumerate(head)))  # fmt: skip
     lines = [
         tag("tr", tag("th", row[0], scope="row"), *(field(text) for text in row[1:]))
         for row in rows
     ]
-    return boxed(tag("thead", heads), lines, one.title)
+    return boxed(tag("thead", heads), lines, grid_table.title)
 
 
 def field(text: str) -> Markup:

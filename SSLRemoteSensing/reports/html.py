@@ -147,12 +147,12 @@ def html(value: object) -> Markup:
 
 def tag(name: str, *contents: object, **attributes: object) -> Markup:
     """An element with escaped attributes and contents; `class_` is class, None leaves one out."""
-    given = "".join(
+    text = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
-    return Markup(f"<{name}{given}>{'' if name in VOID else f'{join(contents)}</{name}>'}")
+    return Markup(f"<{name}{text}>{'' if name in VOID else f'{join(contents)}</{name}>'}")
 
 
 def join(parts: Sequence[object], between: str = "") -> Markup:
@@ -161,9 +161,9 @@ def join(parts: Sequence[object], between: str = "") -> Markup:
 
 def section(title: str, *contents: object, note: object = None) -> Markup:
     """A heading with an anchor of its own, a line of explanation, and what belongs to it."""
-    anchor = "".join(c if c.isalnum() else "-" for c in title.lower())
-    said = [] if note is None else [tag("p", note, class_="note")]
-    return tag("section", tag("h2", title, id=anchor), *said, *contents)
+    anchor = "".join(char if char.isalnum() else "-" for char in title.lower())
+    notes = [] if note is None else [tag("p", note, class_="note")]
+    return tag("section", tag("h2", title, id=anchor), *notes, *contents)
 
 
 def table(
@@ -178,10 +178,12 @@ def table(
     def kind(place: int) -> str | None:
         return "words" if place >= len(head) - words else "number" if place else None
 
-    heads = [tag("th", text, scope="col", class_=kind(i)) for i, text in enumerate(head)]
+    heads = [tag("th", text, scope="col", class_=kind(column)) for column, text in enumerate(head)]
     lines = []
     for row in rows:
-        cells = [tag("td", value, class_=kind(i)) for i, value in enumerate(row) if i]
+        cells = [
+            tag("td", value, class_=kind(column)) for column, value in enumerate(row) if column
+        ]
         lines.append(tag("tr", tag("th", row[0], scope="row"), *cells))
     return boxed(tag("thead", tag("tr", *heads)), lines, caption)
 
@@ -190,8 +192,8 @@ def boxed(
     head: Markup, lines: Sequence[Markup], caption: str, class_: str | None = None
 ) -> Markup:  # fmt: skip
     """Head and lines as a table, which scrolls in a box of its own where the page is narrower."""
-    inside = tag("table", tag("caption", caption), head, tag("tbody", *lines), class_=class_)
-    return tag("div", inside, class_="box", tabindex="0", role="region", aria_label=caption)
+    element = tag("table", tag("caption", caption), head, tag("tbody", *lines), class_=class_)
+    return tag("div", element, class_="box", tabindex="0", role="region", aria_label=caption)
 
 
 def facts(pairs: Sequence[tuple[str, object]]) -> Markup:

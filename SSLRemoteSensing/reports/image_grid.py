@@ -28,14 +28,14 @@ def as_rgb(image: np.ndarray, white: float | None = None) -> np.ndarray:
             floating point. Values outside 0..white are clipped, NaN is 0.
     """
     image = image[:, :, None] if image.ndim == 2 else image
-    shown = image[:, :, :3] if image.shape[2] >= 3 else image[:, :, :1]
+    rgb = image[:, :, :3] if image.shape[2] >= 3 else image[:, :, :1]
     if white is None:
-        whole = np.issubdtype(shown.dtype, np.integer)
-        white = np.iinfo(shown.dtype).max if whole else 1.0
-    if shown.dtype != np.uint8 or white != 255:
-        scaled = np.nan_to_num(shown.astype(np.float32), nan=0.0) * np.float32(255 / white)
-        shown = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(shown, (*shown.shape[:2], 3)))
+        whole = np.issubdtype(rgb.dtype, np.integer)
+        white = np.iinfo(rgb.dtype).max if whole else 1.0
+    if rgb.dtype != np.uint8 or white != 255:
+        values = np.nan_to_num(rgb.astype(np.float32), nan=0.0) * np.float32(255 / white)
+        rgb = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(rgb, (*rgb.shape[:2], 3)))
 
 
 def panel_scale(height: int, width: int, least: int = 256, most: int = 1024) -> int:
@@ -61,10 +61,10 @@ def describe_scale(scale: int) -> str:
 def plain(text: str) -> str:
     """`text` in the characters of OpenCV's font, which are those of ASCII: accents are dropped."""
     parts = unicodedata.normalize("NFKD", text)
-    ascii_only = "".join(c for c in parts if not unicodedata.combining(c)).encode(
+    ascii_only = "".join(char for char in parts if not unicodedata.combining(char)).encode(
         "ascii", "replace"
     )
-    return "".join(c if c.isprintable() else "?" for c in ascii_only.decode())
+    return "".join(char if char.isprintable() else "?" for char in ascii_only.decode())
 
 
 def text_width(text: str) -> int:
@@ -74,11 +74,11 @@ def text_width(text: str) -> int:
 
 def fitted(text: str, width: int) -> str:
     """`text`, its middle left out where it is wider than `width` pixels."""
-    text, kept = plain(text), len(text)
+    text, length = plain(text), len(text)
     short = text
-    while text_width(short) > width and kept > 2:
-        kept -= 1
-        short = f"{text[: kept // 2]}...{text[len(text) - (kept - kept // 2) :]}"
+    while text_width(short) > width and length > 2:
+        length -= 1
+        short = f"{text[: length // 2]}...{text[len(text) - (length - length // 2) :]}"
     return short
 
 
@@ -152,8 +152,8 @@ class Grid:
                 write(page, fitted(line, whole), top + y * LINE, MARGIN)
                 continue
             for column, text in enumerate(line):
-                at = self.corner(0, column)[1]
-                write(page, fitted(text, self.width), top + y * LINE, at)
+                x = self.corner(0, column)[1]
+                write(page, fitted(text, self.width), top + y * LINE, x)
 
 
 def png_path(path: str, key: str) -> Path:

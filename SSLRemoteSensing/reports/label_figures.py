@@ -61,20 +61,20 @@ def count_classes(dataset: SegmentationDataset) -> np.ndarray:
 
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        found = pool.map(look, dataset.pairs)
-        return np.array(list(progress("counting labels", found, len(dataset))), np.int64)
+        results = pool.map(look, dataset.pairs)
+        return np.array(list(progress("counting labels", results, len(dataset))), np.int64)
     finally:  # Ctrl-C need not wait for all that is queued
         pool.shutdown(cancel_futures=True)
 
 
-def choose_tiles(counts: np.ndarray, count: int, seed: int | None, wanted: int | None) -> list[int]:
+def choose_tiles(counts: np.ndarray, count: int, seed: int | None, number: int | None) -> list[int]:
     """Indices of at most `count` tiles, in order: evenly spread, or with a seed drawn by it.
 
     Args:
         counts: see `count_classes`.
-        wanted: only tiles with a pixel of this class; there must be one.
+        number: only tiles with a pixel of this class; there must be one.
     """
-    tiles = np.arange(len(counts)) if wanted is None else np.flatnonzero(counts[:, wanted])
+    tiles = np.arange(len(counts)) if number is None else np.flatnonzero(counts[:, number])
     count = min(count, len(tiles))
     if seed is not None:
         return sorted(int(i) for i in np.random.default_rng(seed).permutation(tiles)[:count])
@@ -82,10 +82,10 @@ def choose_tiles(counts: np.ndarray, count: int, seed: int | None, wanted: int |
     return [int(tiles[i]) for i in np.rint(spread).astype(int)]
 
 
-def read_tiles(dataset: SegmentationDataset, chosen: Sequence[int], augmented: bool) -> list[Tile]:
-    """The tiles at the indices `chosen`, from their files or as epoch 0 of training has them."""
+def read_tiles(dataset: SegmentationDataset, indices: Sequence[int], augmented: bool) -> list[Tile]:
+    """The tiles at the `indices`, from their files or as epoch 0 of training has them."""
     tiles = []
-    for index in chosen:
+    for index in indices:
         if augmented:
             sample = dataset[(0, index)]
             image, label = sample["image"], sample["label"]
@@ -106,7 +106,7 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: Sequence) -> np.ndarr
         label: uint8 (H, W) of classes, 255 = not scored.
     """
     colours = colour_map(label, palette)
-    mixed = np.rint((1 - OPACITY) * image + OPACITY * colours).astype(np.uint8)
+    blend = np.rint((1 - OPACITY) * image + OPACITY * colours).astype(np.uint8)
     border = np.zeros(label.shape, bool)
     for change, first, second in (
         (label[:-1] != label[1:], np.s_[:-1], np.s_[1:]),
@@ -114,19 +114,19 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: Sequence) -> np.ndarr
     ):
         border[first] |= change
         border[second] |= change
-    mixed[border] = colours[border]
-    mixed[label == IGNORE] = image[label == IGNORE]
-    return mixed
+    blend[border] = colours[border]
+    blend[label == IGNORE] = image[label == IGNORE]
+    return blend
 
 
 def hatch(picture: np.ndarray, where: np.ndarray) -> np.ndarray:
     """`picture` (H, W, 3) with white and black diagonal lines where the mask (H, W) is true."""
     y, x = np.ogrid[: where.shape[0], : where.shape[1]]
     phase = (y + x) % STRIPES
-    hatched = picture.copy()
+    result = picture.copy()
     for number, colour in enumerate((255, 0)):
-        hatched[where & (phase // 2 == number)] = colour
-    return hatched
+        result[where & (phase // 2 == number)] = colour
+    return result
 
 
 def draw_tiles(
@@ -151,10 +151,10 @@ def draw_tiles(
             image, label = sized(image, scale), sized(label, scale)
         times = max(1, scale)
         image = as_rgb(image)
-        left = sized(label == IGNORE, times)
+        mask = sized(label == IGNORE, times)
         pictures = [colour_map(label, palette), overlay(image, label, palette)]
-        hatched = [hatch(sized(picture, times), left) for picture in pictures]
-        panels.append([sized(image, times), *hatched])
+        hatchings = [hatch(sized(picture, times), mask) for picture in pictures]
+        panels.append([sized(image, times), *hatchings])
         captions.append([tile.name, contents(tile, classes)])
     legend = class_table(tiles, counts, classes)
     header = [f"{title}; {describe_scale(scale)}", *[""] * (len(legend) + 1)]
@@ -169,8 +169,8 @@ def contents(tile: Tile, classes: Sequence[str]) -> str:
     """The classes of a tile with their shares of its pixels, the largest first."""
     counts = value_counts(tile.label) / tile.label.size
     shares = sorted(zip(counts, [*classes], strict=False), key=lambda pair: -pair[0])
-    told = [f"{name} {share:.1%}" for share, name in shares if share]
-    return ", ".join(told + ([f"not scored {counts[IGNORE]:.1%}"] if counts[IGNORE] else []))
+    texts = [f"{name} {share:.1%}" for share, name in shares if share]
+    return ", ".join(texts + ([f"not scored {counts[IGNORE]:.1%}"] if counts[IGNORE] else []))
 
 
 def class_table(
@@ -181,12 +181,12 @@ def class_table(
     Columns: name; share of the labelled pixels of the whole part, and of the tiles shown; in how
     many tiles of the part there is a pixel of it. What is not scored is a share of all pixels.
     """
-    shown = sum(value_counts(tile.label) for tile in tiles)
-    shown = np.append(shown[: len(classes)], shown[IGNORE])
+    tile_counts = sum(value_counts(tile.label) for tile in tiles)
+    tile_counts = np.append(tile_counts[: len(classes)], tile_counts[IGNORE])
     columns = []
-    for total in (counts.sum(0), shown):
-        labelled = max(1, total[:-1].sum())
-        columns.append([f"{n / labelled:.2%}" for n in total[:-1]])
+    for total in (counts.sum(0), tile_counts):
+        scored_pixels = max(1, total[:-1].sum())
+        columns.append([f"{n / scored_pixels:.2%}" for n in total[:-1]])
         columns[-1].append(f"{total[-1] / max(1, total.sum()):.2%}")
     columns.append([f"{n} of {len(counts)}" for n in (counts > 0).sum(0)])
     heading = ["", "share of all", "of those shown", "in tiles"]

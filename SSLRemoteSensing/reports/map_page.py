@@ -50,11 +50,11 @@ def write_map_page(
     path: Path,
     checkpoint: Path,
     entries: Sequence[MapEntry],
-    failed: Sequence[str],
+    failures: Sequence[str],
     classes: Sequence[str],
     palette: Sequence,
 ) -> None:
-    """Write the page; `failed` are the errors of scenes that could not be mapped.
+    """Write the page; `failures` are the errors of scenes that could not be mapped.
 
     Raises:
         CannotWrite: the disk is full, say.
@@ -62,46 +62,46 @@ def write_map_page(
     report = network_report(checkpoint)
     start = path.parent
     title = "Map of 1 scene" if len(entries) == 1 else f"Maps of {len(entries):,} scenes"
-    known = facts(
+    network_facts = facts(
         [
             ("Network", tag("code", checkpoint)),
             ("Its report", report and link(report, start, "scores, examples and data")),
-            ("Failed", f"{len(failed):,}" if failed else None),
+            ("Failed", f"{len(failures):,}" if failures else None),
         ]
     )
-    errors = [tag("ul", *(tag("li", line) for line in failed), class_="told")] if failed else []
+    errors = [tag("ul", *(tag("li", line) for line in failures), class_="told")] if failures else []
     colours = dict(zip(classes, palette, strict=True))
     write_page(
         path,
         title,
-        tag("header", tag("h1", title), known, *errors),
-        *(scene_section(one, start, colours) for one in entries),
+        tag("header", tag("h1", title), network_facts, *errors),
+        *(scene_section(entry, start, colours) for entry in entries),
     )
 
 
-def scene_section(one: MapEntry, start: Path, colours: dict[str, Sequence]) -> Markup:
-    source = quote(os.fsencode(os.path.relpath(one.preview, start)))
-    alt = f"Scene {one.scene.name} and its map"
+def scene_section(entry: MapEntry, start: Path, colours: dict[str, Sequence]) -> Markup:
+    source = quote(os.fsencode(os.path.relpath(entry.preview, start)))
+    alt = f"Scene {entry.scene.name} and its map"
     picture = tag("a", tag("img", src=source, alt=alt, loading="lazy"), href=source)
     parts = []
-    if one.counts is not None:
-        valid = max(1, sum(one.counts))
+    if entry.counts is not None:
+        valid = max(1, sum(entry.counts))
         rows = [
             [join([swatch(colour), name]), percent(count / valid), f"{count:,}"]
-            for (name, colour), count in zip(colours.items(), one.counts, strict=True)
+            for (name, colour), count in zip(colours.items(), entry.counts, strict=True)
         ]
-        empty = one.pixels - sum(one.counts)
+        empty = entry.pixels - sum(entry.counts)
         rows += [["no data", "", f"{empty:,}"]] if empty else []
         parts.append(table(["class", "share in %", "pixels"], rows, "Shares of the classes"))
-    files = tag("ul", *(tag("li", link(path, start)) for path in one.files), class_="files")
-    shown = tag("div", tag("div", picture, class_="map"), tag("div", *parts, files), class_="scene")
-    return section(one.scene.name, shown)
+    files = tag("ul", *(tag("li", link(path, start)) for path in entry.files), class_="files")
+    scene = tag("div", tag("div", picture, class_="map"), tag("div", *parts, files), class_="scene")
+    return section(entry.scene.name, scene)
 
 
 def network_report(checkpoint: Path) -> Path | None:
     """The report of the scoring beside a checkpoint, if there is one."""
-    beside = checkpoint.parent / NAME
-    return beside if beside.is_file() else None
+    report = checkpoint.parent / NAME
+    return report if report.is_file() else None
 
 
 def is_ours(path: Path) -> bool:
@@ -113,10 +113,10 @@ def is_ours(path: Path) -> bool:
         return False
 
 
-def page_of(planned: Sequence[Outputs]) -> Path:
+def page_of(plan: Sequence[Outputs]) -> Path:
     """`<map>_preview.html` of one scene; of several `maps.html` in the folder of the first."""
-    first = planned[0]
-    if len(planned) == 1:
+    first = plan[0]
+    if len(plan) == 1:
         return first.map.with_name(f"{first.map.stem}_preview.html")
     return first.map.with_name("maps.html")
 
@@ -134,23 +134,23 @@ def write_page_of(
     page: Path,
     checkpoint: Path,
     network: MapNetwork,
-    planned: Sequence[Outputs],
-    done: Sequence[Mapped],
-    failed: Sequence[str],
+    plan: Sequence[Outputs],
+    maps: Sequence[Mapped],
+    failures: Sequence[str],
 ) -> str:
     """Write the page of all planned scenes that have a preview; a line that says where.
 
     Raises:
         CannotWrite: the disk is full, say.
     """
-    mapped = {one.outputs.map: one for one in done}
+    map_by_path = {scene_map.outputs.map: scene_map for scene_map in maps}
     entries = []
-    for outputs in planned:
+    for outputs in plan:
         if outputs.preview.exists():
-            one = mapped.get(outputs.map)
-            counts, pixels = (one.counts, one.pixels) if one else (None, 0)
+            scene_map = map_by_path.get(outputs.map)
+            counts, pixels = (scene_map.counts, scene_map.pixels) if scene_map else (None, 0)
             files = [path for path in reversed(outputs.files) if path.exists()]
             entries.append(MapEntry(outputs.scene, outputs.preview, files, counts, pixels))
-    write_map_page(page, checkpoint, entries, failed, network.classes, network.palette)
+    write_map_page(page, checkpoint, entries, failures, network.classes, network.palette)
     report = network_report(checkpoint)
     return f"page: {page}" + (f", with a link to {report}" if report else "")

@@ -19,12 +19,12 @@ JPEG = (cv2.IMWRITE_JPEG_QUALITY, 82, cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
 
 def photograph(image: np.ndarray, side: int) -> bytes:
     """uint8 (H, W, C) as JPEG, its longer side at most `side`; of more bands the first three."""
-    return encoded(shrunk(visible(image), side, cv2.INTER_AREA))
+    return encode_jpeg(shrink(visible(image), side, cv2.INTER_AREA))
 
 
 def class_picture(classes: np.ndarray, palette: Sequence, side: int) -> bytes:
     """Classes (H, W), 255 = not scored, as a palette PNG."""
-    small = shrunk(classes, side, cv2.INTER_NEAREST)
+    small = shrink(classes, side, cv2.INTER_NEAREST)
     picture = Image.fromarray(small)
     colours = colour_map(np.arange(256, dtype=np.uint8), palette)
     picture.putpalette(colours.tobytes())
@@ -37,16 +37,16 @@ def error_picture(
     image: np.ndarray, label: np.ndarray, classes: np.ndarray, side: int
 ) -> bytes:  # fmt: skip
     """The image pale, wrong pixels in one colour, what is not scored dark; as JPEG."""
-    grey = shrunk(visible(image), side, cv2.INTER_AREA).mean(2, keepdims=True)
+    grey = shrink(visible(image), side, cv2.INTER_AREA).mean(2, keepdims=True)
     picture = np.repeat(grey / 2 + 120, 3, axis=2).astype(np.uint8)
-    label, classes = (shrunk(one, side, cv2.INTER_NEAREST) for one in (label, classes))
-    scored = label != IGNORE
-    picture[~scored] = (grey[~scored] / 3).astype(np.uint8)
-    picture[scored & (label != classes)] = ERROR
-    return encoded(picture)
+    label, classes = (shrink(pixels, side, cv2.INTER_NEAREST) for pixels in (label, classes))
+    mask = label != IGNORE
+    picture[~mask] = (grey[~mask] / 3).astype(np.uint8)
+    picture[mask & (label != classes)] = ERROR
+    return encode_jpeg(picture)
 
 
-def encoded(picture: np.ndarray) -> bytes:
+def encode_jpeg(picture: np.ndarray) -> bytes:
     # Not by Pillow, whose optimized JPEG fails on noise.
     return cv2.imencode(".jpg", picture[:, :, ::-1], JPEG)[1].tobytes()
 
@@ -56,7 +56,7 @@ def visible(image: np.ndarray) -> np.ndarray:
     return image[:, :, :3] if image.shape[2] >= 3 else np.repeat(image[:, :, :1], 3, axis=2)
 
 
-def shrunk(pixels: np.ndarray, side: int, how: int) -> np.ndarray:
+def shrink(pixels: np.ndarray, side: int, interpolation: int) -> np.ndarray:
     """`pixels` as they are, or smaller, so that no side is longer than `side`."""
     height, width = pixels.shape[:2]
     scale = side / max(height, width)
@@ -64,7 +64,7 @@ def shrunk(pixels: np.ndarray, side: int, how: int) -> np.ndarray:
     if scale >= 1:
         return pixels
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    return cv2.resize(pixels, size, interpolation=how)
+    return cv2.resize(pixels, size, interpolation=interpolation)
 
 
 def img(data: bytes, alt: str) -> Markup:

@@ -52,12 +52,12 @@ def inpainting_page(
     size = anchor.shape[1]
     grid, scale = inpainting_grid(size, len(names)), panel_scale(size, size, least=128)
     rows, captions = [], []
-    for one, guess, true, name in zip(occluded, prediction, anchor, names, strict=True):
-        weight = np.abs(true.astype(np.float32) - one) / 255
-        error = np.abs(guess - true.astype(np.float32) / 255)
+    for image, guess, target, name in zip(occluded, prediction, anchor, names, strict=True):
+        weight = np.abs(target.astype(np.float32) - image) / 255
+        error = np.abs(guess - target.astype(np.float32) / 255)
         mean = float((error * weight).sum() / (weight.sum() + 1e-6))
-        shown = np.where(weight.any(axis=2), error.mean(axis=2), 0)
-        row = as_rgb(one), as_rgb(guess), as_rgb(true), as_rgb(shown, white=WHITE)
+        error_map = np.where(weight.any(axis=2), error.mean(axis=2), 0)
+        row = as_rgb(image), as_rgb(guess), as_rgb(target), as_rgb(error_map, white=WHITE)
         rows.append([sized(picture, scale) for picture in row])
         captions.append([f"{name}: weighted error {mean:.3f}"])
     titles = ["occluded", "prediction", "anchor", f"error, white = {WHITE}"]
@@ -77,8 +77,8 @@ def transforms_page(counts: np.ndarray, names: Sequence[str], header: str) -> np
     page = np.full((top + side + MARGIN, width, 3), PAPER, np.uint8)
     right = int(np.trace(counts))
     write(page, fitted(header, width - 2 * MARGIN), MARGIN, MARGIN)
-    told = f"right: {right} of {int(counts.sum())}; rows true, columns predicted"
-    write(page, fitted(told, width - 2 * MARGIN), MARGIN + LINE, MARGIN)
+    subtitle = f"right: {right} of {int(counts.sum())}; rows true, columns predicted"
+    write(page, fitted(subtitle, width - 2 * MARGIN), MARGIN + LINE, MARGIN)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     paper, blue = np.array(PAPER, float), np.array(BLUE, float)
     for row, column in np.ndindex(counts.shape):
@@ -96,23 +96,27 @@ def transforms_page(counts: np.ndarray, names: Sequence[str], header: str) -> np
 
 
 def neighbours_page(
-    images: np.ndarray, found: np.ndarray, similarity: np.ndarray, names: Sequence[str], header: str
+    images: np.ndarray,
+    neighbours: np.ndarray,
+    similarity: np.ndarray,
+    names: Sequence[str],
+    header: str,
 ) -> np.ndarray:
     """A row a query: the image, then those whose embeddings are the most similar, best first.
 
     Args:
         images: uint8 (N, H, W, C).
-        found: numbers of images (queries, 1 + neighbours), a row's first the query itself.
+        neighbours: numbers of images (queries, 1 + neighbours), a row's first the query itself.
         similarity: cosines, of the same shape.
     """
     scale = panel_scale(*images.shape[1:3], least=128, most=160)
     side = sized(images[0], scale).shape[:2]
-    rows = [[sized(as_rgb(images[i]), scale) for i in row] for row in found]
+    rows = [[sized(as_rgb(images[number]), scale) for number in row] for row in neighbours]
     captions = []
-    for row, cosines in zip(found, similarity, strict=True):
-        told = ", ".join(f"{cosine:.4f}" for cosine in cosines[1:])
-        captions.append([f"{names[row[0]]}: cosine {told}"])
-    titles = ["query", *(f"neighbour {n}" for n in range(1, found.shape[1]))]
+    for row, cosines in zip(neighbours, similarity, strict=True):
+        cosine_text = ", ".join(f"{cosine:.4f}" for cosine in cosines[1:])
+        captions.append([f"{names[row[0]]}: cosine {cosine_text}"])
+    titles = ["query", *(f"neighbour {rank}" for rank in range(1, neighbours.shape[1]))]
     grid = Grid(*side, rows=len(rows), columns=len(titles), header=1)
     return grid.draw(rows, titles, captions, [header])
 
@@ -151,11 +155,11 @@ class Sample:
     @property
     def covered(self) -> float:
         """Share of the image that the block covers: the rectangle of the changed pixels."""
-        changed = self.weight > 0
-        rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+        mask = self.weight > 0
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         if not len(rows):
             return 0.0
-        return float(np.ptp(rows) + 1) * float(np.ptp(columns) + 1) / changed.size
+        return float(np.ptp(rows) + 1) * float(np.ptp(columns) + 1) / mask.size
 
 
 def first_samples(
@@ -210,18 +214,18 @@ def draw_samples(
     panels, captions = [], []
     for sample in samples:
         images, weight = sample.images, sample.weight
-        most = float(weight.max())
+        peak = float(weight.max())
         rows = [as_rgb(images[key]) for key in ("occluded", "anchor", "transformed")]
-        rows.append(as_rgb(weight, most or 1.0))
+        rows.append(as_rgb(weight, peak or 1.0))
         panels.append([sized(picture, scale) for picture in rows])
         number = images["transform_label"]
-        told = (
+        lines = (
             f"the block covers {sample.covered:.1%}",
             "",
             f"{classes[number]} (class {number})",
-            f"white = {most:.2f}" if most else "0 everywhere: nothing to restore",
+            f"white = {peak:.2f}" if peak else "0 everywhere: nothing to restore",
         )
-        captions.append([f"{where(sample)}   {origin(sample, dataset)}", told])
+        captions.append([f"{where(sample)}   {origin(sample, dataset)}", lines])
     grid = Grid(*panels[0][0].shape[:2], len(panels), len(TITLES), header=len(header), captions=2)
     return grid.draw(panels, TITLES, captions, header), grid
 
@@ -252,9 +256,9 @@ def describe(
     what no training can use."""
     lines = []
     for sample in samples:
-        drawn = classes[sample.images["transform_label"]]
+        transform = classes[sample.images["transform_label"]]
         lines.append(
-            f"{where(sample)}: {origin(sample, dataset)}, {drawn}, block {sample.covered:.1%}, "
+            f"{where(sample)}: {origin(sample, dataset)}, {transform}, block {sample.covered:.1%}, "
             f"M at most {sample.weight.max():.2f}"
         )
     for text, shares in (
@@ -267,11 +271,11 @@ def describe(
     anchors = np.stack([sample.images["anchor"] for sample in samples])
     for band in range(anchors.shape[3]):
         values = anchors[..., band]
-        told = f"min {values.min()}, mean {values.mean():.1f}, max {values.max()} of 255"
-        lines.append(f"band {band + 1} of the anchors: {told}")
+        summary = f"min {values.min()}, mean {values.mean():.1f}, max {values.max()} of 255"
+        lines.append(f"band {band + 1} of the anchors: {summary}")
     counts = Counter(sample.images["transform_label"] for sample in samples)
-    drawn = ", ".join(f"{name} {counts[number]}" for number, name in enumerate(classes))
-    lines.append(f"transforms: {drawn}")
+    transforms = ", ".join(f"{name} {counts[number]}" for number, name in enumerate(classes))
+    lines.append(f"transforms: {transforms}")
     empty = [where(sample) for sample in samples if not sample.covered]
     if empty:
         lines.append(

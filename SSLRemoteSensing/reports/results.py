@@ -46,7 +46,7 @@ def write_results(
         UserError: a protocol of `settings` that these labels do not allow.
     """
     tiles, scenes = scored.tiles, scored.number
-    windowed = not scored.stacked
+    in_windows = not scored.stacked
     rest = settings.against_rest(classes)
     protocols = score_protocols(counts, classes, settings.clutter, rest, settings.protocols)
     card = best.get("card", {})
@@ -57,8 +57,8 @@ def write_results(
         "tiles": len(tiles),
         "scoring": {
             "on": "tiles" if scenes is None else "scenes",
-            "window": settings.window if windowed else None,
-            "overlap": settings.overlap if windowed else None,
+            "window": settings.window if in_windows else None,
+            "overlap": settings.overlap if in_windows else None,
             "tta": settings.tta,
         },
         "checkpoint": str(source),
@@ -73,13 +73,13 @@ def write_results(
     }
     first = next(iter(protocols.values()))
     write_text(folder / "results.json", json.dumps(results, indent=2, default=str) + "\n")
-    what = f"{len(tiles)} tiles" if scenes is None else f"{scenes} scenes ({len(tiles)} tiles)"
-    print(f"{split}_data, {what}, {source}, step {best.get('step')}, in %:")
+    content = f"{len(tiles)} tiles" if scenes is None else f"{scenes} scenes ({len(tiles)} tiles)"
+    print(f"{split}_data, {content}, {source}, step {best.get('step')}, in %:")
     print(class_table(first))
     print(protocol_table(protocols))
-    drawn = first["confusion_matrix"]
-    names = classes if len(drawn) == len(classes) else list(first["per_class"])
-    draw_confusion_matrix(drawn, names, folder / "confusion_matrix.png")
+    matrix = first["confusion_matrix"]
+    names = classes if len(matrix) == len(classes) else list(first["per_class"])
+    draw_confusion_matrix(matrix, names, folder / "confusion_matrix.png")
     draw_examples(classify, tiles, classes, config["palette"], folder / "examples.png")
     return results
 

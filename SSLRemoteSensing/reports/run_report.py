@@ -58,10 +58,10 @@ def write_report(
     origin = scored.tiles.origin
     places = errors.places()
     write_errors(folder / ERRORS, places, scored, root)
-    ranked = rank(places)
+    ranking = rank(places)
     examples = {
         place: look_at(scored, place, root, predict, settings, device)
-        for group in ranked.groups.values()
+        for group in ranking.groups.values()
         for place in group
     }
     log = log_of(card.get("config", config), folder)
@@ -72,7 +72,7 @@ def write_report(
         protocol_section(protocols),
         class_section(protocols, colours),
         confusion_section(first, classes if square else list(first["per_class"]), colours),
-        tiles_section(ranked, examples, classes, palette, origin["band_names"]),
+        tiles_section(ranking, examples, classes, palette, origin["band_names"]),
         training_section(results, card, read_log(log), places, first),
         section("What to run next", tag("pre", next_commands(results), tabindex="0")),
         made_of(folder, results, card, log),
@@ -85,13 +85,13 @@ def head(results: dict, dataset: str | None, first: dict) -> Markup:
     train = results["train_tiles"]
     share = f" ({100 * train['used'] / train['of']:.3g} %)" if train else ""
     decoder = (config.get("decoder_cfg") or {}).get("name", "Decoder")
-    known = facts(
+    details = facts(
         [
             ("Data", f"{results['split']} of {data_name(results, dataset)}: {amount(results)}"),
             ("Network", f"{results['backbone']['name']} with {decoder}"),
             ("Backbone from", start_of(results["backbone"])),
             ("Labels used", train and f"{train['used']:,} of {train['of']:,} train tiles{share}"),
-            ("Checkpoint", chosen(results)),
+            ("Checkpoint", checkpoint_text(results)),
             ("Scored", time.strftime("%Y-%m-%d %H:%M")),
         ]
     )
@@ -103,7 +103,7 @@ def head(results: dict, dataset: str | None, first: dict) -> Markup:
         tag("h1", config["name"]),
         main_figures(first),
         tag("p", note, class_="note"),
-        known,
+        details,
     )
 
 
@@ -122,9 +122,11 @@ def write_errors(path: Path, places: Sequence[Place], scored: Scored, root: Path
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["scene", "y", "x", "height", "width", "scored", "wrong"])
-    for one in places:
-        name = file_name(scored.scenes[one.scene].name, root)
-        writer.writerow([name, one.y, one.x, one.height, one.width, one.scored, one.wrong])
+    for place in places:
+        name = file_name(scored.scenes[place.scene].name, root)
+        writer.writerow(
+            [name, place.y, place.x, place.height, place.width, place.scored, place.wrong]
+        )
     write_bytes(path, file.getvalue().encode("utf-8", "backslashreplace"))
 
 
@@ -150,10 +152,10 @@ def amount(results: dict) -> str:
     return tiles if number == results["tiles"] else f"{number:,} scenes ({tiles})"
 
 
-def chosen(results: dict) -> str:
+def checkpoint_text(results: dict) -> str:
     step = results["step"]
-    said = Path(results["checkpoint"]).name + (f", step {step:,}" if step is not None else "")
-    return f"{said}, chosen by {results['chosen_by']}" if results["chosen_by"] else said
+    text = Path(results["checkpoint"]).name + (f", step {step:,}" if step is not None else "")
+    return f"{text}, chosen by {results['chosen_by']}" if results["chosen_by"] else text
 
 
 def start_of(backbone: dict) -> Markup:
@@ -164,14 +166,14 @@ def start_of(backbone: dict) -> Markup:
     if start is True:
         return join(["ImageNet (torchvision)"])
     card = read_json(Path(start).with_suffix(".json"))
-    told = [f"epoch {card['epoch']:,}"] if isinstance(card.get("epoch"), int) else []
+    details = [f"epoch {card['epoch']:,}"] if isinstance(card.get("epoch"), int) else []
     if isinstance(card.get("images_seen"), int):
-        told.append(f"{card['images_seen']:,} images seen")
+        details.append(f"{card['images_seen']:,} images seen")
     config = card.get("config")
     if isinstance(config, dict):
         tasks = [name for key, name in TASKS.items() if config.get(key)]
-        told += [f"pre-trained on {', '.join(tasks)}"] if tasks else []
-    return join([tag("code", start), *([": " + ", ".join(told)] if told else [])])
+        details += [f"pre-trained on {', '.join(tasks)}"] if tasks else []
+    return join([tag("code", start), *([": " + ", ".join(details)] if details else [])])
 
 
 def made_of(folder: Path, results: dict, card: dict, log: Path) -> Markup:
@@ -179,35 +181,39 @@ def made_of(folder: Path, results: dict, card: dict, log: Path) -> Markup:
     split = results["config"]["train_cfg"][f"{results['split']}_data"]
     train_cfg = card.get("config", results["config"])["train_cfg"]
     train, runs = train_cfg.get("train_data") or {}, read_json(folder / "run.json").get("runs")
-    here = this_command()
-    before = runs[-1].get("command") if isinstance(runs, list) and runs else None
-    if before and not before.startswith("sslrs "):
-        before = f"python {before}"
+    command = this_command()
+    training_command = runs[-1].get("command") if isinstance(runs, list) and runs else None
+    if training_command and not training_command.startswith("sslrs "):
+        training_command = f"python {training_command}"
     scoring = results["scoring"]
-    how = "each tile in one piece" if scoring["window"] is None else (
+    method = "each tile in one piece" if scoring["window"] is None else (
         f"windows of {scoring['window']} pixels, overlap {scoring['overlap']:g}"
     )  # fmt: skip
-    versions = ", ".join(f"{name} {found}" for name, found in results["versions"].items() if found)
-    known = facts(
+    versions = ", ".join(
+        f"{name} {version}" for name, version in results["versions"].items() if version
+    )
+    details = facts(
         [
             ("Images scored", tag("code", split["image_path"])),
             ("Their labels", tag("code", split["label_path"])),
             ("Trained on", tag("code", train.get("image_path", "not known"))),
             ("Share of labels", f"{100 * train.get('fraction', 1.0):g} %"),
-            ("Prediction", how + (", mean of 8 turns and flips" if scoring["tta"] else "")),
+            ("Prediction", method + (", mean of 8 turns and flips" if scoring["tta"] else "")),
             ("Device", results["device"]),
             ("Versions", versions),
         ]
     )
-    commands = [tag("h3", "Command"), tag("pre", here, tabindex="0")]
-    if before and before != here:
-        commands += [tag("h3", "Trained by"), tag("pre", before, tabindex="0")]
+    commands = [tag("h3", "Command"), tag("pre", command, tabindex="0")]
+    if training_command and training_command != command:
+        commands += [tag("h3", "Trained by"), tag("pre", training_command, tabindex="0")]
     config = pprint.pformat(results["config"], width=88, sort_dicts=False)
-    beside = [folder / name for name in BESIDE if (folder / name).is_file()]
-    beside += [log] if log.is_file() else []
-    files = tag("ul", *(tag("li", link(path, folder)) for path in beside), class_="files")
-    shown = fold("The whole config", tag("pre", config, tabindex="0"))
-    return section("What made it", known, *commands, shown, tag("h3", "Files beside it"), files)
+    paths = [folder / name for name in BESIDE if (folder / name).is_file()]
+    paths += [log] if log.is_file() else []
+    files = tag("ul", *(tag("li", link(path, folder)) for path in paths), class_="files")
+    config_fold = fold("The whole config", tag("pre", config, tabindex="0"))
+    return section(
+        "What made it", details, *commands, config_fold, tag("h3", "Files beside it"), files
+    )
 
 
 def read_json(path: Path) -> dict:
@@ -223,31 +229,35 @@ def training_section(
     results: dict, card: dict, log: Sequence[dict], places: Sequence[Place], first: dict
 ) -> Markup:
     """Loss, learning rate and validation over the steps; shares of classes; errors of tiles."""
-    drawn = []
+    charts = []
     for title, key, unit, scale in (
         ("Training loss", "loss", "", 1),
         ("Validation mIoU", "val_miou", "%", 100),
         ("Learning rate", "lr", "", 1),
     ):
-        points = [(one["step"], scale * one[key]) for one in log if one.get(key) is not None]
+        points = [
+            (entry["step"], scale * entry[key]) for entry in log if entry.get(key) is not None
+        ]
         if points:
-            marked = results["step"] if key == "val_miou" else None
-            drawn.append(line_chart(title, points, unit, marked))
-    shares = [one.share for one in places if one.scored]
+            dot_step = results["step"] if key == "val_miou" else None
+            charts.append(line_chart(title, points, unit, dot_step))
+    shares = [place.share for place in places if place.scored]
     if shares:
-        drawn.append(histogram("Tiles by their share of wrong pixels", shares, "number of tiles"))
+        charts.append(histogram("Tiles by their share of wrong pixels", shares, "number of tiles"))
     series = {}
-    known, names = card.get("label_shares"), list(first["per_class"])
+    label_shares, names = card.get("label_shares"), list(first["per_class"])
     classes = card.get("classes") or list(results["config"]["classes"])
-    if known and set(names) <= set(classes):
-        of = f"{known['tiles']:,} training label{'s' if known['tiles'] != 1 else ''}"
-        series[of] = [known["shares"][classes.index(name)] for name in names]
+    if label_shares and set(names) <= set(classes):
+        series_name = (
+            f"{label_shares['tiles']:,} training label{'s' if label_shares['tiles'] != 1 else ''}"
+        )
+        series[series_name] = [label_shares["shares"][classes.index(name)] for name in names]
     total = max(1, first["pixels"])
-    of = f"{results['split']}, as scored"
-    series[of] = [entry["pixels"] / total for entry in first["per_class"].values()]
-    drawn.append(share_bars("Shares of classes", names, series))
+    series_name = f"{results['split']}, as scored"
+    series[series_name] = [entry["pixels"] / total for entry in first["per_class"].values()]
+    charts.append(share_bars("Shares of classes", names, series))
     missing = [] if log else [tag("p", "No log of the training was found.", class_="note")]
-    return section("Training and data", *missing, tag("div", *drawn, class_="charts"))
+    return section("Training and data", *missing, tag("div", *charts, class_="charts"))
 
 
 def log_of(config: dict, folder: Path) -> Path:
@@ -263,12 +273,12 @@ def read_log(path: Path) -> list[dict]:
         lines = path.read_text(errors="replace").splitlines()
     except OSError:
         return []
-    found = []
+    entries = []
     for line in lines:
         try:
             entry = json.loads(line)
         except ValueError:  # cut off by a crash
             continue
         if isinstance(entry, dict) and isinstance(entry.get("step"), int):
-            found.append(entry)
-    return found
+            entries.append(entry)
+    return entries

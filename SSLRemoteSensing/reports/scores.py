@@ -27,22 +27,22 @@ DEEP = 0.6  # of a field's colour, from which on its text is white
 def main_figures(scores: dict) -> Markup:
     """The four scores, large."""
     names = {"mIoU": "mean IoU", "mF1": "mean F1", "OA": "overall accuracy", "kappa": "kappa"}
-    shown = [
+    figures = [
         tag("div", tag("b", percent(scores[key])), tag("span", f"{names[name]}, %"))
         for name, key in METRICS.items()
     ]
-    return tag("div", *shown, class_="figures")
+    return tag("div", *figures, class_="figures")
 
 
 def protocol_section(protocols: dict[str, dict]) -> Markup:
     """The means of each protocol."""
     rows = []
     for name, scores in protocols.items():
-        said = meaning(scores)
+        scope = meaning(scores)
         if scores["absent"]:
-            said += f"; in neither label nor map, left out: {', '.join(scores['absent'])}"
+            scope += f"; in neither label nor map, left out: {', '.join(scores['absent'])}"
         numbers = [percent(scores[key]) for key in METRICS.values()]
-        rows.append([tag("code", name), *numbers, f"{scores['pixels']:,}", said])
+        rows.append([tag("code", name), *numbers, f"{scores['pixels']:,}", scope])
     head = ["protocol", *METRICS, "pixels scored", "of what"]
     caption = "Scores in % under each protocol"
     note = "Scores of different protocols are not comparable, here or in papers."
@@ -51,8 +51,8 @@ def protocol_section(protocols: dict[str, dict]) -> Markup:
 
 def meaning(scores: dict) -> str:
     name = scores["classes"]
-    said = MEANINGS.get(name, f"{name.removesuffix(AGAINST_REST)} against all others as one")
-    return said + (", boundaries not scored" if scores["labels"] == "eroded" else "")
+    text = MEANINGS.get(name, f"{name.removesuffix(AGAINST_REST)} against all others as one")
+    return text + (", boundaries not scored" if scores["labels"] == "eroded" else "")
 
 
 def class_section(protocols: dict[str, dict], colours: dict[str, Sequence]) -> Markup:
@@ -88,7 +88,7 @@ def confusion_section(scores: dict, names: Sequence[str], colours: dict[str, Seq
     """Rows label, columns map: each field its share of the row, and folded its pixels."""
     counts = scores["confusion_matrix"]
     corner = "label \\ map"
-    heads = [tag("th", corner, scope="col"), *(tag("th", n, scope="col") for n in names)]
+    heads = [tag("th", corner, scope="col"), *(tag("th", name, scope="col") for name in names)]
     lines, pixels = [], []
     for row, (name, values) in enumerate(zip(names, counts, strict=True)):
         head = class_name(name, colours)
@@ -104,9 +104,9 @@ def confusion_section(scores: dict, names: Sequence[str], colours: dict[str, Seq
     return section("Confusion matrix", shares, numbers, note="Blue: right. Orange: mistakes.")
 
 
-def confusion_field(value: int, total: int, hit: bool, label: str, found: str) -> Markup:
+def confusion_field(value: int, total: int, hit: bool, label: str, prediction: str) -> Markup:
     share = value / total if total else 0
     kind = ("hit" if hit else "miss") + (" deep" if share >= DEEP else "")
-    told = f"{value:,} pixels of {label} mapped as {found}"
-    shown = f"{100 * share:.1f}" if total else "none"
-    return tag("td", shown, class_=kind, style=f"--s:{share:.3f}", title=told)
+    title = f"{value:,} pixels of {label} mapped as {prediction}"
+    text = f"{100 * share:.1f}" if total else "none"
+    return tag("td", text, class_=kind, style=f"--s:{share:.3f}", title=title)
