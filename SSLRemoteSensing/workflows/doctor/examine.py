@@ -48,120 +48,125 @@ class Examination:
     coding: ValueCoding | None = None
 
 
-def examine(done: Examination) -> None:
-    """Examine the config of `done`.
+def examine(examination: Examination) -> None:
+    """Examine the config of `examination`.
 
     Raises:
         UserError: wrong keys in the config, a number of processes that does not divide its batch.
             All else that is wrong is a finding.
     """
-    require_keys(done.config)
+    require_keys(examination.config)
     section = Section("machine")
-    check_machine(done.config["train_cfg"], section)
-    finish(done, section)
+    check_machine(examination.config["train_cfg"], section)
+    finish(examination, section)
     section = Section("network")
-    trial = section.attempt(open_trial, done.config, done.processes)
+    trial = section.attempt(open_trial, examination.config, examination.processes)
     if trial is not None:
-        name = done.config["backbone_cfg"]["name"]
+        name = examination.config["backbone_cfg"]["name"]
         section.ok(f"{type(trial.model).__name__} of {name} is built")
-    finish(done, section)
+    finish(examination, section)
     if trial is not None and trial.open_probe is not None:
         section = Section("probe")
         section.attempt(trial.open_probe)
-        finish(done, section)
-    splits, scanned = examine_files(done)
-    if scanned:
+        finish(examination, section)
+    splits, image_facts = examine_files(examination)
+    if image_facts:
         section = Section("duplicates")
-        check_duplicates(scanned, section)
-        finish(done, section)
-    state = examine_folder(done, trial)
+        check_duplicates(image_facts, section)
+        finish(examination, section)
+    state = examine_folder(examination, trial)
     if trial is not None and splits and splits[0].name == "train":
-        examine_step(done, trial, state, len(splits[0].images))
+        examine_step(examination, trial, state, len(splits[0].images))
 
 
-def finish(done: Examination, section: Section) -> None:
+def finish(examination: Examination, section: Section) -> None:
     """Tell `section`, without the failures that were told before it."""
-    before = {one.text for other in done.sections for one in other.findings if one.mark == FAIL}
-    section.findings = [one for one in section.findings if one.text not in before]
-    done.sections.append(section)
-    done.tell(done)
+    failures = {
+        finding.text
+        for told_section in examination.sections
+        for finding in told_section.findings
+        if finding.mark == FAIL
+    }
+    section.findings = [finding for finding in section.findings if finding.text not in failures]
+    examination.sections.append(section)
+    examination.tell(examination)
 
 
-def examine_files(done: Examination) -> tuple[list[Split], dict[str, list[ImageFacts]]]:
+def examine_files(examination: Examination) -> tuple[list[Split], dict[str, list[ImageFacts]]]:
     """Read every image and label, and settle which of them training cannot use."""
     section, unusable = Section("images"), {}
-    splits = find_splits(done.config, section)
-    scanned = {split.name: scan(split, done.workers) for split in splits}
+    splits = find_splits(examination.config, section)
+    image_facts = {split.name: scan(split, examination.workers) for split in splits}
     for split in splits:
-        bad = check_images(split, scanned[split.name], section)
-        done.misled |= bad is None
-        why = {one.file: one.fault for one in scanned[split.name]}
-        unusable |= {file: why[file] for file in bad or ()}
-    if not is_fine_tuning(done.config):
-        done.unusable = unusable
-        finish(done, section)
-        return splits, scanned
-    finish(done, section)
+        bad_files = check_images(split, image_facts[split.name], section)
+        examination.misled |= bad_files is None
+        faults = {image.file: image.fault for image in image_facts[split.name]}
+        unusable |= {file: faults[file] for file in bad_files or ()}
+    if not is_fine_tuning(examination.config):
+        examination.unusable = unusable
+        finish(examination, section)
+        return splits, image_facts
+    finish(examination, section)
     section = Section("labels")
     for split in splits:
-        facts = labels.scan_labels(split, scanned[split.name], done.workers)
-        given = split.coding or done.coding
-        bad, coding = labels.check_labels(
-            split, facts, given, list(done.config["classes"]), section
+        facts = labels.scan_labels(split, image_facts[split.name], examination.workers)
+        known_coding = split.coding or examination.coding
+        bad_files, coding = labels.check_labels(
+            split, facts, known_coding, list(examination.config["classes"]), section
         )
-        done.misled |= bad is None
+        examination.misled |= bad_files is None
         if split.name == "train":
-            done.coding = coding
-        unusable = {file: f"image {file}: its label" for file in bad or ()} | unusable
-    done.unusable = unusable
-    finish(done, section)
-    return splits, scanned
+            examination.coding = coding
+        unusable = {file: f"image {file}: its label" for file in bad_files or ()} | unusable
+    examination.unusable = unusable
+    finish(examination, section)
+    return splits, image_facts
 
 
-def examine_folder(done: Examination, trial: Trial | None) -> dict | None:
+def examine_folder(examination: Examination, trial: Trial | None) -> dict | None:
     """The run's folders and disk; the state that it would go on from."""
-    train_cfg, section, state = done.config["train_cfg"], Section("folders"), None
+    train_cfg, section, state = examination.config["train_cfg"], Section("folders"), None
     folder = train_cfg["checkpoints"]["checkpoints_path"]
     run.check_folder(train_cfg["log"]["log_path"], "log_path", section)
     if run.check_folder(folder, "checkpoints_path", section):
         if trial is not None:
             settings = trial.settings
-            most = settings.checkpoints.max_keep
-            most = min(most, settings.num_epoch or most)
-            needed, what = run.checkpoint_bytes(
-                trial.model, settings.optimizer, most, is_fine_tuning(done.config)
+            max_keep = settings.checkpoints.max_keep
+            max_keep = min(max_keep, settings.num_epoch or max_keep)
+            needed_bytes, breakdown = run.checkpoint_bytes(
+                trial.model, settings.optimizer, max_keep, is_fine_tuning(examination.config)
             )
-            run.check_disk(needed, what, folder, section)
+            run.check_disk(needed_bytes, breakdown, folder, section)
         state = check_run_folder(Path(folder), section)
         if state is not None and trial is not None:
             check_changes(state, kept_config(trial), section)
-    finish(done, section)
+    finish(examination, section)
     return state
 
 
-def examine_step(done: Examination, trial: Trial, state: dict | None, images: int) -> None:
+def examine_step(examination: Examination, trial: Trial, state: dict | None, images: int) -> None:
     """Open the data as training does, run a step on it, and look ahead."""
     section = Section("a step")
-    run.check_batch(trial.settings, done.processes, images, trial.model, section)
-    if done.misled:
+    run.check_batch(trial.settings, examination.processes, images, trial.model, section)
+    if examination.misled:
         section.warn("not measured: mend what is named above first")
-        finish(done, section)
+        finish(examination, section)
         return
-    if trial.open_scored is not None and count(done.sections, FAIL) == 0:
-        section.attempt(trial.open_scored, done.coding)
-    dataset = section.attempt(open_without, trial, done.unusable, done.coding)
+    if trial.open_scored is not None and count(examination.sections, FAIL) == 0:
+        section.attempt(trial.open_scored, examination.coding)
+    dataset = section.attempt(open_without, trial, examination.unusable, examination.coding)
     stepper = section.attempt(run.prepare_step, trial, state)
     if stepper is None:  # the checkpoint is of another network, say; the step can still be tried
         state, stepper = None, Section("").attempt(run.prepare_step, trial, None)
-    loaded = None if dataset is None else section.attempt(run.load_batch, trial, dataset)
+    timed_batch = None if dataset is None else section.attempt(run.load_batch, trial, dataset)
     seconds = None
-    if stepper is not None and loaded is not None:
-        batch, image = loaded
+    if stepper is not None and timed_batch is not None:
+        batch, image = timed_batch
         seconds = run.check_step(trial, stepper, batch, section)
         if seconds is not None:
             run.check_time(
-                trial.settings, done.processes, len(dataset), seconds, image, state, section
+                trial.settings, examination.processes, len(dataset), seconds, image, state, section
             )
     else:
         section.warn("not measured: mend what is named above first")
-    finish(done, section)
+    finish(examination, section)

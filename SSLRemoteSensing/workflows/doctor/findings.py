@@ -23,10 +23,10 @@ class Finding:
     files: Sequence[str] = ()
 
     def lines(self) -> list[str]:
-        named = [f"          {file}" for file in self.files[:MOST_FILES]]
+        lines = [f"          {file}" for file in self.files[:MOST_FILES]]
         if len(self.files) > MOST_FILES:
-            named.append(f"          and {len(self.files) - MOST_FILES} more")
-        return [f"  {SHOWN[self.mark]}  {self.text}", *named]
+            lines.append(f"          and {len(self.files) - MOST_FILES} more")
+        return [f"  {SHOWN[self.mark]}  {self.text}", *lines]
 
 
 @dataclass
@@ -64,7 +64,9 @@ class Section:
                 self.warn(line.removeprefix("warning: "))
 
     def __str__(self) -> str:
-        return "\n".join([self.title, *(line for one in self.findings for line in one.lines())])
+        return "\n".join(
+            [self.title, *(line for finding in self.findings for line in finding.lines())]
+        )
 
 
 class Excluded(io.StringIO):
@@ -82,7 +84,7 @@ class Excluded(io.StringIO):
 
 
 def count(sections: Sequence[Section], mark: str) -> int:
-    return sum(one.mark == mark for section in sections for one in section.findings)
+    return sum(finding.mark == mark for section in sections for finding in section.findings)
 
 
 def verdict(sections: Sequence[Section]) -> str:
@@ -101,8 +103,8 @@ def as_json(sections: Sequence[Section], complete: bool) -> dict:
         "warnings": count(sections, WARNING),
         "sections": {
             section.title: [
-                {"mark": one.mark, "text": one.text, "files": list(one.files)}
-                for one in section.findings
+                {"mark": finding.mark, "text": finding.text, "files": list(finding.files)}
+                for finding in section.findings
             ]
             for section in sections
         },

@@ -98,14 +98,14 @@ def examine_image(file: str, split: Split) -> ImageFacts:
         if header is not None and header.pixels > MAX_PIXELS:
             text = f"image {file}: claims {header.size} pixels, more than {MAX_PIXELS}; remove it"
             return ImageFacts(file, header, fault=text, skippable=True)
-        needed = 0 if header is None else header.decoded(min(header.bands, split.in_channels))
-        if needed > available_memory():
+        memory = 0 if header is None else header.decoded(min(header.bands, split.in_channels))
+        if memory > available_memory():
             text = (
-                f"image {file}: {header.size} pixels, {needed / 2**30:.1f} GiB to decode it, are "
+                f"image {file}: {header.size} pixels, {memory / 2**30:.1f} GiB to decode it, are "
                 f"more than the memory has room for; cut it into tiles"
             )
             return ImageFacts(file, header, fault=text)
-        if header is None or needed > LARGE:
+        if header is None or memory > LARGE:
             with one_at_a_time:
                 return ImageFacts(file, header, digest(file, split))
         return ImageFacts(file, header, digest(file, split))
@@ -121,9 +121,9 @@ def digest(file: str, split: Split) -> bytes:
         UserError: as `read_image`.
     """
     image = read_image(file, split.in_channels, split.bands, split.max_value)
-    found = hashlib.blake2b(f"{image.shape}".encode(), digest_size=16)
-    found.update(image.data if image.flags.c_contiguous else image.tobytes())
-    return found.digest()
+    pixel_hash = hashlib.blake2b(f"{image.shape}".encode(), digest_size=16)
+    pixel_hash.update(image.data if image.flags.c_contiguous else image.tobytes())
+    return pixel_hash.digest()
 
 
 def available_memory() -> float:
@@ -166,42 +166,50 @@ def check_images(split: Split, facts: Sequence[ImageFacts], section: Section) ->
     Returns:
         The images that training cannot use; None where the config is what is wrong.
     """
-    bad = [one for one in facts if one.fault is not None]
-    good, total = len(facts) - len(bad), len(facts)
-    if good:
-        check_sizes(split, [one for one in facts if one.fault is None and one.header], section)
-        check_bands(split, [one for one in facts if one.header], section)
-    if not bad:
+    bad_images = [image for image in facts if image.fault is not None]
+    good_count, total = len(facts) - len(bad_images), len(facts)
+    if good_count:
+        check_sizes(
+            split, [image for image in facts if image.fault is None and image.header], section
+        )
+        check_bands(split, [image for image in facts if image.header], section)
+    if not bad_images:
         section.ok(f"{split.name}: all {total} images can be read")
         return []
-    reasons = Counter(one.fault.replace(one.file, "") for one in bad if not one.skippable)
+    reasons = Counter(
+        image.fault.replace(image.file, "") for image in bad_images if not image.skippable
+    )
     if reasons and reasons.most_common(1)[0][1] > MOST_ALIKE * total:
         text = f"{split.name}: most images have one fault, so the config is probably what is wrong"
-        section.fail(text, [one.fault for one in bad])
+        section.fail(text, [image.fault for image in bad_images])
         return None
-    kept = None if split.kept is None else {split.images[index] for index in split.kept}
+    kept_files = None if split.kept is None else {split.images[index] for index in split.kept}
     # Of tiles that a fraction leaves out, opening the data set takes the header and no more.
-    spared = [one for one in bad if kept is not None and one.file not in kept and one.header]
-    if spared:
-        text = f"{split.name}: {len(spared)} of {total} images cannot be decoded; fraction drops"
-        section.warn(f"{text} them, another one may not", [one.fault for one in spared])
-    bad = [one for one in bad if one not in spared]
-    if bad:
-        passed_over = split.skips and all(one.skippable for one in bad)
-        mend = "mend or exclude them"
-        if passed_over:
-            allowed = max(1, total // 100)  # as the training loop counts them
-            row = longest_run([one.fault is not None for one in facts])
+    leftovers = [
+        image
+        for image in bad_images
+        if kept_files is not None and image.file not in kept_files and image.header
+    ]
+    if leftovers:
+        text = f"{split.name}: {len(leftovers)} of {total} images cannot be decoded; fraction drops"
+        section.warn(f"{text} them, another one may not", [image.fault for image in leftovers])
+    bad_images = [image for image in bad_images if image not in leftovers]
+    if bad_images:
+        training_skips = split.skips and all(image.skippable for image in bad_images)
+        remedy = "mend or exclude them"
+        if training_skips:
+            most_allowed = max(1, total // 100)  # as the training loop counts them
+            row = longest_run([image.fault is not None for image in facts])
             if row >= min(MOST_SKIPPED, total):
-                mend += f": {row} in a row are more than training passes over"
-            elif len(bad) > allowed:
-                mend += ": they are more than 1 %"
+                remedy += f": {row} in a row are more than training passes over"
+            elif len(bad_images) > most_allowed:
+                remedy += ": they are more than 1 %"
             else:
-                mend = "training passes over them"
-        say = section.warn if mend == "training passes over them" else section.fail
-        text = f"{split.name}: {len(bad)} of {total} images cannot be used; {mend}"
-        say(text, [one.fault for one in bad])
-    return [one.file for one in [*bad, *spared]]
+                remedy = "training passes over them"
+        say = section.warn if remedy == "training passes over them" else section.fail
+        text = f"{split.name}: {len(bad_images)} of {total} images cannot be used; {remedy}"
+        say(text, [image.fault for image in bad_images])
+    return [image.file for image in [*bad_images, *leftovers]]
 
 
 def longest_run(marks: Sequence[bool]) -> int:
@@ -216,21 +224,27 @@ def longest_run(marks: Sequence[bool]) -> int:
 def check_sizes(split: Split, facts: Sequence[ImageFacts], section: Section) -> None:
     if not facts:
         return
-    ordered = sorted(facts, key=lambda one: one.header.pixels)
-    least, middle, most = (ordered[i].header.size for i in (0, len(ordered) // 2, -1))
-    if least == most:
-        section.ok(f"{split.name}: all of {least} pixels")
+    ordered_images = sorted(facts, key=lambda image: image.header.pixels)
+    smallest, median, largest = (
+        ordered_images[index].header.size for index in (0, len(ordered_images) // 2, -1)
+    )
+    if smallest == largest:
+        section.ok(f"{split.name}: all of {smallest} pixels")
     else:
-        section.ok(f"{split.name}: {least} to {most} pixels, median {middle}")
+        section.ok(f"{split.name}: {smallest} to {largest} pixels, median {median}")
     if split.side is not None:
-        small = [one for one in ordered if min(one.header.height, one.header.width) < split.side]
-        if small:
-            names = [f"{one.file}: {one.header.size}" for one in small]
+        small_images = [
+            image
+            for image in ordered_images
+            if min(image.header.height, image.header.width) < split.side
+        ]
+        if small_images:
+            names = [f"{image.file}: {image.header.size}" for image in small_images]
             how = "enlarged" if split.labels is None else "padded"
-            text = f"{len(small)} images are smaller than {split.side} pixels and are {how}"
+            text = f"{len(small_images)} images are smaller than {split.side} pixels and are {how}"
             section.warn(f"{split.name}: {text}", names)
     elif split.name == "train":
-        shapes = {(one.header.height, one.header.width) for one in facts}
+        shapes = {(image.header.height, image.header.width) for image in facts}
         if len(shapes) > 1:
             section.fail("train: tiles of a batch must be of one size; set crop_size")
         elif split.turns and any(height != width for height, width in shapes):
@@ -238,41 +252,46 @@ def check_sizes(split: Split, facts: Sequence[ImageFacts], section: Section) -> 
 
 
 def check_bands(split: Split, facts: Sequence[ImageFacts], section: Section) -> None:
-    kinds = Counter((one.header.bands, one.header.dtype) for one in facts)
-    named = [f"{bands} bands {dtype} ({n} files)" for (bands, dtype), n in kinds.most_common()]
+    kinds = Counter((image.header.bands, image.header.dtype) for image in facts)
+    descriptions = [
+        f"{bands} bands {dtype} ({file_count} files)"
+        for (bands, dtype), file_count in kinds.most_common()
+    ]
     if len(kinds) <= 1:
-        section.ok(f"{split.name}: {''.join(named)}")
+        section.ok(f"{split.name}: {''.join(descriptions)}")
         return
     files = defaultdict(list)
-    for one in facts:
-        files[one.header.bands, one.header.dtype].append(one.file)
-    rare = [
+    for image in facts:
+        files[image.header.bands, image.header.dtype].append(image.file)
+    rare_files = [
         f"{file}: {kind[0]} bands {kind[1]}" for kind, _ in kinds.most_common()[1:]
         for file in files[kind]
     ]  # fmt: skip
-    section.warn(f"{split.name}: bands differ: {', '.join(named)}", rare)
+    section.warn(f"{split.name}: bands differ: {', '.join(descriptions)}", rare_files)
 
 
-def check_duplicates(scanned: dict[str, Sequence[ImageFacts]], section: Section) -> None:
-    """Same pixels within each split and in each two of them; `scanned` is by the split's name.
+def check_duplicates(image_facts: dict[str, Sequence[ImageFacts]], section: Section) -> None:
+    """Same pixels within each split and in each two of them; `image_facts` is by the split's name.
 
     Neither makes a run fail, but scores on images that were trained on say nothing.
     """
-    grouped = {name: by_pixels(facts) for name, facts in scanned.items()}
-    for name, groups in grouped.items():
-        twice = [files for files in groups.values() if len(files) > 1]
-        if twice:
-            spare = sum(len(files) - 1 for files in twice)
-            text = f"{name}: {spare} images are there again ({len(twice)} groups of equal pixels)"
-            section.warn(text, [" = ".join(files) for files in twice])
+    contents = {name: by_pixels(facts) for name, facts in image_facts.items()}
+    for name, groups in contents.items():
+        twins = [files for files in groups.values() if len(files) > 1]
+        if twins:
+            copies = sum(len(files) - 1 for files in twins)
+            text = f"{name}: {copies} images are there again ({len(twins)} groups of equal pixels)"
+            section.warn(text, [" = ".join(files) for files in twins])
         else:
             section.ok(f"{name}: no image is there twice")
-    for first, second in combinations(grouped, 2):
-        shared = [digest for digest in grouped[first] if digest in grouped[second]]
-        if shared:
-            names = [f"{grouped[first][d][0]} = {grouped[second][d][0]}" for d in shared]
+    for first, second in combinations(contents, 2):
+        hashes = [digest for digest in contents[first] if digest in contents[second]]
+        if hashes:
+            names = [
+                f"{contents[first][digest][0]} = {contents[second][digest][0]}" for digest in hashes
+            ]
             section.warn(
-                f"{first} and {second} share {len(shared)} images: scores would not be of unseen "
+                f"{first} and {second} share {len(hashes)} images: scores would not be of unseen "
                 f"images",
                 names,
             )
@@ -283,7 +302,7 @@ def check_duplicates(scanned: dict[str, Sequence[ImageFacts]], section: Section)
 def by_pixels(facts: Sequence[ImageFacts]) -> dict[bytes, list[str]]:
     """The files of each content, in the order of `facts`."""
     groups = defaultdict(list)
-    for one in facts:
-        if one.digest is not None:
-            groups[one.digest].append(one.file)
+    for image in facts:
+        if image.digest is not None:
+            groups[image.digest].append(image.file)
     return groups

@@ -78,36 +78,38 @@ def check_labels(
         "size": "labels are of another size than their image",
         "unreadable": "labels cannot be read",
     }
-    bad, whole = [one for one in facts if one.fault is not None], len(facts)
-    to_blame = False
-    for kind, what in faults.items():
-        named = [one.fault for one in bad if one.kind == kind]
-        if not named:
+    bad_labels, total = [label for label in facts if label.fault is not None], len(facts)
+    config_to_blame = False
+    for kind, fault in faults.items():
+        kind_faults = [label.fault for label in bad_labels if label.kind == kind]
+        if not kind_faults:
             continue
-        many = len(named) > MOST_ALIKE * whole
-        to_blame |= many
+        many = len(kind_faults) > MOST_ALIKE * total
+        config_to_blame |= many
         hint = ", so the config is probably what is wrong" if many else ""
-        section.fail(f"{split.name}: {len(named)} of {whole} {what}{hint}", named)
-    if not bad:
-        section.ok(f"{split.name}: all {whole} labels are there, of their image's size")
-    read = [one for one in facts if one.fault is None]
-    if not read:
+        section.fail(f"{split.name}: {len(kind_faults)} of {total} {fault}{hint}", kind_faults)
+    if not bad_labels:
+        section.ok(f"{split.name}: all {total} labels are there, of their image's size")
+    readable_labels = [label for label in facts if label.fault is None]
+    if not readable_labels:
         return None, coding
-    coding, odd = settle_codings(split, read, coding, len(classes), section)
+    coding, outliers = settle_codings(split, readable_labels, coding, len(classes), section)
     if coding is not None:
-        check_classes(split.name, sum(one.counts for one in read), coding, classes, section)
+        check_classes(
+            split.name, sum(label.counts for label in readable_labels), coding, classes, section
+        )
     if coding is not None and split.kept is not None:
-        used = [facts[index].counts for index in split.kept if facts[index].fault is None]
+        used_counts = [facts[index].counts for index in split.kept if facts[index].fault is None]
         name = f"{split.name}, the {len(split.kept)} tiles that fraction keeps"
-        check_classes(name, sum(used, np.zeros(256, np.int64)), coding, classes, section)
-    if to_blame or coding is None:
+        check_classes(name, sum(used_counts, np.zeros(256, np.int64)), coding, classes, section)
+    if config_to_blame or coding is None:
         return None, coding
-    return [one.image for one in [*bad, *odd]], coding
+    return [label.image for label in [*bad_labels, *outliers]], coding
 
 
 def settle_codings(
     split: Split,
-    read: Sequence[LabelFacts],
+    readable_labels: Sequence[LabelFacts],
     coding: ValueCoding | None,
     num_classes: int,
     section: Section,
@@ -116,51 +118,59 @@ def settle_codings(
 
     Some labels with values that no coding has do not hide what the others are coded in.
     """
-    total = sum(one.counts for one in read)
+    total = sum(label.counts for label in readable_labels)
     values = np.flatnonzero(total)
     section.ok(f"{split.name}: values {', '.join(map(str, values))}")
-    usual = np.isin(np.arange(256), [*range(num_classes + 1), IGNORE])
-    sound = usual if coding is None else coding.table != INVALID
-    odd = [one for one in read if one.counts[~sound].any()]
-    few = 0 < len(odd) <= MOST_ALIKE * len(read)
+    usual_values = np.isin(np.arange(256), [*range(num_classes + 1), IGNORE])
+    sound_values = usual_values if coding is None else coding.table != INVALID
+    outliers = [label for label in readable_labels if label.counts[~sound_values].any()]
+    few_outliers = 0 < len(outliers) <= MOST_ALIKE * len(readable_labels)
 
-    def found_in(labels: Sequence[LabelFacts], section: Section) -> tuple | None:
-        counts, files = np.array([one.counts for one in labels]), [one.label for one in labels]
+    def attempt_coding(facts: Sequence[LabelFacts], section: Section) -> tuple | None:
+        counts, files = np.array([fact.counts for fact in facts]), [fact.label for fact in facts]
         return section.attempt(settle_coding, counts, files, num_classes, coding)
 
-    found = found_in(read, Section(""))
-    if found is not None:
-        odd = []
-    elif few:
-        wrong = np.flatnonzero(total * ~sound)
-        text = f"values {', '.join(map(str, wrong))} are no classes, in {len(odd)} labels"
-        named = [f"{one.label}: {np.flatnonzero(one.counts * ~sound).tolist()}" for one in odd]
+    coding_and_remarks = attempt_coding(readable_labels, Section(""))
+    if coding_and_remarks is not None:
+        outliers = []
+    elif few_outliers:
+        odd_values = np.flatnonzero(total * ~sound_values)
+        text = f"values {', '.join(map(str, odd_values))} are no classes, in {len(outliers)} labels"
+        label_values = [
+            f"{label.label}: {np.flatnonzero(label.counts * ~sound_values).tolist()}"
+            for label in outliers
+        ]
         hint = "mend them, or set label_offset or label_codes"
-        section.fail(f"{split.name}: {text}; {hint}", named)
-        others = [one for one in read if not one.counts[~sound].any()]
-        found = found_in(others, section)
+        section.fail(f"{split.name}: {text}; {hint}", label_values)
+        other_labels = [label for label in readable_labels if not label.counts[~sound_values].any()]
+        coding_and_remarks = attempt_coding(other_labels, section)
     else:
-        found = found_in(read, section)
-    if found is None:
+        coding_and_remarks = attempt_coding(readable_labels, section)
+    if coding_and_remarks is None:
         return None, []
-    for sentence in found[1]:
+    for sentence in coding_and_remarks[1]:
         section.warn(sentence)
-    return found[0], odd
+    return coding_and_remarks[0], outliers
 
 
 def check_classes(
     name: str, total: np.ndarray, coding: ValueCoding, classes: Sequence[str], section: Section
 ) -> None:
     """Shares of the classes in the scored pixels; classes without a pixel."""
-    scored = [int(total[coding.table == k].sum()) for k in range(len(classes))]
-    kept, left = sum(scored), total[coding.table == IGNORE].sum() / max(1, total.sum())
-    if not kept:
+    counts = [int(total[coding.table == index].sum()) for index in range(len(classes))]
+    pixels, ignored_share = sum(counts), total[coding.table == IGNORE].sum() / max(1, total.sum())
+    if not pixels:
         section.fail(f"{name}: no pixel has a class, all are not scored")
         return
-    shares = ", ".join(f"{c} {n / kept:.2%}" for c, n in zip(classes, scored, strict=True))
-    say = section.warn if left > 0.5 else section.ok
-    say(f"{name}: {shares}; not scored {left:.2%} of all pixels")
-    absent = [c for c, n in zip(classes, scored, strict=True) if not n]
-    if absent:
+    shares = ", ".join(
+        f"{class_name} {count / pixels:.2%}"
+        for class_name, count in zip(classes, counts, strict=True)
+    )
+    say = section.warn if ignored_share > 0.5 else section.ok
+    say(f"{name}: {shares}; not scored {ignored_share:.2%} of all pixels")
+    absent_classes = [
+        class_name for class_name, count in zip(classes, counts, strict=True) if not count
+    ]
+    if absent_classes:
         why = "it cannot be learned" if name.startswith("train") else "it has no score there"
-        section.warn(f"{name}: no pixel is {' or '.join(absent)}; {why}")
+        section.warn(f"{name}: no pixel is {' or '.join(absent_classes)}; {why}")

@@ -33,12 +33,14 @@ def check_batch(
     settings: LoopSettings, processes: int, images: int, model: nn.Module, section: Section
 ) -> None:
     """Whether the images make a step, and a step's batch suits batch normalization."""
-    batch, several = settings.batch_size, settings.accumulate_steps
-    per_step = batch * several * processes
+    batch, accumulate_steps = settings.batch_size, settings.accumulate_steps
+    per_step = batch * accumulate_steps * processes
     if processes > 1:
         section.ok(f"{processes} processes of batch_size {batch} each; one of them is measured")
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    section.attempt(require_images, images, batch, several, processes)
+    norms = [
+        module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
+    section.attempt(require_images, images, batch, accumulate_steps, processes)
     if images >= per_step:
         section.ok(f"{images} images, {images // per_step} steps of {per_step} an epoch")
     if batch == 1 and norms:
@@ -82,7 +84,7 @@ def load_batch(trial: Trial, dataset) -> tuple[dict, float]:
 
 def check_normalization(stepper: TrainStep, batch: dict, section: Section) -> bool:
     """Which batch normalization has the fewest values a channel; whether a step is possible."""
-    seen: dict[str, int] = {}
+    fewest_values: dict[str, int] = {}
     handles = []
     for name, module in stepper.model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -90,7 +92,7 @@ def check_normalization(stepper: TrainStep, batch: dict, section: Section) -> bo
             def note(module: nn.Module, inputs: tuple, name: str = name) -> None:
                 if module.training:
                     values = inputs[0].numel() // inputs[0].shape[1]
-                    seen[name] = min(values, seen.get(name, values))
+                    fewest_values[name] = min(values, fewest_values.get(name, values))
 
             handles.append(module.register_forward_pre_hook(note))
     stepper.model.train()
@@ -100,7 +102,7 @@ def check_normalization(stepper: TrainStep, batch: dict, section: Section) -> bo
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
-        name = min(seen, key=seen.get)
+        name = min(fewest_values, key=fewest_values.get)
         section.fail(
             f"batch normalization {name}: one value a channel (batch 1, map 1 x 1) has no "
             f"variance; set a larger batch_size or larger images"
@@ -109,12 +111,12 @@ def check_normalization(stepper: TrainStep, batch: dict, section: Section) -> bo
     finally:
         for handle in handles:
             handle.remove()
-    if not seen:
+    if not fewest_values:
         section.ok("no batch normalization is trained")
         return True
-    name = min(seen, key=seen.get)
-    say = section.warn if seen[name] < FEW_VALUES else section.ok
-    say(f"batch normalization has at least {seen[name]} values a channel ({name})")
+    name = min(fewest_values, key=fewest_values.get)
+    say = section.warn if fewest_values[name] < FEW_VALUES else section.ok
+    say(f"batch normalization has at least {fewest_values[name]} values a channel ({name})")
     return True
 
 
@@ -164,7 +166,7 @@ def check_time(
     if images < per_step:
         return
     plan = make_plan(images, per_step, settings.num_epoch, settings.num_step, state)
-    left = plan.total - plan.first
+    steps = plan.total - plan.first
     loaders, cores = settings.num_workers, default_workers()
     loading = per_step * image / min(processes * max(1, loaders), max(processes, cores))
     # Workers load while the step is computed; without them one waits for the other.
@@ -180,12 +182,12 @@ def check_time(
         section.warn(
             f"num_workers={loaders} of each process, which may use {cores / processes:g} cores"
         )
-    if left <= 0:
+    if steps <= 0:
         section.ok(f"all {plan.total} steps are done, nothing is left to do")
         return
-    end = datetime.datetime.now() + datetime.timedelta(seconds=left * seconds)
+    end = datetime.datetime.now() + datetime.timedelta(seconds=steps * seconds)
     section.ok(
-        f"{left} of {plan.total} steps are left, {format_duration(left * seconds)}: until about "
+        f"{steps} of {plan.total} steps are left, {format_duration(steps * seconds)}: until about "
         f"{end:%Y-%m-%d %H:%M}, validation and saving not counted"
     )
 
@@ -218,12 +220,14 @@ def check_machine(train_cfg: dict, section: Section) -> None:
         free, total = torch.cuda.mem_get_info(device)
         text = f"{device}: {free / 2**30:.1f} of {total / 2**30:.1f} GiB are free"
         (section.ok if free > 0.8 * total else section.warn)(text)
-    asked, fast = train_cfg.get("precision", "fp32"), has_fast_bf16(device)
-    taken = ("bf16" if fast else "fp32") if asked == "auto" else asked
-    section.ok(f"device {device}, precision {asked}" + (f": {taken}" if asked == "auto" else ""))
-    if taken == "bf16" and not fast:
+    setting, fast_bf16 = train_cfg.get("precision", "fp32"), has_fast_bf16(device)
+    precision = ("bf16" if fast_bf16 else "fp32") if setting == "auto" else setting
+    section.ok(
+        f"device {device}, precision {setting}" + (f": {precision}" if setting == "auto" else "")
+    )
+    if precision == "bf16" and not fast_bf16:
         section.warn(f"bf16 is emulated on this {device.type}, very slowly; set precision='auto'")
-    if taken == "fp32" and device.type == "cuda" and fast:
+    if precision == "fp32" and device.type == "cuda" and fast_bf16:
         section.warn("this GPU computes faster in bf16; set train_cfg.precision=auto")
 
 
@@ -232,40 +236,40 @@ HEADROOM = 1.1  # of what is needed, for logs and pictures
 
 def check_folder(path: str, key: str, section: Section) -> bool:
     """Whether `path`, which may not be there yet, can be written to; nothing is made."""
-    there = nearest(Path(path))
-    longest = os.pathconf(there, "PC_NAME_MAX")
-    if any(len(os.fsencode(part)) > longest for part in Path(path).parts):
-        section.fail(f"{key}={path[:40]}...: a name of more than {longest} bytes; shorten it")
-    elif not there.is_dir():
-        section.fail(f"{key}={path}: {there} is a file, not a folder")
-    elif not os.access(there, os.W_OK | os.X_OK):
-        section.fail(f"{key}={path}: {there} cannot be written to")
+    place = nearest(Path(path))
+    longest_name = os.pathconf(place, "PC_NAME_MAX")
+    if any(len(os.fsencode(part)) > longest_name for part in Path(path).parts):
+        section.fail(f"{key}={path[:40]}...: a name of more than {longest_name} bytes; shorten it")
+    elif not place.is_dir():
+        section.fail(f"{key}={path}: {place} is a file, not a folder")
+    elif not os.access(place, os.W_OK | os.X_OK):
+        section.fail(f"{key}={path}: {place} cannot be written to")
     else:
-        section.ok(f"{key}={path}: " + ("is there" if there == Path(path) else "will be made"))
+        section.ok(f"{key}={path}: " + ("is there" if place == Path(path) else "will be made"))
         return True
     return False
 
 
-def check_disk(needed: int, what: str, path: str, section: Section) -> None:
-    """Whether `needed` bytes fit where `path` is or will be, what is there already included."""
+def check_disk(needed_bytes: int, breakdown: str, path: str, section: Section) -> None:
+    """Whether `needed_bytes` fit where `path` is or will be, what is there already included."""
     folder = nearest(Path(path))
-    free = shutil.disk_usage(folder).free
-    used = checkpoints_there(Path(path))
-    more = max(0, needed - used)
+    free_bytes = shutil.disk_usage(folder).free
+    used_bytes = checkpoints_there(Path(path))
+    further_bytes = max(0, needed_bytes - used_bytes)
     text = (
-        f"checkpoints take {format_gib(needed)} ({what}), {format_gib(used)} of it used now; "
-        f"{format_gib(free)} free"
+        f"checkpoints take {format_gib(needed_bytes)} ({breakdown}), {format_gib(used_bytes)} of "
+        f"it used now; {format_gib(free_bytes)} free"
     )
-    if more > free:
+    if further_bytes > free_bytes:
         section.fail(f"{text} at {folder}: make room, or lower checkpoints.max_keep")
-    elif more * HEADROOM > free:
+    elif further_bytes * HEADROOM > free_bytes:
         section.warn(f"{text} at {folder}: hardly any room is left")
     else:
         section.ok(f"{text} at {folder}")
 
 
 def checkpoint_bytes(
-    model: nn.Module, optimizer: dict, max_keep: int, labelled: bool
+    model: nn.Module, optimizer: dict, max_keep: int, fine_tuning: bool
 ) -> tuple[int, str]:
     """Bytes of all checkpoints of a run at its fullest, and of what they are.
 
@@ -273,10 +277,10 @@ def checkpoint_bytes(
     `latest.pth`, and one more is there while it is written, before the oldest is removed.
     """
     weights = sum(v.nbytes for v in model.state_dict().values())
-    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    full = weights + moments(optimizer) * trained
-    small = weights if labelled else sum(v.nbytes for v in model.backbone.state_dict().values())
-    name = "best.pth" if labelled else "backbone.pth"
+    trained_weights = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    full = weights + moments(optimizer) * trained_weights
+    small = weights if fine_tuning else sum(v.nbytes for v in model.backbone.state_dict().values())
+    name = "best.pth" if fine_tuning else "backbone.pth"
     text = (
         f"{format_gib(full)} each: {max_keep} kept, latest, one being written; "
         f"{name} {format_gib(small)}"
@@ -296,10 +300,10 @@ def checkpoints_there(folder: Path) -> int:
     of names it has."""
     if not folder.is_dir():
         return 0
-    named = [folder / name for name in ("latest.pth", "best.pth", "backbone.pth")]
-    files = [*named, *(file for _, file in run_folder.epochs(folder))]
-    found = [file.stat() for file in files if file.is_file()]
-    return sum({status.st_ino: status.st_size for status in found}.values())
+    fixed_files = [folder / name for name in ("latest.pth", "best.pth", "backbone.pth")]
+    files = [*fixed_files, *(file for _, file in run_folder.epochs(folder))]
+    statuses = [file.stat() for file in files if file.is_file()]
+    return sum({status.st_ino: status.st_size for status in statuses}.values())
 
 
 def nearest(path: Path) -> Path:

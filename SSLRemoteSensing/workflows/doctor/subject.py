@@ -45,24 +45,26 @@ def is_fine_tuning(config: dict) -> bool:
 
 def find_splits(config: dict, section: Section) -> list[Split]:
     """The splits of `config` that can be found; each other one is a finding that would fail."""
-    train_cfg, found = config["train_cfg"], []
+    train_cfg, splits = config["train_cfg"], []
     in_channels = config["backbone_cfg"].get("in_channels", 3)
     classes = len(config["classes"]) if is_fine_tuning(config) else None
     for name in ("train", "val", "test"):
         data = train_cfg.get(f"{name}_data")
         if data is None:
             continue
-        other = Section("")
+        split_section = Section("")
         if classes is None:
-            split = other.attempt(pretext_split, data, in_channels)
+            split = split_section.attempt(pretext_split, data, in_channels)
         else:
-            split = other.attempt(labelled_split, name, data, in_channels, classes)
+            split = split_section.attempt(labelled_split, name, data, in_channels, classes)
         key = f"train_cfg.{name}_data"
-        section.findings += [replace(one, text=f"{key}: {one.text}") for one in other.findings]
+        section.findings += [
+            replace(finding, text=f"{key}: {finding.text}") for finding in split_section.findings
+        ]
         if split is not None:
             section.ok(f"{name}: {len(split.images)} images")
-            found.append(split)
-    return found
+            splits.append(split)
+    return splits
 
 
 def pretext_split(data: dict, in_channels: int) -> Split:

@@ -60,8 +60,8 @@ def open_trial(config: dict, processes: int = 1) -> Trial:
         UserError: what training would refuse before it opens its data.
     """
     config = copy.deepcopy(config)
-    opened = open_labelled if is_fine_tuning(config) else open_pretext
-    trial = opened(config, processes)
+    open_kind = open_labelled if is_fine_tuning(config) else open_pretext
+    trial = open_kind(config, processes)
     build_schedule(trial.settings.lr_schedule)
     return trial
 
@@ -80,20 +80,20 @@ def open_pretext(config: dict, processes: int) -> Trial:
 
 
 def open_labelled(config: dict, processes: int) -> Trial:
-    opened = finetuning.open_network(config, processes=processes)
+    network = finetuning.open_network(config, processes=processes)
 
     def open_train(exclude: str | None, coding: ValueCoding | None) -> Dataset:
-        tiles = opened.open_split("train", coding, checked=coding is not None, exclude=exclude)
+        tiles = network.open_split("train", coding, checked=coding is not None, exclude=exclude)
         return segmentation.Repeated(tiles, tiles.full_length)
 
     def open_scored_splits(coding: ValueCoding | None) -> None:
-        for split in sorted({"val", opened.scored_split}):
-            tiles = opened.open_split(split, coding, checked=coding is not None)
-            open_scored(tiles, opened.classes, opened.scoring)
+        for split in sorted({"val", network.scored_split}):
+            tiles = network.open_split(split, coding, checked=coding is not None)
+            open_scored(tiles, network.classes, network.scoring)
 
-    groups = opened.model.param_groups(opened.backbone_lr_factor)
+    groups = network.model.param_groups(network.backbone_lr_factor)
     return Trial(
-        config, opened.model, opened.loop, groups, segmentation.collate, open_train,
+        config, network.model, network.loop, groups, segmentation.collate, open_train,
         open_scored_splits,
     )  # fmt: skip
 
@@ -105,12 +105,12 @@ def open_without(trial: Trial, unusable: Iterable[str], coding: ValueCoding | No
         UserError: as the data set, nothing being left for one.
     """
     data = trial.config["train_cfg"]["train_data"]
-    before = data.get("exclude")
+    exclude = data.get("exclude")
     if not unusable:
-        return trial.open_train(before, coding)
+        return trial.open_train(exclude, coding)
     root = Path(data.get("image_path") or data["data_path"])
     root = root if root.is_dir() else root.parent
-    lines = [] if before is None else listing(Path(before), "exclude")
+    lines = [] if exclude is None else listing(Path(exclude), "exclude")
     lines = [str(root / line) for line in lines] + [os.path.abspath(file) for file in unusable]
     with tempfile.NamedTemporaryFile(suffix=".txt") as file:
         file.write("\n".join(lines).encode("utf-8", "surrogateescape"))
