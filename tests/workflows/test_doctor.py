@@ -33,7 +33,7 @@ from SSLRemoteSensing.data import segmentation
 from SSLRemoteSensing.data.file_lists import find_images, leave_out
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings, find_pairs
 from SSLRemoteSensing.workflows.doctor import images as doctor_images
-from SSLRemoteSensing.workflows.doctor import run
+from SSLRemoteSensing.workflows.doctor import machine, step
 from SSLRemoteSensing.workflows.doctor.findings import Section
 from SSLRemoteSensing.workflows.doctor.images import check_images, read_header, scan
 from SSLRemoteSensing.workflows.doctor.subject import Split
@@ -391,7 +391,7 @@ def test_a_part_that_crashes_loses_nothing_of_the_parts_before(
     doctor, pretext, own, tmp_path, monkeypatch
 ):
     truncate(own / "images/tile_000.jpg")
-    monkeypatch.setattr(run, "check_batch", lambda *args: 1 / 0)
+    monkeypatch.setattr(step, "check_batch", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         doctor(pretext, "--output", tmp_path / "out")
     assert str(own / "images/tile_000.jpg") in (tmp_path / "out/exclude.txt").read_text()
@@ -549,7 +549,7 @@ def test_only_files_that_the_run_replaces_count_as_room(tmp_path):
     (tmp_path / "epoch_0009.pth").write_bytes(bytes(200))
     (tmp_path / "mine.pth").write_bytes(bytes(30))
     (tmp_path / "latest.damaged.pth").write_bytes(bytes(4))
-    assert run.checkpoints_there(tmp_path) == 1200
+    assert machine.checkpoints_there(tmp_path) == 1200
 
 
 def test_a_name_that_is_too_long_is_one_line(doctor, light, tmp_path):
@@ -629,8 +629,8 @@ def test_the_room_for_checkpoints_is_what_a_run_takes_at_its_fullest(light, tmp_
     assert call("train.py", light, tmp_path).returncode == 0
     task = open_trial(light)
     given = (task.model, task.settings.optimizer)
-    needed, _ = run.checkpoint_bytes(*given, 2, False)
-    one, _ = run.checkpoint_bytes(*given, 1, False)
+    needed, _ = machine.checkpoint_bytes(*given, 2, False)
+    one, _ = machine.checkpoint_bytes(*given, 1, False)
     one = needed - one  # latest.pth may be a second name of the newest epoch's file
     assert needed - 1.02 * one < max(seen) < 1.02 * needed
     assert (folder / "latest.pth").stat().st_size == pytest.approx(one, rel=0.01)
@@ -698,11 +698,11 @@ def test_all_mistakes_are_told_at_once(doctor, seg_config, tmp_path):
 def test_the_end_is_steps_left_times_a_step():
     settings = dict(batch_size=10, accumulate_steps=1, num_workers=0, num_epoch=10, num_step=None)
     section = Section("")
-    run.check_time(settings, 1, 1000, 3.0, 0.1, None, section)  # loading 1 s, computing 3 s
+    step.check_time(settings, 1, 1000, 3.0, 0.1, None, section)  # loading 1 s, computing 3 s
     assert "1000 of 1000 steps are left, 1 h 6 min" in str(section)
     state = {"step": 900, "epoch": 9, "offset": 0}
     section = Section("")
-    run.check_time(settings | {"num_workers": 1}, 1, 1000, 3.0, 0.1, state, section)
+    step.check_time(settings | {"num_workers": 1}, 1, 1000, 3.0, 0.1, state, section)
     assert "100 of 1000 steps are left, 5 min 0 s" in str(section)  # one beside the other
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from SSLRemoteSensing.data.labels import ValueCoding
-from SSLRemoteSensing.workflows.doctor import labels, run
+from SSLRemoteSensing.workflows.doctor import labels, machine, step
 from SSLRemoteSensing.workflows.doctor.findings import FAIL, Section, count
 from SSLRemoteSensing.workflows.doctor.images import (
     ImageFacts,
@@ -13,7 +13,7 @@ from SSLRemoteSensing.workflows.doctor.images import (
     check_images,
     scan,
 )
-from SSLRemoteSensing.workflows.doctor.run import check_changes, check_machine, check_run_folder
+from SSLRemoteSensing.workflows.doctor.machine import check_changes, check_machine, check_run_folder
 from SSLRemoteSensing.workflows.doctor.subject import Split, find_splits, is_fine_tuning
 from SSLRemoteSensing.workflows.doctor.trial import (
     Trial,
@@ -127,16 +127,16 @@ def examine_folder(examination: Examination, trial: Trial | None) -> dict | None
     """The run's folders and disk; the state that it would go on from."""
     train_cfg, section, state = examination.config["train_cfg"], Section("folders"), None
     folder = train_cfg["checkpoints"]["checkpoints_path"]
-    run.check_folder(train_cfg["log"]["log_path"], "log_path", section)
-    if run.check_folder(folder, "checkpoints_path", section):
+    machine.check_folder(train_cfg["log"]["log_path"], "log_path", section)
+    if machine.check_folder(folder, "checkpoints_path", section):
         if trial is not None:
             settings = trial.settings
             max_keep = settings.checkpoints.max_keep
             max_keep = min(max_keep, settings.num_epoch or max_keep)
-            needed_bytes, breakdown = run.checkpoint_bytes(
+            needed_bytes, breakdown = machine.checkpoint_bytes(
                 trial.model, settings.optimizer, max_keep, is_fine_tuning(examination.config)
             )
-            run.check_disk(needed_bytes, breakdown, folder, section)
+            machine.check_disk(needed_bytes, breakdown, folder, section)
         state = check_run_folder(Path(folder), section)
         if state is not None and trial is not None:
             check_changes(state, kept_config(trial), section)
@@ -147,7 +147,7 @@ def examine_folder(examination: Examination, trial: Trial | None) -> dict | None
 def examine_step(examination: Examination, trial: Trial, state: dict | None, images: int) -> None:
     """Open the data as training does, run a step on it, and look ahead."""
     section = Section("a step")
-    run.check_batch(trial.settings, examination.processes, images, trial.model, section)
+    step.check_batch(trial.settings, examination.processes, images, trial.model, section)
     if examination.misled:
         section.warn("not measured: mend what is named above first")
         finish(examination, section)
@@ -155,16 +155,16 @@ def examine_step(examination: Examination, trial: Trial, state: dict | None, ima
     if trial.open_scored is not None and count(examination.sections, FAIL) == 0:
         section.attempt(trial.open_scored, examination.coding)
     dataset = section.attempt(open_without, trial, examination.unusable, examination.coding)
-    stepper = section.attempt(run.prepare_step, trial, state)
+    stepper = section.attempt(step.prepare_step, trial, state)
     if stepper is None:  # the checkpoint is of another network, say; the step can still be tried
-        state, stepper = None, Section("").attempt(run.prepare_step, trial, None)
-    timed_batch = None if dataset is None else section.attempt(run.load_batch, trial, dataset)
+        state, stepper = None, Section("").attempt(step.prepare_step, trial, None)
+    timed_batch = None if dataset is None else section.attempt(step.load_batch, trial, dataset)
     seconds = None
     if stepper is not None and timed_batch is not None:
         batch, image = timed_batch
-        seconds = run.check_step(trial, stepper, batch, section)
+        seconds = step.check_step(trial, stepper, batch, section)
         if seconds is not None:
-            run.check_time(
+            step.check_time(
                 trial.settings, examination.processes, len(dataset), seconds, image, state, section
             )
     else:
