@@ -696,13 +696,15 @@ def test_all_mistakes_are_told_at_once(doctor, seg_config, tmp_path):
 
 
 def test_the_end_is_steps_left_times_a_step():
-    settings = dict(batch_size=10, accumulate_steps=1, num_workers=0, num_epoch=10, num_step=None)
+    keys = dict(batch_size=10, accumulate_steps=1, num_workers=0, num_epoch=10, num_step=None)
+    settings = SimpleNamespace(**keys)
     section = Section("")
     step.check_time(settings, 1, 1000, 3.0, 0.1, None, section)  # loading 1 s, computing 3 s
     assert "1000 of 1000 steps are left, 1 h 6 min" in str(section)
     state = {"step": 900, "epoch": 9, "offset": 0}
     section = Section("")
-    step.check_time(settings | {"num_workers": 1}, 1, 1000, 3.0, 0.1, state, section)
+    settings.num_workers = 1
+    step.check_time(settings, 1, 1000, 3.0, 0.1, state, section)
     assert "100 of 1000 steps are left, 5 min 0 s" in str(section)  # one beside the other
 
 
