@@ -47,20 +47,20 @@ class Plan:
     shift: int
     counts_steps: bool
 
-    def place(self, step: int) -> int:
+    def index(self, step: int) -> int:
         """Where `step` stands in the steps of all epochs, from 0."""
         return step + self.shift
 
     def epoch(self, step: int) -> int:
-        return self.place(step) // self.per_epoch
+        return self.index(step) // self.per_epoch
 
     def seen(self, step: int) -> int:
         """Images seen before `step`, in all epochs."""
-        return self.place(step) * self.per_step
+        return self.index(step) * self.per_step
 
     def ends_epoch(self, done: int) -> bool:
         """Whether an epoch ends when `done` steps are done."""
-        return self.place(done) % self.per_epoch == 0
+        return self.index(done) % self.per_epoch == 0
 
     def progress(self, step: int) -> tuple[int, int, int]:
         """What a schedule takes: step and total (places, where epochs are counted), and epoch."""
@@ -82,7 +82,7 @@ class Plan:
 
     def position(self, step: int) -> dict[str, int]:
         """What a checkpoint keeps of it, in images, for going on with other steps."""
-        epoch, steps = divmod(self.place(step), self.per_epoch)
+        epoch, steps = divmod(self.index(step), self.per_epoch)
         offset = steps * self.per_step
         return {"step": step, "epoch": epoch, "offset": offset, "per_step": self.per_step}
 

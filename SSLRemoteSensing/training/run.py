@@ -214,7 +214,7 @@ def load(task: Task, settings: LoopSettings, plan: Plan, device: torch.device) -
     several = settings.accumulate_steps
     sampler = KeySampler(
         len(task.dataset), settings.batch_size, plan.per_epoch * several,
-        plan.place(plan.first) * several, plan.place(plan.total) * several, settings.seed,
+        plan.index(plan.first) * several, plan.index(plan.total) * several, settings.seed,
         distributed.rank(), distributed.size(),
     )  # fmt: skip
     loader = DataLoader(
