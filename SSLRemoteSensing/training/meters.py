@@ -182,7 +182,7 @@ class LossMeter:
         }
 
     def load_state_dict(self, state: dict, device: torch.device) -> None:
-        """Add what another History wrote."""
+        """Add what another LossMeter wrote."""
         self.skipped |= set(state["skipped"])
         self.left_out = max(self.left_out, state["left_out"])
         self.gradients += [(step, norm.to(device)) for step, norm in state["gradients"]]

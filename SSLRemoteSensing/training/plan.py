@@ -94,7 +94,7 @@ class Plan:
 def make_plan(
     images: int, per_step: int, num_epoch: int | None, num_step: int | None, state: dict | None
 ) -> Plan:
-    """The course of a run over `images` images, from the start or a checkpoint's `position`."""
+    """The plan of a run over `images` images, from the start or a checkpoint's `position`."""
     per_epoch = images // per_step
     first = shift = 0
     if state is not None:

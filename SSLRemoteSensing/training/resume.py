@@ -29,12 +29,12 @@ def resume(
     state: dict,
     folder: Path,
     card: dict,
-    course: Plan,
+    plan: Plan,
     images: int,
-    stepper: TrainStep,
-    history: LossMeter,
+    step: TrainStep,
+    losses: LossMeter,
 ) -> bool:
-    """Give network, optimizer, generators and history what `state` holds of them; say what differs.
+    """Give network, optimizer, generators and losses what `state` holds of them; say what differs.
 
     Args:
         state: of `folder`, from `run_folder.read`.
@@ -47,30 +47,30 @@ def resume(
         UserError: another network or optimizer; a last epoch that these steps cannot end.
     """
     compare_cards(state["card"], card, folder)
-    if course.first >= course.total and not state["pending"]:
-        if not course.counts_steps and state["epoch"] < course.epoch(course.total):
+    if plan.first >= plan.total and not state["pending"]:
+        if not plan.counts_steps and state["epoch"] < plan.epoch(plan.total):
             raise UserError(
                 f"train_cfg.batch_size: the rest of the last epoch is less than a step of "
-                f"{course.per_step} images; go on with steps of {state['per_step']}"
+                f"{plan.per_step} images; go on with steps of {state['per_step']}"
             )
-        print(f"{folder}: all {course.total} steps are done, nothing is left to do")
+        print(f"{folder}: all {plan.total} steps are done, nothing is left to do")
         return False
-    stepper.load_state_dict(state, f"{folder}/latest.pth")
+    step.load_state_dict(state, f"{folder}/latest.pth")
     rank, processes = distributed.rank(), distributed.size()
     for part in state["processes"][rank::processes]:
-        history.load_state_dict(part["history"], stepper.device)
+        losses.load_state_dict(part["history"], step.device)
     if rank < len(state["processes"]):
-        set_random_state(state["processes"][rank]["random"], stepper.device)
+        set_random_state(state["processes"][rank]["random"], step.device)
     if state["images"] != images:
         warn(f"going on with {images} images, so far {state['images']}: their order is another one")
-    if state["per_step"] != course.per_step:
+    if state["per_step"] != plan.per_step:
         print(
-            f"going on with steps of {course.per_step} images, so far {state['per_step']}: at "
-            f"image {course.position(course.first)['offset']} of the epoch"
+            f"going on with steps of {plan.per_step} images, so far {state['per_step']}: at "
+            f"image {plan.position(plan.first)['offset']} of the epoch"
         )
     print(
-        f"going on from {folder}/latest.pth: step {course.first} of {course.total}, epoch "
-        f"{course.epoch(course.first)}"
+        f"going on from {folder}/latest.pth: step {plan.first} of {plan.total}, epoch "
+        f"{plan.epoch(plan.first)}"
     )
     return True
 
