@@ -72,32 +72,35 @@ def map_planned(
     settings = settings.on(place)
     network = open_network(Path(checkpoint), place, precision)
     settings.check_classes(network.classes)
-    done = len(plan.outputs) - len(plan.remaining)
-    if done:
-        print(f"{done} of {len(plan.outputs)} scenes have their map already")
+    map_count = len(plan.outputs) - len(plan.remaining)
+    if map_count:
+        print(f"{map_count} of {len(plan.outputs)} scenes have their map already")
     results = distributed.all_gather_object(map_scenes(network, plan.remaining, settings))
     if plan.page is not None and distributed.rank() == 0:
-        mapped, errors = ([*itertools.chain(*parts)] for parts in zip(*results, strict=True))
+        mapped_scenes, errors = ([*itertools.chain(*parts)] for parts in zip(*results, strict=True))
         source = Path(checkpoint)
-        print(write_page_of(plan.page, source, network, plan.outputs, mapped, errors))
+        print(write_page_of(plan.page, source, network, plan.outputs, mapped_scenes, errors))
     return results
 
 
 def print_outcome(plan: MapPlan, results: Sequence[tuple[list[Mapped], list[str]]]) -> int:
     """Say what the other processes could not, and the sum; the number of scenes that failed."""
-    for done, failed in results[1:]:
-        for scene in done:
+    for scenes, errors in results[1:]:
+        for scene in scenes:
             print(scene)
-        for line in failed:
+        for line in errors:
             print(styled("error:", "red", sys.stderr), line, file=sys.stderr)
-    failed = sum(len(lines) for _, lines in results)
-    mapped = [scene for done, _ in results for scene in done]
-    if len(mapped) > 1:
-        seconds = max(sum(scene.seconds for scene in done) for done, _ in results)
-        pixels = sum(scene.pixels for scene in mapped)
+    failed_count = sum(len(lines) for _, lines in results)
+    mapped_scenes = [scene for scenes, _ in results for scene in scenes]
+    if len(mapped_scenes) > 1:
+        seconds = max(sum(scene.seconds for scene in scenes) for scenes, _ in results)
+        pixels = sum(scene.pixels for scene in mapped_scenes)
         rate = pixels / 1e6 / seconds
-        sizes = f"{len(mapped)} scenes, {pixels / 1e6:.1f} megapixels in {seconds:.1f} s"
+        sizes = f"{len(mapped_scenes)} scenes, {pixels / 1e6:.1f} megapixels in {seconds:.1f} s"
         print(f"{sizes}, {rate:.3g} megapixels a second")
-    if failed and len(plan.outputs) > 1:
-        print(f"{failed} of {len(mapped) + failed} scenes are not mapped", file=sys.stderr)
-    return failed
+    if failed_count and len(plan.outputs) > 1:
+        print(
+            f"{failed_count} of {len(mapped_scenes) + failed_count} scenes are not mapped",
+            file=sys.stderr,
+        )
+    return failed_count

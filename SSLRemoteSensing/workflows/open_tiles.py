@@ -33,16 +33,18 @@ class Part:
 def check_flags(args: Namespace) -> None:
     """Raise a `UserError` for flags of `show labels` that do not go together."""
     sources = {"config_file": args.config_file, "tiles": args.tiles, "images": args.images}
-    given = [name for name, value in sources.items() if value is not None]
-    if len(given) != 1:
+    given_sources = [name for name, value in sources.items() if value is not None]
+    if len(given_sources) != 1:
         raise UserError("give one of --config_file, --tiles, --images")
     for source, names in {
         "config_file": ("augmented", "set"),
         "images": ("labels", "classes", "label_format", "label_offset", "label_codes", "max_value"),
     }.items():
-        set_here = [name for name in names if getattr(args, name) not in (None, [], False)]
-        if set_here and given[0] != source:
-            raise UserError(f"--{set_here[0]}: goes with --{source}, not with --{given[0]}")
+        set_flags = [name for name in names if getattr(args, name) not in (None, [], False)]
+        if set_flags and given_sources[0] != source:
+            raise UserError(
+                f"--{set_flags[0]}: goes with --{source}, not with --{given_sources[0]}"
+            )
     if args.images is not None and (args.labels is None or args.classes is None):
         raise UserError(f"--images {args.images}: give --labels and --classes too")
     if args.images is not None and args.part != "train":
@@ -74,8 +76,8 @@ def open_part(args: Namespace, config: dict | None) -> Part:
             args.label_offset, args.label_codes, args.max_value,
         )  # fmt: skip
     if not is_fine_tuning(config):
-        other = command_line("tools/show_pretext.py")
-        raise UserError(f"config file {args.config_file}: is for pre-training; {other} shows it")
+        command = command_line("tools/show_pretext.py")
+        raise UserError(f"config file {args.config_file}: is for pre-training; {command} shows it")
     check_segmentation(config)
     return part_of_config(config, args.part)
 
@@ -87,13 +89,13 @@ def part_of_config(config: dict, part: str) -> Part:
         UserError: no such part, or as `SegmentationDataset`.
     """
     classes, train_cfg = list(config["classes"]), config["train_cfg"]
-    given = {"num_classes": len(classes), "classes": classes, "seed": train_cfg.get("seed", 0)}
-    given["in_channels"] = config["backbone_cfg"].get("in_channels", 3)
+    arguments = {"num_classes": len(classes), "classes": classes, "seed": train_cfg.get("seed", 0)}
+    arguments["in_channels"] = config["backbone_cfg"].get("in_channels", 3)
 
-    def opened(name: str, coding=None) -> SegmentationDataset:
+    def open_split(name: str, coding=None) -> SegmentationDataset:
         try:
             settings = TileSettings(**train_cfg[f"{name}_data"])
-            return SegmentationDataset(settings, **given, coding=coding)
+            return SegmentationDataset(settings, **arguments, coding=coding)
         except UserError as error:
             raise UserError(f"train_cfg.{name}_data: {error}") from error
 
@@ -101,9 +103,9 @@ def part_of_config(config: dict, part: str) -> Part:
         raise UserError(f"--part {part}: the config has no train_cfg.{part}_data")
     # What is neither prepared nor stated is coded as the training labels are.
     prepared = read_card(train_cfg[f"{part}_data"]["label_path"]) is not None
-    coding = None if part == "train" or prepared else opened("train").coding
+    coding = None if part == "train" or prepared else open_split("train").coding
     palette = config.get("palette") or default_palette(len(classes))
-    return Part(opened(part, coding), f"{config['name']}, {part}_data", classes, palette)
+    return Part(open_split(part, coding), f"{config['name']}, {part}_data", classes, palette)
 
 
 def part_of_prepared(folder: str, part: str) -> Part:
@@ -122,8 +124,8 @@ def part_of_prepared(folder: str, part: str) -> Part:
         raise UserError(f"--tiles {folder}: was prepared without labels")
     labels = Path(folder) / LABEL_FOLDERS[kinds[0]] / part
     if not labels.is_dir():
-        there = ", ".join(sorted(path.name for path in labels.parent.iterdir()))
-        raise UserError(f"--part {part}: {folder} has no labels of it, but of {there}")
+        parts = ", ".join(sorted(path.name for path in labels.parent.iterdir()))
+        raise UserError(f"--part {part}: {folder} has no labels of it, but of {parts}")
     count = len(card["bands"])
     settings = TileSettings(str(Path(folder) / "images" / part), str(labels))
     dataset = SegmentationDataset(settings, len(card["classes"]), in_channels=count)

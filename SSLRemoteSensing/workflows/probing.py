@@ -46,18 +46,18 @@ def score_draws(
             backbone = open_backbone(config["backbone_cfg"], weights.name, seed)
             backbone = take_maps(backbone, weights.blocks)
         probe = read_probe(cfg | {"seed": cfg.get("seed", 0) + draw}, backbone, img_size)
-        begun = time.perf_counter()
+        start = time.perf_counter()
         scores = probe.score(backbone.to(device), precision)
         summary = f"mIoU {percent(scores['miou'])}, OA {percent(scores['oa'])}, in %"
-        yield scores, f"{summary}; {time.perf_counter() - begun:.1f} s"
+        yield scores, f"{summary}; {time.perf_counter() - start:.1f} s"
 
 
 def open_backbone(backbone_cfg: dict, weights: str, seed: int) -> nn.Module:
     """The backbone with 'random' or 'imagenet' weights, or those of a file, which says so."""
     if weights not in ("random", "imagenet"):
-        loaded = load_backbone(None, weights)
-        print(loaded["summary"])
-        return loaded["model"]
+        checkpoint = load_backbone(None, weights)
+        print(checkpoint["summary"])
+        return checkpoint["model"]
     torch.manual_seed(seed)
     cfg = backbone_cfg | {"pretrained": weights == "imagenet"}
     return build(BACKBONES, cfg, "backbone_cfg")

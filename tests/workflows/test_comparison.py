@@ -12,7 +12,7 @@ from SSLRemoteSensing.workflows.label_efficiency.comparison import (
     T_95,
     answer_sentence,
     estimate_interval,
-    paired,
+    paired_gap,
     scores_of,
     t_quantile,
 )
@@ -94,11 +94,11 @@ def test_the_interval_covers_the_mean_95_times_in_100():
 
 def test_differences_are_taken_seed_by_seed_over_the_seeds_of_both():
     """Seeds that are all hard or all easy for both do not widen the interval."""
-    found = paired({0: 0.50, 1: 0.60, 2: 0.70, 7: 0.1}, {2: 0.67, 0: 0.49, 1: 0.58, 3: 0.99})
+    found = paired_gap({0: 0.50, 1: 0.60, 2: 0.70, 7: 0.1}, {2: 0.67, 0: 0.49, 1: 0.58, 3: 0.99})
     assert found.count == 3
     assert found.mean == pytest.approx(0.02)
     assert found.half == pytest.approx(4.3027 * 0.01 / math.sqrt(3))
-    assert paired({0: 0.5}, {1: 0.5}) is None
+    assert paired_gap({0: 0.5}, {1: 0.5}) is None
 
 
 def test_only_finished_and_chosen_cells_are_in_a_mean():

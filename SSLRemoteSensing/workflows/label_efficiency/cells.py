@@ -34,34 +34,34 @@ def arguments(grid: Grid, job: CellJob, gpu: str | None) -> list[str]:
             sets.append("train_cfg.test_data=None")
     if gpu is not None:
         sets.append("train_cfg.device=cuda")  # the one that the process sees
-    given = ["--backbone", grid.inits[cell.init], "--checkpoints_path", str(folder)]
-    given += ["--log_path", str(folder / "log"), "--set", *sets]
-    return [*given, "--evaluate", str(folder / "best.pth")] if job.scoring else given
+    flags = ["--backbone", grid.inits[cell.init], "--checkpoints_path", str(folder)]
+    flags += ["--log_path", str(folder / "log"), "--set", *sets]
+    return [*flags, "--evaluate", str(folder / "best.pth")] if job.scoring else flags
 
 
 def remaining_jobs(grid: Grid) -> list[CellJob]:
     """What is still to do, as far as it is known: scoring comes once a learning rate is chosen."""
-    left = []
+    jobs = []
     for cell in grid.cells():
         status = read_cell(grid, cell)["status"]
         if status in ("to do", "stopped", "failed"):
-            left.append(CellJob(cell))
+            jobs.append(CellJob(cell))
         elif status == "unscored":
-            left.append(CellJob(cell, scoring=True))
-    return left
+            jobs.append(CellJob(cell, scoring=True))
+    return jobs
 
 
 def read_cell(grid: Grid, cell: Cell) -> dict:
     """cell.json of `cell`, with its status as of now, and `results`, those of results.json."""
-    found = read_json(grid.path(cell) / "cell.json") or {"status": "to do"}
+    record = read_json(grid.path(cell) / "cell.json") or {"status": "to do"}
     results = read_json(grid.path(cell) / "results.json")
-    if found["status"] in ("done", "unscored"):
+    if record["status"] in ("done", "unscored"):
         if results is None:
-            found["status"] = "to do"
+            record["status"] = "to do"
         elif is_chosen(grid, cell) and results["split"] != grid.split:
-            there = (grid.path(cell) / "best.pth").exists()
-            found["status"] = "unscored" if there else "to do"
-    return found | {"results": results}
+            has_weights = (grid.path(cell) / "best.pth").exists()
+            record["status"] = "unscored" if has_weights else "to do"
+    return record | {"results": results}
 
 
 def is_chosen(grid: Grid, cell: Cell) -> bool:
@@ -70,15 +70,15 @@ def is_chosen(grid: Grid, cell: Cell) -> bool:
 
 def main_miou(protocols: dict[str, dict]) -> float | None:
     """mIoU by protocol `all`, or by the first there is where a config leaves that out."""
-    first = next(iter(protocols.values()), {})
-    return protocols.get("all", first).get("miou")
+    first_scores = next(iter(protocols.values()), {})
+    return protocols.get("all", first_scores).get("miou")
 
 
 def existing_cells(grid: Grid) -> list[Cell]:
     """The cells that have a cell.json, also those that are not asked for now."""
-    found = [read_json(path) for path in sorted(grid.folder.glob("cells/*/cell.json"))]
+    records = [read_json(path) for path in sorted(grid.folder.glob("cells/*/cell.json"))]
     keys = ("init", "fraction", "seed", "lr")
-    return [Cell(**{key: record[key] for key in keys}) for record in found if record]
+    return [Cell(**{key: record[key] for key in keys}) for record in records if record]
 
 
 def rows_of(grid: Grid) -> list[dict]:
@@ -86,23 +86,25 @@ def rows_of(grid: Grid) -> list[dict]:
     order = {name: place for place, name in enumerate([*grid.inits, *grid.known_inits][::-1])}
     cells = {*grid.cells(), *existing_cells(grid)}
     rows = []
-    for cell in sorted(cells, key=lambda c: (-order[c.init], c.fraction, c.seed, c.lr or 0)):
-        found = read_cell(grid, cell)
-        done = found["status"] == "done"
-        results = found["results"] if done else None
+    for cell in sorted(
+        cells, key=lambda cell: (-order[cell.init], cell.fraction, cell.seed, cell.lr or 0)
+    ):
+        record = read_cell(grid, cell)
+        is_done = record["status"] == "done"
+        results = record["results"] if is_done else None
         rows.append(
             asdict(cell)
             | {
                 "chosen": is_chosen(grid, cell),
-                "status": found["status"],
-                "error": found.get("error", "") if not done else "",
-                "tiles": grid.kept(cell.fraction),
+                "status": record["status"],
+                "error": record.get("error", "") if not is_done else "",
+                "tiles": grid.labelled_tiles(cell.fraction),
                 "steps": grid.steps,
-                "seconds": round(found.get("seconds", 0), 1),
+                "seconds": round(record.get("seconds", 0), 1),
                 "split": results["split"] if results else "",
                 "commit": results.get("versions", {}).get("commit") if results else None,
                 "device": results.get("device") if results else None,
-                "val_miou": main_miou(found.get("val") or {}),
+                "val_miou": main_miou(record.get("val") or {}),
                 "protocols": results["protocols"] if results else {},
             }
         )

@@ -49,7 +49,7 @@ class Interval:
 
 def t_quantile(df: int) -> float:
     """The 97.5 % quantile of Student's t, at most a few per cent too large."""
-    return next(value for known, value in reversed(T_95) if known <= df)
+    return next(quantile for degrees, quantile in reversed(T_95) if degrees <= df)
 
 
 def estimate_interval(values: Sequence[float]) -> Interval | None:
@@ -68,20 +68,20 @@ def scores_of(
     rows: Sequence[dict], init: str, fraction: float, metric: str, protocol: str
 ) -> dict[int, float]:
     """`metric` of the finished cells of (init, fraction), by seed."""
-    found = {}
+    scores = {}
     for row in rows:
         if (row["init"], row["fraction"]) == (init, fraction) and counts(row):
             value = row["protocols"].get(protocol, {}).get(metric)
             if value is not None:
-                found[row["seed"]] = value
-    return found
+                scores[row["seed"]] = value
+    return scores
 
 
 def counts(row: dict) -> bool:
     return row["status"] == "done" and row["chosen"]
 
 
-def paired(ours: dict[int, float], theirs: dict[int, float]) -> Interval | None:
+def paired_gap(ours: dict[int, float], theirs: dict[int, float]) -> Interval | None:
     """Mean of ours - theirs over the seeds that both have; None where they share none."""
     return estimate_interval([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
 
@@ -112,95 +112,110 @@ def answer_sentence(
             "from which fraction on one is as good as random with all labels, nor what the "
             "difference to random is. `--against NAME` sets the others against one of those here."
         ]
-    told = [seed_sentence(rows, metric, protocol)]
-    full = scores_of(rows, baseline, 1.0, metric, protocol)
-    mean = estimate_interval(list(full.values()))
+    sentences = [seed_sentence(rows, metric, protocol)]
+    full_scores = scores_of(rows, baseline, 1.0, metric, protocol)
+    mean = estimate_interval(list(full_scores.values()))
     if mean is None:
-        there = any((row["init"], row["fraction"]) == (baseline, 1.0) for row in rows)
-        why = "has not finished" if there else "is not in the grid (--fractions ... 1)"
-        told.append(
+        in_grid = any((row["init"], row["fraction"]) == (baseline, 1.0) for row in rows)
+        why = "has not finished" if in_grid else "is not in the grid (--fractions ... 1)"
+        sentences.append(
             f"{baseline} with all labels {why}, so it cannot be said from which fraction on an "
             f"initialisation is as good."
         )
     else:
-        told.append(
+        sentences.append(
             f"{baseline} with all labels: {METRICS[metric]} {format_level(mean)} "
             f"({format_seeds(mean.count)})."
         )
-    control = {} if mean is None else gaps_to(full, rows, baseline, metric, protocol)
+    control = {} if mean is None else gaps_to(full_scores, rows, baseline, metric, protocol)
     control.pop(1.0, None)  # with itself
     for init in inits_of(rows):
-        itself = init == baseline
+        is_baseline = init == baseline
         if mean is not None:
-            gaps = control if itself else gaps_to(full, rows, init, metric, protocol)
-            asked = {row["fraction"] for row in rows if row["init"] == init}
-            told.append(when_as_good(init, baseline, gaps, sorted(asked)))
-            told.append("" if itself else verdict_sentence(init, baseline, gaps, control))
-        told.append("" if itself else same_labels(rows, init, baseline, metric, protocol))
-    return [text for text in told if text]
+            gaps = control if is_baseline else gaps_to(full_scores, rows, init, metric, protocol)
+            fractions = {row["fraction"] for row in rows if row["init"] == init}
+            sentences.append(when_as_good(init, baseline, gaps, sorted(fractions)))
+            sentences.append("" if is_baseline else verdict_sentence(init, baseline, gaps, control))
+        sentences.append("" if is_baseline else same_labels(rows, init, baseline, metric, protocol))
+    return [text for text in sentences if text]
 
 
 def gaps_to(
-    full: dict[int, float], rows: Sequence[dict], init: str, metric: str, protocol: str
+    full_scores: dict[int, float], rows: Sequence[dict], init: str, metric: str, protocol: str
 ) -> dict[float, Interval]:
-    """Fraction -> paired difference of `init` to `full`, the baseline's scores, all labels."""
-    found = {
-        f: paired(scores_of(rows, init, f, metric, protocol), full) for f in fractions_of(rows)
+    """Fraction -> paired difference of `init` to `full_scores`, the baseline's, all labels."""
+    gaps = {
+        fraction: paired_gap(scores_of(rows, init, fraction, metric, protocol), full_scores)
+        for fraction in fractions_of(rows)
     }
-    return {fraction: gap for fraction, gap in found.items() if gap is not None}
+    return {fraction: gap for fraction, gap in gaps.items() if gap is not None}
 
 
 def seed_sentence(rows: Sequence[dict], metric: str, protocol: str) -> str:
-    found = [
+    seed_counts = [
         len(scores_of(rows, init, fraction, metric, protocol))
         for init in inits_of(rows)
         for fraction in fractions_of(rows)
     ]
-    if max(found, default=0) != 1:
+    if max(seed_counts, default=0) != 1:
         return ""
     return "There is one seed only: no interval can be given, and any difference may be chance."
 
 
 def when_as_good(
-    init: str, baseline: str, gaps: dict[float, Interval], asked: Sequence[float]
+    init: str, baseline: str, gaps: dict[float, Interval], fractions: Sequence[float]
 ) -> str:
     """The smallest fraction at which `init` is as good as `baseline` with all labels.
 
     As good means: the mean of the paired differences `gaps` to it is at least 0.
 
     Args:
-        asked: the fractions of the grid, also those that have not finished.
+        fractions: of the grid, also those that have not finished.
     """
-    itself = init == baseline
+    is_baseline = init == baseline
     if not gaps:
         return (
-            "" if itself else f"{init}: no finished cell shares a seed with {baseline}, all labels."
+            ""
+            if is_baseline
+            else f"{init}: no finished cell shares a seed with {baseline}, all labels."
         )
-    reached = [fraction for fraction, gap in gaps.items() if gap.mean >= 0]
-    tied = [f for f, gap in gaps.items() if gap.half is not None and gap.may_reach_zero()]
-    if reached:
-        first = reached[0]
-        enough = f"{format_percent(first)} of the labels" if first < 1 else "all labels"
-        enough = f"at most {enough}" if first == asked[0] < 1 else enough
-        text = f"{init} needs {enough} to be as good as {baseline} with all"
-        if itself:
-            text = f"{init} itself needs {enough} to be as good as with all"
+    good_fractions = [fraction for fraction, gap in gaps.items() if gap.mean >= 0]
+    tied_fractions = [
+        fraction for fraction, gap in gaps.items() if gap.half is not None and gap.may_reach_zero()
+    ]
+    if good_fractions:
+        first = good_fractions[0]
+        needed_labels = f"{format_percent(first)} of the labels" if first < 1 else "all labels"
+        needed_labels = f"at most {needed_labels}" if first == fractions[0] < 1 else needed_labels
+        text = f"{init} needs {needed_labels} to be as good as {baseline} with all"
+        if is_baseline:
+            text = f"{init} itself needs {needed_labels} to be as good as with all"
         text += f": {gap_text(gaps[first])}."
-        again = [format_percent(f) for f in gaps if f > first and gaps[f].mean < 0]
-        if again:
-            text += f" With {' and '.join(again)} its mean is below again."
+        later_fractions = [
+            format_percent(fraction)
+            for fraction in gaps
+            if fraction > first and gaps[fraction].mean < 0
+        ]
+        if later_fractions:
+            text += f" With {' and '.join(later_fractions)} its mean is below again."
     else:
         best = max(gaps, key=lambda fraction: gaps[fraction].mean)
         text = f"{init} is at no fraction of the grid as good as {baseline} with all labels"
-        if itself:
+        if is_baseline:
             text = f"{init} itself is at no smaller fraction as good"
         text += f"; it comes nearest with {format_percent(best)}: {gap_text(gaps[best])}."
-    if tied and (not reached or tied[0] < reached[0]):
-        near = f"{format_percent(tied[0])} ({format_signed(gaps[tied[0]])} points)"
-        text += f" Its deficit cannot be told from 0 with as few as {near}."
-    unknown = [format_percent(f) for f in asked if f not in gaps and not (itself and f == 1)]
-    if unknown:
-        text += f" With {' and '.join(unknown)} it is not known: cells have not finished."
+    if tied_fractions and (not good_fractions or tied_fractions[0] < good_fractions[0]):
+        nearest = (
+            f"{format_percent(tied_fractions[0])} ({format_signed(gaps[tied_fractions[0]])} points)"
+        )
+        text += f" Its deficit cannot be told from 0 with as few as {nearest}."
+    unknown_fractions = [
+        format_percent(fraction)
+        for fraction in fractions
+        if fraction not in gaps and not (is_baseline and fraction == 1)
+    ]
+    if unknown_fractions:
+        text += f" With {' and '.join(unknown_fractions)} it is not known: cells have not finished."
     return text
 
 
@@ -212,59 +227,69 @@ def verdict_sentence(
     Only fractions with an interval decide. Where the baseline itself needs no more labels
     (`control`, its own differences), the claim is true of any initialisation and says nothing.
     """
-    tested = {f: gap for f, gap in gaps.items() if CLAIMED[0] <= f <= CLAIMED[1]}
+    tested_gaps = {
+        fraction: gap for fraction, gap in gaps.items() if CLAIMED[0] <= fraction <= CLAIMED[1]
+    }
     claim = f"That {init} with 10 to 50 % of the labels is as good as {baseline} with all"
-    if not tested:
+    if not tested_gaps:
         return f"{claim} is not tested: no such cell has finished."
-    measured = {f: gap for f, gap in tested.items() if gap.half is not None}
-    above = [f for f, gap in (measured or tested).items() if gap.mean >= 0]
-    within = [f for f, gap in measured.items() if gap.may_reach_zero()]
-    surely = [f for f in above if tested[f].excludes_zero()]
-    if not measured:
-        side = f"above with {' and '.join(map(format_percent, above))}" if above else "below"
+    measured_gaps = {fraction: gap for fraction, gap in tested_gaps.items() if gap.half is not None}
+    fractions_above = [
+        fraction for fraction, gap in (measured_gaps or tested_gaps).items() if gap.mean >= 0
+    ]
+    fractions_within = [fraction for fraction, gap in measured_gaps.items() if gap.may_reach_zero()]
+    winners = [fraction for fraction in fractions_above if tested_gaps[fraction].excludes_zero()]
+    if not measured_gaps:
+        side = (
+            f"above with {' and '.join(map(format_percent, fractions_above))}"
+            if fractions_above
+            else "below"
+        )
         text = f"{claim} cannot be judged by one seed; by this one it is {side}."
-    elif surely:
+    elif winners:
         text = (
-            f"{claim} holds here: with {format_percent(surely[0])} the whole interval is above 0."
+            f"{claim} holds here: with {format_percent(winners[0])} the whole interval is above 0."
         )
-    elif not within:
-        below = " and ".join(map(format_percent, measured))
-        return f"{claim} does not hold here: with {below} the whole interval is below 0."
+    elif not fractions_within:
+        shares_below = " and ".join(map(format_percent, measured_gaps))
+        return f"{claim} does not hold here: with {shares_below} the whole interval is below 0."
     else:
-        where = " and ".join(map(format_percent, above or within))
+        shares = " and ".join(map(format_percent, fractions_above or fractions_within))
         text = (
-            f"{claim} is neither shown nor refuted here: with {where} the mean is "
-            f"{'above' if above else 'below'}, while the interval includes 0."
+            f"{claim} is neither shown nor refuted here: with {shares} the mean is "
+            f"{'above' if fractions_above else 'below'}, while the interval includes 0."
         )
-    alone = [f for f, gap in control.items() if f <= CLAIMED[1] and gap.mean >= 0]
-    if above and alone:
+    controls = [
+        fraction for fraction, gap in control.items() if fraction <= CLAIMED[1] and gap.mean >= 0
+    ]
+    if fractions_above and controls:
         text += (
-            f" But {baseline} itself needs no more than {format_percent(alone[0])}: more labels "
+            f" But {baseline} itself needs no more than {format_percent(controls[0])}: more labels "
             f"are of no use in this grid, and it shows nothing of the initialisation."
         )
     return text
 
 
 def same_labels(rows: Sequence[dict], init: str, baseline: str, metric: str, protocol: str) -> str:
-    told = []
+    differences = []
     for fraction in fractions_of(rows):
-        gap = paired(
+        gap = paired_gap(
             scores_of(rows, init, fraction, metric, protocol),
             scores_of(rows, baseline, fraction, metric, protocol),
         )
         if gap is not None:
-            told.append(f"{format_signed(gap)} ({format_percent(fraction)})")
-    if not told:
+            differences.append(f"{format_signed(gap)} ({format_percent(fraction)})")
+    if not differences:
         return ""
-    return f"With the same labels, {init} minus {baseline}: {', '.join(told)} points."
+    return f"With the same labels, {init} minus {baseline}: {', '.join(differences)} points."
 
 
 def gap_text(gap: Interval) -> str:
     if gap.half is None:
         return f"paired difference {format_signed(gap)} points, one seed, no interval"
-    sees = "excludes" if gap.excludes_zero() else "includes"
+    verb = "excludes" if gap.excludes_zero() else "includes"
     seeds = format_seeds(gap.count)
-    return f"paired difference {format_signed(gap)} points over {seeds}, the interval {sees} 0"
+    return f"paired difference {format_signed(gap)} points over {seeds}, the interval {verb} 0"
 
 
 def format_signed(gap: Interval) -> str:

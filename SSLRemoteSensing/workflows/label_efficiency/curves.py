@@ -49,16 +49,16 @@ def draw_curves(
     for place, axes in enumerate(panels[: len(protocols)]):
         if place + columns >= len(protocols):
             axes.set_xlabel("labels used (tiles)")
-    several = len({row["seed"] for row in rows if counts(row)}) > 1
-    what = "mean over seeds and its 95 % interval" if several else "one seed"
+    many_seeds = len({row["seed"] for row in rows if counts(row)}) > 1
+    what = "mean over seeds and its 95 % interval" if many_seeds else "one seed"
     figure.suptitle(f"{title}, {what}", fontsize=10)
     handles, labels = panels[0].get_legend_handles_labels()
     if handles:
         # A legend wider than the figure would be cut off at both sides.
-        fitting = int(12 * size[0] / (max(map(len, labels)) + 7))
-        across = max(1, min(4, len(labels), fitting))
+        most_columns = int(12 * size[0] / (max(map(len, labels)) + 7))
+        legend_columns = max(1, min(4, len(labels), most_columns))
         place = "outside lower center"
-        figure.legend(handles, labels, loc=place, ncols=across, frameon=False, fontsize=9)
+        figure.legend(handles, labels, loc=place, ncols=legend_columns, frameon=False, fontsize=9)
     figure.savefig(path)
 
 
@@ -66,15 +66,21 @@ def draw_panel(
     axes, rows: Sequence[dict], baseline: str | None, metric: str, protocol: str
 ) -> None:
     fractions = fractions_of(rows)
-    others = [init for init in inits_of(rows) if init != baseline]
+    other_inits = [init for init in inits_of(rows) if init != baseline]
     # From the seventh on a colour comes again, with another marker.
-    styles = {init: (COLOURS[i % 6], MARKERS[(i + i // 6) % 6]) for i, init in enumerate(others)}
+    styles = {
+        init: (COLOURS[i % 6], MARKERS[(i + i // 6) % 6]) for i, init in enumerate(other_inits)
+    }
     lowest = 0.0
     for init in inits_of(rows):
         colour, marker = styles.get(init, (GREY, "X"))
-        found = {f: scores_of(rows, init, f, metric, protocol) for f in fractions}
+        scores = {
+            fraction: scores_of(rows, init, fraction, metric, protocol) for fraction in fractions
+        }
         points = {
-            f: estimate_interval(list(values.values())) for f, values in found.items() if values
+            fraction: estimate_interval(list(values.values()))
+            for fraction, values in scores.items()
+            if values
         }
         if not points:
             continue
@@ -100,7 +106,11 @@ def draw_panel(
         if not ticks or ticks[-1] / fraction >= NEAREST:
             ticks.append(fraction)
     tiles = {row["fraction"]: row["tiles"] for row in rows}
-    axes.set_xticks(ticks, [f"{format_percent(f)}\n({tiles[f]})" for f in ticks], fontsize=8)
+    axes.set_xticks(
+        ticks,
+        [f"{format_percent(fraction)}\n({tiles[fraction]})" for fraction in ticks],
+        fontsize=8,
+    )
     axes.tick_params(axis="y", labelsize=8)
     axes.grid(color="0.9", lw=0.8)
     axes.set_axisbelow(True)

@@ -105,9 +105,9 @@ class Grid:
         chosen = self.chosen.get((init, fraction))
         return self.lrs if chosen is None else [chosen]
 
-    def kept(self, fraction: float) -> int:
+    def labelled_tiles(self, fraction: float) -> int:
         """Number of tiles with labels."""
-        return kept_of(self.tiles, fraction)
+        return count_labelled(self.tiles, fraction)
 
     @property
     def per_step(self) -> int:
@@ -171,15 +171,17 @@ def plan_grid(
     choose_device(config["train_cfg"].get("device", "auto"))
     tiles, steps = measure(config)
     sets = read_init_sets(init_sets, specs, config)
-    for name, given in sets.items():
-        if lrs is not None and any(text.startswith("train_cfg.optimizer") for text in given):
-            raise UserError(f"--init_set {name} {' '.join(given)}: --lrs chooses the rate for all")
-    hashed = {
+    for name, settings in sets.items():
+        if lrs is not None and any(text.startswith("train_cfg.optimizer") for text in settings):
+            raise UserError(
+                f"--init_set {name} {' '.join(settings)}: --lrs chooses the rate for all"
+            )
+    known_inits = {
         name: {"spec": spec, "sha256": sha256(spec), "set": sets.get(name, [])}
         for name, spec in specs.items()
     }
     grid = Grid(
-        folder, config, specs, hashed, sorted(fractions), list(seeds), lrs, tiles, steps, {}
+        folder, config, specs, known_inits, sorted(fractions), list(seeds), lrs, tiles, steps, {}
     )
     read_grid(grid)
     if against is not None and against not in grid.known_inits:
@@ -192,33 +194,33 @@ def plan_grid(
 def read_grid(grid: Grid) -> None:
     """Take over what the folder's grid.json knows, if there is one and it is of this grid."""
     file = grid.folder / "grid.json"
-    known = read_json(file)
-    if known is None:
+    record = read_json(file)
+    if record is None:
         if file.exists():
             raise UserError(f"{file}: damaged; restore it, or set another --output")
         if any(grid.folder.glob("cells/*/cell.json")):
             raise UserError(f"{file}: not there, but cells of a grid are; set another --output")
         return
-    for entry in known["inits"].values():
+    for entry in record["inits"].values():
         entry.setdefault("set", [])  # earlier versions knew no --init_set
-    compare(grid.folder, known, identity(grid.config, grid.lrs, grid.tiles), grid.known_inits)
-    grid.known_inits = known["inits"] | grid.known_inits
-    grid.chosen = {(entry["init"], entry["fraction"]): entry["lr"] for entry in known["chosen"]}
+    compare(grid.folder, record, identity(grid.config, grid.lrs, grid.tiles), grid.known_inits)
+    grid.known_inits = record["inits"] | grid.known_inits
+    grid.chosen = {(entry["init"], entry["fraction"]): entry["lr"] for entry in record["chosen"]}
 
 
 @functools.cache
-def kept_of(tiles: int, fraction: float) -> int:
+def count_labelled(tiles: int, fraction: float) -> int:
     return len(choose_fraction([str(i) for i in range(tiles)], fraction, 0))
 
 
-def check_numbers(flag: str, values: Sequence[float], good, expected: str) -> None:
+def check_numbers(flag: str, values: Sequence[float], is_allowed, expected: str) -> None:
     for value in values:
-        if not good(value):
+        if not is_allowed(value):
             raise UserError(f"{flag} {value:g}: must be {expected}")
     names = [f"{value:.12g}" for value in values]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise UserError(f"{flag}: {twice[0]} stands there twice")
+    duplicates = [name for name in names if names.count(name) > 1]
+    if duplicates:
+        raise UserError(f"{flag}: {duplicates[0]} stands there twice")
 
 
 def read_inits(texts: Sequence[str]) -> dict[str, str]:
@@ -232,7 +234,7 @@ def read_inits(texts: Sequence[str]) -> dict[str, str]:
             raise UserError(
                 f"--init {text}: a name is of letters, digits and _.+- and names folders"
             )
-        if name.lower() in (other.lower() for other in specs):
+        if name.lower() in (other_name.lower() for other_name in specs):
             raise UserError(f"--init {text}: the name {name} stands there twice")
         if spec not in ("random", "imagenet"):
             if not Path(spec).is_file():
@@ -247,25 +249,25 @@ def read_init_sets(
 ) -> dict[str, list[str]]:
     """Name -> what --init_set gives it; checked as keys of the config."""
     sets: dict[str, list[str]] = {}
-    for name, *given in texts:
+    for name, *settings in texts:
         if name not in specs:
             raise UserError(f"--init_set {name}: is no name of --init ({', '.join(specs)})")
-        if not given:
+        if not settings:
             raise UserError(f"--init_set {name}: write the keys after it, as KEY=VALUE")
-        for text in given:
+        for text in settings:
             key = text.partition("=")[0].strip()
-            if not any(key == own or key.startswith(f"{own}.") for own in OWN):
+            if not any(key == prefix or key.startswith(f"{prefix}.") for prefix in OWN):
                 raise UserError(
                     f"--init_set {name} {text}: must be the same for all, so use --set; an "
                     f"initialisation's own are {', '.join(OWN)}"
                 )
-        sets.setdefault(name, []).extend(given)
-    for name, given in sets.items():
-        changed = copy.deepcopy(config)
+        sets.setdefault(name, []).extend(settings)
+    for name, settings in sets.items():
+        changed_config = copy.deepcopy(config)
         try:
-            for text in given:
-                override(changed, text)
-            check_segmentation(changed)
+            for text in settings:
+                override(changed_config, text)
+            check_segmentation(changed_config)
         except UserError as error:
             raise UserError(f"--init_set {name}: {error}") from error
     return sets
@@ -314,22 +316,22 @@ def identity(config: dict, lrs: Sequence[float] | None, tiles: int) -> dict:
         for key in parents:
             owner = owner.get(key, {})
         owner.pop(last, None)
-    same = {"version": 1, "lrs": lrs, "config": config, "train_tiles": tiles}
-    return json.loads(json.dumps(same, default=str))
+    contents = {"version": 1, "lrs": lrs, "config": config, "train_tiles": tiles}
+    return json.loads(json.dumps(contents, default=str))
 
 
-def compare(folder: Path, known: dict, ours: dict, inits: dict[str, dict]) -> None:
+def compare(folder: Path, record: dict, ours: dict, inits: dict[str, dict]) -> None:
     """Raise a `UserError` that names what differs from the grid in `folder`."""
-    changed = differences({key: known.get(key) for key in ours}, ours)
-    if changed:
-        path, before, now = changed[0]
-        more = f" (and {len(changed) - 1} keys more)" if len(changed) > 1 else ""
+    changes = differences({key: record.get(key) for key in ours}, ours)
+    if changes:
+        path, before, now = changes[0]
+        more = f" (and {len(changes) - 1} keys more)" if len(changes) > 1 else ""
         raise UserError(
             f"--output {folder}: holds another grid, its {path.removeprefix('config.')} is "
             f"{before!r}, now {now!r}{more}; set another --output"
         )
     for name, entry in inits.items():
-        before = known["inits"].get(name, entry)
+        before = record["inits"].get(name, entry)
         same_kind = entry["sha256"] is not None or before["spec"] == entry["spec"]
         if before["sha256"] != entry["sha256"] or not same_kind:
             raise UserError(
@@ -349,14 +351,14 @@ def compare(folder: Path, known: dict, ours: dict, inits: dict[str, dict]) -> No
 def require_plain(value, path: str = "") -> None:
     """Raise a `UserError` for what a config file written by `write_grid` could not hold."""
     if isinstance(value, dict):
-        for key, inside in value.items():
-            require_plain(inside, f"{path}.{key}" if path else str(key))
+        for key, child in value.items():
+            require_plain(child, f"{path}.{key}" if path else str(key))
         return
     try:
-        plain = ast.literal_eval(repr(value)) == value
+        is_plain = ast.literal_eval(repr(value)) == value
     except (ValueError, SyntaxError):
-        plain = False
-    if not plain:
+        is_plain = False
+    if not is_plain:
         raise UserError(f"{path}={value!r}: cannot be kept with the grid; write a plain value")
 
 
@@ -365,12 +367,12 @@ def write_grid(grid: Grid) -> None:
     make_folder(grid.folder / "cells", "--output")
     text = pprint.pformat(grid.config, width=100, sort_dicts=False)
     write_text(grid.folder / "config.py", f"config = {text}\n")
-    chosen = [
+    choices = [
         {"init": init, "fraction": fraction, "lr": lr}
         for (init, fraction), lr in grid.chosen.items()
     ]
     contents = identity(grid.config, grid.lrs, grid.tiles)
-    contents |= {"inits": grid.known_inits, "chosen": chosen}
+    contents |= {"inits": grid.known_inits, "chosen": choices}
     write_text(grid.folder / "grid.json", json.dumps(contents, indent=2) + "\n")
 
 

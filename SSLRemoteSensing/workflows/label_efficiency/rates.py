@@ -23,25 +23,25 @@ def choose_rates(grid: Grid, keep_weights: bool = False) -> list[str]:
     rate. A rate at which a cell diverged is out. Where a cell failed otherwise nothing is chosen:
     it runs again with the next call. A choice stands: test tiles are seen after it.
     """
-    said = []
+    remarks = []
     for fraction in grid.fractions:
         for init in grid.inits:
             if (init, fraction) in grid.chosen:
                 continue
-            means, where = mean_by_rate(grid, init, fraction), f"{init}, {format_percent(fraction)}"
+            means, place = mean_by_rate(grid, init, fraction), f"{init}, {format_percent(fraction)}"
             if means is None:
-                said.append(f"{where}: no learning rate is chosen, not all its cells have ended")
+                remarks.append(f"{place}: no learning rate is chosen, not all its cells have ended")
             elif not means:
-                said.append(f"{where}: no learning rate is chosen, training diverged with each")
+                remarks.append(f"{place}: no learning rate is chosen, training diverged with each")
             else:
                 best = max(means, key=lambda lr: (means[lr].mean, -lr))
                 grid.chosen[init, fraction] = best
     write_grid(grid)
     for cell in [] if keep_weights else existing_cells(grid):
-        chosen = grid.chosen.get((cell.init, cell.fraction))
-        if chosen is not None and (cell.lr != chosen or grid.split == "val"):
+        chosen_lr = grid.chosen.get((cell.init, cell.fraction))
+        if chosen_lr is not None and (cell.lr != chosen_lr or grid.split == "val"):
             (grid.path(cell) / "best.pth").unlink(missing_ok=True)
-    return said
+    return remarks
 
 
 def warnings_of_rates(grid: Grid) -> list[str]:
@@ -52,10 +52,10 @@ def warnings_of_rates(grid: Grid) -> list[str]:
             at_ends.setdefault((init, lr), []).append(fraction)
     return [
         f"warning: the learning rate chosen for {init} at "
-        f"{', '.join(map(format_percent, sorted(fs)))} is {lr:g}, at the "
+        f"{', '.join(map(format_percent, sorted(fractions)))} is {lr:g}, at the "
         f"{'lower' if lr == grid.lrs[0] else 'upper'} end of the list; a better one may lie "
         f"beyond (another list of --lrs needs another --output)"
-        for (init, lr), fs in at_ends.items()
+        for (init, lr), fractions in at_ends.items()
     ]
 
 
@@ -63,16 +63,18 @@ def mean_by_rate(grid: Grid, init: str, fraction: float) -> dict[float, Interval
     """Mean mIoU on validation of each rate none of whose cells diverged; None if not all ended."""
     means = {}
     # Also the seeds of earlier calls: a choice must not rest on those that happen to be asked for.
-    there = {c.seed for c in existing_cells(grid) if (c.init, c.fraction) == (init, fraction)}
-    seeds = sorted(there.union(grid.seeds))
+    existing_seeds = {
+        cell.seed for cell in existing_cells(grid) if (cell.init, cell.fraction) == (init, fraction)
+    }
+    seeds = sorted(existing_seeds.union(grid.seeds))
     for lr in grid.lrs:
         values = []
         for seed in seeds:
-            found = read_cell(grid, Cell(init, fraction, seed, lr))
-            miou = main_miou(found.get("val") or {})
-            if found["status"] == "done" and miou is not None:
+            record = read_cell(grid, Cell(init, fraction, seed, lr))
+            miou = main_miou(record.get("val") or {})
+            if record["status"] == "done" and miou is not None:
                 values.append(miou)
-            elif DIVERGED not in found.get("error", ""):
+            elif DIVERGED not in record.get("error", ""):
                 return None
         if len(values) == len(seeds):
             means[lr] = estimate_interval(values)

@@ -28,10 +28,10 @@ def choose_protocol(config: dict, protocol: str | None) -> str:
         UserError: one that the config's cells cannot have.
     """
     scoring = ScoringSettings(**config.get("scoring_cfg") or {})
-    known = scoring.names(config["classes"])
-    if protocol is not None and protocol not in known:
-        raise UserError(f"--protocol {protocol}: the cells can have {', '.join(known)}")
-    return protocol or ("all" if "all" in known else known[0])
+    protocols = scoring.names(config["classes"])
+    if protocol is not None and protocol not in protocols:
+        raise UserError(f"--protocol {protocol}: the cells can have {', '.join(protocols)}")
+    return protocol or ("all" if "all" in protocols else protocols[0])
 
 
 def preview(
@@ -39,20 +39,22 @@ def preview(
 ) -> None:
     """Print the cells, what is left of them, and how long that will take; write nothing."""
     jobs = remaining_jobs(grid)
-    left = {job.cell for job in jobs}
+    remaining_cells = {job.cell for job in jobs}
     for cell in grid.cells():
-        print(f"{'to do' if cell in left else 'done ':<7}{cell}")
+        print(f"{'to do' if cell in remaining_cells else 'done ':<7}{cell}")
     if not jobs:
         print("nothing is left to do")
         return
-    each, basis = mean_seconds(grid), "the mean of the finished cells"
-    if each is not None:
-        seconds = len(jobs) * each
+    cell_seconds, basis = mean_seconds(grid), "the mean of the finished cells"
+    if cell_seconds is not None:
+        seconds = len(jobs) * cell_seconds
     else:  # a cell of each initialisation, so that one that does not fit is known now
         cells = {job.cell.init: job.cell for job in jobs}
         bar = progress("rehearsing", cells.items(), unit="cell")
-        each = {i: rehearsed_seconds(grid, c, command, config_arguments) for i, c in bar}
-        seconds = sum(each[job.cell.init] for job in jobs)
+        cell_seconds = {
+            init: rehearsed_seconds(grid, cell, command, config_arguments) for init, cell in bar
+        }
+        seconds = sum(cell_seconds[job.cell.init] for job in jobs)
         basis = "a rehearsal on this machine; validation and scoring come on top"
     print(
         f"{len(jobs)} cells of {grid.steps} steps, {side_by_side} at a time: about "
@@ -65,43 +67,43 @@ def report(grid: Grid, remarks: Sequence[str], metric: str, protocol: str, final
     rows = rows_of(grid)
     write_text(grid.folder / "table.csv", csv_text(rows))
     remarks = [*warnings_of(grid, rows), *remarks]
-    known = protocols_of(rows)
-    if known and protocol not in known:
-        remarks.append(f"warning: no result has the protocol {protocol}; this is of {known[0]}")
-        protocol = known[0]
-    told = [*answer_sentence(rows, grid.baseline, metric, protocol), *remarks]
+    protocols = protocols_of(rows)
+    if protocols and protocol not in protocols:
+        remarks.append(f"warning: no result has the protocol {protocol}; this is of {protocols[0]}")
+        protocol = protocols[0]
+    answer = [*answer_sentence(rows, grid.baseline, metric, protocol), *remarks]
     title = f"{grid.config['name']}, {METRICS[metric]}, protocol {protocol}"
     facts = [f"Config {grid.config['name']}, kept in config.py.", *describe(grid)]
-    write_text(grid.folder / "table.md", markdown(title, told, facts, rows, grid.baseline))
+    write_text(grid.folder / "table.md", markdown(title, answer, facts, rows, grid.baseline))
     if not final:
         return
-    print("\n".join(["", *told, ""]))
+    print("\n".join(["", *answer, ""]))
     files = {"results": grid.folder / "table.md", "figures": grid.folder / "table.csv"}
-    if known:
+    if protocols:
         head = f"{grid.config['name']}, {grid.split} tiles"
         draw_curves(rows, grid.baseline, metric, protocol, head, grid.folder / "curves.png")
         files["curves"] = grid.folder / "curves.png"
-    write_index(grid, rows, title, told, facts, metric, protocol)
+    write_index(grid, rows, title, answer, facts, metric, protocol)
     print_summary(files | {"report": grid.folder / "report.html"})
-    left = len(remaining_jobs(grid))
-    if left:
-        cells = "1 cell" if left == 1 else f"{left} cells"
+    missing_results = len(remaining_jobs(grid))
+    if missing_results:
+        cells = "1 cell" if missing_results == 1 else f"{missing_results} cells"
         print(f"{cells} without a result; the same command tries again", file=sys.stderr)
 
 
 def write_index(
-    grid: Grid, rows: Sequence[dict], title: str, told: Sequence[str], facts: Sequence[str],
+    grid: Grid, rows: Sequence[dict], title: str, answer: Sequence[str], facts: Sequence[str],
     metric: str, protocol: str,
 ) -> None:  # fmt: skip
     """Write report.html: the answer, curves, tables, and a link to each cell's own report."""
-    known = protocols_of(rows)
-    asked = [(protocol, metric)] if known else []
-    asked += [(p, m) for p in known for m in METRICS if (p, m) != (protocol, metric)]
+    protocols = protocols_of(rows)
+    pairs = [(protocol, metric)] if protocols else []
+    pairs += [(p, m) for p in protocols for m in METRICS if (p, m) != (protocol, metric)]
     tables = [
         GridTable(
             f"{METRICS[m]} in %, protocol {p}", score_table(rows, grid.baseline, m, p), p
         )
-        for p, m in asked
+        for p, m in pairs
         if not (p.startswith("mean_of_foreground") and m in ("oa", "kappa"))
     ]  # fmt: skip
     cells = []
@@ -111,72 +113,85 @@ def write_index(
         entry = CellEntry(str(cell), grid.path(cell), row["status"], score, row["error"])
         cells.append(entry)
     head = f"{METRICS[metric]} in %, protocol {protocol}"
-    write_grid_report(grid.folder, title, told, facts, KEY, tables, cells, head)
+    write_grid_report(grid.folder, title, answer, facts, KEY, tables, cells, head)
 
 
 def describe(grid: Grid) -> list[str]:
     """What is run and how it is compared, a sentence or some an entry."""
-    told = [
+    sentences = [
         f"{grid.steps} steps in every cell, whatever its fraction, of {grid.per_step} tiles each."
     ]
-    kept = {fraction: grid.kept(fraction) for fraction in grid.fractions}
-    counts = (f"{format_percent(f)} = {n} ({grid.draws / n:.3g} passes)" for f, n in kept.items())
-    told.append(f"Tiles with labels, of {grid.tiles} train tiles: {', '.join(counts)}.")
-    none = [format_percent(f) for f in grid.fractions if round(f * grid.tiles) == 0]
-    if none:
-        told.append(f"{' and '.join(none)} would be less than one tile: at least one is kept.")
-    for count in sorted({count for count in kept.values() if list(kept.values()).count(count) > 1}):
-        same = " and ".join(
-            format_percent(f) for f, kept_there in kept.items() if kept_there == count
+    tile_counts = {fraction: grid.labelled_tiles(fraction) for fraction in grid.fractions}
+    counts = (
+        f"{format_percent(fraction)} = {tiles} ({grid.draws / tiles:.3g} passes)"
+        for fraction, tiles in tile_counts.items()
+    )
+    sentences.append(f"Tiles with labels, of {grid.tiles} train tiles: {', '.join(counts)}.")
+    empty_fractions = [
+        format_percent(fraction) for fraction in grid.fractions if round(fraction * grid.tiles) == 0
+    ]
+    if empty_fractions:
+        sentences.append(
+            f"{' and '.join(empty_fractions)} would be less than one tile: at least one is kept."
         )
-        told.append(f"{same} keep the same number of tiles: their cells are the same.")
+    for count in sorted(
+        {count for count in tile_counts.values() if list(tile_counts.values()).count(count) > 1}
+    ):
+        equal_fractions = " and ".join(
+            format_percent(fraction) for fraction, tiles in tile_counts.items() if tiles == count
+        )
+        sentences.append(
+            f"{equal_fractions} keep the same number of tiles: their cells are the same."
+        )
     for name, entry in grid.known_inits.items():
-        of_file = f" (SHA-256 {entry['sha256'][:12]}...)" if entry["sha256"] else ""
-        own = f", with {' '.join(entry['set'])}" if entry["set"] else ""
-        told.append(f"Initialisation {name}: {entry['spec']}{of_file}{own}.")
+        hash_text = f" (SHA-256 {entry['sha256'][:12]}...)" if entry["sha256"] else ""
+        settings = f", with {' '.join(entry['set'])}" if entry["set"] else ""
+        sentences.append(f"Initialisation {name}: {entry['spec']}{hash_text}{settings}.")
     if grid.split == "test":
-        told.append(
+        sentences.append(
             f"Scores are of test, by the checkpoint that was best on validation, of "
             f"{validations(grid)} a cell. Validation has all its labels at every fraction."
         )
     else:
-        told.append(
+        sentences.append(
             "Scores are of the validation tiles, which also chose the checkpoint, and so a little "
             "too high: the config has no test_data."
         )
     if grid.lrs is not None:
-        told.append(
+        sentences.append(
             f"Learning rates searched: {', '.join(f'{lr:g}' for lr in grid.lrs)}. For each "
             f"initialisation and fraction the one with the highest mean mIoU on validation over "
             f"the seeds is chosen; test tiles are read after that, for the chosen cells only."
         )
-    told.append(
+    sentences.append(
         "± is half the 95 % interval of a mean over seeds (Student's t). Differences are taken "
         "seed by seed; those of two fractions share the decoder's start, not the tiles. Each "
         "interval is 95 % by itself: of twenty, one misses by chance. They cover the draw of tiles "
         "and the fine-tuning, not another pre-training or other test scenes. A deficit that cannot "
         "be told from 0 may still be there."
     )
-    return told
+    return sentences
 
 
 def warnings_of(grid: Grid, rows: Sequence[dict]) -> list[str]:
     """What keeps the grid from telling what it is meant to tell."""
-    told = []
-    most = max(grid.fractions)
-    if grid.draws < grid.kept(most):
-        told.append(
-            f"warning: {grid.steps} steps see {grid.draws} of the {grid.kept(most)} tiles that "
-            f"{format_percent(most)} of the labels are, and none twice: what so many labels are "
-            f"worth does not show; set more steps"
+    warnings = []
+    largest = max(grid.fractions)
+    if grid.draws < grid.labelled_tiles(largest):
+        warnings.append(
+            f"warning: {grid.steps} steps see {grid.draws} of the {grid.labelled_tiles(largest)} "
+            f"tiles that {format_percent(largest)} of the labels are, and none twice: what so many "
+            f"labels are worth does not show; set more steps"
         )
     commits = {row["commit"] for row in rows if row["commit"]}
     devices = {row["device"] for row in rows if row["device"]}
     if len(commits) > 1:
-        told.append(f"warning: the cells are of several versions of the code: {listing(commits)}")
+        warnings.append(
+            f"warning: the cells are of several versions of the code: {listing(commits)}"
+        )
     if len(devices) > 1:
-        told.append(f"warning: the cells ran on several devices: {listing(devices)}")
-    return told
+        warnings.append(f"warning: the cells ran on several devices: {listing(devices)}")
+    return warnings
 
 
 def listing(names: set[str]) -> str:
@@ -185,7 +200,7 @@ def listing(names: set[str]) -> str:
 
 def validations(grid: Grid) -> str:
     """How often a cell is validated, and so has a checkpoint to choose."""
-    every = grid.config["train_cfg"]["checkpoints"].get("save_step", 1)
-    every *= grid.tiles // grid.per_step
-    count = -(-grid.steps // every)
+    interval = grid.config["train_cfg"]["checkpoints"].get("save_step", 1)
+    interval *= grid.tiles // grid.per_step
+    count = -(-grid.steps // interval)
     return "the only one" if count == 1 else str(count)

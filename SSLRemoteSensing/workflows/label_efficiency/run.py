@@ -65,13 +65,13 @@ def open_grid(folder: Path, against: str | None = None) -> Grid:
     Raises:
         UserError: damaged files, or an initialisation that the grid does not have.
     """
-    known = read_json(folder / "grid.json")
-    if known is None:
+    record = read_json(folder / "grid.json")
+    if record is None:
         raise UserError(f"{folder / 'grid.json'}: damaged; restore it")
     config = load_config(folder / "config.py")
-    tiles = known["train_tiles"]
+    tiles = record["train_tiles"]
     grid = Grid(
-        folder, config, {}, {}, [], [], known["lrs"], tiles, steps_of(config["train_cfg"], tiles),
+        folder, config, {}, {}, [], [], record["lrs"], tiles, steps_of(config["train_cfg"], tiles),
         {}, against,
     )  # fmt: skip
     read_grid(grid)

@@ -50,19 +50,19 @@ class Stop:
 
     def note(self, number: int, frame) -> None:
         self.received.append(number)
-        for one in list(self.running.values()):
-            one.process.send_signal(PASSED_ON[number])
+        for cell_run in list(self.running.values()):
+            cell_run.process.send_signal(PASSED_ON[number])
 
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Stop]:
     """A `Stop` that SIGINT and SIGTERM go to; a second one of a kind reaches the cells as well."""
     stop = Stop()
-    before = {number: signal.signal(number, stop.note) for number in PASSED_ON}
+    old_handlers = {number: signal.signal(number, stop.note) for number in PASSED_ON}
     try:
         yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in old_handlers.items():
             signal.signal(number, handler)
 
 
@@ -103,13 +103,13 @@ def run_jobs(
             tidy(grid.path(cell))  # what a crash may have left
     command = [*command, "--config_file", str(grid.folder / "config.py")]
     files = {name: stamp(spec) for name, spec in grid.inits.items()}
-    waiting, ended = list(jobs), 0
+    waiting_jobs, ended_count = list(jobs), 0
     bar = progress("cells", total=len(jobs), unit="cell")
     try:
-        while stop.running or (waiting and not stop.received):
+        while stop.running or (waiting_jobs and not stop.received):
             for number, gpu in enumerate(slots):
-                if number not in stop.running and waiting and not stop.received:
-                    job = waiting.pop(0)
+                if number not in stop.running and waiting_jobs and not stop.received:
+                    job = waiting_jobs.pop(0)
                     name, spec = job.cell.init, grid.inits[job.cell.init]
                     if stamp(spec) != files[name]:
                         raise UserError(f"--init {name}={spec}: changed while the grid ran")
@@ -118,36 +118,38 @@ def run_jobs(
                         stop.running[number].process.terminate()
             time.sleep(POLL)
             bar.refresh()  # its clock, as cells take minutes
-            for number, one in list(stop.running.items()):
-                code = one.process.poll()
+            for number, cell_run in list(stop.running.items()):
+                code = cell_run.process.poll()
                 if code is not None:
                     del stop.running[number]
-                    text = finish(grid, one, code, bool(stop.received), keep_weights)
-                    ended += 1
-                    left = len(waiting) + len(stop.running)
+                    text = finish(grid, cell_run, code, bool(stop.received), keep_weights)
+                    ended_count += 1
+                    remaining = len(waiting_jobs) + len(stop.running)
                     bar.update()
                     seconds = mean_seconds(grid)
-                    ahead = bool(left and seconds and not stop.received)
-                    rest = (
-                        f"; about {format_duration(left * seconds / len(slots))} left"
-                        if ahead
+                    has_estimate = bool(remaining and seconds and not stop.received)
+                    estimate = (
+                        f"; about {format_duration(remaining * seconds / len(slots))} left"
+                        if has_estimate
                         else ""
                     )
-                    print_line(f"[{ended} of {len(jobs)}] {one.job.cell}: {text}{rest}")
+                    print_line(
+                        f"[{ended_count} of {len(jobs)}] {cell_run.job.cell}: {text}{estimate}"
+                    )
     finally:  # only after an error of our own is any left
         bar.close()
-        for one in stop.running.values():
-            one.process.terminate()
-        for one in stop.running.values():
-            one.process.wait()
+        for cell_run in stop.running.values():
+            cell_run.process.terminate()
+        for cell_run in stop.running.values():
+            cell_run.process.wait()
 
 
 def stamp(spec: str) -> tuple[int, int] | None:
     """What changes with a file; None where `spec` names none."""
     if not os.path.isfile(spec):
         return None
-    found = os.stat(spec)
-    return found.st_size, found.st_mtime_ns
+    status = os.stat(spec)
+    return status.st_size, status.st_mtime_ns
 
 
 def start(
@@ -176,36 +178,36 @@ def start(
     return Running(job, process, time.monotonic(), offset)
 
 
-def finish(grid: Grid, one: Running, code: int, stopping: bool, keep_weights: bool) -> str:
+def finish(grid: Grid, cell_run: Running, code: int, stopping: bool, keep_weights: bool) -> str:
     """Write cell.json of the cell whose process ended with `code`; return what to say of it."""
-    cell, folder = one.job.cell, grid.path(one.job.cell)
-    before = read_json(folder / "cell.json") or {}
-    seconds = time.monotonic() - one.started
+    cell, folder = cell_run.job.cell, grid.path(cell_run.job.cell)
+    old_record = read_json(folder / "cell.json") or {}
+    seconds = time.monotonic() - cell_run.started
     results = read_json(folder / "results.json")
     good = code == 0 and results is not None
-    error = "" if good else error_line(folder / "output.txt", one.offset, code)
+    error = "" if good else error_line(folder / "output.txt", cell_run.offset, code)
     record = {"version": 1, **asdict(cell), "status": "done", "returncode": code, "error": error}
-    record |= {"tiles": grid.kept(cell.fraction), "steps": grid.steps}
-    record |= {"seconds": before.get("seconds", 0) + seconds, "val": before.get("val")}
+    record |= {"tiles": grid.labelled_tiles(cell.fraction), "steps": grid.steps}
+    record |= {"seconds": old_record.get("seconds", 0) + seconds, "val": old_record.get("val")}
     if not good and stopping:
         record |= {"status": "stopped", "error": ""}
     elif not good:
         record["status"] = "failed"
-    elif cell.lr is not None and not one.job.scoring:
+    elif cell.lr is not None and not cell_run.job.scoring:
         record["val"] = {  # scoring on the test tiles writes another results.json
             protocol: {metric: scores.get(metric) for metric in METRICS}
             for protocol, scores in results["protocols"].items()
         }
-    if one.job.scoring and not good and (folder / "best.pth").exists():
+    if cell_run.job.scoring and not good and (folder / "best.pth").exists():
         record["status"] = "unscored"  # trained it is
     write_text(folder / "cell.json", json.dumps(record, indent=2) + "\n")
     if good:
         tidy(folder)
-        if not keep_weights and (cell.lr is None or one.job.scoring):
+        if not keep_weights and (cell.lr is None or cell_run.job.scoring):
             (folder / "best.pth").unlink(missing_ok=True)
         miou = main_miou(results["protocols"])
-        shown = "none" if miou is None else f"{100 * miou:.2f} %"
-        return f"{results['split']} mIoU {shown}, {format_duration(seconds)}"
+        score = "none" if miou is None else f"{100 * miou:.2f} %"
+        return f"{results['split']} mIoU {score}, {format_duration(seconds)}"
     if record["status"] == "stopped":
         return f"stopped after {format_duration(seconds)}"
     return f"FAILED after {format_duration(seconds)}: {error} (see {folder / 'output.txt'})"
@@ -222,12 +224,12 @@ def error_line(output: Path, offset: int, code: int) -> str:
     with open(output, "rb") as file:
         file.seek(offset)
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
-    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     if code < 0:
         memory = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
         return f"ended by {signal.Signals(-code).name}{memory}"
-    last = told or [line for line in lines if line] or ["said nothing"]
-    return f"{last[-1]}" if code else f"wrote no results.json; {last[-1]}"
+    messages = errors or [line for line in lines if line] or ["said nothing"]
+    return f"{messages[-1]}" if code else f"wrote no results.json; {messages[-1]}"
 
 
 def rehearsed_seconds(
@@ -238,14 +240,14 @@ def rehearsed_seconds(
     Raises:
         UserError: what the rehearsal was refused for.
     """
-    began = time.monotonic()
+    start_time = time.monotonic()
     flags = [*config_arguments, *arguments(grid, CellJob(cell), None), "--dry_run"]
-    done = subprocess.run([*command, *flags], capture_output=True, text=True)
-    took = re.search(r"one step: ([\d.]+) s", done.stdout)
-    if done.returncode or took is None:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["said nothing"]
+    result = subprocess.run([*command, *flags], capture_output=True, text=True)
+    match = re.search(r"one step: ([\d.]+) s", result.stdout)
+    if result.returncode or match is None:
+        lines = [line for line in result.stderr.splitlines() if line.strip()] or ["said nothing"]
         raise UserError(f"{cell}: {lines[-1].removeprefix('error: ')}")
-    return time.monotonic() - began + float(took[1]) * grid.steps
+    return time.monotonic() - start_time + float(match[1]) * grid.steps
 
 
 def format_duration(seconds: float) -> str:

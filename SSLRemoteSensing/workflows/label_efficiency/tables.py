@@ -14,7 +14,7 @@ from SSLRemoteSensing.workflows.label_efficiency.comparison import (
     format_percent,
     fractions_of,
     inits_of,
-    paired,
+    paired_gap,
     protocols_of,
     scores_of,
 )
@@ -29,36 +29,36 @@ def csv_text(rows: Sequence[dict]) -> str:
     """table.csv: a row a cell, its scores as shares of one."""
     columns = ["init", "fraction", "seed", "lr", "chosen", "status", "error", "tiles", "steps"]
     columns += ["seconds", "split", "val_miou", "commit", "device"]
-    flat = []
+    entries = []
     for row in rows:
         entry = {key: row[key] for key in columns}
         for name, scores in row["protocols"].items():
             entry |= {f"{name}.{metric}": scores.get(metric) for metric in METRICS}
-            for label, of_class in scores.get("per_class", {}).items():
-                entry[f"{name}.iou.{label}"] = of_class["iou"]
-        flat.append(entry)
+            for label, class_scores in scores.get("per_class", {}).items():
+                entry[f"{name}.iou.{label}"] = class_scores["iou"]
+        entries.append(entry)
     file = io.StringIO()
-    columns = list(dict.fromkeys([*columns, *(key for entry in flat for key in entry)]))
+    columns = list(dict.fromkeys([*columns, *(key for entry in entries for key in entry)]))
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(flat)
+    writer.writerows(entries)
     return file.getvalue()
 
 
 def markdown(
     title: str,
-    told: Sequence[str],
+    answer: Sequence[str],
     facts: Sequence[str],
     rows: Sequence[dict],
     baseline: str | None,
 ) -> str:
     """table.md: the answer, what was run, then the tables of each protocol and metric."""
-    lines = [f"# Label efficiency: {title}", "", *bullets(told), "## What was run", ""]
+    lines = [f"# Label efficiency: {title}", "", *bullets(answer), "## What was run", ""]
     lines += bullets(facts)
-    failed = [row for row in rows if row["error"]]
-    if failed:
+    failed_rows = [row for row in rows if row["error"]]
+    if failed_rows:
         lines += ["Cells that failed:", ""]
-        lines += bullets([f"{name_of(row)}: {row['error']}" for row in failed])
+        lines += bullets([f"{name_of(row)}: {row['error']}" for row in failed_rows])
     if any(row["lr"] is not None for row in rows):
         lines += rate_table(rows)
     lines += ["## Scores", "", KEY, ""]
@@ -67,7 +67,7 @@ def markdown(
             # That protocol changes means over classes alone: these two are those of `all`.
             if not (protocol.startswith("mean_of_foreground") and metric in ("oa", "kappa")):
                 lines += [f"### {heading} in %, protocol `{protocol}`", ""]
-                lines += aligned(score_table(rows, baseline, metric, protocol))
+                lines += align(score_table(rows, baseline, metric, protocol))
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -81,20 +81,22 @@ def score_table(
     for init in inits_of(rows):
         line = [init]
         for fraction in fractions_of(rows):
-            asked = [r for r in rows if (r["init"], r["fraction"]) == (init, fraction)]
-            found = scores_of(rows, init, fraction, metric, protocol)
-            line.append(score_text(asked, estimate_interval(list(found.values()))))
+            cell_rows = [r for r in rows if (r["init"], r["fraction"]) == (init, fraction)]
+            scores = scores_of(rows, init, fraction, metric, protocol)
+            line.append(score_text(cell_rows, estimate_interval(list(scores.values()))))
         table.append(line)
     if baseline is None:
         return table
-    full = scores_of(rows, baseline, 1.0, metric, protocol)
+    full_scores = scores_of(rows, baseline, 1.0, metric, protocol)
     for init in inits_of(rows):
         ours = {f: scores_of(rows, init, f, metric, protocol) for f in fractions_of(rows)}
         if init != baseline:
-            same = [paired(ours[f], scores_of(rows, baseline, f, metric, protocol)) for f in ours]
-            table.append([f"{init} - {baseline}", *map(gap_cell, same)])
-        if full:
-            gaps = [paired(ours[f], full) for f in ours]
+            same_gaps = [
+                paired_gap(ours[f], scores_of(rows, baseline, f, metric, protocol)) for f in ours
+            ]
+            table.append([f"{init} - {baseline}", *map(gap_cell, same_gaps)])
+        if full_scores:
+            gaps = [paired_gap(ours[f], full_scores) for f in ours]
             if init == baseline:
                 gaps[-1] = None  # with itself
             if any(gaps):
@@ -102,13 +104,13 @@ def score_table(
     return table
 
 
-def score_text(asked: Sequence[dict], value: Interval | None) -> str:
+def score_text(rows: Sequence[dict], value: Interval | None) -> str:
     """A field of the table: '51.2 ± 3.0', with '(2 of 3)' where cells are missing."""
-    asked = [row for row in asked if row["chosen"]] or asked
-    total = len({row["seed"] for row in asked})
+    rows = [row for row in rows if row["chosen"]] or rows
+    total = len({row["seed"] for row in rows})
     if value is None:
-        failed = any(row["error"] for row in asked)
-        return "failed" if failed else "to do" if asked else ""
+        failed = any(row["error"] for row in rows)
+        return "failed" if failed else "to do" if rows else ""
     text = f"{100 * value.mean:.1f}"
     text += "" if value.half is None else f" ± {100 * value.half:.1f}"
     return text if value.count == total else f"{text} ({value.count} of {total})"
@@ -128,19 +130,19 @@ def rate_table(rows: Sequence[dict]) -> list[str]:
     table = [["mIoU on validation", *(f"lr {rate:g}" for rate in rates)]]
     for init in inits_of(rows):
         for fraction in fractions_of(rows):
-            mine = [r for r in rows if (r["init"], r["fraction"]) == (init, fraction)]
+            curve_rows = [r for r in rows if (r["init"], r["fraction"]) == (init, fraction)]
             line = [f"{init}, {format_percent(fraction)}"]
             for rate in rates:
-                asked = [row for row in mine if row["lr"] == rate]
-                values = [row["val_miou"] for row in asked if row["val_miou"] is not None]
-                text = score_text(asked, estimate_interval(values))
-                line.append(f"**{text}**" if any(row["chosen"] for row in asked) else text)
-            if mine:
+                rate_rows = [row for row in curve_rows if row["lr"] == rate]
+                values = [row["val_miou"] for row in rate_rows if row["val_miou"] is not None]
+                text = score_text(rate_rows, estimate_interval(values))
+                line.append(f"**{text}**" if any(row["chosen"] for row in rate_rows) else text)
+            if curve_rows:
                 table.append(line)
-    return ["## Learning rates", "", "The chosen ones are bold.", "", *aligned(table)]
+    return ["## Learning rates", "", "The chosen ones are bold.", "", *align(table)]
 
 
-def aligned(table: list[list[str]]) -> list[str]:
+def align(table: list[list[str]]) -> list[str]:
     """A Markdown table whose columns also line up in a terminal."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
