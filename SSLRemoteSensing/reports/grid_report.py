@@ -46,7 +46,7 @@ class CellEntry:
 def write_grid_report(
     folder: Path,
     title: str,
-    told: Sequence[str],
+    answer: Sequence[str],
     facts: Sequence[str],
     key: str,
     tables: Sequence[GridTable],
@@ -56,14 +56,14 @@ def write_grid_report(
     """Write `report.html` to `folder`, with a link to each cell's own.
 
     Args:
-        told, facts: the answer, and what was run, a sentence or some an entry.
+        answer, facts: the answer, and what was run, a sentence or some an entry.
         key: how to read the tables, of which the first stays open.
         metric: what the cells' score is, the head of its column.
 
     Raises:
         CannotWrite: the disk is full, say.
     """
-    parts = [tag("header", tag("h1", "Label efficiency"), tag("p", title), sentences(told))]
+    parts = [tag("header", tag("h1", "Label efficiency"), tag("p", title), sentences(answer))]
     curves = folder / "curves.png"
     if curves.is_file():
         picture = img(curves.read_bytes(), f"Curves: {title}, against the share of labels")
