@@ -58,13 +58,13 @@ def main() -> None:
     # Only now: they load torch, which takes seconds that --help need not wait for.
     from SSLRemoteSensing.workflows.finetuning import check_segmentation
     from SSLRemoteSensing.workflows.label_efficiency.grid import plan_grid
+    from SSLRemoteSensing.workflows.label_efficiency.jobs import slots_for
     from SSLRemoteSensing.workflows.label_efficiency.report import (
         choose_protocol,
         describe,
         preview,
     )
     from SSLRemoteSensing.workflows.label_efficiency.run import ENOUGH, run_grid, with_seeds
-    from SSLRemoteSensing.workflows.label_efficiency.runner import slots_for
 
     config = read_config(args)
     check_segmentation(config)

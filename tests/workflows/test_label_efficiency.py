@@ -23,7 +23,7 @@ from SSLRemoteSensing.core.checkpoints import write
 from SSLRemoteSensing.core.config import load_config
 from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.models.pretrained import BACKBONES
-from SSLRemoteSensing.workflows.label_efficiency import runner
+from SSLRemoteSensing.workflows.label_efficiency import jobs
 from SSLRemoteSensing.workflows.label_efficiency.cells import (
     CellJob,
     arguments,
@@ -32,9 +32,9 @@ from SSLRemoteSensing.workflows.label_efficiency.cells import (
     rows_of,
 )
 from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, locked, plan_grid, write_grid
+from SSLRemoteSensing.workflows.label_efficiency.jobs import Stop, run_jobs, slots_for
 from SSLRemoteSensing.workflows.label_efficiency.rates import choose_rates, warnings_of_rates
 from SSLRemoteSensing.workflows.label_efficiency.report import describe
-from SSLRemoteSensing.workflows.label_efficiency.runner import Stop, run_jobs, slots_for
 
 # A stand-in for finetune_seg.py. mIoU is 0.5, and 0.1 more at lr 0.01; test scores are 0.05 lower.
 # In the folder of the grid: `calls` says what ran; a file `fail_NAME`, `diverge_NAME` or `wait`
@@ -85,7 +85,7 @@ note("end")
 
 @pytest.fixture(autouse=True)
 def _without_waiting(monkeypatch):
-    monkeypatch.setattr(runner, "POLL", 0.01)
+    monkeypatch.setattr(jobs, "POLL", 0.01)
 
 
 @pytest.fixture
@@ -385,7 +385,7 @@ def test_a_signal_lets_the_running_cells_save_and_starts_no_other(plan, fake, nu
             stop.note(number, None)
         os.sched_yield()
 
-    monkeypatch.setattr(runner.time, "sleep", sleep)
+    monkeypatch.setattr(jobs.time, "sleep", sleep)
     run_jobs(grid, remaining_jobs(grid), fake, (None, None), stop)
     rows = rows_of(grid)
     assert [row["status"] for row in rows].count("stopped") == 2
@@ -403,20 +403,18 @@ def test_a_signal_lets_the_running_cells_save_and_starts_no_other(plan, fake, nu
 
 def test_a_process_that_was_killed_is_told_as_such(tmp_path):
     (tmp_path / "output.txt").write_text("error: of an earlier attempt\nstep 1\n")
-    assert "SIGKILL, perhaps for want of memory" in runner.error_line(
-        tmp_path / "output.txt", 0, -9
-    )
-    assert runner.error_line(tmp_path / "output.txt", 29, 1) == "step 1"
-    assert runner.error_line(tmp_path / "output.txt", 29, 0) == "wrote no results.json; step 1"
+    assert "SIGKILL, perhaps for want of memory" in jobs.error_line(tmp_path / "output.txt", 0, -9)
+    assert jobs.error_line(tmp_path / "output.txt", 29, 1) == "step 1"
+    assert jobs.error_line(tmp_path / "output.txt", 29, 0) == "wrote no results.json; step 1"
 
 
 def test_weights_that_change_while_the_grid_runs_end_it(plan, fake, tmp_path, monkeypatch):
     (tmp_path / "net.pth").write_text("one")
     grid = plan(inits=[f"net={tmp_path}/net.pth"])
     write_grid(grid)
-    real = runner.start
+    real = jobs.start
     monkeypatch.setattr(
-        runner, "start", lambda *given: (tmp_path / "net.pth").write_text("other") and real(*given)
+        jobs, "start", lambda *given: (tmp_path / "net.pth").write_text("other") and real(*given)
     )
     with pytest.raises(UserError, match="changed while the grid ran"):
         run_jobs(grid, remaining_jobs(grid), fake, [None], Stop())
@@ -479,7 +477,7 @@ def test_a_second_command_in_the_same_folder_is_refused(plan, fake):
     grid.path(grid.cells()[0]).mkdir()
     with locked(grid):  # which is killed, and leaves a cell that goes on
         config = ["--config_file", str(grid.folder / "config.py")]
-        left = runner.start(grid, remaining_jobs(grid)[0], [*fake, *config], None, 1).process
+        left = jobs.start(grid, remaining_jobs(grid)[0], [*fake, *config], None, 1).process
     with pytest.raises(UserError, match="or a cell that it left"), locked(plan()):
         pass
     left.kill()

@@ -155,7 +155,7 @@ def default_workers() -> int:
 
 
 def scan(split: Split, workers: int) -> list[ImageFacts]:
-    """`look` at every image of `split`."""
+    """`examine_image` for every image of `split`."""
     what = f"reading {split.name} images"
     return in_parallel(lambda file: examine_image(file, split), split.images, workers, what)
 

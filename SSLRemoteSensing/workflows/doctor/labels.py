@@ -50,7 +50,7 @@ def examine_label(image: ImageFacts, label: str) -> LabelFacts:
 
 
 def scan_labels(split: Split, images: Sequence[ImageFacts], workers: int) -> list[LabelFacts]:
-    """`look_at_label` for each image of `split`."""
+    """`examine_label` for each image of `split`."""
     pairs = list(zip(images, split.labels, strict=True))
     return in_parallel(
         lambda pair: examine_label(*pair), pairs, workers, f"reading {split.name} labels"

@@ -17,7 +17,7 @@ from SSLRemoteSensing.workflows.label_efficiency.comparison import (
 )
 from SSLRemoteSensing.workflows.label_efficiency.curves import draw_curves
 from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, Grid
-from SSLRemoteSensing.workflows.label_efficiency.runner import format_duration, rehearsed_seconds
+from SSLRemoteSensing.workflows.label_efficiency.jobs import format_duration, rehearsed_seconds
 from SSLRemoteSensing.workflows.label_efficiency.tables import KEY, csv_text, markdown, score_table
 
 

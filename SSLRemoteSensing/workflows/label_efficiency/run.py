@@ -14,9 +14,9 @@ from SSLRemoteSensing.workflows.label_efficiency.grid import (
     steps_of,
     write_grid,
 )
+from SSLRemoteSensing.workflows.label_efficiency.jobs import run_jobs, stop_signals
 from SSLRemoteSensing.workflows.label_efficiency.rates import choose_rates, warnings_of_rates
 from SSLRemoteSensing.workflows.label_efficiency.report import choose_protocol, report
-from SSLRemoteSensing.workflows.label_efficiency.runner import run_jobs, stop_signals
 
 ENOUGH = 5  # seeds: Student's factor falls from 12.7 of two and 4.3 of three to 2.8
 
