@@ -5,8 +5,10 @@ import io
 import json
 import re
 import runpy
+import struct
 import sys
 import warnings
+import zlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -216,3 +218,7 @@ def assemble(folder: Path, scene: str) -> np.ndarray:
         canvas[..., y : y + side, x : x + side] = pixels
     assert (canvas >= 0).all(), "not every pixel is covered"
     return canvas
+
+
+def png_chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))

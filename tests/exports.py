@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
-from test_backbones import MEAN, STD, lively
+from lively import MEAN, STD, lively
 
 from SSLRemoteSensing import build_segmentation
 from SSLRemoteSensing.core.checkpoints import export_backbone, write

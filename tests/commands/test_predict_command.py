@@ -16,8 +16,8 @@ import pytest
 import rasterio
 import torch
 from conftest import ROOT
+from mapped import CLASSES, PALETTE, PLACE, damaged, draw, read, write
 from preloaded import python
-from test_predict_scene import CLASSES, PALETTE, PLACE, damaged, draw, read, write
 
 from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.errors import run_command

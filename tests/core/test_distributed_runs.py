@@ -27,8 +27,8 @@ import pytest
 import torch
 from conftest import ROOT, draw_tiles, fit_task
 from preloaded import python
-from test_distributed import attempt, joined, start_team, team_results
-from test_engine import TinyNet, interrupt_at
+from teams import attempt, joined, start_team, team_results
+from tiny_run import TinyNet, interrupt_at
 from torch.utils.data import Dataset
 
 from SSLRemoteSensing.core import checkpoints, distributed

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import rasterio
 from conftest import ROOT
-from drawn import write_tiff
-from test_faults import png_chunk
+from drawn import png_chunk, write_tiff
 
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.geotiff import open_tiff

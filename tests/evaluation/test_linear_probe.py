@@ -21,7 +21,7 @@ from drawn import draw_classes, draw_potsdam, prepare, write_png
 from preloaded import python
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
-from test_engine import TinyNet, at_call, entries, interrupt_at
+from tiny_run import TinyNet, at_call, entries, interrupt_at
 from torch import nn
 from torch.nn import functional as F
 

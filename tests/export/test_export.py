@@ -16,8 +16,8 @@ import torchvision
 import yaml
 from conftest import ROOT
 from exports import load_jit, run_export, tuned_run, undrawn
+from lively import MEAN, STD, Code, lively
 from safetensors.torch import load_file
-from test_backbones import MEAN, STD, Code, lively
 
 from SSLRemoteSensing import load_backbone, load_segmentation
 from SSLRemoteSensing.core.checkpoints import read

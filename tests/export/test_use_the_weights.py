@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import ROOT
-from test_backbones import MEAN, STD
+from lively import MEAN, STD
 
 PARTS = (ROOT / "docs/use_the_weights.md").read_text().split("```python\n")
 EXAMPLES = [part.split("```")[0] for part in PARTS[1:]]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import rasterio
+from mapped import CLASSES, PLACE, draw, mapped, network, read, write
 from rasterio.features import rasterize
-from test_predict_scene import CLASSES, PLACE, draw, mapped, network, read, write
 
 pyogrio = pytest.importorskip("pyogrio")
 shapely = pytest.importorskip("shapely")

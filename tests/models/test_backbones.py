@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 from functools import cache
 from urllib.error import URLError
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 import torchvision
 from conftest import ROOT
+from lively import MEAN, STD, Code, lively
 from torch import Tensor, nn
 
 from SSLRemoteSensing import build_pretext, load_backbone, load_config
@@ -17,8 +17,6 @@ from SSLRemoteSensing.core.checkpoints import export_backbone, read
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.models.backbones import BLOCKS, IMAGENET_MEAN, IMAGENET_STD
 from SSLRemoteSensing.models.pretrained import BACKBONES
-
-MEAN, STD = (0.4, 0.5, 0.3), (0.2, 0.1, 0.25)
 
 
 @cache
@@ -120,19 +118,6 @@ def test_maps_have_the_channels_and_strides_stated(name):
 )
 def test_channels_are_those_of_the_paper(name, channels):
     assert bare(name).channels == dict(zip(BLOCKS, channels, strict=True))
-
-
-def lively(net: nn.Module) -> nn.Module:
-    """Give batch normalization statistics that do something, so that a slip there shows."""
-    torch.manual_seed(0)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-            if module.affine:
-                nn.init.uniform_(module.weight, 0.5, 1.5)
-                nn.init.normal_(module.bias, std=0.1)
-    return net.eval()
 
 
 def test_maps_of_resnet18_are_those_inside_torchvision(resnet18):
@@ -565,16 +550,6 @@ def test_a_card_that_is_no_json_is_named(with_card, resnet18):
 def test_the_card_of_exported_weights_can_be_read_back(with_card):
     card = json.loads(with_card.with_suffix(".json").read_text())
     assert (card["name"], card["mean"]) == ("resnet18", list(MEAN))
-
-
-class Code:
-    """Pickles as a call that makes a folder."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.parametrize("protocol", [2, 4])

@@ -10,7 +10,8 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from test_backbones import MEAN, STD, bare, blank, check_loaded, lively, save, weights_of
+from lively import MEAN, STD, lively
+from test_backbones import bare, blank, check_loaded, save, weights_of
 
 from SSLRemoteSensing import load_backbone
 from SSLRemoteSensing.core.checkpoints import read, write_safetensors

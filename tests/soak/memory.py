@@ -18,7 +18,7 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/training")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 MOST = 16  # MB; the allocator's own ups and downs are some
 
 
@@ -56,7 +56,7 @@ def measure(steps: int, workers: int) -> dict[str, dict[str, float]]:
     import multiprocessing
 
     from conftest import draw_tiles, fit_task
-    from test_engine import TinyNet
+    from tiny_run import TinyNet
 
     from SSLRemoteSensing.core.config import load_config
     from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate

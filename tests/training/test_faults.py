@@ -5,11 +5,9 @@ import json
 import multiprocessing
 import os
 import pickle
-import runpy
 import shutil
 import signal
 import struct
-import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -18,11 +16,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, draw_tiles, fit_task
-from drawn import prepare, tree
-from test_engine import TinyNet, train
+from calls import command
+from conftest import draw_tiles, fit_task
+from drawn import png_chunk, prepare, tree
+from tiny_run import TinyNet, train
 
-from SSLRemoteSensing.core.errors import UnreadableImage, UserError, run_command
+from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.core.workers import end_workers
 from SSLRemoteSensing.data import images
 from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
@@ -321,20 +320,6 @@ def write_evil(path: Path, witness: Path, how: str) -> Path:
     return path
 
 
-def command(script: str, config: dict, folder: Path, *flags: str) -> int:
-    """Run a command in this process; its exit status."""
-    file = folder / "config.py"
-    file.write_text(f"config = {config!r}\n")
-    arguments = [script, "--config_file", str(file), *flags]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", arguments)
-        try:
-            run_command(runpy.run_path(str(ROOT / script))["main"])
-        except SystemExit as stop:
-            return stop.code or 0
-    return 0
-
-
 @pytest.mark.parametrize("how", ["zip", "legacy", "pickle"])
 @pytest.mark.parametrize("way", ["latest.pth", "--backbone", "--evaluate"])
 def test_code_in_a_checkpoint_is_refused_and_does_not_run(
@@ -354,10 +339,6 @@ def test_code_in_a_checkpoint_is_refused_and_does_not_run(
     assert len(said) == 1
     assert said[0].startswith("error: ")
     assert "holds Python objects besides weights" in said[0] or "damaged" in said[0]
-
-
-def png_chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 def bomb(path: Path, side: int, grey: bool = False) -> Path:

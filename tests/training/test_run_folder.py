@@ -13,10 +13,10 @@ import time
 
 import pytest
 import torch
+from calls import command
 from conftest import ROOT, fit_task
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_engine import TinyNet, at_call, entries, interrupt_at, moved, train
-from test_faults import command
+from tiny_run import TinyNet, at_call, entries, interrupt_at, moved, train
 
 from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.errors import CannotWrite, UserError

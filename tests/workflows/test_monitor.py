@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import draw_tiles, fit_task
+from teams import joined, start_team, team_results
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_distributed import joined, start_team, team_results
-from test_engine import entries, interrupt_at, moved
+from tiny_run import entries, interrupt_at, moved
 from torch import nn
 
 from SSLRemoteSensing.core import checkpoints, distributed
