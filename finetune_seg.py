@@ -1,6 +1,6 @@
-"""What a straight line reads off a backbone: the linear probe of pre-training, for any weights.
+"""Fine-tune and score a segmentation network on labelled tiles.
 
-The same as `sslrs probe`; `--help` has its flags and examples.
+The same as `sslrs finetune`; `--help` has its flags and examples.
 """
 
 from SSLRemoteSensing.commands.finetune import flags, main

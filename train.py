@@ -1,6 +1,6 @@
-"""What a straight line reads off a backbone: the linear probe of pre-training, for any weights.
+"""Pre-train a backbone on images without labels.
 
-The same as `sslrs probe`; `--help` has its flags and examples.
+The same as `sslrs pretrain`; `--help` has its flags and examples.
 """
 
 from SSLRemoteSensing.commands.pretrain import flags, main

@@ -3,6 +3,7 @@
 import sys
 
 from SSLRemoteSensing.core.cli import start
+from SSLRemoteSensing.core.console import PROGRAMS
 from SSLRemoteSensing.core.errors import run_command
 
 # Name -> its module in `commands`, and what it does.
@@ -21,7 +22,9 @@ COMMANDS = {
 
 
 def main() -> None:
-    run_command(lambda: start("sslrs", COMMANDS, sys.argv[1:]))
+    console, module = PROGRAMS
+    program = module if sys.argv[0].endswith("__main__.py") else console
+    run_command(lambda: start(program, COMMANDS, sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ that training cannot use, as `exclude` of train_data, val_data and test_data tak
 
 import sys
 
-from SSLRemoteSensing.core.cli import Flags, config_words, parse, read_config
+from SSLRemoteSensing.core.cli import Flags, config_words, parse, read_config, starting_weights
 from SSLRemoteSensing.core.console import command_line, print_line, print_summary
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import make_folder
@@ -47,13 +47,7 @@ def main() -> None:
     for name, value in (("workers", workers), ("processes", args.processes)):
         if value < 1:
             raise UserError(f"--{name} {value}: must be at least 1")
-    settings = {}  # as --set would: key -> value
-    if args.backbone is not None:
-        weights = {"random": False, "imagenet": True}
-        settings["backbone_cfg.pretrained"] = weights.get(args.backbone, args.backbone)
-    if args.with_imagenet is not None:
-        settings["backbone_cfg.pretrained"] = args.with_imagenet == "true"
-    config = read_config(args, settings)
+    config = read_config(args, starting_weights(args))
     # Made now: after hours of reading it would be too late to learn that it cannot be.
     output = None if args.output is None else make_folder(args.output, "--output")
 

@@ -17,7 +17,7 @@ checkpoints_path: `best.pth`, `results.json`, `report.html` to open in a browser
 
 from pathlib import Path
 
-from SSLRemoteSensing.core.cli import Flags, config_words, parse, read_config
+from SSLRemoteSensing.core.cli import Flags, config_words, parse, read_config, starting_weights
 from SSLRemoteSensing.core.console import command_line, print_summary
 from SSLRemoteSensing.core.errors import UserError
 
@@ -52,16 +52,11 @@ def main() -> None:
     from SSLRemoteSensing.core.distributed import processes
     from SSLRemoteSensing.workflows.finetuning import finetune, score_checkpoint
 
-    settings = {}
-    if args.backbone is not None:
-        starts = {"random": False, "imagenet": True}
-        settings["backbone_cfg.pretrained"] = starts.get(args.backbone, args.backbone)
-    if args.tta:
-        settings["scoring_cfg.tta"] = True
-    if args.tiles:
-        settings["scoring_cfg.on"] = "tiles"
+    scoring = ({"tta": True} if args.tta else {}) | ({"on": "tiles"} if args.tiles else {})
     with processes():
-        config = read_config(args, settings)
+        config = read_config(args, starting_weights(args))
+        if scoring:
+            config["scoring_cfg"] = (config.get("scoring_cfg") or {}) | scoring
         if args.evaluate is not None:
             score_checkpoint(config, Path(args.evaluate))
             print_summary({}, [mapping(Path(args.evaluate))])

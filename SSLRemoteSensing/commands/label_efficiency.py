@@ -19,7 +19,8 @@ from SSLRemoteSensing.core.console import print_summary, this_command
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.workflows.label_efficiency.comparison import METRICS
 
-FINETUNE = [sys.executable, "-m", "SSLRemoteSensing", "finetune"]  # the command of a cell
+# The command of a cell; a module of the working directory must not take the place of a library's.
+FINETUNE = [sys.executable, "-P", "-m", "SSLRemoteSensing", "finetune"]
 
 
 def flags() -> Flags:

@@ -14,7 +14,7 @@ import os
 import sys
 
 from SSLRemoteSensing.core.cli import Flags, parse
-from SSLRemoteSensing.core.console import print_summary
+from SSLRemoteSensing.core.console import argv_words, print_summary
 from SSLRemoteSensing.core.errors import stoppable
 
 
@@ -61,7 +61,7 @@ def main() -> None:
 
     request = Request(**vars(args))
     with stoppable("stopped; finished scenes are kept, the same command goes on"):
-        is_good = prepare_request(request, made_by=sys.argv)
+        is_good = prepare_request(request, made_by=argv_words())
     if is_good and not args.check:
         print_summary({"tiles": args.output}, next_commands(request))
     sys.exit(0 if is_good else 1)

@@ -12,7 +12,13 @@ The same command again goes on where a run was stopped. Results: `backbone.pth` 
 `backbone.json` in the checkpoints_path, TensorBoard events and `metrics.jsonl` in the log_path.
 """
 
-from SSLRemoteSensing.core.cli import Flags, fine_tuning_config, parse, read_config
+from SSLRemoteSensing.core.cli import (
+    Flags,
+    fine_tuning_config,
+    parse,
+    read_config,
+    starting_weights,
+)
 from SSLRemoteSensing.core.console import command_line, print_summary
 
 
@@ -32,11 +38,8 @@ def main() -> None:
     from SSLRemoteSensing.core.distributed import processes
     from SSLRemoteSensing.workflows.pretraining import pretrain
 
-    settings = {}
-    if args.with_imagenet is not None:
-        settings["backbone_cfg.pretrained"] = args.with_imagenet == "true"
     with processes():
-        results = pretrain(read_config(args, settings), args.dry_run)
+        results = pretrain(read_config(args, starting_weights(args)), args.dry_run)
         if args.dry_run:
             return
         words = ("--config_file", fine_tuning_config(args.config_file))

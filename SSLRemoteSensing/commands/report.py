@@ -3,9 +3,9 @@
     sslrs report runs/seg
     sslrs report runs/labels --metric mf1 --against imagenet
 
-FOLDER is that of a fine-tuning: its best.pth is scored again with the config of its card, and
-`results.json` and `report.html` are written anew. Or it is that of a label-efficiency grid: its
-tables, curves and pages are written from the cells that have run; none is run.
+FOLDER is that of a fine-tuning: its best.pth is scored again, with the config of its card and in
+the way that it was scored, and `results.json` and `report.html` are written anew. Or it is that of
+a label-efficiency grid: its tables, curves and pages are written from the cells that have run.
 """
 
 from argparse import Namespace
@@ -50,6 +50,7 @@ def report_run(args: Namespace) -> None:
     # Only now: torch takes seconds, which --help need not wait for.
     from SSLRemoteSensing.core import checkpoints
     from SSLRemoteSensing.core.distributed import processes
+    from SSLRemoteSensing.reports.run_report import read_json
     from SSLRemoteSensing.workflows import finetuning
 
     source = args.folder / "best.pth"
@@ -57,4 +58,8 @@ def report_run(args: Namespace) -> None:
         config = checkpoints.read(source).get("card", {}).get("config")
         if not isinstance(config, dict) or "classes" not in config:
             raise UserError(f"{source}: has no card of a fine-tuning, which says what to score")
+        results = read_json(args.folder / "results.json")
+        scoring = results.get("config", {}).get("scoring_cfg")
+        if scoring is not None:  # as --tta or --tiles had it
+            config["scoring_cfg"] = scoring
         finetuning.score_checkpoint(config, source)

@@ -12,4 +12,4 @@ PICTURES = {
 
 
 def main() -> None:
-    start("sslrs show", PICTURES, sys.argv[1:])
+    start(sys.argv[0], PICTURES, sys.argv[1:])

@@ -12,8 +12,13 @@ The legend has each class's share of the labelled pixels of the whole part and o
 of the same names.
 """
 
+from argparse import Namespace
+
 from SSLRemoteSensing.core.cli import Flags, parse, read_config
 from SSLRemoteSensing.core.console import print_line, print_summary
+from SSLRemoteSensing.core.errors import UserError
+
+MOST = 100  # tiles; a picture of more cannot be looked at
 
 
 def flags() -> Flags:
@@ -45,14 +50,43 @@ def flags() -> Flags:
     return flags
 
 
+def check_flags(args: Namespace) -> None:
+    """Raise a `UserError` for flags of `show labels` that do not go together."""
+    sources = {"config_file": args.config_file, "tiles": args.tiles, "images": args.images}
+    given_sources = [name for name, value in sources.items() if value is not None]
+    if len(given_sources) != 1:
+        raise UserError("give one of --config_file, --tiles, --images")
+    for source, names in {
+        "config_file": ("augmented", "set"),
+        "images": ("labels", "classes", "label_format", "label_offset", "label_codes", "max_value"),
+    }.items():
+        set_flags = [name for name in names if getattr(args, name) not in (None, [], False)]
+        if set_flags and given_sources[0] != source:
+            raise UserError(
+                f"--{set_flags[0]}: goes with --{source}, not with --{given_sources[0]}"
+            )
+    if args.images is not None and (args.labels is None or args.classes is None):
+        raise UserError(f"--images {args.images}: give --labels and --classes too")
+    if args.images is not None and args.part != "train":
+        raise UserError(
+            f"--part {args.part}: name the folders of that part with --images, --labels"
+        )
+    if args.augmented and args.part != "train":
+        raise UserError(f"--augmented --part {args.part}: only train_data is augmented")
+    if not 1 <= args.samples <= MOST:
+        raise UserError(f"--samples {args.samples}: must be 1 to {MOST}")
+    if args.seed is not None and args.seed < 0:
+        raise UserError(f"--seed {args.seed}: must be at least 0")
+
+
 def main() -> None:
     args = parse(flags())
+    check_flags(args)
     # Only now: they load torch, which takes seconds that --help need not wait for.
     from SSLRemoteSensing.reports import label_figures as figures
     from SSLRemoteSensing.reports.image_grid import png_path, write_png
-    from SSLRemoteSensing.workflows.open_tiles import check_flags, open_part
+    from SSLRemoteSensing.workflows.open_tiles import open_part
 
-    check_flags(args)
     output = png_path(args.output, "--output")
     config = None if args.config_file is None else read_config(args)
     part = open_part(args, config)

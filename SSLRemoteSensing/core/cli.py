@@ -1,4 +1,4 @@
-"""What the commands share: flags, settings, the run's card."""
+"""What the commands share: flags, the config that they ask for, and which command to go on as."""
 
 import argparse
 import contextlib
@@ -11,7 +11,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 
 import SSLRemoteSensing
-from SSLRemoteSensing.core.config import NOTHING, load_config, nearest
+from SSLRemoteSensing.core.config import load_config, nearest
 from SSLRemoteSensing.core.console import as_started
 from SSLRemoteSensing.core.errors import UserError
 
@@ -33,12 +33,13 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
         return "\n\n".join(parts)
 
     def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = action.help, action.default
+        if isinstance(default, list | tuple) and default and "%(default)" not in text:
+            text = f"{text} (default: {' '.join(map(str, default))})"
         # A switch that is off and an empty list are no defaults to tell of.
-        if action.default is None or action.default is False or action.default == []:
-            return action.help
-        if isinstance(action.default, list | tuple) and "%(default)" not in action.help:
-            return f"{action.help} (default: {' '.join(map(str, action.default))})"
-        return super()._get_help_string(action)
+        elif default is not None and default is not False and default != []:
+            text = super()._get_help_string(action)
+        return as_started(text)
 
 
 class Flags(argparse.ArgumentParser):
@@ -184,11 +185,11 @@ def fine_tuning_config(config_file: str) -> str:
     return "CONFIG"
 
 
-def read_config(args: argparse.Namespace, settings: Mapping[str, object] = NOTHING) -> dict:
+def read_config(args: argparse.Namespace, pretrained: bool | str | None = None) -> dict:
     """The config that the flags of `Flags.config` ask for.
 
     Args:
-        settings: what other flags ask for, as --set would: 'a.b.c' -> a plain value.
+        pretrained: in place of backbone_cfg.pretrained, as `starting_weights` has it.
 
     Raises:
         UserError: as `load_config`.
@@ -197,6 +198,17 @@ def read_config(args: argparse.Namespace, settings: Mapping[str, object] = NOTHI
         "train_cfg.checkpoints.checkpoints_path": getattr(args, "checkpoints_path", None),
         "train_cfg.log.log_path": getattr(args, "log_path", None),
     }
-    values = {key: folder for key, folder in folders.items() if folder} | settings
-    texts = [f"{key}={value!r}" for key, value in values.items()]
-    return load_config(args.config_file, [*overrides(args), *texts])
+    paths = [f"{key}={folder!r}" for key, folder in folders.items() if folder]
+    config = load_config(args.config_file, [*overrides(args), *paths])
+    # Without such a dict the check of the config says what is wrong.
+    if pretrained is not None and isinstance(config.get("backbone_cfg"), dict):
+        config["backbone_cfg"]["pretrained"] = pretrained
+    return config
+
+
+def starting_weights(args: argparse.Namespace) -> bool | str | None:
+    """What --backbone or --with_imagenet asks for, as backbone_cfg.pretrained has it."""
+    if getattr(args, "with_imagenet", None) is not None:
+        return args.with_imagenet == "true"
+    weights = getattr(args, "backbone", None)
+    return {"random": False, "imagenet": True}.get(weights, weights)

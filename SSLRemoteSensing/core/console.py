@@ -10,6 +10,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 STYLES = {"bold": "1", "red": "1;31", "yellow": "33"}
+PROGRAMS = ("sslrs", "python -m SSLRemoteSensing")
 DELAY = 1.0  # seconds of work before a bar appears
 # The scripts that users know, and the commands of `sslrs` that do the same.
 COMMANDS = {
@@ -112,29 +113,35 @@ def print_summary(facts: Mapping[str, object], commands: Sequence[str] = ()) -> 
 def command_line(script: str, *arguments: object) -> str:
     """A command of this repository, quoted so that it can be copied into a shell.
 
-    Where `sslrs` started this program, it is the command of `sslrs` that does the same.
+    Where `sslrs` or `python -m SSLRemoteSensing` started this program, it is the command of that.
     """
-    start = ["sslrs", *COMMANDS[script].split()] if is_sslrs() else ["python", script]
-    return shlex.join([*start, *map(str, arguments)])
+    words = [*program().split(), *COMMANDS[script].split()] if program() else ["python", script]
+    return shlex.join([*words, *map(str, arguments)])
 
 
 def this_command(words: Sequence[str] | None = None) -> str:
     """The command that runs now as it was typed, or with `words` in place of its own."""
-    start = sys.argv[0].split() if is_sslrs() else ["python", sys.argv[0]]
+    start = sys.argv[0].split() if program() else ["python", sys.argv[0]]
     return shlex.join([*start, *(sys.argv[1:] if words is None else words)])
 
 
+def argv_words() -> list[str]:
+    """The words of the command that runs now."""
+    return [*sys.argv[0].split(), *sys.argv[1:]] if program() else list(sys.argv)
+
+
 def as_started(text: str) -> str:
-    """`text` with the scripts that it has as examples named in the way this program was started."""
-    if is_sslrs():
-        for script, command in COMMANDS.items():
-            text = text.replace(f"python {script}", f"sslrs {command}")
-            text = re.sub(
-                rf"(torchrun .*) {re.escape(script)} ", rf"\1 -m SSLRemoteSensing {command} ", text
-            )
+    """`text` with the scripts that it names as this program was started: a wheel has none."""
+    if not program():
+        return text
+    for script, command in COMMANDS.items():
+        name = re.escape(script)
+        text = re.sub(rf"(torchrun .*) {name} ", rf"\1 -m SSLRemoteSensing {command} ", text)
+        text = text.replace(f"python {script}", f"{program()} {command}")
+        text = re.sub(rf"(?<![\w/.]){name}(?!\w)", f"sslrs {command}", text)  # in a sentence
     return text
 
 
-def is_sslrs() -> bool:
-    """Whether `sslrs COMMAND` or `python -m SSLRemoteSensing COMMAND` started this program."""
-    return sys.argv[0].startswith("sslrs ")
+def program() -> str:
+    """What started this program and takes a command: 'sslrs', say; '' where a script did."""
+    return next((name for name in PROGRAMS if sys.argv[0].startswith(f"{name} ")), "")

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 
-from SSLRemoteSensing.core.console import styled
+from SSLRemoteSensing.core.console import as_started, styled
 
 
 class UserError(ValueError):
@@ -29,6 +29,9 @@ def about(what: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{what}: {error}") from error
+
+
+PRESSES: list[int] = []  # of Ctrl-C, of which a library may make another error
 
 
 class Stopped(KeyboardInterrupt):
@@ -53,6 +56,10 @@ def stoppable(text: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt as stop:
         raise Stopped(stop.args[0] if stop.args else signal.SIGINT, text) from None
+    except Exception:
+        if not PRESSES:
+            raise
+        raise Stopped(signal.SIGINT, text) from None
     finally:
         if signal.getsignal(signal.SIGTERM) is terminate:
             signal.signal(signal.SIGTERM, handler)
@@ -68,18 +75,18 @@ def run_command(main: Callable[[], None], message: str = "stopped") -> None:
     """
     # It asks a run for a checkpoint; before its first step there is none to write.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    presses = note_ctrl_c()
+    note_ctrl_c()
     try:
         try:
             main()
         except UserError as error:
-            print(styled("error:", "red", sys.stderr), one_line(error), file=sys.stderr)
+            print(styled("error:", "red", sys.stderr), as_started(one_line(error)), file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt as stop:
             print_stopped(stop.text if isinstance(stop, Stopped) else message)
             sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))
         except Exception:
-            if not presses:
+            if not PRESSES:
                 raise
             print_stopped(message)
             sys.exit(128 + signal.SIGINT)
@@ -91,20 +98,19 @@ def run_command(main: Callable[[], None], message: str = "stopped") -> None:
         sys.exit(128 + signal.SIGPIPE)
 
 
-def note_ctrl_c() -> list[int]:
-    """Where SIGINT raises a KeyboardInterrupt, have it noted in the list that is returned, too.
+def note_ctrl_c() -> None:
+    """Where SIGINT raises a KeyboardInterrupt, have it noted in `PRESSES`, too.
 
     A library that is interrupted while it is imported may make another error of it.
     """
-    presses = []
 
     def note(number: int, frame) -> None:
-        presses.append(number)
+        PRESSES.append(number)
         raise KeyboardInterrupt
 
+    PRESSES.clear()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, note)
-    return presses
 
 
 def print_stopped(message: str) -> None:

@@ -42,7 +42,7 @@ class ProbeSettings:
         image_path, label_path: folders of images and labels, as in fine-tuning.
         classes: names of the classes; needed unless `image_path` is of a prepared set.
         data_format, label_format, label_offset, label_codes, bands, max_value, exclude: as in the
-            train_data of fine-tuning, see `SegmentationDataset`.
+            train_data of fine-tuning, see `TileSettings`.
         val_format: pattern(s) of the images to be scored, of those that data_format finds, as of
             sites of their own. Default: a third of the scenes, by hash; single tiles where names
             tell of no scenes.
@@ -100,7 +100,7 @@ class LinearProbe:
         if side < 32 or side % 32:
             raise UserError(f"crop_size={side}: must be a multiple of 32, the backbone's stride")
         tiles, self.classes, image_path = open_tiles(settings, side, in_channels)
-        seed = settings.seed
+        self.settings, seed = settings, settings.seed
         files = [file for file, _ in tiles.pairs]
         self.prepared = tiles.card is not None
         if settings.val_format is not None:

@@ -111,7 +111,7 @@ def open_catalog(request: Request, bands: str | None) -> Catalog:
         return read_folder(files, bands, request.splits, **options)
     flags = [key for key, value in options.items() if value not in (None, [])]
     if flags:
-        raise UserError(f"--{flags[0]}: is for prepare.py folder; {request.set} has its own")
+        raise UserError(f"--{flags[0]}: is for tools/prepare.py folder; {request.set} has its own")
     kinds = ("full", "eroded") if request.labels == "both" else (request.labels,)
     return PUBLISHED[request.set](files, bands, kinds, request.splits)
 

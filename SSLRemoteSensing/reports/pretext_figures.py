@@ -1,4 +1,4 @@
-"""Pages that show what the pretext tasks have learnt, as R, G, B pixels."""
+"""Pages that show what pre-training begins with and has learnt, as R, G, B pixels."""
 
 import itertools
 from collections import Counter
@@ -31,6 +31,8 @@ from SSLRemoteSensing.training.settings import LoopSettings
 WHITE = 0.5  # the error that is drawn white, of a range of 1
 BLUE = (8, 48, 107)
 CELL = 64  # pixels
+TITLES = ("occluded", "anchor", "transformed", "M = abs(anchor - occluded)")
+DARK = 64  # of 255; below it all that is shown looks black
 
 
 def inpainting_grid(size: int, rows: int) -> Grid:
@@ -119,10 +121,6 @@ def neighbours_page(
     titles = ["query", *(f"neighbour {rank}" for rank in range(1, neighbours.shape[1]))]
     grid = Grid(*side, rows=len(rows), columns=len(titles), header=1)
     return grid.draw(rows, titles, captions, [header])
-
-
-TITLES = ("occluded", "anchor", "transformed", "M = abs(anchor - occluded)")
-DARK = 64  # of 255; below it all that is shown looks black
 
 
 @dataclass(frozen=True)

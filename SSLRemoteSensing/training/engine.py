@@ -25,9 +25,9 @@ def fit(task: Task, settings: LoopSettings) -> bool:
             return False
         step, losses = run.step, run.losses
         if run.pending:
-            end_epoch(run, run.start(), again=True)
+            end_epoch(run, run.first_place(), again=True)
         if run.plan.first == 0:
-            probe(run, run.start())
+            probe(run, run.first_place())
         run.start_clocks()
         for place in run.places():
             wishes = run.ask()  # asked now, read once the step is under way: no wait in between
@@ -46,8 +46,8 @@ def fit(task: Task, settings: LoopSettings) -> bool:
             run.end_step()
             observe(run, place, batch)
             probe(run, place)
-            stop, due = wishes()
-            if place.is_checkpoint or stop or due:
+            stop, save_now = wishes()
+            if place.is_checkpoint or stop or save_now:
                 save(run, place)
             if stop:
                 run.end_early(place, stop)
@@ -73,12 +73,9 @@ def observe(run: Run, place: Place, batch: dict) -> None:
     with run.throughput.watching():
         if distributed.rank() == 0 and due:
             batch = run.step.to_device(batch)
-            seen = [
-                run.step.observe(monitor.observe, batch, counts, run.step.to_device)
-                for monitor in due
-            ]
-            for sight in seen:
-                tell(run, place, sight)
+            for monitor in due:
+                seen.append(run.step.observe(monitor.observe, batch, counts, run.step.to_device))
+                tell(run, place, seen[-1])
         distributed.barrier()  # the others' time until here is no time of training either
     if place.logs:
         figures |= distributed.all_mean(run.throughput.lap())

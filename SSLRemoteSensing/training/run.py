@@ -63,7 +63,7 @@ class Run:
         """Where each step that is left stands once it is done."""
         return self.plan.places(self.settings)
 
-    def start(self) -> Place:
+    def first_place(self) -> Place:
         """Where the run stands before its first step."""
         return self.plan.after(self.plan.first, self.settings)
 

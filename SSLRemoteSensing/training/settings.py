@@ -157,8 +157,10 @@ class LoopSettings:
     seed: int = 0
 
     def __post_init__(self):
-        self.checkpoints = CheckpointSettings(**self.checkpoints)
-        self.log = LogSettings(**self.log)
+        if isinstance(self.checkpoints, dict):  # not where a copy is made with another value
+            self.checkpoints = CheckpointSettings(**self.checkpoints)
+        if isinstance(self.log, dict):
+            self.log = LogSettings(**self.log)
         check_counts(
             {
                 "batch_size": (self.batch_size, 1),

@@ -125,9 +125,8 @@ class Finetuning:
     """A network to train or to score, and what both share.
 
     Attributes:
-        loop: the keys of the training loop.
+        loop: the keys of the training loop; None where nothing is trained.
         data: the splits of the config, 'train', 'val', 'test'; test may be None.
-        backbone_lr_factor: the backbone's learning rate over the decoder's.
     """
 
     config: dict
@@ -136,9 +135,19 @@ class Finetuning:
     device: torch.device
     precision: str
     scoring: ScoringSettings
-    loop: LoopSettings
+    loop: LoopSettings | None
     data: dict[str, dict | None]
-    backbone_lr_factor: float
+
+    @property
+    def seed(self) -> int:
+        return self.config["train_cfg"].get("seed", 0)
+
+    @property
+    def workers(self) -> int:
+        return self.config["train_cfg"].get("num_workers", 0)
+
+    def param_groups(self) -> list[dict]:
+        return self.model.param_groups(self.config["train_cfg"].get("backbone_lr_factor", 1.0))
 
     @property
     def scored_split(self) -> str:
@@ -154,7 +163,7 @@ class Finetuning:
         """The tiles of `split`; `exclude` in place of the config's, the others as the data set."""
         data = self.data[split] if exclude is None else self.data[split] | {"exclude": exclude}
         given = {"num_classes": len(self.classes), "in_channels": self.model.backbone.in_channels}
-        given |= {"coding": coding, "classes": self.classes, "seed": self.loop.seed}
+        given |= {"coding": coding, "classes": self.classes, "seed": self.seed}
         with about(f"train_cfg.{split}_data"):
             return SegmentationDataset(TileSettings(**data), **given, checked=checked)
 
@@ -174,21 +183,21 @@ def open_network(config: dict, trains: bool = True, processes: int | None = None
     classes = list(config["classes"])
     if config.get("palette") is None:
         config["palette"] = default_palette(len(classes))
-    keys, loop = split(config["train_cfg"], SegmentationData, processes)
-    if loop.log.with_vis:
+    train_cfg = config["train_cfg"]
+    loop = split(train_cfg, SegmentationData, processes)[1] if trains else None
+    if trains and loop.log.with_vis:
         raise UserError(
             "train_cfg.log.with_vis=True: there are pictures of pre-training only; leave it out"
         )
-    image_path = keys["train_data"]["image_path"]
-    fill_class_weights(keys.get("loss") or {}, image_path if trains else None, classes)
-    device = choose_device(loop.device)
-    precision = choose_precision(loop.precision, device)
-    torch.manual_seed(loop.seed)
+    image_path = train_cfg["train_data"]["image_path"] if trains else None
+    fill_class_weights(train_cfg.get("loss") or {}, image_path, classes)
+    device = choose_device(train_cfg.get("device", "auto"))
+    precision = choose_precision(train_cfg.get("precision", "fp32"), device)
+    torch.manual_seed(train_cfg.get("seed", 0))
     model = build_segmentation(config)
-    data = {name: keys.get(f"{name}_data") for name in ("train", "val", "test")}
+    data = {name: train_cfg.get(f"{name}_data") for name in ("train", "val", "test")}
     scoring = ScoringSettings(**config.get("scoring_cfg") or {})
-    factor = keys.get("backbone_lr_factor", 1.0)
-    opened = Finetuning(config, classes, model, device, precision, scoring, loop, data, factor)
+    opened = Finetuning(config, classes, model, device, precision, scoring, loop, data)
     scored = data[opened.scored_split]
     require_eroded(scoring.protocols, scored["image_path"], scored["label_path"])
     return opened
@@ -246,8 +255,7 @@ def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
         names = [name.encode("utf-8", "backslashreplace").decode() for name in names]
         write_text(loop.folder / "train_tiles.txt", "\n".join(names) + "\n")
 
-    groups = model.param_groups(opened.backbone_lr_factor)
-    dataset = Repeated(train_data, full)
+    groups, dataset = opened.param_groups(), Repeated(train_data, full)
     return Task(model, dataset, collate, card, groups, begin=begin, evaluate=validate), loop
 
 
@@ -261,12 +269,11 @@ def finetune(config: dict, dry_run: bool = False) -> Path | None:
         the best checkpoint; None of a dry run.
     """
     opened = open_network(config)
-    task, loop = open_task(opened)
     if dry_run:
-        rehearse(task, loop)
+        rehearse(*open_task(opened))
         return None
-    trained = fit(task, loop)
-    best = loop.folder / "best.pth"
+    trained = fit(*open_task(opened))  # with nothing of it held while the best is scored
+    best = opened.loop.folder / "best.pth"
     results, report = best.with_name("results.json"), best.with_name("report.html")
     if not trained and report.exists() and is_scored(results, config):
         print_summary({"results": results, "report": report})
@@ -300,7 +307,7 @@ def write_scores(opened: Finetuning, source: Path) -> None:
     load_trained(model, best, source)
     if distributed.rank() == 0:
         make_folder(folder, "--evaluate, results beside it: folder")  # before hours of scoring
-    device, precision, workers = opened.device, opened.precision, opened.loop.num_workers
+    device, precision, workers = opened.device, opened.precision, opened.workers
     model.to(device)
     table = card.get("label_table")
     coding = table and ValueCoding(np.array(table, np.int16), len(classes))

@@ -203,7 +203,7 @@ class SampleMonitor:
         return pictures
 
 
-class ProbeMonitor:
+class EpochProbe:
     """Scores a linear probe before the first step, after every `every` epochs and at the end.
 
     `probe_miou`, `probe_oa`, `probe_iou_<class>` (None for a class in neither label nor
@@ -220,10 +220,9 @@ class ProbeMonitor:
         backbone: Backbone,
         precision: str = "fp32",
         channels_last: bool = False,
-        every: int = 1,
     ):
         self.score = partial(probe.score, backbone, precision, channels_last)
-        self.every = every
+        self.every = probe.settings.every
         self.ended: float | None = None  # when the last score was there
 
     def is_due(self, place: Place) -> bool:

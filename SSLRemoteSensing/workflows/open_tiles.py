@@ -7,7 +7,7 @@ from pathlib import Path
 
 from SSLRemoteSensing.core.classes import default_palette
 from SSLRemoteSensing.core.console import command_line
-from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.data.file_lists import find_images
 from SSLRemoteSensing.data.geotiff import open_tiff
 from SSLRemoteSensing.data.images import TIFF_ENDINGS
@@ -16,7 +16,6 @@ from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.workflows.doctor.subject import is_fine_tuning
 from SSLRemoteSensing.workflows.finetuning import check_segmentation
 
-MOST = 100  # tiles; a picture of more cannot be looked at
 FORMATS = ("**/*.png", "**/*.jpg", "**/*.tif", "**/*.tiff")
 
 
@@ -30,37 +29,8 @@ class Part:
     palette: Sequence
 
 
-def check_flags(args: Namespace) -> None:
-    """Raise a `UserError` for flags of `show labels` that do not go together."""
-    sources = {"config_file": args.config_file, "tiles": args.tiles, "images": args.images}
-    given_sources = [name for name, value in sources.items() if value is not None]
-    if len(given_sources) != 1:
-        raise UserError("give one of --config_file, --tiles, --images")
-    for source, names in {
-        "config_file": ("augmented", "set"),
-        "images": ("labels", "classes", "label_format", "label_offset", "label_codes", "max_value"),
-    }.items():
-        set_flags = [name for name in names if getattr(args, name) not in (None, [], False)]
-        if set_flags and given_sources[0] != source:
-            raise UserError(
-                f"--{set_flags[0]}: goes with --{source}, not with --{given_sources[0]}"
-            )
-    if args.images is not None and (args.labels is None or args.classes is None):
-        raise UserError(f"--images {args.images}: give --labels and --classes too")
-    if args.images is not None and args.part != "train":
-        raise UserError(
-            f"--part {args.part}: name the folders of that part with --images, --labels"
-        )
-    if args.augmented and args.part != "train":
-        raise UserError(f"--augmented --part {args.part}: only train_data is augmented")
-    if not 1 <= args.samples <= MOST:
-        raise UserError(f"--samples {args.samples}: must be 1 to {MOST}")
-    if args.seed is not None and args.seed < 0:
-        raise UserError(f"--seed {args.seed}: must be at least 0")
-
-
 def open_part(args: Namespace, config: dict | None) -> Part:
-    """What the flags of `show labels` name, checked by `check_flags`.
+    """What the flags of `show labels` name, which go together.
 
     Args:
         config: of --config_file, None without it.
@@ -93,11 +63,9 @@ def part_of_config(config: dict, part: str) -> Part:
     arguments["in_channels"] = config["backbone_cfg"].get("in_channels", 3)
 
     def open_split(name: str, coding=None) -> SegmentationDataset:
-        try:
+        with about(f"train_cfg.{name}_data"):
             settings = TileSettings(**train_cfg[f"{name}_data"])
             return SegmentationDataset(settings, **arguments, coding=coding)
-        except UserError as error:
-            raise UserError(f"train_cfg.{name}_data: {error}") from error
 
     if train_cfg.get(f"{part}_data") is None:
         raise UserError(f"--part {part}: the config has no train_cfg.{part}_data")
@@ -147,15 +115,13 @@ def part_of_folders(
     Raises:
         UserError: as `SegmentationDataset`.
     """
-    try:
+    with about("--images, --labels"):
         channels = band_count(find_images(images, FORMATS, keys=("folder", None))[0])
         settings = TileSettings(
             images, labels, FORMATS, label_format, label_offset=label_offset,
             label_codes=label_codes, max_value=max_value,
         )  # fmt: skip
         dataset = SegmentationDataset(settings, len(classes), in_channels=channels)
-    except UserError as error:
-        raise UserError(f"--images, --labels: {error}") from error
     return Part(dataset, Path(images).name, classes, default_palette(len(classes)))
 
 

@@ -22,7 +22,7 @@ from SSLRemoteSensing.training.rehearsal import rehearse
 from SSLRemoteSensing.training.run_folder import write_run_card
 from SSLRemoteSensing.training.settings import LoopSettings, divide_batch, split
 from SSLRemoteSensing.training.task import Monitor, Place, Task
-from SSLRemoteSensing.workflows.monitor import BatchMonitor, ProbeMonitor, SampleMonitor
+from SSLRemoteSensing.workflows.monitor import BatchMonitor, EpochProbe, SampleMonitor
 
 
 class PretextData(TypedDict):
@@ -188,13 +188,11 @@ def open_monitors(
     return monitors
 
 
-def open_probe(cfg: dict, network: PretextNet, settings: LoopSettings, img_size: int):
+def open_probe(cfg: dict, network: PretextNet, settings: LoopSettings, img_size: int) -> EpochProbe:
     """The linear probe of a config; its tiles are read, and it is printed which they are."""
     probe = read_probe(cfg, network.backbone, img_size)
     precision = choose_precision(settings.precision, choose_device(settings.device))
-    return ProbeMonitor(
-        probe, network.backbone, precision, settings.channels_last, cfg.get("every", 1)
-    )
+    return EpochProbe(probe, network.backbone, precision, settings.channels_last)
 
 
 def pretrain(config: dict, dry_run: bool = False) -> dict[str, object]:

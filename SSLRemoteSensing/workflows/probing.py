@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from SSLRemoteSensing.core.config import build
-from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.errors import about
 from SSLRemoteSensing.evaluation.linear_probe import SomeMaps, read_probe
 from SSLRemoteSensing.models.pretrained import BACKBONES, load_backbone
 from SSLRemoteSensing.reports.html import percent
@@ -67,10 +67,8 @@ def take_maps(backbone: nn.Module, blocks: Sequence[str] | None) -> nn.Module:
     """`backbone` with those of its maps alone that --blocks names."""
     if not blocks:
         return backbone
-    try:
+    with about("--blocks"):
         return SomeMaps(backbone, blocks)
-    except UserError as error:
-        raise UserError(f"--blocks: {error}") from error
 
 
 def lines_of_classes(scores: dict) -> list[str]:

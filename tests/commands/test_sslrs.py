@@ -102,7 +102,9 @@ def test_a_command_has_the_flags_of_its_script(sslrs, words, monkeypatch, capsys
     known = capsys.readouterr().out
     assert known.startswith(f"usage: {SCRIPTS[words].rpartition('/')[2]} ")
     assert f"    python {SCRIPTS[words]} " in known
-    assert known[known.index("options:") :] == text[text.index("options:") :]
+    assert re.findall(r"--\w+", known) == re.findall(r"--\w+", text)
+    assert f"The same as `sslrs {words}`" in script["__doc__"]
+    assert not re.search(r"(?<![\w/.])(tools/\w+|train|finetune_seg)\.py", text)  # a wheel has none
 
 
 @pytest.mark.parametrize("words", EACH)
@@ -131,7 +133,15 @@ def test_the_next_command_is_named_as_this_one_was_started(monkeypatch):
     assert console.command_line("train.py", "--set", "a=1") == "sslrs pretrain --set a=1"
     assert console.command_line("tools/show_labels.py") == "sslrs show labels"
     assert console.this_command() == "sslrs show labels --tiles 'a b'"
+    assert console.argv_words() == ["sslrs", "show", "labels", "--tiles", "a b"]
+    assert console.as_started("not finished; run tools/prepare.py, /my/train.py is left") == (
+        "not finished; run sslrs prepare, /my/train.py is left"
+    )
     assert console.this_command(["--help"]) == "sslrs show labels --help"
+    monkeypatch.setattr(sys, "argv", ["python -m SSLRemoteSensing predict", "--input", "a"])
+    module = "python -m SSLRemoteSensing"
+    assert console.command_line("train.py", "--set", "a=1") == f"{module} pretrain --set a=1"
+    assert console.this_command() == f"{module} predict --input a"
 
 
 def test_sigterm_stops_as_ctrl_c_and_says_what_is_kept(capsys):

@@ -44,7 +44,7 @@ from SSLRemoteSensing.training.run import Run
 from SSLRemoteSensing.training.settings import LoopSettings
 from SSLRemoteSensing.training.task import Seen
 from SSLRemoteSensing.training.tensorboard import charts, tag
-from SSLRemoteSensing.workflows.monitor import ProbeMonitor
+from SSLRemoteSensing.workflows.monitor import EpochProbe
 from SSLRemoteSensing.workflows.pretraining import check_pretext, open_probe
 
 CLASSES = ("ground", "roof", "water")
@@ -401,13 +401,13 @@ def run_tiny(config: dict, sabotage=None, every=1, **changes) -> list[tuple[int,
     if sabotage:
         sabotage(model)
 
-    class Counting(ProbeMonitor):
+    class Counting(EpochProbe):
         def measure(self, place):
             epochs = place.epoch + (place.step > 0)
             calls.append((epochs, place.is_last))
             return Seen({"probe_miou": epochs / 10}, {"probe": "it is dear"})
 
-    probe = Counting(SimpleNamespace(score=print), None, every=every)
+    probe = Counting(SimpleNamespace(score=print, settings=SimpleNamespace(every=every)), None)
     dataset = PretextDataset(PretextSettings(**train_cfg["train_data"]))
     fit_task(model, dataset, collate, **settings, probe=probe)
     return calls
@@ -500,7 +500,7 @@ def test_every_leaves_epochs_out_but_not_the_last(pretext_config):
 
 
 def test_the_share_of_a_probe_is_of_the_training_since_the_one_before(three, monkeypatch):
-    monitor = ProbeMonitor(probe_of(three), Shown(lambda images: images))
+    monitor = EpochProbe(probe_of(three), Shown(lambda images: images))
     figures = monitor.measure(None).figures
     assert figures["probe_iou_water"] == 1
     assert "probe_share" not in figures

@@ -288,6 +288,16 @@ def test_results_of_another_checkpoint_or_scoring_are_no_end_of_a_run(scenes, tm
     assert not is_scored(path, config | {"scoring_cfg": {"tta": True}})
 
 
+def test_a_config_that_could_not_train_can_be_scored(scenes):
+    config = json.loads((scenes / "results.json").read_text())["config"]
+    config["train_cfg"] |= {"num_epoch": None, "num_step": None, "batch_size": 0}
+    config["train_cfg"]["log"] |= {"with_vis": True}
+    opened = open_network(config, trains=False)
+    assert (opened.loop, opened.workers) == (None, 0)
+    with pytest.raises(UserError):
+        open_network(config)
+
+
 def scored_again(scenes: Path, folder: Path) -> None:
     shutil.copytree(scenes, folder)
     config = json.loads((folder / "results.json").read_text())["config"]

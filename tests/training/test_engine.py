@@ -5,6 +5,7 @@ import math
 import os
 import re
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -569,3 +570,13 @@ def test_no_step_reads_a_value_off_the_device(pretext_config, tmp_path, monkeypa
         train(config, num_epoch=None, num_step=steps, log=log, checkpoints=checkpoints_cfg)
         counts.append(len(calls))
     assert counts[0] == counts[1] > 0
+
+
+def test_settings_can_be_copied_with_another_value(pretext_config):
+    train_cfg = pretext_config["train_cfg"]
+    keys = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
+    settings = LoopSettings(**keys)
+    changed = replace(settings, batch_size=2)
+    assert (changed.batch_size, changed.log) == (2, settings.log)
+    with pytest.raises(UserError, match="batch_size=0"):
+        replace(settings, batch_size=0)

@@ -15,6 +15,8 @@ from SSLRemoteSensing.training import run_folder
 from SSLRemoteSensing.training.resume import config_changes
 from SSLRemoteSensing.workflows.doctor.findings import Section
 
+HEADROOM = 1.1  # of what is needed, for logs and pictures
+
 
 def check_machine(train_cfg: dict, section: Section) -> None:
     """Versions, device and precision of a config's `train_cfg`."""
@@ -39,9 +41,6 @@ def check_machine(train_cfg: dict, section: Section) -> None:
         section.warn(f"bf16 is emulated on this {device.type}, very slowly; set precision='auto'")
     if precision == "fp32" and device.type == "cuda" and fast_bf16:
         section.warn("this GPU computes faster in bf16; set train_cfg.precision=auto")
-
-
-HEADROOM = 1.1  # of what is needed, for logs and pictures
 
 
 def check_folder(path: str, key: str, section: Section) -> bool:

@@ -80,20 +80,20 @@ def open_pretext(config: dict, processes: int) -> Trial:
 
 
 def open_labelled(config: dict, processes: int) -> Trial:
-    network = finetuning.open_network(config, processes=processes)
+    opened = finetuning.open_network(config, processes=processes)
 
     def open_train(exclude: str | None, coding: ValueCoding | None) -> Dataset:
-        tiles = network.open_split("train", coding, checked=coding is not None, exclude=exclude)
+        tiles = opened.open_split("train", coding, checked=coding is not None, exclude=exclude)
         return segmentation.Repeated(tiles, tiles.full_length)
 
     def open_scored_splits(coding: ValueCoding | None) -> None:
-        for split in sorted({"val", network.scored_split}):
-            tiles = network.open_split(split, coding, checked=coding is not None)
-            open_scored(tiles, network.classes, network.scoring)
+        for split in sorted({"val", opened.scored_split}):
+            tiles = opened.open_split(split, coding, checked=coding is not None)
+            open_scored(tiles, opened.classes, opened.scoring)
 
-    groups = network.model.param_groups(network.backbone_lr_factor)
+    groups = opened.param_groups()
     return Trial(
-        config, network.model, network.loop, groups, segmentation.collate, open_train,
+        config, opened.model, opened.loop, groups, segmentation.collate, open_train,
         open_scored_splits,
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from SSLRemoteSensing.core.config import differences, override
-from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.core.files import make_folder, write_text
 from SSLRemoteSensing.core.machine import choose_device
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
@@ -264,12 +264,10 @@ def read_init_sets(
         sets.setdefault(name, []).extend(settings)
     for name, settings in sets.items():
         changed_config = copy.deepcopy(config)
-        try:
+        with about(f"--init_set {name}"):
             for text in settings:
                 override(changed_config, text)
             check_segmentation(changed_config)
-        except UserError as error:
-            raise UserError(f"--init_set {name}: {error}") from error
     return sets
 
 
@@ -279,10 +277,8 @@ def measure(config: dict) -> tuple[int, int]:
     settings = TileSettings(**train_cfg["train_data"] | {"fraction": 1.0})
     classes = list(config["classes"])
     bands = config["backbone_cfg"].get("in_channels", 3)
-    try:
+    with about("train_cfg.train_data"):
         tiles = len(SegmentationDataset(settings, len(classes), in_channels=bands, classes=classes))
-    except UserError as error:
-        raise UserError(f"train_cfg.train_data: {error}") from error
     per_step = tiles_per_step(train_cfg)
     if per_step < 1 or tiles < per_step:
         raise UserError(

@@ -96,7 +96,7 @@ def run_jobs(
     After a signal no new one starts, and those running save and end.
 
     Args:
-        command: what runs a cell, before its flags: Python and finetune_seg.py.
+        command: what runs a cell, before its flags: Python and `finetune`.
     """
     for cell in existing_cells(grid):
         if read_cell(grid, cell)["status"] == "done":
@@ -156,6 +156,9 @@ def start(
     grid: Grid, job: CellJob, command: Sequence[str], gpu: str | None, side_by_side: int
 ) -> Running:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    # This package, also where it is not installed.
+    paths = [str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
     if side_by_side > 1:
