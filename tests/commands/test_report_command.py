@@ -26,7 +26,7 @@ def test_a_fine_tuning_is_scored_again_from_its_folder(run, seg_config, tmp_path
     assert f"results: {folder / 'results.json'}\n" in done.stdout
     after = json.loads((folder / "results.json").read_text())
     assert after["protocols"] == before["protocols"]
-    assert "sslrs report" in (folder / "report.html").read_text()
+    assert "python -m SSLRemoteSensing report" in (folder / "report.html").read_text()
     done = report(folder, "--metric", "mf1")
     assert done.returncode == 2
     assert "leave out the flags of a grid" in done.stderr
