@@ -127,7 +127,7 @@ def end_epoch(run: Run, place: Place, again: bool = False) -> None:
     """
     task = run.task
     if task.export is not None:
-        run.attempt(task.export, place)
+        run.attempt_to_save(task.export, place)
     if task.evaluate is not None:
         distributed.broadcast_buffers(task.model)
         scores = task.evaluate()

@@ -103,7 +103,7 @@ class Run:
         self.step.require_finite(place.step)
         self.unsaved = None
 
-    def attempt(self, write: Callable, *args) -> bool:
+    def attempt_to_save(self, write: Callable, *args) -> bool:
         """Call `write` on the first process; whether it could, on the others True."""
         try:
             if distributed.rank() == 0:
@@ -121,7 +121,7 @@ class Run:
         if self.best is not None and score <= self.best:
             return
         weights = {"model": self.step.model.state_dict(), "step": place.step, "card": self.card}
-        if self.attempt(checkpoints.write, self.settings.folder / "best.pth", weights):
+        if self.attempt_to_save(checkpoints.write, self.settings.folder / "best.pth", weights):
             self.best = score
 
     def write_checkpoint(self, place: Place, finished_epoch: int | None) -> None:
@@ -136,7 +136,7 @@ class Run:
             "card": self.card,
         }
         folder, max_keep = self.settings.folder, self.settings.checkpoints.max_keep
-        self.attempt(run_folder.save, folder, contents, finished_epoch, max_keep)
+        self.attempt_to_save(run_folder.save, folder, contents, finished_epoch, max_keep)
         distributed.barrier()
 
     def require_saved(self) -> None:
