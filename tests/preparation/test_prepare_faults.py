@@ -513,7 +513,7 @@ def test_a_tile_of_no_use_is_refused_by_name(own, tile):
 def test_a_published_set_takes_no_classes(source):
     done = prepare("potsdam", "--source", source, "--check", "--classes", "a")
     assert done.returncode == 2
-    assert "--classes: is for prepare.py folder" in done.stderr
+    assert "--classes: is for tools/prepare.py folder" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["potsdam", "vaihingen", "levir_cs", "folder"])
