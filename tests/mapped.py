@@ -77,7 +77,6 @@ def mapped(net: MapNetwork, scene: Path, output: Path, asked: dict | None = None
     """What `map_scene` says, with the class map as it was read again."""
     (planned,) = plan_outputs([scene], str(output), **asked or {})
     chosen = MapSettings(**dict(tile=64, batch_size=3) | settings)
-    chosen.check()
     done = map_scene(net, planned, chosen)
     assert not [file for file in output.parent.iterdir() if ".part" in file.name]
     return done, read(planned.map)
