@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import sys
-import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +21,7 @@ export = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(export)
 
 CLASSES = ["ground", "building", "car"]
-FORMS = {"safetensors": "w.safetensors", "onnx": "net.onnx", "torchscript": "net.pt"}
+FORMS = {"safetensors": "w.safetensors", "onnx": "net.onnx"}
 
 
 @contextmanager
@@ -129,9 +128,3 @@ class Exports:
             return (
                 source.backbone(unit)["block6"] if source.net is None else source.net.logits(unit)
             )
-
-
-def load_jit(path: Path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.jit.load(str(path))

@@ -159,45 +159,42 @@ def test_the_map_tells_classes_and_colours(tmp_path):
         assert file.descriptions == ("class",)
 
 
-def test_rotated_scenes_and_ground_control_points_are_kept(tmp_path):
-    turned = rasterio.Affine(0.43, 0.25, 5e5, 0.25, -0.43, 5e6)
-    scene = write(tmp_path / "a.tif", draw(40, 50), crs="EPSG:32633", transform=turned)
-    mapped(network(), scene, tmp_path / "map.tif")
-    with rasterio.open(tmp_path / "map.tif") as file:
-        assert file.transform.almost_equals(turned)
-    points = [GroundControlPoint(r, c, 10 + c, 50 - r) for r, c in ((0, 0), (0, 50), (40, 0))]
-    scene = write(tmp_path / "b.tif", draw(40, 50), crs="EPSG:4326", gcps=points)
-    done, _ = mapped(network(), scene, tmp_path / "map.tif")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(tmp_path / "map.tif") as file:
-            found, crs = file.gcps
-    assert crs.to_epsg() == 4326
-    assert [(p.row, p.col, p.x, p.y) for p in found] == [(p.row, p.col, p.x, p.y) for p in points]
-    assert not done.remarks
+TURNED = rasterio.Affine(0.43, 0.25, 5e5, 0.25, -0.43, 5e6)
+POINTS = [GroundControlPoint(r, c, 10 + c, 50 - r) for r, c in ((0, 0), (0, 50), (40, 0))]
+MODEL = RPC(
+    line_num_coeff=[0.5] * 20, line_den_coeff=[1.0] * 20, line_off=20, line_scale=20,
+    samp_num_coeff=[0.25] * 20, samp_den_coeff=[1.0] * 20, samp_off=25, samp_scale=25,
+    height_off=40, height_scale=500, lat_off=52.5, lat_scale=0.1, long_off=13.4, long_scale=0.2,
+)  # fmt: skip
 
 
-def test_the_rpcs_of_a_satellite_scene_are_kept(tmp_path):
-    terms = dict(line_num_coeff=[0.5] * 20, line_den_coeff=[1.0] * 20)
-    terms |= dict(samp_num_coeff=[0.25] * 20, samp_den_coeff=[1.0] * 20)
-    offsets = dict(height_off=40, lat_off=52.5, line_off=20, long_off=13.4, samp_off=25)
-    scales = dict(height_scale=500, lat_scale=0.1, line_scale=20, long_scale=0.2, samp_scale=25)
-    scene = write(tmp_path / "scene.tif", draw(40, 50))
+@pytest.mark.parametrize(
+    ("place", "rpcs", "remarks"),
+    [
+        (dict(crs="EPSG:32633", transform=TURNED), None, []),
+        (dict(crs="EPSG:4326", gcps=POINTS), None, []),
+        ({}, MODEL, []),
+        ({}, None, ["has no coordinate system, so the map has none"]),
+    ],
+    ids=["rotated", "ground control points", "rpcs", "no place, which is said"],
+)
+def test_the_map_lies_where_the_scene_does(tmp_path, place, rpcs, remarks):
+    scene = write(tmp_path / "scene.tif", draw(40, 50), **place)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with rasterio.open(scene, "r+") as file:
-            file.rpcs = RPC(**terms, **offsets, **scales)
+            if rpcs is not None:
+                file.rpcs = rpcs
         done, _ = mapped(network(), scene, tmp_path / "map.tif")
-        with rasterio.open(tmp_path / "map.tif") as file:
-            found = file.rpcs
-    assert (found.lat_off, found.long_scale, found.samp_num_coeff) == (52.5, 0.2, [0.25] * 20)
-    assert not done.remarks
-
-
-def test_a_scene_without_coordinates_is_mapped_and_said(tmp_path):
-    scene = write(tmp_path / "scene.tif", draw(40, 50))
-    done, _ = mapped(network(), scene, tmp_path / "map.tif")
-    assert "has no coordinate system, so the map has none" in str(done)
+        with rasterio.open(scene) as source, rasterio.open(tmp_path / "map.tif") as target:
+            assert (target.crs, target.transform) == (source.crs, source.transform)
+            points, crs = target.gcps
+            assert [p.asdict() for p in points] == [p.asdict() for p in source.gcps[0]]
+            assert (len(points), crs and crs.to_epsg()) == (
+                (3, 4326) if "gcps" in place else (0, None)
+            )
+            assert (target.rpcs and target.rpcs.to_dict()) == (rpcs and source.rpcs.to_dict())
+    assert done.remarks == remarks
 
 
 def test_png_and_jpeg_scenes_and_a_png_map(tmp_path):
@@ -433,29 +430,21 @@ def test_batches_have_the_memory_format_of_the_weights(tmp_path, precision, last
 # The picture.
 
 
-def test_the_preview_shows_scene_map_and_shares(tmp_path):
-    net, planes = network(), draw(300, 200)
+@pytest.mark.parametrize(("size", "step"), [((300, 200), 1), ((2101, 900), 2), ((900, 2501), 2)])
+def test_the_preview_shows_scene_and_map_small_and_a_legend(tmp_path, size, step):
+    planes = draw(*size)
     scene = write(tmp_path / "scene.tif", planes, **PLACE)
-    mapped(net, scene, tmp_path / "map.tif", dict(preview=True))
-    page = cv2.imread(str(tmp_path / "map_preview.png"))[:, :, ::-1]
-    found = read(tmp_path / "map.tif")
-    assert page.shape[0] > 300
-    assert np.array_equal(page[:300, :200], planes.transpose(1, 2, 0))
-    assert np.array_equal(page[:300, 208:408], np.array(PALETTE, np.uint8)[found])
-    assert len(np.unique(page[300:].reshape(-1, 3), axis=0)) > 4  # a legend
-
-
-@pytest.mark.parametrize("size", [(2101, 900), (900, 2501)])
-def test_the_preview_of_a_large_scene_is_small(tmp_path, size):
-    scene = write(tmp_path / "scene.tif", draw(*size), nodata=0, **PLACE)
     settings = dict(tile=1000, overlap=0.3)
     _, found = mapped(network(), scene, tmp_path / "map.tif", dict(preview=True), **settings)
     page = cv2.imread(str(tmp_path / "map_preview.png"))[:, :, ::-1]
     assert max(page.shape) <= 1760
-    shown = np.array(PALETTE, np.uint8)[found[1::2, 1::2]]
+    part = (slice(step // 2, None, step),) * 2
+    shown = np.array(PALETTE, np.uint8)[found[part]]
     height, width = shown.shape[:2]
-    corner = (0, width + 8) if size[0] >= size[1] else (height + 8, 0)
-    assert np.array_equal(page[corner[0] :, corner[1] :][:height, :width], shown)
+    assert np.array_equal(page[:height, :width], planes.transpose(1, 2, 0)[part])
+    y, x, end = (0, width + 8, height) if size[0] >= size[1] else (height + 8, 0, 2 * height + 8)
+    assert np.array_equal(page[y:, x:][:height, :width], shown)
+    assert len(np.unique(page[end:].reshape(-1, 3), axis=0)) > 4  # a legend
 
 
 # Memory.
