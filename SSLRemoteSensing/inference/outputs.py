@@ -108,32 +108,28 @@ def names_for(scenes: Sequence[Path], output: str, flag: str, endings: Sequence[
 
 def refuse_collisions(plan: Sequence[Outputs]) -> None:
     """Raise a `UserError` where a file would be lost that a scene is read from, or a map."""
-    scenes = [outputs.scene for outputs in plan]
-    inputs = {identity(scene): f"the scene {scene}" for scene in scenes}
+    inputs = {identity(outputs.scene): f"the scene {outputs.scene}" for outputs in plan}
+    files = [(outputs, path) for outputs in plan for path in outputs.files]
     # Only a file that is there can be lost; the scenes need not be opened for any other.
-    if any(path.exists() for outputs in plan for path in outputs.files):
-        for scene in scenes:
-            for path in parts_of(scene):
-                inputs.setdefault(identity(path), f"a part of the scene {scene}")
+    if any(path.exists() for _, path in files):
+        for outputs in plan:
+            for path in parts_of(outputs.scene):
+                inputs.setdefault(identity(path), f"a part of the scene {outputs.scene}")
     scene_of: dict[Path, Path] = {}
-    for outputs in plan:
-        for path in outputs.files:
-            flag = outputs.flag(path)
-            if path.exists() and identity(path) in inputs:
-                raise UserError(
-                    f"{flag} {path}: is {inputs[identity(path)]}, which would be lost; name "
-                    f"another file or folder"
-                )
-            if path.is_dir():
-                raise UserError(f"{flag} {path}: is a folder where a file is to be; remove it")
-            other = scene_of.setdefault(
-                Path(os.path.realpath(path.parent), path.name), outputs.scene
+    for outputs, path in files:
+        flag, scene = outputs.flag(path), outputs.scene
+        if path.exists() and identity(path) in inputs:
+            raise UserError(
+                f"{flag} {path}: is {inputs[identity(path)]}, which would be lost; name another "
+                f"file or folder"
             )
-            if other != outputs.scene:
-                raise UserError(
-                    f"{flag}: {other} and {outputs.scene} would both be {path}; map them into "
-                    f"different folders"
-                )
+        if path.is_dir():
+            raise UserError(f"{flag} {path}: is a folder where a file is to be; remove it")
+        other = scene_of.setdefault(Path(os.path.realpath(path.parent), path.name), scene)
+        if other != scene:
+            raise UserError(
+                f"{flag}: {other} and {scene} would both be {path}; map them into different folders"
+            )
 
 
 def parts_of(scene: Path) -> list[Path]:

@@ -55,6 +55,7 @@ def write_polygons(
     Raises:
         CannotWrite: the disk is full, say.
     """
+    import pyogrio
     import rasterio
     import shapely
     from rasterio.features import shapes, sieve
@@ -79,9 +80,8 @@ def write_polygons(
         # cut to pixels; then they are the same lines, and are simplified alike.
         sides = shapely.segmentize(regions, 1.0)
         regions = shapely.coverage_simplify(shapely.transform(sides, np.rint), tolerance)
-    selection = np.ones(len(regions), bool)
-    if keep is not None:
-        selection = np.isin(numbers, [list(classes).index(name) for name in keep])
+    names = classes if keep is None else keep
+    selection = np.isin(numbers, [list(classes).index(name) for name in names])
     matrix = np.reshape(transform[:6], (2, 3))
     outlines = shapely.transform(
         regions[selection], lambda xy: (matrix[:, :2] * xy[:, None]).sum(2) + matrix[:, 2]
@@ -91,23 +91,16 @@ def write_polygons(
         "name": np.array([classes[n] for n in numbers[selection]], object),
         "area": areas[selection],
     }
-    write_layer(target, layer, outlines, fields, crs)
-    return int(selection.sum())
-
-
-def write_layer(target: Path, layer: str, regions, fields: dict[str, np.ndarray], crs) -> None:
-    import pyogrio
-    import shapely
-
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that there is no coordinate system
         pyogrio.raw.write(
-            file, shapely.to_wkb(regions), list(fields.values()), list(fields), layer=layer,
+            file, shapely.to_wkb(outlines), list(fields.values()), list(fields), layer=layer,
             driver="GPKG", geometry_type="Polygon", crs=None if crs is None else crs.to_wkt(),
         )  # fmt: skip
     with writing(target):
         target.write_bytes(file.getbuffer())
+    return len(outlines)
 
 
 def metres_of_pixel(source) -> tuple[float, float]:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from SSLRemoteSensing.core.classes import IGNORE, colour_map
+from SSLRemoteSensing.data.images import encode_png
 from SSLRemoteSensing.inference.network import MapNetwork
 from SSLRemoteSensing.inference.writer import writing
 
@@ -55,14 +55,11 @@ class Preview:
         gap = np.full_like(panels[0], 255).take(range(GAP), axis, mode="clip")
         panels = np.concatenate([panels[0], gap, panels[1]], axis)
         key = legend(title, network, shares, max(panels.shape[1], SMALLEST))
-        page = np.pad(
-            panels,
-            ((0, len(key)), (0, key.shape[1] - panels.shape[1]), (0, 0)),
-            constant_values=255,
-        )
+        page = np.full((len(panels) + len(key), key.shape[1], 3), 255, np.uint8)
+        page[: len(panels), : panels.shape[1]] = panels
         page[len(panels) :] = key
         with writing(path):
-            path.write_bytes(cv2.imencode(".png", page[:, :, ::-1])[1])
+            path.write_bytes(encode_png(page))
 
 
 def legend(title: str, network: MapNetwork, shares: Sequence[float], width: int) -> np.ndarray:

@@ -39,9 +39,8 @@ class InputScene:
         self.block = source.source.block_shapes[0][::-1]
         self.row_bytes = source.width * source.count * source.dtype.itemsize
         self.masked = "" if image is not None else what_masks(source, choice)
-        self.valid: dict[
-            int, np.ndarray | None
-        ] = {}  # rows read and not yet taken; None: all of it
+        # By row, from when it is read until it is taken; None: all of it holds data.
+        self.valid: dict[int, np.ndarray | None] = {}
 
     @property
     def may_be_empty(self) -> bool:
@@ -69,9 +68,9 @@ class InputScene:
         else:
             try:
                 planes, valid = self.read(self.source, y, 0, height, self.width)
-            except UnreadableImage as error:
+            except UnreadableImage:
                 self.require_blocks(y, height)
-                raise error  # the blocks can be read: something else is wrong
+                raise
             pixels = self.to_network(planes, valid)
         for row in range(height):
             self.valid[y + row] = None if valid is None else valid[row]
@@ -123,9 +122,8 @@ class InputScene:
                         blocks.append(f"columns {left} to {right - 1}, rows {top} to {below - 1}")
                         errors.append(error)
         if not blocks:
-            return
-        count = len(blocks) - MOST_NAMED
-        more = f" and {count} more" if count > 0 else ""
+            return  # something else is wrong
+        more = f" and {len(blocks) - MOST_NAMED} more" if len(blocks) > MOST_NAMED else ""
         why = str(errors[0]).partition("cannot be read (")[2].rpartition("); ")[0]
         raise UnreadableImage(
             f"image {self.path}: the block{'s' if len(blocks) > 1 else ''} at "

@@ -42,22 +42,30 @@ class MapFile:
         palette: Sequence[tuple[int, int, int]] | None = None,
         masked: bool = False,
     ):
+        import rasterio
+
         self.path, self.resampling = path, "average" if palette is None else "mode"
         self.rows = np.empty((len(names), BLOCK, scene.width), np.uint8)
         self.valid = np.empty((BLOCK, scene.width), bool) if masked else None
         self.top = self.filled = 0
-        with writing(path):
-            self.target = create(path, scene, len(names), palette is not None)
-            try:
-                if palette is not None:
-                    colours = {index: (*colour, 255) for index, colour in enumerate(palette)}
-                    self.target.write_colormap(1, colours | {IGNORE: (0, 0, 0, 0)})
-                for index, name in enumerate(names, start=1):
-                    self.target.set_band_description(index, name)
-                self.target.update_tags(**tags)
-            except BaseException:
-                self.close()
-                raise
+        place = {"gcps": scene.gcps} if scene.gcps else {"transform": scene.transform}
+        kind = {"photometric": "minisblack"}
+        if palette is not None:
+            kind = {"photometric": "palette", "nodata": IGNORE}
+        with writing(path), quiet():
+            self.target = rasterio.open(
+                path, "w", driver="GTiff", count=len(names), height=scene.height,
+                width=scene.width, dtype="uint8", tiled=True, blockxsize=BLOCK, blockysize=BLOCK,
+                compress="deflate", interleave="band", BIGTIFF="IF_SAFER", crs=scene.crs, **place,
+                **kind,
+            )  # fmt: skip
+            if scene.rpcs is not None:
+                self.target.rpcs = scene.rpcs
+            if palette is not None:
+                colours = {index: (*colour, 255) for index, colour in enumerate(palette)}
+                self.target.write_colormap(1, colours | {IGNORE: (0, 0, 0, 0)})
+            self.target.descriptions = names
+            self.target.update_tags(**tags)
 
     def add(self, planes: np.ndarray, valid: np.ndarray | None = None) -> None:
         """The next rows: uint8 (bands, h, width), bool (h, width); None: all valid."""
@@ -99,24 +107,6 @@ class MapFile:
 
         with suppress(RasterioError, CPLE_BaseError, OSError):
             self.target.close()
-
-
-def create(path: Path, scene: InputScene, count: int, has_palette: bool):
-    """A new GeoTIFF of `count` bands where `scene` lies."""
-    import rasterio
-
-    place = {"gcps": scene.gcps} if scene.gcps else {"transform": scene.transform}
-    kind = {"photometric": "palette", "nodata": IGNORE}
-    with quiet():
-        target = rasterio.open(
-            path, "w", driver="GTiff", count=count, height=scene.height, width=scene.width,
-            dtype="uint8", tiled=True, blockxsize=BLOCK, blockysize=BLOCK, compress="deflate",
-            interleave="band", BIGTIFF="IF_SAFER", crs=scene.crs, **place,
-            **(kind if has_palette else {"photometric": "minisblack"}),
-        )  # fmt: skip
-    if scene.rpcs is not None:
-        target.rpcs = scene.rpcs
-    return target
 
 
 def require_whole(path: Path) -> None:
