@@ -53,7 +53,7 @@ def predict(best, monkeypatch, capsys):
 
     def call(*arguments, file=best):
         line = ["predict.py", "--checkpoint", file, "--device", "cpu", "--precision", "fp32"]
-        monkeypatch.setattr(sys, "argv", [str(one) for one in (*line, "--tile", 64, *arguments)])
+        monkeypatch.setattr(sys, "argv", [str(word) for word in (*line, "--tile", 64, *arguments)])
         code = 0
         try:
             run_command(import_module("predict").main)
@@ -153,15 +153,14 @@ def test_mistakes_are_refused_in_one_line_before_any_work(predict, best, tmp_pat
     folder = folder.parent
     out = tmp_path / "map.tif"
     before = names(tmp_path)
-    for told, *arguments in (
+    to_map = ("--input", scene, "--output", out)
+    for message, *arguments in (
         ("no file matches", "--input", tmp_path / "*.jp2", "--output", out),
         ("no such file", "--input", tmp_path / "none.tif", "--output", out),
         ("is a folder; give a pattern", "--input", tmp_path, "--output", out),
         ("map.jpg: .jpg files are not", "--input", scene, "--output", tmp_path / "map.jpg"),
-        (
-            "--vectors", "--input", scene, "--output", out, "--vectors", tmp_path / "map.shp",
-        ),
-        ("--vectors .*gpkg: is a folder", "--input", scene, "--output", out, "--vectors", folder),
+        ("--vectors", *to_map, "--vectors", tmp_path / "map.shp"),
+        ("--vectors .*gpkg: is a folder", *to_map, "--vectors", folder),
         ("is the scene", "--input", scene, "--output", scene),
         ("is the scene", "--input", scene, "--output", tmp_path),
         ("is the scene", "--input", scene, "--output", tmp_path / "link.tif"),
@@ -170,22 +169,23 @@ def test_mistakes_are_refused_in_one_line_before_any_work(predict, best, tmp_pat
         ("one file for 2 scenes", "--input", scene, twin, "--output", out),
         ("is a file; name a folder", "--input", scene, "--output", tmp_path / "file"),
         ("cannot write there", "--input", scene, "--output", tmp_path / "file/map.tif"),
-        ("--tile 8: must be", "--input", scene, "--output", out, "--tile", 8),
-        ("--batch_size 0: must be", "--input", scene, "--output", out, "--batch_size", 0),
-        ("--workers 0: must be", "--input", scene, "--output", out, "--workers", 0),
-        ("--overlap 1.0: must be", "--input", scene, "--output", out, "--overlap", 1),
-        ("--overlap nan: must be", "--input", scene, "--output", out, "--overlap", "nan"),
-        ("--min_area -1", "--input", scene, "--output", out, "--min_area", -1),
-        ("--min_area nan", "--input", scene, "--output", out, "--min_area", "nan"),
-        ("--simplify inf", "--input", scene, "--output", out, "--simplify", "inf"),
-        ("--max_value nan", "--input", scene, "--output", out, "--max_value", "nan"),
-        ("--max_value inf", "--input", scene, "--output", out, "--max_value", "inf"),
-        ("--max_value 0", "--input", scene, "--output", out, "--max_value", 0),
-        ("'lake' is none of", "--input", scene, "--output", out, "--vector_classes", "lake"),
-        ("--device 'tpu'", "--input", scene, "--output", out, "--device", "tpu"),
+        ("--tile 8: must be", *to_map, "--tile", 8),
+        ("--batch_size 0: must be", *to_map, "--batch_size", 0),
+        ("--workers 0: must be", *to_map, "--workers", 0),
+        ("--overlap 1.0: must be", *to_map, "--overlap", 1),
+        ("--overlap nan: must be", *to_map, "--overlap", "nan"),
+        ("--min_area -1", *to_map, "--min_area", -1),
+        ("--min_area nan", *to_map, "--min_area", "nan"),
+        ("--simplify inf", *to_map, "--simplify", "inf"),
+        ("--max_value nan", *to_map, "--max_value", "nan"),
+        ("--max_value inf", *to_map, "--max_value", "inf"),
+        ("--max_value 0", *to_map, "--max_value", 0),
+        ("'lake' is none of", *to_map, "--vector_classes", "lake"),
+        ("--device 'tpu'", *to_map, "--device", "tpu"),
+        ("image .*: has 3 bands, not band 9 of --bands", *to_map, "--bands", 1, 2, 9),
         ("cannot be read", "--input", tmp_path / "file", "--output", out),
-    ):  # fmt: skip
-        assert re.search(told, refused(predict(*arguments))), told
+    ):
+        assert re.search(message, refused(predict(*arguments))), message
     assert names(tmp_path) == before
 
 
@@ -229,7 +229,7 @@ def test_an_export_maps_as_its_checkpoint_does(predict, best, tmp_path, monkeypa
     checkpoints.write(tmp_path / "best.pth", contents)
     line = ["export.py", "--checkpoint", tmp_path / "best.pth", "--format", "safetensors"]
     line += ["--output", tmp_path / "net.safetensors"]
-    monkeypatch.setattr(sys, "argv", [str(one) for one in line])
+    monkeypatch.setattr(sys, "argv", [str(word) for word in line])
     import_module("export").main()
     capsys.readouterr()
     scene = write(tmp_path / "scene.tif", draw(64, 80, 4, dtype=np.uint16) * 4, **PLACE)
@@ -261,23 +261,22 @@ def test_checkpoints_that_are_no_fine_tuned_network_are_refused_by_name(predict,
     backbone = {key.removeprefix("backbone."): v for key, v in contents["model"].items()}
     pretext = dict(model={}, card=dict(name="resnet18", config=dict(backbone_cfg={})))
     other = contents | dict(card=contents["card"] | dict(classes=["a", "b"]))
-    for told, file in (
+    for message, file in (
         ("a backbone alone", backbone),
         ("has no card", dict(model=contents["model"])),
         ("is of a pre-training", pretext),
         ("not of the config's network", other),
     ):
         torch.save(file, tmp_path / "file.pth")
-        line = refused(
-            predict("--input", scene, "--output", tmp_path / "m.tif", file=tmp_path / "file.pth")
-        )
-        assert told in line
+        flags = ("--input", scene, "--output", tmp_path / "m.tif")
+        line = refused(predict(*flags, file=tmp_path / "file.pth"))
+        assert message in line
         assert "file.pth" in line
 
 
 def command(best: Path, *arguments) -> list[str]:
     line = [str(ROOT / "tools/predict.py"), "--checkpoint", best, "--device", "cpu"]
-    return [str(one) for one in (*line, *arguments)]
+    return [str(word) for word in (*line, *arguments)]
 
 
 @pytest.fixture(scope="module")

@@ -137,10 +137,7 @@ def test_a_whole_network_gives_equal_logits_in_smp(exports, tmp_path, pixels, de
 
 @pytest.mark.parametrize(
     ("name", "decoder"),
-    [
-        ("resnet18", {"name": "LinearProbe"}),
-        ("vgg11", {"name": "Unet", "decoder_channels": [8] * 5}),
-    ],
+    [("resnet18", {"name": "LinearProbe"}), ("vgg11", SMP_DECODERS[0])],
 )
 def test_where_smp_has_another_network_it_gets_the_encoder(tmp_path, name, decoder, capsys):
     best = tuned_run(tmp_path, decoder, name)
@@ -217,13 +214,6 @@ def test_no_byte_of_an_export_tells_of_this_machine_or_its_user(exports, args):
             assert words.encode() not in data, (file.name, words)
 
 
-def test_a_fine_tuned_network_comes_back_whole_from_safetensors(exports, pixels):
-    path = exports("tuned", "safetensors")
-    found = exports.ours(path, pixels)
-    torch.testing.assert_close(found, exports.ours("tuned", pixels), **CLOSE)
-    assert load_backbone(None, path)["missing"] == []
-
-
 def card_of(folder) -> tuple[dict, str]:
     _, head, body = (folder / "README.md").read_text().split("---\n", 2)
     return yaml.safe_load(head), body
@@ -284,54 +274,46 @@ def test_scores_of_another_checkpoint_are_not_told(exports, tmp_path):
         assert other is None
 
 
-@pytest.mark.parametrize(
-    ("form", "flags", "libraries"),
-    [
-        ("torchvision", [], 4),
-        ("safetensors", [], 4),
-        ("onnx", ["--preprocess"], 1),
-        ("mmseg", [], 1),
-    ],
-)
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_each_example_of_a_card_runs(exports, monkeypatch, form, flags, libraries):
-    folder = exports("backbone", form, *flags).parent
-    blocks = card_of(folder)[1].split("```python\n")[1:]
-    assert len(blocks) == libraries
+def run_examples(folder: Path, monkeypatch) -> int:
+    """Run each example of a card; how many there are."""
     monkeypatch.chdir(folder)
+    blocks = card_of(folder)[1].split("```python\n")[1:]
     with undrawn():
         for block in blocks:
             exec(block.split("```")[0], {})
+    return len(blocks)
+
+
+LIBRARIES = {"torchvision": 4, "safetensors": 4, "onnx": 1, "mmseg": 1}
+
+
+@pytest.mark.parametrize("form", LIBRARIES)
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_each_example_of_a_card_runs(exports, monkeypatch, form):
+    folder = exports("backbone", form, *(["--preprocess"] if form == "onnx" else [])).parent
+    assert run_examples(folder, monkeypatch) == LIBRARIES[form]
 
 
 def test_the_card_of_four_bands_has_examples_for_four(tmp_path, monkeypatch):
     torch.save(BACKBONES["resnet18"](in_channels=4).state_dict(), tmp_path / "w.pth")
     run_export(tmp_path / "w.pth", "timm", tmp_path / "out/w.pth")
-    monkeypatch.chdir(tmp_path / "out")
-    body = card_of(tmp_path / "out")[1]
-    assert "No card says whether a mean" in body
-    with undrawn():
-        for block in body.split("```python\n")[1:]:
-            exec(block.split("```")[0], {})
+    assert "No card says whether a mean" in card_of(tmp_path / "out")[1]
+    assert run_examples(tmp_path / "out", monkeypatch) == 4
 
 
-def test_the_whole_network_is_built_as_its_card_says(exports, pixels, monkeypatch):
-    folder = exports("tuned", "safetensors").parent
-    monkeypatch.chdir(folder)
-    names = {}
-    exec(card_of(folder)[1].split("```python\n")[1].split("```")[0], names)
-    with torch.no_grad():
-        found = names["net"].eval().logits(pixels)
-    torch.testing.assert_close(found, exports.ours("tuned", pixels), **CLOSE)
-
-
-def test_a_fine_tuned_network_is_loaded_with_its_classes(exports, pixels):
-    for path in (exports.checkpoints["tuned"], exports("tuned", "safetensors")):
-        net = load_segmentation(path)
+def test_a_fine_tuned_network_comes_back_whole_also_by_the_lines_of_its_card(
+    exports, pixels, monkeypatch
+):
+    path, names = exports("tuned", "safetensors"), {}
+    monkeypatch.chdir(path.parent)
+    exec(card_of(path.parent)[1].split("```python\n")[1].split("```")[0], names)
+    for net in (names["net"], load_segmentation(exports.checkpoints["tuned"])):
         assert not net.training
         assert net.classes == ["ground", "building", "car"]
         with torch.no_grad():
             torch.testing.assert_close(net.logits(pixels), exports.ours("tuned", pixels), **CLOSE)
+    torch.testing.assert_close(exports.ours(path, pixels), exports.ours("tuned", pixels), **CLOSE)
+    assert load_backbone(None, path)["missing"] == []
     with pytest.raises(UserError, match=r"backbone\.pth: no fine-tuned network"):
         load_segmentation(exports.checkpoints["backbone"])
 
