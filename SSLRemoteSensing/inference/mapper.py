@@ -27,8 +27,8 @@ from SSLRemoteSensing.inference.scene import InputScene, open_scene
 from SSLRemoteSensing.inference.windows import predict_scene, probabilities
 from SSLRemoteSensing.inference.writer import BLOCK, MapFile, make_png
 
-BATCH = {"cpu": 1, "cuda": 16}  # windows; a CPU gains nothing by more
-THREADS = {"cpu": 1, "cuda": 4}
+# By device; a CPU gains nothing by more windows at a time.
+DEFAULTS = {"cpu": {"batch_size": 1, "workers": 1}, "cuda": {"batch_size": 16, "workers": 4}}
 LEAST = {"tile": 32, "batch_size": 1, "workers": 1, "min_area": 0, "simplify": 0}
 WAITING = 4  # parts of strips that may wait to be written
 SPARE = 2**26  # bytes for GDAL besides the strips
@@ -67,9 +67,8 @@ class MapSettings:
 
     def on(self, device: torch.device) -> "MapSettings":
         """These settings, with a batch size and workers that suit `device` for None."""
-        defaults = {"batch_size": BATCH[device.type], "workers": THREADS[device.type]}
-        missing = {key: value for key, value in defaults.items() if getattr(self, key) is None}
-        return replace(self, **missing)
+        defaults = DEFAULTS[device.type].items()
+        return replace(self, **{key: n for key, n in defaults if getattr(self, key) is None})
 
     def check_classes(self, classes: Sequence[str]) -> None:
         """Raise a `UserError` for a class that the network does not have."""

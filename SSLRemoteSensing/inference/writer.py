@@ -134,9 +134,8 @@ def add_overviews(path: Path, resampling: str) -> None:
     from rasterio.enums import Resampling
 
     with quiet(), rasterio.open(path, "r+") as file:
-        longest, factors = max(file.height, file.width), []
-        while longest > BLOCK * 2 ** len(factors):
-            factors.append(2 ** (len(factors) + 1))
+        halvings = (max(file.shape) - 1) // BLOCK
+        factors = [2 ** (number + 1) for number in range(halvings.bit_length())]
         if factors:
             file.build_overviews(factors, Resampling[resampling])
 
