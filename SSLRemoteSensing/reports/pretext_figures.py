@@ -4,6 +4,7 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -52,18 +53,19 @@ def inpainting_page(
         names: what to call each image.
     """
     size = anchor.shape[1]
-    grid, scale = inpainting_grid(size, len(names)), panel_scale(size, size, least=128)
+    scale = panel_scale(size, size, least=128)
     rows, captions = [], []
     for image, guess, target, name in zip(occluded, prediction, anchor, names, strict=True):
         weight = np.abs(target.astype(np.float32) - image) / 255
         error = np.abs(guess - target.astype(np.float32) / 255)
         mean = float((error * weight).sum() / (weight.sum() + 1e-6))
-        error_map = np.where(weight.any(axis=2), error.mean(axis=2), 0)
-        row = as_rgb(image), as_rgb(guess), as_rgb(target), as_rgb(error_map, white=WHITE)
+        error_map = as_rgb(np.where(weight.any(axis=2), error.mean(axis=2), 0), white=WHITE)
+        row = as_rgb(image), as_rgb(guess), as_rgb(target), error_map
         rows.append([sized(picture, scale) for picture in row])
         captions.append([f"{name}: weighted error {mean:.3f}"])
     titles = ["occluded", "prediction", "anchor", f"error, white = {WHITE}"]
-    return grid.draw(rows, titles, captions, ["the loss counts the distorted block alone"])
+    header = ["the loss counts the distorted block alone"]
+    return inpainting_grid(size, len(names)).draw(rows, titles, captions, header)
 
 
 def transforms_page(counts: np.ndarray, names: Sequence[str], header: str) -> np.ndarray:
@@ -72,28 +74,28 @@ def transforms_page(counts: np.ndarray, names: Sequence[str], header: str) -> np
     A cell's blue is its share of the row; the number of images stands in it.
     """
     names = [f"{number} {name}" for number, name in enumerate(names)]
-    left = MARGIN + max(text_width(name) for name in names) + MARGIN
-    top = MARGIN + 3 * LINE
-    side = CELL * len(names)
+    left = 2 * MARGIN + max(map(text_width, names))
+    top, middle, side = MARGIN + 3 * LINE, (CELL - LINE) // 2, CELL * len(names)
     width = max(left + side + MARGIN, 2 * MARGIN + text_width(header))
     page = np.full((top + side + MARGIN, width, 3), PAPER, np.uint8)
-    right = int(np.trace(counts))
-    write(page, fitted(header, width - 2 * MARGIN), MARGIN, MARGIN)
-    subtitle = f"right: {right} of {int(counts.sum())}; rows true, columns predicted"
-    write(page, fitted(subtitle, width - 2 * MARGIN), MARGIN + LINE, MARGIN)
+    right = f"right: {int(np.trace(counts))} of {int(counts.sum())}"
+    for line, text in enumerate((header, f"{right}; rows true, columns predicted")):
+        write(page, fitted(text, width - 2 * MARGIN), MARGIN + line * LINE, MARGIN)
+
+    def write_centred(text: str, y: int, column: int, colour: Sequence[int] = INK) -> None:
+        write(page, text, y, left + column * CELL + (CELL - text_width(text)) // 2, colour)
+
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     paper, blue = np.array(PAPER, float), np.array(BLUE, float)
-    for row, column in np.ndindex(counts.shape):
-        y, x = top + row * CELL, left + column * CELL
-        share = shares[row, column]
-        page[y : y + CELL - 1, x : x + CELL - 1] = np.rint(paper + share * (blue - paper))
-        text = str(int(counts[row, column]))
-        colour = PAPER if share > 0.5 else INK
-        write(page, text, y + (CELL - LINE) // 2, x + (CELL - text_width(text)) // 2, colour)
-    for number, name in enumerate(names):
-        write(page, name, top + number * CELL + (CELL - LINE) // 2, MARGIN)
-        short = str(number)
-        write(page, short, top - LINE, left + number * CELL + (CELL - text_width(short)) // 2)
+    for row, name in enumerate(names):
+        y = top + row * CELL
+        write(page, name, y + middle, MARGIN)
+        write_centred(str(row), top - LINE, row)
+        for column, share in enumerate(shares[row]):
+            x = left + column * CELL
+            page[y : y + CELL - 1, x : x + CELL - 1] = np.rint(paper + share * (blue - paper))
+            text, colour = str(int(counts[row, column])), PAPER if share > 0.5 else INK
+            write_centred(text, y + middle, column, colour)
     return page
 
 
@@ -128,36 +130,36 @@ class Sample:
     """What training sees of one image.
 
     Attributes:
-        batch, place: its batch in the epoch and its place there, from 1.
-        index: the file that the epoch's order names; with on_bad_image='skip' the sample may be of
-            another one, `images['index']`.
+        place: its batch in the epoch and its place there, from 1, in words.
+        origin: its file; with on_bad_image='skip' also the one that it stands in for.
+        transform: the class of its transform, in words.
         images: see `PretextDataset`.
     """
 
-    batch: int
-    place: int
-    index: int
+    place: str
+    origin: str
+    transform: str
     images: dict
 
-    @property
+    @cached_property
     def weight(self) -> np.ndarray:
         """The inpainting weight M of each pixel, float32 (H, W) in 0..1, the mean of its bands."""
         anchor, occluded = (self.images[key].astype(np.int16) for key in ("anchor", "occluded"))
         return np.abs(anchor - occluded).mean(axis=2, dtype=np.float32) / 255
 
     @property
-    def changed(self) -> float:
-        """Share of the pixels where M is above 0."""
-        return float((self.weight > 0).mean())
-
-    @property
     def covered(self) -> float:
         """Share of the image that the block covers: the rectangle of the changed pixels."""
         mask = self.weight > 0
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        if not len(rows):
-            return 0.0
-        return float(np.ptp(rows) + 1) * float(np.ptp(columns) + 1) / mask.size
+        sides = [np.flatnonzero(mask.any(axis)) for axis in (0, 1)]
+        return (
+            float(np.prod([np.ptp(side) + 1 for side in sides])) / mask.size if mask.any() else 0.0
+        )
+
+
+def class_names(dataset: PretextDataset) -> list[str]:
+    """The classes of the transform prediction, as the config calls them."""
+    return list(dataset.settings.agr_transforms_cfg["transforms_cfg"])
 
 
 def first_samples(
@@ -182,50 +184,41 @@ def first_samples(
     sampler = KeySampler(
         len(dataset), batch_size, batches, epoch * batches, (epoch + 1) * batches, dataset.seed
     )
-    keys = itertools.chain.from_iterable(sampler)
-    return [
-        Sample(number // batch_size + 1, number % batch_size + 1, key[1], dataset[key])
-        for number, key in enumerate(itertools.islice(keys, count))
-    ]
+    names = class_names(dataset)
+    samples = []
+    for number, key in enumerate(itertools.islice(itertools.chain.from_iterable(sampler), count)):
+        images, place = dataset[key], divmod(number, batch_size)
+        origin = Path(dataset.name(images["index"])).name
+        if images["skipped"]:
+            original = Path(dataset.name(key[1])).name
+            origin += f" (in place of {original}, which cannot be read)"
+        place = f"batch {place[0] + 1}, {place[1] + 1}"
+        samples.append(Sample(place, origin, names[images["transform_label"]], images))
+    return samples
 
 
-def class_names(train_cfg: dict) -> list[str]:
-    """The classes of the transform prediction, as the config calls them."""
-    return list(train_cfg["train_data"]["agr_transforms_cfg"]["transforms_cfg"])
-
-
-def draw_samples(
-    samples: Sequence[Sample], dataset: PretextDataset, classes: Sequence[str], title: str
-) -> tuple[np.ndarray, Grid]:
-    """A page with a row a sample: occluded, anchor, transformed, M; and where its panels stand.
-
-    M is scaled so that the largest value of the row is white.
-    """
-    side = dataset.settings.img_size
+def draw_samples(samples: Sequence[Sample], bands: int, title: str) -> np.ndarray:
+    """A page with a row a sample: occluded, anchor, transformed, M, which is scaled so that the
+    largest value of the row is white."""
+    side = len(samples[0].weight)
     scale = panel_scale(side, side)
     header = [
         title,
-        f"{side} x {side} pixels, {describe_bands(dataset.in_channels)}, 0 to 255; "
-        f"{describe_scale(scale)}. M is the mean of the bands, 0 to 1; white is the largest of its "
-        f"row",
+        f"{side} x {side} pixels, {describe_bands(bands)}, 0 to 255; {describe_scale(scale)}. "
+        f"M is the mean of the bands, 0 to 1; white is the largest of its row",
     ]
     panels, captions = [], []
     for sample in samples:
-        images, weight = sample.images, sample.weight
-        peak = float(weight.max())
-        rows = [as_rgb(images[key]) for key in ("occluded", "anchor", "transformed")]
-        rows.append(as_rgb(weight, peak or 1.0))
-        panels.append([sized(picture, scale) for picture in rows])
-        number = images["transform_label"]
-        lines = (
-            f"the block covers {sample.covered:.1%}",
-            "",
-            f"{classes[number]} (class {number})",
-            f"white = {peak:.2f}" if peak else "0 everywhere: nothing to restore",
-        )
-        captions.append([f"{where(sample)}   {origin(sample, dataset)}", lines])
+        peak = float(sample.weight.max())
+        row = [as_rgb(sample.images[key]) for key in ("occluded", "anchor", "transformed")]
+        row.append(as_rgb(sample.weight, peak or 1.0))
+        panels.append([sized(picture, scale) for picture in row])
+        white = f"white = {peak:.2f}" if peak else "0 everywhere: nothing to restore"
+        transform = f"{sample.transform} (class {sample.images['transform_label']})"
+        columns = (f"the block covers {sample.covered:.1%}", "", transform, white)
+        captions.append([f"{sample.place}   {sample.origin}", columns])
     grid = Grid(*panels[0][0].shape[:2], len(panels), len(TITLES), header=len(header), captions=2)
-    return grid.draw(panels, TITLES, captions, header), grid
+    return grid.draw(panels, TITLES, captions, header)
 
 
 def describe_bands(count: int) -> str:
@@ -235,46 +228,27 @@ def describe_bands(count: int) -> str:
     return f"{count} bands (1, 2, 3 are shown)" if count > 3 else f"{count} band, in grey"
 
 
-def where(sample: Sample) -> str:
-    return f"batch {sample.batch}, {sample.place}"
-
-
-def origin(sample: Sample, dataset: PretextDataset) -> str:
-    """The file a sample is of, and the one it stands for where that cannot be read."""
-    name = Path(dataset.name(sample.images["index"])).name
-    if not sample.images["skipped"]:
-        return name
-    return f"{name} (in place of {Path(dataset.name(sample.index)).name}, which cannot be read)"
-
-
-def describe(
-    samples: Sequence[Sample], dataset: PretextDataset, classes: Sequence[str]
-) -> list[str]:
+def describe(samples: Sequence[Sample], classes: Sequence[str]) -> list[str]:
     """Lines of text: the files, the block, values of each band, transforms drawn; and warnings of
     what no training can use."""
-    lines = []
-    for sample in samples:
-        transform = classes[sample.images["transform_label"]]
-        lines.append(
-            f"{where(sample)}: {origin(sample, dataset)}, {transform}, block {sample.covered:.1%}, "
-            f"M at most {sample.weight.max():.2f}"
-        )
+    lines = [
+        f"{sample.place}: {sample.origin}, {sample.transform}, block {sample.covered:.1%}, "
+        f"M at most {sample.weight.max():.2f}"
+        for sample in samples
+    ]
     for text, shares in (
         ("the block covers", [sample.covered for sample in samples]),
-        ("M is above 0 on", [sample.changed for sample in samples]),
+        ("M is above 0 on", [(sample.weight > 0).mean() for sample in samples]),
     ):
-        mean = sum(shares) / len(shares)
         span = f"{min(shares):.1%} to {max(shares):.1%}"
-        lines.append(f"{text} {span} of an image, mean {mean:.1%}")
+        lines.append(f"{text} {span} of an image, mean {np.mean(shares):.1%}")
     anchors = np.stack([sample.images["anchor"] for sample in samples])
-    for band in range(anchors.shape[3]):
-        values = anchors[..., band]
+    for band, values in enumerate(np.moveaxis(anchors, 3, 0)):
         summary = f"min {values.min()}, mean {values.mean():.1f}, max {values.max()} of 255"
         lines.append(f"band {band + 1} of the anchors: {summary}")
-    counts = Counter(sample.images["transform_label"] for sample in samples)
-    transforms = ", ".join(f"{name} {counts[number]}" for number, name in enumerate(classes))
-    lines.append(f"transforms: {transforms}")
-    empty = [where(sample) for sample in samples if not sample.covered]
+    counts = Counter(sample.transform for sample in samples)
+    lines.append(f"transforms: {', '.join(f'{name} {counts[name]}' for name in classes)}")
+    empty = [sample.place for sample in samples if not sample.covered]
     if empty:
         lines.append(
             f"warning: M is 0 everywhere in {len(empty)} of {len(samples)} samples, first "

@@ -15,9 +15,9 @@ from SSLRemoteSensing.evaluation.protocols import score_protocols
 from SSLRemoteSensing.evaluation.scoring import Scored, ScoringSettings
 from SSLRemoteSensing.reports.figures import draw_confusion_matrix, draw_examples
 from SSLRemoteSensing.reports.html import percent
-from SSLRemoteSensing.reports.scores import METRICS
 
 VERSION = 2  # of results.json, as in its schema
+METRICS = {"mIoU": "miou", "mF1": "mf1", "OA": "oa", "kappa": "kappa"}
 
 
 def write_results(
@@ -80,7 +80,7 @@ def write_results(
     matrix = first["confusion_matrix"]
     names = classes if len(matrix) == len(classes) else list(first["per_class"])
     draw_confusion_matrix(matrix, names, folder / "confusion_matrix.png")
-    draw_examples(classify, tiles, classes, config["palette"], folder / "examples.png")
+    draw_examples({"map": classify}, tiles, classes, config["palette"], folder / "examples.png")
     return results
 
 
