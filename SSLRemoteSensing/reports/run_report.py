@@ -5,16 +5,13 @@ import io
 import json
 import pprint
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from SSLRemoteSensing.core.console import command_line, this_command
 from SSLRemoteSensing.core.files import write_bytes
-from SSLRemoteSensing.evaluation.scoring import Scored, ScoringSettings
-from SSLRemoteSensing.evaluation.tile_errors import Place, TileErrors, rank
+from SSLRemoteSensing.evaluation.scoring import Scored, Scoring
+from SSLRemoteSensing.evaluation.tile_errors import Place, rank
 from SSLRemoteSensing.reports.charts import histogram, line_chart, share_bars
 from SSLRemoteSensing.reports.examples import file_name, look_at, tiles_section
 from SSLRemoteSensing.reports.html import Markup, facts, fold, join, link, section, tag, write_page
@@ -29,26 +26,16 @@ from SSLRemoteSensing.reports.scores import (
 NAME, ERRORS = "report.html", "tile_errors.csv"
 
 
-def write_report(
-    folder: Path,
-    results: dict,
-    card: dict,
-    errors: TileErrors,
-    scored: Scored,
-    predict: Callable[[Tensor], Tensor],
-    settings: ScoringSettings,
-    device: torch.device,
-) -> None:
-    """Write `report.html` and `tile_errors.csv` to `folder`.
+def write_report(scoring: Scoring, results: dict) -> None:
+    """Write `report.html` and `tile_errors.csv` beside the checkpoint that was scored.
 
     Args:
         results: as in results.json.
-        card: of the checkpoint that was scored.
-        errors: counted in the scoring of `scored` by `predict`, see `scoring.score`.
 
     Raises:
         UserError: a tile that cannot be read any more. CannotWrite.
     """
+    folder, card, scored = scoring.source.parent, scoring.card, scoring.scored
     config, protocols = results["config"], results["protocols"]
     classes, palette = list(config["classes"]), config["palette"]
     colours = dict(zip(classes, palette, strict=True))
@@ -56,13 +43,11 @@ def write_report(
     square = len(first["confusion_matrix"]) == len(classes)
     root = Path(config["train_cfg"][f"{results['split']}_data"]["image_path"])
     origin = scored.tiles.origin
-    places = errors.places()
+    places = scoring.errors.places()
     write_errors(folder / ERRORS, places, scored, root)
     ranking = rank(places)
     examples = {
-        place: look_at(scored, place, root, predict, settings, device)
-        for group in ranking.groups.values()
-        for place in group
+        place: look_at(scoring, place, root) for group in ranking.groups.values() for place in group
     }
     log = log_of(card.get("config", config), folder)
     write_page(
