@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -99,7 +100,7 @@ class ScoringSettings:
 
 @dataclass(frozen=True)
 class Scored:
-    """What is to be scored, opened.
+    """What is to be scored, opened, and how.
 
     Attributes:
         scenes: with the images, and labels by kind.
@@ -110,6 +111,8 @@ class Scored:
     """
 
     tiles: SegmentationDataset
+    classes: Sequence[str]
+    settings: ScoringSettings
     scenes: list[ScoredScene]
     kinds: dict[str, Sequence[str]]
     stacked: bool
@@ -118,6 +121,39 @@ class Scored:
     def tile_errors(self, side: int, device: torch.device) -> TileErrors:
         """Where `score` can count errors tile by tile, of at most `side` pixels a side."""
         return TileErrors([(scene.height, scene.width) for scene in self.scenes], side, device)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A checkpoint that was scored: by what, on what, and what came of it.
+
+    Attributes:
+        source: the checkpoint's file.
+        checkpoint: what is in it.
+        config: of the scoring; that of the training is in the checkpoint's card.
+        split: what was scored, 'test' or 'val'.
+        predict: as of `score`.
+        counts: confusion matrix by kind of label.
+        errors: of the first kind of label.
+    """
+
+    source: Path
+    checkpoint: dict
+    config: dict
+    split: str
+    scored: Scored
+    predict: Callable[[Tensor], Tensor]
+    device: torch.device
+    counts: dict[str, Tensor]
+    errors: TileErrors
+
+    @property
+    def card(self) -> dict:
+        return self.checkpoint.get("card", {})
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Images uint8 (N, C, H, W) to classes uint8 (N, H, W)."""
+        return self.predict(images).argmax(1).to(torch.uint8)
 
 
 def open_scored(
@@ -155,15 +191,13 @@ def open_scored(
         len(scene.image.files) == 1 and max(scene.height, scene.width) <= settings.window
         for scene in scenes
     )
-    return Scored(tiles, scenes, kinds, is_stacked, number)
+    return Scored(tiles, classes, settings, scenes, kinds, is_stacked, number)
 
 
 def score(
     predict: Callable[[Tensor], Tensor],
     scored: Scored,
-    num_classes: int,
     device: torch.device,
-    settings: ScoringSettings,
     num_workers: int = 0,
     errors: TileErrors | None = None,
 ) -> dict[str, Tensor]:
@@ -176,6 +210,7 @@ def score(
         errors: from `scored.tile_errors`; gets those of the first kind of label. Of stacked tiles
             none may be larger than its side.
     """
+    num_classes, settings = len(scored.classes), scored.settings
     if scored.stacked:
         tiles = LabelledTiles(scored.tiles, scored.kinds)
         batch_size = settings.batch_size

@@ -1,17 +1,16 @@
 """The best, the median and the worst tiles: image, label, map, errors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.data.prepared import positions
 from SSLRemoteSensing.data.scenes import ScoredScene, TiledImage
-from SSLRemoteSensing.evaluation.scoring import Scored, ScoringSettings
+from SSLRemoteSensing.evaluation.scoring import Scoring
 from SSLRemoteSensing.evaluation.tile_errors import Place, RankedTile
 from SSLRemoteSensing.inference.windows import predict_scene
 from SSLRemoteSensing.reports.html import embed, percent
@@ -49,42 +48,29 @@ class Example:
         return ", ".join(filter(None, [text, self.confusions(names)]))
 
 
-def look_at(
-    scored: Scored,
-    place: Place,
-    root: Path,
-    predict: Callable[[Tensor], Tensor],
-    settings: ScoringSettings,
-    device: torch.device,
-) -> Example:
+def look_at(scoring: Scoring, place: Place, root: Path) -> Example:
     """Read a tile again, and predict the windows that it lies in, as they were for its score.
 
     Args:
         root: the folder that names of files are told from.
-        predict: as of `scoring.score`.
     """
-    scene = scored.scenes[place.scene]
+    scene = scoring.scored.scenes[place.scene]
     label = next(iter(scene.labels.values()))
-    classes = predict_part(scene, place, predict, settings, device)
+    classes = predict_part(scoring, scene, place)
     name = name_of(scene, place, root)
     return Example(place, name, read_part(scene.image, place), read_part(label, place), classes)
 
 
-def predict_part(
-    scene: ScoredScene,
-    place: Place,
-    predict: Callable[[Tensor], Tensor],
-    settings: ScoringSettings,
-    device: torch.device,
-) -> np.ndarray:
+def predict_part(scoring: Scoring, scene: ScoredScene, place: Place) -> np.ndarray:
     """Classes uint8 (height, width) of a part of a scene, from the windows that touch it."""
+    settings = scoring.scored.settings
     window, overlap = settings.window, settings.overlap
     step = max(1, round(window * (1 - overlap)))
     top, below = reach(scene.height, window, step, place.y, place.y + place.height)
     left, right = reach(scene.width, window, step, place.x, place.x + place.width)
     strips = predict_scene(
-        predict, lambda y, count: scene.image.rows(top + y, count)[:, left:right],
-        below - top, right - left, window, overlap, settings.batch_size, device,
+        scoring.predict, lambda y, count: scene.image.rows(top + y, count)[:, left:right],
+        below - top, right - left, window, overlap, settings.batch_size, scoring.device,
     )  # fmt: skip
     classes = torch.cat([strip.argmax(0).to(torch.uint8).cpu() for _, strip in strips])
     rows, columns = place.y - top, place.x - left
@@ -123,7 +109,7 @@ def file_name(name: str, root: Path) -> str:
 
 
 def describe_ranking(
-    ranking: RankedTile, examples: Sequence[Example], bands: Sequence[str] | None
+    ranking: RankedTile, examples: Iterable[Example], bands: Sequence[str] | None
 ) -> str:
     """What the tiles are ranked by, and what their pictures show.
 

@@ -51,7 +51,7 @@ def count_classes(dataset: SegmentationDataset) -> np.ndarray:
 
 def scored_counts(counts: np.ndarray, classes: int) -> np.ndarray:
     """Of counts (..., 256) of values those of the classes, and of what is not scored."""
-    return np.concatenate([counts[..., :classes], counts[..., [IGNORE]]], axis=-1)
+    return counts[..., [*range(classes), IGNORE]]
 
 
 def class_number(name: str, classes: Sequence[str], counts: np.ndarray) -> int:

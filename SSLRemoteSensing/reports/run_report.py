@@ -2,22 +2,18 @@
 
 import csv
 import io
-import itertools
 import json
 import pprint
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from SSLRemoteSensing.core.classes import NOT_SCORED
 from SSLRemoteSensing.core.console import command_line, this_command
 from SSLRemoteSensing.core.files import read_json, write_bytes
 from SSLRemoteSensing.evaluation.protocols import AGAINST_REST
-from SSLRemoteSensing.evaluation.scoring import Scored, ScoringSettings
-from SSLRemoteSensing.evaluation.tile_errors import Place, TileErrors, rank
+from SSLRemoteSensing.evaluation.scoring import Scored, Scoring
+from SSLRemoteSensing.evaluation.tile_errors import Place, rank
 from SSLRemoteSensing.reports.charts import Chart, histogram, line_chart, share_bars
 from SSLRemoteSensing.reports.examples import describe_ranking, draw, file_name, look_at
 from SSLRemoteSensing.reports.html import link, percent, write_page
@@ -39,90 +35,81 @@ TASKS = {
 }
 
 
-def write_report(
-    folder: Path,
-    results: dict,
-    card: dict,
-    errors: TileErrors,
-    scored: Scored,
-    predict: Callable[[Tensor], Tensor],
-    settings: ScoringSettings,
-    device: torch.device,
-) -> None:
-    """Write `report.html` and `tile_errors.csv` to `folder`.
+def write_report(scoring: Scoring, results: dict) -> None:
+    """Write `report.html` and `tile_errors.csv` beside the checkpoint that was scored.
 
     Args:
         results: as in results.json.
-        card: of the checkpoint that was scored.
-        errors: counted in the scoring of `scored` by `predict`, see `scoring.score`.
 
     Raises:
         UserError: a tile that cannot be read any more. CannotWrite.
     """
-    config, protocols = results["config"], results["protocols"]
-    classes, (protocol, first) = list(config["classes"]), next(iter(protocols.items()))
-    root = Path(config["train_cfg"][f"{results['split']}_data"]["image_path"])
-    places = errors.places()
-    write_errors(folder / ERRORS, places, scored, root)
-    ranking = rank(places)
-    examples = [
-        look_at(scored, place, root, predict, settings, device)
-        for place in itertools.chain.from_iterable(ranking.groups.values())
-    ]
-    pictures = draw(examples, config["palette"])
-    tiles = {
-        example.place: {
-            "name": example.name,
-            "note": example.describe(classes),
-            "pictures": pictures[example.place],
-        }
-        for example in examples
-    }
+    folder, config, protocols = scoring.source.parent, scoring.config, results["protocols"]
+    protocol, first = next(iter(protocols.items()))
+    root = Path(config["train_cfg"][f"{scoring.split}_data"]["image_path"])
+    places = scoring.errors.places()
+    write_errors(folder / ERRORS, places, scoring.scored, root)
     note = f"Protocol {protocol}: {meaning(first)}; {first['pixels']:,} pixels scored."
-    if results["split"] == "val":
+    if scoring.split == "val":
         note += " These tiles also chose the checkpoint: the scores are a little too high."
-    matrix = first["confusion_matrix"]
-    names = classes if len(matrix) == len(classes) else list(first["per_class"])
-    colours = dict(zip(classes, config["palette"], strict=True))
-    origin, log = scored.tiles.origin, log_of(card.get("config", config), folder)
+    log = log_of(scoring.card.get("config", config), folder)
     steps = read_log(log)
     command, training_command = this_command(), trained_by(folder)
-    commands = {"Command": command}
-    if training_command != command:
-        commands["Trained by"] = training_command
-    paths = [*(folder / name for name in BESIDE), log]
+    files = [*(folder / name for name in BESIDE), log]
+    colours = dict(zip(config["classes"], config["palette"], strict=True))
     values = {
-        "title": f"{config['name']}: {results['split']} scores",
+        "title": f"{config['name']}: {scoring.split} scores",
         "heading": config["name"],
         "note": note,
-        "summary": summary(results, origin["dataset"]),
+        "summary": summary(results, scoring.scored.tiles.origin["dataset"]),
         "protocols": protocols,
-        "first": first,
         "protocol_rows": [protocol_row(*entry) for entry in protocols.items()],
-        "names": names,
-        "pixel_rows": [
-            [name, *(f"{count:,}" for count in counts)]
-            for name, counts in zip(names, matrix, strict=True)
-        ],
+        "first": first,
         "colours": colours,
         "marks": colours | {"not scored": NOT_SCORED, "wrong": ERROR},
-        "ranked_by": describe_ranking(ranking, examples, origin["band_names"]),
-        "groups": {
-            group: [tiles[place] for place in group_places]
-            for group, group_places in ranking.groups.items()
-        },
         "has_log": bool(steps),
-        "charts": [
-            *training_charts(steps, results["step"]),
-            *data_charts(results, card, places, first),
-        ],
+        "charts": [*training_charts(steps, results["step"]),
+                   *data_charts(scoring, places, first)],
         "next_commands": next_commands(results),
-        "made_of": made_of(results, card),
-        "commands": commands,
+        "made_of": made_of(results, scoring.card),
+        "commands": {
+            "Command": command,
+            "Trained by": None if training_command == command else training_command,
+        },
         "config": pprint.pformat(config, width=88, sort_dicts=False),
-        "files": [link(path, folder) for path in paths if path.is_file()],
-    }
+        "files": [link(path, folder) for path in files if path.is_file()],
+    }  # fmt: skip
+    values |= confusion_values(first, list(colours)) | tile_values(scoring, places, root)
     write_page(folder / NAME, "run.html", values)
+
+
+def confusion_values(scores: dict, classes: list[str]) -> dict:
+    """The names of the rows of a confusion matrix, and its table of pixels."""
+    matrix = scores["confusion_matrix"]
+    names = classes if len(matrix) == len(classes) else list(scores["per_class"])
+    rows = [[name, *map("{:,}".format, counts)] for name, counts in zip(names, matrix, strict=True)]
+    return {"names": names, "pixel_rows": rows}
+
+
+def tile_values(scoring: Scoring, places: Sequence[Place], root: Path) -> dict:
+    """The tiles of each group with their pictures, and what they are ranked by."""
+    ranking, tiles = rank(places), scoring.scored.tiles
+    chosen = [place for group in ranking.groups.values() for place in group]
+    examples = {place: look_at(scoring, place, root) for place in chosen}
+    pictures = draw(list(examples.values()), scoring.config["palette"])
+    groups = {
+        group: [
+            {
+                "name": examples[place].name,
+                "note": examples[place].describe(scoring.scored.classes),
+                "pictures": pictures[place],
+            }
+            for place in members
+        ]
+        for group, members in ranking.groups.items()
+    }
+    bands = tiles.origin["band_names"]
+    return {"groups": groups, "ranked_by": describe_ranking(ranking, examples.values(), bands)}
 
 
 def write_errors(path: Path, places: Sequence[Place], scored: Scored, root: Path) -> None:
@@ -240,22 +227,22 @@ def training_charts(log: Sequence[dict], step: int | None) -> list[Chart]:
     return charts
 
 
-def data_charts(results: dict, card: dict, places: Sequence[Place], first: dict) -> list[Chart]:
+def data_charts(scoring: Scoring, places: Sequence[Place], first: dict) -> list[Chart]:
     """Errors of the tiles; shares of the classes in the training labels and as scored."""
     charts, series = [], {}
     shares = [place.share for place in places if place.scored]
     if shares:
         title = "Tiles by their share of wrong pixels"
         charts.append(histogram(title, shares, "number of tiles"))
-    label_shares, names = card.get("label_shares"), list(first["per_class"])
-    classes = card.get("classes") or list(results["config"]["classes"])
+    label_shares, names = scoring.card.get("label_shares"), list(first["per_class"])
+    classes = scoring.card.get("classes") or list(scoring.config["classes"])
     if label_shares and set(names) <= set(classes):
         tiles = label_shares["tiles"]
         labels = "1 training label" if tiles == 1 else f"{tiles:,} training labels"
         series[labels] = [label_shares["shares"][classes.index(name)] for name in names]
     total = max(1, first["pixels"])
     scored_shares = [entry["pixels"] / total for entry in first["per_class"].values()]
-    series[f"{results['split']}, as scored"] = scored_shares
+    series[f"{scoring.split}, as scored"] = scored_shares
     return [*charts, share_bars("Shares of classes", names, series)]
 
 

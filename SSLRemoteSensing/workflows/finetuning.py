@@ -23,8 +23,8 @@ from SSLRemoteSensing.data.labels import ValueCoding
 from SSLRemoteSensing.data.scenes import require_eroded
 from SSLRemoteSensing.data.segmentation import Repeated, SegmentationDataset, TileSettings, collate
 from SSLRemoteSensing.evaluation.metrics import scores
-from SSLRemoteSensing.evaluation.scoring import ScoringSettings, open_scored, score
-from SSLRemoteSensing.inference.windows import classify, probabilities
+from SSLRemoteSensing.evaluation.scoring import Scoring, ScoringSettings, open_scored, score
+from SSLRemoteSensing.inference.windows import probabilities
 from SSLRemoteSensing.models.decoders import DECODERS
 from SSLRemoteSensing.models.losses import SEGMENTATION_LOSSES
 from SSLRemoteSensing.models.pretrained import BACKBONES
@@ -243,8 +243,8 @@ def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
     predict = partial(probabilities, model, opened.device, opened.precision)
 
     def validate() -> dict:
-        args = (predict, tiles, len(opened.classes), opened.device, quick, loop.num_workers)
-        means = scores(score(*args)["full"], opened.classes)
+        counts = score(predict, tiles, opened.device, loop.num_workers)["full"]
+        means = scores(counts, opened.classes)
         return {key: means[key] for key in ("miou", "mf1", "oa", "kappa")}
 
     def begin() -> None:
@@ -314,16 +314,14 @@ def write_scores(opened: Finetuning, source: Path) -> None:
     tiles = open_scored(opened.open_split(opened.scored_split, coding), classes, scoring)
     predict = partial(probabilities, model, device, precision, tta=scoring.tta)
     errors = tiles.tile_errors(max(scoring.window, SMALLEST_TILE), device)
-    counts = score(predict, tiles, len(classes), device, scoring, workers, errors)
+    counts = score(predict, tiles, device, workers, errors)
     if distributed.rank() > 0:
         return
     (folder / "report.html").unlink(missing_ok=True)  # is_scored takes it to be of results.json
-    show = partial(classify, model, device, precision, tta=scoring.tta)
-    results = write_results(
-        folder, counts, tiles, opened.scored_split, scoring, show, classes, source, best,
-        opened.config,
-    )  # fmt: skip
-    write_report(folder, results, card, errors, tiles, predict, scoring, device)
+    done = Scoring(
+        source, best, opened.config, opened.scored_split, tiles, predict, device, counts, errors
+    )
+    write_report(done, write_results(done))
     print_summary({"results": folder / "results.json", "report": folder / "report.html"})
 
 

@@ -40,7 +40,7 @@ def scored(net, tiles, num_classes=6, **settings):
     settings = ScoringSettings(**settings)
     opened = open_scored(tiles, [f"class {n}" for n in range(num_classes)], settings)
     predict = predict_with(net, settings.tta)
-    return score(predict, opened, num_classes, CPU, settings), opened.number
+    return score(predict, opened, CPU), opened.number
 
 
 def scenes_of(tiles):

@@ -305,8 +305,8 @@ def scored_again(scenes: Path, folder: Path) -> None:
 
 
 def test_a_page_is_never_beside_results_of_another_scoring(scenes, tmp_path, monkeypatch):
-    def full(folder, *_):
-        (folder / "results.json").write_text("those of the new scoring")
+    def full(scoring):
+        scoring.source.with_name("results.json").write_text("those of the new scoring")
         raise CannotWrite("report.html: the disk is full")
 
     monkeypatch.setattr(finetuning, "score", lambda *_: None)
