@@ -22,13 +22,12 @@ class GridTable:
 
 @dataclass(frozen=True)
 class CellEntry:
-    """A cell: its name in words, folder, status, score 0..1 or None, what failed."""
+    """A cell: its name in words, folder, status and what failed, score 0..1 or None."""
 
     name: str
     folder: Path
     status: str
     score: float | None
-    error: str
 
 
 def write_grid_report(
