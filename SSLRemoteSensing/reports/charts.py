@@ -15,8 +15,9 @@ from markupsafe import Markup
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDTH, HEIGHT = 360, 210  # points, about pixels of the page
+WIDTH = 360  # points, about pixels of the page
 MOST = 240  # points of a line
+STEPS = [1, 2, 5, 10]  # between two numbers of an axis, times a power of ten
 # Those of the light page; the page's variables take their place, so that it can be dark.
 SOFT, LINE, BLUE, ORANGE = "#56616d", "#d9dfe5", "#1f6fb5", "#b34700"
 VARIABLES = {SOFT: "var(--soft)", LINE: "var(--line)", BLUE: "var(--blue)", ORANGE: "var(--orange)"}
@@ -61,92 +62,83 @@ def line_chart(
 ) -> Chart:
     """Values over steps; a dot at the step `dot_step`. Many points are drawn as means of some."""
     curve, value_at = thinned(points), dict(points)
-    if len(points) == 1 and dot_step is None:
+    if len(points) == 1:
         dot_step = points[0][0]
     dot = ""
-    with chart_axes(HEIGHT, layout="constrained") as axes:
-        from matplotlib.ticker import FuncFormatter, MaxNLocator
-
+    with chart_axes() as axes:
         axes.plot(*zip(*curve, strict=True), color=BLUE, lw=2)
         if dot_step in value_at:
             value = value_at[dot_step]
-            dot = f"; dot: {value:.4g} at step {dot_step:,}"
+            dot = f"dot: {value:.4g} at step {dot_step:,}"
             axes.plot([dot_step] * 2, [value] * 2, color=ORANGE, lw=10, solid_capstyle="round")
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.set_xlim(0, max(step for step, _ in points) or 1)
-        axes.yaxis.grid(True)
-        first, (last, value) = points[0], points[-1]
-        label = f"{title}: from {first[1]:.4g} to {value:.4g} over {last:,} steps{dot}"
-        svg = svg_text(axes, label)
+        axes.set_xlim(0, max(value_at) or 1)
+        axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}" if step else "step 0")
+        (_, first), (last, value) = points[0], points[-1]
+        course = f"{title}: from {first:.4g} to {value:.4g} over {last:,} steps"
+        svg = svg_text(axes, "; ".join(filter(None, [course, dot])))
     rows = [[f"{step:,.1f}".removesuffix(".0"), f"{value:.4g}"] for step, value in curve]
-    head = ["step" if len(curve) == len(points) else "steps, mean", title]
-    return Chart(title, unit + dot, svg, head, rows)
+    head = ["step" if len(curve) == len(points) else "mean of steps about", title]
+    return Chart(title, "; ".join(filter(None, [unit, dot])), svg, head, rows)
 
 
 def histogram(title: str, shares: Sequence[float], unit: str) -> Chart:
     """How many of `shares` (0..1) lie in each twentieth."""
-    counts = np.bincount([min(19, int(share * 20)) for share in shares], minlength=20)
-    bins = min(20, -(-(int(np.flatnonzero(counts)[-1]) + 1) // 4) * 4)
-    with chart_axes(HEIGHT, layout="constrained") as axes:
-        from matplotlib.ticker import MaxNLocator
-
-        axes.bar(np.arange(bins) + 0.5, counts[:bins], width=0.92, color=BLUE)
-        ticks = range(0, bins + 1, 4 if bins > 8 else 2)
-        axes.set_xticks(ticks, [f"{5 * tick} %" for tick in ticks])
-        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes.set_xlim(0, bins)
-        axes.yaxis.grid(True)
+    counts = np.bincount([min(19, int(share * 20)) for share in shares], minlength=4)
+    with chart_axes(counts=True) as axes:
+        axes.bar(5 * np.arange(len(counts)) + 2.5, counts, width=4.6, color=BLUE)
+        axes.set_xlim(0, 5 * len(counts))
+        axes.xaxis.set_major_formatter("{x:.0f} %")
         median = 100 * sorted(shares)[len(shares) // 2]
         svg = svg_text(axes, f"{title}: {len(shares)} tiles, median {median:.1f} %")
-    rows = [[f"{5 * place} to {5 * place + 5} %", str(counts[place])] for place in range(bins)]
+    rows = [[f"{5 * number} to {5 * number + 5} %", f"{n}"] for number, n in enumerate(counts)]
     return Chart(title, unit, svg, ["wrong pixels", unit], rows)
 
 
 def share_bars(title: str, names: Sequence[str], series: dict[str, Sequence[float]]) -> Chart:
     """Horizontal bars of shares (0..1), for each name one of each of at most two series."""
-    thick, row_height = 10, 26 + 14 * len(series)
+    row_height = 26 + 14 * len(series)
+    height, tops = row_height * max(1, len(names)), row_height * np.arange(len(names))
     high = max(itertools.chain.from_iterable(series.values()), default=1) or 1
-    height = row_height * max(1, len(names))
-    tops = row_height * np.arange(len(names))
+    colours = dict(zip(series, (BLUE, ORANGE), strict=False))
+    texts = {key: [f"{100 * value:.2f} %" for value in values] for key, values in series.items()}
     with chart_axes(height) as axes:
-        axes.set(xlim=(0, WIDTH), ylim=(height, 0))
         axes.set_axis_off()
+        axes.set(position=(0, 0, 1, 1), xlim=(0, WIDTH), ylim=(height, 0))
         for name, top in zip(names, tops, strict=True):
             axes.text(0, top + 13, printable(name))
-        for place, (colour, values) in enumerate(
-            zip((BLUE, ORANGE), series.values(), strict=False)
-        ):
-            widths = np.maximum(1, (WIDTH - 62) * np.array(values) / high)
-            bars = axes.barh(tops + 18 + 14 * place, widths, thick, align="edge", color=colour)
-            axes.bar_label(bars, [f"{100 * value:.1f} %" for value in values], padding=6)
-        rows = [
-            [name, *(f"{100 * value:.2f} %" for value in values)]
-            for name, *values in zip(names, *series.values(), strict=True)
-        ]
-        summary = "; ".join(
-            f"{series_name} " + ", ".join(f"{row[0]} {row[1 + place]}" for row in rows)
-            for place, series_name in enumerate(series)
-        )
-        svg = svg_text(axes, f"{title}: {summary}")
-    colours = dict(zip(series, (VARIABLES[BLUE], VARIABLES[ORANGE]), strict=False))
+        for place, (key, values) in enumerate(series.items()):
+            widths = np.maximum(1, (WIDTH - 66) * np.array(values) / high)
+            y = tops + 18 + 14 * place
+            bars = axes.barh(y, widths, height=10, align="edge", color=colours[key])
+            axes.bar_label(bars, texts[key], padding=6)
+        svg = svg_text(axes, f"{title}: " + "; ".join(
+            f"{key} " + ", ".join(map(" ".join, zip(names, texts[key], strict=True)))
+            for key in series
+        ))  # fmt: skip
+    rows = [list(row) for row in zip(names, *texts.values(), strict=True)]
+    colours = {key: VARIABLES[colour] for key, colour in colours.items()}
     return Chart(title, "", svg, ["class", *series], rows, colours)
 
 
 @contextlib.contextmanager
-def chart_axes(height: float, layout: str | None = None) -> Iterator["Axes"]:
-    """Axes without frame and ticks, WIDTH by `height` points, in the style of the page."""
+def chart_axes(height: float = 210, counts: bool = False) -> Iterator["Axes"]:
+    """Axes in the style of the page, `WIDTH` by `height` points, a line at each number of y, which
+    are whole ones of `counts`."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     with rc_context(STYLE):
-        figure = Figure((WIDTH / 72, height / 72), layout=layout, facecolor="none")
-        axes = figure.add_axes((0, 0, 1, 1)) if layout is None else figure.subplots()
+        figure = Figure((WIDTH / 72, height / 72), layout="constrained", facecolor="none")
+        axes = figure.subplots()
         axes.set_facecolor("none")
         axes.spines[["left", "top", "right"]].set_visible(False)
-        axes.tick_params(length=0)
+        axes.tick_params(length=0, pad=6)
+        axes.yaxis.grid(True)
         axes.set_axisbelow(True)
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=STEPS, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=STEPS, integer=counts))
+        axes.yaxis.set_major_formatter("{x:.6g}")
         yield axes
 
 
