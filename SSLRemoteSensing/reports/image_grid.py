@@ -119,39 +119,46 @@ class Grid:
         step = self.captions * LINE + self.height + GAP
         return top + row * step, MARGIN + column * (self.width + GAP)
 
-    def draw(
-        self,
-        panels: Sequence[Sequence[np.ndarray]],
-        titles: Sequence[str],
-        captions: Sequence[Sequence[str | Sequence[str]]],
-        header: Sequence[str] = (),
-    ) -> np.ndarray:
-        """The page, uint8 (*shape, 3).
 
-        Args:
-            panels: rows of R, G, B uint8 (h, w, 3), none larger than a panel.
-            captions: the lines above each row: a text over the whole width, or one a column.
-            header: as the captions, which are shortened to what fits.
-        """
-        page = np.full((*self.shape, 3), PAPER, np.uint8)
-        self.write_lines(page, [*header, titles], MARGIN)
-        for row, (pictures, lines) in enumerate(zip(panels, captions, strict=True)):
-            self.write_lines(page, lines, self.corner(row, 0)[0] - self.captions * LINE)
-            for column, picture in enumerate(pictures):
-                y, x = self.corner(row, column)
-                bottom, right = y + picture.shape[0], x + picture.shape[1]
-                page[y - 1 : bottom + 1, x - 1 : right + 1] = FRAME  # paper may be a panel's colour
-                page[y:bottom, x:right] = picture
-        return page
+def draw_page(
+    panels: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str],
+    captions: Sequence[Sequence[str | Sequence[str]]],
+    header: Sequence[str],
+    scale: int = 1,
+) -> np.ndarray:
+    """A page of a `Grid`, uint8 (height, width, 3).
 
-    def write_lines(self, page: np.ndarray, lines: Sequence[str | Sequence[str]], top: int) -> None:
-        """Lines of text from row `top` of the page: over its whole width, or one a column."""
-        for number, line in enumerate(lines):
-            whole = isinstance(line, str)
-            width = page.shape[1] - 2 * MARGIN if whole else self.width
-            for column, text in enumerate([line] if whole else line):
-                x = self.corner(0, column)[1]
-                write(page, fitted(text, width), top + number * LINE, x)
+    Args:
+        panels: rows of R, G, B uint8 (h, w, 3); the largest gives the grid its size.
+        captions: the lines above each row: a text over the whole width, or one a column.
+        header: as the captions, which are shortened to what fits.
+        scale: of the panels, see `sized`.
+    """
+    panels = [[sized(picture, scale) for picture in row] for row in panels]
+    height, width = np.max([row[0].shape[:2] for row in panels], axis=0).tolist()
+    grid = Grid(height, width, len(panels), len(titles), len(header), len(captions[0]))
+    page = np.full((*grid.shape, 3), PAPER, np.uint8)
+    write_lines(page, grid, [*header, titles], MARGIN)
+    for row, (pictures, lines) in enumerate(zip(panels, captions, strict=True)):
+        write_lines(page, grid, lines, grid.corner(row, 0)[0] - len(lines) * LINE)
+        for column, picture in enumerate(pictures):
+            y, x = grid.corner(row, column)
+            bottom, right = y + picture.shape[0], x + picture.shape[1]
+            page[y - 1 : bottom + 1, x - 1 : right + 1] = FRAME  # paper may be a panel's colour
+            page[y:bottom, x:right] = picture
+    return page
+
+
+def write_lines(
+    page: np.ndarray, grid: Grid, lines: Sequence[str | Sequence[str]], top: int
+) -> None:  # fmt: skip
+    """Lines of text from row `top` of the page: over its whole width, or one a column."""
+    for number, line in enumerate(lines):
+        whole = isinstance(line, str)
+        width = page.shape[1] - 2 * MARGIN if whole else grid.width
+        for column, text in enumerate([line] if whole else line):
+            write(page, fitted(text, width), top + number * LINE, grid.corner(0, column)[1])
 
 
 def png_path(path: str, key: str) -> Path:

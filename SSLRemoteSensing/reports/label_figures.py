@@ -10,17 +10,8 @@ from SSLRemoteSensing.core.classes import IGNORE, colour_map
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.labels import count_labels, count_values
 from SSLRemoteSensing.data.segmentation import SegmentationDataset
-from SSLRemoteSensing.reports.image_grid import (
-    LINE,
-    MARGIN,
-    Grid,
-    as_rgb,
-    describe_scale,
-    panel_scale,
-    sized,
-    text_width,
-    write,
-)
+from SSLRemoteSensing.reports import image_grid
+from SSLRemoteSensing.reports.image_grid import LINE, MARGIN, as_rgb, sized
 
 TITLES = ("image", "label", "overlay")
 OPACITY = 0.4  # of the label over its image
@@ -131,7 +122,7 @@ def draw_tiles(
     title: str,
 ) -> np.ndarray:
     """A page with `class_table` as legend and a row a tile: image, label, overlay."""
-    scale = panel_scale(*np.max([tile.label.shape for tile in tiles], axis=0))
+    scale = image_grid.panel_scale(*np.max([tile.label.shape for tile in tiles], axis=0))
     panels, captions = [], []
     for tile in tiles:
         # What is thinned out is thinned out first: borders are then as wide as a pixel is shown.
@@ -142,10 +133,8 @@ def draw_tiles(
         mask = sized(label == IGNORE, max(1, scale))
         panels.append([pictures[0], *(hatch(picture, mask) for picture in pictures[1:])])
         captions.append([tile.name, contents(tile, classes)])
-    header = [f"{title}; {describe_scale(scale)}", *[""] * (len(table) + 1)]
-    height, width = np.max([row[0].shape[:2] for row in panels], axis=0).tolist()
-    grid = Grid(height, width, len(tiles), len(TITLES), header=len(header), captions=2)
-    page = grid.draw(panels, TITLES, captions, header)
+    header = [f"{title}; {image_grid.describe_scale(scale)}", *[""] * (len(table) + 1)]
+    page = image_grid.draw_page(panels, TITLES, captions, header)
     draw_legend(page, MARGIN + LINE, table, palette)
     return page
 
@@ -196,8 +185,8 @@ def draw_legend(
     x = MARGIN + SWATCH + 8
     for column in zip(*table, strict=True):
         for number, text in enumerate(column):
-            write(page, text, top + number * LINE, x)
-        x += max(map(text_width, column)) + 24
+            image_grid.write(page, text, top + number * LINE, x)
+        x += max(map(image_grid.text_width, column)) + 24
     for number, colour in enumerate([*palette, None]):
         y = top + (number + 1) * LINE + 3
         swatch = np.full((SWATCH, SWATCH, 3), 0 if colour is None else colour, np.uint8)

@@ -11,20 +11,8 @@ import numpy as np
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.pretext import PretextDataset
-from SSLRemoteSensing.reports.image_grid import (
-    INK,
-    LINE,
-    MARGIN,
-    PAPER,
-    Grid,
-    as_rgb,
-    describe_scale,
-    fitted,
-    panel_scale,
-    sized,
-    text_width,
-    write,
-)
+from SSLRemoteSensing.reports import image_grid
+from SSLRemoteSensing.reports.image_grid import INK, LINE, MARGIN, PAPER, as_rgb, draw_page
 from SSLRemoteSensing.training.plan import make_plan, require_images
 from SSLRemoteSensing.training.sampler import KeySampler
 from SSLRemoteSensing.training.settings import LoopSettings
@@ -34,12 +22,6 @@ BLUE = (8, 48, 107)
 CELL = 64  # pixels
 TITLES = ("occluded", "anchor", "transformed", "M = abs(anchor - occluded)")
 DARK = 64  # of 255; below it all that is shown looks black
-
-
-def inpainting_grid(size: int, rows: int) -> Grid:
-    """Where the panels of `inpainting_page` stand, of images of `size` pixels."""
-    side = sized(np.empty((size, size)), panel_scale(size, size, least=128)).shape[0]
-    return Grid(side, side, rows, columns=4, header=1)
 
 
 def inpainting_page(
@@ -52,20 +34,18 @@ def inpainting_page(
         prediction: float (N, H, W, C), 0..1 where it is right; shown clipped to that.
         names: what to call each image.
     """
-    size = anchor.shape[1]
-    scale = panel_scale(size, size, least=128)
     rows, captions = [], []
     for image, guess, target, name in zip(occluded, prediction, anchor, names, strict=True):
         weight = np.abs(target.astype(np.float32) - image) / 255
         error = np.abs(guess - target.astype(np.float32) / 255)
         mean = float((error * weight).sum() / (weight.sum() + 1e-6))
         error_map = as_rgb(np.where(weight.any(axis=2), error.mean(axis=2), 0), white=WHITE)
-        row = as_rgb(image), as_rgb(guess), as_rgb(target), error_map
-        rows.append([sized(picture, scale) for picture in row])
+        rows.append([as_rgb(image), as_rgb(guess), as_rgb(target), error_map])
         captions.append([f"{name}: weighted error {mean:.3f}"])
     titles = ["occluded", "prediction", "anchor", f"error, white = {WHITE}"]
     header = ["the loss counts the distorted block alone"]
-    return inpainting_grid(size, len(names)).draw(rows, titles, captions, header)
+    scale = image_grid.panel_scale(*anchor.shape[1:3], least=128)
+    return draw_page(rows, titles, captions, header, scale)
 
 
 def transforms_page(counts: np.ndarray, names: Sequence[str], header: str) -> np.ndarray:
@@ -74,22 +54,26 @@ def transforms_page(counts: np.ndarray, names: Sequence[str], header: str) -> np
     A cell's blue is its share of the row; the number of images stands in it.
     """
     names = [f"{number} {name}" for number, name in enumerate(names)]
-    left = 2 * MARGIN + max(map(text_width, names))
+    left = 2 * MARGIN + max(map(image_grid.text_width, names))
     top, middle, side = MARGIN + 3 * LINE, (CELL - LINE) // 2, CELL * len(names)
-    width = max(left + side + MARGIN, 2 * MARGIN + text_width(header))
+    width = max(left + side + MARGIN, 2 * MARGIN + image_grid.text_width(header))
     page = np.full((top + side + MARGIN, width, 3), PAPER, np.uint8)
     right = f"right: {int(np.trace(counts))} of {int(counts.sum())}"
     for line, text in enumerate((header, f"{right}; rows true, columns predicted")):
-        write(page, fitted(text, width - 2 * MARGIN), MARGIN + line * LINE, MARGIN)
+        image_grid.write(
+            page, image_grid.fitted(text, width - 2 * MARGIN), MARGIN + line * LINE, MARGIN
+        )
 
     def write_centred(text: str, y: int, column: int, colour: Sequence[int] = INK) -> None:
-        write(page, text, y, left + column * CELL + (CELL - text_width(text)) // 2, colour)
+        image_grid.write(
+            page, text, y, left + column * CELL + (CELL - image_grid.text_width(text)) // 2, colour
+        )
 
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     paper, blue = np.array(PAPER, float), np.array(BLUE, float)
     for row, name in enumerate(names):
         y = top + row * CELL
-        write(page, name, y + middle, MARGIN)
+        image_grid.write(page, name, y + middle, MARGIN)
         write_centred(str(row), top - LINE, row)
         for column, share in enumerate(shares[row]):
             x = left + column * CELL
@@ -113,16 +97,14 @@ def neighbours_page(
         neighbours: numbers of images (queries, 1 + neighbours), a row's first the query itself.
         similarity: cosines, of the same shape.
     """
-    scale = panel_scale(*images.shape[1:3], least=128, most=160)
-    side = sized(images[0], scale).shape[:2]
-    rows = [[sized(as_rgb(images[number]), scale) for number in row] for row in neighbours]
+    rows = [[as_rgb(images[number]) for number in row] for row in neighbours]
     captions = []
     for row, cosines in zip(neighbours, similarity, strict=True):
         cosine_text = ", ".join(f"{cosine:.4f}" for cosine in cosines[1:])
         captions.append([f"{names[row[0]]}: cosine {cosine_text}"])
     titles = ["query", *(f"neighbour {rank}" for rank in range(1, neighbours.shape[1]))]
-    grid = Grid(*side, rows=len(rows), columns=len(titles), header=1)
-    return grid.draw(rows, titles, captions, [header])
+    scale = image_grid.panel_scale(*images.shape[1:3], least=128, most=160)
+    return draw_page(rows, titles, captions, [header], scale)
 
 
 @dataclass(frozen=True)
@@ -151,10 +133,8 @@ class Sample:
     def covered(self) -> float:
         """Share of the image that the block covers: the rectangle of the changed pixels."""
         mask = self.weight > 0
-        sides = [np.flatnonzero(mask.any(axis)) for axis in (0, 1)]
-        return (
-            float(np.prod([np.ptp(side) + 1 for side in sides])) / mask.size if mask.any() else 0.0
-        )
+        rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+        return (np.ptp(rows) + 1) * (np.ptp(columns) + 1) / mask.size if len(rows) else 0.0
 
 
 def class_names(dataset: PretextDataset) -> list[str]:
@@ -201,24 +181,22 @@ def draw_samples(samples: Sequence[Sample], bands: int, title: str) -> np.ndarra
     """A page with a row a sample: occluded, anchor, transformed, M, which is scaled so that the
     largest value of the row is white."""
     side = len(samples[0].weight)
-    scale = panel_scale(side, side)
-    header = [
-        title,
-        f"{side} x {side} pixels, {describe_bands(bands)}, 0 to 255; {describe_scale(scale)}. "
-        f"M is the mean of the bands, 0 to 1; white is the largest of its row",
-    ]
+    scale = image_grid.panel_scale(side, side)
+    subtitle = (
+        f"{side} x {side} pixels, {describe_bands(bands)}, 0 to 255; "
+        f"{image_grid.describe_scale(scale)}. M is the mean of the bands, 0 to 1; white is the "
+        f"largest of its row"
+    )
     panels, captions = [], []
     for sample in samples:
         peak = float(sample.weight.max())
         row = [as_rgb(sample.images[key]) for key in ("occluded", "anchor", "transformed")]
-        row.append(as_rgb(sample.weight, peak or 1.0))
-        panels.append([sized(picture, scale) for picture in row])
+        panels.append([*row, as_rgb(sample.weight, peak or 1.0)])
         white = f"white = {peak:.2f}" if peak else "0 everywhere: nothing to restore"
         transform = f"{sample.transform} (class {sample.images['transform_label']})"
         columns = (f"the block covers {sample.covered:.1%}", "", transform, white)
         captions.append([f"{sample.place}   {sample.origin}", columns])
-    grid = Grid(*panels[0][0].shape[:2], len(panels), len(TITLES), header=len(header), captions=2)
-    return grid.draw(panels, TITLES, captions, header)
+    return draw_page(panels, TITLES, captions, [title, subtitle], scale)
 
 
 def describe_bands(count: int) -> str:

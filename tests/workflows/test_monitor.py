@@ -27,11 +27,10 @@ from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, colla
 from SSLRemoteSensing.evaluation.embeddings import alignment, effective_rank, spread, uniformity
 from SSLRemoteSensing.evaluation.task_gradients import task_gradients
 from SSLRemoteSensing.models.pretext import PretextNet, count_pairs
-from SSLRemoteSensing.reports.image_grid import sized
+from SSLRemoteSensing.reports.image_grid import Grid, sized
 from SSLRemoteSensing.reports.pretext_figures import (
     BLUE,
     CELL,
-    inpainting_grid,
     inpainting_page,
     transforms_page,
 )
@@ -560,7 +559,7 @@ def test_the_panels_of_the_inpainting_page_are_the_pixels(config):
     occluded[:, 8:20, 4:16] = 255 - occluded[:, 8:20, 4:16]
     prediction = np.clip(anchor / 255 + 0.25, None, 2).astype(np.float32)
     page = inpainting_page(occluded, prediction, anchor, ["a", "b"])
-    grid = inpainting_grid(32, 2)
+    grid = Grid(128, 128, 2, columns=4, header=1)
     panels = [
         page[y : y + grid.height, x : x + grid.width]
         for y, x in (grid.corner(row, column) for row in range(2) for column in range(4))
@@ -582,7 +581,7 @@ def test_the_pictures_of_a_run_show_its_samples(config):
     train(config, num_epoch=1)
     picture = decoded(events_of(config).Images("pictures/inpainting")[-1].encoded_image_string)
     dataset = PretextDataset(PretextSettings(**config["train_cfg"]["train_data"]))
-    grid = inpainting_grid(32, 4)
+    grid = Grid(128, 128, 4, columns=4, header=1)
     assert picture.shape == (*grid.shape, 3)
     for row in range(4):
         sample = dataset[(OWN_EPOCH, 6 * row)]
