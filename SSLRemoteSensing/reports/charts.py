@@ -26,13 +26,8 @@ STYLE = {
     "text.parse_math": False,  # a class may be called $
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 12,
-    "text.color": SOFT,
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": SOFT,
-    "ytick.labelcolor": SOFT,
-    "axes.edgecolor": LINE,
-    "grid.color": LINE,
+    **dict.fromkeys(("text.color", "xtick.color", "ytick.color"), SOFT),
+    **dict.fromkeys(("axes.edgecolor", "grid.color"), LINE),
     "axes.ymargin": 0,
     "axes.autolimit_mode": "round_numbers",
 }
@@ -99,24 +94,23 @@ def share_bars(title: str, names: Sequence[str], series: dict[str, Sequence[floa
     row_height = 26 + 14 * len(series)
     height, tops = row_height * max(1, len(names)), row_height * np.arange(len(names))
     high = max(itertools.chain.from_iterable(series.values()), default=1) or 1
-    colours = dict(zip(series, (BLUE, ORANGE), strict=False))
     texts = {key: [f"{100 * value:.2f} %" for value in values] for key, values in series.items()}
     with chart_axes(height) as axes:
         axes.set_axis_off()
         axes.set(position=(0, 0, 1, 1), xlim=(0, WIDTH), ylim=(height, 0))
         for name, top in zip(names, tops, strict=True):
             axes.text(0, top + 13, printable(name))
-        for place, (key, values) in enumerate(series.items()):
-            widths = np.maximum(1, (WIDTH - 66) * np.array(values) / high)
+        for place, (key, colour) in enumerate(zip(series, (BLUE, ORANGE), strict=False)):
+            widths = np.maximum(1, (WIDTH - 66) * np.array(series[key]) / high)
             y = tops + 18 + 14 * place
-            bars = axes.barh(y, widths, height=10, align="edge", color=colours[key])
+            bars = axes.barh(y, widths, height=10, align="edge", color=colour)
             axes.bar_label(bars, texts[key], padding=6)
         svg = svg_text(axes, f"{title}: " + "; ".join(
             f"{key} " + ", ".join(map(" ".join, zip(names, texts[key], strict=True)))
             for key in series
         ))  # fmt: skip
     rows = [list(row) for row in zip(names, *texts.values(), strict=True)]
-    colours = {key: VARIABLES[colour] for key, colour in colours.items()}
+    colours = dict(zip(series, (VARIABLES[BLUE], VARIABLES[ORANGE]), strict=False))
     return Chart(title, "", svg, ["class", *series], rows, colours)
 
 
@@ -150,18 +144,15 @@ def svg_text(axes: "Axes", label: str) -> Markup:
         warnings.filterwarnings("ignore", "Glyph")  # the reader's fonts may have it
         axes.figure.savefig(file, format="svg", facecolor="none")
     root = ElementTree.fromstring(file.getvalue())
-    size = root.attrib["viewBox"]
-    for element in list(root.iter()):
+    root.attrib = {"viewBox": root.get("viewBox"), "role": "img", "aria-label": label}
+    for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
-        for child in list(element):
-            if child.tag.endswith(("metadata", "defs")):
-                element.remove(child)
+        element[:] = [child for child in element if not child.tag.endswith(("metadata", "defs"))]
         for key in ("id", "clip-path"):
             element.attrib.pop(key, None)
         for colour, variable in VARIABLES.items():
             if colour in element.get("style", ""):
                 element.set("style", element.get("style").replace(colour, variable))
-    root.attrib = {"viewBox": size, "role": "img", "aria-label": label}
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 

@@ -1,6 +1,6 @@
 """The best, the median and the worst tiles: image, label, map, errors."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,7 +109,7 @@ def file_name(name: str, root: Path) -> str:
 
 
 def describe_ranking(
-    ranking: RankedTile, examples: Iterable[Example], bands: Sequence[str] | None
+    ranking: RankedTile, examples: Sequence[Example], bands: Sequence[str] | None
 ) -> str:
     """What the tiles are ranked by, and what their pictures show.
 

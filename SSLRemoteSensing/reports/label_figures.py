@@ -187,10 +187,10 @@ def draw_legend(
         for number, text in enumerate(column):
             image_grid.write(page, text, top + number * LINE, x)
         x += max(map(image_grid.text_width, column)) + 24
-    for number, colour in enumerate([*palette, None]):
+    swatches = np.zeros((len(palette) + 1, SWATCH, SWATCH, 3), np.uint8)
+    swatches[:-1] = np.array(palette)[:, None, None]
+    swatches[-1] = hatch(swatches[-1], np.ones((SWATCH, SWATCH), bool))
+    swatches[:, [0, -1]] = swatches[:, :, [0, -1]] = 128
+    for number, swatch in enumerate(swatches):
         y = top + (number + 1) * LINE + 3
-        swatch = np.full((SWATCH, SWATCH, 3), 0 if colour is None else colour, np.uint8)
-        if colour is None:
-            swatch = hatch(swatch, np.ones(swatch.shape[:2], bool))
-        swatch[[0, -1]] = swatch[:, [0, -1]] = 128
         page[y : y + SWATCH, MARGIN : MARGIN + SWATCH] = swatch

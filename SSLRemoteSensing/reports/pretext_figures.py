@@ -12,7 +12,7 @@ import numpy as np
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.pretext import PretextDataset
 from SSLRemoteSensing.reports import image_grid
-from SSLRemoteSensing.reports.image_grid import INK, LINE, MARGIN, PAPER, as_rgb, draw_page
+from SSLRemoteSensing.reports.image_grid import INK, LINE, PAPER, as_rgb, draw_page
 from SSLRemoteSensing.training.plan import make_plan, require_images
 from SSLRemoteSensing.training.sampler import KeySampler
 from SSLRemoteSensing.training.settings import LoopSettings
@@ -53,34 +53,20 @@ def transforms_page(counts: np.ndarray, names: Sequence[str], header: str) -> np
 
     A cell's blue is its share of the row; the number of images stands in it.
     """
-    names = [f"{number} {name}" for number, name in enumerate(names)]
-    left = 2 * MARGIN + max(map(image_grid.text_width, names))
-    top, middle, side = MARGIN + 3 * LINE, (CELL - LINE) // 2, CELL * len(names)
-    width = max(left + side + MARGIN, 2 * MARGIN + image_grid.text_width(header))
-    page = np.full((top + side + MARGIN, width, 3), PAPER, np.uint8)
-    right = f"right: {int(np.trace(counts))} of {int(counts.sum())}"
-    for line, text in enumerate((header, f"{right}; rows true, columns predicted")):
-        image_grid.write(
-            page, image_grid.fitted(text, width - 2 * MARGIN), MARGIN + line * LINE, MARGIN
-        )
+    cells = [[draw_cell(int(count), count / max(1, row.sum())) for count in row] for row in counts]
+    right = f"right: {int(np.trace(counts))} of {int(counts.sum())}; rows true, columns predicted"
+    captions = [[f"{number} {name}"] for number, name in enumerate(names)]
+    return draw_page(
+        cells, [str(number) for number in range(len(names))], captions, [header, right]
+    )
 
-    def write_centred(text: str, y: int, column: int, colour: Sequence[int] = INK) -> None:
-        image_grid.write(
-            page, text, y, left + column * CELL + (CELL - image_grid.text_width(text)) // 2, colour
-        )
 
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+def draw_cell(count: int, share: float) -> np.ndarray:
     paper, blue = np.array(PAPER, float), np.array(BLUE, float)
-    for row, name in enumerate(names):
-        y = top + row * CELL
-        image_grid.write(page, name, y + middle, MARGIN)
-        write_centred(str(row), top - LINE, row)
-        for column, share in enumerate(shares[row]):
-            x = left + column * CELL
-            page[y : y + CELL - 1, x : x + CELL - 1] = np.rint(paper + share * (blue - paper))
-            text, colour = str(int(counts[row, column])), PAPER if share > 0.5 else INK
-            write_centred(text, y + middle, column, colour)
-    return page
+    cell = np.full((CELL, CELL, 3), np.rint(paper + share * (blue - paper)), np.uint8)
+    x = (CELL - image_grid.text_width(str(count))) // 2
+    image_grid.write(cell, str(count), (CELL - LINE) // 2, x, PAPER if share > 0.5 else INK)
+    return cell
 
 
 def neighbours_page(
@@ -153,8 +139,7 @@ def first_samples(
     """
     batch_size, parts = settings.batch_size, settings.accumulate_steps
     require_images(len(dataset), batch_size, parts)
-    length = settings.num_epoch, settings.num_step
-    plan = make_plan(len(dataset), batch_size * parts, *length, None)
+    plan = make_plan(len(dataset), batch_size * parts, settings.num_epoch, settings.num_step, None)
     epochs = -(-plan.total // plan.per_epoch)
     if not 0 <= epoch < epochs:
         raise UserError(f"--epoch {epoch}: the run has the epochs 0 to {epochs - 1}")

@@ -4,6 +4,7 @@ The form of results.json is `docs/results.schema.json`.
 """
 
 import json
+from collections.abc import Sequence
 
 from SSLRemoteSensing.core.files import write_text
 from SSLRemoteSensing.core.machine import device_name, versions
@@ -58,12 +59,17 @@ def write_results(scoring: Scoring) -> dict:
     print(f"{split}_data, {content}, {source}, step {step}, in %:")
     print(class_table(first))
     print(protocol_table(protocols))
-    matrix = first["confusion_matrix"]
-    names = classes if len(matrix) == len(classes) else list(first["per_class"])
+    matrix, names = first["confusion_matrix"], row_names(first, classes)
     draw_confusion_matrix(matrix, names, folder / "confusion_matrix.png")
     maps, page = {"map": scoring.classify}, folder / "examples.png"
     draw_examples(maps, tiles, classes, config["palette"], page)
     return results
+
+
+def row_names(scores: dict, classes: Sequence[str]) -> list[str]:
+    """What the rows of a protocol's confusion matrix are of."""
+    is_full = len(scores["confusion_matrix"]) == len(classes)
+    return list(classes if is_full else scores["per_class"])
 
 
 def class_table(scores: dict) -> str:

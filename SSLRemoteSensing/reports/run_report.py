@@ -1,5 +1,6 @@
 """report.html of a scoring: everything there is to see of it, in one file beside results.json."""
 
+import contextlib
 import csv
 import io
 import json
@@ -18,7 +19,7 @@ from SSLRemoteSensing.reports.charts import Chart, histogram, line_chart, share_
 from SSLRemoteSensing.reports.examples import describe_ranking, draw, file_name, look_at
 from SSLRemoteSensing.reports.html import link, percent, write_page
 from SSLRemoteSensing.reports.pictures import ERROR
-from SSLRemoteSensing.reports.results import METRICS
+from SSLRemoteSensing.reports.results import METRICS, row_names
 
 NAME, ERRORS = "report.html", "tile_errors.csv"
 BESIDE = ("results.json", ERRORS, "confusion_matrix.png", "examples.png")
@@ -45,71 +46,51 @@ def write_report(scoring: Scoring, results: dict) -> None:
         UserError: a tile that cannot be read any more. CannotWrite.
     """
     folder, config, protocols = scoring.source.parent, scoring.config, results["protocols"]
+    classes, origin = scoring.scored.classes, scoring.scored.tiles.origin
     protocol, first = next(iter(protocols.items()))
     root = Path(config["train_cfg"][f"{scoring.split}_data"]["image_path"])
     places = scoring.errors.places()
     write_errors(folder / ERRORS, places, scoring.scored, root)
+    ranking = rank(places)
+    groups = {
+        group: [look_at(scoring, place, root) for place in members]
+        for group, members in ranking.groups.items()
+    }
+    examples = [example for group in groups.values() for example in group]
     note = f"Protocol {protocol}: {meaning(first)}; {first['pixels']:,} pixels scored."
     if scoring.split == "val":
         note += " These tiles also chose the checkpoint: the scores are a little too high."
     log = log_of(scoring.card.get("config", config), folder)
     steps = read_log(log)
-    command, training_command = this_command(), trained_by(folder)
+    commands = {"Command": this_command(), "Trained by": trained_by(folder)}
+    if commands["Trained by"] == commands["Command"]:
+        del commands["Trained by"]
     files = [*(folder / name for name in BESIDE), log]
-    colours = dict(zip(config["classes"], config["palette"], strict=True))
+    colours = dict(zip(classes, config["palette"], strict=True))
     values = {
         "title": f"{config['name']}: {scoring.split} scores",
         "heading": config["name"],
         "note": note,
-        "summary": summary(results, scoring.scored.tiles.origin["dataset"]),
+        "summary": summary(results, origin["dataset"]),
         "protocols": protocols,
         "protocol_rows": [protocol_row(*entry) for entry in protocols.items()],
         "first": first,
+        "names": row_names(first, classes),
+        "classes": classes,
         "colours": colours,
         "marks": colours | {"not scored": NOT_SCORED, "wrong": ERROR},
+        "ranked_by": describe_ranking(ranking, examples, origin["band_names"]),
+        "groups": groups,
+        "pictures": draw(examples, config["palette"]),
         "has_log": bool(steps),
-        "charts": [*training_charts(steps, results["step"]),
-                   *data_charts(scoring, places, first)],
+        "charts": training_charts(steps, results["step"]) + data_charts(scoring, places, first),
         "next_commands": next_commands(results),
         "made_of": made_of(results, scoring.card),
-        "commands": {
-            "Command": command,
-            "Trained by": None if training_command == command else training_command,
-        },
+        "commands": commands,
         "config": pprint.pformat(config, width=88, sort_dicts=False),
         "files": [link(path, folder) for path in files if path.is_file()],
-    }  # fmt: skip
-    values |= confusion_values(first, list(colours)) | tile_values(scoring, places, root)
-    write_page(folder / NAME, "run.html", values)
-
-
-def confusion_values(scores: dict, classes: list[str]) -> dict:
-    """The names of the rows of a confusion matrix, and its table of pixels."""
-    matrix = scores["confusion_matrix"]
-    names = classes if len(matrix) == len(classes) else list(scores["per_class"])
-    rows = [[name, *map("{:,}".format, counts)] for name, counts in zip(names, matrix, strict=True)]
-    return {"names": names, "pixel_rows": rows}
-
-
-def tile_values(scoring: Scoring, places: Sequence[Place], root: Path) -> dict:
-    """The tiles of each group with their pictures, and what they are ranked by."""
-    ranking, tiles = rank(places), scoring.scored.tiles
-    chosen = [place for group in ranking.groups.values() for place in group]
-    examples = {place: look_at(scoring, place, root) for place in chosen}
-    pictures = draw(list(examples.values()), scoring.config["palette"])
-    groups = {
-        group: [
-            {
-                "name": examples[place].name,
-                "note": examples[place].describe(scoring.scored.classes),
-                "pictures": pictures[place],
-            }
-            for place in members
-        ]
-        for group, members in ranking.groups.items()
     }
-    bands = tiles.origin["band_names"]
-    return {"groups": groups, "ranked_by": describe_ranking(ranking, examples.values(), bands)}
+    write_page(folder / NAME, "run.html", values)
 
 
 def write_errors(path: Path, places: Sequence[Place], scored: Scored, root: Path) -> None:
@@ -261,10 +242,8 @@ def read_log(path: Path) -> list[dict]:
         return []
     entries = []
     for line in lines:
-        try:
-            entry = json.loads(line)
-        except ValueError:  # cut off by a crash
-            continue
-        if isinstance(entry, dict) and isinstance(entry.get("step"), int):
-            entries.append(entry)
-    return entries
+        with contextlib.suppress(ValueError):  # cut off by a crash
+            entries.append(json.loads(line))
+    return [
+        entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("step"), int)
+    ]

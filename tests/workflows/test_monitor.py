@@ -593,12 +593,10 @@ def test_the_pictures_of_a_run_show_its_samples(config):
 
 def test_cells_of_the_confusion_matrix_are_blue_by_their_share_of_the_row():
     page = transforms_page(np.array([[4, 0], [1, 3]]), ["a", "b"], "of 8")
-    side = page.shape[0] - 12 - 2 * CELL
-    left = next(x for x in range(page.shape[1]) if tuple(page[side + 2, x]) == BLUE)
-    corner = page[side + 2 :: CELL, left + 2 :: CELL][:2, :2].astype(int)
-    white, blue = np.array([255] * 3), np.array(BLUE)
-    for (row, column), share in {(0, 0): 1, (0, 1): 0, (1, 0): 0.25, (1, 1): 0.75}.items():
-        assert np.abs(corner[row, column] - (white + share * (blue - white))).max() <= 1
+    grid, white, blue = Grid(CELL, CELL, 2, 2, header=2), np.array([255] * 3), np.array(BLUE)
+    for place, share in {(0, 0): 1, (0, 1): 0, (1, 0): 0.25, (1, 1): 0.75}.items():
+        colour = page[grid.corner(*place)].astype(int)
+        assert np.abs(colour - (white + share * (blue - white))).max() <= 1
 
 
 def test_with_vis_writes_the_same_pictures_as_files(config, tmp_path):
