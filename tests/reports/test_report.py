@@ -280,7 +280,9 @@ def test_any_values_make_a_chart_with_its_numbers(values):
     chart = line_chart("loss", list(enumerate(values)), "")
     assert "nan" not in chart.svg
     assert [float(row[1]) for row in chart.rows] == pytest.approx(values)
-    numbers = [text.replace("\N{MINUS SIGN}", "-") for text in Reader(chart.svg).texts if text.strip()]
+    numbers = [
+        text.replace("\N{MINUS SIGN}", "-") for text in Reader(chart.svg).texts if text.strip()
+    ]
     heights = [
         float(text) for text in numbers[numbers.index("step 0") :] if text[0] in "-0123456789"
     ]
