@@ -13,11 +13,11 @@ from SSLRemoteSensing.data.scenes import ScoredScene, TiledImage
 from SSLRemoteSensing.evaluation.scoring import Scoring
 from SSLRemoteSensing.evaluation.tile_errors import Place, RankedTile
 from SSLRemoteSensing.inference.windows import predict_scene
-from SSLRemoteSensing.reports.html import embed, percent
+from SSLRemoteSensing.reports.html import percent
 from SSLRemoteSensing.reports.pictures import tile_pictures
 
 SIDES = (512, 384, 256, 128)  # pixels of a picture, the largest with which all are below BYTES
-BYTES = 3_000_000  # of all pictures together, a third less than they take in the page
+BYTES = 4_000_000  # of all pictures together, as they stand in the page
 RGB = ("red", "green", "blue")
 
 
@@ -137,17 +137,12 @@ def bands_shown(names: Sequence[str] | None, count: int) -> str:
 
 
 def draw(examples: Sequence[Example], palette: Sequence) -> dict[Place, dict[str, str]]:
-    """Image, label, map and errors of each, as large as all together may be, for a page."""
+    """The `tile_pictures` of each, as large as all together may be."""
     for side in SIDES:
         pictures = {
-            example.place: tile_pictures(
-                example.image, example.label, example.classes, palette, side
-            )
-            for example in examples
+            tile.place: tile_pictures(tile.image, tile.label, tile.classes, palette, side)
+            for tile in examples
         }
         if sum(len(data) for files in pictures.values() for data in files.values()) <= BYTES:
             break
-    return {
-        place: {title: embed(data) for title, data in files.items()}
-        for place, files in pictures.items()
-    }
+    return pictures

@@ -1,8 +1,8 @@
 """report.html of a label-efficiency grid: what it says in words, curves, tables, its cells."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from SSLRemoteSensing.reports.html import embed, link, write_page
 from SSLRemoteSensing.reports.run_report import NAME
@@ -10,8 +10,7 @@ from SSLRemoteSensing.reports.run_report import NAME
 BESIDE = ("table.md", "table.csv", "curves.png", "grid.json", "config.py")
 
 
-@dataclass(frozen=True)
-class GridTable:
+class GridTable(NamedTuple):
     """A table of texts; `**bold**` as in Markdown."""
 
     title: str
@@ -20,8 +19,7 @@ class GridTable:
     protocol: str
 
 
-@dataclass(frozen=True)
-class CellEntry:
+class CellEntry(NamedTuple):
     """A cell: its name in words, folder, status and what failed, score 0..1 or None."""
 
     name: str
@@ -52,7 +50,8 @@ def write_grid_report(
         CannotWrite: the disk is full, say.
     """
     curves = folder / "curves.png"
-    pages = [cell.folder / NAME for cell in cells]
+    hrefs = [link(page, folder).href if page.is_file() else None
+             for page in (cell.folder / NAME for cell in cells)]  # fmt: skip
     values = {
         "title": f"Label efficiency: {heading}",
         "heading": heading,
@@ -62,10 +61,7 @@ def write_grid_report(
         "tables": tables,
         "has_weights": any((cell.folder / "best.pth").is_file() for cell in cells),
         "metric": metric,
-        "cells": [
-            (cell, link(page, folder).href if page.is_file() else None)
-            for cell, page in zip(cells, pages, strict=True)
-        ],
+        "cells": zip(cells, hrefs, strict=True),
         "facts": facts,
         "files": [link(folder / name, folder) for name in BESIDE if (folder / name).is_file()],
     }

@@ -1,4 +1,4 @@
-"""Image, label, map and errors of a tile as pictures: arrays, and files as small as can be."""
+"""Image, label, map and errors of a tile as pictures, as small as can be."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from SSLRemoteSensing.core.classes import IGNORE, colour_map
+from SSLRemoteSensing.reports.html import embed
 from SSLRemoteSensing.reports.image_grid import as_rgb
 
 ERROR = (230, 0, 200)
@@ -33,8 +34,8 @@ def error_map(image: np.ndarray, label: np.ndarray, classes: np.ndarray) -> np.n
 
 def tile_pictures(
     image: np.ndarray, label: np.ndarray, classes: np.ndarray, palette: Sequence, side: int
-) -> dict[str, bytes]:
-    """Image, label, map and errors by these names as files, no side longer than `side`.
+) -> dict[str, str]:
+    """Image, label, map and errors by these names, for a page, no side longer than `side`.
 
     Args:
         image: uint8 (H, W, C).
@@ -42,12 +43,13 @@ def tile_pictures(
     """
     image = shrink(as_rgb(image), side, cv2.INTER_AREA)
     label, classes = (shrink(pixels, side, cv2.INTER_NEAREST) for pixels in (label, classes))
-    return {
+    files = {
         "image": encode_jpeg(image),
         "label": encode_classes(label, palette),
         "map": encode_classes(classes, palette),
         "errors": encode_jpeg(error_map(image, label, classes)),
     }
+    return {title: embed(data) for title, data in files.items()}
 
 
 def encode_classes(classes: np.ndarray, palette: Sequence) -> bytes:

@@ -53,20 +53,17 @@ def preview(
     if not jobs:
         print("nothing is left to do")
         return
-    cell_seconds, basis = mean_seconds(grid), "the mean of the finished cells"
-    if cell_seconds is not None:
-        seconds = len(jobs) * cell_seconds
-    else:  # a cell of each initialisation, so that one that does not fit is known now
-        cells = {job.cell.init: job.cell for job in jobs}
-        bar = progress("rehearsing", cells.items(), unit="cell")
-        cell_seconds = {
-            init: rehearsed_seconds(grid, cell, command, config_arguments) for init, cell in bar
-        }
-        seconds = sum(cell_seconds[job.cell.init] for job in jobs)
+    mean, basis = mean_seconds(grid), "the mean of the finished cells"
+    seconds = dict.fromkeys(grid.inits, mean)
+    if mean is None:  # a cell of each initialisation, so that one that does not fit is known now
+        bar = progress("rehearsing", {job.cell.init: job.cell for job in jobs}.items(), unit="cell")
+        for init, cell in bar:
+            seconds[init] = rehearsed_seconds(grid, cell, command, config_arguments)
         basis = "a rehearsal on this machine; validation and scoring come on top"
+    duration = format_duration(sum(seconds[job.cell.init] for job in jobs) / side_by_side)
     print(
-        f"{len(jobs)} cells of {grid.steps} steps, {side_by_side} at a time: about "
-        f"{format_duration(seconds / side_by_side)}, from {basis}. Nothing is written."
+        f"{len(jobs)} cells of {grid.steps} steps, {side_by_side} at a time: about {duration}, "
+        f"from {basis}. Nothing is written."
     )
 
 
