@@ -35,7 +35,7 @@ from SSLRemoteSensing.evaluation.linear_classifier import (
     pixel_classes,
     pixel_features,
 )
-from SSLRemoteSensing.evaluation.linear_probe import LinearProbe, ProbeSettings, SomeMaps
+from SSLRemoteSensing.evaluation.linear_probe import LinearProbe, ProbeSettings
 from SSLRemoteSensing.models.backbones import BLOCKS
 from SSLRemoteSensing.models.heads import AGPHead, Decoder, ExamplarHead
 from SSLRemoteSensing.models.pretext import PretextNet, pretext_losses
@@ -578,7 +578,7 @@ def test_maps_that_are_left_out_are_not_read(pretext_config, probe_cfg, tmp_path
     probe, backbone = LinearProbe(ProbeSettings(**probe_cfg), img_size=32), BACKBONES["resnet18"]()
     told = {}
     for blocks in (["block2"], ["block6"], ["block2", "block3", "block4", "block5", "block6"]):
-        found = probe.score(SomeMaps(backbone, blocks))
+        found = probe.score(backbone, blocks=blocks)
         arguments = ("--backbone", "random", "--seed", "3", "--blocks", *blocks)
         status, out, err = probe_tool(pretext_config, tmp_path, *arguments)
         assert status == 0, err
