@@ -71,7 +71,7 @@ def report(grid: Grid, remarks: Sequence[str], metric: str, protocol: str, final
     if protocols and protocol not in protocols:
         remarks.append(f"warning: no result has the protocol {protocol}; this is of {protocols[0]}")
         protocol = protocols[0]
-    answer = [*answer_sentence(rows, grid.baseline, metric, protocol), *remarks]
+    answer = [answer_sentence(rows, grid.baseline, metric, protocol), *remarks]
     title = f"{grid.config['name']}, {METRICS[metric]}, protocol {protocol}"
     facts = [f"Config {grid.config['name']}, kept in config.py.", *describe(grid)]
     write_text(grid.folder / "table.md", markdown(title, answer, facts, rows, grid.baseline))
