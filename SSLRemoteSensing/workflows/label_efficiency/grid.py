@@ -9,7 +9,6 @@ import ast
 import contextlib
 import copy
 import fcntl
-import hashlib
 import itertools
 import json
 import math
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from SSLRemoteSensing.core.config import differences, override
 from SSLRemoteSensing.core.errors import UserError, about
-from SSLRemoteSensing.core.files import make_folder, write_text
+from SSLRemoteSensing.core.files import make_folder, read_json, sha256, write_text
 from SSLRemoteSensing.core.machine import choose_device
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.training.settings import divide_batch, require_one_length
@@ -204,7 +203,7 @@ def read_grid(grid: Grid) -> None:
     """Take over what the folder's grid.json knows, if there is one and it is of this grid."""
     file = grid.folder / "grid.json"
     record = read_json(file)
-    if record is not None:
+    if record:
         for entry in record["inits"].values():
             entry.setdefault("set", [])  # earlier versions knew no --init_set
         compare(grid, record)
@@ -247,7 +246,7 @@ def read_inits(texts: Sequence[str]) -> dict[str, dict]:
             if not Path(spec).is_file():
                 raise UserError(f"--init {text}: no such file; or write random or imagenet")
             spec = str(Path(spec).absolute())
-        inits[name] = {"spec": spec, "sha256": sha256(spec), "set": []}
+        inits[name] = {"spec": spec, "sha256": weights_hash(spec), "set": []}
     return inits
 
 
@@ -371,21 +370,11 @@ def locked(grid: Grid) -> Iterator[None]:
         grid.lock = None
 
 
-def sha256(spec: str) -> str | None:
-    """Hash of the file that an initialisation names; None where it names none."""
+def weights_hash(spec: str) -> str | None:
+    """SHA-256 of the file that an initialisation names; None where it names none."""
     if spec in ("random", "imagenet"):
         return None
     try:
-        with open(spec, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(spec)
     except OSError as error:
         raise UserError(f"--init {spec}: cannot be read ({error.strerror})") from error
-
-
-def read_json(path: Path) -> dict | None:
-    """The object in `path`; None where there is none, or none that can be read."""
-    try:
-        contents = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return contents if isinstance(contents, dict) else None

@@ -15,7 +15,7 @@ import torch
 
 from SSLRemoteSensing.core.console import print_line, progress
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.files import write_text
+from SSLRemoteSensing.core.files import read_json, write_text
 from SSLRemoteSensing.workflows.label_efficiency.cells import (
     CellJob,
     arguments,
@@ -25,7 +25,7 @@ from SSLRemoteSensing.workflows.label_efficiency.cells import (
     read_cell,
 )
 from SSLRemoteSensing.workflows.label_efficiency.comparison import METRICS
-from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, Grid, read_json, sha256
+from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, Grid, weights_hash
 
 # A signal to a whole process group or job reaches the cells too, and a second one of a kind ends
 # them without saving: what is passed on is therefore of the other kind.
@@ -137,7 +137,7 @@ def start(
         # Each would take all of them, and threads that wait for a core slow a step many times over.
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // side_by_side)))
     init = grid.known_inits[job.cell.init]
-    if init["sha256"] is not None and sha256(init["spec"]) != init["sha256"]:
+    if weights_hash(init["spec"]) != init["sha256"]:
         raise UserError(f"--init {job.cell.init}={init['spec']}: changed while the grid ran")
     output = grid.path(job.cell) / "output.txt"
     try:
@@ -160,9 +160,8 @@ def finish(grid: Grid, cell_run: Running, stopping: bool, keep_weights: bool) ->
     job, code = cell_run.job, cell_run.process.returncode
     cell, folder = job.cell, grid.path(job.cell)
     old_record, results = (read_json(folder / f"{name}.json") for name in ("cell", "results"))
-    old_record = old_record or {}
     duration = time.monotonic() - cell_run.started
-    good = code == 0 and results is not None
+    good = code == 0 and bool(results)
     error = "" if good or stopping else error_line(folder / "output.txt", cell_run.offset, code)
     record = {"version": 1, **asdict(cell), "status": "done", "returncode": code, "error": error}
     record |= {"tiles": grid.labelled_tiles(cell.fraction), "steps": grid.steps}
