@@ -78,6 +78,5 @@ def lines_of_draws(draws: Sequence[dict]) -> list[str]:
     for key, name in METRICS.items():
         values = [scores[key] for scores in draws]
         if None not in values:
-            interval = estimate_interval([100 * value for value in values])
-            lines.append(f"{name:<24}{interval.mean:>8.2f} ± {interval.half:.2f}")
+            lines.append(f"{name:<24}{estimate_interval(values):.2f}")
     return lines
