@@ -516,7 +516,7 @@ def test_a_wrong_flag_is_told_and_nothing_written(plan, tmp_path, given, said):
     ("key", "value", "said"),
     [
         ("batch_size", 14, "train_cfg.batch_size: a step takes 14 of 13 train tiles"),
-        ("num_step", 0, "num_epoch or num_step must be at least 1"),
+        ("num_step", 0, "num_step=0: must be at least 1"),
         ("clip_grad_norm", float("inf"), "train_cfg.clip_grad_norm=inf: cannot be kept"),
         ("train_data", dict(image_path="none", label_path="."), "train_data: image_path none"),
     ],

@@ -9,6 +9,7 @@ import ast
 import contextlib
 import copy
 import fcntl
+import functools
 import itertools
 import json
 import math
@@ -23,11 +24,11 @@ from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.core.files import make_folder, read_json, sha256, write_text
 from SSLRemoteSensing.core.machine import choose_device
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
-from SSLRemoteSensing.training.settings import divide_batch, require_one_length
-from SSLRemoteSensing.workflows.finetuning import check_segmentation
+from SSLRemoteSensing.training.settings import LoopSettings, split
+from SSLRemoteSensing.workflows.finetuning import SegmentationData, check_segmentation
 from SSLRemoteSensing.workflows.label_efficiency.comparison import format_percent
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+INIT = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.+-]*)=(.+)")
 # Each cell sets these itself, and these differ between machines without changing what is learnt.
 OF_CELLS = ("backbone_cfg.pretrained", "train_cfg.seed", "train_cfg.train_data.fraction")
 OF_CELLS += ("train_cfg.train_data.fraction_seed", "train_cfg.checkpoints.checkpoints_path")
@@ -112,18 +113,19 @@ class Grid:
         """Number of tiles with labels, as `choose_fraction` has it."""
         return max(1, round(fraction * self.tiles))
 
+    @functools.cached_property
+    def loop(self) -> LoopSettings:
+        return split(self.config["train_cfg"], SegmentationData)[1]
+
     @property
     def steps(self) -> int:
         """Of every cell, the same at any fraction."""
-        train_cfg = self.config["train_cfg"]
-        epochs, steps = train_cfg.get("num_epoch"), train_cfg.get("num_step")
-        return epochs * (self.tiles // self.per_step) if steps is None else steps
+        return self.loop.num_step or self.loop.num_epoch * (self.tiles // self.per_step)
 
     @property
     def per_step(self) -> int:
         """Tiles that a step takes."""
-        train_cfg = self.config["train_cfg"]
-        return divide_batch(train_cfg)["batch_size"] * train_cfg.get("accumulate_steps", 1)
+        return self.loop.batch_size * self.loop.accumulate_steps
 
     @property
     def draws(self) -> int:
@@ -181,22 +183,13 @@ def plan_grid(
         folder, config, list(known_inits), known_inits, sorted(fractions), list(seeds),
         lrs, count_tiles(config), against,
     )  # fmt: skip
-    require_length(grid)
+    if grid.per_step > grid.tiles:
+        raise UserError(
+            f"train_cfg.batch_size: a step takes {grid.per_step} of {grid.tiles} train tiles; set "
+            f"a batch_size of at most their number"
+        )
     read_grid(grid)
     return grid
-
-
-def require_length(grid: Grid) -> None:
-    """Raise a `UserError` for a config by which a cell has no step."""
-    train_cfg, per_step = grid.config["train_cfg"], grid.per_step
-    require_one_length(train_cfg.get("num_epoch"), train_cfg.get("num_step"))
-    if not 1 <= per_step <= grid.tiles:
-        raise UserError(
-            f"train_cfg.batch_size: a step takes {per_step} of {grid.tiles} train tiles; set a "
-            f"batch_size of at least 1 and at most their number"
-        )
-    if grid.steps < 1:
-        raise UserError("train_cfg: num_epoch or num_step must be at least 1")
 
 
 def read_grid(grid: Grid) -> None:
@@ -233,13 +226,13 @@ def read_inits(texts: Sequence[str]) -> dict[str, dict]:
     """Name -> dict(spec, sha256, set), with nothing set, of each text of --init."""
     inits = {}
     for text in texts:
-        name, _, spec = text.partition("=")
-        if not spec:
-            raise UserError(f"--init {text}: write NAME=random, NAME=imagenet or NAME=FILE")
-        if not NAME.fullmatch(name):
+        match = INIT.fullmatch(text)
+        if match is None:
             raise UserError(
-                f"--init {text}: a name is of letters, digits and _.+- and names folders"
+                f"--init {text}: write NAME=random, NAME=imagenet or NAME=FILE; a name is of "
+                f"letters, digits and _.+- and names folders"
             )
+        name, spec = match.groups()
         if name.lower() in map(str.lower, inits):
             raise UserError(f"--init {text}: the name {name} stands there twice")
         if spec not in ("random", "imagenet"):

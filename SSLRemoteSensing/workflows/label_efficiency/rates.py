@@ -5,13 +5,11 @@ validation is chosen, by one rule for all initialisations, and only the chosen c
 on the test tiles, once.
 """
 
+import math
 from itertools import product
 
 from SSLRemoteSensing.workflows.label_efficiency.cells import existing_cells, main_miou, read_cell
-from SSLRemoteSensing.workflows.label_efficiency.comparison import (
-    estimate_interval,
-    format_percent,
-)
+from SSLRemoteSensing.workflows.label_efficiency.comparison import format_percent
 from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, Grid, write_grid
 
 DIVERGED = "not finite"  # in the error of a run whose learning rate was too high
@@ -60,20 +58,24 @@ def warnings_of_rates(grid: Grid) -> list[str]:
 
 def mean_by_rate(grid: Grid, init: str, fraction: float) -> dict[float, float] | None:
     """Mean mIoU on validation of each rate none of whose cells diverged; None if not all ended."""
-    means = {}
     # Also the seeds of earlier calls: a choice must not rest on those that happen to be asked for.
-    places = [(cell.init, cell.fraction, cell.seed) for cell in existing_cells(grid)]
-    seeds = {seed for name, share, seed in places if (name, share) == (init, fraction)}
-    seeds |= set(grid.seeds)
-    for lr in grid.lrs:
-        records = [read_cell(grid, Cell(init, fraction, seed, lr)) for seed in sorted(seeds)]
-        values = [
-            main_miou(record.get("val") or {}) if record["status"] == "done" else None
-            for record in records
+    seeds = {cell.seed for cell in existing_cells(grid)
+             if (cell.init, cell.fraction) == (init, fraction)}  # fmt: skip
+    values = {
+        lr: [
+            validation_miou(read_cell(grid, Cell(init, fraction, seed, lr)))
+            for seed in sorted(seeds | set(grid.seeds))
         ]
-        for value, record in zip(values, records, strict=True):
-            if value is None and DIVERGED not in record.get("error", ""):
-                return None
-        if None not in values:
-            means[lr] = estimate_interval(values).mean
-    return means
+        for lr in grid.lrs
+    }
+    if any(None in of_rate for of_rate in values.values()):
+        return None
+    means = {lr: math.fsum(of_rate) / len(of_rate) for lr, of_rate in values.items()}
+    return {lr: mean for lr, mean in means.items() if not math.isnan(mean)}
+
+
+def validation_miou(record: dict) -> float | None:
+    """NaN of a cell that diverged; None of one that has not ended."""
+    if record["status"] == "done":
+        return main_miou(record.get("val") or {})
+    return math.nan if DIVERGED in record.get("error", "") else None
