@@ -30,10 +30,11 @@ from SSLRemoteSensing.workflows.label_efficiency.cells import (
     remaining_jobs,
     rows_of,
 )
-from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, locked, plan_grid, write_grid
+from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, plan_grid, write_grid
 from SSLRemoteSensing.workflows.label_efficiency.jobs import run_jobs, slots_for
 from SSLRemoteSensing.workflows.label_efficiency.rates import choose_rates, warnings_of_rates
 from SSLRemoteSensing.workflows.label_efficiency.report import describe
+from SSLRemoteSensing.workflows.label_efficiency.run import locked
 
 # A stand-in for finetune_seg.py. mIoU is 0.5, and 0.1 more at lr 0.01; test scores are 0.05 lower.
 # In the folder of the grid: `calls` says what ran; a file `fail_NAME`, `diverge_NAME` or `wait`

@@ -8,14 +8,13 @@ that a later edit of the user's file reaches none of them.
 import ast
 import contextlib
 import copy
-import fcntl
 import functools
 import itertools
 import json
 import math
 import pprint
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,7 +36,6 @@ OF_MACHINES += ("train_cfg.checkpoints.max_keep", "train_cfg.checkpoints.save_mi
 # What may differ between initialisations: how a network is trained, not on what or for how long.
 OWN = ("decoder_cfg.transfer", "train_cfg.freeze_backbone", "train_cfg.norm_eval")
 OWN += ("train_cfg.backbone_lr_factor", "train_cfg.optimizer", "train_cfg.lr_schedule")
-REMEDY = "give it another name, or set another --output"
 
 
 @dataclass(frozen=True)
@@ -342,25 +340,6 @@ def write_grid(grid: Grid) -> None:
     ]
     contents = identity(grid) | {"inits": grid.known_inits, "chosen": choices}
     write_text(grid.folder / "grid.json", json.dumps(contents, indent=2) + "\n")
-
-
-@contextlib.contextmanager
-def locked(grid: Grid) -> Iterator[None]:
-    """Keep a second command out of the folder as long as this one, or a cell of it, is running."""
-    make_folder(grid.folder, "--output")
-    with contextlib.ExitStack() as stack:
-        try:
-            file = stack.enter_context(open(grid.folder / ".lock", "w"))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"--output {grid.folder}: another command, or a cell that it left, is running there"
-            ) from error
-        except OSError as error:
-            raise UserError(f"--output {grid.folder}: no locks here ({error.strerror})") from error
-        grid.lock = file.fileno()
-        yield
-        grid.lock = None
 
 
 def weights_hash(spec: str) -> str | None:

@@ -1,18 +1,15 @@
 """A grid from its plan to its report: the cells, the choice of learning rates, what came of it."""
 
-from collections.abc import Sequence
+import contextlib
+import fcntl
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from SSLRemoteSensing.core.config import load_config
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.files import read_json
+from SSLRemoteSensing.core.files import make_folder, read_json
 from SSLRemoteSensing.workflows.label_efficiency.cells import existing_cells, remaining_jobs
-from SSLRemoteSensing.workflows.label_efficiency.grid import (
-    Grid,
-    locked,
-    read_grid,
-    write_grid,
-)
+from SSLRemoteSensing.workflows.label_efficiency.grid import Grid, read_grid, write_grid
 from SSLRemoteSensing.workflows.label_efficiency.jobs import noted_signals, run_jobs
 from SSLRemoteSensing.workflows.label_efficiency.rates import choose_rates, warnings_of_rates
 from SSLRemoteSensing.workflows.label_efficiency.report import choose_protocol, report
@@ -56,6 +53,25 @@ def run_grid(
         if signals:
             raise KeyboardInterrupt(signals[0])
         return not remaining_jobs(grid)
+
+
+@contextlib.contextmanager
+def locked(grid: Grid) -> Iterator[None]:
+    """Keep a second command out of the folder as long as this one, or a cell of it, is running."""
+    make_folder(grid.folder, "--output")
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(grid.folder / ".lock", "w"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"--output {grid.folder}: another command, or a cell that it left, is running there"
+            ) from error
+        except OSError as error:
+            raise UserError(f"--output {grid.folder}: no locks here ({error.strerror})") from error
+        grid.lock = file.fileno()
+        yield
+        grid.lock = None
 
 
 def open_grid(folder: Path, against: str | None = None) -> Grid:
