@@ -154,14 +154,16 @@ def test_best_median_and_worst_are_those_of_the_shares():
     assert (found.of, found.left_out) == (11, 0)
 
 
-def test_equal_tiles_stay_in_order_and_few_are_all_shown():
-    assert numbers(rank([place(i, 5) for i in range(9)])) == {
-        "best": [0, 1, 2], "median": [3, 4, 5], "worst": [8, 7, 6],
-    }  # fmt: skip
-    assert numbers(rank([place(0, 9), place(1, 5)])) == {"all": [1, 0]}
-    assert numbers(rank([place(0, 9), place(1, 5), place(2, 7)])) == {
-        "best": [1], "median": [2], "worst": [0],
-    }  # fmt: skip
+@pytest.mark.parametrize(
+    ("wrong", "groups"),
+    [
+        ([5] * 9, {"best": [0, 1, 2], "median": [3, 4, 5], "worst": [8, 7, 6]}),
+        ([9, 5], {"all": [1, 0]}),
+        ([9, 5, 7], {"best": [1], "median": [2], "worst": [0]}),
+    ],
+)
+def test_equal_tiles_stay_in_order_and_few_are_all_shown(wrong, groups):
+    assert numbers(rank([place(i, w) for i, w in enumerate(wrong)])) == groups
 
 
 def test_tiles_of_which_hardly_anything_is_scored_are_not_ranked():

@@ -76,7 +76,7 @@ def report(grid: Grid, remarks: Sequence[str], metric: str, protocol: str, final
     if protocols and protocol not in protocols:
         remarks.append(f"warning: no result has the protocol {protocol}; this is of {protocols[0]}")
         protocol = protocols[0]
-    answer = [*answer_sentence(rows, grid.baseline, metric, protocol), *remarks]
+    answer = [answer_sentence(rows, grid.baseline, metric, protocol), *remarks]
     title = f"{name}, {METRICS[metric]}, protocol {protocol}"
     facts = [f"Config {name}, kept in config.py.", *describe(grid)]
     write_text(folder / "table.md", markdown(title, answer, facts, rows, grid.baseline))
@@ -90,7 +90,7 @@ def report(grid: Grid, remarks: Sequence[str], metric: str, protocol: str, final
         draw_curves(rows, grid.baseline, metric, protocol, head, files["curves"])
     cells = []
     for row in rows:
-        cell = Cell(row["init"], row["fraction"], row["seed"], row["lr"])
+        cell = Cell.of(row)
         score = row["protocols"].get(protocol, {}).get(metric)
         status = f"{row['status']} {row['error']}".strip()
         cells.append(CellEntry(str(cell), grid.path(cell), status, score))
