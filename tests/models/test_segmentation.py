@@ -296,7 +296,8 @@ def test_map_colours_are_the_palette_s_and_unscored_is_black():
 def test_pictures_show_maps_and_matrix(tiles, tmp_path):
     dataset = open_tiles(tiles)
     palette = [(10, 250, 10), (250, 10, 250)]
-    draw_examples(red_is_one, dataset, ("ground", "roof"), palette, tmp_path / "e.png", count=4)
+    maps, page = {"map": red_is_one}, tmp_path / "e.png"
+    draw_examples(maps, dataset, ("ground", "roof"), palette, page, count=4)
     picture = cv2.imread(str(tmp_path / "e.png"))[:, :, ::-1]
     for colour in palette:
         share = (np.abs(picture.astype(int) - colour).max(axis=2) < 3).mean()
