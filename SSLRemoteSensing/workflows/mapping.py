@@ -18,7 +18,7 @@ from SSLRemoteSensing.inference.outputs import (
     require_absent,
 )
 from SSLRemoteSensing.inference.polygons import require_vectors
-from SSLRemoteSensing.reports.map_page import page_of, require_own_page, write_page_of
+from SSLRemoteSensing.reports.map_page import page_of, require_own_page, write_map_page
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def map_planned(
     if plan.page is not None and distributed.rank() == 0:
         mapped_scenes, errors = ([*itertools.chain(*parts)] for parts in zip(*results, strict=True))
         source = Path(checkpoint)
-        print(write_page_of(plan.page, source, network, plan.outputs, mapped_scenes, errors))
+        print(write_map_page(plan.page, source, network, plan.outputs, mapped_scenes, errors))
     return results
 
 
