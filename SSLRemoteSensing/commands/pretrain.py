@@ -12,13 +12,7 @@ The same command again goes on where a run was stopped. Results: `backbone.pth` 
 `backbone.json` in the checkpoints_path, TensorBoard events and `metrics.jsonl` in the log_path.
 """
 
-from SSLRemoteSensing.core.cli import (
-    Flags,
-    fine_tuning_config,
-    parse,
-    read_config,
-    starting_weights,
-)
+from SSLRemoteSensing.core.cli import Flags, parse, read_config, starting_weights
 from SSLRemoteSensing.core.console import command_line, print_summary
 
 
@@ -42,6 +36,5 @@ def main() -> None:
         results = pretrain(read_config(args, starting_weights(args)), args.dry_run)
         if args.dry_run:
             return
-        words = ("--config_file", fine_tuning_config(args.config_file))
-        words += ("--backbone", results["backbone"])
+        words = ("--config_file", "CONFIG", "--backbone", results["backbone"])
         print_summary(results, [command_line("finetune_seg.py", *words)])

@@ -27,7 +27,6 @@ LOST = re.compile(
     r"connection (closed|reset|refused)|broken pipe|timed? ?out|remote process exited", re.I
 )
 
-
 _alone = False
 
 
@@ -72,12 +71,15 @@ def processes() -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=PATIENCE)
     try:
-        with only_the_first_speaks():
+        with contextlib.ExitStack() as ends:
+            if rank() > 0:
+                sink = ends.enter_context(open(os.devnull, "w"))
+                ends.enter_context(contextlib.redirect_stdout(sink))
+                ends.enter_context(contextlib.redirect_stderr(sink))
             yield
     except UserError as error:
-        raise UserError(
-            f"process {rank()}: {one_line(error)}" if rank() else one_line(error)
-        ) from error
+        number = f"process {rank()}: " if rank() else ""
+        raise UserError(number + one_line(error)) from error
     except RuntimeError as error:
         if not isinstance(error, dist.DistNetworkError) and not LOST.search(str(error)):
             raise
@@ -91,19 +93,6 @@ def processes() -> Iterator[None]:
     # After an error the group is left as it is: to take it down can mean to wait for the others.
     barrier()
     dist.destroy_process_group()
-
-
-@contextlib.contextmanager
-def only_the_first_speaks() -> Iterator[None]:
-    if rank() == 0:
-        yield
-        return
-    with (
-        open(os.devnull, "w") as sink,
-        contextlib.redirect_stdout(sink),
-        contextlib.redirect_stderr(sink),
-    ):
-        yield
 
 
 def all_sum(x: Tensor) -> Tensor:

@@ -35,11 +35,18 @@ PRESSES: list[int] = []  # of Ctrl-C, of which a library may make another error
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM, by its number, and what is to be said of what was done until then."""
+    """A signal that stops the command, by its number, and what is to be said of what was done."""
 
     def __init__(self, number: int, text: str):
         super().__init__(number)
         self.text = text
+
+
+def stop_signal(error: BaseException) -> int:
+    """The number of the signal that an error came of; 0: of none."""
+    if isinstance(error, KeyboardInterrupt):
+        return error.args[0] if error.args else signal.SIGINT
+    return signal.SIGINT if PRESSES and isinstance(error, Exception) else 0
 
 
 @contextlib.contextmanager
@@ -54,12 +61,10 @@ def stoppable(text: str) -> Iterator[None]:
     handler = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
-    except KeyboardInterrupt as stop:
-        raise Stopped(stop.args[0] if stop.args else signal.SIGINT, text) from None
-    except Exception:
-        if not PRESSES:
+    except BaseException as error:
+        if not stop_signal(error):
             raise
-        raise Stopped(signal.SIGINT, text) from None
+        raise Stopped(stop_signal(error), text) from None
     finally:
         if signal.getsignal(signal.SIGTERM) is terminate:
             signal.signal(signal.SIGTERM, handler)
@@ -82,14 +87,12 @@ def run_command(main: Callable[[], None], message: str = "stopped") -> None:
         except UserError as error:
             print(styled("error:", "red", sys.stderr), as_started(one_line(error)), file=sys.stderr)
             sys.exit(2)
-        except KeyboardInterrupt as stop:
-            print_stopped(stop.text if isinstance(stop, Stopped) else message)
-            sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))
-        except Exception:
-            if not PRESSES:
+        except BaseException as error:
+            if not stop_signal(error):
                 raise
-            print_stopped(message)
-            sys.exit(128 + signal.SIGINT)
+            if os.environ.get("RANK", "0") == "0":  # torchrun's other processes need not say it too
+                print(error.text if isinstance(error, Stopped) else message, file=sys.stderr)
+            sys.exit(128 + stop_signal(error))
         finally:
             sys.stdout.flush()  # here, where a reader that has gone can be told from a defect
     except BrokenPipeError:
@@ -111,11 +114,6 @@ def note_ctrl_c() -> None:
     PRESSES.clear()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, note)
-
-
-def print_stopped(message: str) -> None:
-    if os.environ.get("RANK", "0") == "0":  # torchrun's other processes need not say it too
-        print(message, file=sys.stderr)
 
 
 def silence_closed() -> bool:

@@ -69,8 +69,7 @@ class Plan:
 
     def places(self, settings: LoopSettings) -> Iterator[Place]:
         """Where each step that is left stands once it is done, in order."""
-        for step in range(self.first + 1, self.total + 1):
-            yield self.after(step, settings)
+        return (self.after(step, settings) for step in range(self.first + 1, self.total + 1))
 
     def after(self, step: int, settings: LoopSettings) -> Place:
         """Where the run stands when `step` steps are done."""

@@ -13,14 +13,8 @@ from SSLRemoteSensing.training.plan import Plan
 from SSLRemoteSensing.training.train_step import TrainStep
 
 # Parts of a config without which the weights of a checkpoint mean nothing.
-NETWORK_KEYS = (
-    "backbone_cfg",
-    "inpainting_head_cfg",
-    "agr_head_cfg",
-    "examplar_head_cfg",
-    "decoder_cfg",
-    "classes",
-)
+NETWORK_KEYS = ("backbone_cfg", "inpainting_head_cfg", "agr_head_cfg", "examplar_head_cfg")
+NETWORK_KEYS += ("decoder_cfg", "classes")
 # Those that say which moments an optimizer keeps.
 OPTIMIZER_KEYS = {"train_cfg.optimizer.name", "train_cfg.optimizer.amsgrad"}
 
@@ -47,7 +41,7 @@ def resume(
         UserError: another network or optimizer; a last epoch that these steps cannot end.
     """
     compare_cards(state["card"], card, folder)
-    if plan.first >= plan.total and not state["pending"]:
+    if plan.first >= plan.total:
         if not plan.counts_steps and state["epoch"] < plan.epoch(plan.total):
             raise UserError(
                 f"train_cfg.batch_size: the rest of the last epoch is less than a step of "
@@ -58,7 +52,7 @@ def resume(
     step.load_state_dict(state, f"{folder}/latest.pth")
     rank, processes = distributed.rank(), distributed.size()
     for part in state["processes"][rank::processes]:
-        losses.load_state_dict(part["history"], step.device)
+        losses.load_state_dict(part["history"])
     if rank < len(state["processes"]):
         set_random_state(state["processes"][rank]["random"], step.device)
     if state["images"] != images:
@@ -68,10 +62,8 @@ def resume(
             f"going on with steps of {plan.per_step} images, so far {state['per_step']}: at "
             f"image {plan.position(plan.first)['offset']} of the epoch"
         )
-    print(
-        f"going on from {folder}/latest.pth: step {plan.first} of {plan.total}, epoch "
-        f"{plan.epoch(plan.first)}"
-    )
+    place = f"step {plan.first} of {plan.total}, epoch {plan.epoch(plan.first)}"
+    print(f"going on from {folder}/latest.pth: {place}")
     return True
 
 
@@ -89,13 +81,12 @@ def set_random_state(state: dict, device: torch.device) -> None:
 
 def compare_cards(old: dict, new: dict, folder: Path) -> None:
     """Name what changed in the config since the checkpoint; refuse another network or optimizer."""
-    changes = config_changes(old, new)
-    for path, before, now, refused in changes:
-        if not refused:
+    refusals = []
+    for path, before, now, is_refused in config_changes(old, new):
+        if is_refused:
+            refusals.append(f"{path} was {before!r} and is now {now!r}")
+        else:
             warn(f"going on with {path}={now!r}, so far {before!r}")
-    refusals = [
-        f"{path} was {before!r} and is now {now!r}" for path, before, now, no in changes if no
-    ]
     if refusals:
         raise UserError(
             f"{folder}/latest.pth: {', '.join(refusals)}; set another checkpoints_path for a new "

@@ -3,28 +3,36 @@
 import contextlib
 import json
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
-from torch.utils.data import DataLoader
 
 from SSLRemoteSensing.core import checkpoints, distributed
 from SSLRemoteSensing.core.errors import CannotWrite, UserError
 from SSLRemoteSensing.core.files import make_folder
-from SSLRemoteSensing.core.workers import end_workers, name_lost_workers, one_thread
+from SSLRemoteSensing.core.workers import end_workers, name_lost_workers
 from SSLRemoteSensing.training import run_folder
-from SSLRemoteSensing.training.logger import RunLog, Silent
+from SSLRemoteSensing.training.logger import RunLog
 from SSLRemoteSensing.training.meters import LossMeter, Throughput
 from SSLRemoteSensing.training.plan import Plan, images_per_step, make_plan
 from SSLRemoteSensing.training.resume import random_state, resume
-from SSLRemoteSensing.training.sampler import KeySampler
+from SSLRemoteSensing.training.sampler import load
 from SSLRemoteSensing.training.schedules import build_schedule
 from SSLRemoteSensing.training.settings import LoopSettings
-from SSLRemoteSensing.training.signals import Received, signals
 from SSLRemoteSensing.training.task import Place, Task
 from SSLRemoteSensing.training.train_step import TrainStep, open_step
+
+
+@dataclass
+class Received:
+    """Signals so far: the first that stops the run, or 0; whether one asks for a checkpoint."""
+
+    stop: int = 0
+    save: bool = False
 
 
 @dataclass
@@ -32,8 +40,7 @@ class Run:
     """A run that has begun. All processes have one; the first one's alone writes.
 
     Where a file cannot be written, training goes on and the next checkpoint is another attempt;
-    `unsaved` has the reason until then. A checkpoint remembers that something else of its epoch
-    could not be written (`pending`), and a run that goes on from it begins there.
+    `unsaved` has the reason until then.
 
     Attributes:
         card: of the task, in JSON's types.
@@ -48,60 +55,46 @@ class Run:
     plan: Plan
     step: TrainStep
     losses: LossMeter
-    log: RunLog | Silent
+    log: RunLog
     card: dict
     schedule: Callable[[int, int, int], float]
     loading: Iterator[dict]
     received: Received
     best: float | None
-    pending: bool
     unsaved: CannotWrite | None = None
     throughput: Throughput = field(default_factory=Throughput)
     saved_at: float = field(default_factory=time.monotonic)
 
-    def places(self) -> Iterator[Place]:
-        """Where each step that is left stands once it is done."""
-        return self.plan.places(self.settings)
-
-    def first_place(self) -> Place:
-        """Where the run stands before its first step."""
-        return self.plan.after(self.plan.first, self.settings)
-
-    def start_clocks(self) -> None:
-        """What came before the first step is no time of training."""
-        self.throughput.pause()
-        self.saved_at = time.monotonic()
-
     def lr_factor(self, place: Place) -> float:
         return self.schedule(*self.plan.progress(place.step - 1))
 
-    def batches(self) -> Iterator[tuple[dict, bool]]:
-        """The batches of a step, and whether each is the last of them; the wait is counted."""
-        for number in range(self.settings.accumulate_steps):
-            with self.throughput.waiting():
+    def batches(self) -> Iterator[tuple[dict, float, bool]]:
+        """The batches of a step, the share of each in it, and whether it is the last of them; the
+        wait for them is counted."""
+        count = self.settings.accumulate_steps
+        for number in range(count):
+            with self.throughput.spending("waiting"):
                 batch = next(self.loading)
-            yield batch, number == self.settings.accumulate_steps - 1
+            yield batch, 1 / count, number == count - 1
 
     def end_step(self) -> None:
         self.log.step()
         self.throughput.images += self.plan.per_step
 
+    def write(self, place: Place, figures: dict) -> None:
+        """An entry of the log."""
+        self.log.write({"step": place.step, "epoch": place.epoch} | figures)
+
     def ask(self) -> Callable[[], list[int]]:
         """The signal that stops the run, or 0, and whether a checkpoint is asked for: as one of the
         processes knows it now, to be read once the step is under way."""
-        return distributed.ask(self.wishes)
 
-    def wishes(self) -> tuple[int, int]:
-        minutes = self.settings.checkpoints.save_minutes or math.inf
-        is_due = time.monotonic() - self.saved_at >= 60 * minutes
-        return self.received.stop, int(is_due or self.received.save)
+        def wishes() -> tuple[int, int]:
+            minutes = self.settings.checkpoints.save_minutes or math.inf
+            is_due = time.monotonic() - self.saved_at >= 60 * minutes
+            return self.received.stop, int(is_due or self.received.save)
 
-    def begin_saving(self, place: Place) -> None:
-        """Raise a `UserError` where what is to be saved is not finite."""
-        self.received.save = False
-        self.losses.check(self.log.say)
-        self.step.require_finite(place.step)
-        self.unsaved = None
+        return distributed.ask(wishes)
 
     def attempt_to_save(self, write: Callable, *args) -> bool:
         """Call `write` on the first process; whether it could, on the others True."""
@@ -124,19 +117,21 @@ class Run:
         if self.attempt_to_save(checkpoints.write, self.settings.folder / "best.pth", weights):
             self.best = score
 
-    def write_checkpoint(self, place: Place, finished_epoch: int | None) -> None:
-        """Write all that going on needs, after an epoch as its checkpoint, too."""
+    def write_checkpoint(self, place: Place) -> None:
+        """Write all that going on needs, after an epoch as its checkpoint, too; nothing where
+        something else of that epoch could not be written."""
         own = {"random": random_state(self.step.device), "history": self.losses.state_dict()}
         contents = self.step.state_dict() | self.plan.position(place.step)
         contents |= {
             "best": self.best,
             "images": len(self.task.dataset),
-            "pending": self.unsaved is not None,
             "processes": distributed.all_gather_object(own),
             "card": self.card,
         }
+        finished_epoch = place.epoch + 1 if place.is_checkpoint else None
         folder, max_keep = self.settings.folder, self.settings.checkpoints.max_keep
-        self.attempt_to_save(run_folder.save, folder, contents, finished_epoch, max_keep)
+        if self.unsaved is None:
+            self.attempt_to_save(run_folder.save, folder, contents, finished_epoch, max_keep)
         distributed.barrier()
 
     def require_saved(self) -> None:
@@ -144,12 +139,12 @@ class Run:
         if self.unsaved:
             raise self.unsaved
 
-    def end_early(self, place: Place, signal: int) -> None:
-        """End the program as `signal` asks, once all is saved; the last step ends by itself."""
+    def end_early(self, place: Place, number: int) -> None:
+        """End the program as the signal asks, once all is saved; the last step ends by itself."""
         self.require_saved()
         if not place.is_last:
             self.log.say(f"stopped after step {place.step}; the same command goes on from there")
-            raise SystemExit(128 + signal)
+            raise SystemExit(128 + number)
 
 
 @contextlib.contextmanager
@@ -188,48 +183,49 @@ def open_run(task: Task, settings: LoopSettings) -> Iterator[Run | None]:
         losses = LossMeter(task.dataset, limit=max(1, images // 100))
         if rank > 0:  # the weights are the same everywhere, dropout is each process's own
             torch.manual_seed(settings.seed + rank)
-        card, best, pending = plain_card(task.card), None, False
-        if state is not None:
-            if not resume(state, folder, card, plan, images, step, losses):
-                yield None
-                return
-            best, pending = state["best"], state["pending"]
+        # In JSON's types, which a checkpoint can hold without pickling objects.
+        card = json.loads(json.dumps(task.card, default=str))
+        if state is not None and not resume(state, folder, card, plan, images, step, losses):
+            yield None
+            return
+        best = None if state is None else state["best"]
         del state  # its copy of all weights
-        loading = load(task, settings, plan, step.device)
+        batches = load(task, settings, plan, pins=step.device.type == "cuda")
         if task.begin is not None and rank == 0:
             task.begin()
-        log = RunLog(log_folder, plan.first, plan.total, pictures) if rank == 0 else Silent()
+        log = RunLog(log_folder if rank == 0 else None, plan.first, plan.total, pictures)
         ends.callback(log.close)
         ends.enter_context(name_lost_workers())
-        ends.callback(end_workers, loading)
+        ends.callback(end_workers, batches)
         received = ends.enter_context(signals())
         yield Run(
-            task, settings, plan, step, losses, log, card, schedule, iter(step.ahead(loading)),
-            received, best, pending,
+            task, settings, plan, step, losses, log, card, schedule, iter(step.ahead(batches)),
+            received, best,
         )  # fmt: skip
 
 
-def load(task: Task, settings: LoopSettings, plan: Plan, device: torch.device) -> Iterator[dict]:
-    """The batches of this process for the steps that are left, read by its workers."""
-    several = settings.accumulate_steps
-    sampler = KeySampler(
-        len(task.dataset), settings.batch_size, plan.per_epoch * several,
-        plan.index(plan.first) * several, plan.index(plan.total) * several, settings.seed,
-        distributed.rank(), distributed.size(),
-    )  # fmt: skip
-    loader = DataLoader(
-        task.dataset,
-        batch_sampler=sampler,
-        collate_fn=task.collate,
-        num_workers=settings.num_workers,
-        prefetch_factor=4 if settings.num_workers else None,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=one_thread,
-        generator=torch.Generator(),  # its own: the loader must not draw from the model's
-    )
-    return iter(loader)
+@contextlib.contextmanager
+def signals() -> Iterator[Received]:
+    """Note SIGINT and SIGTERM, which stop the run after a step, and SIGUSR1, which has it save; a
+    second SIGINT ends at once.
 
+    A second SIGTERM does not: some batch systems signal a process and its parent, which passes it.
+    """
+    received = Received()
 
-def plain_card(card: dict) -> dict:
-    """`card` in JSON's types, which a checkpoint can hold without pickling objects."""
-    return json.loads(json.dumps(card, default=str))
+    def note(number: int, frame) -> None:
+        if number == signal.SIGUSR1:
+            received.save = True
+            return
+        received.stop = received.stop or number
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
+
+    is_main = threading.current_thread() is threading.main_thread()  # only there can they be set
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) if is_main else ()
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
