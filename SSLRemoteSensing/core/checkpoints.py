@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.files import atomic, write_bytes
+from SSLRemoteSensing.core.files import atomic, sha256, write_bytes
 
 VERSION = 2
 MOST_VALUES = 2**20  # in one file; a list that holds itself has no end
@@ -170,11 +170,6 @@ def write_plain(path: Path, contents: dict, card: dict) -> None:
         save(part, contents)
         full_card = card | {"sha256": sha256(part)}
         card_part.write_text(json.dumps(full_card, indent=2, default=str) + "\n")
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_card(path: Path, contents: dict) -> dict:
