@@ -21,7 +21,7 @@ def fit(task: Task, settings: LoopSettings) -> bool:
             the disk for the last checkpoint.
     """
     with open_run(task, settings) as run:  # lock, checkpoint, loader, log, signals; closes them
-        if run is None:
+        if run.is_finished:
             return False
         step, losses = run.step, run.losses
         if run.plan.first == 0:
@@ -29,8 +29,9 @@ def fit(task: Task, settings: LoopSettings) -> bool:
         run.throughput.pause()  # what came before the first step is no time of training
         run.saved_at = time.monotonic()
         for place in run.plan.places(settings):
-            wishes = run.ask()  # asked now, read once the step is under way: no wait in between
-            step.set_lr(run.lr_factor(place))
+            # Asked now, read once the step is under way: no wait in between.
+            wishes = distributed.ask(run.wishes)
+            step.set_lr(run.schedule(*run.plan.progress(place.step - 1)))
             statistics = step.statistics() if settings.max_skipped_steps else None
             for batch, share, is_last in run.batches():
                 losses.add(place.step, batch, *step.forward_backward(batch, share, is_last))
@@ -41,7 +42,8 @@ def fit(task: Task, settings: LoopSettings) -> bool:
             else:
                 losses.leave_out(place.step, settings.max_skipped_steps, run.log.say)
                 step.undo(statistics)
-            run.end_step()
+            run.log.step()
+            run.throughput.images += run.plan.per_step
             stop, save_now = wishes()
             saves = place.is_checkpoint or stop > 0 or save_now > 0
             # An entry before each checkpoint, which then need not keep what the log has not said.

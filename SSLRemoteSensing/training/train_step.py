@@ -5,6 +5,7 @@ import inspect
 import itertools
 import resource
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -212,10 +213,20 @@ class TrainStep:
         if not torch.stack([value.isfinite().all() for value in values]).all():
             raise UserError(f"step {step}: weights are not finite; {STOPPED}")
 
+    def random_state(self) -> dict:
+        """The states of torch's generators, which dropout draws from."""
+        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+    def set_random_state(self, state: dict) -> None:
+        torch.set_rng_state(state["cpu"])
+        if self.device.type == "cuda" and state["cuda"] is not None:
+            torch.cuda.set_rng_state(state["cuda"], self.device)
+
     def state_dict(self) -> dict:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
 
-    def load_state_dict(self, state: dict, source: str) -> None:
+    def load_state_dict(self, state: dict, source: str | Path) -> None:
         groups = self.optimizer.param_groups
         ours = [{k: v for k, v in group.items() if k != "params"} for group in groups]
         try:
