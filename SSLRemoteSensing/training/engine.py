@@ -29,14 +29,13 @@ def fit(task: Task, settings: LoopSettings) -> bool:
         run.throughput.pause()  # what came before the first step is no time of training
         run.saved_at = time.monotonic()
         for place in run.plan.places(settings):
-            # Asked now, read once the step is under way: no wait in between.
-            wishes = distributed.ask(run.wishes)
+            wishes = distributed.ask(run.wishes)  # read once the step is under way: no wait
             step.set_lr(run.schedule(*run.plan.progress(place.step - 1)))
             statistics = step.statistics() if settings.max_skipped_steps else None
             for batch, share, is_last in run.batches():
                 losses.add(place.step, batch, *step.forward_backward(batch, share, is_last))
             norm = step.gradient_norm()
-            losses.add_gradient(place.step, norm)
+            losses.norms[place.step] = norm
             if statistics is None or losses.is_finite(place.step):
                 step.update(norm)
             else:
@@ -52,9 +51,8 @@ def fit(task: Task, settings: LoopSettings) -> bool:
             probe(run, place)
             if saves:
                 save(run, place)
-            if stop:
-                run.end_early(place, stop)
-        run.require_saved()
+            if stop or place.is_last:
+                run.end(place, stop)
         return True
 
 
@@ -66,11 +64,8 @@ def observe(run: Run, place: Place, batch: dict) -> None:
     due = [monitor for monitor in run.task.monitors if monitor.is_due(place)]
     if not place.logs and not due:
         return
-    figures, counts = {}, {}
-    if place.logs:
-        figures, counts = run.losses.take(run.log.say)
-    else:
-        run.losses.check(run.log.say)  # what is not finite is nothing to look at
+    run.losses.check(run.log.say)  # what is not finite is nothing to look at
+    figures, counts = run.losses.take() if place.logs else ({}, {})
     sights = []
     run.step.wait()  # else the time of steps still under way would count as watching
     with run.throughput.spending("watching"):
@@ -106,7 +101,6 @@ def probe(run: Run, place: Place) -> None:
 
 
 def tell(run: Run, place: Place, seen: Seen) -> None:
-    """Warn of what was seen, and show its pictures."""
     run.log.warn(seen.warnings)
     if seen.pictures:
         run.log.show(seen.pictures, place.step)

@@ -38,13 +38,8 @@ class RunLog:
         self.folder, self.first, self.total, self.pictures = folder, first, total, pictures
         self.started = time.monotonic()
         self.warned: set[str] = set()
-        self.bar = tqdm(
-            total=total,
-            initial=first,
-            unit="step",
-            dynamic_ncols=True,
-            disable=folder is None or not sys.stderr.isatty(),
-        )
+        hidden = folder is None or not sys.stderr.isatty()
+        self.bar = tqdm(total=total, initial=first, unit="step", dynamic_ncols=True, disable=hidden)
         if folder is None:
             return
         self.path = folder / "metrics.jsonl"
@@ -92,20 +87,20 @@ class RunLog:
 
         A disk that is full does not end the run.
         """
-        sizes = {name: pixels.shape[:2] for name, pixels in pictures.items()}
-        coded = {
-            name: cv2.imencode(".png", pixels[:, :, ::-1])[1].tobytes()
-            for name, pixels in pictures.items()
-        }
-        self.board.show(step, {name: (*sizes[name], data) for name, data in coded.items()})
-        if self.pictures is not None:
-            try:
-                self.pictures.mkdir(parents=True, exist_ok=True)
-                for name, data in coded.items():
-                    write_bytes(self.pictures / f"step_{step:07d}_{name}.png", data)
-            except (OSError, CannotWrite) as error:
-                message = f"{self.pictures}: pictures are lost ({error}); training goes on"
-                self.warn({"pictures": message})
+        files = {}  # name -> height, width, PNG
+        for name, pixels in pictures.items():
+            data = cv2.imencode(".png", pixels[:, :, ::-1])[1].tobytes()
+            files[name] = (*pixels.shape[:2], data)
+        self.board.show(step, files)
+        if self.pictures is None:
+            return
+        try:
+            self.pictures.mkdir(parents=True, exist_ok=True)
+            for name, (_, _, data) in files.items():
+                write_bytes(self.pictures / f"step_{step:07d}_{name}.png", data)
+        except (OSError, CannotWrite) as error:
+            text = f"{self.pictures}: pictures are lost ({error}); training goes on"
+            self.warn({"pictures": text})
 
     def complain(self, error: OSError) -> None:
         self.warn({"entries": f"{self.folder}: entries are lost ({error}); training goes on"})

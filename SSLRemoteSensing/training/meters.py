@@ -44,12 +44,8 @@ class LossMeter:
         self.unsaid: set[int] = set()
 
     def add(self, step: int, batch: dict, losses: dict, counts: dict) -> None:
-        """Keep the losses of a batch, and what else was counted in it: whole numbers, by name."""
         self.batches.append(Batch(step, batch["index"], losses, counts))
         self.note(batch.get("skipped", ()))
-
-    def add_gradient(self, step: int, norm: Tensor) -> None:
-        self.norms[step] = norm
 
     def note(self, skipped: Iterable[int]) -> None:
         """Count files that could not be read; raise `UserError` where they are too many."""
@@ -65,10 +61,7 @@ class LossMeter:
 
     def check(self, say: Callable) -> None:
         """Name the files skipped since the last call; raise `UserError` if a loss or gradient is
-        not finite.
-
-        All processes call it at the same steps.
-        """
+        not finite. All processes call it at the same steps."""
         reports = distributed.all_gather_object((self.unsaid, self.not_finite()))
         for unsaid, _ in reports:
             self.note(unsaid)
@@ -85,17 +78,14 @@ class LossMeter:
         device."""
         sums = [(b.step, torch.stack([*b.losses.values()]).sum()) for b in self.batches]
         sums = [(step, value) for step, value in [*self.norms.items(), *sums] if step >= since]
-        if not sums:
-            return None
-        finite = torch.stack([value.float() for _, value in sums]).isfinite().tolist()
+        values = [value.float() for _, value in sums]
+        finite = torch.stack(values).isfinite().tolist() if sums else []
         wrong = [step for (step, _), good in zip(sums, finite, strict=True) if not good]
         return min(wrong, default=None)
 
     def culprits(self, step: int) -> tuple[str, str]:
-        """What is not finite at `step`, 'loss agr' or 'the gradient', and the files it came of.
-
-        All processes call it, and all get the same.
-        """
+        """What is not finite at `step`, 'loss agr' or 'the gradient', and the files it came of; the
+        same for all processes, which all call it."""
         mine = [batch for batch in self.batches if batch.step == step]
         names = [n for batch in mine for n, loss in batch.losses.items() if not loss.isfinite()]
         files = [str(self.dataset.name(int(i))) for batch in mine for i in batch.index]
@@ -107,10 +97,8 @@ class LossMeter:
         return what, ", ".join(file for _, files in guilty for file in files)
 
     def is_finite(self, step: int) -> bool:
-        """Whether all processes' losses and gradients of `step`, the last, are; waits for the
-        device."""
-        steps = distributed.all_gather_object(self.not_finite(step))
-        return all(step is None for step in steps)
+        """Whether all processes' losses and gradients of `step`, the last, are."""
+        return not any(distributed.all_gather_object(self.not_finite(step)))
 
     def leave_out(self, step: int, limit: int, say: Callable) -> None:
         """Forget the losses of `step`, which are not finite, and say whose they were.
@@ -130,15 +118,14 @@ class LossMeter:
             )
         say(f"{message}, left out ({self.left_out} of at most {limit}); files: {files}")
 
-    def take(self, say: Callable) -> tuple[dict[str, float], dict[str, Tensor]]:
+    def take(self) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Figures of the steps since the last call, and sums of what was counted in them, int64 on
         the CPU, by name.
 
-        All processes call it, after as many steps. The figures are means over steps and processes,
-        checked: `loss`, each loss by name, `gradient_norm`, before it is clipped, and of several
-        losses `share_NAME`, the share of each in their sum.
+        All processes call it, after as many steps. The figures are means over steps and processes:
+        `loss`, each loss by name, `gradient_norm`, before it is clipped, and of several losses
+        `share_NAME`, the share of each in their sum.
         """
-        self.check(say)
         batches, norms = self.batches, self.norms
         self.batches, self.norms = [], {}
         if not batches:  # all left out

@@ -59,7 +59,6 @@ class Plan:
         return self.index(step) * self.per_step
 
     def ends_epoch(self, done: int) -> bool:
-        """Whether an epoch ends when `done` steps are done."""
         return self.index(done) % self.per_epoch == 0
 
     def progress(self, step: int) -> tuple[int, int, int]:
@@ -86,8 +85,7 @@ class Plan:
         return {"step": step, "epoch": epoch, "offset": offset, "per_step": self.per_step}
 
     def describe(self) -> str:
-        steps = f"{self.per_epoch} steps of {self.per_step} an epoch"
-        return f"{steps}, {self.total} steps in all"
+        return f"{self.per_epoch} steps of {self.per_step} an epoch, {self.total} steps in all"
 
 
 def make_plan(

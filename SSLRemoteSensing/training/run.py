@@ -171,20 +171,20 @@ class Run:
         contents = self.step.state_dict() | self.plan.position(place.step)
         contents |= {"best": self.best, "images": len(self.task.dataset), "card": self.card}
         contents["processes"] = distributed.all_gather_object(own)
-        epoch, max_keep = place.epoch + 1, self.settings.checkpoints.max_keep
+        finished_epoch = place.epoch + 1 if place.is_checkpoint else None
+        max_keep = self.settings.checkpoints.max_keep
         if self.unsaved is None:
-            finished_epoch = epoch if place.is_checkpoint else None
             self.attempt_to_save(run_folder.save, self.folder, contents, finished_epoch, max_keep)
         distributed.barrier()
 
-    def require_saved(self) -> None:
-        """Raise the `CannotWrite` of what the last checkpoint could not write."""
+    def end(self, place: Place, number: int) -> None:
+        """End the program as signal `number` asks, but for the last step, which ends by itself.
+
+        Raises:
+            CannotWrite: something of the last checkpoint could not be written.
+        """
         if self.unsaved:
             raise self.unsaved
-
-    def end_early(self, place: Place, number: int) -> None:
-        """End the program as the signal asks, once all is saved; the last step ends by itself."""
-        self.require_saved()
         if not place.is_last:
             self.log.say(f"stopped after step {place.step}; the same command goes on from there")
             raise SystemExit(128 + number)
@@ -208,10 +208,8 @@ def open_run(task: Task, settings: LoopSettings) -> Iterator[Run]:
 
 @dataclass
 class Received:
-    """Signals so far: the first that stops the run, or 0; whether one asks for a checkpoint."""
-
-    stop: int = 0
-    save: bool = False
+    stop: int = 0  # the first signal that stops the run, or none
+    save: bool = False  # one asks for a checkpoint
 
 
 @contextlib.contextmanager

@@ -47,22 +47,17 @@ class KeySampler:
         return max(0, self.last - self.first)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order, drawn = None, None
         for number in range(self.first, self.last):
             epoch, place = divmod(number, self.per_epoch)
-            if epoch != drawn:
+            if number == self.first or place == 0:
                 order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
-                drawn = epoch
             start = (place * self.processes + self.rank) * self.batch_size
             yield [(epoch, int(index)) for index in order[start : start + self.batch_size]]
 
 
 def load(task: Task, settings: LoopSettings, plan: Plan, pins: bool) -> Iterator[dict]:
-    """The batches of this process for the steps that are left, read by its workers.
-
-    Args:
-        pins: in memory that a GPU copies from while it works.
-    """
+    """The batches of this process for the steps that are left, read by its workers; where it `pins`
+    them, into memory that a GPU copies from while it works."""
     several = settings.accumulate_steps
     sampler = KeySampler(
         len(task.dataset), settings.batch_size, plan.per_epoch * several,

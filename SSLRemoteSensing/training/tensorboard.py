@@ -124,10 +124,8 @@ def tag(key: str) -> str:
 
 def charts(keys: Iterable[str]) -> dict:
     """The charts that have a curve among `keys`, for `SummaryWriter.add_custom_scalars`."""
-    tags = [tag(key) for key in keys]
-    shown = {
-        title: ["Multiline", patterns]
-        for title, patterns in CHARTS.items()
-        if any(re.fullmatch(pattern, name) for pattern in patterns for name in tags)
-    }
+    tags, shown = [tag(key) for key in keys], {}
+    for title, patterns in CHARTS.items():
+        if any(re.fullmatch(pattern, name) for pattern in patterns for name in tags):
+            shown[title] = ["Multiline", patterns]
     return {"run": shown} if shown else {}

@@ -47,14 +47,10 @@ class TrainStep:
     it.
 
     With several processes the gradient is the mean over them. `sync_bn` alone makes the CPU wait
-    for the GPU, in each of its layers.
+    for the GPU, in each of its layers. The arguments are as `LoopSettings` has them.
 
     Args:
-        optimizer: an entry of `OPTIMIZERS` by `name`, with its parameters.
-        precision: 'fp32'; 'bf16' (autocast); 'auto', bf16 where the hardware has it.
-        compile: False, True, or a mode of torch.compile.
         param_groups: groups as torch's optimizers take them, with `lr_factor` besides.
-        sync_bn: take the statistics of batch normalization over all processes.
     """
 
     def __init__(
@@ -125,19 +121,20 @@ class TrainStep:
         if self.device.type != "cuda":
             yield from batches
             return
-        stream, waiting = torch.cuda.Stream(self.device), []
+        stream, before = torch.cuda.Stream(self.device), None
         for batch in itertools.chain(batches, [None]):
             if batch is not None:
                 with torch.cuda.stream(stream):
                     moved = self.to_device(batch)
-                    waiting.append((batch, moved, stream.record_event()))
-            if len(waiting) == 2 or (waiting and batch is None):
-                before, moved, copied = waiting.pop(0)
+                    begun = batch, moved, stream.record_event()
+            if before is not None:
+                batch_before, tensors, copied = before
                 now = torch.cuda.current_stream(self.device)
-                now.wait_event(copied)  # this stream does, not the CPU
-                for value in moved.values():  # their memory is not free before it is done
+                now.wait_event(copied)  # the stream waits, not the CPU
+                for value in tensors.values():  # their memory is not free before it is done
                     value.record_stream(now)
-                yield before | moved
+                yield batch_before | tensors
+            before = begun if batch is not None else None
 
     def autocast(self) -> torch.autocast:
         enabled = self.precision == "bf16"
@@ -148,10 +145,8 @@ class TrainStep:
             return self.net(batch)
 
     def observe(self, watch: Callable, *given):
-        """What `watch` makes of what it is given, in the precision of training.
-
-        The first process alone does so: nothing in it is put together with the others.
-        """
+        """What `watch` makes of what it is given, in the precision of training, by the first
+        process alone: nothing in it is put together with the others."""
         with distributed.alone(), self.autocast():
             return watch(*given)
 
@@ -232,32 +227,17 @@ class TrainStep:
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-            # The moments are the checkpoint's; rate, decay and the like are the config's.
-            for group, settings in zip(self.optimizer.param_groups, ours, strict=True):
-                group.update(settings)
-            self.lay_out_moments()
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{source}: is of another network or optimizer than the config's ({reason}); "
                 f"set another checkpoints_path or the old config"
             ) from error
-
-    def lay_out_moments(self) -> None:
-        """Lay out what the optimizer remembers of each weight as the weight itself is.
-
-        Fused kernels go through both in memory's order, and would pair values of different places
-        where a checkpoint was written in another memory format. They count steps on the device.
-        """
-        pairs = [(group, w) for group in self.optimizer.param_groups for w in group["params"]]
-        for group, weight in pairs:
-            on_device = group.get("fused") or group.get("capturable")
-            state = self.optimizer.state[weight]
-            for key, value in state.items():
-                if isinstance(value, Tensor) and value.shape == weight.shape:
-                    state[key] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
-                elif isinstance(value, Tensor):
-                    state[key] = value.to(weight.device if on_device else "cpu")
+        for group, settings in zip(self.optimizer.param_groups, ours, strict=True):
+            # The moments are the checkpoint's; rate, decay and the like are the config's.
+            group.update(settings)
+            for weight in group["params"]:
+                lay_out_moments(self.optimizer.state[weight], weight, group)
 
     def describe(self) -> str:
         device = str(self.device)
@@ -277,6 +257,20 @@ class TrainStep:
         """Until the device has done what it was given; a CPU always has."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def lay_out_moments(state: dict, weight: Tensor, group: dict) -> None:
+    """Lay out what an optimizer remembers of a weight as the weight itself is.
+
+    Fused kernels go through both in memory's order, and would pair values of different places where
+    a checkpoint was written in another memory format. They count steps on the device.
+    """
+    on_device = group.get("fused") or group.get("capturable")
+    for key, value in state.items():
+        if isinstance(value, Tensor) and value.shape == weight.shape:
+            state[key] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+        elif isinstance(value, Tensor):
+            state[key] = value.to(weight.device if on_device else "cpu")
 
 
 def with_fused(optimizer: dict) -> dict:
