@@ -126,21 +126,19 @@ def start(program: str, commands: Mapping[str, tuple[str, str]], words: list[str
         UserError: an unknown command.
     """
     name = words[0] if words else "--help"
-    if name == "--version":
-        print_versions()
-    elif name in ("-h", "--help"):
-        width = max(map(len, commands))
-        print(f"usage: {program} COMMAND ...\n")
-        for command, (_, line) in commands.items():
-            print(f"  {command:<{width}}  {line}")
-        print(f"\n{program} COMMAND --help has the flags of each, and examples.")
-    elif name not in commands:
-        hint = nearest(name, commands)
-        raise UserError(f"{program} {name}: no such command, {hint}")
-    else:
+    if name in commands:
         sys.argv = [f"{program} {name}", *words[1:]]
         # Only the one that is called for: others load more.
         import_module(f"SSLRemoteSensing.commands.{commands[name][0]}").main()
+    elif name == "--version":
+        print_versions()
+    elif name in ("-h", "--help"):
+        width = max(map(len, commands))
+        lines = [f"  {command:<{width}}  {line}" for command, (_, line) in commands.items()]
+        print(f"usage: {program} COMMAND ...\n", *lines, sep="\n")
+        print(f"\n{program} COMMAND --help has the flags of each, and examples.")
+    else:
+        raise UserError(f"{program} {name}: no such command, {nearest(name, commands)}")
 
 
 def config_words(args: argparse.Namespace, *names: str) -> list[str]:

@@ -51,11 +51,6 @@ def alone() -> Iterator[None]:
         _alone = before
 
 
-def local_rank() -> int:
-    """The number of this process on its machine, from 0: the GPU it takes."""
-    return int(os.environ["LOCAL_RANK"]) if dist.is_initialized() else 0
-
-
 @contextlib.contextmanager
 def processes() -> Iterator[None]:
     """Join the processes that torchrun started for as long as the block (or function) lasts.
@@ -120,9 +115,7 @@ class _AllSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
-        gradient = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(gradient)
-        return gradient
+        return _AllSum.forward(ctx, gradient)
 
 
 _all_sum = _AllSum.apply
@@ -149,10 +142,8 @@ def broadcast_buffers(module: torch.nn.Module) -> None:
 
 def all_mean(values: dict[str, float]) -> dict[str, float]:
     """The mean of each number over the processes."""
-    if size() == 1:
-        return values
-    sums = all_sum(torch.tensor(list(values.values()), dtype=torch.float64))
-    return dict(zip(values, (sums / size()).tolist(), strict=True))
+    means = all_sum(torch.tensor(list(values.values()), dtype=torch.float64)) / size()
+    return dict(zip(values, means.tolist(), strict=True))
 
 
 def all_gather_object(value) -> list:

@@ -31,7 +31,7 @@ def about(what: str) -> Iterator[None]:
         raise UserError(f"{what}: {error}") from error
 
 
-PRESSES: list[int] = []  # of Ctrl-C, of which a library may make another error
+PRESSES: list[int] = []  # of Ctrl-C: a library that it meets while it is imported may hide it
 
 
 class Stopped(KeyboardInterrupt):
@@ -80,7 +80,9 @@ def run_command(main: Callable[[], None], message: str = "stopped") -> None:
     """
     # It asks a run for a checkpoint; before its first step there is none to write.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    note_ctrl_c()
+    PRESSES.clear()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, note_ctrl_c)
     try:
         try:
             main()
@@ -101,31 +103,21 @@ def run_command(main: Callable[[], None], message: str = "stopped") -> None:
         sys.exit(128 + signal.SIGPIPE)
 
 
-def note_ctrl_c() -> None:
-    """Where SIGINT raises a KeyboardInterrupt, have it noted in `PRESSES`, too.
-
-    A library that is interrupted while it is imported may make another error of it.
-    """
-
-    def note(number: int, frame) -> None:
-        PRESSES.append(number)
-        raise KeyboardInterrupt
-
-    PRESSES.clear()
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, note)
+def note_ctrl_c(number: int, frame) -> None:
+    """SIGINT raises a KeyboardInterrupt, of which a library may make another error."""
+    PRESSES.append(number)
+    raise KeyboardInterrupt
 
 
 def silence_closed() -> bool:
     """Whether nobody reads stdout or stderr any more; what is still printed there goes nowhere."""
-    is_closed = False
+    poll = select.poll()
     for number in (1, 2):
-        poll = select.poll()
         poll.register(number, 0)
-        if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-            is_closed = True
-    return is_closed
+    closed = [number for number, event in poll.poll(0) if event & (select.POLLERR | select.POLLHUP)]
+    for number in closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    return bool(closed)
 
 
 def one_line(error: UserError) -> str:

@@ -1,5 +1,6 @@
 """The machine: device, precision, versions of what is installed."""
 
+import os
 import platform
 import re
 import subprocess
@@ -20,14 +21,14 @@ PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless")
 
 def versions() -> dict[str, str | None]:
     """Versions of Python, this code (with its commit in a checkout) and what it computes with."""
-    root = Path(__file__).resolve().parents[2]  # installed elsewhere, it has no .git
+    root, result = Path(__file__).resolve().parents[2], {"python": platform.python_version()}
     command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
     try:
         process = subprocess.run(command, capture_output=True, text=True, check=True)
-        commit = process.stdout.strip() if (root / ".git").exists() else None
+        # Installed elsewhere, it has no .git.
+        result["commit"] = process.stdout.strip() if (root / ".git").exists() else None
     except (OSError, subprocess.CalledProcessError):
-        commit = None
-    result = {"python": platform.python_version(), "commit": commit}
+        result["commit"] = None
     for name in ("SSLRemoteSensing", *PACKAGES):
         try:
             result[name] = metadata.version(name)
@@ -73,7 +74,8 @@ def choose_device(name: str, setting: str = "train_cfg.device=") -> "torch.devic
         return device
     is_distributed = distributed.size() > 1
     # 'cuda:0', as the published configs have it, would be the same GPU for all.
-    device = torch.device("cuda", distributed.local_rank() if is_distributed else device.index or 0)
+    index = int(os.environ["LOCAL_RANK"]) if is_distributed else device.index or 0
+    device = torch.device("cuda", index)
     if device.index >= count:
         flag = setting if setting.startswith("--") else f"--set {setting}"
         remedy = "start one process a GPU" if is_distributed else f"pass {flag}auto"
