@@ -92,7 +92,7 @@ def test_a_hundred_broken_files_of_ten_thousand_are_passed_over(pretext_config, 
 
 def test_two_broken_files_in_a_hundred_stop_the_run(many, pretext_config):
     break_some(many, 6)
-    with pytest.raises(UserError, match="[4-6] files cannot be read, more than 1 % of 300; repair"):
+    with pytest.raises(UserError, match=r"[4-6] files cannot be read, more than 1 % of 300"):
         train(pretext_config)
 
 
