@@ -398,10 +398,10 @@ def test_a_step_that_is_left_out_counts_in_no_accuracy():
     for step, good in ((1, 1.0), (2, math.nan)):
         loss = {"agr": torch.tensor(good)}
         history.add(step, {"index": []}, loss, {"agr_confusion": torch.eye(2).long() * step})
-        history.add_gradient(step, torch.tensor(good))
+        history.norms[step] = torch.tensor(good)
     history.leave_out(2, limit=1, say=print)
-    assert history.take_counts()["agr_confusion"].tolist() == [[1, 0], [0, 1]]
-    assert history.take_counts() == {}
+    assert history.take()[1]["agr_confusion"].tolist() == [[1, 0], [0, 1]]
+    assert history.take() == ({}, {})
 
 
 def test_shares_are_those_of_the_weighted_losses(config):
@@ -633,12 +633,12 @@ def test_vis_step_zero_draws_nothing(config, tmp_path):
 
 
 def test_a_run_that_goes_on_has_each_step_once(config, tmp_path):
-    """Stopped at step 7 and gone on with: entries, curves and pictures as of a straight run."""
+    """Stopped at step 8 and gone on with: entries, curves and pictures as of a straight run."""
     config["train_cfg"]["log"] |= dict(with_vis=True)
     train(config)
     halted = moved(config, tmp_path / "halted")
     with pytest.raises(SystemExit):
-        train(halted, sabotage=interrupt_at(7))
+        train(halted, sabotage=interrupt_at(8))
     stray = tmp_path / "halted/log/vis/step_0000009_inpainting.png"
     stray.write_bytes(b"of a step after the checkpoint")
     time.sleep(1.1)  # event files are named, and so put in order, by the second
@@ -727,9 +727,9 @@ def test_the_clock_leaves_watching_out_of_the_speed_of_training(monkeypatch):
     clock = Throughput()
     clock.images = 30
     now[0] += 2
-    with clock.waiting():
+    with clock.spending("waiting"):
         now[0] += 1
-    with clock.watching():
+    with clock.spending("watching"):
         now[0] += 7
     rates = dict(images_per_second=30 / 3, data_wait=1 / 3, watching=7 / 10)
     assert clock.lap() == pytest.approx(rates)
@@ -739,7 +739,7 @@ def test_pictures_that_are_asked_for_where_there_are_none_are_refused(seg_config
     seg_config["train_cfg"]["log"] |= dict(with_vis=True)
     with pytest.raises(UserError, match="with_vis=True: there are pictures of pre-training only"):
         open_network(seg_config)
-    with pytest.raises(UserError, match="vis_step=-1: must be at least 1, or 0"):
+    with pytest.raises(UserError, match="vis_step=-1: must be at least 0"):
         LogSettings("log", vis_step=-1)
 
 
