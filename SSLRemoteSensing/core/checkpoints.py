@@ -102,11 +102,7 @@ def check_values(contents) -> None:
 
 
 def write(path: str | Path, contents: dict) -> None:
-    """Write a checkpoint of a run, whole or not at all.
-
-    Raises:
-        CannotWrite: the disk is full, say; what was there before is still there.
-    """
+    """Write a checkpoint of a run, whole or not at all (`CannotWrite`)."""
     with atomic(path) as part:
         save(part, contents | {"format_version": VERSION})
 
@@ -124,11 +120,8 @@ def save(path: Path, contents: dict) -> None:
 
 
 def read_network(path: str | Path, classes: Sequence[str]) -> dict:
-    """The contents of a run's checkpoint, its network not yet in any module.
-
-    Raises:
-        UserError: no checkpoint of a network, or one of other classes.
-    """
+    """The contents of a run's checkpoint, its network not yet in any module; a `UserError` for one
+    of no network, or of other classes."""
     contents = read(path)
     if "model" not in contents:
         raise UserError(
@@ -143,11 +136,8 @@ def read_network(path: str | Path, classes: Sequence[str]) -> dict:
 
 
 def load_network(model: nn.Module, contents: dict, source: str | Path) -> None:
-    """Load what `read_network` read from `source` into `model`, every entry of it.
-
-    Raises:
-        UserError: it is of another network.
-    """
+    """Load what `read_network` read from `source` into `model`, every entry of it; a `UserError`
+    where it is of another network."""
     try:
         model.load_state_dict(contents["model"])
     except (KeyError, RuntimeError) as error:

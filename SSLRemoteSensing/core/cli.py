@@ -151,14 +151,8 @@ def config_words(args: argparse.Namespace, *names: str) -> list[str]:
 
 
 def read_config(args: argparse.Namespace, pretrained: bool | str | None = None) -> dict:
-    """The config that the flags of `Flags.config` ask for.
-
-    Args:
-        pretrained: in place of backbone_cfg.pretrained, as `starting_weights` has it.
-
-    Raises:
-        UserError: as `load_config`.
-    """
+    """The config that the flags of `Flags.config` ask for, `pretrained` from `starting_weights` in
+    place of backbone_cfg.pretrained. Raises as `load_config`."""
     paths = []
     for part, key in (("checkpoints", "checkpoints_path"), ("log", "log_path")):
         if getattr(args, key, None):

@@ -11,11 +11,8 @@ from SSLRemoteSensing.training.task import Place
 
 
 def images_per_step(images: int, settings: LoopSettings) -> int:
-    """Images that a step of all processes takes, of `images` that each of them sees.
-
-    Raises:
-        UserError: processes that see other images than the first; fewer than a step takes.
-    """
+    """Images that a step of all processes takes, of `images` that each of them sees. Raises a
+    `UserError` for processes that see others than the first, or fewer than a step takes."""
     processes = distributed.size()
     distributed.require_equal("data", images, "give all machines the same images")
     require_images(images, settings.batch_size, settings.accumulate_steps, processes)

@@ -17,11 +17,8 @@ class Rehearsal(NamedTuple):
 
 
 def rehearse(task: Task, settings: LoopSettings) -> None:
-    """Run two steps of `task`; print sizes, losses, memory and what the second step took.
-
-    Raises:
-        UserError: what `engine.fit` refuses before it goes on from a checkpoint.
-    """
+    """Run two steps of `task`; print sizes, losses, memory and what the second step took. What
+    `engine.fit` refuses before it goes on from a checkpoint is refused."""
     images = len(task.dataset)
     per_step = images_per_step(images, settings)
     build_schedule(settings.lr_schedule)

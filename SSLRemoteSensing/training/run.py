@@ -87,10 +87,7 @@ class Run:
 
     def go_on(self, state: dict) -> bool:
         """Give network, optimizer, generators and losses what `state`, from `run_folder.read`,
-        holds of them; say what differs.
-
-        Returns:
-            Whether anything is left to do.
+        holds of them; say what differs. Whether anything is left to do.
 
         Raises:
             UserError: another network or optimizer; a last epoch that these steps cannot end.
@@ -178,10 +175,9 @@ class Run:
         distributed.barrier()
 
     def end(self, place: Place, number: int) -> None:
-        """End the program as signal `number` asks, but for the last step, which ends by itself.
+        """End the program as signal `number` asks; after the last step it ends by itself.
 
-        Raises:
-            CannotWrite: something of the last checkpoint could not be written.
+        What could not be written of the last checkpoint is an error.
         """
         if self.unsaved:
             raise self.unsaved

@@ -26,12 +26,8 @@ EPOCH_FILE = re.compile(r"epoch_(\d+)\.pth")
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other runs out of `folder` for as long as the block lasts; clear up after killed ones.
-
-    The lock is the system's, on the file `.lock`: it ends with the process, however that ends.
-
-    Raises:
-        UserError: another run holds it.
+    """Keep other runs out of `folder` while the block lasts, or raise a `UserError` where one is
+    there; clear up after killed ones. The lock on `.lock` ends with the process, however that ends.
     """
     path = folder / ".lock"
     lock = lock_file(path)
@@ -105,11 +101,8 @@ def epochs(folder: Path) -> list[tuple[int, Path]]:
 
 
 def save(folder: Path, state: dict, finished_epoch: int | None, max_keep: int) -> None:
-    """Write `latest.pth`; after an epoch `epoch_NNNN.pth` too, the newest `max_keep` kept.
-
-    Raises:
-        CannotWrite: the disk is full, say; no file has been replaced by less.
-    """
+    """Write `latest.pth`; after an epoch `epoch_NNNN.pth` too, the newest `max_keep` kept. Where a
+    `CannotWrite` is raised no file has been replaced by less."""
     if finished_epoch is None:
         checkpoints.write(folder / "latest.pth", state)
         return

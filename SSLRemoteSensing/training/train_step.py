@@ -25,11 +25,7 @@ CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # modes of torch.compile
 def open_step(
     model: nn.Module, settings: LoopSettings, param_groups: list[dict] | None = None
 ) -> "TrainStep":
-    """The step of `model` as `settings` say.
-
-    Raises:
-        UserError: a device, mode or optimizer that cannot be had.
-    """
+    """The step of `model` as `settings` say; a `UserError` for what of them cannot be had."""
     device, compile = choose_device(settings.device), settings.compile
     if device.type == "cuda" and settings.accumulate_steps > 1 and compile in CUDA_GRAPHS:
         raise UserError(
