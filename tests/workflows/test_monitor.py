@@ -633,12 +633,12 @@ def test_vis_step_zero_draws_nothing(config, tmp_path):
 
 
 def test_a_run_that_goes_on_has_each_step_once(config, tmp_path):
-    """Stopped at step 8 and gone on with: entries, curves and pictures as of a straight run."""
+    """Stopped at step 6 and gone on with: entries, curves and pictures as of a straight run."""
     config["train_cfg"]["log"] |= dict(with_vis=True)
     train(config)
     halted = moved(config, tmp_path / "halted")
     with pytest.raises(SystemExit):
-        train(halted, sabotage=interrupt_at(8))
+        train(halted, sabotage=interrupt_at(7))
     stray = tmp_path / "halted/log/vis/step_0000009_inpainting.png"
     stray.write_bytes(b"of a step after the checkpoint")
     time.sleep(1.1)  # event files are named, and so put in order, by the second
