@@ -37,12 +37,6 @@ def check_least(settings, least: dict[str, float], path: str = "train_cfg") -> N
             raise UserError(f"{path}.{key}={value}: must be at least {bound}")
 
 
-def require_one_length(num_epoch: int | None, num_step: int | None) -> None:
-    """Raise a `UserError` unless exactly one of both is given."""
-    if (num_epoch is None) == (num_step is None):
-        raise UserError("train_cfg: give either num_epoch or num_step")
-
-
 @dataclass
 class LogSettings:
     """The `log` of a config.
@@ -157,7 +151,8 @@ class LoopSettings:
         least = dict.fromkeys(("batch_size", "accumulate_steps", "num_epoch", "num_step"), 1)
         least |= dict.fromkeys(("num_workers", "seed", "max_skipped_steps"), 0)
         check_least(self, least | {"clip_grad_norm": ABOVE_ZERO})
-        require_one_length(self.num_epoch, self.num_step)
+        if (self.num_epoch is None) == (self.num_step is None):
+            raise UserError("train_cfg: give either num_epoch or num_step")
 
     @property
     def folder(self) -> Path:
