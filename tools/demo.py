@@ -28,21 +28,12 @@ STARTS = ("random", "pre-trained")
 
 def flags() -> argparse.ArgumentParser:
     flags = Flags(__doc__)
-    flags.add_argument(
-        "--output", default="runs/demo", metavar="FOLDER", help="folder of all that it makes"
-    )
-    flags.add_argument(
-        "--size", type=int, default=1500, metavar="PIXELS", help="side of a drawn scene, in pixels"
-    )
-    flags.add_argument(
-        "--scenes", type=int, default=6, metavar="N", help="scenes to draw, at least 3"
-    )
-    flags.add_argument(
-        "--pretrain_steps", type=int, default=160, metavar="N", help="steps of the pre-training"
-    )
-    flags.add_argument(
-        "--finetune_steps", type=int, default=78, metavar="N", help="steps of each fine-tuning"
-    )
+    add = flags.add_argument
+    add("--output", default="runs/demo", metavar="FOLDER", help="folder of all that it makes")
+    add("--size", type=int, default=1500, metavar="PIXELS", help="side of a drawn scene, in pixels")
+    add("--scenes", type=int, default=6, metavar="N", help="scenes to draw, at least 3")
+    add("--pretrain_steps", type=int, default=160, metavar="N", help="steps of the pre-training")
+    add("--finetune_steps", type=int, default=78, metavar="N", help="steps of each fine-tuning")
     return flags
 
 
