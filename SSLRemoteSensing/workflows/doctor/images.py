@@ -11,12 +11,10 @@ from itertools import combinations, groupby
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from SSLRemoteSensing.core.console import progress
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError, one_line
-from SSLRemoteSensing.data.geotiff import open_tiff, require_file
-from SSLRemoteSensing.data.images import MAX_PIXELS, TIFF_ENDINGS, png_depth, read_image
+from SSLRemoteSensing.data.images import MAX_PIXELS, Header, read_header, read_image
 from SSLRemoteSensing.data.pretext import MOST_SKIPPED
 from SSLRemoteSensing.workflows.doctor.findings import Section
 from SSLRemoteSensing.workflows.doctor.subject import Split
@@ -24,52 +22,6 @@ from SSLRemoteSensing.workflows.doctor.subject import Split
 LARGE = 2**27  # bytes decoded; such images are read one at a time
 MOST_ALIKE = 0.5  # share of the files; more with one fault speak against the config, not the files
 one_at_a_time = threading.Lock()
-
-
-@dataclass(frozen=True)
-class Header:
-    """Height and width in pixels, number of bands and type of the values, as the file has them."""
-
-    height: int
-    width: int
-    bands: int
-    dtype: str
-
-    @property
-    def pixels(self) -> int:
-        return self.height * self.width
-
-    @property
-    def size(self) -> str:
-        return f"{self.width} x {self.height}"
-
-    def decoded(self, bands: int) -> int:
-        """Bytes of `bands` bands as stored and as uint8; a TIFF, read by strips, takes less."""
-        return self.pixels * bands * (np.dtype(self.dtype).itemsize + 1)
-
-
-def read_header(path: str | Path) -> Header | None:
-    """The header of the image or label at `path`; None where only decoding can tell.
-
-    Raises:
-        UnreadableImage: missing, no regular file, more pixels than any reader takes.
-    """
-    path = Path(path)
-    require_file(path)
-    if path.suffix.lower() in TIFF_ENDINGS:
-        with open_tiff(path) as source:
-            return Header(source.height, source.width, source.count, source.dtype.name)
-    try:
-        with Image.open(path) as image:
-            deep = image.mode.startswith("I;16") or (image.format == "PNG" and png_depth(path) > 8)
-            bands = 3 if image.mode == "P" else len(image.getbands())
-            return Header(image.height, image.width, bands, "uint16" if deep else "uint8")
-    except Image.DecompressionBombError as error:
-        raise UnreadableImage(
-            f"image {path}: claims too many pixels ({error}); remove it"
-        ) from error
-    except (OSError, SyntaxError, ValueError):
-        return None
 
 
 @dataclass(frozen=True)
@@ -95,17 +47,19 @@ def examine_image(file: str, split: Split) -> ImageFacts:
     header = None
     try:
         header = read_header(file)
-        if header is not None and header.pixels > MAX_PIXELS:
+        if header.pixels > MAX_PIXELS:
             text = f"image {file}: claims {header.size} pixels, more than {MAX_PIXELS}; remove it"
             return ImageFacts(file, header, fault=text, skippable=True)
-        memory = 0 if header is None else header.decoded(min(header.bands, split.in_channels))
+        # As stored and as uint8; a TIFF, read by strips, takes less.
+        bands = min(header.bands, split.in_channels)
+        memory = header.pixels * bands * (np.dtype(header.dtype).itemsize + 1)
         if memory > available_memory():
             text = (
                 f"image {file}: {header.size} pixels, {memory / 2**30:.1f} GiB to decode it, are "
                 f"more than the memory has room for; cut it into tiles"
             )
             return ImageFacts(file, header, fault=text)
-        if header is None or memory > LARGE:
+        if memory > LARGE:
             with one_at_a_time:
                 return ImageFacts(file, header, digest(file, split))
         return ImageFacts(file, header, digest(file, split))

@@ -8,14 +8,13 @@ import numpy as np
 
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UserError, one_line
-from SSLRemoteSensing.data.images import MAX_PIXELS, read_label
-from SSLRemoteSensing.data.labels import INVALID, ValueCoding, settle_coding, value_counts
+from SSLRemoteSensing.data.images import MAX_PIXELS, read_header, read_label
+from SSLRemoteSensing.data.labels import INVALID, ValueCoding, count_values, settle_coding
 from SSLRemoteSensing.workflows.doctor.findings import Section
 from SSLRemoteSensing.workflows.doctor.images import (
     MOST_ALIKE,
     ImageFacts,
     in_parallel,
-    read_header,
 )
 from SSLRemoteSensing.workflows.doctor.subject import Split
 
@@ -38,13 +37,13 @@ def examine_label(image: ImageFacts, label: str) -> LabelFacts:
         return LabelFacts(image.file, label, fault=f"{label} (of {image.file})", kind="missing")
     try:
         header = read_header(label)
-        if header is not None and header.pixels > MAX_PIXELS:
+        if header.pixels > MAX_PIXELS:
             text = f"label {label}: claims {header.size} pixels; replace it"
             return LabelFacts(image.file, label, fault=text, kind="unreadable")
-        if header is not None and image.header is not None and header.size != image.header.size:
+        if image.header is not None and header.size != image.header.size:
             text = f"{label}: {header.size} pixels, its image {image.header.size}"
             return LabelFacts(image.file, label, fault=text, kind="size")
-        return LabelFacts(image.file, label, value_counts(read_label(label)))
+        return LabelFacts(image.file, label, count_values(read_label(label)))
     except UserError as error:
         return LabelFacts(image.file, label, fault=one_line(error), kind="unreadable")
 
