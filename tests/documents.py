@@ -46,9 +46,9 @@ def blocks(text: str) -> list[tuple[str, str]]:
     found = [(match.start(), match[2], match[3]) for match in FENCE.finditer(text)]
     rest = FENCE.sub(lambda match: re.sub(r"[^\n]", "x", match[0]), text) + "\n"
     # After an empty line, or at the beginning; on to the last indented line.
-    indented = re.compile(r"(?:(?<=\n\n)|\A)( {4,}\S.*\n(?:(?: {4,}.*)?\n)*)", re.MULTILINE)
+    indented = re.compile(r"(?:(?<=\n\n)|\A\n*)( {4,}\S.*\n(?:(?: {4,}.*)?\n)*)", re.MULTILINE)
     for match in indented.finditer(rest):
-        found.append((match.start(), "", match[0].rstrip("\n") + "\n"))
+        found.append((match.start(1), "", match[1].rstrip("\n") + "\n"))
     return [(language, content) for _, language, content in sorted(found)]
 
 
