@@ -13,20 +13,18 @@ import re
 import textwrap
 import types
 import typing
-from argparse import ArgumentParser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
-
-from jinja2 import Environment, FileSystemLoader
 
 from SSLRemoteSensing.core.cli import Flags, parse
 from SSLRemoteSensing.core.config import Chain, OneOf, Part, parameters
 from SSLRemoteSensing.core.console import print_summary
 from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.core.files import write_text
+from SSLRemoteSensing.core.templates import environment
 from SSLRemoteSensing.training.schedules import OPTIMIZERS
 from SSLRemoteSensing.workflows.finetuning import SegmentationConfig
 from SSLRemoteSensing.workflows.pretraining import PretextConfig
@@ -40,16 +38,15 @@ CHAPTERS = {
     ("train.py", "finetune_seg.py"): "Both commands",
 }
 # torch's optimizers have more parameters, which differ from version to version.
-ADAM_KEYS = ("lr", "betas", "eps", "weight_decay", "amsgrad")
-SGD_KEYS = ("lr", "momentum", "dampening", "weight_decay", "nesterov")
-TORCH_KEYS = {"Adam": ADAM_KEYS, "AdamW": ADAM_KEYS, "SGD": SGD_KEYS}
+TORCH_KEYS = dict.fromkeys(("Adam", "AdamW"), ("lr", "betas", "eps", "weight_decay", "amsgrad"))
+TORCH_KEYS["SGD"] = ("lr", "momentum", "dampening", "weight_decay", "nesterov")
 TORCH_PAGE = "https://docs.pytorch.org/docs/stable/generated/torch.optim.{0}.html"
 # Tables that stand under several keys have a name of their own.
 NAMED = {"RandomHorizontalFlip": "The transforms"}
 Schema = Part | OneOf | Chain
 
 
-@dataclass
+@dataclass(eq=False)
 class Section:
     """A dict of the config: the keys of `schema`, met at `paths` (in order) by `commands`."""
 
@@ -71,16 +68,10 @@ class Section:
         return re.sub(r"[^\w\- ]", "", self.title.lower()).replace(" ", "-")
 
 
-def flags() -> ArgumentParser:
-    flags = Flags(__doc__)
-    flags.add_argument("--output", type=Path, default=FILE, metavar="FILE", help="page to write")
-    return flags
-
-
 def main() -> None:
-    output = parse(flags()).output
-    write_text(output, page())
-    print_summary({"page": output})
+    parse(Flags(__doc__))
+    write_text(FILE, page())
+    print_summary({"page": FILE})
 
 
 def page() -> str:
@@ -99,9 +90,8 @@ def page() -> str:
         {"title": title, "sections": [s for s in sections if tuple(s.commands) == commands]}
         for commands, title in CHAPTERS.items()
     ]
-    loader = FileSystemLoader(Path(__file__).parent / "templates")
-    pages = Environment(loader=loader, trim_blocks=True, autoescape=False)
-    return pages.get_template("configuration.md").render(chapters=chapters).rstrip() + "\n"
+    template = environment(ROOT / "tools/templates").get_template("configuration.md")
+    return template.render(chapters=chapters).rstrip() + "\n"
 
 
 def find_sections() -> list[Section]:
@@ -109,23 +99,18 @@ def find_sections() -> list[Section]:
     sections: list[Section] = []
 
     def visit(schema: Schema, path: str, command: str) -> None:
-        section = next((s for s in sections if same(s.schema, schema)), None)
-        if section is None:
-            section = Section(schema)
-            sections.append(section)
-        if path not in section.paths:
-            section.paths.append(path)
-        if command not in section.commands:
-            section.commands.append(command)
+        section = next((s for s in sections if same(s.schema, schema)), Section(schema))
+        for items, item in (sections, section), (section.paths, path), (section.commands, command):
+            if item not in items:
+                items.append(item)
         for key, below in inside(schema):
             visit(below, ".".join(filter(None, (path.removeprefix("config"), key))), command)
 
     for command, root in ROOTS.items():
         visit(root, "config", command)
     for section in sections:
-        others = [path for other in sections if other is not section for path in other.paths]
-        is_met = any(path in others for path in section.paths)
-        section.shared = len(section.commands) == 1 and is_met
+        others = {path for other in sections if other is not section for path in other.paths}
+        section.shared = len(section.commands) == 1 and not others.isdisjoint(section.paths)
     return sections
 
 
@@ -140,7 +125,7 @@ def inside(schema: Schema) -> Iterator[tuple[str, Schema]]:
     if getattr(schema, "extra", None):  # the keys of the command stand beside those of the loop
         yield "", Part(schema.extra)
     for owner in owners(schema):
-        for key, (annotation, _) in takes(owner, given(schema)).items():
+        for key, (annotation, _) in takes(owner, schema).items():
             if (mark := mark_of(annotation)) is not None:
                 yield key, mark
 
@@ -151,12 +136,9 @@ def owners(schema: Schema) -> list:
     return list({function(owner): owner for owner in table.values()}.values())
 
 
-def given(schema: Schema) -> Sequence[str]:
-    return getattr(schema, "given", ())
-
-
-def takes(owner, given: Sequence[str] = ()) -> dict[str, tuple[Any, bool]]:
-    """The keys that an entry of a table takes; of torch's optimizers none is looked into."""
+def takes(owner, schema: Schema) -> dict[str, tuple[Any, bool]]:
+    """The keys of a schema's entry for `owner`; of torch's optimizers none is looked into."""
+    given = getattr(schema, "given", ())
     return {} if owner in OPTIMIZERS.values() else parameters(Part(owner, given))
 
 
@@ -167,6 +149,10 @@ def mark_of(annotation) -> Schema | None:
 
 def function(owner):
     return owner.func if isinstance(owner, functools.partial) else owner
+
+
+def signature_of(owner) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(owner).parameters
 
 
 def body(section: Section, sections: list[Section]) -> str:
@@ -213,8 +199,8 @@ def entry(head: str, owner, schema: Schema, sections: list[Section]) -> str:
     more than the heading, and a table of its keys."""
     text = " ".join((inspect.getdoc(function(owner)) or "").split("\n\n")[0].split())
     text = head + ("" if re.fullmatch(r"The `\w+` of a config\.", text) else f"{text}\n\n")
-    keys, entries = takes(owner, given(schema)), descriptions(owner)
-    defaults = {} if typing.is_typeddict(owner) else inspect.signature(owner).parameters
+    keys, entries = takes(owner, schema), descriptions(owner)
+    defaults = {} if typing.is_typeddict(owner) else signature_of(owner)
     text += "| key | default | values | meaning |\n|---|---|---|---|\n" if keys else ""
     for key, (annotation, required) in keys.items():
         default = code(defaults[key].default) if key in defaults else "*optional*"
@@ -277,20 +263,14 @@ def descriptions(owner) -> dict[str, str]:
 def undescribed(schema: Schema) -> list[str]:
     """A line for each key without an entry, and for each entry that is no parameter's."""
     lines = []
-    for owner in owners(schema):
-        if owner in OPTIMIZERS.values():
-            continue
-        name, entries = function(owner).__name__, descriptions(owner)
-        is_dict = typing.is_typeddict(owner)
-        known = (
-            parameters(Part(owner)) if is_dict else inspect.signature(function(owner)).parameters
-        )
-        missing = [key for key in takes(owner, given(schema)) if key not in entries]
-        lines += [
-            f"{name}: {k!r} has no entry under Args of its docstring; add it" for k in missing
-        ]
-        strange = sorted(entries.keys() - set(known))
-        lines += [f"{name}: {key!r} is described, but no parameter" for key in strange]
+    for owner in (owner for owner in owners(schema) if owner not in OPTIMIZERS.values()):
+        plain, entries = function(owner), descriptions(owner)
+        known = typing.get_type_hints(plain) if typing.is_typeddict(plain) else signature_of(plain)
+        missing = [key for key in takes(owner, schema) if key not in entries]
+        strange = sorted(entries.keys() - known.keys())
+        problems = [f"{key!r} has no entry under Args of its docstring; add it" for key in missing]
+        problems += [f"{key!r} is described, but no parameter" for key in strange]
+        lines += [f"{plain.__name__}: {problem}" for problem in problems]
     return lines
 
 
