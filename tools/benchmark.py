@@ -31,17 +31,13 @@ from SSLRemoteSensing.core.machine import device_name, versions
 
 CONFIG = Path(__file__).parents[1] / "configs/vr_vgg16_inapinting_agr_examplar_cfg.py"
 SWITCHES = ("precision", "channels_last", "compile", "joint_pass", "batch_size", "fused")
-TRAINING = {  # what it is made of, and the module that measures it
-    "ceilings": "machine",
-    "samples": "machine",
-    "loop": "training",
-    "step": "training",
-    "published": "variants",
-    "contrastive": "variants",
-    "switches": "variants",
-}
-OTHERS = ("prepare", "predict", "processes")
-NAMES = ("training", *TRAINING, "watching", *OTHERS, "table")
+# Name -> the module that measures it.
+MODULES = {"ceilings": "machine", "samples": "machine", "loop": "training", "step": "training"}
+MODULES |= dict.fromkeys(("published", "contrastive", "switches"), "variants")
+TRAINING = tuple(MODULES)  # what is measured under that name
+MODULES |= {"watching": "training", "prepare": "scenes", "predict": "scenes"}
+MODULES["processes"] = "processes"
+NAMES = ("training", *MODULES, "table")
 LEAST = {"steps": 1, "loop_steps": 2, "embeddings": 4, "num_workers": 0, "processes": 2}
 LEAST |= {"rounds": 0, "batch_size": 1}
 
@@ -101,10 +97,10 @@ def main() -> None:
     check(args)
     circumstances = {"command": " ".join(sys.argv), "machine": device_name()}
     figures = {"date": time.strftime("%Y-%m-%d"), **circumstances, "versions": versions()}
-    figures["complete"] = False
     with tempfile.TemporaryDirectory() as scratch:
         for part in measure(args, Path(scratch)):
-            write(args.output, figures := figures | part)  # as they come
+            figures |= part | {"complete": False}
+            write(args.output, figures)  # as they come
     figures |= shares(figures) | {"complete": True}
     write(args.output, figures)
     print(table(figures))
@@ -129,24 +125,22 @@ def check(args: argparse.Namespace) -> None:
 
 def measure(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:
     """All that is asked for, part by part."""
-    name = args.measurement
-    if name in OTHERS:
-        module = import_module(f"benchmarking.{name}")
-        yield from getattr(module, f"measure_{name}")(args, scratch)
-        return
     import torch
     from benchmarking.bench import Bench
 
+    name = args.measurement
+    names = TRAINING if name == "training" else (name,)
+    modules = [import_module(f"benchmarking.{MODULES[name]}") for name in names]
+    subject = (args, scratch)
+    if name in ("training", *TRAINING, "watching"):
+        subject = (Bench(args, scratch),)
+        yield subject[0].describe()
     try:
-        bench = Bench(args, scratch)
-        yield bench.describe()
-        for part in TRAINING if name == "training" else (name,):
-            module = import_module(f"benchmarking.{TRAINING.get(part, part)}")
-            yield from getattr(module, f"measure_{part}")(bench)
+        for name, module in zip(names, modules, strict=True):
+            yield from getattr(module, f"measure_{name}")(*subject)
     except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"--batch_size {args.batch_size}: out of memory; set a smaller one"
-        ) from error
+        said = f"--batch_size {args.batch_size}: out of memory; set a smaller one"
+        raise UserError(said) from error
 
 
 def shares(figures: dict) -> dict:
@@ -155,12 +149,9 @@ def shares(figures: dict) -> dict:
     if not {*needed, "fast_step_s"} <= figures.keys():
         return {}
     ceiling, flops, rate, sample_ms = (figures[key] for key in needed)
-    ready = figures["batch_size"] / figures["fast_step_s"]
-    return {
-        "mfu": flops * rate / (ceiling * 1e12),
-        "mfu_bare": flops * ready / (ceiling * 1e12),
-        "cores_to_feed": ready * sample_ms / 1000,
-    }
+    ready, of_ceiling = figures["batch_size"] / figures["fast_step_s"], flops / (ceiling * 1e12)
+    cores = ready * sample_ms / 1000
+    return {"mfu": rate * of_ceiling, "mfu_bare": ready * of_ceiling, "cores_to_feed": cores}
 
 
 if __name__ == "__main__":

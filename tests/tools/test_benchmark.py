@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from benchmarking import bench, machine, prepare, table, timing, training, variants, watching
+from benchmarking import bench, machine, scenes, table, timing, training, variants
 from benchmarking.timing import CPU
 from torch import nn
 
@@ -106,7 +106,7 @@ def test_a_training_prints_and_writes_figures_that_agree(run, small_config, tile
         (["--batch_size", "1"], "--batch_size 1: must be at least 2"),
         (["--loop_steps", "1"], "--loop_steps 1: must be at least 2"),
         (["--output", "nowhere/f.json"], "--output nowhere/f.json: no such folder"),
-        (["--batch_size", "99"], "24 files, --batch_size 99"),
+        (["--batch_size", "99"], "batch_size=99"),
     ],
 )
 def test_mistakes_are_one_line(words, monkeypatch, capsys, more, said):
@@ -121,7 +121,7 @@ def test_shares_of_watching_are_those_of_its_parts(
 ):
     """By seconds given here for what is called: a step, an entry, a look, in two turns."""
     given = iter([9.0, 9.0, 30.0, 2.0, 0.5, 20.0])
-    monkeypatch.setattr(watching, "spent", lambda function, device: (function(), next(given))[1])
+    monkeypatch.setattr(training, "spent", lambda function, device: (function(), next(given))[1])
     figures = measure("watching")
     assert figures["complete"]
     parts = {name: figures[f"watching_{name}_s"] for name in ("step", "entry", "look")}
@@ -300,9 +300,7 @@ def test_mapping_is_measured_beside_the_network(measure):
 def test_preparing_is_compared_with_copying_the_same_tiles(tmp_path):
     args = SimpleNamespace(rounds=1, side=600, open_tiles=300)
     figures = {
-        key: value
-        for part in prepare.measure_prepare(args, tmp_path)
-        for key, value in part.items()
+        key: value for part in scenes.measure_prepare(args, tmp_path) for key, value in part.items()
     }
     assert figures["prepare_over_copy"] == figures["copy_scene_s"] / figures["prepare_scene_s"]
     assert figures["prepare_scaling"] > 0

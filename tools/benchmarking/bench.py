@@ -15,6 +15,7 @@ from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.machine import choose_device, choose_precision
 from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
 from SSLRemoteSensing.models.pretext import PretextNet
+from SSLRemoteSensing.training.plan import require_images
 from SSLRemoteSensing.training.settings import LoopSettings
 from SSLRemoteSensing.training.train_step import TrainStep, open_step
 from SSLRemoteSensing.workflows.pretraining import check_pretext
@@ -68,10 +69,7 @@ class Bench:
         data = data | {"data_path": images, "data_format": "**/*.jpg", "img_size": args.img_size}
         data |= {"post_transforms_cfg": None, "bands": None, "max_value": None}
         dataset = PretextDataset(PretextSettings(**data))
-        if len(dataset) < args.batch_size:
-            raise UserError(
-                f"--images {images}: {len(dataset)} files, --batch_size {args.batch_size}"
-            )
+        require_images(len(dataset), args.batch_size, accumulate_steps=1)
         return dataset
 
     def describe(self) -> dict:

@@ -28,19 +28,16 @@ def measure_processes(args: argparse.Namespace, scratch: Path) -> Iterator[dict]
     on_cpu, count = args.device == "cpu", args.processes
     if args.num_workers is None:
         args.num_workers = 0 if on_cpu else max(1, min(16, (os.cpu_count() or 1) // count))
-    one, several = [], []
+    one, several, ideal = [], [], 1 if on_cpu else count
     for number in range(args.rounds):
         one.append(rate(args, 1, count if on_cpu else 1))
         several.append(rate(args, count, 1))
         say(f"round {number + 1}: {one[-1]:.2f} and {several[-1]:.2f} images/s")
-    ideal = 1 if on_cpu else count
-    ratios = [b / a / ideal for a, b in zip(one, several, strict=True)]
     yield {"processes": count, "rounds_one": one, "rounds_all": several}
-    yield {
-        "images_per_second_one": statistics.median(one),
-        "images_per_second_all": statistics.median(several),
-        "efficiency": statistics.median(ratios),
-    }
+    ratios = [b / a / ideal for a, b in zip(one, several, strict=True)]
+    rates = {"one": one, "all": several}
+    yield {f"images_per_second_{name}": statistics.median(each) for name, each in rates.items()}
+    yield {"efficiency": statistics.median(ratios)}
 
 
 def rate(args: argparse.Namespace, processes: int, share: int) -> float:
