@@ -72,7 +72,6 @@ def test_a_training_prints_and_writes_figures_that_agree(run, small_config, tile
     products = figures["matmul_tflops"][figures["fast_precision"]].values()
     assert ceiling == 1e12 * max(products)
     assert min(products) > 0
-    assert figures["host_to_device_gb_per_second"] == "not measured: no GPU"
     pixels = figures["decode_megapixels_per_second"] / figures["decode_images_per_second"]
     assert pixels == pytest.approx(64 * 64 / 1e6)
     # ResNet-18's convolutions, 1.814e9 multiplications at 224 x 224: two passes, each forward and
@@ -276,7 +275,6 @@ def test_switch_that_fails_is_told_and_the_next_is_measured(measure, monkeypatch
     assert (larger["from"], larger["to"]) == (2, 4)
     ratio = 2 * larger["base_step_s"] / larger["step_s"]
     assert larger["images_per_second_ratio"] == pytest.approx(ratio)
-    assert variants.in_words(torch.OutOfMemoryError("CUDA ...")) == "out of memory"
 
 
 def test_processes_are_measured_against_one_with_their_threads(measure, capsys):

@@ -57,11 +57,9 @@ def test_potsdam_has_the_names_bands_places_and_colours_of_each_product(potsdam)
     assert np.array_equal(irrg, rgbir[..., [3, 0, 1]])
     path = potsdam / "3_Ortho_IRRG/top_potsdam_2_10_IRRG.tif"
     with rasterio.open(path) as tiff:
-        assert (tiff.crs.to_epsg(), tiff.res, tiff.profile["tiled"]) == (32633, (0.05, 0.05), False)
-        centre = tiff.xy(0, 0)
-    a, d, b, e, x, y = map(float, path.with_suffix(".tfw").read_text().split())
-    assert (a, d, b, e) == (0.05, 0, 0, -0.05)
-    assert (x, y) == pytest.approx(centre)
+        place = [tiff.res[0], 0, 0, -tiff.res[1], *tiff.xy(0, 0)]
+    assert place[0] == 0.05
+    assert list(map(float, path.with_suffix(".tfw").read_text().split())) == pytest.approx(place)
     full = read(potsdam / "5_Labels_all/top_potsdam_2_12_label.tif")
     assert {tuple(map(int, c)) for c in full.reshape(-1, 3)} <= set(PALETTE)
 
@@ -87,17 +85,9 @@ def test_three_scenes_or_more_have_each_split_and_six_are_dealt_3_1_2(like):
     where = [next(s for s, known in SPLITS[like].items() if name in known) for name in names]
     assert set(where[:3]) == set(SPLITS[like])
     assert [where[:6].count(s) for s in ("train", "val", "test")] == [3, 1, 2]
-
-
-def test_vaihingen_has_images_and_both_labels():
-    files = make_demo_scenes.draw("vaihingen", 0, np.random.default_rng(0), 64)
-    assert list(files) == [
-        "top/top_mosaic_09cm_area1.tif",
-        "gts_for_participants/top_mosaic_09cm_area1.tif",
-        "gts_eroded_for_participants/top_mosaic_09cm_area1_noBoundary.tif",
-    ]
-    image, _ = draw_town(np.random.default_rng(0), 64, 64, 0.09)
-    assert np.array_equal(files["top/top_mosaic_09cm_area1.tif"], image[..., [3, 0, 1]])
+    files = make_demo_scenes.draw(like, 0, np.random.default_rng(0), 64)
+    assert len(files) == {"potsdam": 5, "vaihingen": 3}[like]
+    assert all(names[0] in name and bands.shape[:2] == (64, 64) for name, bands in files.items())
 
 
 def test_levir_cs_has_clouds_in_two_parts_and_some_scenes_to_validate(tmp_path):
@@ -108,12 +98,9 @@ def test_levir_cs_has_clouds_in_two_parts_and_some_scenes_to_validate(tmp_path):
     trained = [path.name.removesuffix("_mss.tiff") for path in images if "train" in path.parts]
     assert len(trained) == 8
     assert len(pick_scenes(trained, str(VAL_SHARE), "val")) == 1  # of 10, number 1; 7 is in test
-    for path in images:
-        name = path.name.removesuffix("_mss.tiff")
-        image, label = read(path), read(path.parents[1] / f"label_0_1_2/{name}_roiMap.tif")[..., 0]
-        assert image.dtype == np.uint16
-        assert image.shape == (*label.shape, 4)
-        assert all(90 <= side <= 110 for side in label.shape)
+    image = read(images[0])
+    label = read(next(images[0].parents[1].glob(f"label_0_1_2/{images[0].name[:-9]}*.tif")))
+    assert (image.dtype, image.shape) == (np.uint16, (*label.shape[:2], 4))
 
 
 def test_a_scene_depends_on_seed_and_number_only(potsdam, tmp_path):
@@ -125,12 +112,11 @@ def test_a_scene_depends_on_seed_and_number_only(potsdam, tmp_path):
 
 def test_files_that_are_the_same_already_are_left_alone(tmp_path):
     path, bands = tmp_path / "2_Ortho_RGB/scene.tif", np.zeros((8, 8, 3), np.uint8)
-    place, files = rasterio.Affine(0.05, 0, 0, 0, -0.05, 0), (path, path.with_suffix(".tfw"))
-    make_demo_scenes.write(path, bands, place)
-    before = [file.stat().st_mtime_ns for file in files]
-    make_demo_scenes.write(path, bands, place)
-    assert [file.stat().st_mtime_ns for file in files] == before
-    make_demo_scenes.write(path, bands + np.uint8(1), place)
+    times, place = [], rasterio.Affine(0.05, 0, 0, 0, -0.05, 0)
+    for value in (0, 0, 1):
+        make_demo_scenes.write(path, bands + np.uint8(value), place)
+        times.append([file.stat().st_mtime_ns for file in (path, path.with_suffix(".tfw"))])
+    assert times[0] == times[1]
     assert read(path).all()
 
 
@@ -153,16 +139,10 @@ def test_towns_differ_have_all_classes_and_bright_plants_in_near_infrared():
 
 
 def test_clouds_are_brighter_than_the_ground_in_all_bands():
-    levels, snowy = [], 0
-    for k in range(12):
+    for k in range(4):
         image, label = draw_clouds(np.random.default_rng([1, k]), 160, 200)
-        assert (image.shape, image.dtype) == ((160, 200, 4), np.uint16)
         assert image.max() <= 1023
         assert (image[label == 1].mean(0) > 1.4 * image[label == 0].mean(0)).all()
-        snowy += (label == 2).mean() > 0.01
-        levels.append(image.mean((0, 1)))
-    assert 2 <= snowy <= 10
-    assert np.allclose(np.mean(levels, 0), (257, 268, 276, 238), rtol=0.35)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import cProfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,7 @@ import torch
 
 import SSLRemoteSensing
 from benchmarking.bench import Bench
-from benchmarking.timing import in_turn, say, steady, untuned
+from benchmarking.timing import in_turn, say, untuned
 
 SIZES = {"cuda": (1024, 2048, 4096, 8192, 16384), "cpu": (512, 1024, 2048, 4096)}
 LONGEST = 0.5  # seconds of one product; larger ones are left out
@@ -30,8 +31,7 @@ def measure_ceilings(bench: Bench) -> Iterator[dict]:
         rates[precision] = matmul_tflops(device, precision, SIZES[device.type])
     yield {"ceiling_matmul_tflops": max(rates[fast].values()), "matmul_tflops": rates}
     say("ceilings: JPEG decoding, transfer")
-    yield decode_rates(bench.dataset.files[:200])
-    yield {"host_to_device_gb_per_second": host_to_device(device)}
+    yield decode_rates(bench.dataset.files[:200]) | host_to_device(device)
 
 
 def matmul_tflops(device: torch.device, precision: str, sizes: Sequence[int]) -> dict[str, float]:
@@ -48,8 +48,8 @@ def matmul_tflops(device: torch.device, precision: str, sizes: Sequence[int]) ->
             if rates and operations / (max(rates.values()) * 1e12) > LONGEST:
                 break
             a, b, out = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(3))
-            product = steady(lambda a=a, b=b, out=out: torch.matmul(a, b, out=out), device)
-            rates[str(size)] = operations / product / 1e12
+            product = partial(torch.matmul, a, b, out=out)
+            rates[str(size)] = operations / in_turn([product], device, 5)[0] / 1e12
     return rates
 
 
@@ -60,20 +60,18 @@ def decode_rates(files: Sequence[str | Path]) -> dict[str, float]:
     def decode() -> list[np.ndarray]:
         return [cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) for data in contents]
 
-    pixels, taken = sum(image.shape[0] * image.shape[1] for image in decode()), steady(decode)
-    return {
-        "decode_images_per_second": len(contents) / taken,
-        "decode_megapixels_per_second": pixels / taken / 1e6,
-    }
+    pixels, taken = sum(image.shape[0] * image.shape[1] for image in decode()), in_turn([decode])[0]
+    rates = {"images": len(contents) / taken, "megapixels": pixels / taken / 1e6}
+    return {f"decode_{name}_per_second": rate for name, rate in rates.items()}
 
 
-def host_to_device(device: torch.device, size: int = 2**28) -> float | str:
-    """10^9 bytes a second of copying pinned memory to the device."""
+def host_to_device(device: torch.device, size: int = 2**28) -> dict[str, float]:
+    """10^9 bytes a second of copying pinned memory to a GPU."""
     if device.type != "cuda":
-        return "not measured: no GPU"
+        return {}
     host = torch.randint(0, 256, (size,), dtype=torch.uint8).pin_memory()
-    target = torch.empty_like(host, device=device)
-    return size / steady(lambda: target.copy_(host, non_blocking=True), device) / 1e9
+    copy = partial(torch.empty_like(host, device=device).copy_, host, non_blocking=True)
+    return {"host_to_device_gb_per_second": size / in_turn([copy], device, 10)[0] / 1e9}
 
 
 def measure_samples(bench: Bench) -> Iterator[dict]:

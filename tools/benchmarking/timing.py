@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import math
 import statistics
 import sys
 import time
@@ -33,13 +32,6 @@ def seconds(function: Callable[[], object], device: torch.device = CPU, calls: i
         function()
     wait(device)
     return (time.perf_counter() - start) / calls
-
-
-def steady(function: Callable[[], object], device: torch.device = CPU) -> float:
-    """Median seconds a call of a short function, five times over 50 ms of calls."""
-    seconds(function, device)  # plans and allocates
-    calls = max(1, math.ceil(0.05 / seconds(function, device)))
-    return statistics.median(seconds(function, device, calls) for _ in range(5))
 
 
 def in_turn(

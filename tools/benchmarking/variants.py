@@ -105,27 +105,22 @@ def measure_switches(bench: Bench) -> Iterator[dict]:
     peak = {}
     if device.type == "cuda":
         peak = {"base_peak_memory_gib": peak_gib(run_base, device, held)}
+    turned = {key: not value for key, value in base.items() if isinstance(value, bool)}
+    turned["batch_size"] = 2 * base["batch_size"]
+    turned["precision"] = "fp32" if base["precision"] == "bf16" else "bf16"
     entries: dict[str, dict] = {}
     for key in bench.args.switches:
-        entry = {"from": base[key], "to": turned(key, base)}
+        entry = {"from": base[key], "to": turned[key]}
         say(f"switch {key}: {entry['from']} -> {entry['to']}")
         try:
             entry |= compare(bench, {key: entry["to"]}, run_base) | peak
         except (RuntimeError, UserError) as error:  # out of memory, no compiler, not supported
-            entry["not_measured"] = in_words(error)
+            entry["not_measured"] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         entries = entries | {key: entry}
         yield {"switches": entries}
         if key == "compile":
             torch.compiler.reset()
         free_memory(device)
-
-
-def turned(key: str, base: dict):
-    if key == "batch_size":
-        return 2 * base[key]
-    if key == "precision":
-        return "fp32" if base[key] == "bf16" else "bf16"
-    return not base[key]
 
 
 def compare(bench: Bench, change: dict, run_base: Callable[[], None]) -> dict:
@@ -142,11 +137,3 @@ def compare(bench: Bench, change: dict, run_base: Callable[[], None]) -> dict:
     if device.type == "cuda":
         figures |= {"peak_memory_gib": peak_gib(run_changed, device, held)}
     return figures
-
-
-def in_words(error: Exception) -> str:
-    """One line of `error`, for a figure that could not be measured."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return "out of memory"
-    text = " ".join(str(error).split())[:200]
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
