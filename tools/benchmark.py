@@ -32,7 +32,7 @@ from SSLRemoteSensing.core.machine import device_name, versions
 CONFIG = Path(__file__).parents[1] / "configs/vr_vgg16_inapinting_agr_examplar_cfg.py"
 SWITCHES = ("precision", "channels_last", "compile", "joint_pass", "batch_size", "fused")
 # Name -> the module that measures it.
-MODULES = {"ceilings": "machine", "samples": "machine", "loop": "training", "step": "training"}
+MODULES = {"ceilings": "machine", "data": "machine", "loop": "training", "step": "training"}
 MODULES |= dict.fromkeys(("published", "contrastive", "switches"), "variants")
 TRAINING = tuple(MODULES)  # what is measured under that name
 MODULES |= {"watching": "training", "prepare": "scenes", "predict": "scenes"}

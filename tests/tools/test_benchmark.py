@@ -142,9 +142,9 @@ def test_what_was_measured_outlives_an_error(measure, monkeypatch, tmp_path):
         yield {"sample_ms": 1.5}
         raise torch.OutOfMemoryError("CUDA ...")
 
-    monkeypatch.setattr(machine, "measure_samples", breaks)
+    monkeypatch.setattr(machine, "measure_data", breaks)
     with pytest.raises(UserError, match="--batch_size 2: out of memory"):
-        measure("samples")
+        measure("data")
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert (figures["sample_ms"], figures["complete"]) == (1.5, False)
 

@@ -74,7 +74,7 @@ def host_to_device(device: torch.device, size: int = 2**28) -> dict[str, float]:
     return {"host_to_device_gb_per_second": size / in_turn([copy], device, 10)[0] / 1e9}
 
 
-def measure_samples(bench: Bench) -> Iterator[dict]:
+def measure_data(bench: Bench) -> Iterator[dict]:
     """Milliseconds a sample on one core, and of each function of the package with all it calls."""
     say("samples, on one core")
     threads = cv2.getNumThreads()
