@@ -228,6 +228,9 @@ def check_ours(command: Command, monkeypatch) -> None:
         assert importlib.util.find_spec(rest[0]), command
         return
     assert (ROOT / script).is_file(), f"{command}: there is no {script}"
+    if not re.search(r"\bmain\b", (ROOT / script).read_text()):
+        assert not rest, f"{command}: {script} takes no flags"
+        return
     flags = parse(command, [script, *rest], monkeypatch)
     if getattr(flags, "config_file", None) is not None and script in CONFIGS:
         check_keys(command, script, flags)
