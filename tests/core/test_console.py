@@ -31,7 +31,7 @@ COMMANDS += sorted(
     for file in (ROOT / "tools").glob("*.py")
     if re.search(r"def flags\(\)|import flags", file.read_text())
 )
-SLOW = {"tools/benchmark_predict.py", "tools/make_configuration_docs.py"}
+SLOW = {"tools/make_configuration_docs.py"}
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
 
 
