@@ -186,6 +186,21 @@ def prepare(*arguments, tile: int | None = 32, workers: int = 2) -> Done:
     return Done(status, out.getvalue(), err.getvalue())
 
 
+def prepared(tmp_path: Path, name: str, *flags, status: int = 0, **options) -> Done:
+    """`prepare` of `tmp_path`/source into `tmp_path`/out, which must end with `status`."""
+    folders = ["--source", tmp_path / "source", "--output", tmp_path / "out"]
+    done = prepare(name, *folders, *flags, **options)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+def checked(source: Path, name: str, *flags, status: int = 0, **options) -> str:
+    """What `prepare --check` says of `source`, which must end with `status`."""
+    done = prepare(name, "--source", source, "--check", *flags, **options)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
 def card_of(output: Path) -> dict:
     return json.loads((output / "dataset.json").read_text())
 

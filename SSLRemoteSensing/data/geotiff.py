@@ -15,6 +15,8 @@ import numpy as np
 
 from SSLRemoteSensing.core.errors import UnreadableImage
 
+# Read whole by GDAL's own quick way, a PNG that is cut short would give anything, and no error.
+os.environ.setdefault("GDAL_PNG_WHOLE_IMAGE_OPTIM", "NO")
 # Filters of warnings belong to the process: two threads must not change them at a time.
 _filters = threading.Lock()
 # Of GDAL's many drivers some follow addresses and paths that a file names, whatever its ending.

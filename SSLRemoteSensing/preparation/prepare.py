@@ -148,6 +148,8 @@ def resume_records(output: Path, settings: dict, scenes: Sequence[SourceScene]) 
         is_same = (record.get("kinds"), record.get("stamps")) == (sorted(scene.labels), stamps)
         if is_same and tile_files(record, *sizes) <= existing:
             current[scene.key] = record
+    if len(current) < len(records):
+        (output / CARD).unlink(missing_ok=True)
     return current
 
 
