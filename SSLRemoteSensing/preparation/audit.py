@@ -26,23 +26,20 @@ class Finding(NamedTuple):
 def check_scene(record: dict, collection: Catalog) -> None:
     """Add `warnings`, and `refused` where it must not be used, to a record of `tile_scene`."""
     masked = record.get("masked", 0) / (record.get("height", 1) * record.get("width", 1))
-    fault = collection.faults.get(record["scene"])
+    fault, mask, apart = collection.faults.get(record["scene"]), *map(record.get, ("mask", "apart"))
     rules = [
         ("refused" in record, True, record.get("refused")),
         (fault, False, fault),
-        (masked, False, f"{masked:.1%} of the pixels hold no data ({record.get('mask')}); not "
-                        "scored"),
-        (record.get("apart"), False,
-         f"{record.get('apart')} lies at another place on the map than its image"),
+        (masked, False, f"{masked:.1%} of the pixels hold no data ({mask}); not scored"),
+        (apart, False, f"{apart} lies at another place on the map than its image"),
     ]  # fmt: skip
     findings = [Finding(is_refusal, text) for applies, is_refusal, text in rules if applies]
     for kind, label in record["labels"].items():
         name = "" if len(record["labels"]) == 1 else f"{kind} label: "
-        for is_refusal, text in check_label(label, kind, collection):
-            findings.append(Finding(is_refusal, name + text))
-    record["warnings"] = [finding.text for finding in findings if not finding.is_refusal]
-    if any(finding.is_refusal for finding in findings):
-        record["refused"] = "; ".join(text for is_refusal, text in findings if is_refusal)
+        findings += [Finding(f[0], name + f.text) for f in check_label(label, kind, collection)]
+    record["warnings"] = [text for is_refusal, text in findings if not is_refusal]
+    refusals = [text for is_refusal, text in findings if is_refusal]
+    record |= {"refused": "; ".join(refusals)} if refusals else {}
 
 
 def check_label(label: dict, kind: str, collection: Catalog) -> list[Finding]:
@@ -52,9 +49,9 @@ def check_label(label: dict, kind: str, collection: Catalog) -> list[Finding]:
         label[key] / total for key in ("unknown", "far", "inexact", "not_scored")
     )
     values = label.get("values")  # None of colours
-    families = collection.coding.families if values else None
-    is_mixed = families and not any(set(values) <= set(family) for family in families)
     is_colour, content = values is None, "colours" if values is None else f"values {values}"
+    families = None if is_colour else collection.coding.families
+    is_mixed = families and not any(set(values) <= set(family) for family in families)
     colour, count = label.get("stranger", ((), 0))
     stranger = f"colour {tuple(colour)}, which is no class's, covers {count / total:.2%}"
     names = [name for name, n in zip(collection.classes, label["pixels"], strict=True) if n]

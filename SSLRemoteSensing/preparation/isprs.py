@@ -14,14 +14,10 @@ from SSLRemoteSensing.preparation.sources import SourceFile
 from SSLRemoteSensing.preparation.splits import assign_splits, files_by_scene
 
 CLASSES = ("impervious surface", "building", "low vegetation", "tree", "car", "clutter")
+# R, G, B; black, in eroded labels, is the boundary that is not scored.
 PALETTE = (
-    (255, 255, 255),
-    (0, 0, 255),
-    (0, 255, 255),
-    (0, 255, 0),
-    (255, 255, 0),
-    (255, 0, 0),
-)  # R, G, B; black, in eroded labels, is the boundary that is not scored
+    (255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0),
+)  # fmt: skip
 
 POTSDAM_VAL = ["2_11", "4_10", "5_12", "7_8"]
 POTSDAM_SPLITS = {
@@ -118,10 +114,7 @@ def vaihingen(
 ) -> Catalog:
     """Vaihingen, 33 scenes at 9 cm; images in `top/`, labels under the same name elsewhere.
 
-    Arguments as of `potsdam`; the bands are near infrared, red, green.
-
-    Raises:
-        UserError: no scenes found, other bands asked for.
+    Arguments and errors as of `potsdam`; the bands are near infrared, red, green.
     """
     if bands != "irrg":
         raise UserError(f"--bands {bands}: Vaihingen has near infrared, red, green (irrg) only")

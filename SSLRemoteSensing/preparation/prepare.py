@@ -23,6 +23,7 @@ from SSLRemoteSensing.preparation.tiling import (
     TILE_FOLDERS,
     Stopped,
     TilingSettings,
+    record_key,
     tile_files,
     tile_scene,
 )
@@ -69,14 +70,14 @@ def prepare(
     if records:
         print(f"going on: {len(records)} of {len(scenes)} scenes are done")
 
-    target = None if check else output
-    job = TilingSettings(*sizes, target, collection.coding, collection.scale)
+    coding, scale = collection.coding, collection.scale
+    job = TilingSettings(*sizes, None if check else output, coding, scale)
+    remaining = [scene for scene in scenes if scene.key not in records]
     try:
-        remaining = [scene for scene in scenes if scene.key not in records]
         with closing(cut_scenes(remaining, job, workers)) as new_records:
             for record in new_records:
                 audit.check_scene(record, collection)
-                records[key_of(record)] = record
+                records[record_key(record)] = record
                 if not check and "refused" not in record:
                     with (output / STATE).open("a") as file:
                         file.write(json.dumps(record) + "\n")
@@ -130,17 +131,18 @@ def resume_records(output: Path, settings: dict, scenes: Sequence[SourceScene]) 
     """Records of an earlier run whose scene is unchanged and whose tiles are all there."""
     make_folder(output, "--output")
     old, records = read_state(output)
-    if old is None:
-        if (output / "images").exists() and any((output / "images").iterdir()):
-            raise UserError(f"--output {output}: has images, but not by this tool; name another")
-        return {}
+    for kind in TILE_FOLDERS.values() if old is None else ():
+        if any((output / kind).glob("*")):
+            raise UserError(f"--output {output}: has {kind}, but not by this tool; name another")
+    old = settings if old is None else old
     for key in settings | old:
         if old.get(key) != settings.get(key):
             raise UserError(
                 f"--output {output}: was begun with {key} {old.get(key)!r}, now "
                 f"{settings.get(key)!r}; name another folder, or remove this one"
             )
-    existing, current, sizes = existing_tiles(output), {}, (settings["tile"], settings["stride"])
+    sizes = settings["tile"], settings["stride"]
+    existing, current = existing_tiles(output), {}
     for scene in scenes:
         record = records.get(scene.key, {})
         files = [scene.image, *scene.labels.values()]
@@ -165,7 +167,7 @@ def read_state(output: Path) -> tuple[dict | None, dict[str, dict]]:
             settings, entries = contents["settings"], contents["scenes"]
         else:
             return None, {}
-        return settings, {key_of(record): record for record in entries if "refused" not in record}
+        return settings, {record_key(r): r for r in entries if "refused" not in r}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"--output {output}: what an earlier run left there is damaged ({error}); remove it"
@@ -189,10 +191,6 @@ def remove_others(output: Path, records: dict[str, dict], tile: int, stride: int
     files = set().union(*(tile_files(record, tile, stride) for record in good))
     for name in existing_tiles(output) - files:
         (output / name).unlink()
-
-
-def key_of(record: dict) -> str:
-    return f"{record['split']}/{record['scene']}"
 
 
 def make_tile_folders(output: Path, scenes: Sequence[SourceScene]) -> None:

@@ -120,7 +120,7 @@ def band_indices(file: SourceFile, bands: Sequence[int] | None, count: int) -> l
 def tile_scene(scene: SourceScene, job: TilingSettings) -> dict:
     """Write the tiles of `scene` and return its record: sizes, sums of bands, counts of labels.
 
-    A scene that must not be used has `refused` in its record; tiles of it may be left, as after
+    A scene that must not be used has `refused` in its record. Tiles of it may be left, and where
 
     Raises:
         OSError: a tile cannot be written. Stopped: `job.stop` was set.
@@ -278,11 +278,15 @@ def tile_file(kind: str, key: str, y: int, x: int, as_png: bool) -> str:
     return f"{TILE_FOLDERS[kind]}/{key}_{y}_{x}.{ending}"
 
 
+def record_key(record: dict) -> str:
+    return f"{record['split']}/{record['scene']}"
+
+
 def tile_files(record: dict, tile: int, stride: int) -> set[str]:
     """The files of a scene, relative to the data set's folder."""
-    key, as_png = f"{record['split']}/{record['scene']}", is_png(record["dtype"], record["bands"])
+    as_png = is_png(record["dtype"], record["bands"])
     return {
-        tile_file(kind, key, y, x, as_png)
+        tile_file(kind, record_key(record), y, x, as_png)
         for y in positions(record["height"], tile, stride)
         for x in positions(record["width"], tile, stride)
         for kind in ("image", *record["kinds"])

@@ -155,41 +155,27 @@ def bracketed(source: Path):
 
 
 POTSDAM_FAULTS = {
-    "label smaller": (
-        lambda s: potsdam_label(s, "3_10", coloured(draw_classes((70, 89)))),
-        "is 70 x 89 pixels (height x width), its image",
-    ),
+    "label smaller": (lambda s: potsdam_label(s, "3_10", coloured(draw_classes((70, 89)))),
+                      "is 70 x 89 pixels (height x width), its image"),
     "image smaller": (lambda s: write_tiff(s / IMAGE, draw_image(3, (69, 90))), "69 x 90"),
     "smaller than a tile": (small, "is 20 x 90 pixels, smaller than a tile; set --tile 20"),
-    "one class only": (lambda s: relabel(s, 70, 3), "the whole label is one single class, tree"),
+    "one class": (lambda s: relabel(s, 70, 3), "the whole label is one single class, tree"),
     "no label": (lambda s: (s / LABEL).unlink(), "has no label (full)"),
-    "orange for red": (
-        lambda s: recolour(s, (255, 165, 0)),
-        "wrong palette: colour (255, 165, 0)",
-    ),
-    "magenta for red": (lambda s: recolour(s, (255, 0, 255)), "of no class"),
+    "orange": (lambda s: recolour(s, (255, 165, 0)), "wrong palette: colour (255, 165, 0)"),
+    "magenta": (lambda s: recolour(s, (255, 0, 255)), "of no class"),
     "black": (lambda s: relabel(s, 40, 6), "57% of the pixels are not scored"),
     "image cut short": (lambda s: cut_short(s / IMAGE), IMAGE),
     "label cut short": (lambda s: cut_short(s / LABEL), LABEL),
     "image empty": (lambda s: (s / IMAGE).write_bytes(b""), IMAGE),
-    "image is a web page": (lambda s: (s / IMAGE).write_text("<html>log in</html>"), IMAGE),
-    "image of decimal numbers": (
-        lambda s: write_tiff(s / IMAGE, draw_image(3).astype(np.float32)),
-        "holds float32; convert it to uint8 or uint16",
-    ),
-    "image of one band": (
-        lambda s: write_tiff(s / IMAGE, draw_image(1)),
-        "has 1 bands, not band 3",
-    ),
-    "label of one band": (
-        lambda s: write_tiff(s / LABEL, draw_classes()),
-        "has 1 bands, not band 3",
-    ),
-    "label of 16 bits": (
-        lambda s: potsdam_label(s, "3_10", coloured(draw_classes()).astype(np.uint16) * 257),
-        "holds uint16 values outside 0 to 255",
-    ),
-}
+    "web page": (lambda s: (s / IMAGE).write_text("<html>log in</html>"), IMAGE),
+    "decimal numbers": (lambda s: write_tiff(s / IMAGE, draw_image(3).astype(np.float32)),
+                        "holds float32; convert it to uint8 or uint16"),
+    "image of one band": (lambda s: write_tiff(s / IMAGE, draw_image(1)), "not band 3"),
+    "label of one band": (lambda s: write_tiff(s / LABEL, draw_classes()),
+                          f"{LABEL}: has 1 bands, not band 3"),
+    "label of 16 bits": (lambda s: write_tiff(s / LABEL, draw_image(3, dtype=np.uint16, top=999)),
+                         "holds uint16 values outside 0 to 255"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("spoil", "text"), POTSDAM_FAULTS.values(), ids=POTSDAM_FAULTS)
@@ -224,7 +210,7 @@ def test_a_faulty_scene_is_named_the_rest_is_kept_and_mending_it_finishes(
 
 
 def test_leaving_a_faulty_scene_out_finishes_too(source, tmp_path):
-    POTSDAM_FAULTS["orange for red"][0](source)
+    POTSDAM_FAULTS["orange"][0](source)
     prepared(tmp_path, "potsdam", status=1)
     prepared(tmp_path, "potsdam", "--leave_out", "3_10")
     card = card_of(tmp_path / "out")
@@ -425,17 +411,13 @@ def locked(source: Path, file: Path) -> None:
 
 ZIP_FAULTS = {
     "broken": (lambda s, f: cut_short(zipped(s, f)), "no readable zip file"),
-    "in a zip": (
-        lambda s, f: zipped(s, f, **{"RGB.zip": b"PK"}),
-        "holds RGB.zip, another zip file; unzip it first",
-    ),
+    "in a zip": (lambda s, f: zipped(s, f, **{"RGB.zip": b"PK"}),
+                 "holds RGB.zip, another zip file; unzip it first"),
     "locked": (locked, "which asks for a password; unzip it first"),
     "bzip2": (lambda s, f: zipped(s, f, zipfile.ZIP_BZIP2), "packed by another method"),
-    "mask": (
-        lambda s, f: zipped(s, f, **{f"{IMAGE}.MSK": b"<VRTDataset/>"}),
-        f"holds {IMAGE}.MSK, a mask or overview that is no TIFF",
-    ),
-}
+    "mask": (lambda s, f: zipped(s, f, **{f"{IMAGE}.MSK": b"<VRTDataset/>"}),
+             f"holds {IMAGE}.MSK, a mask or overview that is no TIFF"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("make", "text"), ZIP_FAULTS.values(), ids=ZIP_FAULTS)
@@ -546,6 +528,7 @@ def test_labels_whose_coding_changes_are_not_mixed_with_tiles_of_the_old_one(own
     ("file", "content", "text"),
     [
         ("images/mine.png", "mine", "has images, but not by this tool"),
+        ("labels/train/mine_0_0.png", "mine", "has labels, but not by this tool"),
         ("images", "a file", "error: --output"),
         ("prepare.jsonl", "{}\n", "damaged"),
     ],
