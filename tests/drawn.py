@@ -8,6 +8,7 @@ import runpy
 import struct
 import sys
 import warnings
+import zipfile
 import zlib
 from dataclasses import dataclass
 from functools import cache
@@ -151,6 +152,17 @@ def draw_levir(
             write_tiff(folder / part / f"label_0_1_2/{name}_roiMap.tif", maps)
         drawn[name] = planes, classes
     return drawn
+
+
+def zipped(folder: Path, file: Path, inside="", method=zipfile.ZIP_DEFLATED, **others) -> Path:
+    """A zip of the files below `folder`, their paths after `inside`, and of `others`, as bytes."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            archive.write(path, inside + path.relative_to(folder).as_posix())
+        for name, data in others.items():
+            archive.writestr(name, data)
+    return file
 
 
 @dataclass

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import cv2
@@ -35,6 +34,7 @@ from drawn import (
     tree,
     write_png,
     write_tiff,
+    zipped,
 )
 
 from SSLRemoteSensing.data.prepared import positions
@@ -214,15 +214,6 @@ def test_potsdam_gives_the_bands_asked_for(tmp_path, bands, products, expected, 
     assert card["mean"] == pytest.approx((planes.mean((1, 2)) / 255).tolist())
 
 
-def zipped(folder: Path, file: Path, inside: str = "") -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                archive.write(path, inside + path.relative_to(folder).as_posix())
-    return file
-
-
 def nested(source: Path, target: Path) -> Path:
     for folder in source.iterdir():
         shutil.copytree(folder, target / "Potsdam" / folder.name / folder.name)
@@ -321,9 +312,8 @@ def test_any_number_of_workers_gives_the_same(potsdam, tmp_path, workers):
 
 def test_eroded_labels_alone(potsdam, tmp_path):
     prepared(tmp_path, "potsdam", "--source", potsdam[0], "--labels", "eroded")
-    found = assemble(tmp_path / "out/labels_eroded/train", "2_10")
-    assert np.array_equal(found, not_scored(eroded(potsdam[2]["2_10"][1])))
-    assert not (tmp_path / "out/labels").exists()
+    images_and_boundaries = {n: d for n, d in tiles_of(potsdam[1]).items() if "labels/" not in n}
+    assert tiles_of(tmp_path / "out") == images_and_boundaries
     assert card_of(tmp_path / "out")["labels"] == ["eroded"]
 
 
@@ -472,18 +462,28 @@ def draw_folder(folder: Path, image: str, label: str | None = None, tops=6, offs
         ("img_dir/{split}/{name}.png", "ann_dir/{split}/{name}.png"),
         ("{split}/images/{name}.jpg", "{split}/masks/{name}.png"),
         ("x/{split}/images/{name}.png", "x/{split}/labels/{name}_label.png"),
+        ("{name}.jpg", "{name}.png"),
+        ("{name}.tif", "{name}.png"),
+        ("{name}.png", "{name}_label.png"),
+        ("images/{name}.png", "masks/{name}_mask.png"),
+        ("images/{name}.jpg", "labels/{name}.png"),
     ],
 )
-def test_partner_folders_with_splits(tmp_path, image, label):
+def test_images_and_labels_are_paired_and_split_by_folder_or_dealt_by_scene(tmp_path, image, label):
     drawn = draw_folder(tmp_path / "source", image, label)
-    prepared(tmp_path, "folder", *SIX)
+    has_splits = "{split}" in image
+    flags = [] if has_splits else ["--splits", "train", "val=0.5"]
+    done = prepared(tmp_path, "folder", *SIX, *flags)
+    assert ("scenes are dealt by a hash of their names" in done.stdout) != has_splits
     card = card_of(tmp_path / "out")
-    assert card["tiles"] == {"train": 16, "val": 4, "test": 4}
     assert card["classes"] == list("abcdef")
-    assert {name: split for split, names in card["scenes"].items() for name in names} == {
-        name: split for name, (split, *_) in drawn.items()
-    }
-    assert_scenes(tmp_path / "out", drawn, images=image.endswith("png"))
+    split_of = {name: split for split, names in card["scenes"].items() for name in names}
+    for name, (split, *_) in drawn.items():  # tiles of one scene stay together
+        dealt = "val" if name_hash(name.partition("_")[0]) < 0.5 else "train"
+        assert split_of.pop(name) == (split if has_splits else dealt)
+    assert split_of == {}
+    assert sum(card["tiles"].values()) == 4 * len(drawn)
+    assert_scenes(tmp_path / "out", drawn, images=not image.endswith("jpg"))
 
 
 @pytest.mark.parametrize("stated", [[], ["--label_offset", "-1"]])
@@ -499,29 +499,6 @@ def test_0_as_not_scored_becomes_255_and_is_said_where_it_was_not_stated(tmp_pat
     done = prepared(tmp_path, "folder", *SIX, *stated)
     assert ("0 is taken as not scored" in done.stdout) == (not stated)
     assert_scenes(tmp_path / "out", drawn)
-
-
-@pytest.mark.parametrize(
-    "layout",
-    [
-        ("{name}.jpg", "{name}.png"),
-        ("{name}.tif", "{name}.png"),
-        ("{name}.png", "{name}_label.png"),
-        ("images/{name}.png", "masks/{name}_mask.png"),
-        ("images/{name}.jpg", "labels/{name}.png"),
-    ],
-)
-def test_a_flat_folder_is_dealt_by_scenes(tmp_path, layout):
-    drawn = draw_folder(tmp_path / "source", *layout)
-    done = prepared(tmp_path, "folder", *SIX, "--splits", "train", "val=0.5")
-    assert "scenes are dealt by a hash of their names" in done.stdout
-    scenes = card_of(tmp_path / "out")["scenes"]
-    assert sorted(name for names in scenes.values() for name in names) == sorted(drawn)
-    for scene in ("area1", "area2", "area3", "area4"):
-        split = "val" if name_hash(scene) < 0.5 else "train"
-        mine = {name for name in drawn if name.startswith(scene)}
-        assert mine <= set(scenes.get(split, [])), "tiles of one scene stay together"
-    assert_scenes(tmp_path / "out", drawn, images=False)
 
 
 @pytest.mark.parametrize(
