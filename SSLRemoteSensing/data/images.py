@@ -123,7 +123,7 @@ def encode_png(pixels: np.ndarray, compression: int | None = None) -> bytes:
     """
     options = [] if compression is None else [cv2.IMWRITE_PNG_COMPRESSION, compression]
     options += [] if compression is None else [cv2.IMWRITE_PNG_STRATEGY, 0]
-    pixels = pixels[:, :, ::-1] if pixels.ndim == 3 else pixels
+    pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
     return cv2.imencode(".png", pixels, options)[1].tobytes()
 
 
