@@ -15,6 +15,8 @@ import numpy as np
 
 from SSLRemoteSensing.core.errors import UnreadableImage
 
+# Read whole by GDAL's own quick way, a PNG that is cut short would give anything, and no error.
+os.environ.setdefault("GDAL_PNG_WHOLE_IMAGE_OPTIM", "NO")
 # Filters of warnings belong to the process: two threads must not change them at a time.
 _filters = threading.Lock()
 # Of GDAL's many drivers some follow addresses and paths that a file names, whatever its ending.
@@ -119,6 +121,7 @@ def open_tiff(path: str | Path, beside: bool = False) -> Iterator[Tiff]:
     """Open the file at `path`, a TIFF or PNG whatever its ending, or what `DRIVER_OF` says of it.
 
     Args:
+        path: a file, or what GDAL calls a member of a zip file, /vsizip/{FILE}/MEMBER.
         beside: look at the files beside it too, which may hold its place on the map and a mask.
 
     Raises:
@@ -130,9 +133,10 @@ def open_tiff(path: str | Path, beside: bool = False) -> Iterator[Tiff]:
     from rasterio.io import DatasetReader
 
     path = Path(path)
-    require_file(path)
-    if beside:
-        require_tiff_masks(path)
+    if path.parts[:2] != ("/", "vsizip"):  # which has been looked through when it was listed
+        require_file(path)
+        if beside:
+            require_tiff_masks(path)
     options = {} if beside else {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
     with reading(path), rasterio.Env(**options), _filters, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)

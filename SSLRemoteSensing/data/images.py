@@ -54,9 +54,9 @@ def read_image(
         data = _read_bytes(path)
         is_deep = data.startswith(PNG) and data[24:25] == b"\x10"  # 16 bits a value
         if in_channels == 3 and bands is None and max_value is None and not is_deep:
-            return _decode(path, data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+            return decode(path, data)
         return _choose_bands(
-            path, _decode(path, data, cv2.IMREAD_UNCHANGED), in_channels, bands, max_value
+            path, decode(path, data, cv2.IMREAD_UNCHANGED), in_channels, bands, max_value
         )
     except MemoryError as error:
         raise UnreadableImage(
@@ -110,7 +110,7 @@ def read_header(path: str | Path) -> Header:
             f"image {path}: claims too many pixels ({error}); remove it"
         ) from error
     except (OSError, SyntaxError, ValueError):  # a JPEG with junk in it, which OpenCV passes over
-        pixels = _decode(path, _read_bytes(path), cv2.IMREAD_UNCHANGED)
+        pixels = decode(path, _read_bytes(path), cv2.IMREAD_UNCHANGED)
         return Header(*pixels.shape[:2], pixels[0, 0].size, pixels.dtype.name)
 
 
@@ -123,7 +123,7 @@ def encode_png(pixels: np.ndarray, compression: int | None = None) -> bytes:
     """
     options = [] if compression is None else [cv2.IMWRITE_PNG_COMPRESSION, compression]
     options += [] if compression is None else [cv2.IMWRITE_PNG_STRATEGY, 0]
-    pixels = pixels[:, :, ::-1] if pixels.ndim == 3 else pixels
+    pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
     return cv2.imencode(".png", pixels, options)[1].tobytes()
 
 
@@ -219,7 +219,12 @@ def _read_bytes(path: Path) -> bytes:
     return data
 
 
-def _decode(path: Path, data: bytes, flags: int) -> np.ndarray:
+def decode(
+    path: str | Path,
+    data: bytes,
+    flags: int = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION,
+) -> np.ndarray:
+    """What `data`, the contents of the file `path`, shows: R, G, B uint8 (H, W, 3) by default."""
     # Some decoders fill what is missing with grey. A whole JPEG ends its last scan (FFDA) with
     # FFD9.
     ends = not data.startswith(b"\xff\xd8") or data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")

@@ -25,7 +25,6 @@ from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.core.workers import end_workers
 from SSLRemoteSensing.data import images
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
-from SSLRemoteSensing.preparation.sources import SourceFile
 from SSLRemoteSensing.training import run_folder
 
 
@@ -208,10 +207,6 @@ def zip_of(path: Path, tiles: Path) -> Path:
     return path
 
 
-NAMES = ["../../up.jpg", "/tmp/absolute.jpg", "a/../../../twice.jpg", "plain.jpg", "link.jpg"]
-NAMES += ["..\\..\\back.jpg", "C:\\drive.jpg", "down/tile.jpg", "images/.."]
-
-
 def test_a_zip_file_writes_nothing_outside_the_output(tiles, tmp_path, monkeypatch):
     source = tmp_path / "source"
     source.mkdir()
@@ -229,51 +224,6 @@ def test_a_zip_file_writes_nothing_outside_the_output(tiles, tmp_path, monkeypat
     assert list((tmp_path / "work").iterdir()) == []
     assert (tree(source), tree(tiles)) == (before, theirs)
     assert not any(path.is_symlink() for path in (tmp_path / "output").rglob("*"))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_member_of_a_zip_file_is_unpacked_to_its_own_folder(tiles, tmp_path, monkeypatch, name):
-    """Whatever path it names, `list_files` having let it through."""
-    data = zip_of(tmp_path / "data.zip", tiles)
-    (tmp_path / "a/b/unpacked").mkdir(parents=True)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "a/b/unpacked"))
-    before, theirs = tree(tmp_path), tree(tiles)
-    if name == "images/..":
-        with pytest.raises(UserError, match="cannot be unpacked"), local(data, name):
-            pass
-    else:
-        with local(data, name) as path:
-            assert path.parent.parent == tmp_path / "a/b/unpacked"
-            assert not path.is_symlink()
-            assert len(path.read_bytes()) > 10
-            assert len([file for file in tmp_path.rglob("*") if file.is_file()]) == 2
-    assert (tree(tmp_path), tree(tiles)) == (before, theirs)
-
-
-def local(archive: Path, name: str):
-    return SourceFile(name, archive, name, (0, 0)).local()
-
-
-def test_a_zip_bomb_is_refused_before_it_fills_the_disk(tmp_path, monkeypatch):
-    """One that says how much it holds, and one that holds more than it says."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with zipfile.ZipFile(tmp_path / "large.zip", "w") as archive:
-        archive.writestr("a.jpg", b"data")
-        archive.filelist[0].file_size = 2**60  # in the directory, written when it is closed
-    with (
-        pytest.raises(UnreadableImage, match=r"a\.jpg: unpacked it would take 11529215"),
-        local(tmp_path / "large.zip", "a.jpg"),
-    ):
-        pass
-    with zipfile.ZipFile(tmp_path / "small.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a.jpg", bytes(10**7))
-        archive.filelist[0].file_size = 1000
-    with (
-        pytest.raises(UnreadableImage, match=r"a\.jpg: cannot be unpacked"),
-        local(tmp_path / "small.zip", "a.jpg"),
-    ):
-        pass
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["large.zip", "small.zip"]
 
 
 class Evil:
