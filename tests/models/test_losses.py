@@ -17,8 +17,8 @@ from SSLRemoteSensing.models.losses import (
     FocalLoss,
     InpaintingLoss,
     SegmentationLoss,
+    segmentation_losses,
 )
-from SSLRemoteSensing.models.segmentation import segmentation_losses
 
 
 def embeddings(n: int, d: int = 6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -369,9 +369,9 @@ def summed(**changes) -> dict:
 def test_a_sum_keeps_its_losses_apart_with_their_factors():
     logits, label = pixels()
     built = segmentation_losses(summed(factors=(1, 0.5)), 4)
-    assert {key: factor for key, (factor, _) in built.items()} == {"ce": 1, "dice": 0.5}
-    assert torch.equal(built["dice"][1](logits, label), DiceLoss()(logits, label))
-    assert {f for f, _ in segmentation_losses(summed(), 4).values()} == {1.0}
+    assert [entry[:2] for entry in built] == [("ce", 1), ("dice", 0.5)]
+    assert torch.equal(built[1][2](logits, label), DiceLoss()(logits, label))
+    assert [factor for _, factor, _ in segmentation_losses(summed(), 4)] == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -379,8 +379,8 @@ def test_a_sum_keeps_its_losses_apart_with_their_factors():
     [("CrossEntropyLoss", "cross_entropy"), ("DiceLoss", "dice"), ("FocalLoss", "focal")],
 )
 def test_a_loss_alone_is_logged_under_its_name(name, key):
-    assert list(segmentation_losses(dict(name=name), 4)) == [key]
-    assert list(segmentation_losses(None, 4)) == ["cross_entropy"]
+    assert [entry[:2] for entry in segmentation_losses(dict(name=name), 4)] == [(key, 1.0)]
+    assert [entry[0] for entry in segmentation_losses(None, 4)] == ["cross_entropy"]
 
 
 @pytest.mark.parametrize(
