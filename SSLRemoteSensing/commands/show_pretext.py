@@ -28,7 +28,8 @@ def flags() -> Flags:
 def main() -> None:
     args = parse(flags())
     # Only now: they load torch, which takes seconds that --help need not wait for.
-    from SSLRemoteSensing.reports.image_grid import png_path, write_png
+    from SSLRemoteSensing.data.images import write_png
+    from SSLRemoteSensing.reports.image_grid import COMPRESSION, png_path
     from SSLRemoteSensing.reports.pretext_figures import (
         class_names,
         describe,
@@ -50,11 +51,11 @@ def main() -> None:
     keys, settings = split(config["train_cfg"], PretextData)
     channels = config["backbone_cfg"].get("in_channels", 3)
     dataset = open_images(keys["train_data"], channels, settings.seed)
-    classes = class_names(config["train_cfg"])
+    classes = class_names(dataset)
     samples = first_samples(dataset, settings, args.epoch, args.samples)
     title = f"{config['name']}: {len(dataset)} images, epoch {args.epoch}, seed {dataset.seed}"
-    page, _ = draw_samples(samples, dataset, classes, f"{title}, from the first batch on")
-    write_png(output, page)
-    for line in [title, *describe(samples, dataset, classes)]:
+    page = draw_samples(samples, channels, f"{title}, from the first batch on")
+    write_png(output, page, COMPRESSION)
+    for line in [title, *describe(samples, classes)]:
         print_line(line)
     print_summary({"picture": output}, [command_line("train.py", *config_words(args))])

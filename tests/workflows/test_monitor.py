@@ -27,11 +27,10 @@ from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, colla
 from SSLRemoteSensing.evaluation.embeddings import alignment, effective_rank, spread, uniformity
 from SSLRemoteSensing.evaluation.task_gradients import task_gradients
 from SSLRemoteSensing.models.pretext import PretextNet, count_pairs
-from SSLRemoteSensing.reports.image_grid import sized
+from SSLRemoteSensing.reports.image_grid import Grid, sized
 from SSLRemoteSensing.reports.pretext_figures import (
     BLUE,
     CELL,
-    inpainting_grid,
     inpainting_page,
     transforms_page,
 )
@@ -560,7 +559,7 @@ def test_the_panels_of_the_inpainting_page_are_the_pixels(config):
     occluded[:, 8:20, 4:16] = 255 - occluded[:, 8:20, 4:16]
     prediction = np.clip(anchor / 255 + 0.25, None, 2).astype(np.float32)
     page = inpainting_page(occluded, prediction, anchor, ["a", "b"])
-    grid = inpainting_grid(32, 2)
+    grid = Grid(128, 128, 2, columns=4, header=1)
     panels = [
         page[y : y + grid.height, x : x + grid.width]
         for y, x in (grid.corner(row, column) for row in range(2) for column in range(4))
@@ -582,7 +581,7 @@ def test_the_pictures_of_a_run_show_its_samples(config):
     train(config, num_epoch=1)
     picture = decoded(events_of(config).Images("pictures/inpainting")[-1].encoded_image_string)
     dataset = PretextDataset(PretextSettings(**config["train_cfg"]["train_data"]))
-    grid = inpainting_grid(32, 4)
+    grid = Grid(128, 128, 4, columns=4, header=1)
     assert picture.shape == (*grid.shape, 3)
     for row in range(4):
         sample = dataset[(OWN_EPOCH, 6 * row)]
@@ -594,12 +593,10 @@ def test_the_pictures_of_a_run_show_its_samples(config):
 
 def test_cells_of_the_confusion_matrix_are_blue_by_their_share_of_the_row():
     page = transforms_page(np.array([[4, 0], [1, 3]]), ["a", "b"], "of 8")
-    side = page.shape[0] - 12 - 2 * CELL
-    left = next(x for x in range(page.shape[1]) if tuple(page[side + 2, x]) == BLUE)
-    corner = page[side + 2 :: CELL, left + 2 :: CELL][:2, :2].astype(int)
-    white, blue = np.array([255] * 3), np.array(BLUE)
-    for (row, column), share in {(0, 0): 1, (0, 1): 0, (1, 0): 0.25, (1, 1): 0.75}.items():
-        assert np.abs(corner[row, column] - (white + share * (blue - white))).max() <= 1
+    grid, white, blue = Grid(CELL, CELL, 2, 2, header=2), np.array([255] * 3), np.array(BLUE)
+    for place, share in {(0, 0): 1, (0, 1): 0, (1, 0): 0.25, (1, 1): 0.75}.items():
+        colour = page[grid.corner(*place)].astype(int)
+        assert np.abs(colour - (white + share * (blue - white))).max() <= 1
 
 
 def test_with_vis_writes_the_same_pictures_as_files(config, tmp_path):
