@@ -497,8 +497,8 @@ def read_backbone(rng: np.random.Generator, folder: Path) -> str | None:
         (at / "backbone.json").write_bytes(damaged((at / "backbone.json").read_bytes(), rng))
     contents = checkpoints.read(path)
     checkpoints.read_card(path, contents)
-    state = backbone_weights(contents)
-    expected = backbone_weights(checkpoints.read(folder / "whole/backbone.pth"))
+    state = backbone_weights(contents)[0]
+    expected = backbone_weights(checkpoints.read(folder / "whole/backbone.pth"))[0]
     intact = (at / "backbone.json").exists() and "sha256" in json.loads(
         (at / "backbone.json").read_text()
     )
