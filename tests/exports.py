@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import sys
-import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +21,7 @@ export = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(export)
 
 CLASSES = ["ground", "building", "car"]
-FORMS = {"safetensors": "w.safetensors", "onnx": "net.onnx", "torchscript": "net.pt"}
+FORMS = {"safetensors": "w.safetensors", "onnx": "net.onnx"}
 
 
 @contextmanager
@@ -47,17 +46,11 @@ def backbone_run(folder: Path, name: str, **card) -> Path:
     """A pre-training's backbone.pth and its card."""
     net = lively(BACKBONES[name](mean=MEAN, std=STD))
     data = {"data_path": "/home/jane/images", "img_size": 256}
-    config = {
-        "backbone_cfg": {"name": name, "pretrained": False},
-        "train_cfg": {"train_data": data},
-    }
-    known = net.card() | {"bands": [1, 2, 3], "max_value": 1023.0, "img_size": 256, "step": 77}
-    known |= {
-        "epoch": 2,
-        "images_seen": 99,
-        "config": config | {"agr_head_cfg": {"name": "AGPHead"}},
-    }
-    export_backbone(folder, net.state_dict(), known | card)
+    config = {"backbone_cfg": {"name": name, "pretrained": False}}
+    config |= {"train_cfg": {"train_data": data}, "agr_head_cfg": {"name": "AGPHead"}}
+    facts = net.card() | {"bands": [1, 2, 3], "max_value": 1023.0, "img_size": 256, "step": 77}
+    facts |= {"epoch": 2, "images_seen": 99, "config": config}
+    export_backbone(folder, net.state_dict(), facts | card)
     return folder / "backbone.pth"
 
 
@@ -79,12 +72,8 @@ def tuned_run(folder: Path, decoder: dict, name: str = "resnet18", **more) -> Pa
     entry = {"iou": 0.5, "f1": 0.6}
     scores = {"miou": 0.512, "mf1": 0.6, "oa": 0.9, "kappa": None}
     scores |= {"per_class": dict.fromkeys(CLASSES, entry)}
-    results = {
-        "checkpoint": "runs/x/best.pth",
-        "step": 40,
-        "split": "test",
-        "protocols": {"full": scores},
-    }
+    results = {"checkpoint": "runs/x/best.pth", "step": 40, "split": "test"}
+    results |= {"protocols": {"full": scores}}
     (folder / "results.json").write_text(json.dumps(results))
     return folder / "best.pth"
 
@@ -126,12 +115,6 @@ class Exports:
         source = self.source(checkpoint)
         with torch.no_grad():
             unit = pixels.float() / 255
-            return (
-                source.backbone(unit)["block6"] if source.net is None else source.net.logits(unit)
-            )
-
-
-def load_jit(path: Path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.jit.load(str(path))
+            if source.net is None:
+                return source.backbone(unit)["block6"]
+            return source.net.logits(unit)

@@ -15,14 +15,8 @@ from SSLRemoteSensing.inference.network import MapNetwork
 from SSLRemoteSensing.inference.outputs import plan_outputs
 
 CPU = torch.device("cpu")
-
-
 CLASSES = ["ground", "roof", "tree", "water"]
-
-
 PALETTE = [(225, 225, 225), (200, 60, 50), (30, 140, 40), (40, 80, 220)]
-
-
 PLACE = dict(crs="EPSG:32633", transform=rasterio.Affine(0.5, 0, 366000, 0, -0.5, 5808000))
 
 
@@ -51,9 +45,8 @@ def draw(height: int, width: int, bands: int = 3, seed: int = 0, dtype=np.uint8)
     rng = np.random.default_rng(seed)
     small = rng.integers(1, 256, (bands, 6, 7)).astype(np.float32)
     planes = [cv2.resize(plane, (width, height), interpolation=cv2.INTER_CUBIC) for plane in small]
-    return np.clip(np.stack(planes) + rng.normal(0, 4, (bands, height, width)), 1, 255).astype(
-        dtype
-    )
+    noisy = np.stack(planes) + rng.normal(0, 4, (bands, height, width))
+    return np.clip(noisy, 1, 255).astype(dtype)
 
 
 def write(path: Path, planes: np.ndarray, alpha: bool = False, mask=None, **profile) -> Path:
@@ -76,9 +69,7 @@ def write(path: Path, planes: np.ndarray, alpha: bool = False, mask=None, **prof
 def mapped(net: MapNetwork, scene: Path, output: Path, asked: dict | None = None, **settings):
     """What `map_scene` says, with the class map as it was read again."""
     (planned,) = plan_outputs([scene], str(output), **asked or {})
-    chosen = MapSettings(**dict(tile=64, batch_size=3) | settings)
-    chosen.check()
-    done = map_scene(net, planned, chosen)
+    done = map_scene(net, planned, MapSettings(**dict(tile=64, batch_size=3) | settings))
     assert not [file for file in output.parent.iterdir() if ".part" in file.name]
     return done, read(planned.map)
 

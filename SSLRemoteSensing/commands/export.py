@@ -7,10 +7,10 @@
 Takes a backbone.pth, a checkpoint of train.py, or best.pth and latest.pth of finetune_seg.py (and
 whatever else load_backbone reads). `torchvision`, `timm` and `mmseg` get the backbone; `smp` the
 whole network where segmentation_models_pytorch has the same, or else the backbone; `safetensors`
-what the checkpoint has; `onnx` and `torchscript` a graph for images of any number and size, which
-is compared with the network before it is written. Beside the file come README.md, its model card,
-and, where the format has no place for it, a .json that load_backbone takes mean and std from; use a
-folder for each file. docs/use_the_weights.md has examples.
+what the checkpoint has; `onnx` a graph for images of any number and size, which is compared with
+the network before it is written. Beside the file come README.md, its model card, and, where the
+format has no place for it, a .json that load_backbone takes mean and std from; use a folder for
+each file. docs/use_the_weights.md has examples.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from pathlib import Path
 from SSLRemoteSensing.core.cli import Flags, parse
 from SSLRemoteSensing.core.console import print_summary
 
-FORMATS = ("torchvision", "timm", "smp", "mmseg", "safetensors", "onnx", "torchscript")
+FORMATS = ("torchvision", "timm", "smp", "mmseg", "safetensors", "onnx")
 RESULTS = ("logits", "probabilities", "classes")
 
 
@@ -42,7 +42,7 @@ def flags() -> Flags:
         help="the file to write; README.md is written beside it",
     )
     flags.add_argument("--overwrite", action="store_true", help="replace what is there")
-    graphs = flags.add_argument_group("onnx and torchscript")
+    graphs = flags.add_argument_group("onnx")
     graphs.add_argument(
         "--preprocess",
         action="store_true",

@@ -33,15 +33,13 @@ def flags() -> Flags:
         help="scenes, or patterns of them in quotes")
     add("--output", required=True, metavar="PATH",
         help="a file (.tif, .png) for one scene, or a folder")
-    add("--overwrite", action="store_true", help="replace files that are no maps of this command")
+    add("--overwrite", action="store_true", help="replace files that are there")
     add("--skip_existing", action="store_true", help="leave out scenes whose map is there")
     add = flags.add_argument_group("reading the scene").add_argument
     add("--bands", type=int, nargs="+", metavar="BAND", help="the scene's bands for the network, "
         "counted from 1 (default: those of the checkpoint's card)")
     add("--max_value", type=float, metavar="VALUE",
         help="the scene's value that becomes 255 (default: the checkpoint's)")
-    add("--on_bad_block", default="fail", choices=("fail", "nodata"),
-        help="nodata: leave what cannot be read empty in the map, and go on")
     add = flags.add_argument_group("predicting").add_argument
     add("--tile", type=int, default=512, metavar="PIXELS", help="side of a window, in pixels")
     add("--overlap", type=float, default=0.5, metavar="SHARE",

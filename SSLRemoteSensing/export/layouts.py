@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.templates import render
 from SSLRemoteSensing.export.source import Source
 from SSLRemoteSensing.models.backbones import VGG
 
@@ -124,38 +125,21 @@ def mmpretrain_vgg(features: nn.Sequential, weights: dict[str, Tensor]) -> dict[
 
 
 def mmseg_config(source: Source, file: str) -> str:
-    """The lines of a config of mmsegmentation that use the file."""
-    backbone, mean, std = source.backbone, source.backbone.mean, source.backbone.std
-    depth = int(re.search(r"\d+", backbone.name).group())
-    offset = [round(255 * value, 3) for value in mean or [0] * backbone.in_channels]
-    scale = [round(255 * value, 3) for value in std or [1] * backbone.in_channels]
-    lines = []
-    if isinstance(backbone, VGG):
-        norm = "dict(type='BN')" if backbone.name.endswith("_bn") else "None"
-        lines += ["custom_imports = dict(imports=['mmpretrain.models'])"]
-        kind = f"type='mmpretrain.VGG', depth={depth}, norm_cfg={norm}, out_indices=(0, 1, 2, 3, 4)"
-    else:
-        kind = f"type='ResNet', depth={depth}, style='pytorch', in_channels={backbone.in_channels}"
-        if backbone.output_stride != 32 and depth < 50:
-            lines += [
-                f"# Fine-tuned with output stride {backbone.output_stride}, dilated in a way that "
-                "basic blocks of",
-                "# mmsegmentation are not: its last maps are others. Fine-tune it again there.",
-            ]
-        elif backbone.output_stride != 32:
-            last = {16: "1, 1, 1, 2", 8: "1, 1, 2, 4"}[backbone.output_stride]
-            steps = {16: "1, 2, 2, 1", 8: "1, 2, 1, 1"}[backbone.output_stride]
-            kind += f", strides=({steps}), dilations=({last}), contract_dilation=True"
-    # mmsegmentation reads images as BGR.
-    swap = "True" if backbone.in_channels == 3 else "False"
-    lines += [
-        "model = dict(",
-        f"    data_preprocessor=dict(type='SegDataPreProcessor', mean={offset}, std={scale}, "
-        f"bgr_to_rgb={swap}),",
-        f"    backbone=dict({kind},",
-        f"        init_cfg=dict(type='Pretrained', checkpoint={file!r}, prefix='backbone.')))",
-    ]
-    return "\n".join(lines)
+    """The lines of a config of mmsegmentation that use the file; it reads images as BGR."""
+    backbone, channels = source.backbone, source.backbone.in_channels
+    config = render(
+        "export",
+        "mmseg.txt",
+        file=repr(file),
+        is_vgg=isinstance(backbone, VGG),
+        has_norm=backbone.name.endswith("_bn"),
+        depth=int(re.search(r"\d+", backbone.name).group()),
+        stride=backbone.output_stride,
+        channels=channels,
+        mean=[round(255 * value, 3) for value in backbone.mean or [0] * channels],
+        std=[round(255 * value, 3) for value in backbone.std or [1] * channels],
+    )
+    return config.rstrip("\n")
 
 
 def plain(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,17 +1,15 @@
-"""A backbone or a network as one graph: TorchScript and ONNX, for images of any number and size.
+"""A backbone or a network as one ONNX graph, for images of any number and size.
 
-Both come of one trace. `torch.onnx.export(dynamo=True)` would fix the batch of some decoders and
+It comes of a trace. `torch.onnx.export(dynamo=True)` would fix the batch of some decoders and
 takes forty seconds where this takes two; that torch calls the older way deprecated is known.
 """
 
 import io
 import warnings
-import zipfile
 from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from SSLRemoteSensing.core.console import progress
@@ -52,9 +50,7 @@ class Graph(nn.Module):
         height, width = x.shape[2:]
         x = pad_to_stride(x, height, width)
         logits = self.decoder(self.backbone(x))[:, :, :height, :width]
-        if self.result == "classes":
-            return logits.argmax(1).to(torch.uint8)
-        return logits.softmax(1) if self.result == "probabilities" else logits
+        return as_result(logits, self.result)
 
 
 def pad_to_stride(x: Tensor, height, width) -> Tensor:
@@ -103,50 +99,6 @@ def replace_adaptive_pools(module: nn.Module) -> None:
             replace_adaptive_pools(child)
 
 
-def trace(source: Source, preprocess: bool, result: str) -> torch.jit.ScriptModule:
-    """The graph of a checkpoint, compared with its network on images of several sizes.
-
-    Raises:
-        UserError: the network goes another way for other sizes.
-    """
-    graph = Graph(source, preprocess, result).eval()
-    replace_adaptive_pools(graph)
-    example = images(source, preprocess, (2, 70, 100))
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecation, and sizes that a trace might fix: compared
-        module = torch.jit.trace(graph, (example,), check_trace=False)
-    compare(source, preprocess, result, lambda x: listing(module(x)), "torchscript")
-    return module
-
-
-def torchscript(source: Source, preprocess: bool, result: str) -> bytes:
-    """The file of `trace`, for torch.jit.load or C++, without a path of this machine."""
-    module, file = trace(source, preprocess, result), io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch calls TorchScript deprecated
-        torch.jit.save(module, file)
-    return without_debugging(file)
-
-
-def without_debugging(file: io.BytesIO) -> bytes:
-    """The archive less its `*.debug_pkl`, which name the lines of code with their whole paths.
-
-    Only the traces of errors want them. Each member begins at a multiple of 64 bytes, as in
-    torch's own archives, which may be read in place.
-    """
-    archive = io.BytesIO()
-    with zipfile.ZipFile(file) as old, zipfile.ZipFile(archive, "w") as new:
-        for member in old.infolist():
-            if member.filename.endswith(".debug_pkl"):
-                continue
-            entry = zipfile.ZipInfo(member.filename)
-            header = archive.tell() + 30 + len(member.filename.encode()) + 4
-            padding = -header % 64
-            entry.extra = b"FB" + padding.to_bytes(2, "little") + bytes(padding)
-            new.writestr(entry, old.read(member))
-    return archive.getvalue()
-
-
 def onnx_model(
     source: Source, preprocess: bool, result: str, texts: dict[str, str]
 ) -> tuple[bytes, float]:
@@ -165,7 +117,9 @@ def onnx_model(
         raise UserError(
             f"--format onnx: cannot import what it needs ({error}); pip install onnx onnxruntime"
         ) from error
-    module, file = trace(source, preprocess, result), io.BytesIO()
+    graph, file = Graph(source, preprocess, result).eval(), io.BytesIO()
+    replace_adaptive_pools(graph)
+    example = images(source, preprocess, (2, 70, 100))
     free_axes = {0: "batch", 2: "height", 3: "width"}
     if source.net is None:
         outputs = [key for key in BLOCKS if key in source.backbone.keep(source.backbone.channels)]
@@ -174,17 +128,12 @@ def onnx_model(
         outputs = [result]
         axes = {result: {0: "batch", 1: "height", 2: "width"} if result == "classes" else free_axes}
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # deprecation, and sizes that a trace might fix: compared
+        traced = torch.jit.trace(graph, (example,), check_trace=False)
         torch.onnx.export(
-            module,
-            (images(source, preprocess, (2, 70, 100)),),
-            file,
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=["images"],
-            output_names=outputs,
-            dynamic_axes={"images": free_axes} | axes,
-        )
+            traced, (example,), file, dynamo=False, opset_version=OPSET, input_names=["images"],
+            output_names=outputs, dynamic_axes={"images": free_axes} | axes,
+        )  # fmt: skip
     model = onnx.load_from_string(file.getvalue())
     onnx.helper.set_model_props(model, texts)
     onnx.checker.check_model(model)
@@ -194,15 +143,11 @@ def onnx_model(
     def run(x: Tensor) -> list[Tensor]:
         return [torch.from_numpy(np.asarray(y)) for y in session.run(None, {"images": x.numpy()})]
 
-    return data, compare(source, preprocess, result, run, "onnx")
+    return data, compare(source, preprocess, result, run)
 
 
 def compare(
-    source: Source,
-    preprocess: bool,
-    result: str,
-    run: Callable[[Tensor], list[Tensor]],
-    kind: str,
+    source: Source, preprocess: bool, result: str, run: Callable[[Tensor], list[Tensor]]
 ) -> float:
     """The largest difference between `run(images)` and the network itself, over `SIZES`.
 
@@ -210,10 +155,8 @@ def compare(
         UserError: above 1e-4 (of the largest value, where that is above 1), or more than 1 in
             1000 pixels of another class.
     """
-    reference = source.net or source.backbone
-    if not preprocess:
-        reference = without_normalization(source)
-    worst = 0.0
+    own = source.net or source.backbone
+    reference, worst = own if preprocess else without_normalization(source), 0.0
     for size in progress("comparing", SIZES, unit="size"):
         x = images(source, preprocess, size)
         with torch.no_grad():
@@ -233,7 +176,7 @@ def compare(
                 worst = max(worst, float((target - output).abs().max()) / scale)
     if not worst <= TOLERANCE:
         raise UserError(
-            f"--format {kind}: gives other numbers than the network (by {worst:.1e} at one of "
+            f"--format onnx: gives other numbers than the network (by {worst:.1e} at one of "
             f"{SIZES}); nothing is written"
         )
     return worst
@@ -242,18 +185,13 @@ def compare(
 def as_result(logits: Tensor, result: str) -> Tensor:
     if result == "classes":
         return logits.argmax(1).to(torch.uint8)
-    return F.softmax(logits, 1) if result == "probabilities" else logits
+    return logits.softmax(1) if result == "probabilities" else logits
 
 
 def images(source: Source, preprocess: bool, size: tuple[int, int, int]) -> Tensor:
     """Drawn images of `size` (N, H, W), uint8 or float, the same on every call."""
     batch, height, width = size
     shape = (batch, source.backbone.in_channels, height, width)
-    pixels = torch.randint(
-        0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8
-    )
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     return pixels if preprocess else pixels.float() / 255
-
-
-def listing(outputs) -> list[Tensor]:
-    return list(outputs) if isinstance(outputs, tuple) else [outputs]

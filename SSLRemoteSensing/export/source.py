@@ -1,4 +1,4 @@
-"""What a checkpoint holds: a backbone, or a fine-tuned network with its classes."""
+"""What is asked for, and what a checkpoint holds: a backbone, or a network with its classes."""
 
 import json
 from dataclasses import dataclass
@@ -11,6 +11,28 @@ from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.models.backbones import Backbone
 from SSLRemoteSensing.models.pretrained import backbone_of
 from SSLRemoteSensing.models.segmentation import SegmentationNet, parts_of, trained_network
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be exported, as the flags of the command have it.
+
+    Attributes:
+        form: one of torchvision, timm, smp, mmseg, safetensors, onnx.
+        output: the file.
+        preprocess, result: of a graph, see `onnx.Graph`.
+        licence, dataset: for the model card, None where nobody said.
+        overwrite: replace what is there.
+    """
+
+    checkpoint: Path
+    form: str
+    output: Path
+    preprocess: bool = False
+    result: str = "logits"
+    licence: str | None = None
+    dataset: str | None = None
+    overwrite: bool = False
 
 
 @dataclass

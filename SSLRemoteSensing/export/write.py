@@ -1,39 +1,14 @@
 """An export as a whole: what may be asked for, the file in its form, and its model card."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import make_folder, write_bytes, write_text
 from SSLRemoteSensing.export import layouts, onnx
-from SSLRemoteSensing.export.model_card import MARK, Exported, model_card
-from SSLRemoteSensing.export.source import Source, open_source
-
-GRAPHS = ("onnx", "torchscript")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is to be exported, as the flags of the command have it.
-
-    Attributes:
-        form: one of torchvision, timm, smp, mmseg, safetensors, onnx, torchscript.
-        output: the file.
-        preprocess, result: of a graph, see `onnx.Graph`.
-        licence, dataset: for the model card, None where nobody said.
-        overwrite: replace what is there.
-    """
-
-    checkpoint: Path
-    form: str
-    output: Path
-    preprocess: bool = False
-    result: str = "logits"
-    licence: str | None = None
-    dataset: str | None = None
-    overwrite: bool = False
+from SSLRemoteSensing.export.model_card import MARK, model_card
+from SSLRemoteSensing.export.source import Request, Source, open_source
 
 
 def write_export(request: Request) -> tuple[str, Path]:
@@ -51,28 +26,17 @@ def write_export(request: Request) -> tuple[str, Path]:
         )
     make_folder(request.output.parent, "--output")
     summary, network, smp = write_form(source, request)
-    exported = Exported(
-        file=request.output.name,
-        form=request.form,
-        network=network,
-        preprocess=request.preprocess,
-        result=request.result,
-        smp=smp,
-        licence=request.licence,
-        dataset=request.dataset,
-    )
     card = request.output.parent / "README.md"
-    write_text(card, model_card(source, exported))
+    write_text(card, model_card(source, request, network, smp))
     return summary, card
 
 
 def check(request: Request) -> None:
     """Refuse before anything is read what could not be written."""
     output, form, checkpoint = request.output, request.form, request.checkpoint
-    options = (("--preprocess", request.preprocess), ("--result", request.result != "logits"))
-    for name, is_given in options:
-        if is_given and form not in GRAPHS:
-            raise UserError(f"{name}: only for --format onnx and torchscript, which hold a graph")
+    if form != "onnx" and (request.preprocess or request.result != "logits"):
+        flag = "--preprocess" if request.preprocess else "--result"
+        raise UserError(f"{flag}: only for --format onnx, which holds a graph")
     if output.suffix == ".json" or output.is_dir() or output.name == "README.md":
         raise UserError(f"--output {output}: name a file for the weights, not a folder or card")
     if output.exists() and checkpoint.exists() and output.samefile(checkpoint):
@@ -85,7 +49,7 @@ def check(request: Request) -> None:
     if request.overwrite:
         return
     files = [output]
-    if form not in (*GRAPHS, "safetensors"):
+    if form not in ("onnx", "safetensors"):
         files.append(output.with_suffix(".json"))
     for file in files:
         if file.exists():
@@ -119,9 +83,6 @@ def write_form(source: Source, request: Request) -> tuple[str, bool, str | None]
         weights = source.net.state_dict() if is_tuned else source.weights()
         checkpoints.write_safetensors(output, layouts.plain(weights), source.public_card())
         return network, is_tuned, None
-    if form == "torchscript":
-        write_bytes(output, onnx.torchscript(source, request.preprocess, request.result))
-        return f"{network}, equal to the network at {len(onnx.SIZES)} sizes", is_tuned, None
     texts = {"card": json.dumps(source.public_card())}
     data, worst = onnx.onnx_model(source, request.preprocess, request.result, texts)
     write_bytes(output, data)

@@ -1,14 +1,38 @@
-"""Which bands of a scene a network takes, and which of their values becomes 255."""
+"""Which bands of a scene a network takes, and which of their values becomes 255.
 
-from collections.abc import Sequence
+The first of these rules that holds for a file decides. A tile is one with just as many bands as the
+network, whose training tiles were cut from scenes with the bands of the card.
+
+| rule | holds for | gives |
+|---|---|---|
+| absent band | --bands, one of which the file does not have | refused |
+| other number | --bands, more or fewer than the network's channels | refused |
+| flag | --bands | the bands of the flag |
+| palette | a palette, for a network of red, green, blue | its colours |
+| indices | a palette, but for a network of one band that training took as it stood | refused |
+| CMYK | CMYK, but for a JPEG and a network of red, green, blue | refused |
+| photograph | any other file of CMYK | all: decoding converts them |
+| training | a file that has the card's bands, and is no tile | the card's bands |
+| as stored | a tile, or as many bands as the network where the card names none | all of them |
+| without alpha | as many bands not called alpha as the network where the card names none | those |
+| grey | one band not called alpha, for a network of red, green, blue | it, repeated |
+| other | any file | refused |
+
+A band called alpha masks, unless the network takes it, as near infrared is often called so.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.geotiff import Tiff
 from SSLRemoteSensing.inference.network import RGB, MapNetwork
+
+JPEG_ENDINGS = {".jpg", ".jpeg"}
 
 
 @dataclass(frozen=True)
@@ -24,110 +48,109 @@ class ChosenBands:
     """
 
     bands: list[int]
-    alpha: int | None = None
+    alpha: int | None
     palette: np.ndarray | None = None
     clear: np.ndarray | None = None
     remark: str = ""
 
 
-def choose_bands(
-    path: Path, source: Tiff, network: MapNetwork, requested: Sequence[int] | None, photograph: bool
-) -> ChosenBands:
-    """The bands for the network: those asked for, those of training, or all as they are stored.
+class Case:
+    """A file, the network that is to take it, and the bands of the flag, as the rules ask of it.
 
-    A file that has as many bands as the tiles that were cut for training is taken for such a tile.
-    A band called alpha masks, unless the network takes it, as near infrared is often called so.
+    `is_tile`, `is_plain`: a band a channel, where training had tiles, where no card names bands.
+    """
 
-    Args:
-        photograph: the file is a JPEG, whose CMYK is converted when it is decoded.
+    def __init__(self, file: Tiff, network: MapNetwork, flag: Sequence[int] | None):
+        self.flag, self.trained = list(flag or ()), list(network.bands or ())
+        self.stored, self.data = [*range(1, file.count + 1)], file.data_bands
+        self.channels, self.is_rgb, names = network.in_channels, network.is_rgb, network.band_names
+        self.has_palette, self.is_cmyk = file.palette is not None, file.is_cmyk
+        self.is_photograph = file.path.suffix.lower() in JPEG_ENDINGS
+        self.absent = [band for band in self.flag if band not in self.stored]
+        self.has_trained = 0 < max(self.trained, default=0) <= file.count
+        self.is_tile = network.prepared and file.count == self.channels
+        self.is_plain = not self.trained and file.count == self.channels
+        self.is_masked = not self.trained and len(self.data) == self.channels
+        self.takes_indices = self.channels == 1 and self.trained == [1] and not network.prepared
+        self.wanted = f"{self.channels}: {', '.join(names or ())}"
+        if self.trained:
+            labels = [f" ({name})" for name in names] if names else [""] * len(self.trained)
+            self.wanted = f"bands {', '.join(map('{}{}'.format, self.trained, labels))}"
+        elif not names:
+            self.wanted = f"{self.channels}, those of training"
+
+
+class Rule(NamedTuple):
+    """Where a rule holds, and the bands that it gives, or why it refuses the file."""
+
+    name: str
+    holds: Callable[[Case], bool]
+    outcome: Callable[[Case], list[int]] | str
+
+
+ABSENT = "has {count}, not band {case.absent[0]} of --bands"
+NUMBER = "--bands: {flag} where the network takes {case.channels}"
+INDICES = "holds colours of a palette where the network takes {case.wanted}; convert it to bands"
+CMYK = "holds CMYK; convert it to RGB"
+OTHER = "has {count} where the network takes {case.wanted}; {remedy}"
+RULES = (
+    Rule("absent band", lambda case: case.absent, ABSENT),
+    Rule("other number", lambda case: len(case.flag) not in (0, case.channels), NUMBER),
+    Rule("flag", lambda case: case.flag, lambda case: case.flag),
+    Rule("palette", lambda case: case.has_palette and case.is_rgb, lambda case: [1]),
+    Rule("indices", lambda case: case.has_palette and not case.takes_indices, INDICES),
+    Rule("CMYK", lambda case: case.is_cmyk and not (case.is_photograph and case.is_rgb), CMYK),
+    Rule("photograph", lambda case: case.is_cmyk, lambda case: case.stored),
+    Rule("training", lambda case: case.has_trained and not case.is_tile, lambda case: case.trained),
+    Rule("as stored", lambda case: case.is_tile or case.is_plain, lambda case: case.stored),
+    Rule("without alpha", lambda case: case.is_masked, lambda case: case.data),
+    Rule("grey", lambda case: len(case.data) == 1 and case.is_rgb, lambda case: case.data),
+    Rule("other", lambda case: True, OTHER),
+)
+
+
+def choose_bands(file: Tiff, network: MapNetwork, flag: Sequence[int] | None) -> ChosenBands:
+    """The bands for the network by `RULES`; `flag` has those of --bands, None without it.
 
     Raises:
         UserError: bands that the scene does not have, or nothing tells which of its own they are.
     """
-    channels, count, trained_bands = network.in_channels, source.count, list(network.bands or ())
-    all_bands, data_bands = list(range(1, count + 1)), source.data_bands
-    if requested is not None:
-        absent = [band for band in requested if not 1 <= band <= count]
-        if absent:
-            raise UserError(f"image {path}: has {bands_of(count)}, not band {absent[0]} of --bands")
-        if len(requested) != channels:
-            raise UserError(
-                f"--bands: {bands_of(len(requested))} where the network takes {channels}"
-            )
-        bands = list(requested)
-    elif source.palette is not None and network.is_rgb:
-        clear = source.colour_table[:, 3] == 0
-        return ChosenBands(
-            [1], alpha_of(source, [1]), source.palette, clear if clear.any() else None
-        )
-    elif source.palette is not None and (network.prepared or trained_bands != [1] or channels != 1):
-        raise UserError(
-            f"image {path}: holds colours of a palette where the network takes "
-            f"{describe_bands(network)}; convert it to bands"
-        )
-    elif source.is_cmyk and photograph and network.is_rgb:
-        return ChosenBands(all_bands)
-    elif source.is_cmyk:
-        raise UserError(f"image {path}: holds CMYK; convert it to RGB")
-    elif (
-        trained_bands
-        and max(trained_bands) <= count
-        and not (network.prepared and count == channels)
-    ):
-        bands = trained_bands
-    elif count == channels and (network.prepared or not trained_bands):
-        bands = all_bands
-    elif len(data_bands) == channels and not trained_bands:
-        bands = data_bands
-    elif len(data_bands) == 1 and network.is_rgb:
-        return ChosenBands(data_bands, alpha_of(source, data_bands))  # grey, repeated
-    else:
-        remedy = (
-            "choose them in this order with --bands" if count >= channels else "take another one"
-        )
-        raise UserError(
-            f"image {path}: has {bands_of(count)} where the network takes "
-            f"{describe_bands(network)}; {remedy}"
-        )
-    remark, numbers = "", ", ".join(map(str, bands))
-    as_stored = bands == all_bands[: len(bands)] and trained_bands in ([], bands)
-    if network.band_names and not (as_stored and network.band_names == RGB):
-        remark = f"bands {numbers} taken as {', '.join(network.band_names)}"
-    elif requested is None and not as_stored:
-        remark = f"bands {numbers} taken" + (" as in training" if bands == trained_bands else "")
-    return ChosenBands(bands, alpha_of(source, bands), remark=remark)
+    case = Case(file, network, flag)
+    rule = next(rule for rule in RULES if rule.holds(case))
+    if isinstance(rule.outcome, str):
+        numbers = {"count": file.count, "flag": len(case.flag)}
+        facts = {key: f"{n} band{'s' if n != 1 else ''}" for key, n in numbers.items()}
+        others = "choose them in this order with --bands"
+        facts["remedy"] = others if file.count >= case.channels else "take another one"
+        raise UserError(f"image {file.path}: {rule.outcome.format(case=case, **facts)}")
+    bands = rule.outcome(case)
+    alpha = min(set(case.stored) - set(case.data) - set(bands), default=None)
+    if rule.name == "palette":
+        clear = file.colour_table[:, 3] == 0
+        return ChosenBands(bands, alpha, file.palette, clear if clear.any() else None)
+    # Grey and CMYK have not a band for each channel.
+    remark = remark_on(case, bands, network.band_names) if len(bands) == case.channels else ""
+    return ChosenBands(bands, alpha, remark=remark)
 
 
-def alpha_of(source: Tiff, bands: Sequence[int]) -> int | None:
-    others = set(range(1, source.count + 1)) - set(source.data_bands) - set(bands)
-    return min(others, default=None)
-
-
-def bands_of(count: int) -> str:
-    return f"{count} band{'s' if count != 1 else ''}"
-
-
-def describe_bands(network: MapNetwork) -> str:
-    """The bands of training by number and name, as far as they are known."""
-    bands, names = network.bands, network.band_names
-    if bands and names:
-        named_bands = [f"{band} ({name})" for band, name in zip(bands, names, strict=True)]
-        return f"bands {', '.join(named_bands)}"
-    if bands:
-        return f"bands {', '.join(map(str, bands))}"
-    if names:
-        return f"{network.in_channels}: {', '.join(names)}"
-    return f"{network.in_channels}, those of training"
+def remark_on(case: Case, bands: list[int], names: tuple[str, ...] | None) -> str:
+    """What the user should know of bands that are not plain red, green, blue as they are stored."""
+    taken = f"bands {', '.join(map(str, bands))} taken"
+    as_stored = bands == case.stored[: len(bands)] and case.trained in ([], bands)
+    if names and not (as_stored and names == RGB):
+        return f"{taken} as {', '.join(names)}"
+    if as_stored or case.flag:
+        return ""
+    return f"{taken} as in training" if bands == case.trained else taken
 
 
 def agreed_scale(
     path: Path, kind: np.dtype, network: MapNetwork, max_value: float | None
 ) -> float | None:
-    """The value that becomes 255, None for the largest of the type.
+    """The value that becomes 255, None for the largest of the type: `max_value`, or training's.
 
     Args:
         kind: of the scene's values.
-        max_value: what the user says of it.
 
     Raises:
         UserError: values of another kind than those of training, with no word of the user's on it.
@@ -136,15 +159,13 @@ def agreed_scale(
         raise UserError(f"image {path}: holds {kind}; convert it to uint8 or uint16")
     if max_value is not None:
         return max_value
-    trained_max = network.max_value
-    if sort_of(kind.name) == sort_of(network.dtype) and (trained_max or kind.name == network.dtype):
-        return trained_max
-    dtype = "8 bits" if network.dtype == "uint8" else network.dtype
-    top = f" up to {trained_max:g}" if trained_max else ""
+    top, trained = network.max_value, network.dtype
+    if sort_of(kind.name) == sort_of(trained) and (top or kind.name == trained):
+        return top
+    values = ("8 bits" if trained == "uint8" else trained) + (f" up to {top:g}" if top else "")
     hint = "255 if the scene was scaled to 8 bits" if kind == np.uint8 else "what becomes 255"
     raise UserError(
-        f"image {path}: holds {kind}, the network was trained on {dtype}{top}; pass --max_value, "
-        f"{hint}"
+        f"image {path}: holds {kind}, the network was trained on {values}; pass --max_value, {hint}"
     )
 
 

@@ -7,9 +7,8 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -19,17 +18,18 @@ from SSLRemoteSensing.core import distributed
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.console import progress, styled
 from SSLRemoteSensing.core.errors import CannotWrite, UserError, one_line
+from SSLRemoteSensing.core.files import atomic
 from SSLRemoteSensing.inference.network import MapNetwork
-from SSLRemoteSensing.inference.nodata import ValidRows
 from SSLRemoteSensing.inference.outputs import Outputs
 from SSLRemoteSensing.inference.polygons import write_polygons
 from SSLRemoteSensing.inference.preview import Preview
 from SSLRemoteSensing.inference.scene import InputScene, open_scene
 from SSLRemoteSensing.inference.windows import predict_scene, probabilities
-from SSLRemoteSensing.inference.writer import BLOCK, MapWriter, write_png
+from SSLRemoteSensing.inference.writer import BLOCK, MapFile, make_png
 
-BATCH = {"cpu": 1, "cuda": 16}  # windows; a CPU gains nothing by more
-THREADS = {"cpu": 1, "cuda": 4}
+# By device; a CPU gains nothing by more windows at a time.
+DEFAULTS = {"cpu": {"batch_size": 1, "workers": 1}, "cuda": {"batch_size": 16, "workers": 4}}
+LEAST = {"tile": 32, "batch_size": 1, "workers": 1, "min_area": 0, "simplify": 0}
 WAITING = 4  # parts of strips that may wait to be written
 SPARE = 2**26  # bytes for GDAL besides the strips
 
@@ -39,6 +39,9 @@ class MapSettings:
     """How scenes are mapped. Defaults and meanings are those of tools/predict.py's flags.
 
     None as `batch_size` or `workers` is what suits a device, see `on`.
+
+    Raises:
+        UserError: for values that cannot be.
     """
 
     tile: int = 512
@@ -47,39 +50,25 @@ class MapSettings:
     tta: bool = False
     bands: Sequence[int] | None = None
     max_value: float | None = None
-    on_bad_block: str = "fail"
     workers: int | None = 1
     min_area: float = 0.0
     simplify: float | None = None
     vector_classes: Sequence[str] | None = None
 
-    def on(self, device: torch.device) -> "MapSettings":
-        """These settings, checked, with a batch size and workers that suit `device` for None.
-
-        Raises:
-            UserError: for values that cannot be.
-        """
-        defaults = {"batch_size": BATCH[device.type], "workers": THREADS[device.type]}
-        missing = {key: value for key, value in defaults.items() if getattr(self, key) is None}
-        settings = replace(self, **missing)
-        settings.check()
-        return settings
-
-    def check(self) -> None:
-        """Raise a `UserError` for values that cannot be."""
-        for key, least in (("tile", 32), ("batch_size", 1), ("workers", 1)):
-            if getattr(self, key) < least:
-                raise UserError(f"--{key} {getattr(self, key)}: must be at least {least}")
+    def __post_init__(self):
+        for key, least in LEAST.items():
+            value = getattr(self, key)
+            if value is not None and not least <= value < math.inf:
+                raise UserError(f"--{key} {value}: must be a number from {least}")
         if not 0 <= self.overlap < 1:
             raise UserError(f"--overlap {self.overlap}: must be in 0 to below 1")
-        for key in ("min_area", "simplify"):
-            value = getattr(self, key) or 0
-            if not (math.isfinite(value) and value >= 0):
-                raise UserError(f"--{key} {value}: must be a number from 0")
-        if self.max_value is not None and not (
-            math.isfinite(self.max_value) and self.max_value > 0
-        ):
+        if self.max_value is not None and not 0 < self.max_value < math.inf:
             raise UserError(f"--max_value {self.max_value}: must be a number above 0")
+
+    def on(self, device: torch.device) -> "MapSettings":
+        """These settings, with a batch size and workers that suit `device` for None."""
+        defaults = DEFAULTS[device.type].items()
+        return replace(self, **{key: n for key, n in defaults if getattr(self, key) is None})
 
     def check_classes(self, classes: Sequence[str]) -> None:
         """Raise a `UserError` for a class that the network does not have."""
@@ -105,21 +94,18 @@ class Mapped:
         return self.height * self.width
 
     def __str__(self) -> str:
-        pixels, valid = self.pixels, sum(self.counts)
-        shares = ", ".join(
-            f"{name} {count / max(1, valid):.1%}"
-            for name, count in zip(self.classes, self.counts, strict=True)
-        )
+        pixels, valid, size = self.pixels, sum(self.counts), self.pixels / 1e6
+        counts = zip(self.classes, self.counts, strict=True)
+        shares = ", ".join(f"{name} {count / max(1, valid):.1%}" for name, count in counts)
         empty = f"; no data {1 - valid / pixels:.1%}" if valid < pixels else ""
-        rate = pixels / 1e6 / self.seconds
         lines = [
-            f"{self.outputs.scene}: {self.width} x {self.height}, {pixels / 1e6:.2f} megapixels in "
-            f"{self.seconds:.1f} s, {rate:.3g} megapixels a second",
-            f"  {shares}{empty}",
-            *(f"  {remark}" for remark in self.remarks),
-            f"  {', '.join(str(path) for path in reversed(self.outputs.files))}",
+            f"{self.outputs.scene}: {self.width} x {self.height}, {size:.2f} megapixels in "
+            f"{self.seconds:.1f} s, {size / self.seconds:.3g} megapixels a second",
+            shares + empty,
+            *self.remarks,
+            ", ".join(map(str, reversed(self.outputs.files))),
         ]
-        return "\n".join(lines)
+        return "\n  ".join(lines)
 
 
 def map_scenes(
@@ -152,137 +138,124 @@ def map_scene(network: MapNetwork, outputs: Outputs, settings: MapSettings) -> M
     """
     import rasterio
 
-    start = time.perf_counter()
-    overrides = {"bands": settings.bands, "max_value": settings.max_value}
-    try:
-        with open_scene(
-            outputs.scene, network, **overrides, on_bad_block=settings.on_bad_block
-        ) as scene:
-            require_memory(scene, len(network.classes), settings)
-            # Of the file's blocks a row is kept, as windows begin anywhere in it.
-            rows = settings.tile + scene.block[1] + BLOCK
-            cache = SPARE + scene.row_bytes * min(rows, scene.height)
-            with rasterio.Env(
-                GDAL_CACHEMAX=cache, GDAL_NUM_THREADS=str(settings.workers), GDAL_PAM_ENABLED="NO"
-            ):
-                counts, preview = write_map(network, scene, outputs, settings)
-                remarks = [*remarks_on(scene), *finish(network, outputs, settings, counts, preview)]
-        outputs.publish()
-    finally:
-        outputs.remove_parts()
-    seconds = time.perf_counter() - start
+    start, remarks = time.perf_counter(), []
+    with (
+        open_scene(outputs.scene, network, settings.bands, settings.max_value) as scene,
+        ExitStack() as stack,
+    ):
+        require_memory(scene, len(network.classes), settings)
+        # The map is made first, and takes its name last: where it stands, all others do.
+        finals = (outputs.map, outputs.probabilities, outputs.preview, outputs.vectors)
+        parts = [path and stack.enter_context(atomic(path)) for path in finals]
+        hidden = Outputs(outputs.scene, *parts)
+        # Of the file's blocks a row is kept, as windows begin anywhere in it.
+        rows = settings.tile + scene.block[1] + BLOCK
+        cache = SPARE + scene.row_bytes * min(rows, scene.height)
+        with rasterio.Env(
+            GDAL_CACHEMAX=cache, GDAL_NUM_THREADS=str(settings.workers), GDAL_PAM_ENABLED="NO"
+        ):
+            counts, preview = write_map(network, scene, hidden, settings)
+            if preview is not None:
+                shares = counts / max(1, counts.sum())
+                preview.draw(scene.path.name, network, shares, hidden.preview)
+            if hidden.vectors is not None:
+                number = write_polygons(
+                    hidden.map, hidden.vectors, scene.path.stem, network.classes,
+                    settings.min_area, settings.simplify, settings.vector_classes,
+                )  # fmt: skip
+                remarks.append(f"{number} polygons")
+            if outputs.map.suffix.lower() == ".png":
+                make_png(hidden.map)
     return Mapped(
-        outputs, scene.height, scene.width, seconds, counts.tolist(), network.classes, remarks
-    )
+        outputs, scene.height, scene.width, time.perf_counter() - start, counts.tolist(),
+        network.classes, scene.remarks() + remarks,
+    )  # fmt: skip
 
 
 def write_map(
     network: MapNetwork, scene: InputScene, outputs: Outputs, settings: MapSettings
 ) -> tuple[np.ndarray, Preview | None]:
     """Predict and write, strip by strip; how many pixels each class has, and the preview."""
-    valid = ValidRows()
-    preview = None if outputs.preview is None else Preview(scene.height, scene.width)
+    classes, origin = network.classes, {"checkpoint": network.source, "scene": scene.path.name}
     counts = np.zeros(256, np.int64)
+    preview = None if outputs.preview is None else Preview(scene.height, scene.width)
+    files: list[MapFile] = []  # of classes, and of probabilities
 
     def rows(y: int, height: int) -> np.ndarray:
-        pixels, mask = scene.rows(y, height)
-        valid.add(y, height, mask)
+        pixels = scene.rows(y, height)
         if preview is not None:
             preview.add_image(y, pixels)
         return pixels
 
-    def write(y: int, event, classes: Tensor, shares: Tensor | None, mask) -> int:
+    def predict(images: Tensor) -> Tensor:
+        layout = torch.channels_last if network.channels_last else torch.contiguous_format
+        images = images.contiguous(memory_format=layout)
+        return probabilities(network.model, network.device, network.precision, images, settings.tta)
+
+    def write(y: int, event, planes: Sequence[Tensor], mask: np.ndarray | None) -> int:
         if event is not None:
             event.synchronize()
-        class_map = classes.numpy()
-        shares = None if shares is None else shares.numpy()
-        if mask is not None:
-            class_map[~mask] = IGNORE
-            if shares is not None:
-                shares[:, ~mask] = 0
-        counts[:] += np.bincount(class_map.ravel(), minlength=256)
+        for file, plane, blank in zip(files, planes, (IGNORE, 0), strict=False):
+            if mask is not None:
+                plane.numpy()[:, ~mask] = blank
+            file.add(plane.numpy(), mask)
+        values = planes[0][0].numpy()
+        counts[:] += np.bincount(values.ravel(), minlength=256)
         if preview is not None:
-            preview.add_classes(y, class_map)
-        writer.add(class_map, shares, mask)
-        return class_map.shape[0]
+            preview.add_classes(y, values)
+        return values.size
 
-    predict = partial(
-        probabilities, network.model, network.device, network.precision, tta=settings.tta
-    )
     strips = predict_scene(
         predict, rows, scene.height, scene.width, settings.tile, settings.overlap,
-        settings.batch_size, network.device, valid.empty, len(network.classes),
-        network.channels_last,
-    )  # fmt: skip
-    probability_file = outputs.probabilities and outputs.part(outputs.probabilities)
-    tags = {"checkpoint": network.source, "scene": outputs.scene.name}
-    map_file = outputs.part(outputs.map, ".tif")
-    writer = MapWriter(
-        map_file, probability_file, scene, network.classes, network.palette, tags
+        settings.batch_size, network.device, scene.is_empty, len(classes),
     )  # fmt: skip
     bar = progress(outputs.scene.name, total=scene.height * scene.width, unit="px", unit_scale=True)
-    # Closed in this order: no more strips are asked for, what is at work ends, the files close.
-    with closing(writer), ThreadPoolExecutor(1) as pool, closing(strips), bar:
+    # Closed from the last on: no more strips are asked for, what is at work ends, the files close.
+    with ExitStack() as stack:
+        tags = origin | {f"class_{index}": name for index, name in enumerate(classes)}
+        maps = MapFile(outputs.map, scene, ["class"], tags, network.palette)
+        files.append(stack.enter_context(closing(maps)))
+        if outputs.probabilities is not None:
+            path, tags = outputs.probabilities, origin | {"scale": "255 is a probability of 1"}
+            shares = MapFile(path, scene, classes, tags, masked=scene.may_be_empty)
+            files.append(stack.enter_context(closing(shares)))
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        stack.enter_context(closing(strips))
+        stack.enter_context(bar)
         futures: deque[Future] = deque()
         try:
             for y, strip in strips:
-                transfer = to_bytes(strip, outputs.probabilities is not None)
-                mask = valid.take(y, strip.shape[1])
+                transfer = to_bytes(strip, with_shares=len(files) > 1)
+                mask = scene.take_valid(y, strip.shape[1])
                 futures.append(pool.submit(write, y, *transfer, mask))
                 del strip, transfer, mask
                 while len(futures) > WAITING or (futures and futures[0].done()):
-                    bar.update(futures.popleft().result() * scene.width)
+                    bar.update(futures.popleft().result())
             for future in futures:
-                bar.update(future.result() * scene.width)
+                bar.update(future.result())
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-        writer.finish()
-    return counts[: len(network.classes)], preview
+        for file in files:
+            file.finish()
+    return counts[: len(classes)], preview
 
 
 def to_bytes(strip: Tensor, with_shares: bool) -> tuple:
-    """Classes uint8 (h, width) and 255 * probabilities uint8 (K, h, width), or None, on the CPU.
+    """Classes uint8 (1, h, width) and perhaps 255 * probabilities uint8 (K, h, width), on the CPU.
 
     From a GPU they are on their way: wait for the event that comes first.
     """
-    classes = strip.max(0).indices.to(torch.uint8)  # the same as argmax, 7 times faster on a CPU
-    shares = (strip * 255).round_().to(torch.uint8) if with_shares else None
+    planes = [strip.max(0).indices.to(torch.uint8)[None]]  # 7 times faster on a CPU than argmax
+    if with_shares:
+        planes.append((strip * 255).round_().to(torch.uint8))
     if strip.device.type != "cuda":
-        return None, classes, shares
+        return None, planes
     copies = [
-        None
-        if value is None
-        else torch.empty(value.shape, dtype=value.dtype, pin_memory=True).copy_(
-            value, non_blocking=True
-        )
-        for value in (classes, shares)
+        torch.empty(plane.shape, dtype=plane.dtype, pin_memory=True).copy_(plane, non_blocking=True)
+        for plane in planes
     ]
-    return torch.cuda.current_stream(strip.device).record_event(), *copies
-
-
-def finish(
-    network: MapNetwork, outputs: Outputs, settings: MapSettings, counts: np.ndarray,
-    preview: Preview | None,
-) -> list[str]:  # fmt: skip
-    """Make of the map what is made of it when it is whole; what to say of that."""
-    remarks = []
-    map_file = outputs.part(outputs.map, ".tif")
-    if preview is not None:
-        shares = counts / max(1, counts.sum())
-        preview.draw(
-            outputs.scene.name, network.classes, network.palette, shares,
-            outputs.part(outputs.preview),
-        )  # fmt: skip
-    if outputs.vectors is not None:
-        number = write_polygons(
-            map_file, outputs.part(outputs.vectors), outputs.scene.stem, network.classes,
-            settings.min_area, settings.simplify, settings.vector_classes,
-        )  # fmt: skip
-        remarks.append(f"{number} polygons")
-    if outputs.map.suffix.lower() == ".png":
-        write_png(map_file, outputs.part(outputs.map))
-    return remarks
+    return torch.cuda.current_stream(strip.device).record_event(), copies
 
 
 def require_memory(scene: InputScene, num_classes: int, settings: MapSettings) -> None:
@@ -296,13 +269,3 @@ def require_memory(scene: InputScene, num_classes: int, settings: MapSettings) -
             f"take {size / 2**30:.0f} GiB of memory, this machine has {memory / 2**30:.0f}; lower "
             f"--tile, or cut the scene"
         )
-
-
-def remarks_on(scene: InputScene) -> list[str]:
-    """What the user should know of a scene that was mapped all the same."""
-    remarks = [scene.taken.remark] if scene.taken.remark else []
-    if scene.crs is None and scene.rpcs is None:
-        remarks.append("has no coordinate system, so the map has none")
-    if scene.masked:
-        remarks.append(f"pixels without data by its {scene.masked}")
-    return [*remarks, *(f"warning: {line}" for line in scene.bad)]

@@ -44,7 +44,7 @@ class MapNetwork:
     @property
     def channels_last(self) -> bool:
         """Whether weights and batches are; with fp32 a CPU is slower by it, with bf16 faster."""
-        return likes_channels_last(self.device, self.precision)
+        return self.device.type == "cuda" or self.precision == "bf16"
 
     @property
     def is_rgb(self) -> bool:
@@ -63,46 +63,30 @@ def open_network(path: str | Path, device: torch.device, precision: str) -> MapN
     path = Path(path)
     contents = checkpoints.read(path)
     card = required_card(path, contents)
-    model = trained_network(contents, path)
-    channels_last = likes_channels_last(device, precision)
-    model.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # windows are all of one size
-    classes = list(card["classes"])
-    return MapNetwork(
-        model=model,
-        device=device,
-        precision=precision,
-        classes=classes,
-        palette=[tuple(colour) for colour in card.get("palette") or default_palette(len(classes))],
-        in_channels=model.backbone.in_channels,
-        source=path.name,
-        **inputs_of(card, model.backbone.in_channels),
-    )
-
-
-def likes_channels_last(device: torch.device, precision: str) -> bool:
-    return device.type == "cuda" or precision == "bf16"
-
-
-def inputs_of(card: dict, in_channels: int) -> dict:
-    """What a card says of the training files; one of an earlier version has it in its config."""
-    bands = card.get("bands")
-    if "prepared" not in card:
+    model = trained_network(contents, path).to(device)
+    classes, in_channels = list(card["classes"]), model.backbone.in_channels
+    palette = [tuple(colour) for colour in card.get("palette") or default_palette(len(classes))]
+    bands, names, top = card.get("bands"), card.get("band_names"), card.get("max_value")
+    if "prepared" not in card:  # of an earlier version, which has the bands in its config
         bands = card["config"].get("train_cfg", {}).get("train_data", {}).get("bands")
         if bands and in_channels == 3 and len(bands) < 3:  # the first one was repeated
             bands = list(bands)[:1] * 3
-    names = card.get("band_names")
-    if names and any(name.startswith("band ") for name in names):  # only numbered
+    if any(name.startswith("band ") for name in names or ()):  # only numbered
         names = None
-    top = card.get("max_value")
-    return {
-        "bands": tuple(bands) if bands else None,
-        "band_names": tuple(names) if names else None,
-        "prepared": bool(card.get("prepared")),
-        "max_value": top,
-        "dtype": card.get("dtype") or ("uint16" if (top or 0) > 255 else "uint8"),
-    }
+    network = MapNetwork(
+        model, device, precision, classes, palette, in_channels,
+        bands=tuple(bands) if bands else None,
+        max_value=top,
+        source=path.name,
+        band_names=tuple(names) if names else None,
+        prepared=bool(card.get("prepared")),
+        dtype=card.get("dtype") or ("uint16" if (top or 0) > 255 else "uint8"),
+    )  # fmt: skip
+    if network.channels_last:
+        model.to(memory_format=torch.channels_last)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # windows are all of one size
+    return network
 
 
 def required_card(path: Path, contents: dict) -> dict:
@@ -110,18 +94,13 @@ def required_card(path: Path, contents: dict) -> dict:
 
     A list of classes alone would do to draw a map, but not to tell bands and scale.
     """
-    if "model" not in contents:
-        raise UserError(
-            f"--checkpoint {path}: no fine-tuned network, a backbone alone or another tool's "
-            f"weights; {WANTED}"
-        )
     card = contents.get("card")
-    if not isinstance(card, dict) or not isinstance(card.get("config"), dict):
-        raise UserError(
-            f"--checkpoint {path}: has no card, which says classes, bands and scale; {WANTED}"
-        )
-    if "classes" not in card or "backbone_cfg" not in card["config"]:
-        raise UserError(
-            f"--checkpoint {path}: is of a pre-training, which has no classes; {WANTED}"
-        )
-    return card
+    if "model" not in contents:
+        reason = "no fine-tuned network, a backbone alone or another tool's weights"
+    elif not isinstance(card, dict) or not isinstance(card.get("config"), dict):
+        reason = "has no card, which says classes, bands and scale"
+    elif "classes" not in card or "backbone_cfg" not in card["config"]:
+        reason = "is of a pre-training, which has no classes"
+    else:
+        return card
+    raise UserError(f"--checkpoint {path}: {reason}; {WANTED}")

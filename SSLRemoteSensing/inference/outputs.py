@@ -1,4 +1,4 @@
-"""Which files are made of which scene, under which names, whole or not at all."""
+"""Which files are made of which scene, under which names."""
 
 import glob
 import os
@@ -7,22 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from SSLRemoteSensing.core.errors import CannotWrite, UnreadableImage, UserError
+from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.core.files import make_folder
 from SSLRemoteSensing.data.geotiff import open_tiff
-from SSLRemoteSensing.inference.writer import is_map
 
 FILE_ENDING = re.compile(r"\.[A-Za-z]{2,}|\.jp2")  # but a folder may be called maps.v2
-MAP_ENDINGS = {".tif", ".tiff", ".png"}
+MAP_ENDINGS = (".tif", ".tiff", ".png")
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """The files of one scene; None: not asked for.
-
-    `part(path)` is the name under which a file is written, hidden in the folder that it is for:
-    what a killed run leaves there is replaced by the next one for the same scene.
-    """
+    """The files of one scene; None: not asked for."""
 
     scene: Path
     map: Path
@@ -39,30 +34,6 @@ class Outputs:
     def flag(self, path: Path) -> str:
         """The flag that one of the files goes by."""
         return "--vectors" if path == self.vectors else "--output"
-
-    @staticmethod
-    def part(path: Path, suffix: str | None = None) -> Path:
-        return path.with_name(f".{path.stem}.part{path.suffix if suffix is None else suffix}")
-
-    def parts(self) -> list[Path]:
-        names = {self.part(path) for path in self.files} | {self.part(self.map, ".tif")}
-        return [*names, *(Path(f"{name}-journal") for name in names if name.suffix == ".gpkg")]
-
-    def publish(self) -> None:
-        """Give the finished files their names.
-
-        Raises:
-            CannotWrite: a folder in the place of one of them, say.
-        """
-        for path in self.files:
-            try:
-                os.replace(self.part(path), path)
-            except OSError as error:
-                raise CannotWrite(f"{path}: cannot be written ({error.strerror})") from error
-
-    def remove_parts(self) -> None:
-        for part in self.parts():
-            part.unlink(missing_ok=True)
 
 
 def find_scenes(inputs: Sequence[str]) -> list[Path]:
@@ -102,33 +73,29 @@ def plan_outputs(
     Raises:
         UserError: one file for several scenes, a file on a scene, a folder that is none.
     """
-    maps = names_for(scenes, output, "--output", ".tif", MAP_ENDINGS)
+    maps = names_for(scenes, output, "--output", MAP_ENDINGS)
     polygons = [None] * len(scenes)
     if vectors is not None:
-        polygons = names_for(scenes, vectors, "--vectors", ".gpkg", {".gpkg"})
+        polygons = names_for(scenes, vectors, "--vectors", (".gpkg",))
     plan = []
     for scene, map_, polygon in zip(scenes, maps, polygons, strict=True):
         shares = map_.with_name(f"{map_.stem}_probabilities.tif") if probabilities else None
         picture = map_.with_name(f"{map_.stem}_preview.png") if preview else None
         plan.append(Outputs(scene, map_, shares, picture, polygon))
-    refuse_collisions(scenes, plan)
-    for folder, flag in (
-        *((path.parent, "--output") for path in maps),
-        *((path.parent, "--vectors") for path in polygons if path is not None),
-    ):
+    refuse_collisions(plan)
+    folders = {path.parent: outputs.flag(path) for outputs in plan for path in outputs.files}
+    for folder, flag in folders.items():
         make_folder(folder, flag)
     return plan
 
 
-def names_for(
-    scenes: Sequence[Path], output: str, flag: str, ending: str, endings: set[str]
-) -> list[Path]:
-    target = Path(output)
+def names_for(scenes: Sequence[Path], output: str, flag: str, endings: Sequence[str]) -> list[Path]:
+    """A file for each scene; in a folder with the first of `endings`."""
+    target, names = Path(output), ", ".join(sorted(endings))
     if target.suffix.lower() in endings and not target.is_dir():
         if len(scenes) > 1:
             raise UserError(f"{flag} {output}: one file for {len(scenes)} scenes; name a folder")
         return [target]
-    names = ", ".join(sorted(endings))
     if target.is_file():
         raise UserError(f"{flag} {output}: is a file; name a folder, or a file ending in {names}")
     if FILE_ENDING.fullmatch(target.suffix) and not target.is_dir() and not output.endswith("/"):
@@ -136,34 +103,33 @@ def names_for(
             f"{flag} {output}: {target.suffix} files are not written; name one ending in {names}, "
             f"or a folder, with / at its end"
         )
-    return [target / f"{scene.stem}{ending}" for scene in scenes]
+    return [target / f"{scene.stem}{endings[0]}" for scene in scenes]
 
 
-def refuse_collisions(scenes: Sequence[Path], plan: Sequence[Outputs]) -> None:
+def refuse_collisions(plan: Sequence[Outputs]) -> None:
+    """Raise a `UserError` where a file would be lost that a scene is read from, or a map."""
+    inputs = {identity(outputs.scene): f"the scene {outputs.scene}" for outputs in plan}
+    files = [(outputs, path) for outputs in plan for path in outputs.files]
     # Only a file that is there can be lost; the scenes need not be opened for any other.
-    any_exists = any(path.exists() for outputs in plan for path in outputs.files)
-    inputs = {identity(scene): f"the scene {scene}" for scene in scenes}
-    for scene in scenes if any_exists else ():
-        for path in parts_of(scene):
-            inputs.setdefault(identity(path), f"a part of the scene {scene}")
+    if any(path.exists() for _, path in files):
+        for outputs in plan:
+            for path in parts_of(outputs.scene):
+                inputs.setdefault(identity(path), f"a part of the scene {outputs.scene}")
     scene_of: dict[Path, Path] = {}
-    for outputs in plan:
-        for path in outputs.files:
-            flag = outputs.flag(path)
-            if path.exists() and identity(path) in inputs:
-                raise UserError(
-                    f"{flag} {path}: is {inputs[identity(path)]}, which would be lost; name "
-                    f"another file or folder"
-                )
-            if path.is_dir():
-                raise UserError(f"{flag} {path}: is a folder where a file is to be; remove it")
-            key = Path(os.path.realpath(path.parent), path.name)
-            if key in scene_of:
-                raise UserError(
-                    f"{flag}: {scene_of[key]} and {outputs.scene} would both be {path}; map them "
-                    f"into different folders"
-                )
-            scene_of[key] = outputs.scene
+    for outputs, path in files:
+        flag, scene = outputs.flag(path), outputs.scene
+        if path.exists() and identity(path) in inputs:
+            raise UserError(
+                f"{flag} {path}: is {inputs[identity(path)]}, which would be lost; name another "
+                f"file or folder"
+            )
+        if path.is_dir():
+            raise UserError(f"{flag} {path}: is a folder where a file is to be; remove it")
+        other = scene_of.setdefault(Path(os.path.realpath(path.parent), path.name), scene)
+        if other != scene:
+            raise UserError(
+                f"{flag}: {other} and {scene} would both be {path}; map them into different folders"
+            )
 
 
 def parts_of(scene: Path) -> list[Path]:
@@ -175,19 +141,14 @@ def parts_of(scene: Path) -> list[Path]:
         return []
 
 
-def require_own(plan: Sequence[Outputs]) -> None:
-    """Raise a `UserError` where a file that is there would be replaced and is no map of ours.
-
-    Beside a map of ours the further files are taken for its own.
-    """
+def require_absent(plan: Sequence[Outputs]) -> None:
+    """Raise a `UserError` where a file would be replaced."""
     for outputs in plan:
-        if outputs.map.exists() and is_map(outputs.map):
-            continue
         for path in outputs.files:
             if path.exists():
                 raise UserError(
-                    f"{outputs.flag(path)} {path}: is there already, and is not known to be a map "
-                    f"of this command; name another one, or pass --overwrite"
+                    f"{outputs.flag(path)} {path}: is there already; name another one, or pass "
+                    f"--overwrite to replace it"
                 )
 
 

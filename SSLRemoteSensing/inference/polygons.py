@@ -1,5 +1,6 @@
 """Polygons of a map, with shared borders, in a GeoPackage."""
 
+import io
 import json
 import warnings
 from collections.abc import Sequence
@@ -8,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from SSLRemoteSensing.core.classes import IGNORE
-from SSLRemoteSensing.core.errors import CannotWrite, UserError
-from SSLRemoteSensing.inference.writer import quiet
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.inference.writer import quiet, writing
 
 METRES = 111_320.0  # a degree of latitude
 
@@ -54,6 +55,7 @@ def write_polygons(
     Raises:
         CannotWrite: the disk is full, say.
     """
+    import pyogrio
     import rasterio
     import shapely
     from rasterio.features import shapes, sieve
@@ -78,45 +80,27 @@ def write_polygons(
         # cut to pixels; then they are the same lines, and are simplified alike.
         sides = shapely.segmentize(regions, 1.0)
         regions = shapely.coverage_simplify(shapely.transform(sides, np.rint), tolerance)
-    selection = np.ones(len(regions), bool)
-    if keep is not None:
-        selection = np.isin(numbers, [list(classes).index(name) for name in keep])
-    a, b, c, d, e, f = transform[:6]
+    names = classes if keep is None else keep
+    selection = np.isin(numbers, [list(classes).index(name) for name in names])
+    matrix = np.reshape(transform[:6], (2, 3))
     outlines = shapely.transform(
-        regions[selection],
-        lambda xy: np.stack(
-            [a * xy[:, 0] + b * xy[:, 1] + c, d * xy[:, 0] + e * xy[:, 1] + f], axis=1
-        ),
+        regions[selection], lambda xy: (matrix[:, :2] * xy[:, None]).sum(2) + matrix[:, 2]
     )
     fields = {
         "class": numbers[selection],
         "name": np.array([classes[n] for n in numbers[selection]], object),
         "area": areas[selection],
     }
-    write_layer(target, layer, outlines, fields, crs)
-    return int(selection.sum())
-
-
-def write_layer(target: Path, layer: str, regions, fields: dict[str, np.ndarray], crs) -> None:
-    import pyogrio
-    import shapely
-
-    target.unlink(missing_ok=True)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that there is no coordinate system
-            pyogrio.raw.write(
-                str(target), shapely.to_wkb(regions), list(fields.values()), list(fields),
-                layer=layer, driver="GPKG", geometry_type="Polygon",
-                crs=None if crs is None else crs.to_wkt(),
-            )  # fmt: skip
-        if pyogrio.read_info(str(target), layer=layer)["features"] != len(regions):
-            raise OSError("polygons are missing in the file")
-    except (OSError, RuntimeError) as error:  # pyogrio's own are RuntimeErrors
-        reason = " ".join(str(error).split())
-        raise CannotWrite(
-            f"--vectors {target}: cannot be written ({reason}); is the disk full?"
-        ) from error
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that there is no coordinate system
+        pyogrio.raw.write(
+            file, shapely.to_wkb(outlines), list(fields.values()), list(fields), layer=layer,
+            driver="GPKG", geometry_type="Polygon", crs=None if crs is None else crs.to_wkt(),
+        )  # fmt: skip
+    with writing(target):
+        target.write_bytes(file.getbuffer())
+    return len(outlines)
 
 
 def metres_of_pixel(source) -> tuple[float, float]:

@@ -1,24 +1,22 @@
 """A scene to be mapped: its rows as the network takes them, and which of its pixels hold data."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from SSLRemoteSensing.core.errors import UnreadableImage
 from SSLRemoteSensing.data.geotiff import Tiff, open_tiff
 from SSLRemoteSensing.data.images import read_image, to_uint8
-from SSLRemoteSensing.inference.bands import ChosenBands, agreed_scale, choose_bands
+from SSLRemoteSensing.inference.bands import JPEG_ENDINGS, ChosenBands, agreed_scale, choose_bands
 from SSLRemoteSensing.inference.network import MapNetwork
 
-JPEG_ENDINGS = {".jpg", ".jpeg"}
 LARGEST = 2**40  # pixels, a million by a million: more is a damaged header
+MOST_NAMED = 4  # blocks that cannot be read
 
 
-@dataclass
 class InputScene:
     """An open scene.
 
@@ -26,116 +24,117 @@ class InputScene:
         crs, transform, gcps, rpcs: where it lies, as the file has it; None where it does not.
         masked: what tells pixels without data, '' where all hold data.
         block: width and height of the blocks that the file is read in.
-        bad: what could not be read and was passed over, a line each.
-        bad_blocks: column and row where each of these begins.
     """
 
-    path: Path
-    height: int
-    width: int
-    crs: Any
-    transform: Any
-    gcps: Any
-    rpcs: Any
-    masked: str
-    block: tuple[int, int]
-    row_bytes: int
-    source: Tiff
-    image: np.ndarray | None  # of a format that can only be decoded whole
-    taken: ChosenBands
-    in_channels: int
-    max_value: float | None
-    pass_over: bool
-    bad: list[str] = field(default_factory=list)
-    bad_blocks: set[tuple[int, int]] = field(default_factory=set)
+    def __init__(
+        self, source: Tiff, choice: ChosenBands, in_channels: int, max_value: float | None,
+        image: np.ndarray | None,
+    ):  # fmt: skip
+        self.source, self.choice, self.image = source, choice, image
+        self.in_channels, self.max_value = in_channels, max_value
+        self.path, self.height, self.width = source.path, source.height, source.width
+        points, points_crs = source.source.gcps
+        self.crs, self.transform = source.crs or points_crs, source.transform
+        self.gcps, self.rpcs = points or None, source.source.rpcs
+        self.block = source.source.block_shapes[0][::-1]
+        self.row_bytes = source.width * source.count * source.dtype.itemsize
+        self.masked = "" if image is not None else what_masks(source, choice)
+        # By row, from when it is read until it is taken; None: all of it holds data.
+        self.valid: dict[int, np.ndarray | None] = {}
 
     @property
     def may_be_empty(self) -> bool:
         """Whether some pixels may turn out to hold no data."""
-        return bool(self.masked) or self.pass_over or self.source.dtype.kind == "f"
+        return bool(self.masked) or self.source.dtype.kind == "f"
 
-    def rows(self, y: int, height: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """uint8 (height, width, in_channels) from row `y`, and bool (height, width): holds data.
+    def remarks(self) -> list[str]:
+        """What the user should know of the scene."""
+        remarks = [self.choice.remark] if self.choice.remark else []
+        if self.crs is None and self.rpcs is None:
+            remarks.append("has no coordinate system, so the map has none")
+        if self.masked:
+            remarks.append(f"pixels without data by its {self.masked}")
+        return remarks
 
-        None in place of the second: all do. Pixels without data are 0, whatever the file has there.
+    def rows(self, y: int, height: int) -> np.ndarray:
+        """uint8 (height, width, in_channels) from row `y`; 0 where the scene holds no data.
 
         Raises:
-            UnreadableImage: a block that cannot be read, named by its window, unless it is to be
-                passed over.
+            UnreadableImage: blocks that cannot be read, named by their windows.
         """
+        valid = None
         if self.image is not None:
-            return self.image[y : y + height], None
-        try:
-            if any(top < y + height and y < top + self.block[1] for _, top in self.bad_blocks):
-                planes, valid = self.read_blocks(y, height)
-            else:
+            pixels = self.image[y : y + height]
+        else:
+            try:
                 planes, valid = self.read(self.source, y, 0, height, self.width)
-        except UnreadableImage as error:
-            bad_count = len(self.bad_blocks)
-            planes, valid = self.read_blocks(y, height)
-            if len(self.bad_blocks) == bad_count:
-                raise error  # the blocks can be read: something else is wrong
-        return self.to_network(planes, valid), valid
+            except UnreadableImage:
+                self.require_blocks(y, height)
+                raise
+            pixels = self.to_network(planes, valid)
+        for row in range(height):
+            self.valid[y + row] = None if valid is None else valid[row]
+        return pixels
+
+    def is_empty(self, y: int, x: int, height: int, width: int) -> bool:
+        """Whether no pixel of a window, whose rows have all been read, holds data."""
+        rows = (self.valid[row] for row in range(y, y + height))
+        return not any(row is None or row[x : x + width].any() for row in rows)
+
+    def take_valid(self, y: int, height: int) -> np.ndarray | None:
+        """bool (height, width): the pixels that hold data; None: all do. Once for each row."""
+        rows = [self.valid.pop(row) for row in range(y, y + height)]
+        if all(row is None for row in rows):
+            return None
+        return np.stack([np.ones(self.width, bool) if row is None else row for row in rows])
 
     def read(
         self, source: Tiff, y: int, x: int, height: int, width: int
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        choice = self.taken
+        choice = self.choice
         bands = choice.bands if choice.alpha is None else [*choice.bands, choice.alpha]
         planes, valid = source.window(bands, y, x, height, width), None
         if choice.alpha is not None:
             planes, valid = planes[:-1], planes[-1] > 0
         elif source.has_nodata:
             valid = source.mask(y, height, x, width) > 0
-        if choice.clear is not None:
-            opaque = ~choice.clear[planes[0]]
-            valid = opaque if valid is None else valid & opaque
+        others = [] if choice.clear is None else [~choice.clear[planes[0]]]
         if planes.dtype.kind == "f":
             numbers = np.isfinite(planes).all(0)
-            if not numbers.all():
-                valid = numbers if valid is None else valid & numbers
+            others += [] if numbers.all() else [numbers]
+        for other in others:
+            valid = other if valid is None else valid & other
         return planes, valid
 
-    def read_blocks(self, y: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-        """The same block by block; where one cannot be read, zeros that are no data.
+    def require_blocks(self, y: int, height: int) -> None:
+        """Raise `UnreadableImage` with the blocks in these rows that cannot be read.
 
         The file is opened anew, without what GDAL kept of a block that it read in part.
         """
-        planes = np.zeros((len(self.taken.bands), height, self.width), self.source.dtype)
-        valid = np.ones((height, self.width), bool)
-        wide, tall = self.block
+        (wide, tall), blocks, errors = self.block, [], []
         with open_tiff(self.path, beside=True) as source:
             for top in range(y - y % tall, y + height, tall):
-                first, last = max(top, y), min(top + tall, y + height)
-                for x in range(0, self.width, wide):
-                    part = slice(first - y, last - y), slice(x, x + wide)
-                    shape = last - first, min(wide, self.width - x)
-                    if (x, top) in self.bad_blocks:
-                        valid[part] = False
-                        continue
+                for left in range(0, self.width, wide):
+                    below, right = min(top + tall, self.height), min(left + wide, self.width)
                     try:
-                        values, mask = self.read(source, first, x, *shape)
-                        planes[:, *part] = values
-                        valid[part] = True if mask is None else mask
-                    except UnreadableImage as reason:
-                        self.judge_bad_block(x, top, shape[1], min(tall, self.height - top), reason)
-                        valid[part] = False
-        return planes, valid
-
-    def judge_bad_block(self, x: int, y: int, width: int, height: int, reason: Exception) -> None:
-        where = f"columns {x} to {x + width - 1}, rows {y} to {y + height - 1}"
-        why = str(reason).partition("cannot be read (")[2].rpartition("); ")[0]
-        if not self.pass_over:
-            raise UnreadableImage(
-                f"image {self.path}: the block at {where} cannot be read ({why}); mend the file, "
-                f"or pass --on_bad_block nodata to leave it empty in the map"
-            ) from reason
-        self.bad_blocks.add((x, y))
-        self.bad.append(f"{self.path}: the block at {where} cannot be read; it is empty in the map")
+                        self.read(source, top, left, below - top, right - left)
+                    except UnreadableImage as error:
+                        blocks.append(f"columns {left} to {right - 1}, rows {top} to {below - 1}")
+                        errors.append(error)
+        if not blocks:
+            return  # something else is wrong
+        more = f" and {len(blocks) - MOST_NAMED} more" if len(blocks) > MOST_NAMED else ""
+        why = str(errors[0]).partition("cannot be read (")[2].rpartition("); ")[0]
+        raise UnreadableImage(
+            f"image {self.path}: the block{'s' if len(blocks) > 1 else ''} at "
+            f"{'; '.join(blocks[:MOST_NAMED])}{more} cannot be read ({why}); take another copy, or "
+            f"one with 0 or grey in their place: GTIFF_IGNORE_READ_ERRORS=YES rio convert "
+            f"{shlex.quote(str(self.path))} copy.tif"
+        ) from errors[0]
 
     def to_network(self, planes: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
-        if self.taken.palette is not None:
-            pixels = to_uint8(self.taken.palette[planes[0]], self.max_value, self.path)
+        if self.choice.palette is not None:
+            pixels = to_uint8(self.choice.palette[planes[0]], self.max_value, self.path)
         else:
             # Band by band, as scaling goes by floating point.
             bands = [to_uint8(plane, self.max_value, self.path) for plane in planes]
@@ -152,13 +151,11 @@ def open_scene(
     network: MapNetwork,
     bands: Sequence[int] | None = None,
     max_value: float | None = None,
-    on_bad_block: str = "fail",
 ) -> Iterator[InputScene]:
     """Open the scene at `path` as `network` wants it.
 
     Args:
         bands, max_value: in place of what the checkpoint says.
-        on_bad_block: 'fail', or 'nodata' to go on without what cannot be read.
 
     Raises:
         UserError: another number of bands or kind of values than the network was trained on.
@@ -170,35 +167,15 @@ def open_scene(
                 f"image {path}: claims {source.width} x {source.height} pixels, which no scene "
                 f"has; replace or remove it"
             )
-        photograph = Path(path).suffix.lower() in JPEG_ENDINGS
-        choice = choose_bands(path, source, network, bands, photograph)
+        choice = choose_bands(source, network, bands)
         kind = source.dtype if choice.palette is None else choice.palette.dtype
         max_value = agreed_scale(path, kind, network, max_value)
         image = None
-        if photograph:  # GDAL fills what is missing with grey
+        if source.path.suffix.lower() in JPEG_ENDINGS:  # GDAL fills what is missing with grey
             as_stored = len(choice.bands) == 1 or choice.bands == list(range(1, source.count + 1))
             file_bands = None if as_stored else choice.bands
             image = read_image(path, network.in_channels, file_bands, max_value)
-        points, points_crs = source.source.gcps
-        tall, wide = source.source.block_shapes[0]
-        yield InputScene(
-            path=Path(path),
-            height=source.height,
-            width=source.width,
-            crs=source.crs or points_crs,
-            transform=source.transform,
-            gcps=points or None,
-            rpcs=source.source.rpcs,
-            masked="" if image is not None else what_masks(source, choice),
-            block=(wide, tall),
-            row_bytes=source.width * source.count * source.dtype.itemsize,
-            source=source,
-            image=image,
-            taken=choice,
-            in_channels=network.in_channels,
-            max_value=max_value,
-            pass_over=on_bad_block == "nodata",
-        )
+        yield InputScene(source, choice, network.in_channels, max_value, image)
 
 
 def what_masks(source: Tiff, choice: ChosenBands) -> str:

@@ -58,7 +58,6 @@ def predict_scene(
     device: torch.device,
     empty: Empty | None = None,
     num_classes: int | None = None,
-    channels_last: bool | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Probabilities of a scene from top to bottom: (y, float (K, h, width)), each row once.
 
@@ -70,22 +69,18 @@ def predict_scene(
     Close the iterator (`contextlib.closing`) before what `rows` reads from is closed.
 
     Args:
-        predict: images uint8 (N, C, h, w) on `device` to probabilities (N, K, h, w).
+        predict: images uint8 (N, C, h, w) on `device`, on a GPU in the memory format channels_last,
+            to probabilities (N, K, h, w).
         rows: reads the image; is asked for rows in order, each once, one call ahead of the network.
         empty: windows of which this is true are not predicted; a pixel that no other window covers
             gets zeros. It is asked after `rows` has given all rows of the window.
         num_classes: K; with `empty` it must be given, as there may be no window to tell it.
-        channels_last: the memory format of the batches, which is to be that of the weights; None:
-            on a GPU.
     """
-    last = device.type == "cuda" if channels_last is None else channels_last
     tall, wide = min(window, height), min(window, width)
     step = max(1, round(window * (1 - overlap)))
     tops, lefts = positions(height, tall, step), positions(width, wide, step)
     weight = (bell(tall)[:, None] * bell(wide)).to(device)
-    total = norm = None  # of the rows that the windows of one height cover
-    if num_classes is not None:
-        total, norm = accumulators(num_classes, tall, width, device)
+    sums = None  # (K + 1, tall, width): weighted probabilities, and last the weights
 
     def read_pixels(y: int, count: int) -> Tensor:
         # On its way to a GPU from here, so that no step of the network waits for the copy.
@@ -94,36 +89,29 @@ def predict_scene(
 
     with ThreadPoolExecutor(1) as reader:
         strip = read_pixels(0, tall).to(device, copy=True)  # (tall, width, C), moved up in place
+        if num_classes is not None:
+            sums = torch.zeros(num_classes + 1, tall, width, device=device)
         for top, below in zip(tops, [*tops[1:], height], strict=True):
             advance = below - top
             next_rows = reader.submit(read_pixels, top + tall, advance) if below < height else None
             columns = [x for x in lefts if empty is None or not empty(top, x, tall, wide)]
             for batch in even_batches(columns, batch_size):
                 images = torch.stack([strip[:, x : x + wide] for x in batch]).permute(0, 3, 1, 2)
-                outputs = predict(images if last else images.contiguous())  # it is so as it stands
-                if total is None:
-                    total, norm = accumulators(outputs.shape[1], tall, width, device)
+                outputs = predict(images if device.type == "cuda" else images.contiguous())
+                if sums is None:
+                    sums = torch.zeros(outputs.shape[1] + 1, tall, width, device=device)
                 for x, output in zip(batch, outputs, strict=True):
-                    total[:, :, x : x + wide].addcmul_(output, weight)
-                    norm[:, x : x + wide] += weight
+                    sums[:-1, :, x : x + wide].addcmul_(output, weight)
+                    sums[-1, :, x : x + wide] += weight
             # In parts, so that beside the strip there is never a second one of its size.
             for start in range(0, advance, PART):
-                part = slice(start, min(start + PART, advance))
-                yield top + start, total[:, part] / norm[part].clamp_min(LEAST)
+                part = sums[:, start : min(start + PART, advance)]
+                yield top + start, part[:-1] / part[-1].clamp_min(LEAST)
             if next_rows is not None:
                 move_up(strip, advance, 0)
                 strip[tall - advance :] = next_rows.result().to(device, non_blocking=True)
-                for sums, rows_dim in ((total, 1), (norm, 0)):
-                    move_up(sums, advance, rows_dim)
-                    sums.narrow(rows_dim, tall - advance, advance).zero_()
-
-
-def accumulators(
-    num_classes: int, tall: int, width: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Sums of weighted probabilities (K, tall, width) and of weights (tall, width), all 0."""
-    total = torch.zeros(num_classes, tall, width, device=device)
-    return total, torch.zeros(tall, width, device=device)
+                move_up(sums, advance, 1)
+                sums[:, tall - advance :].zero_()
 
 
 def even_batches(items: Sequence[int], most: int) -> Iterator[Sequence[int]]:

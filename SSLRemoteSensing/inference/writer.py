@@ -3,29 +3,31 @@
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from SSLRemoteSensing.core.classes import IGNORE
-from SSLRemoteSensing.core.errors import CannotWrite, UnreadableImage
-from SSLRemoteSensing.data.geotiff import open_tiff, reading
+from SSLRemoteSensing.core.errors import CannotWrite
+from SSLRemoteSensing.core.files import atomic
 from SSLRemoteSensing.inference.scene import InputScene
 
-PNG_MARK = "MAP BY SSLREMOTESENSING"  # a PNG has no tags of any name; rasterio makes it capitals
 BLOCK = 256  # side of the tiles of the files written
 
 
-class MapWriter:
-    """The files of one map: class indices, 255 = nodata, and perhaps a band of each probability.
+class MapFile:
+    """A GeoTIFF of 8 bits that lies where a scene does, written a row of tiles at a time.
 
-    Rows come in order by `add`, and are written a row of tiles at a time. `finish` ends the files
-    and looks whether they are whole; without it they are not to be used.
+    Rows come in order by `add`, and are gathered so that each tile is compressed once. `finish`
+    ends the file and looks whether it is whole; without it the file is not to be used.
 
     Args:
-        map_file, probability_file: where to write; they carry temporary names. None: no such file.
-        tags: what the map's metadata say besides.
+        names: of the bands.
+        tags: what the file's metadata say.
+        palette: colours of class indices, of which 255 is no data; None: the bands are measures.
+        masked: also write which pixels hold data, as a mask band.
 
     Raises (here, in `add` and in `finish`):
         CannotWrite: the disk is full, say.
@@ -33,78 +35,40 @@ class MapWriter:
 
     def __init__(
         self,
-        map_file: Path,
-        probability_file: Path | None,
+        path: Path,
         scene: InputScene,
-        classes: Sequence[str],
-        palette: Sequence[tuple[int, int, int]],
+        names: Sequence[str],
         tags: dict[str, str],
+        palette: Sequence[tuple[int, int, int]] | None = None,
+        masked: bool = False,
     ):
-        self.files = [map_file] if probability_file is None else [map_file, probability_file]
-        self.masked = scene.masked
-        self.stack = ExitStack()
-        class_tags = {f"class_{index}": name for index, name in enumerate(classes)}
-        try:
-            with writing(map_file):
-                maps = create(map_file, scene, 1, nodata=IGNORE, photometric="palette")
-                self.stack.callback(close, maps)
-                colours = {index: (*colour, 255) for index, colour in enumerate(palette)}
-                maps.write_colormap(1, colours | {IGNORE: (0, 0, 0, 0)})
-                maps.set_band_description(1, "class")
-                maps.update_tags(**tags, **class_tags)
-                self.maps, self.probabilities = TileRows(maps, map_file), None
-            if probability_file is not None:
-                with writing(probability_file):
-                    share = create(probability_file, scene, len(classes), photometric="minisblack")
-                    self.stack.callback(close, share)
-                    for index, name in enumerate(classes, start=1):
-                        share.set_band_description(index, name)
-                    share.update_tags(**tags, scale="255 is a probability of 1")
-                    self.probabilities = TileRows(share, probability_file, scene.may_be_empty)
-        except BaseException:
-            self.stack.close()
-            raise
+        import rasterio
 
-    def add(self, classes: np.ndarray, shares: np.ndarray | None, valid: np.ndarray | None) -> None:
-        """The next rows: uint8 (h, width), uint8 (K, h, width), bool (h, width); None: all valid.
-
-        Classes must be 255 already where there is no data.
-        """
-        self.maps.add(classes[None], None)
-        if self.probabilities is not None:
-            self.probabilities.add(shares, valid)
-
-    def finish(self) -> None:
-        self.maps.flush()
-        if self.probabilities is not None:
-            self.probabilities.flush()
-        self.close()
-        for number, path in enumerate(self.files):
-            with writing(path):
-                require_whole(path)
-                add_overviews(path, "mode" if number == 0 else "average")
-                require_whole(path)
-                with path.open("rb+") as file:
-                    os.fsync(file.fileno())
-
-    def close(self) -> None:
-        self.stack.close()
-
-
-class TileRows:
-    """Rows gathered to rows of tiles, so that each tile is compressed once.
-
-    Args:
-        masked: also write which pixels hold data, as a mask band.
-    """
-
-    def __init__(self, target, path: Path, masked: bool = False):
-        self.target, self.path = target, path
-        self.rows = np.empty((target.count, BLOCK, target.width), np.uint8)
-        self.valid = np.empty((BLOCK, target.width), bool) if masked else None
+        self.path, self.resampling = path, "average" if palette is None else "mode"
+        self.rows = np.empty((len(names), BLOCK, scene.width), np.uint8)
+        self.valid = np.empty((BLOCK, scene.width), bool) if masked else None
         self.top = self.filled = 0
+        place = {"gcps": scene.gcps} if scene.gcps else {"transform": scene.transform}
+        kind = {"photometric": "minisblack"}
+        if palette is not None:
+            kind = {"photometric": "palette", "nodata": IGNORE}
+        with writing(path), quiet():
+            self.target = rasterio.open(
+                path, "w", driver="GTiff", count=len(names), height=scene.height,
+                width=scene.width, dtype="uint8", tiled=True, blockxsize=BLOCK, blockysize=BLOCK,
+                compress="deflate", interleave="band", BIGTIFF="IF_SAFER", crs=scene.crs, **place,
+                **kind,
+            )  # fmt: skip
+            if scene.rpcs is not None:
+                self.target.rpcs = scene.rpcs
+            if palette is not None:
+                colours = {index: (*colour, 255) for index, colour in enumerate(palette)}
+                self.target.write_colormap(1, colours | {IGNORE: (0, 0, 0, 0)})
+            self.target.descriptions = names
+            self.target.update_tags(**tags)
 
-    def add(self, planes: np.ndarray, valid: np.ndarray | None) -> None:
+    def add(self, planes: np.ndarray, valid: np.ndarray | None = None) -> None:
+        """The next rows: uint8 (bands, h, width), bool (h, width); None: all valid."""
         start = 0
         while start < planes.shape[1]:
             count = min(BLOCK - self.filled, planes.shape[1] - start)
@@ -128,36 +92,21 @@ class TileRows:
                 self.target.write_mask(self.valid[: self.filled], window=window)
         self.top, self.filled = self.top + self.filled, 0
 
+    def finish(self) -> None:
+        self.flush()
+        self.close()
+        with writing(self.path):
+            require_whole(self.path)
+            add_overviews(self.path, self.resampling)
+            require_whole(self.path)
 
-def create(path: Path, scene: InputScene, count: int, **profile):
-    """A new GeoTIFF of `count` bands of 8 bits where `scene` lies."""
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
+    def close(self) -> None:
+        """GDAL writes the last tiles now, and what fails shows in `require_whole`."""
+        from rasterio._err import CPLE_BaseError
+        from rasterio.errors import RasterioError
 
-    place = {"crs": scene.crs, "transform": scene.transform}
-    if scene.gcps:
-        place = {"crs": scene.crs, "gcps": scene.gcps}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        target = rasterio.open(
-            path, "w", driver="GTiff", count=count, height=scene.height, width=scene.width,
-            dtype="uint8", tiled=True, blockxsize=BLOCK, blockysize=BLOCK, compress="deflate",
-            interleave="band", BIGTIFF="IF_SAFER", **place, **profile,
-        )  # fmt: skip
-    if scene.rpcs is not None:
-        target.rpcs = scene.rpcs
-    return target
-
-
-def close(target) -> None:
-    """Close a file; GDAL writes the last tiles now, and what fails shows in `require_whole`."""
-    from rasterio._err import CPLE_BaseError
-    from rasterio.errors import RasterioError
-
-    try:
-        target.close()
-    except (RasterioError, CPLE_BaseError, OSError):
-        return
+        with suppress(RasterioError, CPLE_BaseError, OSError):
+            self.target.close()
 
 
 def require_whole(path: Path) -> None:
@@ -169,17 +118,14 @@ def require_whole(path: Path) -> None:
 
     size = path.stat().st_size
     with quiet(), rasterio.open(path) as file:
-        tall, wide = file.block_shapes[0]
-        down, right = -(-file.height // tall), -(-file.width // wide)
-        for band in file.indexes:
-            for y in range(down):
-                for x in range(right):
-                    place = [
-                        file.get_tag_item(f"BLOCK_{what}_{x}_{y}", "TIFF", bidx=band)
-                        for what in ("OFFSET", "SIZE")
-                    ]
-                    if None in place or sum(map(int, place)) > size:
-                        raise OSError(f"tile {x}, {y} of band {band} is missing in the file")
+        down, right = (range(-(-side // BLOCK)) for side in file.shape)
+        for band, y, x in product(file.indexes, down, right):
+            place = [
+                file.get_tag_item(f"BLOCK_{what}_{x}_{y}", "TIFF", bidx=band)
+                for what in ("OFFSET", "SIZE")
+            ]
+            if None in place or sum(map(int, place)) > size:
+                raise OSError(f"tile {x}, {y} of band {band} is missing in the file")
 
 
 def add_overviews(path: Path, resampling: str) -> None:
@@ -188,21 +134,10 @@ def add_overviews(path: Path, resampling: str) -> None:
     from rasterio.enums import Resampling
 
     with quiet(), rasterio.open(path, "r+") as file:
-        longest, factors = max(file.height, file.width), []
-        while longest > BLOCK * 2 ** len(factors):
-            factors.append(2 ** (len(factors) + 1))
+        halvings = (max(file.shape) - 1) // BLOCK
+        factors = [2 ** (number + 1) for number in range(halvings.bit_length())]
         if factors:
             file.build_overviews(factors, Resampling[resampling])
-
-
-def is_map(path: Path) -> bool:
-    """Whether the file at `path` is a map that was written here."""
-    try:
-        with open_tiff(path) as file, reading(path):
-            tags = file.source.tags()
-    except UnreadableImage:
-        return False
-    return {"checkpoint", "class_0"} <= tags.keys() or tags.get("Description") == PNG_MARK
 
 
 @contextmanager
@@ -226,18 +161,17 @@ def writing(path: Path) -> Iterator[None]:
         raise CannotWrite(f"{path}: cannot be written ({reason}); is the disk full?") from error
 
 
-def write_png(map_file: Path, target: Path) -> None:
-    """The finished map at `map_file` as a palette PNG, row by row; it has no place on Earth.
+def make_png(path: Path) -> None:
+    """Make the map at `path` a palette PNG, row by row; it has no place on Earth.
 
     Raises:
         CannotWrite: the disk is full, say.
     """
     from rasterio.shutil import copy
 
-    with writing(target), quiet():
-        copy(map_file, target, driver="PNG", description=PNG_MARK)
-        with target.open("rb+") as file:
+    with atomic(path) as part, writing(path), quiet():
+        copy(path, part, driver="PNG")
+        with part.open("rb") as file:
             file.seek(-12, os.SEEK_END)
             if file.read(8) != b"\0\0\0\0IEND":
                 raise OSError("its end is missing")
-            os.fsync(file.fileno())

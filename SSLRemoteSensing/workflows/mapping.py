@@ -11,7 +11,12 @@ from SSLRemoteSensing.core.console import styled
 from SSLRemoteSensing.core.machine import choose_device, choose_precision
 from SSLRemoteSensing.inference.mapper import Mapped, MapSettings, map_scenes
 from SSLRemoteSensing.inference.network import open_network
-from SSLRemoteSensing.inference.outputs import Outputs, find_scenes, plan_outputs, require_own
+from SSLRemoteSensing.inference.outputs import (
+    Outputs,
+    find_scenes,
+    plan_outputs,
+    require_absent,
+)
 from SSLRemoteSensing.inference.polygons import require_vectors
 from SSLRemoteSensing.reports.map_page import page_of, require_own_page, write_map_page
 
@@ -38,7 +43,7 @@ def plan_maps(
 
     Args:
         skip_existing: scenes that have their map are not mapped again.
-        overwrite: replace files that are no maps of ours.
+        overwrite: replace files that are there.
 
     Raises:
         UserError: no such scene, files that cannot be written or must not be replaced.
@@ -49,7 +54,7 @@ def plan_maps(
     remaining = [files for files in outputs if not (skip_existing and files.map.exists())]
     page = page_of(outputs) if preview else None
     if not overwrite:
-        require_own(remaining)
+        require_absent(remaining)
         if page is not None:
             require_own_page(page)
     distributed.barrier()  # all have looked at what is there before one writes

@@ -53,7 +53,7 @@ def predict(best, monkeypatch, capsys):
 
     def call(*arguments, file=best):
         line = ["predict.py", "--checkpoint", file, "--device", "cpu", "--precision", "fp32"]
-        monkeypatch.setattr(sys, "argv", [str(one) for one in (*line, "--tile", 64, *arguments)])
+        monkeypatch.setattr(sys, "argv", [str(word) for word in (*line, "--tile", 64, *arguments)])
         code = 0
         try:
             run_command(import_module("predict").main)
@@ -133,8 +133,8 @@ def test_a_pattern_to_a_folder_and_one_bad_scene_does_not_stop_the_others(predic
     made = ["a.tif", "a_preview.png", "c.tif", "c_preview.png", "maps.html"]
     assert names(tmp_path / "maps") == made
     before = (tmp_path / "maps/a.tif").stat().st_mtime_ns
-    skip = ("--skip_existing", "--on_bad_block", "nodata")
-    code, out, _ = predict("--input", pattern, "--output", tmp_path / "maps", *skip)
+    write(tmp_path / "in/b.tif", draw(64, 64), **PLACE)
+    code, out, _ = predict("--input", pattern, "--output", tmp_path / "maps", "--skip_existing")
     assert code == 0
     assert "2 of 3 scenes have their map already" in out
     assert names(tmp_path / "maps") == sorted([*made, "b.tif"])
@@ -153,15 +153,14 @@ def test_mistakes_are_refused_in_one_line_before_any_work(predict, best, tmp_pat
     folder = folder.parent
     out = tmp_path / "map.tif"
     before = names(tmp_path)
-    for told, *arguments in (
+    to_map = ("--input", scene, "--output", out)
+    for message, *arguments in (
         ("no file matches", "--input", tmp_path / "*.jp2", "--output", out),
         ("no such file", "--input", tmp_path / "none.tif", "--output", out),
         ("is a folder; give a pattern", "--input", tmp_path, "--output", out),
         ("map.jpg: .jpg files are not", "--input", scene, "--output", tmp_path / "map.jpg"),
-        (
-            "--vectors", "--input", scene, "--output", out, "--vectors", tmp_path / "map.shp",
-        ),
-        ("--vectors .*gpkg: is a folder", "--input", scene, "--output", out, "--vectors", folder),
+        ("--vectors", *to_map, "--vectors", tmp_path / "map.shp"),
+        ("--vectors .*gpkg: is a folder", *to_map, "--vectors", folder),
         ("is the scene", "--input", scene, "--output", scene),
         ("is the scene", "--input", scene, "--output", tmp_path),
         ("is the scene", "--input", scene, "--output", tmp_path / "link.tif"),
@@ -170,30 +169,29 @@ def test_mistakes_are_refused_in_one_line_before_any_work(predict, best, tmp_pat
         ("one file for 2 scenes", "--input", scene, twin, "--output", out),
         ("is a file; name a folder", "--input", scene, "--output", tmp_path / "file"),
         ("cannot write there", "--input", scene, "--output", tmp_path / "file/map.tif"),
-        ("--tile 8: must be at least 32", "--input", scene, "--output", out, "--tile", 8),
-        ("--batch_size 0: must be", "--input", scene, "--output", out, "--batch_size", 0),
-        ("--workers 0: must be", "--input", scene, "--output", out, "--workers", 0),
-        ("--overlap 1.0: must be", "--input", scene, "--output", out, "--overlap", 1),
-        ("--overlap nan: must be", "--input", scene, "--output", out, "--overlap", "nan"),
-        ("--min_area -1", "--input", scene, "--output", out, "--min_area", -1),
-        ("--min_area nan", "--input", scene, "--output", out, "--min_area", "nan"),
-        ("--simplify inf", "--input", scene, "--output", out, "--simplify", "inf"),
-        ("--max_value nan", "--input", scene, "--output", out, "--max_value", "nan"),
-        ("--max_value inf", "--input", scene, "--output", out, "--max_value", "inf"),
-        ("--max_value 0", "--input", scene, "--output", out, "--max_value", 0),
-        ("'lake' is none of", "--input", scene, "--output", out, "--vector_classes", "lake"),
-        ("--device 'tpu'", "--input", scene, "--output", out, "--device", "tpu"),
+        ("--tile 8: must be", *to_map, "--tile", 8),
+        ("--batch_size 0: must be", *to_map, "--batch_size", 0),
+        ("--workers 0: must be", *to_map, "--workers", 0),
+        ("--overlap 1.0: must be", *to_map, "--overlap", 1),
+        ("--overlap nan: must be", *to_map, "--overlap", "nan"),
+        ("--min_area -1", *to_map, "--min_area", -1),
+        ("--min_area nan", *to_map, "--min_area", "nan"),
+        ("--simplify inf", *to_map, "--simplify", "inf"),
+        ("--max_value nan", *to_map, "--max_value", "nan"),
+        ("--max_value inf", *to_map, "--max_value", "inf"),
+        ("--max_value 0", *to_map, "--max_value", 0),
+        ("'lake' is none of", *to_map, "--vector_classes", "lake"),
+        ("--device 'tpu'", *to_map, "--device", "tpu"),
+        ("image .*: has 3 bands, not band 9 of --bands", *to_map, "--bands", 1, 2, 9),
         ("cannot be read", "--input", tmp_path / "file", "--output", out),
-    ):  # fmt: skip
-        assert re.search(told, refused(predict(*arguments))), told
+    ):
+        assert re.search(message, refused(predict(*arguments))), message
     assert names(tmp_path) == before
 
 
-def test_files_that_are_no_maps_are_not_replaced(predict, tmp_path):
-    """What a scene is read from never is; anything else that is no map of ours by --overwrite."""
-    (tmp_path / "in").mkdir()
-    tile = write(tmp_path / "in/tile.tif", draw(64, 80), **PLACE)
-    scene = tmp_path / "in/scene.vrt"
+def test_what_a_scene_is_read_from_is_never_replaced(predict, tmp_path):
+    tile = write(tmp_path / "tile.tif", draw(64, 80), **PLACE)
+    scene = tmp_path / "scene.vrt"
     bands = "".join(
         f'<VRTRasterBand dataType="Byte" band="{n}"><SimpleSource><SourceFilename '
         f'relativeToVRT="1">tile.tif</SourceFilename><SourceBand>{n}</SourceBand></SimpleSource>'
@@ -201,28 +199,26 @@ def test_files_that_are_no_maps_are_not_replaced(predict, tmp_path):
         for n in (1, 2, 3)
     )
     scene.write_text(f'<VRTDataset rasterXSize="80" rasterYSize="64">{bands}</VRTDataset>')
-    held = tile.read_bytes()
+    content = tile.read_bytes()
     for flags in ((), ("--overwrite",)):
         line = refused(predict("--input", scene, "--output", tile, *flags))
         assert f"--output {tile}: is a part of the scene {scene}, which would be lost" in line
-    assert tile.read_bytes() == held
-    # A scene that nobody gave as an input, and other files in the place of ours.
-    flags = ("--input", scene, "--output")
-    other = write(tmp_path / "other.tif", draw(64, 80), **PLACE)
-    assert "pass --overwrite" in refused(predict(*flags, other))
-    assert predict(*flags, other, "--overwrite")[0] == 0
-    assert predict(*flags, other)[0] == 0  # it is a map now
-    polygons = tmp_path / "roads.gpkg"
-    polygons.write_bytes(b"of someone")
-    line = refused(predict(*flags, tmp_path / "m.tif", "--vectors", polygons))
-    assert f"--vectors {polygons}: is there already" in line
-    assert polygons.read_bytes() == b"of someone"
-    # A PNG has no tags of any name; it is known all the same, and so is what is beside.
-    photo = tmp_path / "photo.png"
-    cv2.imwrite(str(photo), draw(64, 80).transpose(1, 2, 0))
-    assert "pass --overwrite" in refused(predict(*flags, photo))
-    for _ in range(2):
-        assert predict(*flags, tmp_path / "m.png", "--preview")[0] == 0
+    assert tile.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["m.tif", "m_probabilities.tif", "m_preview.png", "m.gpkg"])
+def test_a_file_that_is_there_is_replaced_only_where_the_flag_says_so(predict, tmp_path, name):
+    scene, file = write(tmp_path / "scene.tif", draw(64, 80), **PLACE), tmp_path / name
+    file.write_bytes(b"of someone")
+    command = ["--input", scene, "--output", tmp_path / "m.tif", "--probabilities", "--preview"]
+    command += ["--vectors", tmp_path / "m.gpkg"]
+    flag = "--vectors" if name == "m.gpkg" else "--output"
+    assert f"{flag} {file}: is there already" in (line := refused(predict(*command)))
+    assert "--overwrite" in line
+    assert (names(tmp_path), file.read_bytes()) == (sorted([name, "scene.tif"]), b"of someone")
+    assert predict(*command, "--overwrite")[0] == 0
+    assert file.read_bytes() != b"of someone"
+    assert "--overwrite" in refused(predict(*command))  # a map of its own no less
 
 
 def test_an_export_maps_as_its_checkpoint_does(predict, best, tmp_path, monkeypatch, capsys):
@@ -233,13 +229,13 @@ def test_an_export_maps_as_its_checkpoint_does(predict, best, tmp_path, monkeypa
     checkpoints.write(tmp_path / "best.pth", contents)
     line = ["export.py", "--checkpoint", tmp_path / "best.pth", "--format", "safetensors"]
     line += ["--output", tmp_path / "net.safetensors"]
-    monkeypatch.setattr(sys, "argv", [str(one) for one in line])
+    monkeypatch.setattr(sys, "argv", [str(word) for word in line])
     import_module("export").main()
     capsys.readouterr()
     scene = write(tmp_path / "scene.tif", draw(64, 80, 4, dtype=np.uint16) * 4, **PLACE)
     maps = []
     for name in ("best.pth", "net.safetensors"):
-        flags = ("--input", scene, "--output", tmp_path / "map.tif")
+        flags = ("--input", scene, "--output", tmp_path / "map.tif", "--overwrite")
         code, out, _ = predict(*flags, file=tmp_path / name)
         assert code == 0
         assert "bands 4, 1, 2 taken as near infrared, red, green" in out
@@ -265,23 +261,22 @@ def test_checkpoints_that_are_no_fine_tuned_network_are_refused_by_name(predict,
     backbone = {key.removeprefix("backbone."): v for key, v in contents["model"].items()}
     pretext = dict(model={}, card=dict(name="resnet18", config=dict(backbone_cfg={})))
     other = contents | dict(card=contents["card"] | dict(classes=["a", "b"]))
-    for told, file in (
+    for message, file in (
         ("a backbone alone", backbone),
         ("has no card", dict(model=contents["model"])),
         ("is of a pre-training", pretext),
         ("not of the config's network", other),
     ):
         torch.save(file, tmp_path / "file.pth")
-        line = refused(
-            predict("--input", scene, "--output", tmp_path / "m.tif", file=tmp_path / "file.pth")
-        )
-        assert told in line
+        flags = ("--input", scene, "--output", tmp_path / "m.tif")
+        line = refused(predict(*flags, file=tmp_path / "file.pth"))
+        assert message in line
         assert "file.pth" in line
 
 
 def command(best: Path, *arguments) -> list[str]:
     line = [str(ROOT / "tools/predict.py"), "--checkpoint", best, "--device", "cpu"]
-    return [str(one) for one in (*line, *arguments)]
+    return [str(word) for word in (*line, *arguments)]
 
 
 @pytest.fixture(scope="module")
@@ -301,7 +296,7 @@ def test_a_stopped_run_leaves_nothing_under_the_final_names(
     flags = ("--input", large, "--output", output, "--probabilities", "--tile", "128")
     line = [sys.executable if fresh else python(), *command(best, *flags)]
     run = subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    part, end = output / ".large.part.tif", time.monotonic() + 100
+    part, end = output / ".large.tif.part", time.monotonic() + 100
     while not part.exists() and time.monotonic() < end:
         assert run.poll() is None
         time.sleep(0.05)
@@ -312,7 +307,7 @@ def test_a_stopped_run_leaves_nothing_under_the_final_names(
     assert time.monotonic() - start < 15
     assert run.returncode == (-number if number == signal.SIGKILL else 128 + number)
     assert "Traceback" not in said
-    parts = [".large.part.tif", ".large_probabilities.part.tif"]
+    parts = [".large.tif.part", ".large_probabilities.tif.part"]
     assert names(output) == (parts if number == signal.SIGKILL else [])
     # The next run for that scene replaces them; the name is what counts.
     if number == signal.SIGKILL:

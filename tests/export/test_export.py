@@ -2,7 +2,6 @@
 
 import json
 import sys
-import zipfile
 from pathlib import Path
 
 import cv2
@@ -15,7 +14,7 @@ import torch
 import torchvision
 import yaml
 from conftest import ROOT
-from exports import load_jit, run_export, tuned_run, undrawn
+from exports import run_export, tuned_run, undrawn
 from lively import MEAN, STD, Code, lively
 from safetensors.torch import load_file
 
@@ -138,10 +137,7 @@ def test_a_whole_network_gives_equal_logits_in_smp(exports, tmp_path, pixels, de
 
 @pytest.mark.parametrize(
     ("name", "decoder"),
-    [
-        ("resnet18", {"name": "LinearProbe"}),
-        ("vgg11", {"name": "Unet", "decoder_channels": [8] * 5}),
-    ],
+    [("resnet18", {"name": "LinearProbe"}), ("vgg11", SMP_DECODERS[0])],
 )
 def test_where_smp_has_another_network_it_gets_the_encoder(tmp_path, name, decoder, capsys):
     best = tuned_run(tmp_path, decoder, name)
@@ -162,98 +158,49 @@ def drawn(size: tuple[int, int, int]) -> torch.Tensor:
     return torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8)
 
 
-def test_onnx_gives_the_networks_logits_at_any_size_and_batch(exports):
-    path = exports("tuned", "onnx", "--preprocess")
-    for size in SIZES:
-        images = drawn(size)
-        (found,) = run_onnx(path, images)
-        wanted = exports.ours("tuned", images)
-        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+@pytest.fixture(scope="module")
+def pooling(tmp_path_factory) -> Path:
+    """A network whose decoder pools to a grid."""
+    cfg = {"name": "PSPNet", "decoder_channels": 16, "output_stride": 16}
+    return tuned_run(tmp_path_factory.mktemp("pooling"), cfg)
 
 
-def test_onnx_of_a_decoder_that_pools_to_a_grid_holds_for_any_size(exports, tmp_path):
-    best = tuned_run(tmp_path, {"name": "PSPNet", "decoder_channels": 16, "output_stride": 16})
-    path = run_export(best, "onnx", tmp_path / "out/net.onnx", "--preprocess")
-    for size in SIZES:
-        images = drawn(size)
-        (found,) = run_onnx(path, images)
-        torch.testing.assert_close(found, exports.ours(best, images), atol=1e-4, rtol=1e-4)
-
-
-def test_onnx_of_a_backbone_gives_its_maps(exports):
-    path = exports("backbone", "onnx", "--preprocess")
-    for size in SIZES:
-        images = drawn(size)
-        found = run_onnx(path, images)
-        assert len(found) == 5
-        wanted = exports.ours("backbone", images)
-        torch.testing.assert_close(found[-1], wanted, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("form", "result"), [("onnx", "classes"), ("torchscript", "probabilities")]
-)
-def test_a_graph_can_end_in_probabilities_or_classes(exports, pixels, form, result):
-    path = exports("tuned", form, "--preprocess", "--result", result)
-    found = run_onnx(path, pixels)[0] if form == "onnx" else load_jit(path)(pixels)
-    logits = exports.ours("tuned", pixels)
-    if result == "classes":
-        assert found.dtype == torch.uint8
-        assert (found == logits.argmax(1)).float().mean() > 0.999
+@pytest.mark.parametrize("kind", ["tuned", "backbone", "pooling", "scaled"])
+def test_onnx_gives_the_networks_numbers_at_any_size_and_batch(exports, pooling, kind, tmp_path):
+    """Of a network its logits, of a backbone its five maps; or without scaling, mean and std."""
+    own = {"pooling": pooling, "scaled": "tuned"}.get(kind, kind)
+    if kind == "pooling":
+        path = run_export(pooling, "onnx", tmp_path / "net.onnx", "--preprocess")
     else:
-        torch.testing.assert_close(found, logits.softmax(1), **CLOSE)
-
-
-def test_torchscript_without_preprocessing_takes_what_is_scaled_already_at_any_size(exports):
-    net = load_jit(exports("tuned", "torchscript"))
+        path = exports(own, "onnx", *([] if kind == "scaled" else ["--preprocess"]))
     for size in SIZES:
         images = drawn(size)
-        with torch.no_grad():
-            found, wanted = net(normal(images)), exports.ours("tuned", images)
-        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+        maps = run_onnx(path, normal(images) if kind == "scaled" else images)
+        assert len(maps) == (5 if kind == "backbone" else 1)
+        torch.testing.assert_close(maps[-1], exports.ours(own, images), atol=1e-4, rtol=1e-4)
 
 
-def nudged(module: torch.nn.Module) -> None:
-    """Change one weight."""
-    weight = list(module.parameters())[-1]
-    weight.data.view(-1)[0] += 0.01
+def test_a_graph_can_end_in_probabilities_or_classes(exports, pixels):
+    logits = exports.ours("tuned", pixels)
+    (shares,) = run_onnx(exports("tuned", "onnx", "--result", "probabilities"), normal(pixels))
+    torch.testing.assert_close(shares, logits.softmax(1), atol=1e-4, rtol=1e-4)
+    (classes,) = run_onnx(exports("tuned", "onnx", "--result", "classes"), normal(pixels))
+    assert classes.dtype == torch.uint8
+    assert (classes == logits.argmax(1)).float().mean() > 0.999
 
 
 def test_a_graph_that_gives_other_numbers_is_not_written(exports, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx, "replace_adaptive_pools", nudged)
-    with pytest.raises(UserError, match="--format torchscript: gives other numbers than the netw"):
-        run_export(exports.checkpoints["tuned"], "torchscript", tmp_path / "out/net.pt")
+    def nudge(module: torch.nn.Module) -> None:
+        list(module.parameters())[-1].data.view(-1)[0] += 0.01
+
+    monkeypatch.setattr(onnx, "replace_adaptive_pools", nudge)
+    with pytest.raises(UserError, match="--format onnx: gives other numbers than the network"):
+        run_export(exports.checkpoints["tuned"], "onnx", tmp_path / "out/net.onnx")
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_an_onnx_file_that_gives_other_numbers_is_not_written(exports, monkeypatch):
-    written = torch.onnx.export
-
-    def other(traced, *args, **kwargs):
-        nudged(traced)
-        written(traced, *args, **kwargs)
-
-    monkeypatch.setattr(torch.onnx, "export", other)
-    with pytest.raises(UserError, match="--format onnx: gives other numbers than the network"):
-        onnx.onnx_model(exports.source("tuned"), False, "logits", {})
-
-
-def test_torchscript_has_no_debugging_and_its_members_lie_as_torch_lays_them(exports):
-    path = exports("backbone", "torchscript")
-    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-        for member in archive.infolist():
-            assert not member.filename.endswith(".debug_pkl")
-            file.seek(member.header_offset + 26)
-            name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
-            assert (member.header_offset + 30 + name + extra) % 64 == 0, member.filename
-    with torch.no_grad():
-        found = load_jit(path)(torch.zeros(1, 3, 32, 32))
-    assert len(found) == 5
-
-
 EVERY = [("backbone", form) for form in ("torchvision", "timm", "smp", "mmseg", "safetensors")]
-EVERY += [("backbone", "torchscript"), ("tuned", "safetensors"), ("tuned", "torchscript")]
-EVERY += [("tuned", "onnx", "--preprocess")]
+EVERY += [("tuned", "safetensors"), ("tuned", "onnx", "--preprocess")]
 
 
 @pytest.mark.parametrize("args", EVERY, ids=lambda args: "-".join(args[:2]))
@@ -265,13 +212,6 @@ def test_no_byte_of_an_export_tells_of_this_machine_or_its_user(exports, args):
         data = file.read_bytes()
         for words in told:
             assert words.encode() not in data, (file.name, words)
-
-
-def test_a_fine_tuned_network_comes_back_whole_from_safetensors(exports, pixels):
-    path = exports("tuned", "safetensors")
-    found = exports.ours(path, pixels)
-    torch.testing.assert_close(found, exports.ours("tuned", pixels), **CLOSE)
-    assert load_backbone(None, path)["missing"] == []
 
 
 def card_of(folder) -> tuple[dict, str]:
@@ -334,55 +274,46 @@ def test_scores_of_another_checkpoint_are_not_told(exports, tmp_path):
         assert other is None
 
 
-@pytest.mark.parametrize(
-    ("form", "flags", "libraries"),
-    [
-        ("torchvision", [], 4),
-        ("safetensors", [], 4),
-        ("onnx", ["--preprocess"], 1),
-        ("torchscript", [], 1),
-        ("mmseg", [], 1),
-    ],
-)
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_each_example_of_a_card_runs(exports, monkeypatch, form, flags, libraries):
-    folder = exports("backbone", form, *flags).parent
-    blocks = card_of(folder)[1].split("```python\n")[1:]
-    assert len(blocks) == libraries
+def run_examples(folder: Path, monkeypatch) -> int:
+    """Run each example of a card; how many there are."""
     monkeypatch.chdir(folder)
+    blocks = card_of(folder)[1].split("```python\n")[1:]
     with undrawn():
         for block in blocks:
             exec(block.split("```")[0], {})
+    return len(blocks)
+
+
+LIBRARIES = {"torchvision": 4, "safetensors": 4, "onnx": 1, "mmseg": 1}
+
+
+@pytest.mark.parametrize("form", LIBRARIES)
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_each_example_of_a_card_runs(exports, monkeypatch, form):
+    folder = exports("backbone", form, *(["--preprocess"] if form == "onnx" else [])).parent
+    assert run_examples(folder, monkeypatch) == LIBRARIES[form]
 
 
 def test_the_card_of_four_bands_has_examples_for_four(tmp_path, monkeypatch):
     torch.save(BACKBONES["resnet18"](in_channels=4).state_dict(), tmp_path / "w.pth")
     run_export(tmp_path / "w.pth", "timm", tmp_path / "out/w.pth")
-    monkeypatch.chdir(tmp_path / "out")
-    body = card_of(tmp_path / "out")[1]
-    assert "No card says whether a mean" in body
-    with undrawn():
-        for block in body.split("```python\n")[1:]:
-            exec(block.split("```")[0], {})
+    assert "No card says whether a mean" in card_of(tmp_path / "out")[1]
+    assert run_examples(tmp_path / "out", monkeypatch) == 4
 
 
-def test_the_whole_network_is_built_as_its_card_says(exports, pixels, monkeypatch):
-    folder = exports("tuned", "safetensors").parent
-    monkeypatch.chdir(folder)
-    names = {}
-    exec(card_of(folder)[1].split("```python\n")[1].split("```")[0], names)
-    with torch.no_grad():
-        found = names["net"].eval().logits(pixels)
-    torch.testing.assert_close(found, exports.ours("tuned", pixels), **CLOSE)
-
-
-def test_a_fine_tuned_network_is_loaded_with_its_classes(exports, pixels):
-    for path in (exports.checkpoints["tuned"], exports("tuned", "safetensors")):
-        net = load_segmentation(path)
+def test_a_fine_tuned_network_comes_back_whole_also_by_the_lines_of_its_card(
+    exports, pixels, monkeypatch
+):
+    path, names = exports("tuned", "safetensors"), {}
+    monkeypatch.chdir(path.parent)
+    exec(card_of(path.parent)[1].split("```python\n")[1].split("```")[0], names)
+    for net in (names["net"], load_segmentation(exports.checkpoints["tuned"])):
         assert not net.training
         assert net.classes == ["ground", "building", "car"]
         with torch.no_grad():
             torch.testing.assert_close(net.logits(pixels), exports.ours("tuned", pixels), **CLOSE)
+    torch.testing.assert_close(exports.ours(path, pixels), exports.ours("tuned", pixels), **CLOSE)
+    assert load_backbone(None, path)["missing"] == []
     with pytest.raises(UserError, match=r"backbone\.pth: no fine-tuned network"):
         load_segmentation(exports.checkpoints["backbone"])
 
@@ -401,7 +332,7 @@ def test_the_import_of_published_model_cards_still_works(exports):
         ("timm", "side.pth", [], r"side\.json: is there already"),
         ("timm", "w.safetensors", [], "no others, end with"),
         ("safetensors", "w.pth", [], r"end with \.safetensors"),
-        ("timm", "w.pth", ["--preprocess"], "only for --format onnx and torchscript"),
+        ("timm", "w.pth", ["--preprocess"], "--preprocess: only for --format onnx"),
         ("onnx", "w.onnx", ["--result", "classes"], "has no classes"),
         ("timm", "folder", [], "name a file for the weights"),
         ("timm", "README.md", [], "name a file for the weights"),
