@@ -50,7 +50,7 @@ def report_run(args: Namespace) -> None:
     # Only now: torch takes seconds, which --help need not wait for.
     from SSLRemoteSensing.core import checkpoints
     from SSLRemoteSensing.core.distributed import processes
-    from SSLRemoteSensing.reports.run_report import read_json
+    from SSLRemoteSensing.core.files import read_json
     from SSLRemoteSensing.workflows import finetuning
 
     source = args.folder / "best.pth"

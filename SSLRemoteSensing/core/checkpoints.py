@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.files import atomic, write_bytes
+from SSLRemoteSensing.core.files import atomic, sha256, write_bytes
 
 MOST_VALUES = 2**20  # in one file; a dict that holds itself has no end
 MOST_REPEATED = 2**30  # bytes of tensors beyond what the file has: one value can stand for many
@@ -206,11 +206,6 @@ def write_plain(path: Path, contents: dict, card: dict) -> None:
         save(part, contents)
         full_card = card | {"sha256": sha256(part)}
         card_part.write_text(json.dumps(full_card, indent=2, default=str) + "\n")
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_card(path: Path, contents: dict) -> dict:

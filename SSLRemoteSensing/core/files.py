@@ -1,6 +1,8 @@
-"""Write files whole or not at all, into folders that can be written."""
+"""Write files whole or not at all, into folders that can be written; read and hash small ones."""
 
 import contextlib
+import hashlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,3 +72,18 @@ def make_folder(path: str | Path, key: str) -> Path:
     except OSError as error:
         raise UserError(f"{key}={str(path)!r}: cannot write there ({error.strerror})") from error
     return path
+
+
+def read_json(path: str | Path) -> dict:
+    """The object in the JSON file `path`; empty where there is none, or none that can be read."""
+    try:
+        contents = json.loads(Path(path).read_text())
+    except (OSError, ValueError):
+        return {}
+    return contents if isinstance(contents, dict) else {}
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file, as hexadecimal digits. Raises an OSError as `open` does."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.labels import value_counts
+from SSLRemoteSensing.data.labels import count_values
 from SSLRemoteSensing.data.prepared import read_card
 from SSLRemoteSensing.data.segmentation import SegmentationDataset
 
@@ -19,7 +19,7 @@ def label_shares(tiles: SegmentationDataset) -> dict:
     counts = np.zeros(256, np.int64)
     num_tiles = 0
     for index in np.random.default_rng(0).permutation(len(tiles))[:MOST_TILES]:
-        counts += value_counts(tiles.read_label(tiles.pairs[index][1]))
+        counts += count_values(tiles.read_label(tiles.pairs[index][1]))
         num_tiles += 1
         if counts.sum() >= MOST_PIXELS:
             break

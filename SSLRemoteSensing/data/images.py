@@ -4,6 +4,7 @@ import io
 import os
 import stat
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
+from SSLRemoteSensing.core.files import write_bytes
 from SSLRemoteSensing.data.geotiff import Tiff, open_tiff, require_file
 
 # A file of a few bytes can claim any size. OpenCV refuses more than this before it allocates,
@@ -62,31 +64,76 @@ def read_image(
         ) from error
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
-    """Height and width of an image, from its header."""
-    require_file(path)
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except Image.DecompressionBombError as error:
-        raise UnreadableImage(f"image {path}: {error}; replace or remove it") from error
-    except (OSError, SyntaxError, ValueError):  # a TIFF that Pillow does not know
-        if Path(path).suffix.lower() not in TIFF_ENDINGS:
-            return read_image(path, 1, bands=(1,), max_value=1).shape[:2]
-    with open_tiff(path) as source:
-        return source.height, source.width
+@dataclass(frozen=True)
+class Header:
+    """Height and width in pixels, number of bands and numpy's name of the values' type.
+
+    A palette counts as three bands but in a TIFF, where it is one of indices.
+    """
+
+    height: int
+    width: int
+    bands: int
+    dtype: str
+
+    @property
+    def pixels(self) -> int:
+        return self.height * self.width
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.height, self.width
+
+    @property
+    def size(self) -> str:
+        return f"{self.width} x {self.height}"
 
 
-def value_type(path: str | Path) -> str:
-    """The type of an image's values as numpy names it, from the header: 'uint8', 'uint16', ..."""
+def read_header(path: str | Path) -> Header:
+    """What the file of an image or label says of it before its pixels are decoded.
+
+    Raises:
+        UnreadableImage: missing, no regular file, damaged, more pixels than any reader takes.
+    """
     path = Path(path)
     require_file(path)
     if path.suffix.lower() in TIFF_ENDINGS:
         with open_tiff(path) as source:
-            return source.dtype.name
-    with path.open("rb") as file:
-        start = file.read(25)
-    return "uint16" if start.startswith(PNG) and start[24:] == b"\x10" else "uint8"
+            return Header(source.height, source.width, source.count, source.dtype.name)
+    try:
+        with Image.open(path) as image:
+            deep = image.mode.startswith("I;16") or (image.format == "PNG" and png_depth(path) > 8)
+            bands = 3 if image.mode == "P" else len(image.getbands())
+            return Header(image.height, image.width, bands, "uint16" if deep else "uint8")
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage(
+            f"image {path}: claims too many pixels ({error}); remove it"
+        ) from error
+    except (OSError, SyntaxError, ValueError):  # a JPEG with junk in it, which OpenCV passes over
+        pixels = _decode(path, _read_bytes(path), cv2.IMREAD_UNCHANGED)
+        return Header(*pixels.shape[:2], pixels[0, 0].size, pixels.dtype.name)
+
+
+def encode_png(pixels: np.ndarray, compression: int | None = None) -> bytes:
+    """A PNG of R, G, B (H, W, 3) or grey (H, W), uint8 or uint16, as bytes.
+
+    Args:
+        compression: 0 to 9, by zlib's usual strategy, which makes pages of few colours a third as
+            large; None: OpenCV's quick setting, for photographs and labels.
+    """
+    options = [] if compression is None else [cv2.IMWRITE_PNG_COMPRESSION, compression]
+    options += [] if compression is None else [cv2.IMWRITE_PNG_STRATEGY, 0]
+    pixels = pixels[:, :, ::-1] if pixels.ndim == 3 else pixels
+    return cv2.imencode(".png", pixels, options)[1].tobytes()
+
+
+def write_png(path: str | Path, pixels: np.ndarray, compression: int | None = None) -> None:
+    """Write `encode_png` to a file, whole or not at all.
+
+    Raises:
+        CannotWrite: the disk is full, say.
+    """
+    write_bytes(path, encode_png(pixels, compression))
 
 
 def to_uint8(image: np.ndarray, max_value: float | None, path: str | Path) -> np.ndarray:

@@ -4,19 +4,17 @@ A coding turns the bands of a label, as planes (C, H, W), into class indices (H,
 scored, and counts what it met, so that an audit can tell what would else stay silent.
 """
 
-import os
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from SSLRemoteSensing.core.classes import IGNORE
-from SSLRemoteSensing.core.console import progress
+from SSLRemoteSensing.core.console import map_files
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.images import image_size, read_label
+from SSLRemoteSensing.data.images import read_header, read_label
 
 INVALID = -1
 FAR = 64  # levels of 255 from the nearest pure colour; lossy storage seldom goes as far
@@ -151,9 +149,20 @@ def histogram(values: np.ndarray, bins: int, mask: np.ndarray | None = None) -> 
     return cv2.calcHist([values], [0], mask, [bins], [0, bins]).ravel().astype(np.int64)
 
 
-def value_counts(label: np.ndarray) -> np.ndarray:
+def count_values(label: np.ndarray) -> np.ndarray:
     """Pixels of each value of a label uint8 (H, W), int64 (256,)."""
     return histogram(label, 256)
+
+
+def count_labels(read: Callable, labels: Sequence, what: str) -> np.ndarray:
+    """Pixels of each value in each label, int64 (labels, 256), by threads, with a bar.
+
+    Args:
+        read: one of `labels`, a file say, to its values uint8 (H, W).
+        what: before the bar.
+    """
+    counts = map_files(lambda label: count_values(read(label)), labels, what)
+    return np.array(list(counts), np.int64).reshape(-1, 256)
 
 
 def value_coding(
@@ -262,17 +271,12 @@ def check_labels(
             would explain, nothing scored at all.
     """
 
-    def count_values(pair: tuple[str, str]) -> np.ndarray:
+    def read(pair: tuple[str, str]) -> np.ndarray:
         label = read_label(pair[1])
-        require_one_size(pair, image_size(pair[0]), label.shape)
-        return value_counts(label)
+        require_one_size(pair, read_header(pair[0]).shape, label.shape)
+        return label
 
-    counts = np.zeros((len(labels), 256), np.int64)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        pairs = zip(images, labels, strict=True)
-        bar = progress("checking labels", pool.map(count_values, pairs), len(labels), "file")
-        for i, counts_of_label in enumerate(bar):
-            counts[i] = counts_of_label
+    counts = count_labels(read, list(zip(images, labels, strict=True)), "checking labels")
     return settle_coding(counts, labels, num_classes, coding)
 
 

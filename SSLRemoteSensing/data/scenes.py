@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from SSLRemoteSensing.core.console import warn
+from SSLRemoteSensing.core.console import map_files, warn
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.file_lists import stem
-from SSLRemoteSensing.data.images import image_size
+from SSLRemoteSensing.data.images import read_header
 from SSLRemoteSensing.data.prepared import LABEL_FOLDERS, positions, read_card
 from SSLRemoteSensing.data.segmentation import SegmentationDataset
 from SSLRemoteSensing.data.subsets import scene_of
@@ -134,8 +134,7 @@ def single_groups(tiles: SegmentationDataset) -> dict[str, tuple[Size, PlacedTil
     if tiles.card and "tile" in tiles.card:
         sizes = [(tiles.card["tile"],) * 2] * len(files)
     else:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            sizes = list(pool.map(image_size, files))
+        sizes = [header.shape for header in map_files(read_header, files, "reading sizes")]
     return {file: (sizes[i], {(0, 0): i}) for i, file in enumerate(files)}
 
 

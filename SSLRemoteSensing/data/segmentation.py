@@ -21,9 +21,9 @@ from SSLRemoteSensing.data.labels import (
     INVALID,
     ValueCoding,
     check_labels,
+    count_values,
     require_one_size,
     value_coding,
-    value_counts,
 )
 from SSLRemoteSensing.data.prepared import agreed_scale, origin_of_tiles, read_card
 from SSLRemoteSensing.data.subsets import choose_fraction, name_hash
@@ -173,7 +173,7 @@ class SegmentationDataset(Dataset):
         """A label as classes uint8 (H, W), its values checked."""
         values = read_label(file)
         label = cv2.LUT(values, self.coding.classes)
-        strangers = np.flatnonzero((value_counts(values) > 0) & (self.coding.table == INVALID))
+        strangers = np.flatnonzero((count_values(values) > 0) & (self.coding.table == INVALID))
         if len(strangers):
             raise UserError(
                 f"label {file}: value {strangers[0]} where classes are 0 to "

@@ -1,6 +1,5 @@
 """The files of a downloaded data set: in folders however deep, or in zip files."""
 
-import hashlib
 import shutil
 import sys
 import tempfile
@@ -79,14 +78,6 @@ class SourceFile:
                 f"{self.name}: unpacked it would take {size} bytes, {folder} has {free}; make room "
                 "there, or set TMPDIR; or the zip file is hostile"
             )
-
-
-def sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UnreadableImage(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def list_files(source: str | Path) -> list[SourceFile]:

@@ -13,12 +13,12 @@ import numpy as np
 
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
-from SSLRemoteSensing.data.geotiff import encode_tiff, open_tiff
+from SSLRemoteSensing.core.files import sha256
+from SSLRemoteSensing.data.geotiff import encode_tiff, open_tiff, reading
 from SSLRemoteSensing.data.images import TIFF_ENDINGS, read_image, read_label
 from SSLRemoteSensing.data.labels import ColourCoding, ValueCoding, histogram
 from SSLRemoteSensing.data.prepared import LABEL_FOLDERS, positions
 from SSLRemoteSensing.preparation.catalog import SourceScene
-from SSLRemoteSensing.preparation.sources import sha256
 
 ALPHA = "a band called alpha; --bands rgbir if it is near infrared"
 JPEG_ENDINGS = {".jpg", ".jpeg"}
@@ -151,7 +151,8 @@ def tile_scene(scene: SourceScene, job: TilingSettings) -> dict:
             paths = {key: stack.enter_context(file.local()) for key, file in files.items()}
             places = {str(paths[key]): file.name for key, file in files.items()}
             for key, file in files.items():
-                record["sources"][file.name] = sha256(paths[key])
+                with reading(paths[key]):
+                    record["sources"][file.name] = sha256(paths[key])
             image = stack.enter_context(open_image(paths.pop("image"), scene.bands))
             planes = job.coding.planes if job.coding else 1
             labels = {

@@ -1,17 +1,14 @@
 """Tiles with their labels laid over them, and the shares of the classes."""
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from SSLRemoteSensing.core.classes import IGNORE, colour_map
-from SSLRemoteSensing.core.console import progress
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.labels import value_counts
+from SSLRemoteSensing.data.labels import count_labels, count_values
 from SSLRemoteSensing.data.segmentation import SegmentationDataset
 from SSLRemoteSensing.reports.image_grid import (
     LINE,
@@ -55,16 +52,9 @@ def count_classes(dataset: SegmentationDataset) -> np.ndarray:
         UserError: a label that cannot be read, or with a value that is no class.
     """
 
-    def look(pair: tuple[str, str]) -> np.ndarray:
-        counts = value_counts(dataset.read_label(pair[1]))
-        return np.append(counts[: dataset.num_classes], counts[IGNORE])
-
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        results = pool.map(look, dataset.pairs)
-        return np.array(list(progress("counting labels", results, len(dataset))), np.int64)
-    finally:  # Ctrl-C need not wait for all that is queued
-        pool.shutdown(cancel_futures=True)
+    labels = [label for _, label in dataset.pairs]
+    counts = count_labels(dataset.read_label, labels, "counting labels")
+    return counts[:, [*range(dataset.num_classes), IGNORE]]
 
 
 def choose_tiles(counts: np.ndarray, count: int, seed: int | None, number: int | None) -> list[int]:
@@ -167,7 +157,7 @@ def draw_tiles(
 
 def contents(tile: Tile, classes: Sequence[str]) -> str:
     """The classes of a tile with their shares of its pixels, the largest first."""
-    counts = value_counts(tile.label) / tile.label.size
+    counts = count_values(tile.label) / tile.label.size
     shares = sorted(zip(counts, [*classes], strict=False), key=lambda pair: -pair[0])
     texts = [f"{name} {share:.1%}" for share, name in shares if share]
     return ", ".join(texts + ([f"not scored {counts[IGNORE]:.1%}"] if counts[IGNORE] else []))
@@ -181,7 +171,7 @@ def class_table(
     Columns: name; share of the labelled pixels of the whole part, and of the tiles shown; in how
     many tiles of the part there is a pixel of it. What is not scored is a share of all pixels.
     """
-    tile_counts = sum(value_counts(tile.label) for tile in tiles)
+    tile_counts = sum(count_values(tile.label) for tile in tiles)
     tile_counts = np.append(tile_counts[: len(classes)], tile_counts[IGNORE])
     columns = []
     for total in (counts.sum(0), tile_counts):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from SSLRemoteSensing.core.console import command_line, this_command
-from SSLRemoteSensing.core.files import write_bytes
+from SSLRemoteSensing.core.files import read_json, write_bytes
 from SSLRemoteSensing.evaluation.scoring import Scored, ScoringSettings
 from SSLRemoteSensing.evaluation.tile_errors import Place, TileErrors, rank
 from SSLRemoteSensing.reports.charts import histogram, line_chart, share_bars
@@ -214,15 +214,6 @@ def made_of(folder: Path, results: dict, card: dict, log: Path) -> Markup:
     return section(
         "What made it", details, *commands, config_fold, tag("h3", "Files beside it"), files
     )
-
-
-def read_json(path: Path) -> dict:
-    """The object in `path`; empty where there is none."""
-    try:
-        contents = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return contents if isinstance(contents, dict) else {}
 
 
 def training_section(

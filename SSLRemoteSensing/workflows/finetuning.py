@@ -18,7 +18,7 @@ from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.core.files import make_folder, write_text
 from SSLRemoteSensing.core.machine import choose_device, choose_precision
 from SSLRemoteSensing.data.class_weights import label_shares, median_frequency
-from SSLRemoteSensing.data.images import value_type
+from SSLRemoteSensing.data.images import read_header
 from SSLRemoteSensing.data.labels import ValueCoding
 from SSLRemoteSensing.data.scenes import require_eroded
 from SSLRemoteSensing.data.segmentation import Repeated, SegmentationDataset, TileSettings, collate
@@ -236,7 +236,7 @@ def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
     card |= {"palette": config["palette"], "train_tiles": {"used": used, "of": full}}
     card |= {"label_table": train_data.coding.table.tolist(), "max_value": train_data.max_value}
     card["label_shares"] = label_shares(train_data)
-    card |= train_data.origin | {"dtype": value_type(train_data.pairs[0][0])}
+    card |= train_data.origin | {"dtype": read_header(train_data.pairs[0][0]).dtype}
     quick = {"on": "tiles", "tta": False, "protocols": None}
     quick = replace(opened.scoring, **quick, batch_size=loop.batch_size)
     tiles = open_scored(val_data, opened.classes, quick, own_labels=True)

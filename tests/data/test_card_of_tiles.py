@@ -9,7 +9,7 @@ from conftest import draw_tiles
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.geotiff import encode_tiff
-from SSLRemoteSensing.data.images import value_type
+from SSLRemoteSensing.data.images import read_header
 from SSLRemoteSensing.data.prepared import origin_of_tiles, read_card
 from SSLRemoteSensing.preparation.prepare import agreed_bands
 from SSLRemoteSensing.workflows import finetuning
@@ -75,9 +75,9 @@ def test_the_type_of_values_is_read_from_the_header(tmp_path):
         ("c.jpg", grey, "uint8"),
     ):
         cv2.imwrite(str(tmp_path / name), image)
-        assert value_type(tmp_path / name) == kind
+        assert read_header(tmp_path / name).dtype == kind
     (tmp_path / "d.tif").write_bytes(encode_tiff(np.zeros((4, 8, 8), np.uint16), None, None))
-    assert value_type(tmp_path / "d.tif") == "uint16"
+    assert read_header(tmp_path / "d.tif").dtype == "uint16"
 
 
 @pytest.fixture

@@ -17,9 +17,8 @@ from drawn import png_chunk, write_tiff
 
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.geotiff import open_tiff
-from SSLRemoteSensing.data.images import image_size, read_image, read_label
-from SSLRemoteSensing.data.labels import histogram, value_counts
-from SSLRemoteSensing.workflows.doctor.images import read_header
+from SSLRemoteSensing.data.images import read_header, read_image, read_label
+from SSLRemoteSensing.data.labels import count_values, histogram
 
 SIDE = 20_000
 PLACE = dict(crs="EPSG:32633", transform=rasterio.Affine(2, 0, 9, 0, -2, 9))
@@ -78,7 +77,7 @@ def test_a_large_png_takes_the_room_of_its_pixels(tmp_path):
 def test_values_of_large_labels_are_counted_exactly_and_in_place():
     label = np.zeros((5000, 5000), np.uint8)  # more than 2^24 pixels of one value
     label[:, 4000:], label[17, 23] = 3, 255
-    counts = value_counts(label)
+    counts = count_values(label)
     assert (counts[0], counts[3], counts[255]) == (20_000_000 - 1, 5_000_000, 1)
     wide = np.ones((1, 2**24 + 3), np.uint8)
     mask = np.zeros_like(wide)
@@ -154,7 +153,7 @@ def test_the_server_would_be_asked_if_gdal_were_free_to(server, tmp_path):
     assert asked
 
 
-@pytest.mark.parametrize("read", [read_image, read_label, image_size, read_header])
+@pytest.mark.parametrize("read", [read_image, read_label, read_header])
 def test_a_vrt_called_tif_asks_no_server(server, tmp_path, read):
     address, asked = server
     (tmp_path / "a.tif").write_text(vrt(f"/vsicurl/{address}/{read.__name__}.tif"))
@@ -192,7 +191,7 @@ def test_a_mask_beside_a_tiff_asks_no_server(server, tmp_path, name):
 # ------------------------------------------------------------------------------ no regular files
 
 
-@pytest.mark.parametrize("read", [read_image, read_label, image_size, read_header])
+@pytest.mark.parametrize("read", [read_image, read_label, read_header])
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
 def test_a_pipe_or_device_is_refused_and_not_waited_for(tmp_path, ending, read):
     pipe, device = tmp_path / f"pipe.{ending}", tmp_path / f"device.{ending}"
@@ -214,11 +213,11 @@ def test_a_name_that_is_no_utf8_is_read(tmp_path):
             assert read(path).max() == 3
 
 
-def test_a_jpeg_with_junk_between_its_segments_has_a_header_or_is_decoded(tmp_path):
+def test_a_jpeg_with_junk_between_its_segments_has_a_header(tmp_path):
     data = cv2.imencode(".jpg", np.full((20, 30, 3), 99, np.uint8))[1].tobytes()
     at = data.index(b"\xff\xdb")
     path = tmp_path / "a.jpg"
     path.write_bytes(data[:at] + b"junk" + data[at:])
     assert read_image(path).shape == (20, 30, 3)
     header = read_header(path)
-    assert header is None or (header.height, header.width) == (20, 30)
+    assert (header.shape, header.bands, header.dtype) == ((20, 30), 3, "uint8")

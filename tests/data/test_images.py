@@ -12,7 +12,13 @@ from conftest import DATA
 from PIL import Image
 
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.images import read_image, read_label
+from SSLRemoteSensing.data.images import (
+    encode_png,
+    read_header,
+    read_image,
+    read_label,
+    write_png,
+)
 
 HEIGHT, WIDTH = 12, 10
 RGB = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -272,6 +278,43 @@ def test_a_max_value_that_is_not_above_0_is_refused(tmp_path, max_value):
     file = save_geotiff(tmp_path / "a.tif", uint16(3))
     with pytest.raises(UserError, match="max_value"):
         read_image(file, max_value=max_value)
+
+
+def test_headers_say_what_decoding_gives(tmp_path):
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 255, (20, 30, 3), np.uint8)
+    image = Image.fromarray(colours)
+    made = {
+        "rgb.png": (image, {}, (3, "uint8")),
+        "grey.png": (image.convert("L"), {}, (1, "uint8")),
+        "palette.png": (image.convert("P"), {}, (3, "uint8")),
+        "alpha.png": (image.convert("RGBA"), {}, (4, "uint8")),
+        "rgb.jpg": (image, {}, (3, "uint8")),
+        "grey.jpg": (image.convert("L"), {}, (1, "uint8")),
+        "progressive.jpg": (image, {"progressive": True}, (3, "uint8")),
+        "exif.jpg": (image, {"exif": b"Exif\0\0" + bytes(500)}, (3, "uint8")),
+        "rgb.tif": (image, {}, (3, "uint8")),
+        "rgb.bmp": (image, {}, (3, "uint8")),
+    }
+    for name, (picture, how, kind) in made.items():
+        picture.save(tmp_path / name, **how)
+        header = read_header(tmp_path / name)
+        assert (header.height, header.width) == (20, 30), name
+        assert (header.bands, header.dtype) == kind, name
+    cv2.imwrite(str(tmp_path / "deep.png"), colours.astype(np.uint16))
+    assert read_header(tmp_path / "deep.png").dtype == "uint16"
+    (tmp_path / "short.jpg").write_bytes((tmp_path / "rgb.jpg").read_bytes()[:30])
+    with pytest.raises(UserError, match=r"short\.jpg"):
+        read_header(tmp_path / "short.jpg")
+
+
+@pytest.mark.parametrize("compression", [None, 6])
+@pytest.mark.parametrize("pixels", [RGB, RGB[:, :, 0], RGB.astype(np.uint16) * 257])
+def test_a_png_comes_back_as_it_was(tmp_path, pixels, compression):
+    write_png(tmp_path / "a.png", pixels, compression)
+    assert (tmp_path / "a.png").read_bytes() == encode_png(pixels, compression)
+    back = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(back[:, :, ::-1] if back.ndim == 3 else back, pixels)
 
 
 def indices() -> np.ndarray:

@@ -337,7 +337,7 @@ def read_image(rng: np.random.Generator, folder: Path) -> None:
         dict(in_channels=1, bands=(1,)),
         dict(in_channels=4),
     ]
-    images.image_size(path)
+    images.read_header(path)
     image = images.read_image(path, **arguments[int(rng.choice(4, p=[0.6, 0.2, 0.1, 0.1]))])
     assert image.dtype == np.uint8
     assert image.ndim == 3
@@ -345,7 +345,7 @@ def read_image(rng: np.random.Generator, folder: Path) -> None:
 
 def read_label(rng: np.random.Generator, folder: Path) -> None:
     path = damaged_file(folder, "labels", rng)
-    images.image_size(path)
+    images.read_header(path)
     label = images.read_label(path)
     assert label.dtype == np.uint8
     assert label.ndim == 2

@@ -378,7 +378,7 @@ def test_a_bomb_is_refused_before_its_pixels_have_room(tmp_path, kind, ending):
     before = peak_memory()
     if kind == "size":  # taking the size needs no room, so it may be given
         with contextlib.suppress(UserError):
-            assert min(images.image_size(path)) >= 65_500
+            assert min(images.read_header(path).shape) >= 65_500
     else:
         read = images.read_image if kind == "image" else images.read_label
         with pytest.raises(UserError, match="pixels"):

@@ -23,7 +23,6 @@ import pytest
 import rasterio
 from conftest import ROOT, draw_tiles
 from drawn import Done, write_tiff
-from PIL import Image
 from tqdm import tqdm
 
 from SSLRemoteSensing.core import checkpoints
@@ -35,7 +34,7 @@ from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.workflows.doctor import images as doctor_images
 from SSLRemoteSensing.workflows.doctor import machine, step
 from SSLRemoteSensing.workflows.doctor.findings import Section
-from SSLRemoteSensing.workflows.doctor.images import check_images, read_header, scan
+from SSLRemoteSensing.workflows.doctor.images import check_images, scan
 from SSLRemoteSensing.workflows.doctor.subject import Split
 from SSLRemoteSensing.workflows.doctor.trial import open_trial
 
@@ -249,33 +248,6 @@ def test_a_claimed_size_is_never_decoded(own, monkeypatch):
         facts = doctor_images.examine_image(str(file), split)
         assert "claims" in facts.fault
         assert facts.digest is None
-
-
-def test_headers_say_what_decoding_gives(tmp_path):
-    rng = np.random.default_rng(0)
-    colours = rng.integers(0, 255, (20, 30, 3), np.uint8)
-    image = Image.fromarray(colours)
-    made = {
-        "rgb.png": (image, {}, (3, "uint8")),
-        "grey.png": (image.convert("L"), {}, (1, "uint8")),
-        "palette.png": (image.convert("P"), {}, (3, "uint8")),
-        "alpha.png": (image.convert("RGBA"), {}, (4, "uint8")),
-        "rgb.jpg": (image, {}, (3, "uint8")),
-        "grey.jpg": (image.convert("L"), {}, (1, "uint8")),
-        "progressive.jpg": (image, {"progressive": True}, (3, "uint8")),
-        "exif.jpg": (image, {"exif": b"Exif\0\0" + bytes(500)}, (3, "uint8")),
-        "rgb.tif": (image, {}, (3, "uint8")),
-        "rgb.bmp": (image, {}, (3, "uint8")),
-    }
-    for name, (picture, how, kind) in made.items():
-        picture.save(tmp_path / name, **how)
-        header = read_header(tmp_path / name)
-        assert (header.height, header.width) == (20, 30), name
-        assert (header.bands, header.dtype) == kind, name
-    cv2.imwrite(str(tmp_path / "deep.png"), colours.astype(np.uint16))
-    assert read_header(tmp_path / "deep.png").dtype == "uint16"
-    (tmp_path / "short.jpg").write_bytes((tmp_path / "rgb.jpg").read_bytes()[:30])
-    assert read_header(tmp_path / "short.jpg") is None  # decoding will tell
 
 
 def test_sizes_are_told_and_small_images_named(doctor, pretext, own):

@@ -8,7 +8,8 @@ with the next call, and go on from their own latest.pth.
 
 from dataclasses import asdict, dataclass
 
-from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, Grid, read_json
+from SSLRemoteSensing.core.files import read_json
+from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, Grid
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def read_cell(grid: Grid, cell: Cell) -> dict:
     record = read_json(grid.path(cell) / "cell.json") or {"status": "to do"}
     results = read_json(grid.path(cell) / "results.json")
     if record["status"] in ("done", "unscored"):
-        if results is None:
+        if not results:
             record["status"] = "to do"
         elif is_chosen(grid, cell) and results["split"] != grid.split:
             has_weights = (grid.path(cell) / "best.pth").exists()

@@ -10,7 +10,6 @@ import contextlib
 import copy
 import fcntl
 import functools
-import hashlib
 import json
 import math
 import pprint
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from SSLRemoteSensing.core.config import differences, override
 from SSLRemoteSensing.core.errors import UserError, about
-from SSLRemoteSensing.core.files import make_folder, write_text
+from SSLRemoteSensing.core.files import make_folder, read_json, sha256, write_text
 from SSLRemoteSensing.core.machine import choose_device
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.data.subsets import choose_fraction
@@ -177,7 +176,7 @@ def plan_grid(
                 f"--init_set {name} {' '.join(settings)}: --lrs chooses the rate for all"
             )
     known_inits = {
-        name: {"spec": spec, "sha256": sha256(spec), "set": sets.get(name, [])}
+        name: {"spec": spec, "sha256": spec_hash(spec), "set": sets.get(name, [])}
         for name, spec in specs.items()
     }
     grid = Grid(
@@ -195,7 +194,7 @@ def read_grid(grid: Grid) -> None:
     """Take over what the folder's grid.json knows, if there is one and it is of this grid."""
     file = grid.folder / "grid.json"
     record = read_json(file)
-    if record is None:
+    if not record:
         if file.exists():
             raise UserError(f"{file}: damaged; restore it, or set another --output")
         if any(grid.folder.glob("cells/*/cell.json")):
@@ -394,21 +393,11 @@ def locked(grid: Grid) -> Iterator[None]:
         grid.lock = None
 
 
-def sha256(spec: str) -> str | None:
-    """Hash of the file that an initialisation names; None where it names none."""
+def spec_hash(spec: str) -> str | None:
+    """SHA-256 of the file that an initialisation names; None where it names none."""
     if spec in ("random", "imagenet"):
         return None
     try:
-        with open(spec, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(spec)
     except OSError as error:
         raise UserError(f"--init {spec}: cannot be read ({error.strerror})") from error
-
-
-def read_json(path: Path) -> dict | None:
-    """The object in `path`; None where there is none, or none that can be read."""
-    try:
-        contents = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return contents if isinstance(contents, dict) else None

@@ -15,7 +15,7 @@ import torch
 
 from SSLRemoteSensing.core.console import print_line, progress
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.files import write_text
+from SSLRemoteSensing.core.files import read_json, write_text
 from SSLRemoteSensing.workflows.label_efficiency.cells import (
     CellJob,
     arguments,
@@ -25,7 +25,7 @@ from SSLRemoteSensing.workflows.label_efficiency.cells import (
     read_cell,
 )
 from SSLRemoteSensing.workflows.label_efficiency.comparison import METRICS
-from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, Grid, read_json
+from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, Grid
 
 # A signal to a whole process group or job reaches the cells too, and a second one of a kind ends
 # them without saving: what is passed on is therefore of the other kind.
@@ -184,10 +184,10 @@ def start(
 def finish(grid: Grid, cell_run: Running, code: int, stopping: bool, keep_weights: bool) -> str:
     """Write cell.json of the cell whose process ended with `code`; return what to say of it."""
     cell, folder = cell_run.job.cell, grid.path(cell_run.job.cell)
-    old_record = read_json(folder / "cell.json") or {}
+    old_record = read_json(folder / "cell.json")
     seconds = time.monotonic() - cell_run.started
     results = read_json(folder / "results.json")
-    good = code == 0 and results is not None
+    good = code == 0 and bool(results)
     error = "" if good else error_line(folder / "output.txt", cell_run.offset, code)
     record = {"version": 1, **asdict(cell), "status": "done", "returncode": code, "error": error}
     record |= {"tiles": grid.labelled_tiles(cell.fraction), "steps": grid.steps}

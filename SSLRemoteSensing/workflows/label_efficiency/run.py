@@ -5,12 +5,12 @@ from pathlib import Path
 
 from SSLRemoteSensing.core.config import load_config
 from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.files import read_json
 from SSLRemoteSensing.workflows.label_efficiency.cells import existing_cells, remaining_jobs
 from SSLRemoteSensing.workflows.label_efficiency.grid import (
     Grid,
     locked,
     read_grid,
-    read_json,
     steps_of,
     write_grid,
 )
@@ -66,7 +66,7 @@ def open_grid(folder: Path, against: str | None = None) -> Grid:
         UserError: damaged files, or an initialisation that the grid does not have.
     """
     record = read_json(folder / "grid.json")
-    if record is None:
+    if not record:
         raise UserError(f"{folder / 'grid.json'}: damaged; restore it")
     config = load_config(folder / "config.py")
     tiles = record["train_tiles"]
