@@ -50,20 +50,19 @@ def main() -> None:
 
     def tell(examination: Examination, complete: bool = False) -> None:
         """Also in files at once: what crashes later must not lose what is known."""
-        sections, unusable = examination.sections, examination.unusable
+        sections = examination.sections
         if not complete:
             print_line(f"{sections[-1]}\n")
         if output is not None:
             findings.write_json(sections, output / "doctor.json", complete)
-        if output is not None and unusable is not None:
-            findings.write_list(unusable, output / "exclude.txt")
+        if output is not None and examination.is_read:
+            findings.write_list(examination.bad_images, output / "exclude.txt")
 
     examination = Examination(config, args.workers, args.processes, tell)
     examine(examination)
-    unusable = examination.unusable
     if output is not None:
         tell(examination, complete=True)
-        print_line(f"{len(unusable)} images to exclude: {output / 'exclude.txt'}")
+        print_line(f"{len(examination.bad_images)} images to exclude: {output / 'exclude.txt'}")
         print_line(f"all findings: {output / 'doctor.json'}")
     print_line(findings.verdict(examination.sections))
     if findings.count(examination.sections, findings.FAIL):
@@ -71,7 +70,7 @@ def main() -> None:
     # What to run next: the run that was examined, without the images that it could not use.
     is_tuning = "classes" in config
     words = config_words(args, "backbone" if is_tuning else "with_imagenet")
-    if unusable and output is not None:
+    if examination.bad_images and output is not None:
         words += [] if "--set" in words else ["--set"]
         for key, part in config["train_cfg"].items():
             if key.endswith("_data") and part:

@@ -22,7 +22,7 @@ class Examination:
         processes: of the run, as torchrun would start them.
         tell: gets the examination after each section, the last of `sections`.
         sections: in order.
-        unusable: each image that training cannot use, and why; None before all have been read.
+        bad_images: those that training cannot use, and why; all once `is_read`.
         misled: whether a fault of most files says that the config is what is wrong.
     """
 
@@ -31,8 +31,14 @@ class Examination:
     processes: int
     tell: Callable[["Examination"], None]
     sections: list[Section] = field(default_factory=list)
-    unusable: dict[str, str] | None = None
+    bad_images: dict[str, str] = field(default_factory=dict)
+    is_read: bool = False
     misled: bool = False
+
+    def note(self, bad_images: dict[str, str] | None) -> None:
+        """Keep bad images and why they are, None where the config is what is wrong."""
+        self.misled |= bad_images is None
+        self.bad_images = (bad_images or {}) | self.bad_images
 
     @contextlib.contextmanager
     def section(self, title: str) -> Iterator[Section]:
@@ -52,9 +58,10 @@ def examine(examination: Examination) -> None:
         UserError: wrong keys in the config, a number of processes that does not divide its batch.
             All else that is wrong is a finding.
     """
-    config, state = examination.config, None
-    is_tuning, train_cfg = images.is_fine_tuning(config), config["train_cfg"]
+    config, state, coding = examination.config, None, None
+    is_tuning = images.is_fine_tuning(config)
     require(Part(SegmentationConfig if is_tuning else PretextConfig), config)
+    train_cfg = config["train_cfg"]
     with examination.section("machine") as section:
         run.check_machine(train_cfg, section)
     with examination.section("network") as section:
@@ -67,12 +74,18 @@ def examine(examination: Examination) -> None:
             section.attempt(run.open_probe, opened)
     with examination.section("images") as section:
         splits = images.find_splits(config, section)
-        facts, unusable = examine_images(examination, splits, section)
-        examination.unusable = None if is_tuning else unusable
+        facts = {split.name: images.scan(split, examination.workers) for split in splits}
+        for split in splits:
+            examination.note(images.check_images(split, facts[split.name], section))
+        examination.is_read = not is_tuning
     if is_tuning:
         with examination.section("labels") as section:
-            unusable = examine_labels(examination, splits, facts, section) | unusable
-            examination.unusable = unusable
+            for split in splits:
+                label_facts = labels.scan_labels(split, facts[split.name], examination.workers)
+                bad_images, own_coding = labels.check_labels(split, label_facts, coding, section)
+                examination.note(bad_images)
+                coding = own_coding if split.name == "train" else coding
+            examination.is_read = True
     if splits:
         with examination.section("duplicates") as section:
             images.check_duplicates(facts, section)
@@ -88,33 +101,6 @@ def examine(examination: Examination) -> None:
             examine_step(examination, opened, len(splits[0].images), state, section)
 
 
-def examine_images(
-    examination: Examination, splits: list[images.Split], section: Section
-) -> tuple[dict[str, list[images.ImageFacts]], dict[str, str]]:
-    """Read every image: what is known of those of each split, and those that are of no use."""
-    facts, unusable = {split.name: images.scan(split, examination.workers) for split in splits}, {}
-    for split in splits:
-        bad_images = images.check_images(split, facts[split.name], section)
-        examination.misled |= bad_images is None
-        unusable |= bad_images or {}
-    return facts, unusable
-
-
-def examine_labels(
-    examination: Examination, splits: list[images.Split], facts: dict, section: Section
-) -> dict[str, str]:
-    """Read every label; the images whose labels are of no use."""
-    classes, unusable, of_train = list(examination.config["classes"]), {}, None
-    for split in splits:
-        label_facts = labels.scan_labels(split, facts[split.name], examination.workers)
-        coding = split.coding or of_train
-        bad_images, coding = labels.check_labels(split, label_facts, coding, classes, section)
-        examination.misled |= bad_images is None
-        unusable |= bad_images or {}
-        of_train = coding if split.name == "train" else of_train
-    return unusable
-
-
 def examine_step(
     examination: Examination, opened: run.Opened, images: int, state: dict | None, section: Section
 ) -> None:
@@ -128,7 +114,7 @@ def examine_step(
         section.ok(f"{images} images, {images // per_step} steps of {per_step} an epoch")
     opening = None
     if not examination.misled:
-        opening = section.attempt(run.open_task, opened, examination.unusable)
+        opening = section.attempt(run.open_task, opened, examination.bad_images)
     if opening is None:
         section.warn("not measured: mend what is named above first")
         return

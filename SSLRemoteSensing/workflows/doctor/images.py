@@ -33,6 +33,7 @@ class Split:
         name: train, val or test.
         side: pixels of a training image's side, None where tiles are taken whole.
         labels: one an image; None in pre-training.
+        classes: of the labels.
         dropped: the images that `fraction` leaves out.
         coding: of the labels, where it is stated or the set is prepared.
     """
@@ -44,6 +45,7 @@ class Split:
     max_value: float | None = None
     side: int | None = None
     labels: Sequence[str] | None = None
+    classes: Sequence[str] = ()
     dropped: frozenset[str] = frozenset()
     coding: ValueCoding | None = None
 
@@ -72,14 +74,14 @@ def find_split(config: dict, name: str) -> Split:
             settings = PretextSettings(**config["train_cfg"][data])
             side = settings.crop_size or settings.img_size
             return Split(name, settings, in_channels, *choose_images(settings), side)
-        settings = TileSettings(**config["train_cfg"][data])
-        tiles = find_tiles(settings, len(config["classes"]))
+        settings, classes = TileSettings(**config["train_cfg"][data]), list(config["classes"])
+        tiles = find_tiles(settings, len(classes))
     images, labels = zip(*tiles.pairs, strict=True)
     chosen = range(len(images)) if tiles.chosen is None else tiles.chosen
     dropped = frozenset(images).difference(images[index] for index in chosen)
     return Split(
-        name, settings, in_channels, images, tiles.max_value, settings.crop_size, labels, dropped,
-        tiles.coding,
+        name, settings, in_channels, images, tiles.max_value, settings.crop_size, labels, classes,
+        dropped, tiles.coding,
     )  # fmt: skip
 
 

@@ -51,16 +51,13 @@ def scan_labels(split: Split, images: Sequence[ImageFacts], workers: int) -> lis
 
 
 def check_labels(
-    split: Split,
-    facts: Sequence[LabelFacts],
-    coding: ValueCoding | None,
-    classes: Sequence[str],
-    section: Section,
+    split: Split, facts: Sequence[LabelFacts], coding: ValueCoding | None, section: Section
 ) -> tuple[dict[str, str] | None, ValueCoding | None]:
     """Findings on the labels of one split.
 
     Args:
-        coding: the one that is stated, or that the training labels have; None: to be found out.
+        coding: that of the training labels, where the split's own is not stated; None: to be found
+            out.
 
     Returns:
         The images whose labels cannot be used, and why, None where the config is what is wrong; the
@@ -79,37 +76,35 @@ def check_labels(
         section.ok(f"{name}: all {total} labels are there, of their image's size")
     if not readable:
         return None, coding
-    coding, outliers = settle(name, readable, coding, len(classes), section)
+    coding, outliers = settle(split, readable, split.coding or coding, section)
     if coding is None:
         return None, None
-    check_classes(name, readable, coding, classes, section)
+    check_classes(split, readable, coding, section)
     if split.dropped:
         kept = [label for label in readable if label.image not in split.dropped]
-        name = f"{name}, the {total - len(split.dropped)} tiles that fraction keeps"
-        check_classes(name, kept, coding, classes, section)
+        of = f", the {total - len(split.dropped)} tiles that fraction keeps"
+        check_classes(split, kept, coding, section, of)
     bad_images = [label.image for label in facts if label.kind is not None] + outliers
     reasons = {image: f"image {image}: its label" for image in bad_images}
     return None if is_misled else reasons, coding
 
 
 def settle(
-    name: str,
-    labels: Sequence[LabelFacts],
-    coding: ValueCoding | None,
-    num_classes: int,
-    section: Section,
+    split: Split, labels: Sequence[LabelFacts], coding: ValueCoding | None, section: Section
 ) -> tuple[ValueCoding | None, list[str]]:
     """The coding as opening the data set finds it, and the images of labels with other values.
 
     Some labels with values that no coding has do not hide what the others are coded in.
     """
 
+    num_classes = len(split.classes)
+
     def attempt(labels: Sequence[LabelFacts]) -> tuple | None:
         counts, files = np.array([label.counts for label in labels]), [x.label for x in labels]
         return section.attempt(settle_coding, counts, files, num_classes, coding)
 
     total, outliers = sum(label.counts for label in labels), []
-    section.ok(f"{name}: values {', '.join(map(str, np.flatnonzero(total)))}")
+    section.ok(f"{split.name}: values {', '.join(map(str, np.flatnonzero(total)))}")
     settled = attempt(labels)
     if settled is None:
         odd = np.arange(256) > num_classes if coding is None else coding.table == INVALID
@@ -119,9 +114,9 @@ def settle(
             return None, []
         section.findings.pop()  # of the first such value; here of all
         values = ", ".join(map(str, np.flatnonzero(total * odd)))
-        text = f"{name}: values {values} are no classes, in {len(outliers)} labels; mend them, or"
+        text = f"{split.name}: values {values} are no classes, in {len(outliers)} labels"
         names = [f"{label.label}: {np.flatnonzero(label.counts * odd)}" for label in outliers]
-        section.fail(f"{text} set label_offset or label_codes", names)
+        section.fail(f"{text}; mend them, or set label_offset or label_codes", names)
         settled = attempt([label for label in labels if not label.counts[odd].any()])
     coding, remarks = settled or (None, [])
     for remark in remarks:
@@ -130,24 +125,25 @@ def settle(
 
 
 def check_classes(
-    name: str,
-    labels: Sequence[LabelFacts],
-    coding: ValueCoding,
-    classes: Sequence[str],
-    section: Section,
+    split: Split, labels: Sequence[LabelFacts], coding: ValueCoding, section: Section, of: str = ""
 ) -> None:
     """Shares of the classes in the scored pixels; classes without a pixel."""
-    total = sum((label.counts for label in labels), np.zeros(256, np.int64))
-    counts = [int(total[coding.table == index].sum()) for index in range(len(classes))]
-    pixels, ignored_share = sum(counts), total[coding.table == IGNORE].sum() / max(1, total.sum())
+    total, name = sum((x.counts for x in labels), np.zeros(256, np.int64)), f"{split.name}{of}"
+    counts = {
+        class_name: int(total[coding.table == index].sum())
+        for index, class_name in enumerate(split.classes)
+    }
+    pixels, ignored_share = (
+        sum(counts.values()),
+        total[coding.table == IGNORE].sum() / max(1, total.sum()),
+    )
     if not pixels:
         section.fail(f"{name}: no pixel has a class, all are not scored")
         return
-    pairs = list(zip(classes, counts, strict=True))
-    shares = ", ".join(f"{class_name} {count / pixels:.2%}" for class_name, count in pairs)
+    shares = ", ".join(f"{class_name} {n / pixels:.2%}" for class_name, n in counts.items())
     say = section.warn if ignored_share > 0.5 else section.ok
     say(f"{name}: {shares}; not scored {ignored_share:.2%} of all pixels")
-    absent_classes = [class_name for class_name, count in pairs if not count]
+    absent_classes = [class_name for class_name, n in counts.items() if not n]
     if absent_classes:
-        why = "it cannot be learned" if name.startswith("train") else "it has no score there"
+        why = "it cannot be learned" if split.name == "train" else "it has no score there"
         section.warn(f"{name}: no pixel is {' or '.join(absent_classes)}; {why}")
