@@ -48,20 +48,21 @@ def main() -> None:
     # Made now: after hours of reading it would be too late to learn that it cannot be.
     output = None if args.output is None else make_folder(args.output, "--output")
 
-    def tell(examination: Examination, complete: bool = False) -> None:
-        """Also in files at once: what crashes later must not lose what is known."""
-        sections = examination.sections
-        if not complete:
-            print_line(f"{sections[-1]}\n")
+    def tell(examination: Examination) -> None:
+        print_line(f"{examination.sections[-1]}\n")
+        write(examination, complete=False)
+
+    def write(examination: Examination, complete: bool) -> None:
+        """In files after each section: what crashes later must not lose what is known."""
         if output is not None:
-            findings.write_json(sections, output / "doctor.json", complete)
+            findings.write_json(examination.sections, output / "doctor.json", complete)
         if output is not None and examination.is_read:
             findings.write_list(examination.bad_images, output / "exclude.txt")
 
     examination = Examination(config, args.workers, args.processes, tell)
     examine(examination)
+    write(examination, complete=True)
     if output is not None:
-        tell(examination, complete=True)
         print_line(f"{len(examination.bad_images)} images to exclude: {output / 'exclude.txt'}")
         print_line(f"all findings: {output / 'doctor.json'}")
     print_line(findings.verdict(examination.sections))

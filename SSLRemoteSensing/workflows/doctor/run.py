@@ -83,16 +83,14 @@ def open_task(opened: Opened, unusable: Iterable[str]) -> tuple[Task, LoopSettin
     Raises:
         UserError: as opening the data does, nothing being left for one.
     """
-    kind, lines = finetuning, [os.fsencode(os.path.abspath(file)) for file in unusable]
-    if isinstance(opened, Pretraining):
-        kind = pretraining
+    kind = pretraining if isinstance(opened, Pretraining) else finetuning
+    bad_lines = [os.fsencode(os.path.abspath(file)) for file in unusable]
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("train_data", "val_data") if lines else ():
+        for name in ("train_data", "val_data"):
             data, path = opened.config["train_cfg"].get(name), Path(folder, name)
-            if data is not None:
-                earlier = data.get("exclude")
-                texts = [*lines, *([] if earlier is None else [Path(earlier).read_bytes()])]
-                path.write_bytes(b"\n".join(texts))
+            if data and bad_lines:
+                lines = [Path(data["exclude"]).read_bytes()] if data.get("exclude") else []
+                path.write_bytes(b"\n".join([*lines, *bad_lines]))
                 data["exclude"] = str(path)
         return kind.open_task(opened)
 
@@ -139,7 +137,7 @@ def check_disk(opened: Opened, section: Section) -> None:
     files = [loop.folder / "latest.pth", *(file for _, file in run_folder.epochs(loop.folder))]
     free = shutil.disk_usage(nearest(loop.folder)).free
     free += sum(file.stat().st_size for file in files if file.exists())
-    text = f"{number} checkpoints take {number * size / GIB:.2f} GiB, {free / GIB:.2f} are there"
+    text = f"{number} checkpoints take {number * size / GIB:.2f} GiB of {free / GIB:.2f} free"
     if number * size > free:
         section.fail(f"{text}: make room, or lower checkpoints.max_keep")
     else:
