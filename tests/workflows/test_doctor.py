@@ -10,7 +10,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -21,7 +20,7 @@ import pytest
 import rasterio
 from calls import command
 from conftest import ROOT, draw_tiles
-from drawn import Done, write_tiff
+from drawn import Done, png_chunk, write_tiff
 from tqdm import tqdm
 
 from SSLRemoteSensing.core import checkpoints
@@ -89,18 +88,15 @@ def seg(seg_config, own) -> dict:
 
 def png(path: Path, width: int, height: int) -> Path:
     """A PNG of a hundred bytes that claims any size."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        crc = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + crc
-
-    begin = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + begin + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = [png_chunk(b"IHDR", header), png_chunk(b"IDAT", b""), png_chunk(b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
     return path
 
 
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-200])
+def truncate(*files: Path) -> None:
+    for file in files:
+        file.write_bytes(file.read_bytes()[:-200])
 
 
 def listed_files(folder: Path) -> list[str]:
@@ -173,16 +169,7 @@ def add_small_image(own: Path) -> None:
 
 
 def copy_in_other_format(own: Path) -> None:
-    pixels = cv2.imread(str(own / "images/tile_004.jpg"))
-    cv2.imwrite(str(own / "images/again.png"), pixels)
-
-
-def share_an_image(own: Path) -> None:
-    shutil.copy(own / "images/tile_004.jpg", own / "images/tile_021.jpg")
-
-
-def add_pipe(own: Path) -> None:
-    os.mkfifo(own / "images/pipe.jpg")
+    cv2.imwrite(str(own / "images/again.png"), cv2.imread(str(own / TILE)))
 
 
 def cut_a_tile(own: Path) -> None:
@@ -195,15 +182,7 @@ def add_one_to_labels(own: Path) -> None:
         cv2.imwrite(str(file), cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) + 1)
 
 
-def truncate_one(own: Path) -> None:
-    truncate(own / "images/tile_003.jpg")
-
-
-def truncate_two(own: Path) -> None:
-    truncate_one(own)
-    truncate(own / "images/tile_004.jpg")
-
-
+TILE, TILE_2 = "images/tile_004.jpg", "images/tile_005.jpg"
 LONG = ("train_cfg.num_epoch=10000000", "train_cfg.checkpoints.max_keep=10000000")
 CHECKPOINTS = "train_cfg.checkpoints.checkpoints_path"
 WATER = ("classes=('other', 'building', 'water')", "palette=None")
@@ -218,17 +197,17 @@ FINDINGS = {
         "warned": "1 images are smaller than 32 pixels and are enlarged"}),
     "copied": ("pretext", copy_in_other_format, (), {
         "warned": "train: 1 images are there again", "out": "again.png = "}),
-    "shared": ("seg", share_an_image, (), {
+    "shared": ("seg", lambda own: shutil.copy(own / TILE, own / "images/tile_021.jpg"), (), {
         "warned": "train and test share 1 images", "out": "tile_004.jpg = ",
         "ok": "train and val share no image"}),
-    "pipe": ("pretext", add_pipe, (), {
+    "pipe": ("pretext", lambda own: os.mkfifo(own / "images/pipe.jpg"), (), {
         "failed": "1 of 25 images cannot be used", "out": "pipe.jpg: is no regular file"}),
     "cropped": ("seg", cut_a_tile, (), {"ok": "train: 64 x 40 to 64 x 64"}),
     "sizes": ("seg", cut_a_tile, ("train_cfg.train_data.crop_size=None",), {
         "failed": "tiles of a batch must be of one size; set crop_size"}),
-    "skipped": ("pretext", truncate_one, (SKIPPING,), {
+    "skipped": ("pretext", lambda own: truncate(own / TILE), (SKIPPING,), {
         "warned": "1 of 24 images cannot be used; training passes over them"}),
-    "too many": ("pretext", truncate_two, (SKIPPING,), {
+    "too many": ("pretext", lambda own: truncate(own / TILE, own / TILE_2), (SKIPPING,), {
         "failed": "2 of 24 images cannot be used; mend or exclude them: they are more than 1 %"}),
     "absent class": ("seg", None, WATER, {
         "warned": "train: no pixel is water; it cannot be learned",
