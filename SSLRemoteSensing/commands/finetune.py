@@ -54,11 +54,10 @@ def main() -> None:
             print_summary({}, [mapping(Path(args.evaluate))])
             return
         checkpoint = finetune(config, args.dry_run)
-        if checkpoint is None:
-            return
-        words = ("--evaluate", checkpoint, "--tta")
-        tta = [] if args.tta else [command_line("finetune_seg.py", *config_words(args), *words)]
-        print_summary({"weights": checkpoint}, [mapping(checkpoint), *tta])
+        if checkpoint is not None:
+            words = (*config_words(args), "--evaluate", checkpoint, "--tta")
+            tta = [] if args.tta else [command_line("finetune_seg.py", *words)]
+            print_summary({"weights": checkpoint}, [mapping(checkpoint), *tta])
 
 
 def mapping(checkpoint: Path) -> str:

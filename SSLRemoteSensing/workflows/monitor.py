@@ -171,9 +171,9 @@ class SampleMonitor:
                 occluded, pixels(restored.float()), anchor, names[: len(anchor)]
             )
         if confusion is not None:
-            pictures["transforms"] = figures.transforms_page(
-                confusion.numpy(), self.transforms, f"transforms {remark}"
-            )
+            header = f"transforms {remark}"
+            page = figures.transforms_page(confusion.numpy(), self.transforms, header)
+            pictures["transforms"] = page
         images = np.concatenate([pixels(batch["anchor"]) for batch in self.bank])
         pictures["neighbours"] = figures.neighbours_page(
             images, *neighbours(embeddings, ROWS, NEIGHBOURS), names, f"nearest {remark}"
@@ -192,11 +192,11 @@ class EpochProbe:
     def __init__(
         self,
         probe: LinearProbe,
-        backbone: Backbone,
+        net: Backbone,
         precision: str = "fp32",
         channels_last: bool = False,
     ):
-        self.score = partial(probe.score, backbone, precision, channels_last)
+        self.score = partial(probe.score, net, precision, channels_last)
         self.every = probe.settings.every
         self.ended: float | None = None  # when the last score was there
 

@@ -127,9 +127,9 @@ def examine_image(file: str, split: Split) -> ImageFacts:
             )
         with one_at_a_time if memory > LARGE else contextlib.nullcontext():
             image = read_image(file, split.in_channels, split.settings.bands, split.max_value)
-        pixel_hash = hashlib.blake2b(f"{image.shape}".encode(), digest_size=16)
-        pixel_hash.update(np.ascontiguousarray(image))
-        return ImageFacts(file, header, pixel_hash.digest())
+            pixel_hash = hashlib.blake2b(f"{image.shape}".encode(), digest_size=16)
+            pixel_hash.update(np.ascontiguousarray(image))
+            return ImageFacts(file, header, pixel_hash.digest())
     except UserError as error:
         return ImageFacts(file, header, None, one_line(error), isinstance(error, UnreadableImage))
 
@@ -166,8 +166,9 @@ def check_images(
         section.fail(text, [image.fault for image in bad_images])
         return None
     # Of tiles that a fraction leaves out, opening the data set takes the header and no more.
-    dropped = [image for image in bad_images if image.header and image.file in split.dropped]
-    others = [image for image in bad_images if image not in dropped]
+    no_matter = split.dropped & {image.file for image in bad_images if image.header}
+    dropped = [image for image in bad_images if image.file in no_matter]
+    others = [image for image in bad_images if image.file not in no_matter]
     passes = split.labels is None and split.settings.on_bad_image == "skip" and not lasting
     row = longest_run([image.fault is not None for image in facts])
     mark, what = FAIL, "cannot be used; mend or exclude them"

@@ -42,17 +42,12 @@ def check_machine(train_cfg: dict, section: Section) -> None:
     device = section.attempt(machine.choose_device, train_cfg.get("device", "auto"))
     if device is None:
         return
-    if device.type == "cpu" and torch.cuda.is_available():
-        section.warn("train_cfg.device is the CPU, and there is a GPU; set train_cfg.device=auto")
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        say = section.ok if free > 0.8 * total else section.warn
-        say(f"{device}: {free / GIB:.1f} of {total / GIB:.1f} GiB are free")
+        section.ok(f"{device}: {free / GIB:.1f} of {total / GIB:.1f} GiB are free")
     setting = train_cfg.get("precision", "fp32")
     precision = section.attempt(machine.choose_precision, setting, device)
     section.ok(f"device {device}, precision {setting}: {precision}")
-    if precision == "fp32" and device.type == "cuda" and machine.has_fast_bf16(device):
-        section.warn("this GPU computes faster in bf16; set train_cfg.precision=auto")
 
 
 def open_network(config: dict, processes: int) -> Opened:
