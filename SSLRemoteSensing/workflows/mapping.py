@@ -77,8 +77,8 @@ def map_planned(
         print(f"{map_count} of {len(plan.outputs)} scenes have their map already")
     results = distributed.all_gather_object(map_scenes(network, plan.remaining, settings))
     if plan.page is not None and distributed.rank() == 0:
-        mapped, errors = ([*itertools.chain(*parts)] for parts in zip(*results, strict=True))
-        print(write_page_of(plan.page, Path(checkpoint), network, plan.outputs, mapped, errors))
+        maps, errors = ([*itertools.chain(*parts)] for parts in zip(*results, strict=True))
+        print(write_page_of(plan.page, Path(checkpoint), network, plan.outputs, maps, errors))
     return results
 
 
@@ -90,13 +90,13 @@ def print_outcome(plan: MapPlan, results: Sequence[tuple[list[Mapped], list[str]
         for line in errors:
             print(styled("error:", "red", sys.stderr), line, file=sys.stderr)
     failures = sum(len(errors) for _, errors in results)
-    mapped = [scene for scenes, _ in results for scene in scenes]
-    if len(mapped) > 1:
+    maps = [scene for scenes, _ in results for scene in scenes]
+    if len(maps) > 1:
         seconds = max(sum(scene.seconds for scene in scenes) for scenes, _ in results)
-        megapixels = sum(scene.pixels for scene in mapped) / 1e6
-        sizes = f"{len(mapped)} scenes, {megapixels:.1f} megapixels in {seconds:.1f} s"
+        megapixels = sum(scene.pixels for scene in maps) / 1e6
+        sizes = f"{len(maps)} scenes, {megapixels:.1f} megapixels in {seconds:.1f} s"
         print(f"{sizes}, {megapixels / seconds:.3g} megapixels a second")
     if failures and len(plan.outputs) > 1:
-        text = f"{failures} of {len(mapped) + failures} scenes are not mapped"
+        text = f"{failures} of {len(maps) + failures} scenes are not mapped"
         print(text, file=sys.stderr)
     return failures

@@ -167,7 +167,7 @@ def check_images(
         return None
     # Of tiles that a fraction leaves out, opening the data set takes the header and no more.
     no_matter = split.dropped & {image.file for image in bad_images if image.header}
-    dropped = [image for image in bad_images if image.file in no_matter]
+    dropped_images = [image for image in bad_images if image.file in no_matter]
     others = [image for image in bad_images if image.file not in no_matter]
     passes = split.labels is None and split.settings.on_bad_image == "skip" and not lasting
     row = longest_run([image.fault is not None for image in facts])
@@ -179,7 +179,7 @@ def check_images(
     elif passes:
         mark, what = WARNING, "cannot be used; training passes over them"
     dropping = "cannot be decoded; fraction drops them, another one may not"
-    for images, say, text in ((dropped, WARNING, dropping), (others, mark, what)):
+    for images, say, text in ((dropped_images, WARNING, dropping), (others, mark, what)):
         if images:
             faults = [image.fault for image in images]
             section.add(say, f"{name}: {len(images)} of {total} images {text}", faults)

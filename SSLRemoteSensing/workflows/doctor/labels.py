@@ -81,9 +81,9 @@ def check_labels(
         return None, None
     check_classes(split, readable, coding, section)
     if split.dropped:
-        kept = [label for label in readable if label.image not in split.dropped]
+        used_labels = [label for label in readable if label.image not in split.dropped]
         of = f", the {total - len(split.dropped)} tiles that fraction keeps"
-        check_classes(split, kept, coding, section, of)
+        check_classes(split, used_labels, coding, section, of)
     bad_images = [label.image for label in facts if label.kind is not None] + outliers
     reasons = {image: f"image {image}: its label" for image in bad_images}
     return None if is_misled else reasons, coding
@@ -96,7 +96,6 @@ def settle(
 
     Some labels with values that no coding has do not hide what the others are coded in.
     """
-
     num_classes = len(split.classes)
 
     def attempt(labels: Sequence[LabelFacts]) -> tuple | None:
@@ -105,8 +104,8 @@ def settle(
 
     total, outliers = sum(label.counts for label in labels), []
     section.ok(f"{split.name}: values {', '.join(map(str, np.flatnonzero(total)))}")
-    settled = attempt(labels)
-    if settled is None:
+    coding_and_remarks = attempt(labels)
+    if coding_and_remarks is None:
         odd = np.arange(256) > num_classes if coding is None else coding.table == INVALID
         odd[IGNORE] = False
         outliers = [label for label in labels if label.counts[odd].any()]
@@ -115,10 +114,10 @@ def settle(
         section.findings.pop()  # of the first such value; here of all
         values = ", ".join(map(str, np.flatnonzero(total * odd)))
         text = f"{split.name}: values {values} are no classes, in {len(outliers)} labels"
-        names = [f"{label.label}: {np.flatnonzero(label.counts * odd)}" for label in outliers]
+        names = [f"{x.label}: {np.flatnonzero(x.counts * odd).tolist()}" for x in outliers]
         section.fail(f"{text}; mend them, or set label_offset or label_codes", names)
-        settled = attempt([label for label in labels if not label.counts[odd].any()])
-    coding, remarks = settled or (None, [])
+        coding_and_remarks = attempt([label for label in labels if not label.counts[odd].any()])
+    coding, remarks = coding_and_remarks or (None, [])
     for remark in remarks:
         section.warn(remark)
     return coding, [label.image for label in outliers]
