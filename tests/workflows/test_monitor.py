@@ -30,14 +30,8 @@ from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, colla
 from SSLRemoteSensing.evaluation.embeddings import alignment, effective_rank, spread, uniformity
 from SSLRemoteSensing.evaluation.task_gradients import task_gradients
 from SSLRemoteSensing.models.pretext import PretextNet, count_pairs, pretext_losses
+from SSLRemoteSensing.reports import pretext_figures as pages
 from SSLRemoteSensing.reports.image_grid import sized
-from SSLRemoteSensing.reports.pretext_figures import (
-    BLUE,
-    CELL,
-    inpainting_grid,
-    inpainting_page,
-    transforms_page,
-)
 from SSLRemoteSensing.training import logger, run_folder
 from SSLRemoteSensing.training.logger import RunLog
 from SSLRemoteSensing.training.meters import LossMeter, Throughput
@@ -528,7 +522,10 @@ def test_the_panels_of_the_inpainting_page_are_the_pixels():
     occluded = anchor.copy()
     occluded[:, 8:20, 4:16] = 255 - occluded[:, 8:20, 4:16]
     prediction = np.clip(anchor / 255 + 0.25, None, 2).astype(np.float32)
-    page, grid = inpainting_page(occluded, prediction, anchor, ["a", "b"]), inpainting_grid(32, 2)
+    page, grid = (
+        pages.inpainting_page(occluded, prediction, anchor, ["a", "b"]),
+        pages.inpainting_grid(32, 2),
+    )
     error = np.zeros((32, 32, 1))
     # 0.25 in each channel; where the anchor's grey is 127 or 128 inverting changes it by 1.
     error[8:20, 4:16] = 255 * 0.25 / 0.5
@@ -541,11 +538,11 @@ def test_the_panels_of_the_inpainting_page_are_the_pixels():
 
 
 def test_cells_of_the_confusion_matrix_are_blue_by_their_share_of_the_row():
-    page = transforms_page(np.array([[4, 0], [1, 3]]), ["a", "b"], "of 8")
-    side = page.shape[0] - 12 - 2 * CELL
-    left = next(x for x in range(page.shape[1]) if tuple(page[side + 2, x]) == BLUE)
-    corner = page[side + 2 :: CELL, left + 2 :: CELL][:2, :2].astype(int)
-    white, blue = np.array([255] * 3), np.array(BLUE)
+    page = pages.transforms_page(np.array([[4, 0], [1, 3]]), ["a", "b"], "of 8")
+    side = page.shape[0] - 12 - 2 * pages.CELL
+    left = next(x for x in range(page.shape[1]) if tuple(page[side + 2, x]) == pages.BLUE)
+    corner = page[side + 2 :: pages.CELL, left + 2 :: pages.CELL][:2, :2].astype(int)
+    white, blue = np.array([255] * 3), np.array(pages.BLUE)
     for (row, column), share in {(0, 0): 1, (0, 1): 0, (1, 0): 0.25, (1, 1): 0.75}.items():
         assert np.abs(corner[row, column] - (white + share * (blue - white))).max() <= 1
 
@@ -562,7 +559,7 @@ def test_the_pictures_of_a_run_show_its_samples_and_are_files_too(finished):
     assert files_in(Path(config["train_cfg"]["log"]["log_path"], "vis")) == files
     assert set(files) == {f"step_{s:07d}_{name}.png" for s in (5, 10, 12) for name in PICTURES}
     data = np.frombuffer(files["step_0000012_inpainting.png"], np.uint8)
-    picture, grid = cv2.imdecode(data, cv2.IMREAD_COLOR)[:, :, ::-1], inpainting_grid(32, 4)
+    picture, grid = cv2.imdecode(data, cv2.IMREAD_COLOR)[:, :, ::-1], pages.inpainting_grid(32, 4)
     assert picture.shape == (*grid.shape, 3)
     for row in range(4):
         sample = dataset[(OWN_EPOCH, 6 * row)]

@@ -55,8 +55,7 @@ def examine(examination: Examination) -> None:
     """Examine the config of `examination`.
 
     Raises:
-        UserError: wrong keys in the config, a number of processes that does not divide its batch.
-            All else that is wrong is a finding.
+        UserError: wrong keys in the config. All else that is wrong is a finding.
     """
     config, state, coding = examination.config, None, None
     is_tuning = images.is_fine_tuning(config)
