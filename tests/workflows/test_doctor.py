@@ -118,7 +118,7 @@ def test_a_sound_pretraining_run_gets_0_and_nothing_is_written(run, pretext_conf
     assert "all 24 images can be read" in done.stdout
     assert "3 bands uint8 (24 files)" in done.stdout
     assert re.search(r"one step: [\d.]+ s, peak memory [\d.]+ GiB", done.stdout)
-    assert re.search(r"12 of 12 steps are left, [\d.e-]+ h", done.stdout)
+    assert re.search(r"12 of 12 steps are left, [\d.]+ h", done.stdout)
     assert "nothing would fail: 0 to mend" in done.stdout
     assert not (tmp_path / "run").exists()
 

@@ -206,6 +206,6 @@ def check_step(
         workers, seconds = loop.num_workers, rehearsal.seconds
         seconds = max(seconds, loading / workers) if workers else seconds + loading
         steps = max(0, plan.total - plan.first)
-        hours = f"{steps * seconds / 3600:.2g} h without validation and saving"
+        hours = f"{steps * seconds / 3600:.2f} h without validation and saving"
         section.ok(f"{steps} of {plan.total} steps are left, {hours}")
         section.ok(f"the images of a step take one process {loading:.3f} s to load")
