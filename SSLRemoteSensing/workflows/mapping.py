@@ -77,8 +77,9 @@ def map_planned(
         print(f"{map_count} of {len(plan.outputs)} scenes have their map already")
     results = distributed.all_gather_object(map_scenes(network, plan.remaining, settings))
     if plan.page is not None and distributed.rank() == 0:
-        maps, errors = ([*itertools.chain(*parts)] for parts in zip(*results, strict=True))
-        print(write_page_of(plan.page, Path(checkpoint), network, plan.outputs, maps, errors))
+        mapped_scenes, errors = ([*itertools.chain(*parts)] for parts in zip(*results, strict=True))
+        source = Path(checkpoint)
+        print(write_page_of(plan.page, source, network, plan.outputs, mapped_scenes, errors))
     return results
 
 

@@ -31,7 +31,7 @@ from SSLRemoteSensing.evaluation.embeddings import alignment, effective_rank, sp
 from SSLRemoteSensing.evaluation.task_gradients import task_gradients
 from SSLRemoteSensing.models.pretext import PretextNet, count_pairs, pretext_losses
 from SSLRemoteSensing.reports import pretext_figures as pages
-from SSLRemoteSensing.reports.image_grid import sized
+from SSLRemoteSensing.reports.image_grid import Grid, sized
 from SSLRemoteSensing.training import logger, run_folder
 from SSLRemoteSensing.training.logger import RunLog
 from SSLRemoteSensing.training.meters import LossMeter, Throughput
@@ -522,10 +522,8 @@ def test_the_panels_of_the_inpainting_page_are_the_pixels():
     occluded = anchor.copy()
     occluded[:, 8:20, 4:16] = 255 - occluded[:, 8:20, 4:16]
     prediction = np.clip(anchor / 255 + 0.25, None, 2).astype(np.float32)
-    page, grid = (
-        pages.inpainting_page(occluded, prediction, anchor, ["a", "b"]),
-        pages.inpainting_grid(32, 2),
-    )
+    page = pages.inpainting_page(occluded, prediction, anchor, ["a", "b"])
+    grid = Grid(128, 128, 2, columns=4, header=1)
     error = np.zeros((32, 32, 1))
     # 0.25 in each channel; where the anchor's grey is 127 or 128 inverting changes it by 1.
     error[8:20, 4:16] = 255 * 0.25 / 0.5
@@ -559,7 +557,8 @@ def test_the_pictures_of_a_run_show_its_samples_and_are_files_too(finished):
     assert files_in(Path(config["train_cfg"]["log"]["log_path"], "vis")) == files
     assert set(files) == {f"step_{s:07d}_{name}.png" for s in (5, 10, 12) for name in PICTURES}
     data = np.frombuffer(files["step_0000012_inpainting.png"], np.uint8)
-    picture, grid = cv2.imdecode(data, cv2.IMREAD_COLOR)[:, :, ::-1], pages.inpainting_grid(32, 4)
+    picture = cv2.imdecode(data, cv2.IMREAD_COLOR)[:, :, ::-1]
+    grid = Grid(128, 128, 4, columns=4, header=1)
     assert picture.shape == (*grid.shape, 3)
     for row in range(4):
         sample = dataset[(OWN_EPOCH, 6 * row)]
