@@ -127,7 +127,7 @@ def draw(folders: list[Path], path: Path) -> None:
     from SSLRemoteSensing.core.machine import choose_device
     from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
     from SSLRemoteSensing.inference.windows import classify
-    from SSLRemoteSensing.reports.figures import draw_comparison
+    from SSLRemoteSensing.reports.figures import draw_examples
 
     device = choose_device("auto")
     predicts = {}
@@ -140,7 +140,7 @@ def draw(folders: list[Path], path: Path) -> None:
         predicts[name] = partial(classify, model.to(device), device, "fp32")
     settings = TileSettings(**config["train_cfg"]["test_data"])
     tiles = SegmentationDataset(settings, num_classes=len(config["classes"]))
-    draw_comparison(predicts, tiles, config["classes"], config["palette"], path)
+    draw_examples(predicts, tiles, config["classes"], config["palette"], path, count=5)
 
 
 if __name__ == "__main__":

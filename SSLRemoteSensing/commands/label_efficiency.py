@@ -16,7 +16,7 @@ from pathlib import Path
 
 from SSLRemoteSensing.core.cli import Flags, config_words, parse, read_config
 from SSLRemoteSensing.core.console import print_summary, this_command
-from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.errors import UserError, stoppable
 from SSLRemoteSensing.workflows.label_efficiency.comparison import METRICS
 
 # The command of a cell; a module of the working directory must not take the place of a library's.
@@ -79,10 +79,8 @@ def main() -> None:
     if args.dry_run:
         preview(grid, len(slots), FINETUNE, config_words(args))
         return
-    stop, has_failed = run_grid(grid, FINETUNE, slots, args.metric, protocol, args.keep_weights)
-    if stop is not None:
-        print("stopped; finished cells are kept, the same command goes on", file=sys.stderr)
-        sys.exit(128 + stop)
-    if not has_failed and max(args.seeds) == len(args.seeds) - 1 < ENOUGH - 1:
+    with stoppable("stopped; finished cells are kept, the same command goes on"):
+        is_whole = run_grid(grid, FINETUNE, slots, args.metric, protocol, args.keep_weights)
+    if is_whole and max(args.seeds) == len(args.seeds) - 1 < ENOUGH - 1:
         print_summary({}, [this_command(with_seeds(sys.argv[1:], ENOUGH))])  # narrower intervals
-    sys.exit(1 if has_failed else 0)
+    sys.exit(0 if is_whole else 1)

@@ -83,8 +83,9 @@ def main() -> None:
     args = parse(flags())
     check_flags(args)
     # Only now: they load torch, which takes seconds that --help need not wait for.
+    from SSLRemoteSensing.data.images import write_png
     from SSLRemoteSensing.reports import label_figures as figures
-    from SSLRemoteSensing.reports.image_grid import png_path, write_png
+    from SSLRemoteSensing.reports.image_grid import COMPRESSION, png_path
     from SSLRemoteSensing.workflows.open_tiles import open_part
 
     output = png_path(args.output, "--output")
@@ -98,9 +99,10 @@ def main() -> None:
     tiles = figures.read_tiles(part.dataset, indices, args.augmented)
     suffix = ", as epoch 0 of training has them" if args.augmented else ""
     title = f"{part.title}: {len(tiles)} of {len(counts)} tiles{suffix}"
-    page, _ = figures.draw_tiles(tiles, counts, part.classes, part.palette, title)
-    write_png(output, page)
+    table = figures.class_table(tiles, counts, part.classes)
+    page = figures.draw_tiles(tiles, table, part.classes, part.palette, title)
+    write_png(output, page, COMPRESSION)
     print_line(title)
-    for line in figures.table_lines(tiles, counts, part.classes):
+    for line in figures.table_lines(table):
         print_line(line)
     print_summary({"picture": output})

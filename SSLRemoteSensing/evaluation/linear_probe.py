@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
 
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UserError, about
@@ -21,7 +23,6 @@ from SSLRemoteSensing.evaluation.linear_classifier import fit_linear, pixel_clas
 from SSLRemoteSensing.evaluation.metrics import ConfusionMatrix, scores
 from SSLRemoteSensing.evaluation.probe_tiles import (
     divide,
-    divide_named,
     draw_pixels,
     load,
     prepared_part,
@@ -31,6 +32,9 @@ from SSLRemoteSensing.evaluation.probe_tiles import (
 from SSLRemoteSensing.models.backbones import Backbone, unit_range
 
 BATCH = 8  # tiles at a time
+# Keys that a probe shares with `TileSettings`.
+TILE_KEYS = ("data_format", "label_format", "label_offset", "label_codes", "bands", "max_value")
+TILE_KEYS += ("exclude",)
 
 
 @dataclass
@@ -99,49 +103,45 @@ class LinearProbe:
         side = img_size if settings.crop_size is None else settings.crop_size
         if side < 32 or side % 32:
             raise UserError(f"crop_size={side}: must be a multiple of 32, the backbone's stride")
-        tiles, self.classes, image_path = open_tiles(settings, side, in_channels)
-        self.settings, seed = settings, settings.seed
-        files = [file for file, _ in tiles.pairs]
-        self.prepared = tiles.card is not None
-        if settings.val_format is not None:
-            parts = divide_named(files, image_path, settings.val_format)
-        else:
-            parts = divide([stem(file) for file in files], seed, self.prepared)
-        fit_indices, score_indices = (
-            thin(tiles, part, limit, seed)
-            for part, limit in zip(parts, (settings.train_tiles, settings.val_tiles), strict=True)
-        )
-        self.fitted, self.scored = (
-            [files[index] for index in part] for part in (fit_indices, score_indices)
-        )
-        images, labels = load(tiles, fit_indices)
+        tiles, self.classes = open_tiles(settings, side, in_channels)
+        self.settings, self.prepared = settings, tiles.card is not None
+        seed, limits = settings.seed, (settings.train_tiles, settings.val_tiles)
+        parts = divide(tiles, settings.val_format, seed)
+        parts = [thin(tiles, part, most, seed) for part, most in zip(parts, limits, strict=True)]
+        self.fitted, self.scored = ([tiles.pairs[index][0] for index in part] for part in parts)
+        images, labels = load(tiles, parts[0])
         numbers, self.places, self.labels = draw_pixels(labels, settings.pixels, seed)
         if len(self.labels.unique()) < 2:
             raise UserError(
-                f"labels of {len(fit_indices)} tiles of {image_path}: the {self.labels.numel()} "
-                f"pixels to fit on are not of two classes; raise train_tiles, or set another seed"
+                f"labels of {len(self.fitted)} tiles of {tiles.settings.image_path}: the "
+                f"{self.labels.numel()} pixels to fit on are not of two classes; raise "
+                f"train_tiles, or set another seed"
             )
         self.images = images[numbers]
-        self.scored_images, self.scored_labels = load(tiles, score_indices)
+        self.scored_images, self.scored_labels = load(tiles, parts[1])
         if (self.scored_labels == IGNORE).all():
             raise UserError(
-                f"labels of {len(score_indices)} tiles of {image_path}: no pixel to score has a "
-                f"class; raise val_tiles, or set another seed"
+                f"labels of {len(self.scored)} tiles of {tiles.settings.image_path}: no pixel to "
+                f"score has a class; raise val_tiles, or set another seed"
             )
 
     def describe(self) -> str:
-        def summary(files: list[str]) -> str:
+        parts = []
+        for files in (self.fitted, self.scored):
             scenes = {scene_of(stem(file), self.prepared) for file in files} - {""}
-            return f"{len(files)} tiles" + (f" of {len(scenes)} scenes" if scenes else "")
-
+            parts.append(f"{len(files)} tiles" + (f" of {len(scenes)} scenes" if scenes else ""))
         return (
-            f"probe: fitted on {self.labels.numel()} pixels of {summary(self.fitted)}, scored on "
-            f"{summary(self.scored)}, {self.images.shape[-1]} x {self.images.shape[-1]}"
+            f"probe: fitted on {self.labels.numel()} pixels of {parts[0]}, scored on {parts[1]}, "
+            f"{self.images.shape[-1]} x {self.images.shape[-1]}"
         )
 
     @torch.no_grad()
     def score(
-        self, backbone: Backbone, precision: str = "fp32", channels_last: bool = False
+        self,
+        backbone: Backbone,
+        precision: str = "fp32",
+        channels_last: bool = False,
+        blocks: Sequence[str] | None = None,
     ) -> dict:
         """`metrics.scores` of the classifier fitted on the features of `backbone` as it is now.
 
@@ -149,6 +149,12 @@ class LinearProbe:
         from torch's generators. Batch normalization that has seen no image has no statistics yet;
         a copy gets those of the tiles that are fitted on. Else the score of random weights would
         rise by images running through them alone.
+
+        Args:
+            blocks: the maps that are read alone; None for all.
+
+        Raises:
+            UserError: a map that the backbone does not return.
         """
         training = backbone.training
         device = next(backbone.parameters()).device
@@ -163,7 +169,9 @@ class LinearProbe:
                 pixels = unit_range(images[part].to(device)).contiguous(memory_format=memory_format)
                 with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                     maps = backbone(pixels)
-                yield maps, part
+                for block in sorted(set(blocks or ()) - set(maps)):
+                    raise UserError(f"{block!r} is no map of {backbone.name}: {', '.join(maps)}")
+                yield {block: maps[block] for block in blocks or maps}, part
 
         features = [
             pixel_features(maps, self.places[part].to(device)).flatten(0, 1)
@@ -182,73 +190,35 @@ class LinearProbe:
 
 def open_tiles(
     settings: ProbeSettings, side: int, in_channels: int
-) -> tuple[SegmentationDataset, list[str], str]:
-    """The tiles that `settings` name, in squares of `side` pixels, their classes, and the folder of
-    the images."""
-    path, image_path, label_path = settings.path, settings.image_path, settings.label_path
-    if (path is None) == (image_path is None and label_path is None):
+) -> tuple[SegmentationDataset, list[str]]:
+    """The tiles that `settings` name, in squares of `side` pixels, and their classes."""
+    image_path, label_path = settings.image_path, settings.label_path
+    if (settings.path is None) == (image_path is None and label_path is None):
         raise UserError("give either path, of a prepared set, or image_path and label_path")
-    classes = None
-    if path is not None:
-        image_path, label_path, classes = prepared_part(path)
+    classes = settings.classes or ()
+    if settings.path is not None:
+        image_path, label_path, names = prepared_part(settings.path)
+        classes = classes or names
     elif image_path is None or label_path is None:
         missing_key = "image_path" if image_path is None else "label_path"
         raise UserError(f"missing key {missing_key!r}, which goes with the other one")
-    classes = list(settings.classes or classes or ())
     if len(classes) < 2:
         raise UserError(
             f"classes={settings.classes!r}: name the classes of the labels, at least two"
         )
-    tile_settings = TileSettings(
-        image_path,
-        label_path,
-        settings.data_format,
-        settings.label_format,
-        label_offset=settings.label_offset,
-        label_codes=settings.label_codes,
-        crop_size=side,
-        bands=settings.bands,
-        max_value=settings.max_value,
-        exclude=settings.exclude,
-    )
+    shared = {key: getattr(settings, key) for key in TILE_KEYS}
+    tile_settings = TileSettings(image_path, label_path, crop_size=side, **shared)
     tiles = SegmentationDataset(
-        tile_settings, len(classes), in_channels, settings.seed, classes=classes
+        tile_settings, len(classes), in_channels, settings.seed, classes=list(classes)
     )
-    require_no_test(tiles, image_path)
+    require_no_test(tiles)
     if len(tiles) < 2:
         raise UserError(f"image_path {image_path}: 1 tile, needed are one to fit on and others")
-    return tiles, classes, image_path
+    return tiles, list(classes)
 
 
-class SomeMaps(nn.Module):
-    """`backbone` that returns the maps `blocks` alone: what is known at this depth.
-
-    Raises:
-        UserError: a map that the backbone does not return.
-    """
-
-    def __init__(self, backbone: Backbone, blocks: Sequence[str]):
-        super().__init__()
-        map_channels = backbone.keep(backbone.channels)
-        for block in blocks:
-            if block not in map_channels:
-                raise UserError(
-                    f"{block!r} is no map of {backbone.name}: {', '.join(map_channels)}"
-                )
-        self.backbone, self.blocks = backbone, blocks
-        self.in_channels = backbone.in_channels
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        maps = self.backbone(images)
-        return {block: maps[block] for block in self.blocks}
-
-
-def batch_norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    return [
-        module
-        for module in network.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
-    ]
+def batch_norms(network: nn.Module) -> list[_BatchNorm]:
+    return [module for module in network.modules() if isinstance(module, _BatchNorm)]
 
 
 def has_seen_nothing(network: nn.Module) -> bool:
@@ -263,14 +233,12 @@ def with_statistics(backbone: Backbone, images: Tensor) -> Backbone:
     """A copy whose batch normalization has the statistics of `images` (N, C, H, W), uint8."""
     backbone, device = deepcopy(backbone), next(backbone.parameters()).device
     for norm in batch_norms(backbone):
-        norm.momentum = None  # the mean over all batches
         if isinstance(norm, nn.SyncBatchNorm):  # which would wait for the other processes
             norm.__class__ = nn.BatchNorm2d
     # A map of 1 x 1 has no variance in a batch of one tile.
     images = images if len(images) > 1 else images.repeat(2, 1, 1, 1)
-    with torch.no_grad():
-        for part in images.tensor_split(math.ceil(len(images) / BATCH)):
-            backbone.train()(unit_range(part.to(device)))
+    parts = images.tensor_split(math.ceil(len(images) / BATCH))
+    update_bn((unit_range(part.to(device)) for part in parts), backbone)
     return backbone
 
 

@@ -1,7 +1,7 @@
 """The few labelled tiles of a linear probe: the same ones each time, held in memory."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,54 +33,55 @@ def prepared_part(path: str) -> tuple[str, str, list[str]]:
     return f"{path}/images/train", f"{path}/labels/train", list(card["classes"])
 
 
-def require_no_test(tiles: SegmentationDataset, image_path: str) -> None:
+def require_no_test(tiles: SegmentationDataset) -> None:
     """Raise a `UserError` for tiles of the test part of a prepared set."""
     card = read_card(Path(tiles.pairs[0][0]).parent)
     test = card and card["root"] / "images/test"
     if test and any(Path(file).absolute().is_relative_to(test) for file, _ in tiles.pairs):
         raise UserError(
-            f"image_path {image_path}: is the test part of {card['root']}, by which nothing may be "
-            f"chosen; name images/train"
+            f"image_path {tiles.settings.image_path}: is the test part of {card['root']}, by which "
+            f"nothing may be chosen; name images/train"
         )
 
 
-def divide(stems: Sequence[str], seed: int, prepared: bool = False) -> tuple[list[int], list[int]]:
+def divide(
+    tiles: SegmentationDataset, val_format: str | Sequence[str] | None, seed: int
+) -> tuple[list[int], list[int]]:
     """Indices of the tiles to fit on and of those to score, which share no scene.
 
-    A third of the scenes, by a hash of (seed, scene), is scored. Tiles that are all of one scene,
-    or whose names tell of none, are divided one by one, likewise.
+    Those that `val_format` names are scored. Without it a third of the scenes is, by a hash of
+    (seed, scene); tiles that are all of one scene, or whose names tell of none, are divided one by
+    one, likewise.
+
+    Raises:
+        UserError: `val_format` names no tile, or all.
     """
-    scenes = defaultdict(list)
-    for index, name in enumerate(stems):
-        scenes[scene_of(name, prepared)].append(index)
+    files, image_path = [file for file, _ in tiles.pairs], tiles.settings.image_path
+    if val_format is not None:
+        named = set(find_images(image_path, val_format, keys=("image_path", "val_format")))
+        by_part = group(file in named for file in files)
+        if len(by_part) < 2:
+            raise UserError(
+                f"val_format={val_format!r}: names {'all' if True in by_part else 'none'} of the "
+                f"{len(files)} tiles of {image_path}; some must be scored and others fitted on"
+            )
+        return by_part[False], by_part[True]
+    stems = [stem(file) for file in files]
+    scenes = group(scene_of(name, tiles.card is not None) for name in stems)
     if len(scenes) < 2:
-        scenes = {name: [index] for index, name in enumerate(stems)}
+        scenes = group(stems)
     order = sorted(scenes, key=lambda scene: name_hash(f"{seed} {scene}"))
     count = min(max(1, round(SCORED * len(order))), len(order) - 1)
     parts = order[count:], order[:count]
     return tuple(sorted(index for scene in part for index in scenes[scene]) for part in parts)
 
 
-def divide_named(
-    files: Sequence[str], image_path: str, val_format: str | Sequence[str]
-) -> tuple[list[int], list[int]]:
-    """Indices of the tiles to fit on, and of those that `val_format` names.
-
-    Raises:
-        UserError: it names none of `files`, or all.
-    """
-    scored_files = set(find_images(image_path, val_format, keys=("image_path", "val_format")))
-    parts = (
-        [index for index, file in enumerate(files) if file not in scored_files],
-        [index for index, file in enumerate(files) if file in scored_files],
-    )
-    if not all(parts):
-        quantifier = "none" if parts[0] else "all"
-        raise UserError(
-            f"val_format={val_format!r}: names {quantifier} of the {len(files)} tiles of "
-            f"{image_path}; some must be scored and others fitted on"
-        )
-    return parts
+def group(keys: Iterable) -> dict[object, list[int]]:
+    """Key -> the places where it stands."""
+    groups = defaultdict(list)
+    for index, key in enumerate(keys):
+        groups[key].append(index)
+    return groups
 
 
 def thin(tiles: SegmentationDataset, indices: list[int], most: int, seed: int) -> list[int]:
@@ -113,17 +114,11 @@ def draw_pixels(labels: Tensor, pixels: int, seed: int) -> tuple[Tensor, Tensor,
     tiles, places, classes = [], [], []
     for number, label in enumerate(labels.numpy()):
         candidates = np.flatnonzero(label != IGNORE)
-        if not len(candidates):
-            continue
-        sample = rng.choice(candidates, pixels, replace=len(candidates) < pixels)
-        y, x = np.divmod(sample, width)
-        tiles.append(number)
-        places.append(np.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1))
-        classes.append(label.ravel()[sample])
-    if not tiles:
-        return torch.empty(0), torch.empty(0), torch.empty(0)
-    return (
-        torch.tensor(tiles),
-        torch.from_numpy(np.stack(places)).float(),
-        torch.from_numpy(np.stack(classes)).long(),
-    )
+        if len(candidates):
+            sample = rng.choice(candidates, pixels, replace=len(candidates) < pixels)
+            y, x = np.divmod(sample, width)
+            tiles.append(number)
+            places.append(np.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1))
+            classes.append(label.ravel()[sample])
+    numbers = torch.tensor(tiles, dtype=torch.int64)
+    return numbers, torch.tensor(np.array(places)).float(), torch.tensor(np.array(classes)).long()

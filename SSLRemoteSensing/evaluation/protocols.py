@@ -68,33 +68,29 @@ def score_protocols(
     Raises:
         UserError: a wanted protocol that these classes or labels do not allow.
     """
-    names = class_protocols(classes, clutter, one_against_rest)
+    require_protocols(wanted, classes, clutter, one_against_rest, list(matrices))
     results = {
         f"{name}{SUFFIXES[kind]}": {"classes": name, "labels": kind}
         | score_classes(name, counts, classes, clutter)
         for kind, counts in matrices.items()
-        for name in names
+        for name in class_protocols(classes, clutter, one_against_rest)
     }
-    if wanted is None:
-        return results
-    require_protocols(wanted, classes, clutter, one_against_rest, list(matrices))
-    return {name: results[name] for name in wanted}
+    return results if wanted is None else {name: results[name] for name in wanted}
 
 
 def require_protocols(
-    wanted: Sequence[str],
+    wanted: Sequence[str] | None,
     classes: Sequence[str],
     clutter: str | None,
     one_against_rest: Sequence[str],
     kinds: Sequence[str] = tuple(SUFFIXES),
 ) -> None:
     """Raise a `UserError` for a protocol that classes and kinds of labels do not allow."""
-    names = class_protocols(classes, clutter, one_against_rest)
     protocols = protocol_names(classes, clutter, one_against_rest, kinds)
-    for name in wanted:
+    for name in wanted or ():
         if name not in protocols:
             reason = f"there are {', '.join(protocols)}"
-            if any(name == f"{base}{SUFFIXES['eroded']}" for base in names):
+            if name in protocol_names(classes, clutter, one_against_rest):
                 reason = "no eroded labels are there; prepare the data set with --labels both"
             elif name.partition("_eroded")[0] in ("mean_of_foreground", "clutter_ignored"):
                 reason = (
@@ -107,26 +103,17 @@ def score_classes(name: str, counts: Tensor, classes: Sequence[str], clutter: st
     """Scores of one of `class_protocols` from a confusion matrix (K, K)."""
     if name == "all":
         return scores(counts, classes)
+    foreground = [class_name for class_name in classes if class_name != clutter]
     if name == "mean_of_foreground":
-        return scores(
-            counts,
-            classes,
-            mean_over=[class_name for class_name in classes if class_name != clutter],
-        )
+        return scores(counts, classes, mean_over=foreground)
     if name == "clutter_ignored":
-        row = list(classes).index(clutter)
         remaining = counts.clone()
-        remaining[row] = 0
-        result = scores(
-            remaining,
-            classes,
-            mean_over=[class_name for class_name in classes if class_name != clutter],
-        )
+        remaining[list(classes).index(clutter)] = 0
+        result = scores(remaining, classes, mean_over=foreground)
         del result["per_class"][clutter]  # not scored; its row of the matrix is empty
         return result
     index = list(classes).index(name.removesuffix(AGAINST_REST))
-    group = torch.zeros(2, len(classes), dtype=counts.dtype, device=counts.device)
-    group[0], group[0, index], group[1, index] = 1, 0, 1
-    # Integer products are not to be had on every device.
-    cells = torch.stack([(counts * (a[:, None] * b)).sum() for a in group for b in group])
+    hit, label, prediction = counts[index, index], counts[index].sum(), counts[:, index].sum()
+    rest = counts.sum() - label - prediction + hit
+    cells = torch.stack([rest, prediction - hit, label - hit, hit])
     return scores(cells.view(2, 2), ["rest", classes[index]])

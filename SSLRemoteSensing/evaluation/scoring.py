@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -56,39 +58,38 @@ class ScoringSettings:
 
     def check(self, classes: Sequence[str]) -> None:
         """Raise a `UserError` for values that cannot be, or a protocol that is not to be had."""
-        for key, minimum in (("window", 32), ("batch_size", 1)):
-            if getattr(self, key) < minimum:
-                raise UserError(
-                    f"scoring_cfg.{key}={getattr(self, key)}: must be at least {minimum}"
-                )
-        if not 0 <= self.overlap < 1:
-            raise UserError(f"scoring_cfg.overlap={self.overlap}: must be in 0 to below 1")
-        if self.clutter not in (None, "clutter", *classes):
-            raise UserError(f"scoring_cfg.clutter: {self.clutter!r} is none of {list(classes)}")
-        unknown_names = [name for name in self.one_against_rest or () if name not in classes]
-        if unknown_names:
-            raise UserError(
-                f"scoring_cfg.one_against_rest: {unknown_names[0]!r} is none of {list(classes)}"
-            )
-        if self.protocols is not None and not self.protocols:
-            raise UserError("scoring_cfg.protocols: names none; leave it out for all that apply")
+        names, rest = list(classes), self.one_against_rest or ()
+        for key, is_good, expected in (
+            ("window", self.window >= 32, "must be at least 32"),
+            ("batch_size", self.batch_size >= 1, "must be at least 1"),
+            ("overlap", 0 <= self.overlap < 1, "must be in 0 to below 1"),
+            ("clutter", self.clutter in (None, "clutter", *names), f"is none of {names}"),
+            ("one_against_rest", set(rest) <= set(names), f"must be some of {names}"),
+            (
+                "protocols",
+                self.protocols is None or len(self.protocols),
+                "names none; leave it out for all that apply",
+            ),
+        ):
+            if not is_good:
+                raise UserError(f"scoring_cfg.{key}={getattr(self, key)!r}: {expected}")
         self.require_protocols(classes)
 
     def require_protocols(
         self, classes: Sequence[str], kinds: Sequence[str] = tuple(SUFFIXES)
     ) -> None:
         """Raise a `UserError` where a wanted protocol needs other classes or kinds of labels."""
-        if self.protocols is not None:
-            rest = self.against_rest(classes)
-            require_protocols(self.protocols, classes, self.clutter, rest, kinds)
+        rest = self.against_rest(classes)
+        require_protocols(self.protocols, classes, self.clutter, rest, kinds)
 
     def kinds(self, existing: Sequence[str]) -> list[str]:
         """The kinds of labels to read, of the `existing` ones: that of the first protocol first,
         since tile by tile errors are counted by it."""
         if self.protocols is None:
             return list(existing)
-        eroded_flags = [name.endswith(SUFFIXES["eroded"]) for name in self.protocols]
-        return list(dict.fromkeys("eroded" if is_eroded else "full" for is_eroded in eroded_flags))
+        eroded = SUFFIXES["eroded"]
+        kinds = ["eroded" if name.endswith(eroded) else "full" for name in self.protocols]
+        return list(dict.fromkeys(kinds))
 
     def names(self, classes: Sequence[str]) -> list[str]:
         """The protocols to report, as far as the classes tell."""
@@ -99,7 +100,7 @@ class ScoringSettings:
 
 @dataclass(frozen=True)
 class Scored:
-    """What is to be scored, opened.
+    """What is to be scored, opened, and how.
 
     Attributes:
         scenes: with the images, and labels by kind.
@@ -110,6 +111,8 @@ class Scored:
     """
 
     tiles: SegmentationDataset
+    classes: Sequence[str]
+    settings: ScoringSettings
     scenes: list[ScoredScene]
     kinds: dict[str, Sequence[str]]
     stacked: bool
@@ -118,6 +121,39 @@ class Scored:
     def tile_errors(self, side: int, device: torch.device) -> TileErrors:
         """Where `score` can count errors tile by tile, of at most `side` pixels a side."""
         return TileErrors([(scene.height, scene.width) for scene in self.scenes], side, device)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A checkpoint that was scored: by what, on what, and what came of it.
+
+    Attributes:
+        source: the checkpoint's file.
+        checkpoint: what is in it.
+        config: of the scoring; that of the training is in the checkpoint's card.
+        split: what was scored, 'test' or 'val'.
+        predict: as of `score`.
+        counts: confusion matrix by kind of label.
+        errors: of the first kind of label.
+    """
+
+    source: Path
+    checkpoint: dict
+    config: dict
+    split: str
+    scored: Scored
+    predict: Callable[[Tensor], Tensor]
+    device: torch.device
+    counts: dict[str, Tensor]
+    errors: TileErrors
+
+    @property
+    def card(self) -> dict:
+        return self.checkpoint.get("card", {})
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Images uint8 (N, C, H, W) to classes uint8 (N, H, W)."""
+        return self.predict(images).argmax(1).to(torch.uint8)
 
 
 def open_scored(
@@ -135,35 +171,32 @@ def open_scored(
     Raises:
         UserError: a protocol of `settings` that the labels do not allow.
     """
-    tile_labels = {"full": [label for _, label in tiles.pairs]}
-    kinds = tile_labels if own_labels else label_kinds(tiles)
+    kinds = {"full": [label for _, label in tiles.pairs]} if own_labels else label_kinds(tiles)
     settings.require_protocols(classes, list(kinds))
     kinds = {kind: kinds[kind] for kind in settings.kinds(list(kinds))}
-    scenes = None
+    scenes = number = None
     if settings.on == "scenes":
         try:
             if not are_scenes(tiles):
                 name = tiles.name(0).name
                 raise UserError(f"where {name} and others lie in their scenes is not known")
             scenes = open_scenes(tiles, kinds)
+            number = len(scenes)
         except UserError as error:
             warn(f"scored tile by tile: {error}")
-    number = None if scenes is None else len(scenes)
     if scenes is None:
         scenes = open_scenes(tiles, kinds, together=False)
     is_stacked = all(
         len(scene.image.files) == 1 and max(scene.height, scene.width) <= settings.window
         for scene in scenes
     )
-    return Scored(tiles, scenes, kinds, is_stacked, number)
+    return Scored(tiles, classes, settings, scenes, kinds, is_stacked, number)
 
 
 def score(
     predict: Callable[[Tensor], Tensor],
     scored: Scored,
-    num_classes: int,
     device: torch.device,
-    settings: ScoringSettings,
     num_workers: int = 0,
     errors: TileErrors | None = None,
 ) -> dict[str, Tensor]:
@@ -176,34 +209,35 @@ def score(
         errors: from `scored.tile_errors`; gets those of the first kind of label. Of stacked tiles
             none may be larger than its side.
     """
+    matrices = {kind: ConfusionMatrix(len(scored.classes), device) for kind in scored.kinds}
     if scored.stacked:
-        tiles = LabelledTiles(scored.tiles, scored.kinds)
-        batch_size = settings.batch_size
-        matrices = evaluate_tiles(
-            predict, tiles, num_classes, device, batch_size, num_workers, errors
-        )
+        for numbers, classes, labels in predict_tiles(predict, scored, device, num_workers):
+            update(matrices, classes, labels)
+            if errors is not None:
+                errors.add_whole(numbers, classes, labels[0])
     else:
-        matrices = evaluate_scenes(predict, scored.scenes, num_classes, device, settings, errors)
+        for number, y, classes, labels in predict_scenes(predict, scored, device):
+            update(matrices, classes, labels)
+            if errors is not None:
+                errors.add_rows(number, y, classes, labels[0])
     if errors is not None:
         errors.counts = distributed.all_sum(errors.counts.cpu())
     return {kind: distributed.all_sum(matrix.counts.cpu()) for kind, matrix in matrices.items()}
 
 
-def evaluate_scenes(
-    predict: Callable[[Tensor], Tensor],
-    scenes: Sequence[ScoredScene],
-    num_classes: int,
-    device: torch.device,
-    settings: ScoringSettings,
-    errors: TileErrors | None = None,
-) -> dict[str, ConfusionMatrix]:
-    """Confusion matrices over this process's scenes, by kind of label. Arguments as of `score`."""
-    matrices = {kind: ConfusionMatrix(num_classes, device) for kind in scenes[0].labels}
+def update(matrices: dict[str, ConfusionMatrix], classes: Tensor, labels: Sequence[Tensor]) -> None:
+    for matrix, label in zip(matrices.values(), labels, strict=True):
+        matrix.update(classes, label)
+
+
+def predict_scenes(
+    predict: Callable[[Tensor], Tensor], scored: Scored, device: torch.device
+) -> Iterator[tuple[int, int, Tensor, list[Tensor]]]:
+    """This process's scenes, some rows at a time: number of the scene, first row, classes (h, w),
+    labels of each kind (h, w)."""
+    scenes, settings = scored.scenes, scored.settings
     # The largest first, so that processes that take turns end at about the same time.
-    order = range(len(scenes))
-    order = sorted(
-        order, key=lambda index: scenes[index].height * scenes[index].width, reverse=True
-    )
+    order = sorted(range(len(scenes)), key=lambda i: -scenes[i].height * scenes[i].width)
     order = distributed.shard(order)
     rows = sum(scenes[number].height for number in order)
     with progress("scoring scenes", total=rows, unit="row") as bar:
@@ -215,99 +249,45 @@ def evaluate_scenes(
             )  # fmt: skip
             for y, probabilities in strips:
                 classes = probabilities.argmax(0)
-                for place, (kind, label) in enumerate(scene.labels.items()):
-                    truth = torch.from_numpy(label.rows(y, len(classes))).to(device)
-                    matrices[kind].update(classes, truth)
-                    if errors is not None and place == 0:
-                        errors.add_rows(number, y, classes, truth)
+                labels = [label.rows(y, len(classes)) for label in scene.labels.values()]
+                yield number, y, classes, [torch.from_numpy(rows).to(device) for rows in labels]
                 bar.update(len(classes))
-    return matrices
 
 
 class LabelledTiles(Dataset):
-    """`tiles` whole and as they are, with labels of several kinds, stacked (kinds, h, w).
+    """The tiles of `scored` whole and as they are, with labels of several kinds, (kinds, h, w)."""
 
-    Args:
-        kinds: kind of label -> a file for each tile.
-    """
+    def __init__(self, scored: Scored):
+        self.tiles, self.kinds = scored.tiles, scored.kinds
 
-    def __init__(self, tiles: SegmentationDataset, kinds: dict[str, Sequence[str]]):
-        self.tiles, self.kinds = tiles, kinds
-
-    def __len__(self) -> int:
-        return len(self.tiles)
-
-    def __getitem__(self, key: tuple[int, int]) -> dict:
-        index = key[1]
-        image = self.tiles.read_image(self.tiles.pairs[index][0])
-        labels = []
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        file = self.tiles.pairs[index][0]
+        image, labels = self.tiles.read_image(file), []
         for files in self.kinds.values():
             labels.append(self.tiles.read_label(files[index]))
-            pair = self.tiles.pairs[index][0], files[index]
-            require_one_size(pair, image.shape[:2], labels[-1].shape)
-        return {"image": image, "label": np.stack(labels)}
+            require_one_size((file, files[index]), image.shape[:2], labels[-1].shape)
+        return image, np.stack(labels)
 
 
-def evaluate_tiles(
-    predict: Callable[[Tensor], Tensor],
-    tiles: LabelledTiles,
-    num_classes: int,
-    device: torch.device,
-    batch_size: int,
-    num_workers: int = 0,
-    errors: TileErrors | None = None,
-) -> dict[str, ConfusionMatrix]:
-    """Confusion matrices over this process's tiles, whole, by kind of label.
-
-    Arguments as of `score`.
-    """
-    matrices = {kind: ConfusionMatrix(num_classes, device) for kind in tiles.kinds}
-    numbers = distributed.shard(range(len(tiles)))  # in the order of the batches
-    start = 0
-    for images, labels in equal_batches(tiles, batch_size, num_workers):
-        classes = predict(images.to(device)).argmax(1)
-        by_kind = labels.to(device).unbind(1)
-        for kind, label in zip(tiles.kinds, by_kind, strict=True):
-            matrices[kind].update(classes, label)
-        if errors is not None:
-            errors.add_whole(numbers[start : start + len(images)], classes, by_kind[0])
-        start += len(images)
-    return matrices
-
-
-def equal_batches(dataset, batch_size: int, num_workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """This process's tiles in order, stacked as long as they are of one size."""
-    keys = distributed.shard([(0, index) for index in range(len(dataset))])
+def predict_tiles(
+    predict: Callable[[Tensor], Tensor], scored: Scored, device: torch.device, num_workers: int
+) -> Iterator[tuple[list[int], Tensor, list[Tensor]]]:
+    """This process's tiles in order, stacked as long as they are of one size: their numbers,
+    classes (N, h, w), labels of each kind (N, h, w)."""
+    numbers = distributed.shard(range(len(scored.tiles)))
     loader = DataLoader(
-        dataset,
-        sampler=keys,
-        batch_size=None,
-        collate_fn=tensors,
-        num_workers=num_workers,
-        worker_init_fn=one_thread,
-        generator=torch.Generator(),
-    )
-    batch: list[dict] = []
+        LabelledTiles(scored), sampler=numbers, batch_size=None, num_workers=num_workers,
+        worker_init_fn=one_thread, generator=torch.Generator(),
+    )  # fmt: skip
     samples = iter(loader)
     try:
-        for sample in progress("scoring", samples, len(keys), "tile"):
-            is_full = len(batch) == batch_size
-            if batch and (is_full or batch[0]["label"].shape != sample["label"].shape):
-                yield stack(batch)
-                batch = []
-            batch.append(sample)
-        if batch:
-            yield stack(batch)
+        bar = progress("scoring", samples, len(numbers), "tile")
+        for _, same in groupby(zip(numbers, bar, strict=True), lambda item: item[1][1].shape):
+            while stack := list(islice(same, scored.settings.batch_size)):
+                images, labels = zip(*(sample for _, sample in stack), strict=True)
+                images = torch.stack(images).permute(0, 3, 1, 2)
+                classes = predict(images.to(device)).argmax(1)
+                labels = torch.stack(labels).to(device).unbind(1)
+                yield [number for number, _ in stack], classes, labels
     finally:
         end_workers(samples)
-
-
-def stack(samples: list[dict]) -> tuple[Tensor, Tensor]:
-    images = torch.stack([sample["image"] for sample in samples])
-    labels = torch.stack([sample["label"] for sample in samples])
-    return images.permute(0, 3, 1, 2), labels
-
-
-def tensors(sample: dict) -> dict[str, Tensor]:
-    """Image and label as tensors, which pass from a worker in shared memory."""
-    return {key: torch.from_numpy(sample[key]) for key in ("image", "label")}

@@ -52,17 +52,15 @@ def task_gradients(net: nn.Module, batch: dict[str, Tensor]) -> dict[str, float]
                 for task, loss in losses.items()
                 if loss.requires_grad
             }
-    pairs = list(combinations(gradients, 2))
-    all_pairs = [(task, task) for task in gradients] + pairs
-    if not all_pairs:
+    pairs = [*((task, task) for task in gradients), *combinations(gradients, 2)]
+    if not pairs:
         return {}
-    dots = torch.stack(
-        [dot(gradients[first], gradients[second]) for first, second in all_pairs]
-    ).tolist()
-    norms = {task: value**0.5 for task, value in zip(gradients, dots, strict=False)}
-    figures = {f"gradient_norm_{task}": norm for task, norm in norms.items()}
-    for (first, second), value in zip(pairs, dots[len(norms) :], strict=True):
-        if norms[first] and norms[second]:
+    dots = torch.stack([dot(gradients[first], gradients[second]) for first, second in pairs])
+    figures, norms = {}, {}
+    for (first, second), value in zip(pairs, dots.tolist(), strict=True):
+        if first == second:
+            figures[f"gradient_norm_{first}"] = norms[first] = value**0.5
+        elif norms[first] and norms[second]:
             figures[f"gradient_cosine_{first}_{second}"] = value / (norms[first] * norms[second])
     return figures
 

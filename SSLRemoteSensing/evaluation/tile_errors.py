@@ -75,17 +75,14 @@ class TileErrors:
 
     def places(self) -> list[Place]:
         """All tiles with what was counted, scene by scene, from top to bottom."""
-        wrong_counts, scored_counts = self.counts.tolist()
-        tiles = []
-        for scene, (tops, lefts) in enumerate(zip(self.tops, self.lefts, strict=True)):
-            for y, below in itertools.pairwise(tops):
-                for x, right in itertools.pairwise(lefts):
-                    index = len(tiles)
-                    size = below - y, right - x
-                    tiles.append(
-                        Place(scene, y, x, *size, scored_counts[index], wrong_counts[index])
-                    )
-        return tiles
+        boxes = (
+            (scene, y, x, below - y, right - x)
+            for scene, (tops, lefts) in enumerate(zip(self.tops, self.lefts, strict=True))
+            for y, below in itertools.pairwise(tops)
+            for x, right in itertools.pairwise(lefts)
+        )
+        wrong, scored = self.counts.tolist()
+        return [Place(*box, *pixels) for box, *pixels in zip(boxes, scored, wrong, strict=True)]
 
 
 def error_masks(classes: Tensor, label: Tensor) -> Tensor:

@@ -1,29 +1,24 @@
 """The best, the median and the worst tiles: image, label, map, errors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from SSLRemoteSensing.core.classes import IGNORE, NOT_SCORED
+from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.data.prepared import positions
 from SSLRemoteSensing.data.scenes import ScoredScene, TiledImage
-from SSLRemoteSensing.evaluation.scoring import Scored, ScoringSettings
+from SSLRemoteSensing.evaluation.scoring import Scoring
 from SSLRemoteSensing.evaluation.tile_errors import Place, RankedTile
 from SSLRemoteSensing.inference.windows import predict_scene
-from SSLRemoteSensing.reports.figures import ERROR
-from SSLRemoteSensing.reports.html import Markup, percent, section, swatch, tag
-from SSLRemoteSensing.reports.pictures import class_picture, error_picture, img, photograph
+from SSLRemoteSensing.reports.html import percent
+from SSLRemoteSensing.reports.pictures import tile_pictures
 
 SIDES = (512, 384, 256, 128)  # pixels of a picture, the largest with which all are below BYTES
-BYTES = 3_000_000  # of all pictures together, a third less than they take in the page
-
-
+BYTES = 4_000_000  # of all pictures together, as they stand in the page
 RGB = ("red", "green", "blue")
-WORDS = "red, green, blue"
 
 
 @dataclass(frozen=True)
@@ -47,43 +42,35 @@ class Example:
         share = percent(counts.max() / wrong.sum())
         return f"{share} % of them {names[label]} taken for {names[prediction]}"
 
+    def describe(self, names: Sequence[str]) -> str:
+        """How much of it is wrong, and what most of that is, in words."""
+        text = f"{percent(self.place.share)} % of {self.place.scored:,} scored pixels wrong"
+        return ", ".join(filter(None, [text, self.confusions(names)]))
 
-def look_at(
-    scored: Scored,
-    place: Place,
-    root: Path,
-    predict: Callable[[Tensor], Tensor],
-    settings: ScoringSettings,
-    device: torch.device,
-) -> Example:
+
+def look_at(scoring: Scoring, place: Place, root: Path) -> Example:
     """Read a tile again, and predict the windows that it lies in, as they were for its score.
 
     Args:
         root: the folder that names of files are told from.
-        predict: as of `scoring.score`.
     """
-    scene = scored.scenes[place.scene]
+    scene = scoring.scored.scenes[place.scene]
     label = next(iter(scene.labels.values()))
-    classes = predict_part(scene, place, predict, settings, device)
+    classes = predict_part(scoring, scene, place)
     name = name_of(scene, place, root)
     return Example(place, name, read_part(scene.image, place), read_part(label, place), classes)
 
 
-def predict_part(
-    scene: ScoredScene,
-    place: Place,
-    predict: Callable[[Tensor], Tensor],
-    settings: ScoringSettings,
-    device: torch.device,
-) -> np.ndarray:
+def predict_part(scoring: Scoring, scene: ScoredScene, place: Place) -> np.ndarray:
     """Classes uint8 (height, width) of a part of a scene, from the windows that touch it."""
+    settings = scoring.scored.settings
     window, overlap = settings.window, settings.overlap
     step = max(1, round(window * (1 - overlap)))
     top, below = reach(scene.height, window, step, place.y, place.y + place.height)
     left, right = reach(scene.width, window, step, place.x, place.x + place.width)
     strips = predict_scene(
-        predict, lambda y, count: scene.image.rows(top + y, count)[:, left:right],
-        below - top, right - left, window, overlap, settings.batch_size, device,
+        scoring.predict, lambda y, count: scene.image.rows(top + y, count)[:, left:right],
+        below - top, right - left, window, overlap, settings.batch_size, scoring.device,
     )  # fmt: skip
     classes = torch.cat([strip.argmax(0).to(torch.uint8).cpu() for _, strip in strips])
     rows, columns = place.y - top, place.x - left
@@ -121,82 +108,41 @@ def file_name(name: str, root: Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else name
 
 
-def tiles_section(
-    ranking: RankedTile,
-    examples: dict[Place, Example],
-    classes: Sequence[str],
-    palette: Sequence,
-    bands: Sequence[str] | None,
-) -> Markup:
-    """The tiles of each group with their pictures; what the ranking is by.
+def describe_ranking(
+    ranking: RankedTile, examples: Sequence[Example], bands: Sequence[str] | None
+) -> str:
+    """What the tiles are ranked by, and what their pictures show.
 
     Args:
         bands: names of the image's, where they are known.
     """
-    pictures = draw(list(examples.values()), palette)
     count = "1 tile" if ranking.of == 1 else f"{ranking.of:,} tiles"
-    note = f"Ranked by the share of wrong pixels among those scored: {count}."
+    text = f"Ranked by the share of wrong pixels among those scored: {count}."
     if ranking.left_out:
-        note += f" Not ranked, less than a tenth of their pixels scored: {ranking.left_out:,}."
-    channels = {example.image.shape[2] for example in examples.values()}
-    note += "".join(bands_shown(bands, count) for count in channels)
-    parts = [legend(classes, palette)]
-    for group, places in ranking.groups.items():
-        parts.append(tag("h3", "All tiles" if group == "all" else f"The {group}", class_="group"))
-        for place in places:
-            parts.append(tile(examples[place], pictures[place], group, classes))
-    return section("Best, median and worst tiles", *parts, note=note)
+        text += f" Not ranked, less than a tenth of their pixels scored: {ranking.left_out:,}."
+    channels = {example.image.shape[2] for example in examples}
+    return text + "".join(bands_shown(bands, count) for count in channels)
 
 
 def bands_shown(names: Sequence[str] | None, count: int) -> str:
     """Which of `count` bands a picture shows, in words; empty where it is plain."""
     if count == 2:
         return " Of two bands the first is shown."
-    band_names = names if names and not any(name.startswith("band ") for name in names) else None
-    if band_names and len(set(band_names)) == count >= 3:
-        first = tuple(band_names[:3])
-        return "" if first == RGB else f" {', '.join(first).capitalize()} are shown as {WORDS}."
-    return f" Of {count} bands the first three are shown as {WORDS}." if count > 3 else ""
+    shown_as = f"shown as {', '.join(RGB)}."
+    is_named = names and not any(name.startswith("band ") for name in names)
+    if is_named and len(set(names)) == count >= 3:
+        first = tuple(names[:3])
+        return "" if first == RGB else f" {', '.join(first).capitalize()} are {shown_as}"
+    return f" Of {count} bands the first three are {shown_as}" if count > 3 else ""
 
 
-def draw(examples: Sequence[Example], palette: Sequence) -> dict[Place, list[bytes]]:
-    """Image, label, map and errors of each, as large as all together may be."""
+def draw(examples: Sequence[Example], palette: Sequence) -> dict[Place, dict[str, str]]:
+    """The `tile_pictures` of each, as large as all together may be."""
     for side in SIDES:
-        pictures_by_place = {
-            example.place: [
-                photograph(example.image, side),
-                class_picture(example.label, palette, side),
-                class_picture(example.classes, palette, side),
-                error_picture(example.image, example.label, example.classes, side),
-            ]
-            for example in examples
+        pictures = {
+            tile.place: tile_pictures(tile.image, tile.label, tile.classes, palette, side)
+            for tile in examples
         }
-        if sum(len(data) for pictures in pictures_by_place.values() for data in pictures) <= BYTES:
+        if sum(len(data) for files in pictures.values() for data in files.values()) <= BYTES:
             break
-    return pictures_by_place
-
-
-def tile(example: Example, pictures: Sequence[bytes], group: str, classes: Sequence[str]) -> Markup:
-    place, mistake = example.place, example.confusions(classes)
-    note = f"{percent(place.share)} % of {place.scored:,} scored pixels wrong"
-    note += f", {mistake}" if mistake else ""
-    figures = [
-        tag("figure", img(data, f"{title} of {example.name}"), tag("figcaption", title))
-        for title, data in zip(("image", "label", "map", "errors"), pictures, strict=True)
-    ]
-    return tag(
-        "div",
-        tag("p", tag("b", example.name), tag("br"), tag("span", note, class_="note")),
-        tag("div", *figures, class_="pictures"),
-        class_="tile",
-        data_group=group,
-    )
-
-
-def legend(classes: Sequence[str], palette: Sequence) -> Markup:
-    """The classes with their colours, and those of `errors`."""
-    marks = [("not scored", NOT_SCORED), ("wrong", ERROR)]
-    entries = [*zip(classes, palette, strict=True), *marks]
-    return tag(
-        "ul", *(tag("li", swatch(colour), name) for name, colour in entries), class_="legend"
-    )
+    return pictures

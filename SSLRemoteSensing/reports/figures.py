@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from SSLRemoteSensing.core.classes import IGNORE, colour_map
-
-ERROR = (230, 0, 200)
+from SSLRemoteSensing.core.classes import colour_map
+from SSLRemoteSensing.reports.image_grid import as_rgb
+from SSLRemoteSensing.reports.pictures import ERROR, error_map
 
 
 def draw_confusion_matrix(counts: Sequence, classes: Sequence[str], path: Path) -> None:
@@ -22,8 +22,8 @@ def draw_confusion_matrix(counts: Sequence, classes: Sequence[str], path: Path) 
     figure = Figure(figsize=(side + 0.8, side), layout="constrained", dpi=130)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-    axes.set_xticks(range(len(classes)), classes, rotation=35, ha="right")
-    axes.set_yticks(range(len(classes)), classes)
+    axes.set_xticks(range(len(classes)), classes, rotation=35, ha="right", parse_math=False)
+    axes.set_yticks(range(len(classes)), classes, parse_math=False)
     axes.set(xlabel="prediction", ylabel="label")
     for row, column in np.ndindex(shares.shape):
         colour = "white" if shares[row, column] > 60 else "black"
@@ -34,45 +34,26 @@ def draw_confusion_matrix(counts: Sequence, classes: Sequence[str], path: Path) 
 
 
 def draw_examples(
-    predict: Callable[[Tensor], Tensor],
+    predicts: dict[str, Callable[[Tensor], Tensor]],
     dataset,
     classes: Sequence[str],
     palette: Sequence,
     path: Path,
     count: int = 8,
 ) -> None:
-    """Image, label, map and errors of `count` tiles, evenly spread over `dataset`.
+    """Image, label and maps of `count` tiles, evenly spread over `dataset`; of one map its errors.
 
     Args:
-        predict: images uint8 (1, C, H, W) to classes uint8 (1, H, W).
+        predicts: by the name of the map, images uint8 (1, C, H, W) to classes uint8 (1, H, W).
     """
-    draw_page({"map": predict}, dataset, classes, palette, path, count, with_errors=True)
-
-
-def draw_comparison(
-    predicts: dict[str, Callable[[Tensor], Tensor]],
-    dataset,
-    classes: Sequence[str],
-    palette: Sequence,
-    path: Path,
-    count: int = 5,
-) -> None:
-    """Image, label and one map of each of `predicts`, by name, for `count` tiles of `dataset`."""
-    draw_page(predicts, dataset, classes, palette, path, count, with_errors=False)
-
-
-def middle(pixels: np.ndarray, side: int = 1024) -> np.ndarray:
-    """The middle of an image that is too large to be shown, or predicted, in one piece."""
-    y, x = (max(0, length - side) // 2 for length in pixels.shape[:2])
-    return np.ascontiguousarray(pixels[y : y + side, x : x + side])
-
-
-def draw_page(predicts, dataset, classes, palette, path, count, with_errors: bool) -> None:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     indices = np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int))
-    titles = ["image", "label", *predicts, *(["errors"] if with_errors else [])]
+    marks = dict(zip(classes, palette, strict=True))
+    titles = ["image", "label", *predicts]
+    if len(predicts) == 1:
+        titles, marks = [*titles, "errors"], marks | {"error": ERROR}
     size = (2.25 * len(titles), 2.3 * len(indices) + 0.9)
     figure = Figure(figsize=size, layout="constrained", dpi=100)
     grid = figure.subplots(len(indices), len(titles), squeeze=False)
@@ -81,24 +62,26 @@ def draw_page(predicts, dataset, classes, palette, path, count, with_errors: boo
         image, label = (middle(sample[key]) for key in ("image", "label"))
         tensor = torch.from_numpy(image).permute(2, 0, 1)[None]
         maps = [predict(tensor)[0].cpu().numpy() for predict in predicts.values()]
-        rgb = image[:, :, :3] if image.shape[2] >= 3 else np.repeat(image[:, :, :1], 3, axis=2)
-        pictures = [rgb, *(colour_map(class_map, palette) for class_map in (label, *maps))]
-        if with_errors:
-            error = np.repeat(rgb.mean(2, keepdims=True) / 2 + 120, 3, axis=2).astype(np.uint8)
-            error[(maps[0] != label) & (label != IGNORE)] = ERROR
-            pictures.append(error)
-        for axes, picture in zip(row, pictures, strict=True):
+        pictures = [as_rgb(image), *(colour_map(part, palette) for part in (label, *maps))]
+        pictures.append(error_map(image, label, maps[0]))
+        for axes, picture in zip(row, pictures, strict=False):
             axes.imshow(picture, interpolation="nearest")
-            axes.set_xticks([])
-            axes.set_yticks([])
-        row[0].set_ylabel(dataset.name(int(index)).stem[-28:], fontsize=7)
+            axes.set(xticks=[], yticks=[])
+        row[0].set_ylabel(dataset.name(int(index)).stem[-28:], fontsize=7, parse_math=False)
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title, fontsize=10)
     entries = [
         Patch(facecolor=np.array(colour) / 255, edgecolor="grey", label=name)
-        for name, colour in zip(classes, palette, strict=True)
+        for name, colour in marks.items()
     ]
-    if with_errors:
-        entries.append(Patch(facecolor=np.array(ERROR) / 255, label="error"))
-    figure.legend(handles=entries, loc="outside lower center", ncols=min(6, len(entries)))
+    columns = min(6, len(entries))
+    legend = figure.legend(handles=entries, loc="outside lower center", ncols=columns)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a class may be called $
     figure.savefig(path)
+
+
+def middle(pixels: np.ndarray, side: int = 1024) -> np.ndarray:
+    """The middle of an image that is too large to be shown, or predicted, in one piece."""
+    y, x = (max(0, length - side) // 2 for length in pixels.shape[:2])
+    return np.ascontiguousarray(pixels[y : y + side, x : x + side])

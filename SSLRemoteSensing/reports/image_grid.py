@@ -10,11 +10,12 @@ import cv2
 import numpy as np
 
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.files import make_folder, write_bytes
+from SSLRemoteSensing.core.files import make_folder
 
 FONT, SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.45
 LINE = 20  # pixels of a line of text
 GAP, MARGIN = 8, 12  # between panels, and around all
+COMPRESSION = 6  # of pages as PNG: enlarged pixels take a third of what they take at OpenCV's own
 INK, PAPER, FRAME = (40, 40, 40), (255, 255, 255), (150, 150, 150)
 
 
@@ -30,8 +31,7 @@ def as_rgb(image: np.ndarray, white: float | None = None) -> np.ndarray:
     image = image[:, :, None] if image.ndim == 2 else image
     rgb = image[:, :, :3] if image.shape[2] >= 3 else image[:, :, :1]
     if white is None:
-        whole = np.issubdtype(rgb.dtype, np.integer)
-        white = np.iinfo(rgb.dtype).max if whole else 1.0
+        white = np.iinfo(rgb.dtype).max if np.issubdtype(rgb.dtype, np.integer) else 1.0
     if rgb.dtype != np.uint8 or white != 255:
         values = np.nan_to_num(rgb.astype(np.float32), nan=0.0) * np.float32(255 / white)
         rgb = np.clip(np.rint(values), 0, 255).astype(np.uint8)
@@ -61,10 +61,11 @@ def describe_scale(scale: int) -> str:
 def plain(text: str) -> str:
     """`text` in the characters of OpenCV's font, which are those of ASCII: accents are dropped."""
     parts = unicodedata.normalize("NFKD", text)
-    ascii_only = "".join(char for char in parts if not unicodedata.combining(char)).encode(
-        "ascii", "replace"
+    return "".join(
+        char if char.isascii() and char.isprintable() else "?"
+        for char in parts
+        if not unicodedata.combining(char)
     )
-    return "".join(char if char.isprintable() else "?" for char in ascii_only.decode())
 
 
 def text_width(text: str) -> int:
@@ -109,55 +110,59 @@ class Grid:
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width of the page."""
-        bottom = self.corner(self.rows, 0)[0] - self.captions * LINE
-        right = self.corner(0, self.columns)[1] - GAP + MARGIN
-        return bottom - GAP + MARGIN, right
+        y, x = self.corner(self.rows, self.columns)
+        return y - self.captions * LINE - GAP + MARGIN, x - GAP + MARGIN
 
     def corner(self, row: int, column: int) -> tuple[int, int]:
         """y and x of the upper left pixel of a panel."""
+        top = MARGIN + (self.header + 1 + self.captions) * LINE
         step = self.captions * LINE + self.height + GAP
-        top = MARGIN + (self.header + 1) * LINE + self.captions * LINE
         return top + row * step, MARGIN + column * (self.width + GAP)
 
-    def draw(
-        self,
-        panels: Sequence[Sequence[np.ndarray]],
-        titles: Sequence[str],
-        captions: Sequence[Sequence[str | Sequence[str]]],
-        header: Sequence[str] = (),
-    ) -> np.ndarray:
-        """The page, uint8 (*shape, 3).
 
-        Args:
-            panels: rows of R, G, B uint8 (h, w, 3), none larger than a panel.
-            captions: the lines above each row: a text over the whole width, or one a column.
-            header: as the captions, which are shortened to what fits.
-        """
-        page = np.full((*self.shape, 3), PAPER, np.uint8)
-        self.write_lines(page, [*header, titles], MARGIN)
-        for row, (pictures, lines) in enumerate(zip(panels, captions, strict=True)):
-            self.write_lines(page, lines, self.corner(row, 0)[0] - self.captions * LINE)
-            for column, picture in enumerate(pictures):
-                y, x = self.corner(row, column)
-                bottom, right = y + picture.shape[0], x + picture.shape[1]
-                page[y - 1 : bottom + 1, x - 1 : right + 1] = FRAME  # paper may be a panel's colour
-                page[y:bottom, x:right] = picture
-        return page
+def draw_page(
+    panels: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str],
+    captions: Sequence[Sequence[str | Sequence[str]]],
+    header: Sequence[str],
+    scale: int = 1,
+) -> np.ndarray:
+    """A page of a `Grid`, uint8 (height, width, 3).
 
-    def write_lines(self, page: np.ndarray, lines: Sequence[str | Sequence[str]], top: int) -> None:
-        """Lines of text from row `top` of the page: over its whole width, or one a column."""
-        for y, line in enumerate(lines):
-            if isinstance(line, str):
-                whole = page.shape[1] - 2 * MARGIN
-                write(page, fitted(line, whole), top + y * LINE, MARGIN)
-                continue
-            for column, text in enumerate(line):
-                x = self.corner(0, column)[1]
-                write(page, fitted(text, self.width), top + y * LINE, x)
+    Args:
+        panels: rows of R, G, B uint8 (h, w, 3); the largest gives the grid its size.
+        captions: the lines above each row: a text over the whole width, or one a column.
+        header: as the captions, which are shortened to what fits.
+        scale: of the panels, see `sized`.
+    """
+    panels = [[sized(picture, scale) for picture in row] for row in panels]
+    height, width = np.max([row[0].shape[:2] for row in panels], axis=0).tolist()
+    grid = Grid(height, width, len(panels), len(titles), len(header), len(captions[0]))
+    page = np.full((*grid.shape, 3), PAPER, np.uint8)
+    write_lines(page, grid, [*header, titles], MARGIN)
+    for row, (pictures, lines) in enumerate(zip(panels, captions, strict=True)):
+        write_lines(page, grid, lines, grid.corner(row, 0)[0] - len(lines) * LINE)
+        for column, picture in enumerate(pictures):
+            y, x = grid.corner(row, column)
+            bottom, right = y + picture.shape[0], x + picture.shape[1]
+            page[y - 1 : bottom + 1, x - 1 : right + 1] = FRAME  # paper may be a panel's colour
+            page[y:bottom, x:right] = picture
+    return page
+
+
+def write_lines(
+    page: np.ndarray, grid: Grid, lines: Sequence[str | Sequence[str]], top: int
+) -> None:  # fmt: skip
+    """Lines of text from row `top` of the page: over its whole width, or one a column."""
+    for number, line in enumerate(lines):
+        whole = isinstance(line, str)
+        width = page.shape[1] - 2 * MARGIN if whole else grid.width
+        for column, text in enumerate([line] if whole else line):
+            write(page, fitted(text, width), top + number * LINE, grid.corner(0, column)[1])
 
 
 def png_path(path: str, key: str) -> Path:
-    """`path` for `write_png`, its folder made.
+    """`path` of a PNG to write, its folder made.
 
     Raises:
         UserError: another ending, or a folder that cannot be written; `key` names what to change.
@@ -166,14 +171,3 @@ def png_path(path: str, key: str) -> Path:
         raise UserError(f"{key} {path}: the picture is a PNG; name it like pictures.png")
     make_folder(Path(path).parent, key)
     return Path(path)
-
-
-def write_png(path: str | Path, page: np.ndarray) -> None:
-    """Write R, G, B uint8 (H, W, 3) as a PNG, whole or not at all.
-
-    Raises:
-        CannotWrite: the disk is full, say.
-    """
-    # Enlarged pixels take a third of what they take at OpenCV's own, quicker, setting.
-    small = [cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_STRATEGY, 0]
-    write_bytes(path, cv2.imencode(".png", page[:, :, ::-1], small)[1].tobytes())

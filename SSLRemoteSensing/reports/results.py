@@ -4,52 +4,34 @@ The form of results.json is `docs/results.schema.json`.
 """
 
 import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
-
-from torch import Tensor
+from collections.abc import Sequence
 
 from SSLRemoteSensing.core.files import write_text
 from SSLRemoteSensing.core.machine import device_name, versions
 from SSLRemoteSensing.evaluation.protocols import score_protocols
-from SSLRemoteSensing.evaluation.scoring import Scored, ScoringSettings
+from SSLRemoteSensing.evaluation.scoring import Scoring
 from SSLRemoteSensing.reports.figures import draw_confusion_matrix, draw_examples
 from SSLRemoteSensing.reports.html import percent
-from SSLRemoteSensing.reports.scores import METRICS
 
 VERSION = 2  # of results.json, as in its schema
+METRICS = {"mIoU": "miou", "mF1": "mf1", "OA": "oa", "kappa": "kappa"}
 
 
-def write_results(
-    folder: Path,
-    counts: dict[str, Tensor],
-    scored: Scored,
-    split: str,
-    settings: ScoringSettings,
-    classify: Callable[[Tensor], Tensor],
-    classes: Sequence[str],
-    source: Path,
-    best: dict,
-    config: dict,
-) -> dict:
-    """Write the scores of the checkpoint `best`, read from `source`, to `folder`; print them.
-
-    Args:
-        counts: confusion matrix by kind of label, from `scoring.score` of `scored`.
-        split: what was scored, 'test' or 'val'.
-        classify: images uint8 (N, C, H, W) to classes uint8 (N, H, W).
+def write_results(scoring: Scoring) -> dict:
+    """Write the scores beside the checkpoint that they are of; print them.
 
     Returns:
         What results.json holds.
 
     Raises:
-        UserError: a protocol of `settings` that these labels do not allow.
+        UserError: a protocol of the settings that these labels do not allow.
     """
-    tiles, scenes = scored.tiles, scored.number
+    scored, split, source, config = scoring.scored, scoring.split, scoring.source, scoring.config
+    tiles, scenes, classes, settings = scored.tiles, scored.number, scored.classes, scored.settings
+    folder, step = source.parent, scoring.checkpoint.get("step")
     in_windows = not scored.stacked
     rest = settings.against_rest(classes)
-    protocols = score_protocols(counts, classes, settings.clutter, rest, settings.protocols)
-    card = best.get("card", {})
+    protocols = score_protocols(scoring.counts, classes, settings.clutter, rest, settings.protocols)
     results = {
         "version": VERSION,
         "split": split,
@@ -62,11 +44,11 @@ def write_results(
             "tta": settings.tta,
         },
         "checkpoint": str(source),
-        "step": best.get("step"),
+        "step": step,
         "chosen_by": "miou on val_data" if source.name == "best.pth" else None,
-        "train_tiles": card.get("train_tiles"),
+        "train_tiles": scoring.card.get("train_tiles"),
         "protocols": protocols,
-        "backbone": card.get("config", config)["backbone_cfg"],
+        "backbone": scoring.card.get("config", config)["backbone_cfg"],
         "config": config,
         "versions": versions(),
         "device": device_name(),
@@ -74,14 +56,20 @@ def write_results(
     first = next(iter(protocols.values()))
     write_text(folder / "results.json", json.dumps(results, indent=2, default=str) + "\n")
     content = f"{len(tiles)} tiles" if scenes is None else f"{scenes} scenes ({len(tiles)} tiles)"
-    print(f"{split}_data, {content}, {source}, step {best.get('step')}, in %:")
+    print(f"{split}_data, {content}, {source}, step {step}, in %:")
     print(class_table(first))
     print(protocol_table(protocols))
-    matrix = first["confusion_matrix"]
-    names = classes if len(matrix) == len(classes) else list(first["per_class"])
+    matrix, names = first["confusion_matrix"], row_names(first, classes)
     draw_confusion_matrix(matrix, names, folder / "confusion_matrix.png")
-    draw_examples(classify, tiles, classes, config["palette"], folder / "examples.png")
+    maps, page = {"map": scoring.classify}, folder / "examples.png"
+    draw_examples(maps, tiles, classes, config["palette"], page)
     return results
+
+
+def row_names(scores: dict, classes: Sequence[str]) -> list[str]:
+    """What the rows of a protocol's confusion matrix are of."""
+    is_full = len(scores["confusion_matrix"]) == len(classes)
+    return list(classes if is_full else scores["per_class"])
 
 
 def class_table(scores: dict) -> str:

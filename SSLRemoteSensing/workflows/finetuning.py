@@ -15,7 +15,7 @@ from SSLRemoteSensing.core.classes import default_palette
 from SSLRemoteSensing.core.config import OneOf, Part, require
 from SSLRemoteSensing.core.console import print_summary
 from SSLRemoteSensing.core.errors import UserError, about
-from SSLRemoteSensing.core.files import make_folder, write_text
+from SSLRemoteSensing.core.files import make_folder, read_json, write_bytes
 from SSLRemoteSensing.core.machine import choose_device, choose_precision
 from SSLRemoteSensing.data.class_weights import label_shares, median_frequency
 from SSLRemoteSensing.data.images import read_header
@@ -23,8 +23,8 @@ from SSLRemoteSensing.data.labels import ValueCoding
 from SSLRemoteSensing.data.scenes import require_eroded
 from SSLRemoteSensing.data.segmentation import Repeated, SegmentationDataset, TileSettings, collate
 from SSLRemoteSensing.evaluation.metrics import scores
-from SSLRemoteSensing.evaluation.scoring import ScoringSettings, open_scored, score
-from SSLRemoteSensing.inference.windows import classify, probabilities
+from SSLRemoteSensing.evaluation.scoring import Scoring, ScoringSettings, open_scored, score
+from SSLRemoteSensing.inference.windows import probabilities
 from SSLRemoteSensing.models.decoders import DECODERS
 from SSLRemoteSensing.models.losses import SEGMENTATION_LOSSES
 from SSLRemoteSensing.models.pretrained import BACKBONES
@@ -125,8 +125,8 @@ class Finetuning:
     """A network to train or to score, and what both share.
 
     Attributes:
+        config: with numbers in place of 'median_frequency', and a palette.
         loop: the keys of the training loop; None where nothing is trained.
-        data: the splits of the config, 'train', 'val', 'test'; test may be None.
     """
 
     config: dict
@@ -136,22 +136,21 @@ class Finetuning:
     precision: str
     scoring: ScoringSettings
     loop: LoopSettings | None
-    data: dict[str, dict | None]
 
     @property
-    def seed(self) -> int:
-        return self.config["train_cfg"].get("seed", 0)
+    def train_cfg(self) -> dict:
+        return self.config["train_cfg"]
 
     @property
     def workers(self) -> int:
-        return self.config["train_cfg"].get("num_workers", 0)
-
-    def param_groups(self) -> list[dict]:
-        return self.model.param_groups(self.config["train_cfg"].get("backbone_lr_factor", 1.0))
+        return self.train_cfg.get("num_workers", 0)
 
     @property
     def scored_split(self) -> str:
-        return "val" if self.data["test"] is None else "test"
+        return "val" if self.train_cfg.get("test_data") is None else "test"
+
+    def param_groups(self) -> list[dict]:
+        return self.model.param_groups(self.train_cfg.get("backbone_lr_factor", 1.0))
 
     def open_split(
         self,
@@ -161,11 +160,12 @@ class Finetuning:
         exclude: str | None = None,
     ) -> SegmentationDataset:
         """The tiles of `split`; `exclude` in place of the config's, the others as the data set."""
-        data = self.data[split] if exclude is None else self.data[split] | {"exclude": exclude}
+        data = self.train_cfg[f"{split}_data"] | ({} if exclude is None else {"exclude": exclude})
         given = {"num_classes": len(self.classes), "in_channels": self.model.backbone.in_channels}
-        given |= {"coding": coding, "classes": self.classes, "seed": self.seed}
+        given |= {"coding": coding, "classes": self.classes, "checked": checked}
         with about(f"train_cfg.{split}_data"):
-            return SegmentationDataset(TileSettings(**data), **given, checked=checked)
+            seed = self.train_cfg.get("seed", 0)
+            return SegmentationDataset(TileSettings(**data), **given, seed=seed)
 
 
 def open_network(config: dict, trains: bool = True, processes: int | None = None) -> Finetuning:
@@ -180,55 +180,59 @@ def open_network(config: dict, trains: bool = True, processes: int | None = None
             known not to have.
     """
     check_segmentation(config)
-    classes = list(config["classes"])
-    if config.get("palette") is None:
-        config["palette"] = default_palette(len(classes))
-    train_cfg = config["train_cfg"]
+    classes, train_cfg = list(config["classes"]), config["train_cfg"]
     loop = split(train_cfg, SegmentationData, processes)[1] if trains else None
     if trains and loop.log.with_vis:
         raise UserError(
             "train_cfg.log.with_vis=True: there are pictures of pre-training only; leave it out"
         )
-    image_path = train_cfg["train_data"]["image_path"] if trains else None
-    fill_class_weights(train_cfg.get("loss") or {}, image_path, classes)
+    if train_cfg.get("loss"):
+        image_path = train_cfg["train_data"]["image_path"] if trains else None
+        loss = fill_class_weights(train_cfg["loss"], image_path, classes)
+        train_cfg = train_cfg | {"loss": loss}
+    palette = config.get("palette") or default_palette(len(classes))
+    config = config | {"palette": palette, "train_cfg": train_cfg}
     device = choose_device(train_cfg.get("device", "auto"))
     precision = choose_precision(train_cfg.get("precision", "fp32"), device)
     torch.manual_seed(train_cfg.get("seed", 0))
     model = build_segmentation(config)
-    data = {name: train_cfg.get(f"{name}_data") for name in ("train", "val", "test")}
     scoring = ScoringSettings(**config.get("scoring_cfg") or {})
-    opened = Finetuning(config, classes, model, device, precision, scoring, loop, data)
-    scored = data[opened.scored_split]
+    opened = Finetuning(config, classes, model, device, precision, scoring, loop)
+    scored = train_cfg[f"{opened.scored_split}_data"]
     require_eroded(scoring.protocols, scored["image_path"], scored["label_path"])
     return opened
 
 
-def fill_class_weights(loss: dict, image_path: str | None, classes: list[str]) -> None:
-    """Put numbers in place of 'median_frequency' in a config's `loss` and in those it is a sum of;
+def fill_class_weights(loss: dict, image_path: str | None, classes: list[str]) -> dict:
+    """A config's `loss` with numbers in place of 'median_frequency', also in those it is a sum of;
     None without the folder of a prepared set's images."""
+    filled = dict(loss)
     if loss.get("class_weights") == "median_frequency":
-        weights = image_path and median_frequency(image_path, classes)
-        loss["class_weights"] = weights
-    for part in (loss.get("losses") or {}).values():
-        fill_class_weights(part, image_path, classes)
+        filled["class_weights"] = image_path and median_frequency(image_path, classes)
+    if loss.get("losses"):
+        filled["losses"] = {
+            name: fill_class_weights(part, image_path, classes)
+            for name, part in loss["losses"].items()
+        }
+    return filled
 
 
 def open_finetuning(config: dict, processes: int | None = None) -> tuple[Task, LoopSettings]:
-    """Check `config`, build its network, open its tiles for training and validation.
-
-    Raises:
-        UserError: as `open_network`; tiles that cannot be used.
-    """
+    """`open_task` of a config, checked; raises a `UserError` as `open_network` does besides."""
     return open_task(open_network(config, processes=processes))
 
 
 def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
-    """The training of `opened`, and its loop's keys; `best.pth` is chosen on val_data."""
+    """The training of `opened`, and its loop's keys; `best.pth` is chosen on val_data.
+
+    Raises:
+        UserError: tiles that cannot be used.
+    """
     model, config, loop = opened.model, opened.config, opened.loop
     train_data = opened.open_split("train")
     val_data = opened.open_split("val", train_data.coding)
     used, full = len(train_data), train_data.full_length
-    fraction = opened.data["train"].get("fraction", 1.0)
+    fraction = opened.train_cfg["train_data"].get("fraction", 1.0)
     none = f" (fraction={fraction} asks for none, one is the least)"
     least = none if round(fraction * full) < 1 else ""
     print(f"labels of {used} of {full} train tiles{least}, {len(val_data)} val tiles")
@@ -237,23 +241,22 @@ def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
     card |= {"label_table": train_data.coding.table.tolist(), "max_value": train_data.max_value}
     card["label_shares"] = label_shares(train_data)
     card |= train_data.origin | {"dtype": read_header(train_data.pairs[0][0]).dtype}
-    quick = {"on": "tiles", "tta": False, "protocols": None}
-    quick = replace(opened.scoring, **quick, batch_size=loop.batch_size)
+    quick = {"on": "tiles", "tta": False, "protocols": None, "batch_size": loop.batch_size}
+    quick = replace(opened.scoring, **quick)
     tiles = open_scored(val_data, opened.classes, quick, own_labels=True)
     predict = partial(probabilities, model, opened.device, opened.precision)
 
     def validate() -> dict:
-        args = (predict, tiles, len(opened.classes), opened.device, quick, loop.num_workers)
-        means = scores(score(*args)["full"], opened.classes)
+        counts = score(predict, tiles, opened.device, loop.num_workers)["full"]
+        means = scores(counts, opened.classes)
         return {key: means[key] for key in ("miou", "mf1", "oa", "kappa")}
 
     def begin() -> None:
         write_run_card(config)
         for name in ("results.json", "report.html"):  # of a run that ended earlier
             (loop.folder / name).unlink(missing_ok=True)
-        names = [Path(file).name for file, _ in train_data.pairs]
-        names = [name.encode("utf-8", "backslashreplace").decode() for name in names]
-        write_text(loop.folder / "train_tiles.txt", "\n".join(names) + "\n")
+        names = "".join(f"{Path(file).name}\n" for file, _ in train_data.pairs)
+        write_bytes(loop.folder / "train_tiles.txt", names.encode("utf-8", "backslashreplace"))
 
     groups, dataset = opened.param_groups(), Repeated(train_data, full)
     return Task(model, dataset, collate, card, groups, begin=begin, evaluate=validate), loop
@@ -291,54 +294,51 @@ def score_checkpoint(config: dict, source: Path) -> None:
         UserError: of another network or other classes; data that cannot be opened; a folder that
             cannot be written to.
     """
-    # The checkpoint brings all weights.
     for key, weights in (("backbone_cfg", "pretrained"), ("decoder_cfg", "transfer")):
         if isinstance(config.get(key), dict) and weights in config[key]:
-            config[key][weights] = False
+            # The checkpoint brings all weights.
+            config = config | {key: config[key] | {weights: False}}
     write_scores(open_network(config, trains=False), source)
 
 
 def write_scores(opened: Finetuning, source: Path) -> None:
     """Score the weights of `source` in the network `opened`; see `score_checkpoint`."""
-    model, classes, scoring, folder = opened.model, opened.classes, opened.scoring, source.parent
+    classes, scoring, device = opened.classes, opened.scoring, opened.device
     best = checkpoints.read_network(source, classes)
     card = best.get("card", {})
     require_same_network(card.get("config", opened.config), opened.config, source)
-    load_trained(model, best, source)
+    load_trained(opened.model, best, source)
     if distributed.rank() == 0:
-        make_folder(folder, "--evaluate, results beside it: folder")  # before hours of scoring
-    device, precision, workers = opened.device, opened.precision, opened.workers
-    model.to(device)
+        make_folder(
+            source.parent, "--evaluate, results beside it: folder"
+        )  # before hours of scoring
     table = card.get("label_table")
     coding = table and ValueCoding(np.array(table, np.int16), len(classes))
     tiles = open_scored(opened.open_split(opened.scored_split, coding), classes, scoring)
-    predict = partial(probabilities, model, device, precision, tta=scoring.tta)
+    model = opened.model.to(device)
+    predict = partial(probabilities, model, device, opened.precision, tta=scoring.tta)
     errors = tiles.tile_errors(max(scoring.window, SMALLEST_TILE), device)
-    counts = score(predict, tiles, len(classes), device, scoring, workers, errors)
+    counts = score(predict, tiles, device, opened.workers, errors)
     if distributed.rank() > 0:
         return
-    (folder / "report.html").unlink(missing_ok=True)  # is_scored takes it to be of results.json
-    show = partial(classify, model, device, precision, tta=scoring.tta)
-    results = write_results(
-        folder, counts, tiles, opened.scored_split, scoring, show, classes, source, best,
-        opened.config,
-    )  # fmt: skip
-    write_report(folder, results, card, errors, tiles, predict, scoring, device)
-    print_summary({"results": folder / "results.json", "report": folder / "report.html"})
+    results, report = source.with_name("results.json"), source.with_name("report.html")
+    report.unlink(missing_ok=True)  # is_scored takes it to be of results.json
+    done = Scoring(
+        source, best, opened.config, opened.scored_split, tiles, predict, device, counts, errors
+    )
+    write_report(done, write_results(done))
+    print_summary({"results": results, "report": report})
 
 
 def is_scored(path: Path, config: dict) -> bool:
     """Whether the results in `path` were scored in the way that `config` asks for."""
-    try:
-        results = json.loads(path.read_text())
-        scored_config, _ = results["config"], results["checkpoint"]
-    except (OSError, ValueError, KeyError):
-        return False
+    results = read_json(path)
     # --evaluate may have been asked for another checkpoint of the same folder.
-    if results.get("version") != VERSION or Path(results["checkpoint"]).name != "best.pth":
+    is_best = Path(results.get("checkpoint", "")).name == "best.pth"
+    if results.get("version") != VERSION or not is_best or "config" not in results:
         return False
-    scorings = [
-        [cfg.get("scoring_cfg"), cfg["train_cfg"].get("test_data") or cfg["train_cfg"]["val_data"]]
-        for cfg in (scored_config, config)
-    ]
-    return json.dumps(scorings[0]) == json.dumps(scorings[1])
+    ways = []
+    for cfg in (results["config"], config):
+        data = cfg["train_cfg"].get("test_data") or cfg["train_cfg"]["val_data"]
+        ways.append(json.dumps([cfg.get("scoring_cfg"), data]))
+    return ways[0] == ways[1]

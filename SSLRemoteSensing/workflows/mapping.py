@@ -13,7 +13,7 @@ from SSLRemoteSensing.inference.mapper import Mapped, MapSettings, map_scenes
 from SSLRemoteSensing.inference.network import open_network
 from SSLRemoteSensing.inference.outputs import Outputs, find_scenes, plan_outputs, require_own
 from SSLRemoteSensing.inference.polygons import require_vectors
-from SSLRemoteSensing.reports.map_page import page_of, require_own_page, write_page_of
+from SSLRemoteSensing.reports.map_page import page_of, require_own_page, write_map_page
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def map_planned(
     if plan.page is not None and distributed.rank() == 0:
         mapped_scenes, errors = ([*itertools.chain(*parts)] for parts in zip(*results, strict=True))
         source = Path(checkpoint)
-        print(write_page_of(plan.page, source, network, plan.outputs, mapped_scenes, errors))
+        print(write_map_page(plan.page, source, network, plan.outputs, mapped_scenes, errors))
     return results
 
 

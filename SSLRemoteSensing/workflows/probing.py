@@ -9,7 +9,7 @@ from torch import nn
 
 from SSLRemoteSensing.core.config import build
 from SSLRemoteSensing.core.errors import about
-from SSLRemoteSensing.evaluation.linear_probe import SomeMaps, read_probe
+from SSLRemoteSensing.evaluation.linear_probe import read_probe
 from SSLRemoteSensing.models.pretrained import BACKBONES, load_backbone
 from SSLRemoteSensing.reports.html import percent
 from SSLRemoteSensing.workflows.label_efficiency.comparison import METRICS, estimate_interval
@@ -43,11 +43,11 @@ def score_draws(
     for draw in range(draws):
         if draw == 0 or weights.name == "random":
             seed = weights.seed + draw
-            backbone = open_backbone(config["backbone_cfg"], weights.name, seed)
-            backbone = take_maps(backbone, weights.blocks)
+            backbone = open_backbone(config["backbone_cfg"], weights.name, seed).to(device)
         probe = read_probe(cfg | {"seed": cfg.get("seed", 0) + draw}, backbone, img_size)
         start = time.perf_counter()
-        scores = probe.score(backbone.to(device), precision)
+        with about("--blocks"):
+            scores = probe.score(backbone, precision, blocks=weights.blocks)
         summary = f"mIoU {percent(scores['miou'])}, OA {percent(scores['oa'])}, in %"
         yield scores, f"{summary}; {time.perf_counter() - start:.1f} s"
 
@@ -61,14 +61,6 @@ def open_backbone(backbone_cfg: dict, weights: str, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     cfg = backbone_cfg | {"pretrained": weights == "imagenet"}
     return build(BACKBONES, cfg, "backbone_cfg")
-
-
-def take_maps(backbone: nn.Module, blocks: Sequence[str] | None) -> nn.Module:
-    """`backbone` with those of its maps alone that --blocks names."""
-    if not blocks:
-        return backbone
-    with about("--blocks"):
-        return SomeMaps(backbone, blocks)
 
 
 def lines_of_classes(scores: dict) -> list[str]:
@@ -86,6 +78,5 @@ def lines_of_draws(draws: Sequence[dict]) -> list[str]:
     for key, name in METRICS.items():
         values = [scores[key] for scores in draws]
         if None not in values:
-            interval = estimate_interval([100 * value for value in values])
-            lines.append(f"{name:<24}{interval.mean:>8.2f} ± {interval.half:.2f}")
+            lines.append(f"{name:<24}{estimate_interval(values):.2f}")
     return lines

@@ -13,10 +13,9 @@ from conftest import ROOT
 from drawn import draw_classes, draw_image, write_png
 
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.scenes import label_kinds
 from SSLRemoteSensing.data.segmentation import Repeated, SegmentationDataset, TileSettings
 from SSLRemoteSensing.data.subsets import choose_fraction, name_hash, scene_of
-from SSLRemoteSensing.evaluation.scoring import LabelledTiles, evaluate_tiles
+from SSLRemoteSensing.evaluation.scoring import ScoringSettings, open_scored, score
 from SSLRemoteSensing.preparation.isprs import POTSDAM_SPLITS
 
 POTSDAM = [
@@ -204,10 +203,8 @@ def test_each_tile_of_a_fraction_is_scored_once(tiles):
     def nothing(images: torch.Tensor) -> torch.Tensor:
         return torch.zeros(images.shape[0], 2, *images.shape[2:])
 
-    matrices = evaluate_tiles(
-        nothing, LabelledTiles(few, label_kinds(few)), 2, torch.device("cpu"), batch_size=4
-    )
-    counts = matrices["full"].counts.numpy()
+    opened = open_scored(few, ["other", "roof"], ScoringSettings(on="tiles", batch_size=4))
+    counts = score(nothing, opened, torch.device("cpu"))["full"]
     assert counts.sum() == len(few.pairs) * 64 * 64
 
 

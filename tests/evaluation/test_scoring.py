@@ -40,7 +40,7 @@ def scored(net, tiles, num_classes=6, **settings):
     settings = ScoringSettings(**settings)
     opened = open_scored(tiles, [f"class {n}" for n in range(num_classes)], settings)
     predict = predict_with(net, settings.tta)
-    return score(predict, opened, num_classes, CPU, settings), opened.number
+    return score(predict, opened, CPU), opened.number
 
 
 def scenes_of(tiles):
@@ -235,24 +235,17 @@ def test_a_scene_with_tiles_left_out_is_scored_by_tiles_and_that_is_said(potsdam
 
 
 @pytest.mark.parametrize("size", [(50, 30), (64, 30), (50, 64), (64, 80)])
-def test_a_tile_of_another_size_is_named(potsdam, tmp_path, size):
+@pytest.mark.parametrize("folder", ["images", "labels_eroded"])
+def test_a_tile_or_label_of_another_size_is_named(potsdam, tmp_path, folder, size):
     """Also one that is only narrower, which would leave a hole."""
     root, _ = potsdam
     shutil.copytree(root, tmp_path / "tiles")
-    bad = sorted((tmp_path / "tiles/images/test").glob("2_13_0_*.png"))[1]
-    write_png(bad, np.zeros((*size, 3), np.uint8))
-    with pytest.raises(UserError, match=f"{bad.name}: {size[1]} x {size[0]} pixels"):
-        scored(Pointwise(), open_part(tmp_path / "tiles"), window=64)
-
-
-def test_a_label_of_another_size_than_its_image_is_named(potsdam, tmp_path):
-    root, _ = potsdam
-    shutil.copytree(root, tmp_path / "tiles")
-    bad = sorted((tmp_path / "tiles/labels_eroded/test").glob("2_13_0_*.png"))[1]
-    write_png(bad, np.zeros((64, 60), np.uint8))
+    bad = sorted((tmp_path / f"tiles/{folder}/test").glob("2_13_0_*.png"))[1]
+    write_png(bad, np.zeros((*size, 3) if folder == "images" else size, np.uint8))
     for settings in (dict(on="tiles"), dict(window=64)):
-        with pytest.raises(UserError, match=rf"{bad.name}: 60 x 64 pixels"):
+        with pytest.raises(UserError, match=f"{size[1]} x {size[0]}") as error:
             scored(Pointwise(), open_part(tmp_path / "tiles"), **settings)
+        assert bad.name in str(error.value)
 
 
 def test_no_pixels_are_kept_of_a_scene_that_was_scored(potsdam):
@@ -372,9 +365,9 @@ def test_a_card_without_places_is_named(potsdam):
         (dict(overlap=1), "scoring_cfg.overlap=1"),
         (dict(overlap=-0.1), "scoring_cfg.overlap=-0.1"),
         (dict(batch_size=0), "scoring_cfg.batch_size=0"),
-        (dict(protocols=[]), "scoring_cfg.protocols: names none"),
-        (dict(clutter="cluter"), "scoring_cfg.clutter: 'cluter' is none of"),
-        (dict(one_against_rest=["water"]), "'water' is none of"),
+        (dict(protocols=[]), "scoring_cfg.protocols=.*names none"),
+        (dict(clutter="cluter"), "scoring_cfg.clutter='cluter': is none of"),
+        (dict(one_against_rest=["water"]), r"scoring_cfg.one_against_rest=\['water'\]"),
         (dict(protocols=["clutter_ignored"]), "no class is named 'clutter'"),
         (dict(protocols=["cloud_against_rest"]), "there are all, all_eroded"),
     ],

@@ -10,7 +10,7 @@ from torch import nn
 
 from SSLRemoteSensing.data.class_weights import label_shares
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
-from SSLRemoteSensing.evaluation.scoring import ScoringSettings, open_scored, score
+from SSLRemoteSensing.evaluation.scoring import Scoring, ScoringSettings, open_scored, score
 from SSLRemoteSensing.evaluation.tile_errors import Place, TileErrors, edges, rank
 from SSLRemoteSensing.inference.windows import probabilities
 from SSLRemoteSensing.reports.examples import look_at, reach
@@ -74,6 +74,18 @@ def test_counts_are_those_of_plain_loops_however_the_rows_come(strip):
     assert areas == [h * w for h, w in sizes]
 
 
+def score_test(root, settings, classes):
+    """The scoring of the test tiles below `root` by a network that blurs."""
+    net, opened = Blurred(), open_scored(open_test(root), classes, settings)
+    errors = opened.tile_errors(max(settings.window, 60), CPU)
+
+    def predict(images):
+        return probabilities(net, CPU, "fp32", images)
+
+    counts = score(predict, opened, CPU, errors=errors)
+    return Scoring(Path("best.pth"), {}, {}, "test", opened, predict, CPU, counts, errors)
+
+
 def test_whole_tiles_are_counted_under_their_own_numbers():
     errors = TileErrors([(4, 4)] * 3, 8, CPU)
     label = torch.tensor([0, 1, 255]).view(3, 1, 1).expand(3, 4, 4)
@@ -85,19 +97,12 @@ def test_whole_tiles_are_counted_under_their_own_numbers():
 @pytest.mark.parametrize(("window", "overlap"), [(64, 0.5), (50, 0.3), (512, 0.5)])
 def test_a_tile_that_is_shown_has_the_errors_that_were_scored(potsdam, on, window, overlap):
     settings = ScoringSettings(on=on, window=window, overlap=overlap, batch_size=3)
-    net, tiles = Blurred(), open_test(potsdam)
-    opened = open_scored(tiles, [f"class {n}" for n in range(6)], settings)
-    errors = opened.tile_errors(max(window, 60), CPU)
-
-    def predict(images):
-        return probabilities(net, CPU, "fp32", images)
-
-    counts = score(predict, opened, 6, CPU, settings, errors=errors)["full"]
-    places = errors.places()
+    scoring = score_test(potsdam, settings, [f"class {n}" for n in range(6)])
+    places, counts = scoring.errors.places(), scoring.counts["full"]
     assert sum(one.scored for one in places) == int(counts.sum())
     assert sum(one.wrong for one in places) == int(counts.sum() - counts.trace())
     for one in places[:: 1 + len(places) // 8]:
-        shown = look_at(opened, one, potsdam, predict, settings, CPU)
+        shown = look_at(scoring, one, potsdam)
         assert shown.image.shape[:2] == shown.label.shape == shown.classes.shape
         assert int((shown.label != shown.classes).sum()) == one.wrong
         kept = (shown.image, shown.label)
@@ -114,22 +119,15 @@ def test_a_tile_that_is_shown_has_the_errors_that_were_scored(potsdam, on, windo
 )
 def test_errors_are_of_the_labels_of_the_first_protocol(potsdam, protocols, kinds):
     settings = ScoringSettings(window=64, overlap=0, batch_size=64, protocols=protocols)
-    classes, net = [*(f"class {n}" for n in range(5)), "clutter"], Blurred()
-    opened = open_scored(open_test(potsdam), classes, settings)
-    errors = opened.tile_errors(64, CPU)
-
-    def predict(images):
-        return probabilities(net, CPU, "fp32", images)
-
-    counts = score(predict, opened, 6, CPU, settings, errors=errors)
+    scoring = score_test(potsdam, settings, [*(f"class {n}" for n in range(5)), "clutter"])
+    places, counts = scoring.errors.places(), scoring.counts
     assert list(counts) == kinds
-    places = errors.places()
     first = counts[kinds[0]]
     assert sum(one.scored for one in places) == int(first.sum())
     assert sum(one.wrong for one in places) == int(first.sum() - first.trace())
     if len(kinds) == 2:
         assert counts["eroded"].sum() < counts["full"].sum()
-    shown = look_at(opened, places[0], potsdam, predict, settings, CPU)
+    shown = look_at(scoring, places[0], potsdam)
     assert int((shown.label != 255).sum()) == places[0].scored
 
 
@@ -156,14 +154,16 @@ def test_best_median_and_worst_are_those_of_the_shares():
     assert (found.of, found.left_out) == (11, 0)
 
 
-def test_equal_tiles_stay_in_order_and_few_are_all_shown():
-    assert numbers(rank([place(i, 5) for i in range(9)])) == {
-        "best": [0, 1, 2], "median": [3, 4, 5], "worst": [8, 7, 6],
-    }  # fmt: skip
-    assert numbers(rank([place(0, 9), place(1, 5)])) == {"all": [1, 0]}
-    assert numbers(rank([place(0, 9), place(1, 5), place(2, 7)])) == {
-        "best": [1], "median": [2], "worst": [0],
-    }  # fmt: skip
+@pytest.mark.parametrize(
+    ("wrong", "groups"),
+    [
+        ([5] * 9, {"best": [0, 1, 2], "median": [3, 4, 5], "worst": [8, 7, 6]}),
+        ([9, 5], {"all": [1, 0]}),
+        ([9, 5, 7], {"best": [1], "median": [2], "worst": [0]}),
+    ],
+)
+def test_equal_tiles_stay_in_order_and_few_are_all_shown(wrong, groups):
+    assert numbers(rank([place(i, w) for i, w in enumerate(wrong)])) == groups
 
 
 def test_tiles_of_which_hardly_anything_is_scored_are_not_ranked():

@@ -15,14 +15,13 @@ from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.classes import colour_map
 from SSLRemoteSensing.core.config import override
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.scenes import label_kinds
 from SSLRemoteSensing.data.segmentation import (
     SegmentationDataset,
     TileSettings,
     collate,
     name_hash,
 )
-from SSLRemoteSensing.evaluation.scoring import LabelledTiles, evaluate_tiles
+from SSLRemoteSensing.evaluation.scoring import ScoringSettings, open_scored, score
 from SSLRemoteSensing.models.backbones import unit_range
 from SSLRemoteSensing.reports.figures import draw_confusion_matrix, draw_examples
 from SSLRemoteSensing.reports.results import protocol_table
@@ -267,22 +266,16 @@ def test_scoring_counts_each_pixel_once_in_tiles_of_any_size(tmp_path):
             file = tmp_path / f"{n}/{kind}/tile_000.{ending}"
             (tmp_path / kind / f"{n}.{ending}").write_bytes(file.read_bytes())
     dataset = open_tiles(tmp_path)
-    matrices = evaluate_tiles(
-        red_likely_one,
-        LabelledTiles(dataset, label_kinds(dataset)),
-        2,
-        torch.device("cpu"),
-        batch_size=3,
-    )
-    matrix = matrices["full"]
-    assert int(matrix.counts.sum()) == sum(size**2 for size in sizes)
+    opened = open_scored(dataset, ["other", "roof"], ScoringSettings(on="tiles", batch_size=3))
+    counts = score(red_likely_one, opened, torch.device("cpu"))["full"]
+    assert int(counts.sum()) == sum(size**2 for size in sizes)
     expected = torch.zeros(2, 2, dtype=torch.int64)
     for index in range(len(dataset)):
         image, label = dataset.read(index)
         found = image[:, :, 0] > 127
         for pair in ((0, 0), (0, 1), (1, 0), (1, 1)):
             expected[pair] += int(((label == pair[0]) & (found == pair[1])).sum())
-    assert torch.equal(matrix.counts, expected)
+    assert torch.equal(counts, expected)
 
 
 def test_the_table_names_classes_and_absent_ones():
@@ -303,7 +296,8 @@ def test_map_colours_are_the_palette_s_and_unscored_is_black():
 def test_pictures_show_maps_and_matrix(tiles, tmp_path):
     dataset = open_tiles(tiles)
     palette = [(10, 250, 10), (250, 10, 250)]
-    draw_examples(red_is_one, dataset, ("ground", "roof"), palette, tmp_path / "e.png", count=4)
+    maps, page = {"map": red_is_one}, tmp_path / "e.png"
+    draw_examples(maps, dataset, ("ground", "roof"), palette, page, count=4)
     picture = cv2.imread(str(tmp_path / "e.png"))[:, :, ::-1]
     for colour in palette:
         share = (np.abs(picture.astype(int) - colour).max(axis=2) < 3).mean()

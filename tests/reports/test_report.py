@@ -1,5 +1,6 @@
 """report.html: what it says, that nothing in it is taken for HTML, and how a browser shows it."""
 
+import base64
 import contextlib
 import csv
 import json
@@ -7,6 +8,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import cv2
@@ -20,13 +22,13 @@ from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.config import load_config
 from SSLRemoteSensing.core.errors import CannotWrite, UserError
 from SSLRemoteSensing.evaluation.tile_errors import Place
+from SSLRemoteSensing.inference.mapper import Mapped
 from SSLRemoteSensing.inference.outputs import Outputs
-from SSLRemoteSensing.reports import examples as examples_module
-from SSLRemoteSensing.reports import results
-from SSLRemoteSensing.reports.charts import line_chart, nice_ticks, thinned
-from SSLRemoteSensing.reports.examples import Example, draw
+from SSLRemoteSensing.reports import examples, results
+from SSLRemoteSensing.reports.charts import histogram, line_chart, share_bars
+from SSLRemoteSensing.reports.examples import Example, bands_shown, draw
 from SSLRemoteSensing.reports.grid_report import CellEntry, GridTable, write_grid_report
-from SSLRemoteSensing.reports.map_page import MapEntry, page_of, require_own_page, write_map_page
+from SSLRemoteSensing.reports.map_page import page_of, require_own_page, write_map_page
 from SSLRemoteSensing.reports.run_report import read_log, start_of
 from SSLRemoteSensing.workflows import finetuning
 from SSLRemoteSensing.workflows.finetuning import (
@@ -36,8 +38,10 @@ from SSLRemoteSensing.workflows.finetuning import (
     write_scores,
 )
 
+NAME = "report.html"
 VOID = {"meta", "link", "img", "br"}
-EVIL_CLASSES = ["<script>alert(1)</script>", 'a"b&c <img src=x onerror=alert(2)>']
+RGB = ["red", "green", "blue"]
+EVIL_CLASSES = ["<script>alert(1)</script>", 'a"b&c $x_$ <img src=x onerror=alert(2)>']
 EVIL_FILE = """t <b>&"'#%41? {n}é.png"""
 LOG = [
     {"step": 2, "epoch": 0, "lr": 0.001, "loss": 1.5},
@@ -50,10 +54,10 @@ LOG = [
 class Reader(HTMLParser):
     """Elements and text of a page; each that is opened must be closed in its turn."""
 
-    def __init__(self, page: Path):
+    def __init__(self, page: str | Path):
         super().__init__()
         self.open, self.found, self.texts = [], [], []
-        self.feed(page.read_text())
+        self.feed(page.read_text() if isinstance(page, Path) else page)
         assert self.open == []
 
     def handle_starttag(self, name, attributes):
@@ -62,7 +66,7 @@ class Reader(HTMLParser):
             self.open.append(name)
 
     def handle_endtag(self, name):
-        assert self.open.pop() == name, name
+        assert name in VOID or self.open.pop() == name, name
 
     def handle_data(self, text):
         if self.open and self.open[-1] != "style":
@@ -72,41 +76,36 @@ class Reader(HTMLParser):
     def text(self) -> str:
         return " ".join(" ".join(self.texts).split())
 
-    def all(self, name: str) -> list[dict]:
-        return [attributes for found, attributes in self.found if found == name]
+    def all(self, name: str, key: str | None = None) -> list:
+        found = [attributes for found, attributes in self.found if found == name]
+        return found if key is None else [attributes.get(key) for attributes in found]
 
 
-def scored_run(folder: Path, config: dict, step: int = 4) -> Path:
+def scored_run(folder: Path, config: dict) -> Path:
     """The folder of a run that was scored with an untrained network."""
     run = folder / "run"
     (run / "log").mkdir(parents=True)
-    (run / "log/metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in LOG))
-    config["train_cfg"]["checkpoints"] = dict(checkpoints_path=str(run))
-    config["train_cfg"]["log"] = dict(log_path=str(run / "log"))
+    (run / "log/metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in LOG))
+    config["backbone_cfg"]["name"] = "resnet18"
+    small = dict(batch_size=4, num_workers=0, device="cpu", precision="fp32")
+    paths = dict(checkpoints=dict(checkpoints_path=str(run)), log=dict(log_path=str(run / "log")))
+    config["train_cfg"] |= small | paths
     task = open_network(config, trains=False)
     card = task.model.backbone.card() | {"classes": task.classes, "config": task.config}
     shares = np.arange(1, len(task.classes) + 1) / sum(range(len(task.classes) + 1))
     card |= {"label_shares": {"tiles": 5, "shares": shares.tolist()}}
     card |= {"train_tiles": {"used": 5, "of": 50}}
-    contents = {"model": task.model.state_dict(), "step": step}
-    contents["card"] = json.loads(json.dumps(card))
-    torch.save(contents, run / "best.pth")
+    contents = {"model": task.model.state_dict(), "step": 4}
+    torch.save(contents | {"card": json.loads(json.dumps(card))}, run / "best.pth")
     with pytest.MonkeyPatch.context() as patch:  # figures take seconds, and are test_results.py's
         for name in ("draw_confusion_matrix", "draw_examples"):
-            patch.setattr(results, name, drawn)
+            patch.setattr(results, name, draw_grey)
         write_scores(task, run / "best.pth")
     return run
 
 
-def drawn(*arguments) -> None:
+def draw_grey(*arguments) -> None:
     cv2.imwrite(str(arguments[-1]), np.full((300, 500, 3), 99, np.uint8))
-
-
-def small(config: dict) -> dict:
-    config["backbone_cfg"]["name"] = "resnet18"
-    train_cfg = config["train_cfg"]
-    train_cfg |= dict(batch_size=4, num_workers=0, device="cpu", precision="fp32")
-    return config
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +115,7 @@ def scenes(tmp_path_factory) -> Path:
     draw_potsdam(folder / "source", ("2_10", "2_13", "2_14"), size=(300, 270))
     given = ("--source", folder / "source", "--output", folder / "tiles", "--labels", "both")
     assert prepare("potsdam", *given, tile=128).returncode == 0
-    config = small(load_config(ROOT / "configs/seg_potsdam_resnet50_cfg.py"))
+    config = load_config(ROOT / "configs/seg_potsdam_resnet50_cfg.py")
     for split in ("train", "val", "test"):
         for kind in ("image", "label"):
             path = f"{folder}/tiles/{kind}s/{split}"
@@ -134,7 +133,7 @@ def hostile(tmp_path_factory) -> Path:
         label = folder / "labels" / f"{image.stem}.png"
         image.rename(image.with_name(EVIL_FILE.format(n=n)))
         label.rename(label.with_name(EVIL_FILE.format(n=n)))
-    config = small(load_config(ROOT / "configs/demo_oam_finetune_resnet18_cfg.py"))
+    config = load_config(ROOT / "configs/demo_oam_finetune_resnet18_cfg.py")
     config |= dict(name="</title><script>alert(3)</script>", classes=EVIL_CLASSES)
     data = dict(image_path=f"{folder}/images", label_path=f"{folder}/labels", data_format="*.png")
     config["train_cfg"] |= {f"{split}_data": dict(data) for split in ("train", "val", "test")}
@@ -148,12 +147,12 @@ def grid(scenes, tmp_path_factory) -> Path:
     shutil.copytree(scenes, folder / "cells/random_f1_s0")
     shutil.copy(scenes / "confusion_matrix.png", folder / "curves.png")
     (folder / "table.md").write_text("# table")
-    rows = [["labels", "10 % (5 tiles)"], ["ours - <b>", "**+1.5 ± 0.2**"]]
+    head, rows = ["labels", "10 % (5 tiles)"], [["ours - <b>", "**+1.5 ± 0.2**"]]
     asked = [("mIoU", "all"), ("mF1", "all"), ("mIoU", "all_eroded"), ("mF1", "all_eroded")]
-    tables = [GridTable(f"{name} in %, protocol {p}", rows, p) for name, p in asked]
+    tables = [GridTable(f"{name} in %, protocol {p}", head, rows, p) for name, p in asked]
     cells = [
-        CellEntry("random, 100 %, seed 0", folder / "cells/random_f1_s0", "done", 0.4321, ""),
-        CellEntry("ours, 10 %, seed 0", folder / "cells/ours_f0.1_s0", "failed", None, "<oom>"),
+        CellEntry("random, 100 %, seed 0", folder / "cells/random_f1_s0", "done", 0.4321),
+        CellEntry("ours, 10 %, seed 0", folder / "cells/ours_f0.1_s0", "failed <oom>", None),
     ]
     told = ["ours needs 10 % of the labels & no more."]
     write_grid_report(folder, "demo", told, ["30 steps"], "key", tables, cells, "mIoU in %")
@@ -165,16 +164,16 @@ def maps(scenes, tmp_path_factory) -> Path:
     """The page of two mapped scenes, one of them by an earlier command."""
     folder = tmp_path_factory.mktemp("maps") / "a b"
     folder.mkdir()
-    entries = []
-    for name, counts in (("one <i>", (300, 100)), ("two", None)):
-        preview = folder / f"{name}_preview.png"
-        shutil.copy(scenes / "examples.png", preview)
-        (folder / f"{name}.tif").write_bytes(b"map")
-        files = [folder / f"{name}.tif", preview]
-        entries.append(MapEntry(Path(f"in/{name}.tif"), preview, files, counts, 500))
-    colours = [(255, 255, 255), (200, 60, 50)]
-    page, failed = folder / "maps.html", ["in/three.tif: <damaged>"]
-    write_map_page(page, scenes / "best.pth", entries, failed, ["other", "building"], colours)
+    plan = []
+    for name in ("one <i>", "two"):
+        files = folder / f"{name}.tif", folder / f"{name}_preview.png"
+        files[0].write_bytes(b"map")
+        shutil.copy(scenes / "examples.png", files[1])
+        plan.append(Outputs(Path(f"in/{name}.tif"), files[0], None, files[1], None))
+    names = ["other", "building"]
+    network = SimpleNamespace(classes=names, palette=[(255, 255, 255), (200, 60, 50)])
+    made, page = [Mapped(plan[0], 20, 25, 1.0, [300, 100], names)], folder / "maps.html"
+    write_map_page(page, scenes / "best.pth", network, plan, made, ["in/three.tif: <damaged>"])
     return folder
 
 
@@ -189,7 +188,7 @@ def page(request) -> Path:
 
 
 def test_a_page_is_well_formed_small_and_asks_for_nothing(page):
-    reader = Reader(page)
+    reader, text = Reader(page), page.read_text()
     assert page.stat().st_size < 5e6
     assert reader.all("script") == reader.all("link")[1:] == []
     for attributes in reader.all("img"):
@@ -199,13 +198,15 @@ def test_a_page_is_well_formed_small_and_asks_for_nothing(page):
         assert attributes["alt"].strip()
     for name, attributes in reader.found:  # nothing that runs, whatever names there are
         assert not any(key.startswith("on") for key in attributes), name
-    assert not re.search(r"url\(|@import|https?://", page.read_text())
-    assert all(one.get("scope") in ("col", "row") for one in reader.all("th"))
-    assert [name for name, _ in reader.found].count("h1") == 1
+    assert not re.search(r"url\(|@import|https?://", text)
+    assert set(reader.all("th", "scope")) <= {"col", "row"}
+    assert len(reader.all("h1")) == 1
+    ids = re.findall(r'\sid="([^"]*)"', text)
+    assert len(ids) == len(set(ids))
 
 
 def test_links_lead_to_files_that_are_there(page):
-    targets = [one["href"] for one in Reader(page).all("a")]
+    targets = Reader(page).all("a", "href")
     assert targets
     for target in targets:
         assert not target.startswith(("/", "file:"))
@@ -213,78 +214,106 @@ def test_links_lead_to_files_that_are_there(page):
 
 
 def test_every_score_of_results_json_is_in_the_report(scenes):
-    results = json.loads((scenes / "results.json").read_text())
-    text = Reader(scenes / "report.html").text
+    results, reader = json.loads((scenes / "results.json").read_text()), Reader(scenes / NAME)
     assert next(iter(results["protocols"])) == "all"
     assert len(results["protocols"]) == 6
     for name, scores in results["protocols"].items():
         row = " ".join(f"{100 * scores[key]:.2f}" for key in ("miou", "mf1", "oa", "kappa"))
-        assert f"{name} {row} {scores['pixels']:,}" in text
+        assert f"{name} {row} {scores['pixels']:,}" in reader.text
         for of_class, entry in scores["per_class"].items():
             keys = ("iou", "f1", "precision", "recall")
             values = ["none" if entry[k] is None else f"{100 * entry[k]:.2f}" for k in keys]
-            assert f"{of_class} {' '.join(values)} {entry['pixels']:,}" in text
+            assert f"{of_class} {' '.join(values)} {entry['pixels']:,}" in reader.text
     matrix = np.array(results["protocols"]["all"]["confusion_matrix"])
-    titles = [one.get("title", "") for one in Reader(scenes / "report.html").all("td")]
-    told = [int(t.split()[0].replace(",", "")) for t in titles if " mapped as " in t]
+    titles = filter(None, reader.all("td", "title"))
+    told = [int(title.split()[0].replace(",", "")) for title in titles]
     assert told == matrix.ravel().tolist()
-    shares = 100 * matrix / matrix.sum(1, keepdims=True)
-    first = " ".join(f"{share:.1f}" for share in shares[0])
-    assert f"impervious surface {first}" in text
-    assert "5 of 50 train tiles (10 %)" in text
-    assert "random weights" in text
-    assert "best.pth, step 4, chosen by miou on val_data" in text
+    for counts in (100 * matrix / matrix.sum(1, keepdims=True)).round(1), matrix:
+        assert f"impervious surface {' '.join(f'{count:,}' for count in counts[0])}" in reader.text
+    assert "5 of 50 train tiles (10 %)" in reader.text
+    assert "random weights" in reader.text
+    assert "best.pth, step 4, chosen by miou on val_data" in reader.text
+    # Data are those that were scored, not those of the training.
+    assert "Data test of potsdam: 2 scenes (" in reader.text
 
 
 def test_all_tiles_are_counted_and_the_best_and_worst_of_them_shown(scenes):
     with open(scenes / "tile_errors.csv") as file:
         rows = list(csv.DictReader(file))
-    results = json.loads((scenes / "results.json").read_text())["protocols"]["all"]
-    matrix = np.array(results["confusion_matrix"])
-    assert sum(int(row["scored"]) for row in rows) == results["pixels"]
+    scores = json.loads((scenes / "results.json").read_text())["protocols"]["all"]
+    matrix = np.array(scores["confusion_matrix"])
+    assert sum(int(row["scored"]) for row in rows) == scores["pixels"]
     assert sum(int(row["wrong"]) for row in rows) == matrix.sum() - matrix.trace()
     assert {row["scene"] for row in rows} == {"2_13", "2_14"}
     shares = sorted(int(row["wrong"]) / int(row["scored"]) for row in rows)
-    text = Reader(scenes / "report.html").text
-    shown = [float(one) / 100 for one in re.findall(r"([\d.]+) % of [\d,]+ scored pixels", text)]
+    reader = Reader(scenes / NAME)
+    texts = re.findall(r"([\d.]+) % of [\d,]+ scored pixels", reader.text)
     assert len(rows) == 8  # of two scenes, each in four
     expected = shares[:2] + shares[3:5] + shares[:-3:-1]
-    assert shown == pytest.approx(expected, abs=5e-5)
-    assert len(Reader(scenes / "report.html").all("img")) == 6 * 4
+    assert [float(text) / 100 for text in texts] == pytest.approx(expected, abs=5e-5)
+    assert len(reader.all("img")) == 6 * 4
 
 
 def test_names_stay_text(hostile):
-    reader = Reader(hostile / "report.html")
+    reader = Reader(hostile / NAME)
     for name in (*EVIL_CLASSES, "</title><script>alert(3)</script>"):
         assert " ".join(name.split()) in reader.text
-    shown = [one["alt"] for one in reader.all("img")]
-    assert len(shown) == 6 * 4  # two of each of seven tiles
     wanted = re.compile(re.escape(EVIL_FILE).replace(r"\{n\}", r"\d"))
-    assert all(wanted.search(alt) for alt in shown)
-    assert not reader.all("i")
-    assert not reader.all("script")
+    assert len(reader.all("img")) == 6 * 4  # two of each of seven tiles
+    assert all(wanted.search(alt) for alt in reader.all("img", "alt"))
+    assert reader.all("i") == reader.all("script") == []
 
 
 def test_curves_come_of_the_log_with_the_chosen_step_marked(scenes):
-    labels = [one.get("aria-label", "") for one in Reader(scenes / "report.html").all("svg")]
+    reader = Reader(scenes / NAME)
+    labels = reader.all("svg", "aria-label")
     assert labels[0] == "Training loss: from 1.5 to 0.75 over 4 steps"
     assert labels[1] == "Validation mIoU: from 25 to 50 over 4 steps; dot: 50 at step 4"
     assert labels[2] == "Learning rate: from 0.001 to 0.0005 over 4 steps"
-    assert "training labels impervious surface 4.8 %" in labels[4]  # 1 / 21
+    assert "training labels impervious surface 4.76 %" in labels[4]  # 1 / 21
+    for numbers in ("step Training loss 2 1.5 4 0.75", "step Validation mIoU 2 25 4 50"):
+        assert numbers in reader.text
 
 
-def test_the_data_are_those_that_were_scored_not_those_of_the_training(scenes):
-    assert "Data test of potsdam: 2 scenes (" in Reader(scenes / "report.html").text
+VALUES = [[0.5], [0.5, 0.5, 0.5], [0, 0], [-2, 3], [1e-7, 3e-7], [5e-5, 2e-4]]
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_any_values_make_a_chart_with_its_numbers(values):
+    chart = line_chart("loss", list(enumerate(values)), "")
+    assert "nan" not in chart.svg
+    assert [float(row[1]) for row in chart.rows] == pytest.approx(values)
+    texts = [text.replace("\N{MINUS SIGN}", "-") for text in Reader(chart.svg).texts]
+    heights = [float(text) for text in texts[texts.index("step 0") + 1 :] if text.strip()]
+    assert len(heights) == len(set(heights))
+
+
+def test_long_curves_are_drawn_as_means():
+    chart = line_chart("loss", [(step, float(step % 2)) for step in range(2400)], "")
+    assert len(chart.rows) == 240
+    assert chart.rows[0] == ["4.5", "0.5"]
+
+
+def test_bars_and_histograms_have_all_their_numbers():
+    chart = histogram("errors", [0.01, 0.02, 0.26, 1.0], "tiles")
+    assert {row[0]: row[1] for row in chart.rows if row[1] != "0"} == {
+        "0 to 5 %": "2", "25 to 30 %": "1", "95 to 100 %": "1",
+    }  # fmt: skip
+    names = ["a" * 50, "$x_$ 漢\a", "<i>"]  # too long, no mathematics, no glyph, no XML
+    chart = share_bars("shares", names, {"labels": [0.5, 0.25, 0.25], "map": [0, 0, 1]})
+    assert chart.rows[2] == ["<i>", "25.00 %", "100.00 %"]
+    reader = Reader(chart.svg)
+    assert "$x_$ 漢? " in reader.text + " "
+    assert not reader.all("i")
 
 
 def test_results_of_another_checkpoint_or_scoring_are_no_end_of_a_run(scenes, tmp_path):
     results = json.loads((scenes / "results.json").read_text())
     config, path = results["config"], tmp_path / "results.json"
     assert not is_scored(path, config)
-    for change, whole in (({}, True), ({"checkpoint": "run/epoch_0007.pth"}, False)):
+    for change, whole in (({"checkpoint": "run/epoch_0007.pth"}, False), ({}, True)):
         path.write_text(json.dumps(results | change))
         assert is_scored(path, config) == whole
-    path.write_text(json.dumps(results))
     assert not is_scored(path, config | {"scoring_cfg": {"tta": True}})
 
 
@@ -298,54 +327,47 @@ def test_a_config_that_could_not_train_can_be_scored(scenes):
         open_network(config)
 
 
-def scored_again(scenes: Path, folder: Path) -> None:
-    shutil.copytree(scenes, folder)
-    config = json.loads((folder / "results.json").read_text())["config"]
-    score_checkpoint(config, folder / "best.pth")
+def fill_disk(scoring):
+    scoring.source.with_name("results.json").write_text("those of the new scoring")
+    raise CannotWrite("report.html: the disk is full")
 
 
-def test_a_page_is_never_beside_results_of_another_scoring(scenes, tmp_path, monkeypatch):
-    def full(folder, *_):
-        (folder / "results.json").write_text("those of the new scoring")
-        raise CannotWrite("report.html: the disk is full")
-
-    monkeypatch.setattr(finetuning, "score", lambda *_: None)
-    monkeypatch.setattr(finetuning, "write_results", full)
-    with pytest.raises(CannotWrite):
-        scored_again(scenes, tmp_path / "run")
-    assert not (tmp_path / "run/report.html").exists()
+def refuse(path, key):
+    raise UserError(f"{key}={path}: cannot write there")
 
 
-def test_a_folder_that_cannot_be_written_to_is_told_before_the_scoring(
-    scenes, tmp_path, monkeypatch
+@pytest.mark.parametrize(
+    ("name", "failing", "kept"),
+    [("write_results", fill_disk, False), ("make_folder", refuse, True)],
+)
+def test_a_page_is_never_beside_results_of_another_scoring(
+    scenes, tmp_path, monkeypatch, name, failing, kept
 ):
-    def refuse(path, key):
-        raise UserError(f"{key}={path}: cannot write there")
-
-    monkeypatch.setattr(finetuning, "make_folder", refuse)
-    monkeypatch.setattr(finetuning, "score", lambda *_: pytest.fail("was scored"))
-    with pytest.raises(UserError, match="cannot write there"):
-        scored_again(scenes, tmp_path / "run")
-    assert (tmp_path / "run/report.html").exists()
+    """A folder that cannot be written to is told before anything is scored."""
+    scored = []
+    monkeypatch.setattr(finetuning, "score", lambda *_: scored.append(1))
+    monkeypatch.setattr(finetuning, name, failing)
+    folder = Path(shutil.copytree(scenes, tmp_path / "run"))
+    config = json.loads((folder / "results.json").read_text())["config"]
+    with pytest.raises((UserError, CannotWrite)):
+        score_checkpoint(config, folder / "best.pth")
+    assert (folder / NAME).exists() == kept == (not scored)
 
 
 @pytest.mark.parametrize(
     ("names", "count", "told"),
     [
-        (None, 3, ""),
-        (["red", "green", "blue"], 3, ""),
-        (["red", "green", "blue", "near infrared"], 4, ""),
-        (["grey"] * 3, 3, ""),
+        *((names, len(names), "") for names in (RGB, [*RGB, "infrared"], ["grey"] * 3)),
         (["band 1", "band 2", "band 3"], 3, ""),
-        (["near infrared", "red", "green"], 3,
-         " Near infrared, red, green are shown as red, green, blue."),
-        (None, 4, " Of 4 bands the first three are shown as red, green, blue."),
-        (None, 2, " Of two bands the first is shown."),
+        (["infrared", "red", "green"], 3, "Infrared, red, green are shown as red, green, blue."),
+        (None, 4, "Of 4 bands the first three are shown as red, green, blue."),
+        (None, 3, ""),
+        (None, 2, "Of two bands the first is shown."),
         (None, 1, ""),
     ],
-)  # fmt: skip
+)
 def test_bands_that_are_shown_as_other_colours_are_told(names, count, told):
-    assert examples_module.bands_shown(names, count) == told
+    assert bands_shown(names, count).strip() == told
 
 
 def test_a_log_that_is_cut_off_or_not_there_does_no_harm(tmp_path):
@@ -360,20 +382,22 @@ def test_where_a_backbone_comes_from_is_told_by_its_card(tmp_path):
     card = {"epoch": 13, "images_seen": 12345, "config": {"inpainting_head_cfg": {"name": "x"}}}
     (tmp_path / "backbone.json").write_text(json.dumps(card))
     told = start_of({"pretrained": str(tmp_path / "backbone.pth")})
-    assert "epoch 13, 12,345 images seen, pre-trained on inpainting" in told
-    assert start_of({"pretrained": "gone <b>.pth"}) == "<code>gone &lt;b&gt;.pth</code>"
+    assert told.endswith("epoch 13, 12,345 images seen, pre-trained on inpainting")
+    assert start_of({"pretrained": "gone <b>.pth"}) == "gone <b>.pth"
 
 
-@pytest.mark.parametrize(("most", "side"), [(10**6, 300), (150_000, 256), (100_000, 128)])
+@pytest.mark.parametrize(("most", "side"), [(10**6, 300), (200_000, 256), (133_000, 128)])
 def test_pictures_shrink_until_all_fit(monkeypatch, most, side):
-    monkeypatch.setattr(examples_module, "BYTES", most)
+    monkeypatch.setattr(examples, "BYTES", most)
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (300, 200, 4), dtype=np.uint8)  # noise: nothing takes more
     label = rng.integers(0, 6, (300, 200), dtype=np.uint8)
     place = Place(0, 0, 0, 300, 200, 1, 0)
-    found = draw([Example(place, "x", image, label, label)], [(i, i, i) for i in range(6)])[place]
+    example = Example(place, "x", image, label, label)
+    found = draw([example], [(i, i, i) for i in range(6)])[place].values()
     assert sum(map(len, found)) <= most
-    shapes = {cv2.imdecode(np.frombuffer(data, np.uint8), 1).shape for data in found}
+    files = [base64.b64decode(source.split(",")[1]) for source in found]
+    shapes = {cv2.imdecode(np.frombuffer(data, np.uint8), 1).shape for data in files}
     assert shapes == {(side, round(side * 2 / 3), 3)}
 
 
@@ -386,39 +410,15 @@ def test_the_mistake_that_is_told_is_the_most_frequent_one():
     assert right.confusions(["road", "roof"]) == ""
 
 
-@pytest.mark.parametrize("values", [[0.5], [0.5, 0.5, 0.5], [0, 0], [-2, 3], [1e-7, 3e-7]])
-def test_any_values_make_a_chart(values):
-    points = [(number, value) for number, value in enumerate(values)]
-    drawn = line_chart("loss", points, "", None)
-    assert "nan" not in drawn
-    ticks = nice_ticks(min(values), max(values))
-    assert ticks[0] <= min(values) <= max(values) <= ticks[-1]
-    assert ticks[0] < ticks[-1]
-
-
-def test_no_two_ticks_read_the_same():
-    drawn = line_chart("lr", [(1, 5e-5), (4, 2e-4)], "")
-    assert re.findall(r'text-anchor="end">([^<]+)<', drawn)[:4] == [
-        "5e-05", "0.0001", "0.00015", "0.0002",
-    ]  # fmt: skip
-
-
-def test_long_curves_are_drawn_as_means():
-    points = [(step, float(step % 2)) for step in range(2400)]
-    drawn = thinned(points)
-    assert len(drawn) == 240
-    assert drawn[0] == (4.5, 0.5)
-
-
 def test_a_grid_says_its_answer_and_links_each_cell_that_has_a_report(grid):
-    reader = Reader(grid / "report.html")
+    reader = Reader(grid / NAME)
     assert "ours needs 10 % of the labels & no more." in reader.text
     assert "random, 100 %, seed 0 43.21 done" in reader.text
     assert "ours, 10 %, seed 0 none failed <oom>" in reader.text
     assert "ours - <b> +1.5 ± 0.2" in reader.text
     assert "Protocol all mF1 in %, protocol all labels" in reader.text
     assert len(reader.all("details")) == 2  # a protocol each
-    targets = [one["href"] for one in reader.all("a")]
+    targets = reader.all("a", "href")
     assert targets[:2] == ["curves.png", "cells/random_f1_s0/report.html"]
     assert not any("ours" in target for target in targets)
 
@@ -427,8 +427,8 @@ def test_a_page_of_maps_has_shares_errors_and_the_networks_report(maps, scenes):
     reader = Reader(maps / "maps.html")
     assert "other 75.00 300 building 25.00 100 no data 100" in reader.text
     assert "in/three.tif: <damaged>" in reader.text
-    report = next(one["href"] for one in reader.all("a"))
-    assert (maps / unquote(report)).resolve() == (scenes / "report.html").resolve()
+    report = reader.all("a", "href")[0]
+    assert (maps / unquote(report)).resolve() == (scenes / NAME).resolve()
     assert len(reader.all("table")) == 1  # of the other scene no shares are known
 
 
@@ -441,7 +441,8 @@ def test_a_page_of_somebody_else_is_not_replaced(tmp_path):
     page = page_of(planned)
     assert page == tmp_path / "maps.html"
     require_own_page(page)
-    write_map_page(page, Path("best.pth"), [], [], [], [])
+    network = SimpleNamespace(classes=[], palette=[])
+    write_map_page(page, Path("best.pth"), network, [], [], [])
     require_own_page(page)
     page.write_text("<html>my own</html>")
     with pytest.raises(UserError, match=r"maps\.html: is there already"):
@@ -464,6 +465,8 @@ def browser():
 
 
 LOADED = "[...document.images].every(one => one.complete && one.naturalWidth > 0)"
+SMALL = """[...document.querySelectorAll('body *')].filter(e => e.textContent.trim() &&
+    parseFloat(getComputedStyle(e).fontSize) < 12).map(e => e.tagName)"""
 CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
 
 
@@ -483,18 +486,10 @@ def test_a_browser_shows_a_page_whole(browser, page, size, scheme):
         for picture in tab.locator("img").all():  # those that are loaded when they are seen
             picture.scroll_into_view_if_needed()
         tab.wait_for_function(LOADED, timeout=20000)
+        for _ in range(2):  # folded, then with all that was folded
+            assert tab.evaluate("document.documentElement.scrollWidth") <= size[0]
+            assert tab.evaluate(CONTRAST) == []
+            assert tab.evaluate(SMALL) == []
+            tab.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
         assert said == []
         assert all(url.startswith(("file:", "data:")) for url in asked)
-        assert tab.evaluate("document.documentElement.scrollWidth") <= size[0]
-        assert tab.evaluate(CONTRAST) == []
-        small = tab.evaluate(
-            "[...document.querySelectorAll('body *')].filter(e => e.textContent.trim() &&"
-            " parseFloat(getComputedStyle(e).fontSize) < 12).map(e => e.tagName)"
-        )
-        assert small == []
-        if page.name == "report.html" and (page.parent / "results.json").is_file():
-            results = json.loads((page.parent / "results.json").read_text())
-            text = tab.inner_text("body")
-            for scores in list(results["protocols"].values())[:1]:
-                for key in ("miou", "mf1", "oa", "kappa"):
-                    assert ("none" if scores[key] is None else f"{100 * scores[key]:.2f}") in text

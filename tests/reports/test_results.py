@@ -1,5 +1,6 @@
 """results.json: its form, every protocol that applies, and test files that are read at the end."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -19,6 +20,7 @@ from SSLRemoteSensing.models.segmentation import build_segmentation, require_sam
 from SSLRemoteSensing.workflows.finetuning import check_segmentation
 
 SCHEMA = json.loads((ROOT / "docs/results.schema.json").read_text())
+KINDS = ("images", "labels", "labels_eroded")
 CLUTTER = ["all", "mean_of_foreground", "clutter_ignored"]
 
 
@@ -72,10 +74,10 @@ def test_one_scoring_reports_every_protocol_and_reads_test_files_at_the_end_alon
     run, potsdam, tmp_path
 ):
     """While training the test tiles are not even there; then the checkpoint is scored."""
-    shutil.copytree(potsdam, tmp_path / "tiles")
-    tiles = tmp_path / "tiles"
-    for kind in ("images", "labels", "labels_eroded"):
-        (tiles / kind / "test").rename(tmp_path / f"later_{kind}")
+    tiles = Path(shutil.copytree(potsdam, tmp_path / "tiles"))
+    later = {tiles / kind / "test": tmp_path / kind for kind in KINDS}
+    for path, hidden in later.items():
+        path.rename(hidden)
     config = seg_config(tiles, tmp_path)
     config["train_cfg"]["loss"] = dict(name="CrossEntropyLoss", class_weights="median_frequency")
     config["scoring_cfg"] = dict(window=96)
@@ -85,8 +87,8 @@ def test_one_scoring_reports_every_protocol_and_reads_test_files_at_the_end_alon
     assert (tmp_path / "run/best.pth").exists()
     assert not (tmp_path / "run/results.json").exists()
 
-    for kind in ("images", "labels", "labels_eroded"):
-        (tmp_path / f"later_{kind}").rename(tiles / kind / "test")
+    for path, hidden in later.items():
+        hidden.rename(path)
     again = run("finetune_seg.py", config, "--backbone", "random", "--tta")
     assert again.returncode == 0, again.stderr
     assert "nothing is left to do" in again.stdout
@@ -96,13 +98,12 @@ def test_one_scoring_reports_every_protocol_and_reads_test_files_at_the_end_alon
     for name in names:  # and all of them in the terminal
         assert re.search(rf"^{name} +\d", again.stdout, re.MULTILINE), again.stdout
     assert (results["split"], results["scenes"], results["tiles"]) == ("test", 2, 18)
-    on = dict(on="scenes", window=96, overlap=0.5, tta=True)
-    assert results["scoring"] == on
+    assert results["scoring"] == dict(on="scenes", window=96, overlap=0.5, tta=True)
     assert results["protocols"]["all"]["pixels"] == 2 * 150 * 190  # though tiles overlap
     assert results["train_tiles"] == {"used": 9, "of": 9}
-    weights = results["config"]["train_cfg"]["loss"]["class_weights"]
-    train = config["train_cfg"]["train_data"]["image_path"]
-    assert weights == median_frequency(train, config["classes"])
+    train_cfg = results["config"]["train_cfg"]
+    weights = median_frequency(train_cfg["train_data"]["image_path"], config["classes"])
+    assert train_cfg["loss"]["class_weights"] == weights
 
     # Another way of scoring is another result: the same command with --tiles scores again.
     quick = run("finetune_seg.py", config, "--backbone", "random", "--tiles")
@@ -150,11 +151,9 @@ def test_what_is_another_network_is_told_from_what_is_written_otherwise(trained,
     backbone = dict(name="resnet18", pretrained="a.pth", mean=[0.5] * 3)
     one = dict(backbone_cfg=backbone, decoder_cfg=trained)
     other = dict(backbone_cfg=dict(name="resnet18", in_channels=3), decoder_cfg=asked)
-    if said is None:
+    wrong = pytest.raises(UserError, match=re.escape(said)) if said else contextlib.nullcontext()
+    with wrong:
         require_same_network(one, other, "best.pth")
-    else:
-        with pytest.raises(UserError, match=re.escape(said)):
-            require_same_network(one, other, "best.pth")
 
 
 def test_cloud_and_snow_are_scored_against_the_rest(run, tmp_path):
@@ -205,17 +204,16 @@ def test_eroded_labels_that_are_not_there_are_missed_before_training(run, potsda
 def test_median_frequency_weighs_a_class_by_the_median_share_over_its_own(potsdam, tmp_path):
     card = json.loads((potsdam / "dataset.json").read_text())
     shares = list(card["class_shares"].values())
-    weights = median_frequency(f"{potsdam}/images/train", card["classes"])
     middle = sum(sorted(shares)[2:4]) / 2
+    weights = median_frequency(f"{potsdam}/images/train", card["classes"])
     assert weights == pytest.approx([middle / share for share in shares])
-    with pytest.raises(UserError, match="has the classes impervious surface, building"):
-        median_frequency(f"{potsdam}/images/train", ["a", "b"])
-    with pytest.raises(UserError, match="not prepared"):
-        median_frequency(str(tmp_path), ["a", "b"])
-
-
-def test_a_class_that_never_occurs_gets_no_weight(potsdam, tmp_path):
-    card = json.loads((potsdam / "dataset.json").read_text())
+    for folder, classes, said in (
+        (f"{potsdam}/images/train", ["a", "b"], "has the classes impervious surface, building"),
+        (str(tmp_path), ["a", "b"], "not prepared"),
+    ):
+        with pytest.raises(UserError, match=said):
+            median_frequency(folder, classes)
+    # A class that never occurs gets no weight.
     card["class_shares"] = dict(zip(card["classes"], (0.5, 0.3, 0.2, 0, 0, 0), strict=True))
     (tmp_path / "dataset.json").write_text(json.dumps(card))
     weights = median_frequency(str(tmp_path), card["classes"])
@@ -232,14 +230,3 @@ def test_weights_reach_losses_inside_a_sum(run, potsdam, tmp_path):
     done = run("finetune_seg.py", config, "--dry_run")
     assert done.returncode == 0, done.stderr
     assert re.search(r"losses: a \d.* b \d", done.stdout)
-
-
-@pytest.mark.parametrize(
-    "file", sorted((ROOT / "configs").glob("seg_*_cfg.py")), ids=lambda f: f.stem
-)
-def test_every_seg_config_is_whole_and_builds(file):
-    config = load_config(file)
-    check_segmentation(config)
-    net = build_segmentation(config)
-    assert net.backbone.name == config["backbone_cfg"]["name"]
-    assert net.decoder.predict.out_channels == len(config["classes"])

@@ -538,12 +538,11 @@ def test_the_panels_of_the_inpainting_page_are_the_pixels():
 
 def test_cells_of_the_confusion_matrix_are_blue_by_their_share_of_the_row():
     page = pages.transforms_page(np.array([[4, 0], [1, 3]]), ["a", "b"], "of 8")
-    side = page.shape[0] - 12 - 2 * pages.CELL
-    left = next(x for x in range(page.shape[1]) if tuple(page[side + 2, x]) == pages.BLUE)
-    corner = page[side + 2 :: pages.CELL, left + 2 :: pages.CELL][:2, :2].astype(int)
+    grid = Grid(pages.CELL, pages.CELL, 2, 2, header=2)
     white, blue = np.array([255] * 3), np.array(pages.BLUE)
-    for (row, column), share in {(0, 0): 1, (0, 1): 0, (1, 0): 0.25, (1, 1): 0.75}.items():
-        assert np.abs(corner[row, column] - (white + share * (blue - white))).max() <= 1
+    for place, share in {(0, 0): 1, (0, 1): 0, (1, 0): 0.25, (1, 1): 0.75}.items():
+        colour = page[grid.corner(*place)].astype(int)
+        assert np.abs(colour - (white + share * (blue - white))).max() <= 1
 
 
 def test_the_pictures_of_a_run_show_its_samples_and_are_files_too(finished):

@@ -7,6 +7,7 @@ with the next call, and go on from their own latest.pth.
 """
 
 from dataclasses import asdict, dataclass
+from itertools import chain
 
 from SSLRemoteSensing.core.files import read_json
 from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, Grid
@@ -35,7 +36,7 @@ def arguments(grid: Grid, job: CellJob, gpu: str | None) -> list[str]:
             sets.append("train_cfg.test_data=None")
     if gpu is not None:
         sets.append("train_cfg.device=cuda")  # the one that the process sees
-    flags = ["--backbone", grid.inits[cell.init], "--checkpoints_path", str(folder)]
+    flags = ["--backbone", grid.known_inits[cell.init]["spec"], "--checkpoints_path", str(folder)]
     flags += ["--log_path", str(folder / "log"), "--set", *sets]
     return [*flags, "--evaluate", str(folder / "best.pth")] if job.scoring else flags
 
@@ -75,45 +76,48 @@ def main_miou(protocols: dict[str, dict]) -> float | None:
     return protocols.get("all", first_scores).get("miou")
 
 
+def records_of(grid: Grid) -> list[dict]:
+    """The cell.json of each cell that has one, also of those that are not asked for now."""
+    records = (read_json(path) for path in sorted(grid.folder.glob("cells/*/cell.json")))
+    return [record for record in records if record]
+
+
 def existing_cells(grid: Grid) -> list[Cell]:
-    """The cells that have a cell.json, also those that are not asked for now."""
-    records = [read_json(path) for path in sorted(grid.folder.glob("cells/*/cell.json"))]
-    keys = ("init", "fraction", "seed", "lr")
-    return [Cell(**{key: record[key] for key in keys}) for record in records if record]
+    return [Cell.of(record) for record in records_of(grid)]
 
 
 def rows_of(grid: Grid) -> list[dict]:
     """A row for each cell asked for or already there, as `comparison` takes them."""
-    order = {name: place for place, name in enumerate([*grid.inits, *grid.known_inits][::-1])}
+    order = list(dict.fromkeys(chain(grid.inits, grid.known_inits)))
     cells = {*grid.cells(), *existing_cells(grid)}
-    rows = []
-    for cell in sorted(
-        cells, key=lambda cell: (-order[cell.init], cell.fraction, cell.seed, cell.lr or 0)
-    ):
-        record = read_cell(grid, cell)
-        is_done = record["status"] == "done"
-        results = record["results"] if is_done else None
-        rows.append(
-            asdict(cell)
-            | {
-                "chosen": is_chosen(grid, cell),
-                "status": record["status"],
-                "error": record.get("error", "") if not is_done else "",
-                "tiles": grid.labelled_tiles(cell.fraction),
-                "steps": grid.steps,
-                "seconds": round(record.get("seconds", 0), 1),
-                "split": results["split"] if results else "",
-                "commit": results.get("versions", {}).get("commit") if results else None,
-                "device": results.get("device") if results else None,
-                "val_miou": main_miou(record.get("val") or {}),
-                "protocols": results["protocols"] if results else {},
-            }
+    return [
+        row_of(grid, cell)
+        for cell in sorted(
+            cells, key=lambda cell: (order.index(cell.init), cell.fraction, cell.seed, cell.lr or 0)
         )
-    return rows
+    ]
+
+
+def row_of(grid: Grid, cell: Cell) -> dict:
+    record = read_cell(grid, cell)
+    is_done = record["status"] == "done"
+    results = record["results"] if is_done else {"split": "", "protocols": {}}
+    return asdict(cell) | {
+        "chosen": is_chosen(grid, cell),
+        "status": record["status"],
+        "error": "" if is_done else record.get("error", ""),
+        "tiles": grid.labelled_tiles(cell.fraction),
+        "steps": grid.steps,
+        "seconds": round(record.get("seconds", 0), 1),
+        "split": results["split"],
+        "commit": results.get("versions", {}).get("commit"),
+        "device": results.get("device"),
+        "val_miou": main_miou(record.get("val") or {}),
+        "protocols": results["protocols"],
+    }
 
 
 def mean_seconds(grid: Grid) -> float | None:
     """Mean time of the finished cells."""
-    records = [read_json(path) for path in grid.folder.glob("cells/*/cell.json")]
-    times = [record["seconds"] for record in records if record and record["status"] == "done"]
+    times = [record["seconds"] for record in records_of(grid) if record["status"] == "done"]
     return sum(times) / len(times) if times else None

@@ -36,81 +36,60 @@ def draw_curves(
     lines = -(-len(protocols) // columns)
     size = (6.4, 4.6) if len(protocols) == 1 else (4.1 * columns + 0.4, 3.5 * lines + 0.9)
     figure = Figure(figsize=size, layout="constrained", dpi=150)
-    grid = figure.subplots(lines, columns, squeeze=False)
-    panels = list(grid.flat)
-    for axes, name in zip(panels, protocols, strict=False):
+    panels = [figure.add_subplot(lines, columns, place + 1) for place in range(len(protocols))]
+    for place, (axes, name) in enumerate(zip(panels, protocols, strict=True)):
         draw_panel(axes, rows, baseline, metric, name)
-        if len(protocols) > 1:
-            axes.set_title(name, fontsize=9)
-    for axes in panels[len(protocols) :]:
-        axes.set_axis_off()
-    for row in grid:
-        row[0].set_ylabel(f"{METRICS[metric]} in %")
-    for place, axes in enumerate(panels[: len(protocols)]):
-        if place + columns >= len(protocols):
-            axes.set_xlabel("labels used (tiles)")
+        axes.set_title(name if len(protocols) > 1 else "", fontsize=9)
+        axes.set_ylabel("" if place % columns else f"{METRICS[metric]} in %")
+        axes.set_xlabel("labels used (tiles)" if place + columns >= len(protocols) else "")
     many_seeds = len({row["seed"] for row in rows if counts(row)}) > 1
     what = "mean over seeds and its 95 % interval" if many_seeds else "one seed"
     figure.suptitle(f"{title}, {what}", fontsize=10)
     handles, labels = panels[0].get_legend_handles_labels()
     if handles:
         # A legend wider than the figure would be cut off at both sides.
-        most_columns = int(12 * size[0] / (max(map(len, labels)) + 7))
-        legend_columns = max(1, min(4, len(labels), most_columns))
-        place = "outside lower center"
-        figure.legend(handles, labels, loc=place, ncols=legend_columns, frameon=False, fontsize=9)
+        most = int(12 * size[0] / (max(map(len, labels)) + 7))
+        place, columns = "outside lower center", max(1, min(4, len(labels), most))
+        figure.legend(handles, labels, loc=place, ncols=columns, frameon=False, fontsize=9)
     figure.savefig(path)
 
 
 def draw_panel(
     axes, rows: Sequence[dict], baseline: str | None, metric: str, protocol: str
 ) -> None:
-    fractions = fractions_of(rows)
-    other_inits = [init for init in inits_of(rows) if init != baseline]
-    # From the seventh on a colour comes again, with another marker.
-    styles = {
-        init: (COLOURS[i % 6], MARKERS[(i + i // 6) % 6]) for i, init in enumerate(other_inits)
-    }
-    lowest = 0.0
+    """The curves of one protocol, on an axis of shares that is logarithmic."""
+    fractions, place = fractions_of(rows), 0
     for init in inits_of(rows):
-        colour, marker = styles.get(init, (GREY, "X"))
-        scores = {
-            fraction: scores_of(rows, init, fraction, metric, protocol) for fraction in fractions
-        }
-        points = {
-            fraction: estimate_interval(list(values.values()))
-            for fraction, values in scores.items()
-            if values
-        }
+        colour, marker = GREY, "X"
+        if init != baseline:  # from the seventh on a colour comes again, with another marker
+            colour, marker = COLOURS[place % 6], MARKERS[(place + place // 6) % 6]
+            place += 1
+        scores = (scores_of(rows, init, part, metric, protocol).values() for part in fractions)
+        means = map(estimate_interval, map(list, scores))
+        points = {part: mean for part, mean in zip(fractions, means, strict=True) if mean}
         if not points:
             continue
-        means = [100 * point.mean for point in points.values()]
-        lowest = min(lowest, *means)
+        values = [100 * point.mean for point in points.values()]
         halves = [100 * (point.half or 0) for point in points.values()]
-        low = [mean - half for mean, half in zip(means, halves, strict=True)]
-        high = [mean + half for mean, half in zip(means, halves, strict=True)]
-        axes.plot(
-            list(points), means, color=colour, marker=marker, markersize=5, lw=1.6, label=init
-        )
+        low, high = zip(*((v - h, v + h) for v, h in zip(values, halves, strict=True)), strict=True)
+        axes.plot(list(points), values, color=colour, marker=marker, ms=5, lw=1.6, label=init)
         axes.fill_between(list(points), low, high, color=colour, alpha=0.16, lw=0)
         if init == baseline and 1.0 in points:
             label = f"{init}, all labels"
-            axes.axhline(means[-1], color=GREY, ls=(0, (4, 3)), lw=1.1, label=label, zorder=1)
+            axes.axhline(values[-1], color=GREY, ls=(0, (4, 3)), lw=1.1, label=label, zorder=1)
     # The interval of two seeds can be wider than the metric's range.
+    lowest = min([0.0, *(value for line in axes.lines for value in line.get_ydata())])
     low, high = axes.get_ylim()
-    axes.set_ylim(max(low, min(0, lowest)), min(high, 100))
+    axes.set_ylim(max(low, lowest), min(high, 100))
     axes.set_xscale("log")
     axes.minorticks_off()
     ticks = []
-    for fraction in sorted(fractions, reverse=True):
+    for fraction in reversed(fractions):
         if not ticks or ticks[-1] / fraction >= NEAREST:
             ticks.append(fraction)
     tiles = {row["fraction"]: row["tiles"] for row in rows}
-    axes.set_xticks(
-        ticks,
-        [f"{format_percent(fraction)}\n({tiles[fraction]})" for fraction in ticks],
-        fontsize=8,
-    )
+    texts = [f"{format_percent(fraction)}\n({tiles[fraction]})" for fraction in ticks]
+    axes.set_xticks(ticks, texts, fontsize=8)
     axes.tick_params(axis="y", labelsize=8)
     axes.grid(color="0.9", lw=0.8)
     axes.set_axisbelow(True)

@@ -8,14 +8,14 @@ that a later edit of the user's file reaches none of them.
 import ast
 import contextlib
 import copy
-import fcntl
 import functools
+import itertools
 import json
 import math
 import pprint
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from SSLRemoteSensing.core.config import differences, override
@@ -23,20 +23,19 @@ from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.core.files import make_folder, read_json, sha256, write_text
 from SSLRemoteSensing.core.machine import choose_device
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
-from SSLRemoteSensing.data.subsets import choose_fraction
-from SSLRemoteSensing.training.settings import divide_batch, require_one_length
-from SSLRemoteSensing.workflows.finetuning import check_segmentation
+from SSLRemoteSensing.training.settings import LoopSettings, split
+from SSLRemoteSensing.workflows.finetuning import SegmentationData, check_segmentation
 from SSLRemoteSensing.workflows.label_efficiency.comparison import format_percent
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+INIT = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.+-]*)=(.+)")
 # Each cell sets these itself, and these differ between machines without changing what is learnt.
 OF_CELLS = ("backbone_cfg.pretrained", "train_cfg.seed", "train_cfg.train_data.fraction")
 OF_CELLS += ("train_cfg.train_data.fraction_seed", "train_cfg.checkpoints.checkpoints_path")
+OF_MACHINES = ("train_cfg.device", "train_cfg.num_workers", "train_cfg.log")
+OF_MACHINES += ("train_cfg.checkpoints.max_keep", "train_cfg.checkpoints.save_minutes")
 # What may differ between initialisations: how a network is trained, not on what or for how long.
 OWN = ("decoder_cfg.transfer", "train_cfg.freeze_backbone", "train_cfg.norm_eval")
 OWN += ("train_cfg.backbone_lr_factor", "train_cfg.optimizer", "train_cfg.lr_schedule")
-OF_MACHINES = ("train_cfg.device", "train_cfg.num_workers", "train_cfg.log")
-OF_MACHINES += ("train_cfg.checkpoints.max_keep", "train_cfg.checkpoints.save_minutes")
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,11 @@ class Cell:
     fraction: float
     seed: int
     lr: float | None = None
+
+    @classmethod
+    def of(cls, row: dict) -> "Cell":
+        """The cell that a row of a table, or a cell.json, is of."""
+        return cls(row["init"], row["fraction"], row["seed"], row["lr"])
 
     @property
     def name(self) -> str:
@@ -62,27 +66,27 @@ class Grid:
 
     Attributes:
         config: as load_config gives it.
-        inits: name -> 'random', 'imagenet' or a file, absolute; those asked for.
-        known_inits: name -> dict(spec, sha256, set), also those of earlier calls; `set` holds the
-            'a.b=VALUE' of that initialisation alone.
+        inits: names of the initialisations asked for.
+        known_inits: name -> dict(spec, sha256, set), also those of earlier calls; `spec` is
+            'random', 'imagenet' or a file, absolute, `set` holds the 'a.b=VALUE' of that
+            initialisation alone.
         lrs: learning rates to search, None for the config's own.
-        tiles, steps: of the whole train split; of every cell.
-        chosen: the learning rate found for (init, fraction).
+        tiles: of the whole train split.
         against: the initialisation that the others are set against; None for the random one.
+        chosen: the learning rate found for (init, fraction).
         lock: the open file that keeps other commands out; the cells hold it too.
     """
 
     folder: Path
     config: dict
-    inits: dict[str, str]
+    inits: list[str]
     known_inits: dict[str, dict]
     fractions: list[float]
     seeds: list[int]
     lrs: list[float] | None
     tiles: int
-    steps: int
-    chosen: dict[tuple[str, float], float]
     against: str | None = None
+    chosen: dict[tuple[str, float], float] = field(default_factory=dict)
     lock: int | None = None
 
     def cells(self) -> list[Cell]:
@@ -90,11 +94,10 @@ class Grid:
 
         Where the learning rate is chosen, seeds that are added need no other.
         """
+        places = itertools.product(self.seeds, self.fractions, self.inits)
         return [
             Cell(init, fraction, seed, lr)
-            for seed in self.seeds
-            for fraction in self.fractions
-            for init in self.inits
+            for seed, fraction, init in places
             for lr in self.rates(init, fraction)
         ]
 
@@ -105,13 +108,22 @@ class Grid:
         return self.lrs if chosen is None else [chosen]
 
     def labelled_tiles(self, fraction: float) -> int:
-        """Number of tiles with labels."""
-        return count_labelled(self.tiles, fraction)
+        """Number of tiles with labels, as `choose_fraction` has it."""
+        return max(1, round(fraction * self.tiles))
+
+    @functools.cached_property
+    def loop(self) -> LoopSettings:
+        return split(self.config["train_cfg"], SegmentationData)[1]
+
+    @property
+    def steps(self) -> int:
+        """Of every cell, the same at any fraction."""
+        return self.loop.num_step or self.loop.num_epoch * (self.tiles // self.per_step)
 
     @property
     def per_step(self) -> int:
         """Tiles that a step takes."""
-        return tiles_per_step(self.config["train_cfg"])
+        return self.loop.batch_size * self.loop.accumulate_steps
 
     @property
     def draws(self) -> int:
@@ -127,12 +139,8 @@ class Grid:
     def baseline(self) -> str | None:
         """The initialisation that others are set against: `against`, or else random weights,
         trained as the config says."""
-        if self.against is not None:
-            return self.against
-        for name, entry in self.known_inits.items():
-            if entry["spec"] == "random" and not entry["set"]:
-                return name
-        return None
+        plain = [n for n, e in self.known_inits.items() if e["spec"] == "random" and not e["set"]]
+        return self.against or next(iter(plain), None)
 
     def path(self, cell: Cell) -> Path:
         return self.folder / "cells" / cell.name
@@ -166,27 +174,19 @@ def plan_grid(
         check_numbers("--lrs", lrs, lambda value: 0 < value < math.inf, "above 0")
         lrs = sorted(lrs)
     require_plain(config)
-    specs = read_inits(inits)
+    known_inits = read_inits(inits)
     choose_device(config["train_cfg"].get("device", "auto"))
-    tiles, steps = measure(config)
-    sets = read_init_sets(init_sets, specs, config)
-    for name, settings in sets.items():
-        if lrs is not None and any(text.startswith("train_cfg.optimizer") for text in settings):
-            raise UserError(
-                f"--init_set {name} {' '.join(settings)}: --lrs chooses the rate for all"
-            )
-    known_inits = {
-        name: {"spec": spec, "sha256": spec_hash(spec), "set": sets.get(name, [])}
-        for name, spec in specs.items()
-    }
+    read_init_sets(init_sets, known_inits, config, lrs)
     grid = Grid(
-        folder, config, specs, known_inits, sorted(fractions), list(seeds), lrs, tiles, steps, {}
-    )
+        folder, config, list(known_inits), known_inits, sorted(fractions), list(seeds),
+        lrs, count_tiles(config), against,
+    )  # fmt: skip
+    if grid.per_step > grid.tiles:
+        raise UserError(
+            f"train_cfg.batch_size: a step takes {grid.per_step} of {grid.tiles} train tiles; set "
+            f"a batch_size of at most their number"
+        )
     read_grid(grid)
-    if against is not None and against not in grid.known_inits:
-        names = ", ".join(grid.known_inits)
-        raise UserError(f"--against {against}: is no initialisation of the grid ({names})")
-    grid.against = against
     return grid
 
 
@@ -194,22 +194,20 @@ def read_grid(grid: Grid) -> None:
     """Take over what the folder's grid.json knows, if there is one and it is of this grid."""
     file = grid.folder / "grid.json"
     record = read_json(file)
-    if not record:
-        if file.exists():
-            raise UserError(f"{file}: damaged; restore it, or set another --output")
-        if any(grid.folder.glob("cells/*/cell.json")):
-            raise UserError(f"{file}: not there, but cells of a grid are; set another --output")
-        return
-    for entry in record["inits"].values():
-        entry.setdefault("set", [])  # earlier versions knew no --init_set
-    compare(grid.folder, record, identity(grid.config, grid.lrs, grid.tiles), grid.known_inits)
-    grid.known_inits = record["inits"] | grid.known_inits
-    grid.chosen = {(entry["init"], entry["fraction"]): entry["lr"] for entry in record["chosen"]}
-
-
-@functools.cache
-def count_labelled(tiles: int, fraction: float) -> int:
-    return len(choose_fraction([str(i) for i in range(tiles)], fraction, 0))
+    if record:
+        for entry in record["inits"].values():
+            entry.setdefault("set", [])  # earlier versions knew no --init_set
+        compare(grid, record)
+        grid.known_inits = record["inits"] | grid.known_inits
+        choices = record["chosen"]
+        grid.chosen = {(entry["init"], entry["fraction"]): entry["lr"] for entry in choices}
+    elif file.exists():
+        raise UserError(f"{file}: damaged; restore it, or set another --output")
+    elif any(grid.folder.glob("cells/*/cell.json")):
+        raise UserError(f"{file}: not there, but cells of a grid are; set another --output")
+    if grid.against is not None and grid.against not in grid.known_inits:
+        names = ", ".join(grid.known_inits)
+        raise UserError(f"--against {grid.against}: is no initialisation of the grid ({names})")
 
 
 def check_numbers(flag: str, values: Sequence[float], is_allowed, expected: str) -> None:
@@ -222,35 +220,37 @@ def check_numbers(flag: str, values: Sequence[float], is_allowed, expected: str)
         raise UserError(f"{flag}: {duplicates[0]} stands there twice")
 
 
-def read_inits(texts: Sequence[str]) -> dict[str, str]:
-    """Name -> 'random', 'imagenet' or the absolute path of a file."""
-    specs = {}
+def read_inits(texts: Sequence[str]) -> dict[str, dict]:
+    """Name -> dict(spec, sha256, set), with nothing set, of each text of --init."""
+    inits = {}
     for text in texts:
-        name, equals, spec = text.partition("=")
-        if not equals or not spec:
-            raise UserError(f"--init {text}: write NAME=random, NAME=imagenet or NAME=FILE")
-        if not NAME.fullmatch(name):
+        match = INIT.fullmatch(text)
+        if match is None:
             raise UserError(
-                f"--init {text}: a name is of letters, digits and _.+- and names folders"
+                f"--init {text}: write NAME=random, NAME=imagenet or NAME=FILE; a name is of "
+                f"letters, digits and _.+- and names folders"
             )
-        if name.lower() in (other_name.lower() for other_name in specs):
+        name, spec = match.groups()
+        if name.lower() in map(str.lower, inits):
             raise UserError(f"--init {text}: the name {name} stands there twice")
         if spec not in ("random", "imagenet"):
             if not Path(spec).is_file():
                 raise UserError(f"--init {text}: no such file; or write random or imagenet")
             spec = str(Path(spec).absolute())
-        specs[name] = spec
-    return specs
+        inits[name] = {"spec": spec, "sha256": weights_hash(spec), "set": []}
+    return inits
 
 
 def read_init_sets(
-    texts: Sequence[Sequence[str]], specs: dict[str, str], config: dict
-) -> dict[str, list[str]]:
-    """Name -> what --init_set gives it; checked as keys of the config."""
-    sets: dict[str, list[str]] = {}
+    texts: Sequence[Sequence[str]],
+    inits: dict[str, dict],
+    config: dict,
+    lrs: Sequence[float] | None,
+) -> None:
+    """Put what --init_set gives into `inits`; checked as keys of the config."""
     for name, *settings in texts:
-        if name not in specs:
-            raise UserError(f"--init_set {name}: is no name of --init ({', '.join(specs)})")
+        if name not in inits:
+            raise UserError(f"--init_set {name}: is no name of --init ({', '.join(inits)})")
         if not settings:
             raise UserError(f"--init_set {name}: write the keys after it, as KEY=VALUE")
         for text in settings:
@@ -260,87 +260,61 @@ def read_init_sets(
                     f"--init_set {name} {text}: must be the same for all, so use --set; an "
                     f"initialisation's own are {', '.join(OWN)}"
                 )
-        sets.setdefault(name, []).extend(settings)
-    for name, settings in sets.items():
+            if lrs is not None and key.startswith("train_cfg.optimizer"):
+                raise UserError(f"--init_set {name} {text}: --lrs chooses the rate for all")
+        inits[name]["set"] += settings
+    for name, entry in inits.items():
         changed_config = copy.deepcopy(config)
         with about(f"--init_set {name}"):
-            for text in settings:
+            for text in entry["set"]:
                 override(changed_config, text)
             check_segmentation(changed_config)
-    return sets
 
 
-def measure(config: dict) -> tuple[int, int]:
-    """Tiles of the train split, and steps of a cell, the same at any fraction."""
-    train_cfg = config["train_cfg"]
-    settings = TileSettings(**train_cfg["train_data"] | {"fraction": 1.0})
+def count_tiles(config: dict) -> int:
+    """Tiles of the train split; what cannot be used of them is refused here."""
+    settings = TileSettings(**config["train_cfg"]["train_data"] | {"fraction": 1.0})
     classes = list(config["classes"])
     bands = config["backbone_cfg"].get("in_channels", 3)
     with about("train_cfg.train_data"):
-        tiles = len(SegmentationDataset(settings, len(classes), in_channels=bands, classes=classes))
-    per_step = tiles_per_step(train_cfg)
-    if per_step < 1 or tiles < per_step:
-        raise UserError(
-            f"train_cfg.batch_size: a step takes {per_step} of {tiles} train tiles; set a "
-            f"batch_size of at least 1 and at most their number"
-        )
-    return tiles, steps_of(train_cfg, tiles)
+        return len(SegmentationDataset(settings, len(classes), in_channels=bands, classes=classes))
 
 
-def steps_of(train_cfg: dict, tiles: int) -> int:
-    """The steps of a cell, of which `tiles` are the train split."""
-    epochs, steps = train_cfg.get("num_epoch"), train_cfg.get("num_step")
-    require_one_length(epochs, steps)
-    steps = epochs * (tiles // tiles_per_step(train_cfg)) if steps is None else steps
-    if steps < 1:
-        raise UserError("train_cfg: num_epoch or num_step must be at least 1")
-    return steps
-
-
-def tiles_per_step(train_cfg: dict) -> int:
-    return divide_batch(train_cfg)["batch_size"] * train_cfg.get("accumulate_steps", 1)
-
-
-def identity(config: dict, lrs: Sequence[float] | None, tiles: int) -> dict:
+def identity(grid: Grid) -> dict:
     """What must not change within a grid, in JSON's types."""
-    config = copy.deepcopy(config)
-    of_cells = OF_CELLS if lrs is None else (*OF_CELLS, "train_cfg.optimizer.lr")
+    config = copy.deepcopy(grid.config)
+    of_cells = OF_CELLS if grid.lrs is None else (*OF_CELLS, "train_cfg.optimizer.lr")
     for path in (*of_cells, *OF_MACHINES):
         *parents, last = path.split(".")
         owner = config
         for key in parents:
             owner = owner.get(key, {})
         owner.pop(last, None)
-    contents = {"version": 1, "lrs": lrs, "config": config, "train_tiles": tiles}
+    contents = {"version": 1, "lrs": grid.lrs, "config": config, "train_tiles": grid.tiles}
     return json.loads(json.dumps(contents, default=str))
 
 
-def compare(folder: Path, record: dict, ours: dict, inits: dict[str, dict]) -> None:
-    """Raise a `UserError` that names what differs from the grid in `folder`."""
-    changes = differences({key: record.get(key) for key in ours}, ours)
+def compare(grid: Grid, record: dict) -> None:
+    """Raise a `UserError` that names what differs from `record`, the grid.json of the folder."""
+    ours, inits = identity(grid), record["inits"]
+    theirs = {key: record.get(key) for key in ours}
+    names = [name for name in grid.known_inits if name in inits]
+    ours["inits"] = {name: what_is_compared(grid.known_inits[name]) for name in names}
+    theirs["inits"] = {name: what_is_compared(inits[name]) for name in names}
+    changes = differences(theirs, ours)
     if changes:
         path, before, now = changes[0]
         more = f" (and {len(changes) - 1} keys more)" if len(changes) > 1 else ""
+        other = ", or give the initialisation another name" if path.startswith("inits") else ""
         raise UserError(
-            f"--output {folder}: holds another grid, its {path.removeprefix('config.')} is "
-            f"{before!r}, now {now!r}{more}; set another --output"
+            f"--output {grid.folder}: holds another grid, its {path.removeprefix('config.')} is "
+            f"{before!r}, now {now!r}{more}; set another --output{other}"
         )
-    for name, entry in inits.items():
-        before = record["inits"].get(name, entry)
-        same_kind = entry["sha256"] is not None or before["spec"] == entry["spec"]
-        if before["sha256"] != entry["sha256"] or not same_kind:
-            raise UserError(
-                f"--init {name}={entry['spec']}: in {folder} that name is {before['spec']}"
-                f"{' with other contents' if before['spec'] == entry['spec'] else ''}; give it "
-                f"another name, or set another --output"
-            )
-        if before["set"] != entry["set"]:
-            raise UserError(
-                f"--init_set {name}: in {folder} that name goes with "
-                f"{' '.join(before['set']) or 'nothing'}, now "
-                f"{' '.join(entry['set']) or 'nothing'}; give it another name, or set another "
-                f"--output"
-            )
+
+
+def what_is_compared(init: dict) -> dict:
+    """Of an initialisation: the same weights may lie in another file."""
+    return {"weights": init["sha256"] or init["spec"], "set": " ".join(init["set"])}
 
 
 def require_plain(value, path: str = "") -> None:
@@ -349,12 +323,10 @@ def require_plain(value, path: str = "") -> None:
         for key, child in value.items():
             require_plain(child, f"{path}.{key}" if path else str(key))
         return
-    try:
-        is_plain = ast.literal_eval(repr(value)) == value
-    except (ValueError, SyntaxError):
-        is_plain = False
-    if not is_plain:
-        raise UserError(f"{path}={value!r}: cannot be kept with the grid; write a plain value")
+    with contextlib.suppress(ValueError, SyntaxError):
+        if ast.literal_eval(repr(value)) == value:
+            return
+    raise UserError(f"{path}={value!r}: cannot be kept with the grid; write a plain value")
 
 
 def write_grid(grid: Grid) -> None:
@@ -366,34 +338,11 @@ def write_grid(grid: Grid) -> None:
         {"init": init, "fraction": fraction, "lr": lr}
         for (init, fraction), lr in grid.chosen.items()
     ]
-    contents = identity(grid.config, grid.lrs, grid.tiles)
-    contents |= {"inits": grid.known_inits, "chosen": choices}
+    contents = identity(grid) | {"inits": grid.known_inits, "chosen": choices}
     write_text(grid.folder / "grid.json", json.dumps(contents, indent=2) + "\n")
 
 
-@contextlib.contextmanager
-def locked(grid: Grid) -> Iterator[None]:
-    """Keep a second command out of the folder as long as this one, or a cell of it, is running."""
-    make_folder(grid.folder, "--output")
-    try:
-        file = open(grid.folder / ".lock", "w")  # noqa: SIM115, closed below
-    except OSError as error:
-        raise UserError(f"--output {grid.folder}: cannot be written ({error.strerror})") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"--output {grid.folder}: another command, or a cell that it left, is running there"
-            ) from error
-        except OSError as error:
-            raise UserError(f"--output {grid.folder}: no locks here ({error.strerror})") from error
-        grid.lock = file.fileno()
-        yield
-        grid.lock = None
-
-
-def spec_hash(spec: str) -> str | None:
+def weights_hash(spec: str) -> str | None:
     """SHA-256 of the file that an initialisation names; None where it names none."""
     if spec in ("random", "imagenet"):
         return None

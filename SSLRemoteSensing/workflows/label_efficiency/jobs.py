@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from SSLRemoteSensing.workflows.label_efficiency.cells import (
     read_cell,
 )
 from SSLRemoteSensing.workflows.label_efficiency.comparison import METRICS
-from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, Grid
+from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, Grid, weights_hash
 
 # A signal to a whole process group or job reaches the cells too, and a second one of a kind ends
 # them without saving: what is passed on is therefore of the other kind.
@@ -41,26 +41,17 @@ class Running:
     offset: int  # of output.txt, where this process began to write
 
 
-@dataclass
-class Stop:
-    """The signals received so far, and the processes that they are passed on to."""
-
-    received: list[int] = field(default_factory=list)
-    running: dict[int, Running] = field(default_factory=dict)
-
-    def note(self, number: int, frame) -> None:
-        self.received.append(number)
-        for cell_run in list(self.running.values()):
-            cell_run.process.send_signal(PASSED_ON[number])
-
-
 @contextlib.contextmanager
-def stop_signals() -> Iterator[Stop]:
-    """A `Stop` that SIGINT and SIGTERM go to; a second one of a kind reaches the cells as well."""
-    stop = Stop()
-    old_handlers = {number: signal.signal(number, stop.note) for number in PASSED_ON}
+def noted_signals() -> Iterator[list[int]]:
+    """The SIGINT and SIGTERM that come in the block, in order."""
+    received: list[int] = []
+
+    def note(number: int, frame) -> None:
+        received.append(number)
+
+    old_handlers = {number: signal.signal(number, note) for number in PASSED_ON}
     try:
-        yield stop
+        yield received
     finally:
         for number, handler in old_handlers.items():
             signal.signal(number, handler)
@@ -88,68 +79,48 @@ def run_jobs(
     jobs: Sequence[CellJob],
     command: Sequence[str],
     slots: Sequence[str | None],
-    stop: Stop,
+    signals: Sequence[int],
     keep_weights: bool = False,
 ) -> None:
     """Run `jobs`, as many side by side as there are `slots`; a line for each that ends.
 
-    After a signal no new one starts, and those running save and end.
-
     Args:
         command: what runs a cell, before its flags: Python and `finetune`.
+        signals: those that have come, of `noted_signals`. After one no new cell starts; those
+            running are passed each of them, and save and end.
     """
     for cell in existing_cells(grid):
         if read_cell(grid, cell)["status"] == "done":
             tidy(grid.path(cell))  # what a crash may have left
     command = [*command, "--config_file", str(grid.folder / "config.py")]
-    files = {name: stamp(spec) for name, spec in grid.inits.items()}
-    waiting_jobs, ended_count = list(jobs), 0
+    waiting, running, passed_on = list(jobs), {}, 0
     bar = progress("cells", total=len(jobs), unit="cell")
     try:
-        while stop.running or (waiting_jobs and not stop.received):
-            for number, gpu in enumerate(slots):
-                if number not in stop.running and waiting_jobs and not stop.received:
-                    job = waiting_jobs.pop(0)
-                    name, spec = job.cell.init, grid.inits[job.cell.init]
-                    if stamp(spec) != files[name]:
-                        raise UserError(f"--init {name}={spec}: changed while the grid ran")
-                    stop.running[number] = start(grid, job, command, gpu, len(slots))
-                    if stop.received:  # while it started; the others were told
-                        stop.running[number].process.terminate()
+        while running or (waiting and not signals):
+            for slot, gpu in enumerate(slots):
+                if slot not in running and waiting and not signals:
+                    running[slot] = start(grid, waiting.pop(0), command, gpu, len(slots))
             time.sleep(POLL)
             bar.refresh()  # its clock, as cells take minutes
-            for number, cell_run in list(stop.running.items()):
-                code = cell_run.process.poll()
-                if code is not None:
-                    del stop.running[number]
-                    text = finish(grid, cell_run, code, bool(stop.received), keep_weights)
-                    ended_count += 1
-                    remaining = len(waiting_jobs) + len(stop.running)
-                    bar.update()
-                    seconds = mean_seconds(grid)
-                    has_estimate = bool(remaining and seconds and not stop.received)
-                    estimate = (
-                        f"; about {format_duration(remaining * seconds / len(slots))} left"
-                        if has_estimate
-                        else ""
-                    )
-                    print_line(
-                        f"[{ended_count} of {len(jobs)}] {cell_run.job.cell}: {text}{estimate}"
-                    )
+            for number in signals[passed_on:]:
+                for cell_run in running.values():
+                    cell_run.process.send_signal(PASSED_ON[number])
+                passed_on += 1
+            ended = [slot for slot, run in running.items() if run.process.poll() is not None]
+            for cell_run in [running.pop(slot) for slot in ended]:
+                text = finish(grid, cell_run, bool(signals), keep_weights)
+                bar.update()
+                remaining, seconds = len(waiting) + len(running), mean_seconds(grid)
+                if remaining and seconds and not signals:
+                    text += f"; about {format_duration(remaining * seconds / len(slots))} left"
+                count = len(jobs) - remaining
+                print_line(f"[{count} of {len(jobs)}] {cell_run.job.cell}: {text}")
     finally:  # only after an error of our own is any left
         bar.close()
-        for cell_run in stop.running.values():
+        for cell_run in running.values():
             cell_run.process.terminate()
-        for cell_run in stop.running.values():
+        for cell_run in running.values():
             cell_run.process.wait()
-
-
-def stamp(spec: str) -> tuple[int, int] | None:
-    """What changes with a file; None where `spec` names none."""
-    if not os.path.isfile(spec):
-        return None
-    status = os.stat(spec)
-    return status.st_size, status.st_mtime_ns
 
 
 def start(
@@ -165,6 +136,9 @@ def start(
         cores = len(os.sched_getaffinity(0))
         # Each would take all of them, and threads that wait for a core slow a step many times over.
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // side_by_side)))
+    init = grid.known_inits[job.cell.init]
+    if weights_hash(init["spec"]) != init["sha256"]:
+        raise UserError(f"--init {job.cell.init}={init['spec']}: changed while the grid ran")
     output = grid.path(job.cell) / "output.txt"
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -181,39 +155,36 @@ def start(
     return Running(job, process, time.monotonic(), offset)
 
 
-def finish(grid: Grid, cell_run: Running, code: int, stopping: bool, keep_weights: bool) -> str:
-    """Write cell.json of the cell whose process ended with `code`; return what to say of it."""
-    cell, folder = cell_run.job.cell, grid.path(cell_run.job.cell)
-    old_record = read_json(folder / "cell.json")
-    seconds = time.monotonic() - cell_run.started
-    results = read_json(folder / "results.json")
+def finish(grid: Grid, cell_run: Running, stopping: bool, keep_weights: bool) -> str:
+    """Write cell.json of the cell whose process has ended; return what to say of it."""
+    job, code = cell_run.job, cell_run.process.returncode
+    cell, folder = job.cell, grid.path(job.cell)
+    old_record, results = (read_json(folder / f"{name}.json") for name in ("cell", "results"))
+    duration = time.monotonic() - cell_run.started
     good = code == 0 and bool(results)
-    error = "" if good else error_line(folder / "output.txt", cell_run.offset, code)
+    error = "" if good or stopping else error_line(folder / "output.txt", cell_run.offset, code)
     record = {"version": 1, **asdict(cell), "status": "done", "returncode": code, "error": error}
     record |= {"tiles": grid.labelled_tiles(cell.fraction), "steps": grid.steps}
-    record |= {"seconds": old_record.get("seconds", 0) + seconds, "val": old_record.get("val")}
-    if not good and stopping:
-        record |= {"status": "stopped", "error": ""}
-    elif not good:
-        record["status"] = "failed"
-    elif cell.lr is not None and not cell_run.job.scoring:
+    record |= {"seconds": old_record.get("seconds", 0) + duration, "val": old_record.get("val")}
+    if not good:
+        is_trained = job.scoring and (folder / "best.pth").exists()
+        record["status"] = "unscored" if is_trained else "stopped" if stopping else "failed"
+    elif cell.lr is not None and not job.scoring:
         record["val"] = {  # scoring on the test tiles writes another results.json
             protocol: {metric: scores.get(metric) for metric in METRICS}
             for protocol, scores in results["protocols"].items()
         }
-    if cell_run.job.scoring and not good and (folder / "best.pth").exists():
-        record["status"] = "unscored"  # trained it is
     write_text(folder / "cell.json", json.dumps(record, indent=2) + "\n")
     if good:
         tidy(folder)
-        if not keep_weights and (cell.lr is None or cell_run.job.scoring):
+        if not keep_weights and (cell.lr is None or job.scoring):
             (folder / "best.pth").unlink(missing_ok=True)
         miou = main_miou(results["protocols"])
         score = "none" if miou is None else f"{100 * miou:.2f} %"
-        return f"{results['split']} mIoU {score}, {format_duration(seconds)}"
-    if record["status"] == "stopped":
-        return f"stopped after {format_duration(seconds)}"
-    return f"FAILED after {format_duration(seconds)}: {error} (see {folder / 'output.txt'})"
+        return f"{results['split']} mIoU {score}, {format_duration(duration)}"
+    if stopping:
+        return f"stopped after {format_duration(duration)}"
+    return f"FAILED after {format_duration(duration)}: {error} (see {folder / 'output.txt'})"
 
 
 def tidy(folder: Path) -> None:

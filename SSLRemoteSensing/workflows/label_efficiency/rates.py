@@ -5,12 +5,11 @@ validation is chosen, by one rule for all initialisations, and only the chosen c
 on the test tiles, once.
 """
 
+import math
+from itertools import product
+
 from SSLRemoteSensing.workflows.label_efficiency.cells import existing_cells, main_miou, read_cell
-from SSLRemoteSensing.workflows.label_efficiency.comparison import (
-    Interval,
-    estimate_interval,
-    format_percent,
-)
+from SSLRemoteSensing.workflows.label_efficiency.comparison import format_percent
 from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, Grid, write_grid
 
 DIVERGED = "not finite"  # in the error of a run whose learning rate was too high
@@ -24,18 +23,16 @@ def choose_rates(grid: Grid, keep_weights: bool = False) -> list[str]:
     it runs again with the next call. A choice stands: test tiles are seen after it.
     """
     remarks = []
-    for fraction in grid.fractions:
-        for init in grid.inits:
-            if (init, fraction) in grid.chosen:
-                continue
-            means, place = mean_by_rate(grid, init, fraction), f"{init}, {format_percent(fraction)}"
-            if means is None:
-                remarks.append(f"{place}: no learning rate is chosen, not all its cells have ended")
-            elif not means:
-                remarks.append(f"{place}: no learning rate is chosen, training diverged with each")
-            else:
-                best = max(means, key=lambda lr: (means[lr].mean, -lr))
-                grid.chosen[init, fraction] = best
+    for fraction, init in product(grid.fractions, grid.inits):
+        if (init, fraction) in grid.chosen:
+            continue
+        means = mean_by_rate(grid, init, fraction)
+        if means:
+            grid.chosen[init, fraction] = max(means, key=lambda lr: (means[lr], -lr))
+            continue
+        reason = "not all its cells have ended" if means is None else "training diverged with each"
+        place = f"{init}, {format_percent(fraction)}"
+        remarks.append(f"{place}: no learning rate is chosen, {reason}")
     write_grid(grid)
     for cell in [] if keep_weights else existing_cells(grid):
         chosen_lr = grid.chosen.get((cell.init, cell.fraction))
@@ -59,23 +56,26 @@ def warnings_of_rates(grid: Grid) -> list[str]:
     ]
 
 
-def mean_by_rate(grid: Grid, init: str, fraction: float) -> dict[float, Interval] | None:
+def mean_by_rate(grid: Grid, init: str, fraction: float) -> dict[float, float] | None:
     """Mean mIoU on validation of each rate none of whose cells diverged; None if not all ended."""
-    means = {}
     # Also the seeds of earlier calls: a choice must not rest on those that happen to be asked for.
-    existing_seeds = {
-        cell.seed for cell in existing_cells(grid) if (cell.init, cell.fraction) == (init, fraction)
+    seeds = {cell.seed for cell in existing_cells(grid)
+             if (cell.init, cell.fraction) == (init, fraction)}  # fmt: skip
+    values = {
+        lr: [
+            validation_miou(read_cell(grid, Cell(init, fraction, seed, lr)))
+            for seed in sorted(seeds | set(grid.seeds))
+        ]
+        for lr in grid.lrs
     }
-    seeds = sorted(existing_seeds.union(grid.seeds))
-    for lr in grid.lrs:
-        values = []
-        for seed in seeds:
-            record = read_cell(grid, Cell(init, fraction, seed, lr))
-            miou = main_miou(record.get("val") or {})
-            if record["status"] == "done" and miou is not None:
-                values.append(miou)
-            elif DIVERGED not in record.get("error", ""):
-                return None
-        if len(values) == len(seeds):
-            means[lr] = estimate_interval(values)
-    return means
+    if any(None in of_rate for of_rate in values.values()):
+        return None
+    means = {lr: math.fsum(of_rate) / len(of_rate) for lr, of_rate in values.items()}
+    return {lr: mean for lr, mean in means.items() if not math.isnan(mean)}
+
+
+def validation_miou(record: dict) -> float | None:
+    """NaN of a cell that diverged; None of one that has not ended."""
+    if record["status"] == "done":
+        return main_miou(record.get("val") or {})
+    return math.nan if DIVERGED in record.get("error", "") else None

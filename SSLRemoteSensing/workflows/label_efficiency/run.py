@@ -1,20 +1,16 @@
 """A grid from its plan to its report: the cells, the choice of learning rates, what came of it."""
 
-from collections.abc import Sequence
+import contextlib
+import fcntl
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from SSLRemoteSensing.core.config import load_config
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.files import read_json
+from SSLRemoteSensing.core.files import make_folder, read_json
 from SSLRemoteSensing.workflows.label_efficiency.cells import existing_cells, remaining_jobs
-from SSLRemoteSensing.workflows.label_efficiency.grid import (
-    Grid,
-    locked,
-    read_grid,
-    steps_of,
-    write_grid,
-)
-from SSLRemoteSensing.workflows.label_efficiency.jobs import run_jobs, stop_signals
+from SSLRemoteSensing.workflows.label_efficiency.grid import Grid, read_grid, write_grid
+from SSLRemoteSensing.workflows.label_efficiency.jobs import noted_signals, run_jobs
 from SSLRemoteSensing.workflows.label_efficiency.rates import choose_rates, warnings_of_rates
 from SSLRemoteSensing.workflows.label_efficiency.report import choose_protocol, report
 
@@ -28,7 +24,7 @@ def run_grid(
     metric: str,
     protocol: str,
     keep_weights: bool = False,
-) -> tuple[int | None, bool]:
+) -> bool:
     """Run the cells that are left, choose rates where they are searched, and write the report.
 
     Args:
@@ -36,25 +32,46 @@ def run_grid(
         metric, protocol: the score that the answer and the curves are of.
 
     Returns:
-        The signal that stopped it or None, and whether a cell has no result.
+        Whether all cells have a result.
 
     Raises:
         UserError: another command is at work in the folder; a file that changed meanwhile.
+        KeyboardInterrupt: a signal came; the cells that ran have saved.
     """
-    with locked(grid), stop_signals() as stop:
+    with locked(grid), noted_signals() as signals:
         read_grid(grid)  # as it is now that no other command can change it
         write_grid(grid)
         jobs = remaining_jobs(grid)
         print(f"{len(jobs)} of {len(grid.cells())} cells to do, {len(slots)} at a time", flush=True)
-        run_jobs(grid, jobs, command, slots, stop, keep_weights)
+        run_jobs(grid, jobs, command, slots, signals, keep_weights)
         remarks = []
-        if grid.lrs is not None and not stop.received:
+        if grid.lrs is not None and not signals:
             remarks = choose_rates(grid, keep_weights) + warnings_of_rates(grid)
             scoring = [job for job in remaining_jobs(grid) if job.scoring]
-            run_jobs(grid, scoring, command, slots, stop, keep_weights)
-        report(grid, remarks, metric, protocol, final=not stop.received)
-        failed = bool(remaining_jobs(grid))
-    return (stop.received[0] if stop.received else None), failed
+            run_jobs(grid, scoring, command, slots, signals, keep_weights)
+        report(grid, remarks, metric, protocol, final=not signals)
+        if signals:
+            raise KeyboardInterrupt(signals[0])
+        return not remaining_jobs(grid)
+
+
+@contextlib.contextmanager
+def locked(grid: Grid) -> Iterator[None]:
+    """Keep a second command out of the folder as long as this one, or a cell of it, is running."""
+    make_folder(grid.folder, "--output")
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(grid.folder / ".lock", "w"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"--output {grid.folder}: another command, or a cell that it left, is running there"
+            ) from error
+        except OSError as error:
+            raise UserError(f"--output {grid.folder}: no locks here ({error.strerror})") from error
+        grid.lock = file.fileno()
+        yield
+        grid.lock = None
 
 
 def open_grid(folder: Path, against: str | None = None) -> Grid:
@@ -68,19 +85,12 @@ def open_grid(folder: Path, against: str | None = None) -> Grid:
     record = read_json(folder / "grid.json")
     if not record:
         raise UserError(f"{folder / 'grid.json'}: damaged; restore it")
-    config = load_config(folder / "config.py")
-    tiles = record["train_tiles"]
-    grid = Grid(
-        folder, config, {}, {}, [], [], record["lrs"], tiles, steps_of(config["train_cfg"], tiles),
-        {}, against,
-    )  # fmt: skip
+    config, lrs, tiles = load_config(folder / "config.py"), record["lrs"], record["train_tiles"]
+    grid = Grid(folder, config, [], {}, [], [], lrs, tiles, against)
     read_grid(grid)
     cells = existing_cells(grid)
     grid.fractions = sorted({cell.fraction for cell in cells})
     grid.seeds = sorted({cell.seed for cell in cells})
-    if against is not None and against not in grid.known_inits:
-        names = ", ".join(grid.known_inits)
-        raise UserError(f"--against {against}: is no initialisation of the grid ({names})")
     if not cells:
         raise UserError(f"{folder}: no cell of this grid has run; start it again")
     return grid

@@ -5,6 +5,7 @@ Rows are as in `comparison`.
 
 import csv
 import io
+import itertools
 from collections.abc import Sequence
 
 from SSLRemoteSensing.workflows.label_efficiency.comparison import (
@@ -18,6 +19,7 @@ from SSLRemoteSensing.workflows.label_efficiency.comparison import (
     protocols_of,
     scores_of,
 )
+from SSLRemoteSensing.workflows.label_efficiency.grid import Cell
 
 KEY = (
     "Means over seeds with half their 95 % intervals; (2 of 3): so many of the seeds have finished."
@@ -55,12 +57,17 @@ def markdown(
     """table.md: the answer, what was run, then the tables of each protocol and metric."""
     lines = [f"# Label efficiency: {title}", "", *bullets(answer), "## What was run", ""]
     lines += bullets(facts)
-    failed_rows = [row for row in rows if row["error"]]
-    if failed_rows:
-        lines += ["Cells that failed:", ""]
-        lines += bullets([f"{name_of(row)}: {row['error']}" for row in failed_rows])
+    failures = [f"{Cell.of(row)}: {row['error']}" for row in rows if row["error"]]
+    if failures:
+        lines += ["Cells that failed:", "", *bullets(failures)]
     if any(row["lr"] is not None for row in rows):
-        lines += rate_table(rows)
+        lines += [
+            "## Learning rates",
+            "",
+            "The chosen ones are bold.",
+            "",
+            *align(rate_table(rows)),
+        ]
     lines += ["## Scores", "", KEY, ""]
     for protocol in protocols_of(rows):
         for metric, heading in METRICS.items():
@@ -76,81 +83,74 @@ def score_table(
 ) -> list[list[str]]:
     """Fields of a table: means in per cent, below them paired differences in points, bold where
     they exclude 0."""
-    head = [f"{format_percent(f)} ({tiles_of(rows, f)})" for f in fractions_of(rows)]
-    table = [["labels", *head]]
+    fractions = fractions_of(rows)
+    table = [["labels", *(f"{format_percent(f)} ({tiles_of(rows, f)})" for f in fractions)]]
+    scores = {
+        (init, f): scores_of(rows, init, f, metric, protocol)
+        for init in inits_of(rows)
+        for f in fractions
+    }
     for init in inits_of(rows):
         line = [init]
-        for fraction in fractions_of(rows):
-            cell_rows = [r for r in rows if (r["init"], r["fraction"]) == (init, fraction)]
-            scores = scores_of(rows, init, fraction, metric, protocol)
-            line.append(score_text(cell_rows, estimate_interval(list(scores.values()))))
+        for f in fractions:
+            cell_rows = [row for row in rows if (row["init"], row["fraction"]) == (init, f)]
+            line.append(score_text(cell_rows, list(scores[init, f].values())))
         table.append(line)
-    if baseline is None:
-        return table
-    full_scores = scores_of(rows, baseline, 1.0, metric, protocol)
-    for init in inits_of(rows):
-        ours = {f: scores_of(rows, init, f, metric, protocol) for f in fractions_of(rows)}
+    full_scores = scores.get((baseline, 1.0))
+    for init in inits_of(rows) if baseline is not None else []:
         if init != baseline:
-            same_gaps = [
-                paired_gap(ours[f], scores_of(rows, baseline, f, metric, protocol)) for f in ours
-            ]
-            table.append([f"{init} - {baseline}", *map(gap_cell, same_gaps)])
+            gaps = [paired_gap(scores[init, f], scores.get((baseline, f), {})) for f in fractions]
+            table.append([f"{init} - {baseline}", *map(gap_text, gaps)])
         if full_scores:
-            gaps = [paired_gap(ours[f], full_scores) for f in ours]
+            gaps = [paired_gap(scores[init, f], full_scores) for f in fractions]
             if init == baseline:
                 gaps[-1] = None  # with itself
             if any(gaps):
-                table.append([f"{init} - {baseline} with all", *map(gap_cell, gaps)])
+                table.append([f"{init} - {baseline} with all", *map(gap_text, gaps)])
     return table
 
 
-def score_text(rows: Sequence[dict], value: Interval | None) -> str:
+def score_text(rows: Sequence[dict], values: Sequence[float]) -> str:
     """A field of the table: '51.2 ± 3.0', with '(2 of 3)' where cells are missing."""
     rows = [row for row in rows if row["chosen"]] or rows
+    if not values:
+        return "failed" if any(row["error"] for row in rows) else "to do" if rows else ""
     total = len({row["seed"] for row in rows})
-    if value is None:
-        failed = any(row["error"] for row in rows)
-        return "failed" if failed else "to do" if rows else ""
-    text = f"{100 * value.mean:.1f}"
-    text += "" if value.half is None else f" ± {100 * value.half:.1f}"
-    return text if value.count == total else f"{text} ({value.count} of {total})"
+    text = f"{estimate_interval(values):.1f}"
+    return text if len(values) == total else f"{text} ({len(values)} of {total})"
 
 
-def gap_cell(gap: Interval | None) -> str:
+def gap_text(gap: Interval | None) -> str:
     if gap is None:
         return ""
-    text = f"{100 * gap.mean:+.1f}"
-    text += "" if gap.half is None else f" ± {100 * gap.half:.1f}"
-    return f"**{text}**" if gap.excludes_zero() else text
+    return f"**{gap:+.1f}**" if gap.excludes_zero() else f"{gap:+.1f}"
 
 
-def rate_table(rows: Sequence[dict]) -> list[str]:
-    """Mean validation mIoU of each learning rate, the chosen one bold."""
+def rate_table(rows: Sequence[dict]) -> list[list[str]]:
+    """Fields of a table: mean validation mIoU of each learning rate, the chosen one bold."""
     rates = sorted({row["lr"] for row in rows})
     table = [["mIoU on validation", *(f"lr {rate:g}" for rate in rates)]]
-    for init in inits_of(rows):
-        for fraction in fractions_of(rows):
-            curve_rows = [r for r in rows if (r["init"], r["fraction"]) == (init, fraction)]
-            line = [f"{init}, {format_percent(fraction)}"]
-            for rate in rates:
-                rate_rows = [row for row in curve_rows if row["lr"] == rate]
-                values = [row["val_miou"] for row in rate_rows if row["val_miou"] is not None]
-                text = score_text(rate_rows, estimate_interval(values))
-                line.append(f"**{text}**" if any(row["chosen"] for row in rate_rows) else text)
-            if curve_rows:
-                table.append(line)
-    return ["## Learning rates", "", "The chosen ones are bold.", "", *align(table)]
+    for init, fraction in itertools.product(inits_of(rows), fractions_of(rows)):
+        curve_rows = [row for row in rows if (row["init"], row["fraction"]) == (init, fraction)]
+        line = [f"{init}, {format_percent(fraction)}"]
+        for rate in rates:
+            rate_rows = [row for row in curve_rows if row["lr"] == rate]
+            values = [row["val_miou"] for row in rate_rows if row["val_miou"] is not None]
+            text = score_text(rate_rows, values)
+            line.append(f"**{text}**" if any(row["chosen"] for row in rate_rows) else text)
+        if curve_rows:
+            table.append(line)
+    return table
 
 
 def align(table: list[list[str]]) -> list[str]:
     """A Markdown table whose columns also line up in a terminal."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    rule = ["-" * width for width in widths]
     lines = [
-        f"| {' | '.join(text.ljust(width) for text, width in zip(row, widths, strict=True))} |"
-        for row in table
+        f"| {' | '.join(map(str.ljust, row, widths))} |" for row in (table[0], rule, *table[1:])
     ]
-    rule = f"|{'|'.join('-' * (width + 2) for width in widths)}|"
-    return [lines[0], rule, *lines[1:], ""]
+    return [*lines, ""]
 
 
 def bullets(texts: Sequence[str]) -> list[str]:
@@ -160,8 +160,3 @@ def bullets(texts: Sequence[str]) -> list[str]:
 def tiles_of(rows: Sequence[dict], fraction: float) -> str:
     count = next(row["tiles"] for row in rows if row["fraction"] == fraction)
     return "1 tile" if count == 1 else f"{count} tiles"
-
-
-def name_of(row: dict) -> str:
-    rate = "" if row["lr"] is None else f", lr {row['lr']:g}"
-    return f"{row['init']}, {format_percent(row['fraction'])}, seed {row['seed']}{rate}"
