@@ -36,7 +36,7 @@ def main() -> None:
     args = parse(flags())
     config = read_config(args)
     # Only now: torch takes seconds, which --help need not wait for.
-    from SSLRemoteSensing.training.settings import check_counts
+    from SSLRemoteSensing.training.settings import check_least
     from SSLRemoteSensing.workflows.pretraining import are_published, check_pretext, open_images
 
     check_pretext(config)
@@ -45,7 +45,7 @@ def main() -> None:
             "train_data.agr_transforms_cfg.transforms_cfg: this tells the published six apart, as "
             "in configs/vr_vgg16_inapinting_agr_examplar_cfg.py"
         )
-    check_counts({"seed": (args.seed, 0)})
+    check_least(args, {"seed": 0})
     channels = config["backbone_cfg"].get("in_channels", 3)
     dataset = open_images(config["train_cfg"]["train_data"], channels, args.seed)
     count = min(args.samples, len(dataset))

@@ -17,14 +17,13 @@ import numpy as np
 import pytest
 import torch
 from calls import command
-from conftest import draw_tiles, fit_task
+from conftest import draw_tiles
 from drawn import png_chunk, prepare, tree
-from tiny_run import TinyNet, train
+from tiny_run import at_call, images_of, train
 
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.core.workers import end_workers
 from SSLRemoteSensing.data import images
-from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.preparation.sources import SourceFile
 from SSLRemoteSensing.training import run_folder
@@ -54,12 +53,16 @@ def break_some(folder, count: int) -> list[str]:
     return names
 
 
+def skipped(capsys) -> list[str]:
+    return [line for line in capsys.readouterr().out.splitlines() if "skipped" in line]
+
+
 def test_one_broken_file_in_a_hundred_is_named_and_passed_over(
     many, pretext_config, tmp_path, capsys
 ):
     names = break_some(many, 3)
     train(pretext_config)
-    said = [line for line in capsys.readouterr().out.splitlines() if "skipped" in line]
+    said = skipped(capsys)
     assert len(said) == 3
     assert all(any(name in line for line in said) for name in names)
     assert "(3 so far)" in said[-1]
@@ -81,13 +84,16 @@ def test_a_hundred_broken_files_of_ten_thousand_are_passed_over(pretext_config, 
     data |= dict(pre_transforms_cfg={})  # for speed
     pretext_config["train_cfg"]["train_data"] |= data
     pretext_config["train_cfg"]["train_data"]["agr_transforms_cfg"]["shortcut_cfg"] = None
-    pretext_config["train_cfg"] |= dict(batch_size=100, num_epoch=1)
     pretext_config["train_cfg"]["log"]["log_step"] = 50
-    dataset = PretextDataset(PretextSettings(**pretext_config["train_cfg"]["train_data"]))
-    fit_on(dataset, pretext_config)
-    said = [line for line in capsys.readouterr().out.splitlines() if "skipped" in line]
-    named = {line.split("many/")[1][:5] for line in said}
+    train(pretext_config, batch_size=100, num_epoch=1)
+    named = {line.split("many/")[1][:5] for line in skipped(capsys)}
     assert named == {f"{number:05d}" for number in range(37, 10_000, 100)}
+
+
+def test_two_broken_files_in_a_hundred_stop_the_run(many, pretext_config):
+    break_some(many, 6)
+    with pytest.raises(UserError, match=r"[4-6] files cannot be read, more than 1 % of 300"):
+        train(pretext_config)
 
 
 def test_a_class_that_training_lacks_gets_no_weight_and_the_run_goes_on(
@@ -122,44 +128,18 @@ def test_a_class_that_training_lacks_gets_no_weight_and_the_run_goes_on(
     assert all(np.isfinite(entry["loss"]) for entry in entries if "loss" in entry)
 
 
-def test_two_broken_files_in_a_hundred_stop_the_run(many, pretext_config):
-    break_some(many, 6)
-    with pytest.raises(
-        UserError, match=r"[4-6] files cannot be read, more than 1 % of 300; repair"
-    ):
-        train(pretext_config)
-
-
-def fit_on(dataset, config: dict, sabotage=None) -> None:
-    settings = {
-        key: value
-        for key, value in config["train_cfg"].items()
-        if key not in ("losses", "train_data")
-    }
-    model = TinyNet()
-    if sabotage:
-        forward = model.forward
-        model.forward = lambda batch: (sabotage(), forward(batch))[1]
-    fit_task(model, dataset, collate, **settings)
-
-
 def test_files_that_vanish_while_training_are_counted_as_broken(many, pretext_config, capsys):
-    dataset = PretextDataset(PretextSettings(**pretext_config["train_cfg"]["train_data"]))
+    dataset = images_of(pretext_config)
     (many / "tile_123.jpg").unlink()
-    fit_on(dataset, pretext_config)
-    assert "skipped, cannot be read: " in capsys.readouterr().out
+    train(pretext_config, dataset=dataset)
+    assert len(skipped(capsys)) == 1
 
 
 def test_a_folder_that_vanishes_while_training_is_an_error(many, pretext_config):
     """A lost mount, say: no file can be read any more."""
-    pretext_config["train_cfg"]["num_epoch"] = 3
-    dataset = PretextDataset(PretextSettings(**pretext_config["train_cfg"]["train_data"]))
-
-    def vanish():
-        shutil.rmtree(many, ignore_errors=True)
-
+    dataset = images_of(pretext_config)
     with pytest.raises(UserError, match="20 files in a row cannot be read"):
-        fit_on(dataset, pretext_config, vanish)
+        train(pretext_config, at_call(1, lambda: shutil.rmtree(many)), dataset=dataset, num_epoch=3)
     dataset.settings.on_bad_image = "raise"
     with pytest.raises(UserError, match=r"tile_\d+\.jpg: cannot be opened"):
         dataset[(0, 0)]
@@ -176,29 +156,26 @@ def test_tiles_and_labels_that_vanish_are_named(tmp_path):
         tiles[(0, 1)]
 
 
+KILLED = r"a worker that reads images was killed .*fewer num_work"
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_worker_that_is_killed_is_told_in_one_line(pretext_config, tmp_path, workers):
     """As the system does when memory is short: it sends SIGKILL to one that holds much of it."""
-    pretext_config["train_cfg"] |= dict(num_workers=workers, num_epoch=200)
-    calls = []
 
     def kill():
-        calls.append(1)
-        if len(calls) == 9:
-            os.kill(multiprocessing.active_children()[-1].pid, signal.SIGKILL)
+        os.kill(multiprocessing.active_children()[-1].pid, signal.SIGKILL)
 
-    dataset = PretextDataset(PretextSettings(**pretext_config["train_cfg"]["train_data"]))
-    with pytest.raises(UserError, match=r"a worker that reads images was killed .*fewer num_work"):
-        fit_on(dataset, pretext_config, kill)
+    with pytest.raises(UserError, match=KILLED):
+        train(pretext_config, at_call(9, kill), num_workers=workers, num_epoch=200)
     assert multiprocessing.active_children() == []
     assert run_folder.read(tmp_path / "run")["step"] >= 6
 
 
 def test_a_worker_whose_death_is_told_late_is_told_too(pretext_config, monkeypatch):
     """The connection fails first, and torch's signal handler raises while the others are ended."""
-    pretext_config["train_cfg"] |= dict(num_workers=2)
 
-    def fails(loading):
+    def fails(loading, timeout=0):
         raise ConnectionResetError(104, "Connection reset by peer")
 
     def interrupted(loading):
@@ -206,11 +183,10 @@ def test_a_worker_whose_death_is_told_late_is_told_too(pretext_config, monkeypat
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 
     loader = torch.utils.data.dataloader._MultiProcessingDataLoaderIter
-    monkeypatch.setattr(loader, "_try_get_data", lambda loading, timeout=0: fails(loading))
+    monkeypatch.setattr(loader, "_try_get_data", fails)
     monkeypatch.setattr("SSLRemoteSensing.training.run.end_workers", interrupted)
-    dataset = PretextDataset(PretextSettings(**pretext_config["train_cfg"]["train_data"]))
-    with pytest.raises(UserError, match=r"a worker that reads images was killed .*fewer num_work"):
-        fit_on(dataset, pretext_config, list)
+    with pytest.raises(UserError, match=KILLED):
+        train(pretext_config, num_workers=2)
     assert multiprocessing.active_children() == []
 
 

@@ -379,14 +379,14 @@ def test_pairs_are_counted_as_by_a_loop():
 
 
 def test_a_step_that_is_left_out_counts_in_no_accuracy():
-    history = LossMeter([0], limit=1)
+    meter = LossMeter([0], limit=1)
     for step, good in ((1, 1.0), (2, math.nan)):
-        loss = {"agr": torch.tensor(good)}
-        history.add(step, {"index": []}, loss, {"agr_confusion": torch.eye(2).long() * step})
-        history.add_gradient(step, torch.tensor(good))
-    history.leave_out(2, limit=1, say=print)
-    assert history.take_counts()["agr_confusion"].tolist() == [[1, 0], [0, 1]]
-    assert history.take_counts() == {}
+        loss, counts = {"agr": torch.tensor(good)}, {"agr_confusion": torch.eye(2).long() * step}
+        meter.add(step, {"index": []}, loss, counts)
+        meter.norms[step] = torch.tensor(good)
+    meter.leave_out(2, limit=1, say=print)
+    assert meter.take()[1]["agr_confusion"].tolist() == [[1, 0], [0, 1]]
+    assert meter.take() == ({}, {})
 
 
 def test_shares_are_those_of_the_weighted_losses(finished):
@@ -582,7 +582,7 @@ def test_vis_path_chooses_the_folder_and_vis_step_zero_draws_nothing(config, tmp
 
 
 def test_a_run_that_goes_on_has_each_step_once(finished, tmp_path):
-    """Stopped at step 7 and gone on with: entries, curves and pictures as of a straight run."""
+    """Stopped at step 6 and gone on with: entries, curves and pictures as of a straight run."""
     straight, halted = finished[0], moved(finished[0], tmp_path / "halted")
     with pytest.raises(SystemExit):
         train(halted, sabotage=interrupt_at(7))
@@ -659,9 +659,9 @@ def test_the_clock_leaves_watching_out_of_the_speed_of_training(monkeypatch):
     clock = Throughput()
     clock.images = 30
     now[0] += 2
-    with clock.waiting():
+    with clock.spending("waiting"):
         now[0] += 1
-    with clock.watching():
+    with clock.spending("watching"):
         now[0] += 7
     rates = dict(images_per_second=30 / 3, data_wait=1 / 3, watching=7 / 10)
     assert clock.lap() == pytest.approx(rates)

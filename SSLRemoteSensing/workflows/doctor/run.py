@@ -168,7 +168,7 @@ def check_run_folder(folder: Path, opened: Opened | None, section: Section) -> d
     elif opened is not None:
         # In JSON's types, as a checkpoint's.
         card = json.loads(json.dumps({"config": opened.config}, default=str))
-        section.attempt(compare_cards, state["card"], card, folder)
+        section.attempt(compare_cards, state["card"], card, latest)
     return state
 
 
