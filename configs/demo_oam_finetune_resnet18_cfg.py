@@ -7,7 +7,7 @@ Train sites zanzibar, nepal, philippines (a tenth of their tiles, by hash, for v
 sites nairobi and kampala, never seen before. What came of it stands in docs/results.md.
 """
 
-images, labels = "data/oam_buildings/images", "data/oam_buildings/labels"
+tiles = dict(image_path="data/oam_buildings/images", label_path="data/oam_buildings/labels")
 train_sites = ("zanzibar_*.jpg", "nepal_*.jpg", "philippines_*.jpg")
 
 config = dict(
@@ -24,8 +24,7 @@ config = dict(
         num_step=200,
         num_workers=1,
         train_data=dict(
-            image_path=images,
-            label_path=labels,
+            **tiles,
             data_format=train_sites,
             hash_range=(0.1, 1.0),
             crop_size=128,
@@ -33,17 +32,8 @@ config = dict(
             turns=True,
             jitter=dict(brightness=0.2, contrast=0.2, saturation=0.2),
         ),
-        val_data=dict(
-            image_path=images,
-            label_path=labels,
-            data_format=train_sites,
-            hash_range=(0.0, 0.1),
-        ),
-        test_data=dict(
-            image_path=images,
-            label_path=labels,
-            data_format=("nairobi_*.jpg", "kampala_*.jpg"),
-        ),
+        val_data=dict(**tiles, data_format=train_sites, hash_range=(0.0, 0.1)),
+        test_data=dict(**tiles, data_format=("nairobi_*.jpg", "kampala_*.jpg")),
         loss=dict(name="CrossEntropyLoss"),
         backbone_lr_factor=1.0,
         optimizer=dict(name="AdamW", lr=0.001, weight_decay=0.01),

@@ -9,6 +9,7 @@ real tiles stands in docs/results.md.
 
 img_size = 128
 jitter = dict(brightness=0.3, contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-0.3, 0.3))
+flips = ("RandomHorizontalFlip", "RandomVerticalFlip")
 
 config = dict(
     name="demo_oam_pretrain_resnet18",
@@ -32,20 +33,10 @@ config = dict(
             img_size=img_size,
             crop_size=img_size,
             inpainting_transforms_cfg=dict(min_cover_ratio=0.2, max_cover_ratio=1 / 3, **jitter),
-            pre_transforms_cfg=dict(
-                RandomHorizontalFlip=dict(name="RandomHorizontalFlip"),
-                RandomVerticalFlip=dict(name="RandomVerticalFlip"),
-                Rotate=dict(name="Rotate"),
-            ),
+            pre_transforms_cfg={name: dict(name=name) for name in (*flips, "Rotate")},
             agr_transforms_cfg=dict(
-                transforms_cfg=dict(
-                    RandomHorizontalFlip=dict(name="RandomHorizontalFlip", p=1.0),
-                    RandomVerticalFlip=dict(name="RandomVerticalFlip", p=1.0),
-                    Rotate_0=dict(name="Rotate", angle=0),
-                    Rotate_90=dict(name="Rotate", angle=90),
-                    Rotate_180=dict(name="Rotate", angle=180),
-                    Rotate_270=dict(name="Rotate", angle=270),
-                ),
+                transforms_cfg={name: dict(name=name, p=1.0) for name in flips}
+                | {f"Rotate_{a}": dict(name="Rotate", angle=a) for a in (0, 90, 180, 270)},
                 shortcut_cfg=dict(
                     RandomCrop=dict(name="RandomCrop", crop_ratio_min=0.7, crop_ratio_max=0.95),
                     ColorJitter=dict(name="ColorJitter", **jitter),

@@ -12,14 +12,7 @@ data = "runs/demo/tiles"
 config = dict(
     name="demo_town_finetune_resnet18",
     classes=("impervious surface", "building", "low vegetation", "tree", "car", "clutter"),
-    palette=(
-        (255, 255, 255),
-        (0, 0, 255),
-        (0, 255, 255),
-        (0, 255, 0),
-        (255, 255, 0),
-        (255, 0, 0),
-    ),
+    palette=((255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0)),
     backbone_cfg=dict(name="resnet18", in_channels=3, pretrained=False),
     decoder_cfg=dict(name="Decoder"),
     scoring_cfg=dict(window=256, overlap=0.25),

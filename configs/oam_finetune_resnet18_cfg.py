@@ -11,7 +11,7 @@ nepal, philippines (a tenth of their tiles, by hash, for validation); test sites
 kampala. 135 steps of 8 are one pass over all labels.
 """
 
-images, labels = "runs/oam/quarter/images", "runs/oam/quarter/labels"
+tiles = dict(image_path="runs/oam/quarter/images", label_path="runs/oam/quarter/labels")
 train_sites = ("zanzibar_*.png", "nepal_*.png", "philippines_*.png")
 
 config = dict(
@@ -29,8 +29,7 @@ config = dict(
         num_step=135,
         num_workers=0,
         train_data=dict(
-            image_path=images,
-            label_path=labels,
+            **tiles,
             data_format=train_sites,
             hash_range=(0.1, 1.0),
             crop_size=64,
@@ -38,17 +37,8 @@ config = dict(
             turns=True,
             jitter=dict(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.05),
         ),
-        val_data=dict(
-            image_path=images,
-            label_path=labels,
-            data_format=train_sites,
-            hash_range=(0.0, 0.1),
-        ),
-        test_data=dict(
-            image_path=images,
-            label_path=labels,
-            data_format=("nairobi_*.png", "kampala_*.png"),
-        ),
+        val_data=dict(**tiles, data_format=train_sites, hash_range=(0.0, 0.1)),
+        test_data=dict(**tiles, data_format=("nairobi_*.png", "kampala_*.png")),
         loss=dict(name="CrossEntropyLoss"),
         backbone_lr_factor=1.0,
         optimizer=dict(name="AdamW", lr=0.001, weight_decay=0.01),

@@ -15,9 +15,6 @@ pre-train on the four bands, and give that backbone.pth:
         --set backbone_cfg.in_channels=4 inpainting_head_cfg.out_channels=4 \
               train_cfg.train_data.data_path=data/levir_cs/images/train \
               train_cfg.train_data.data_format='*.tif' train_cfg.train_data.max_value=1023
-
-Few labels: --set train_cfg.train_data.fraction=0.1 train_cfg.train_data.fraction_seed=0. An epoch
-has the same number of steps at any fraction.
 """
 
 data = "data/levir_cs"
@@ -41,7 +38,7 @@ config = dict(
             image_path=f"{data}/images/train",
             label_path=f"{data}/labels/train",
             max_value=scale,
-            fraction=1.0,
+            fraction=1.0,  # of the labels; an epoch has as many steps at any fraction
             fraction_seed=0,
             crop_size=256,
             flips=True,

@@ -6,9 +6,6 @@ published mIoU of 78.33 on the test scenes, 6 classes, full labels.
     python tools/prepare.py potsdam --source FOLDER_OR_ZIPS --output data/potsdam --labels both
     python finetune_seg.py --config_file configs/seg_potsdam_vgg16_cfg.py \
         --backbone checkpoints/vr_vgg16_inapinting_agr_examplar/backbone.pth
-
-Few labels: --set train_cfg.train_data.fraction=0.1 train_cfg.train_data.fraction_seed=0. An epoch
-has the same number of steps at any fraction.
 """
 
 data = "data/potsdam"
@@ -16,14 +13,7 @@ data = "data/potsdam"
 config = dict(
     name="seg_potsdam_vgg16",
     classes=("impervious surface", "building", "low vegetation", "tree", "car", "clutter"),
-    palette=(
-        (255, 255, 255),
-        (0, 0, 255),
-        (0, 255, 255),
-        (0, 255, 0),
-        (255, 255, 0),
-        (255, 0, 0),
-    ),
+    palette=((255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0)),
     backbone_cfg=dict(name="vgg16_bn", in_channels=3, pretrained=False),
     decoder_cfg=dict(name="Decoder"),
     scoring_cfg=dict(on="scenes", window=512, overlap=0.5, tta=False),
@@ -37,7 +27,7 @@ config = dict(
         train_data=dict(
             image_path=f"{data}/images/train",
             label_path=f"{data}/labels/train",
-            fraction=1.0,
+            fraction=1.0,  # of the labels; an epoch has as many steps at any fraction
             fraction_seed=0,
             crop_size=256,
             flips=True,

@@ -7,9 +7,6 @@ red, green: with weights from colour images, near infrared takes the place of re
     python tools/prepare.py vaihingen --source FOLDER_OR_ZIPS --output data/vaihingen --labels both
     python finetune_seg.py --config_file configs/seg_vaihingen_resnet50_cfg.py \
         --backbone checkpoints/vr_resnet50_inapinting_agr_examplar/backbone.pth
-
-Few labels: --set train_cfg.train_data.fraction=0.1 train_cfg.train_data.fraction_seed=0. An epoch
-has the same number of steps at any fraction.
 """
 
 data = "data/vaihingen"
@@ -17,14 +14,7 @@ data = "data/vaihingen"
 config = dict(
     name="seg_vaihingen_resnet50",
     classes=("impervious surface", "building", "low vegetation", "tree", "car", "clutter"),
-    palette=(
-        (255, 255, 255),
-        (0, 0, 255),
-        (0, 255, 255),
-        (0, 255, 0),
-        (255, 255, 0),
-        (255, 0, 0),
-    ),
+    palette=((255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0)),
     backbone_cfg=dict(name="resnet50", in_channels=3, pretrained=False),
     decoder_cfg=dict(name="Decoder"),
     scoring_cfg=dict(on="scenes", window=512, overlap=0.5, tta=False),
@@ -38,7 +28,7 @@ config = dict(
         train_data=dict(
             image_path=f"{data}/images/train",
             label_path=f"{data}/labels/train",
-            fraction=1.0,
+            fraction=1.0,  # of the labels; an epoch has as many steps at any fraction
             fraction_seed=0,
             crop_size=256,
             flips=True,

@@ -9,23 +9,21 @@ of 32 in a joint pass, Adam 1e-3 with a cosine, bf16 where the hardware has it.
 
 Not measured with VGG16-BN, nor at 256 pixels. The same changes to ResNet-18 on whole tiles at 64
 pixels, 18,304 samples (docs/results.md, `best_whole`):
-Frozen, a linear classifier reads 57.3 ± 0.4 % mIoU off it (mean of five pre-trainings) on training
-sites whose labels it was not fitted on; published settings on the same whole tiles 54.4 ± 2.7,
-random weights 55.6 ± 0.9. The transform prediction is right in 94 to 96 % of the samples
-(published: 15 to 17 %, which is chance). On the test sites, minus random weights: 1.0 ± 1.8 frozen,
-and fine-tuned whole with 1, 5 and 10 % of the labels, each of five seeds with a pre-training of its
-own: -0.2 ± 0.9, -0.0 ± 0.8, -0.2 ± 2.1. No gain is shown there.
+Frozen, a linear classifier reads 57.3 ± 0.4 % mIoU off it on training sites (mean of five;
+published settings on the same tiles 54.4 ± 2.7, random weights 55.6 ± 0.9); the transform
+prediction is right in 94 to 96 % of the samples (published: 15 to 17 %, chance). On the test sites,
+minus random weights: 1.0 ± 1.8 frozen, and fine-tuned whole with 1, 5 and 10 % of the labels
+-0.2 ± 0.9, -0.0 ± 0.8 and -0.2 ± 2.1. No gain is shown there.
 """
 
 img_size = 256
 jitter = dict(brightness=0.3, contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-0.3, 0.3))
+flips = ("RandomHorizontalFlip", "RandomVerticalFlip")
 
 config = dict(
     name="VRNetsWithInpaintingAGRExamplar",
     backbone_cfg=dict(
-        name="vgg16_bn",
-        in_channels=3,
-        out_keys=("block2", "block3", "block4", "block5", "block6"),
+        name="vgg16_bn", in_channels=3, out_keys=("block2", "block3", "block4", "block5", "block6")
     ),
     inpainting_head_cfg=dict(
         name="InpaintingHead",
@@ -48,20 +46,10 @@ config = dict(
             data_format=("**/*.jpg", "**/*.png", "**/*.tif"),
             img_size=img_size,
             inpainting_transforms_cfg=dict(min_cover_ratio=0.2, max_cover_ratio=1 / 3, **jitter),
-            pre_transforms_cfg=dict(
-                RandomHorizontalFlip=dict(name="RandomHorizontalFlip"),
-                RandomVerticalFlip=dict(name="RandomVerticalFlip"),
-                Rotate=dict(name="Rotate"),
-            ),
+            pre_transforms_cfg={name: dict(name=name) for name in (*flips, "Rotate")},
             agr_transforms_cfg=dict(
-                transforms_cfg=dict(
-                    RandomHorizontalFlip=dict(name="RandomHorizontalFlip", p=1.0),
-                    RandomVerticalFlip=dict(name="RandomVerticalFlip", p=1.0),
-                    Rotate_0=dict(name="Rotate", angle=0),
-                    Rotate_90=dict(name="Rotate", angle=90),
-                    Rotate_180=dict(name="Rotate", angle=180),
-                    Rotate_270=dict(name="Rotate", angle=270),
-                ),
+                transforms_cfg={name: dict(name=name, p=1.0) for name in flips}
+                | {f"Rotate_{a}": dict(name="Rotate", angle=a) for a in (0, 90, 180, 270)},
                 shortcut_cfg=dict(
                     RandomCrop=dict(name="RandomCrop", crop_ratio_min=0.7, crop_ratio_max=0.95),
                     ColorJitter=dict(name="ColorJitter", **jitter),
@@ -78,9 +66,6 @@ config = dict(
         optimizer=dict(name="Adam", lr=0.001),
         checkpoints=dict(checkpoints_path="checkpoints/vr_vgg16_modern", save_step=1, max_keep=1),
         lr_schedule=dict(name="cosine", warmup_steps=200),
-        log=dict(
-            log_path="log/vr_vgg16_modern",
-            log_step=50,
-        ),
+        log=dict(log_path="log/vr_vgg16_modern", log_step=50),
     ),
 )

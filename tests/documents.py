@@ -1,17 +1,14 @@
 """What stands in Markdown files: commands, Python blocks, links and anchors; running commands."""
 
-import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
-import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from conftest import ROOT
+from preloaded import python
 
 # A line of a code block that begins with one of these is a command.
 PROGRAMS = ("python", "torchrun", "pip", "make", "git", "source", "tensorboard")
@@ -47,19 +44,11 @@ def markdown_files() -> list[str]:
 def blocks(text: str) -> list[tuple[str, str]]:
     """(language, content) of each code block; '' for those without one and for indented ones."""
     found = [(match.start(), match[2], match[3]) for match in FENCE.finditer(text)]
-    rest = FENCE.sub(lambda match: re.sub(r"[^\n]", "x", match[0]), text)
-    lines, place, inside = rest.splitlines(keepends=True), 0, None
-    before = ""
-    for line in [*lines, "end"]:
-        indented = re.match(r" {4,}\S", line) is not None
-        if inside is None and indented and not before.strip():
-            inside = (place, [])
-        elif inside is not None and not indented and line.strip():
-            found.append((inside[0], "", "".join(inside[1])))
-            inside = None
-        if inside is not None:
-            inside[1].append(line)
-        before, place = line, place + len(line)
+    rest = FENCE.sub(lambda match: re.sub(r"[^\n]", "x", match[0]), text) + "\n"
+    # After an empty line, or at the beginning; on to the last indented line.
+    indented = re.compile(r"(?:(?<=\n\n)|\A\n*)( {4,}\S.*\n(?:(?: {4,}.*)?\n)*)", re.MULTILINE)
+    for match in indented.finditer(rest):
+        found.append((match.start(1), "", match[1].rstrip("\n") + "\n"))
     return [(language, content) for _, language, content in sorted(found)]
 
 
@@ -119,66 +108,11 @@ def anchors(file: Path) -> list[str]:
     return found
 
 
-# Loads what the commands load, once; then each command is a copy of that process.
-SERVER = """
-import atexit, json, os, runpy, sys, traceback
-import cv2, rasterio, torch, torchvision, tqdm, matplotlib.figure
-import torch.utils.tensorboard
-import SSLRemoteSensing.workflows.doctor.examine, SSLRemoteSensing.workflows.finetuning
-import SSLRemoteSensing.inference.mapper, SSLRemoteSensing.models.pretext
-for line in sys.stdin:
-    words, folder, output = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.chdir(folder)
-            log = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(log, 1), os.dup2(log, 2), os.close(0)
-            sys.argv, sys.path[0] = words, os.path.dirname(os.path.realpath(words[0]))
-            runpy.run_path(words[0], run_name="__main__")
-            status = 0
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        except BaseException:
-            traceback.print_exc()
-        atexit._run_exitfuncs()
-        sys.stdout.flush(), sys.stderr.flush()
-        os._exit(status)
-    _, ended = os.waitpid(child, 0)
-    print(os.waitstatus_to_exitcode(ended), flush=True)
-"""
-
-
-class Runner:
-    """Runs `python SCRIPT ...` commands in a folder, each in a process of its own.
-
-    `temporary` is the folder that they have for temporary files.
-    """
-
-    def __init__(self, folder: Path):
-        self.temporary = Path(tempfile.mkdtemp(prefix="reader_"))
-        self.folder, self.output = folder, folder / "output.txt"
-        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-        environment |= {"TMPDIR": str(self.temporary)}
-        self.server = subprocess.Popen(
-            [sys.executable, "-c", SERVER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-
-    def __call__(self, words: list[str]) -> tuple[int, str]:
-        """Exit status, and what was printed."""
-        request = json.dumps([words, str(self.folder), str(self.output)])
-        print(request, file=self.server.stdin, flush=True)
-        status = int(self.server.stdout.readline())
-        return status, self.output.read_text(errors="replace")
-
-    def close(self) -> None:
-        self.server.stdin.close()
-        self.server.wait(timeout=60)
-        self.server.stdout.close()
-        shutil.rmtree(self.temporary)
+def run(words: list[str], folder: Path, temporary: Path) -> tuple[int, str]:
+    """Exit status and output of `python WORDS` in a folder; `temporary` is for its own files."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)}
+    done = subprocess.run(
+        [python(), *words], cwd=folder, env=environment, text=True, errors="replace",
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300,
+    )  # fmt: skip
+    return done.returncode, done.stdout

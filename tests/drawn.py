@@ -8,6 +8,7 @@ import runpy
 import struct
 import sys
 import warnings
+import zipfile
 import zlib
 from dataclasses import dataclass
 from functools import cache
@@ -153,6 +154,17 @@ def draw_levir(
     return drawn
 
 
+def zipped(folder: Path, file: Path, inside="", method=zipfile.ZIP_DEFLATED, **others) -> Path:
+    """A zip of the files below `folder`, their paths after `inside`, and of `others`, as bytes."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            archive.write(path, inside + path.relative_to(folder).as_posix())
+        for name, data in others.items():
+            archive.writestr(name, data)
+    return file
+
+
 @dataclass
 class Done:
     """What a command said, and its exit status."""
@@ -184,6 +196,21 @@ def prepare(*arguments, tile: int | None = 32, workers: int = 2) -> Done:
         finally:
             cv2.setNumThreads(threads)
     return Done(status, out.getvalue(), err.getvalue())
+
+
+def prepared(tmp_path: Path, name: str, *flags, status: int = 0, **options) -> Done:
+    """`prepare` of `tmp_path`/source into `tmp_path`/out, which must end with `status`."""
+    folders = ["--source", tmp_path / "source", "--output", tmp_path / "out"]
+    done = prepare(name, *folders, *flags, **options)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+def checked(source: Path, name: str, *flags, status: int = 0, **options) -> str:
+    """What `prepare --check` says of `source`, which must end with `status`."""
+    done = prepare(name, "--source", source, "--check", *flags, **options)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 def card_of(output: Path) -> dict:

@@ -18,7 +18,7 @@ from SSLRemoteSensing.core import distributed
 from SSLRemoteSensing.core.errors import UserError
 
 
-def start_team(script: str, folder: Path, groups: list[int], timeout: int = 200) -> None:
+def start_team(script: str, folder: Path, groups: list[int], timeout: int = 800) -> None:
     """Run `script FOLDER` in as many processes as the largest of `groups`, which they join in turn.
 
     The stores at which they meet are this process's, on ports that the system gave: another test at

@@ -1,8 +1,10 @@
 """A network of three layers, and runs of it in this process, some of them interrupted."""
 
+import itertools
 import json
 import os
 import signal
+from collections.abc import Callable
 
 import torch
 from conftest import fit_task
@@ -34,13 +36,22 @@ def tiny(config: dict) -> nn.Module:
     return TinyNet()
 
 
-def train(config: dict, sabotage=None, build=tiny, **changes) -> nn.Module:
-    """Run `config` in this process; `sabotage(model)` may lay hands on the network first."""
+def images_of(config: dict) -> PretextDataset:
+    return PretextDataset(PretextSettings(**config["train_cfg"]["train_data"]))
+
+
+def train(config: dict, sabotage=None, build=tiny, dataset=None, **changes) -> nn.Module:
+    """Run `config` in this process; `sabotage(model)` may lay hands on the network first.
+
+    Args:
+        changes: of train_cfg, and what a `Task` has besides (`export`, `evaluate`, `monitors`).
+    """
     train_cfg = config["train_cfg"] | changes
-    train_cfg.pop("losses")
+    for key in ("losses", "train_data"):
+        train_cfg.pop(key)
     torch.manual_seed(train_cfg.get("seed", 0))
     model = build(config)
-    dataset = PretextDataset(PretextSettings(**train_cfg.pop("train_data")))
+    dataset = images_of(config) if dataset is None else dataset
     if sabotage:
         sabotage(model)
     fit_task(model, dataset, collate, **train_cfg, card={"config": config})
@@ -61,15 +72,24 @@ def moved(config: dict, folder) -> dict:
     return changed
 
 
+def changing(change: Callable):
+    """The network's losses of its call number n, from 1, become `change(n, losses, model)`."""
+
+    def sabotage(model):
+        forward, numbers = model.forward, itertools.count(1)
+        model.forward = lambda batch: change(next(numbers), forward(batch), model)
+
+    return sabotage
+
+
 def at_call(number: int, act):
     """Call `act()` as the model begins step `number`, counted from 1."""
 
     def sabotage(model):
-        forward, calls = model.forward, []
+        forward, numbers = model.forward, itertools.count(1)
 
         def counting(batch):
-            calls.append(1)
-            if len(calls) == number:
+            if next(numbers) == number:
                 act()
             return forward(batch)
 

@@ -28,21 +28,12 @@ STARTS = ("random", "pre-trained")
 
 def flags() -> argparse.ArgumentParser:
     flags = Flags(__doc__)
-    flags.add_argument(
-        "--output", default="runs/demo", metavar="FOLDER", help="folder of all that it makes"
-    )
-    flags.add_argument(
-        "--size", type=int, default=1500, metavar="PIXELS", help="side of a drawn scene, in pixels"
-    )
-    flags.add_argument(
-        "--scenes", type=int, default=6, metavar="N", help="scenes to draw, at least 3"
-    )
-    flags.add_argument(
-        "--pretrain_steps", type=int, default=160, metavar="N", help="steps of the pre-training"
-    )
-    flags.add_argument(
-        "--finetune_steps", type=int, default=78, metavar="N", help="steps of each fine-tuning"
-    )
+    add = flags.add_argument
+    add("--output", default="runs/demo", metavar="FOLDER", help="folder of all that it makes")
+    add("--size", type=int, default=1500, metavar="PIXELS", help="side of a drawn scene, in pixels")
+    add("--scenes", type=int, default=6, metavar="N", help="scenes to draw, at least 3")
+    add("--pretrain_steps", type=int, default=160, metavar="N", help="steps of the pre-training")
+    add("--finetune_steps", type=int, default=78, metavar="N", help="steps of each fine-tuning")
     return flags
 
 
@@ -101,17 +92,16 @@ def run(script: str, *arguments) -> None:
 def compare(folders: list[Path]) -> str:
     """A table of the test scores of both starts."""
     results = [json.loads((folder / "results.json").read_text()) for folder in folders]
+    config = results[0]["config"]
     both = [result["protocols"]["all"] for result in results]
-    data = results[0]["config"]["train_cfg"]["train_data"]
-    tiles = len((folders[0] / "train_tiles.txt").read_text().splitlines())
-    lines = [
-        f"\nTest scores in %, fine-tuned with {data['fraction']:.0%} of the labels, {tiles} tiles:",
-        f"{'':<22}" + "".join(f"{name:>14}" for name in STARTS),
-    ]
     rows = {"mIoU": "miou", "mF1": "mf1", "overall accuracy": "oa", "kappa": "kappa"}
     rows = {name: [scores[key] for scores in both] for name, key in rows.items()}
-    for name in results[0]["config"]["classes"]:
+    for name in config["classes"]:
         rows[f"IoU {name}"] = [scores["per_class"][name]["iou"] for scores in both]
+    labels = f"{config['train_cfg']['train_data']['fraction']:.0%} of the labels"
+    tiles = len((folders[0] / "train_tiles.txt").read_text().splitlines())
+    lines = [f"\nTest scores in %, fine-tuned with {labels}, {tiles} tiles:"]
+    lines.append(f"{'':<22}" + "".join(f"{name:>14}" for name in STARTS))
     for name, values in rows.items():
         texts = ("none" if value is None else f"{100 * value:.1f}" for value in values)
         lines.append(f"{name:<22}" + "".join(f"{text:>14}" for text in texts))
@@ -122,22 +112,18 @@ def compare(folders: list[Path]) -> str:
 
 def draw(folders: list[Path], path: Path) -> None:
     """Image, label and the maps of both networks for some test tiles."""
-    from SSLRemoteSensing import build_segmentation
-    from SSLRemoteSensing.core import checkpoints
+    from SSLRemoteSensing import load_segmentation
     from SSLRemoteSensing.core.machine import choose_device
     from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
     from SSLRemoteSensing.inference.windows import classify
     from SSLRemoteSensing.reports.figures import draw_examples
 
     device = choose_device("auto")
-    predicts = {}
-    for name, folder in zip(STARTS, folders, strict=True):
-        config = json.loads((folder / "results.json").read_text())["config"]
-        config["backbone_cfg"]["pretrained"] = False  # the checkpoint has all weights
-        model = build_segmentation(config)
-        best = checkpoints.read_network(folder / "best.pth", config["classes"])
-        checkpoints.load_network(model, best, folder / "best.pth")
-        predicts[name] = partial(classify, model.to(device), device, "fp32")
+    predicts = {
+        name: partial(classify, load_segmentation(folder / "best.pth").to(device), device, "fp32")
+        for name, folder in zip(STARTS, folders, strict=True)
+    }
+    config = json.loads((folders[0] / "results.json").read_text())["config"]
     settings = TileSettings(**config["train_cfg"]["test_data"])
     tiles = SegmentationDataset(settings, num_classes=len(config["classes"]))
     draw_examples(predicts, tiles, config["classes"], config["palette"], path, count=5)

@@ -49,8 +49,8 @@ def main() -> None:
     if not 3 <= args.scenes <= most:
         raise UserError(f"--scenes {args.scenes}: choose 3 (train, val, test) to {most}")
     for flag, low, high in (("size", 64, 20000), ("seed", 0, 2**32)):
-        if not low <= vars(args)[flag] <= high:
-            raise UserError(f"--{flag} {vars(args)[flag]}: choose {low} to {high}")
+        if not low <= (value := vars(args)[flag]) <= high:
+            raise UserError(f"--{flag} {value}: choose {low} to {high}")
     output, metres, written = Path(args.output), METRES[args.like], []
     try:
         for k in progress("drawing", range(args.scenes), unit="scene"):
@@ -94,16 +94,17 @@ def draw(like: str, k: int, rng: np.random.Generator, size: int) -> dict[str, np
     full = np.uint8(PALETTE)[label]
     eroded = full * ~boundary[..., None]
     irrg = image[..., [3, 0, 1]]
+    name = names_of(like)[k]
     if like == "vaihingen":
-        area = f"top_mosaic_09cm_area{names_of(like)[k]}"
+        area = f"top_mosaic_09cm_area{name}"
         files = {f"top/{area}": irrg, f"gts_for_participants/{area}": full}
         files[f"gts_eroded_for_participants/{area}_noBoundary"] = eroded
     else:
-        area = f"top_potsdam_{names_of(like)[k]}"
+        area = f"top_potsdam_{name}"
         files = {f"2_Ortho_RGB/{area}_RGB": image[..., :3], f"3_Ortho_IRRG/{area}_IRRG": irrg}
         files |= {f"4_Ortho_RGBIR/{area}_RGBIR": image, f"5_Labels_all/{area}_label": full}
         files[f"5_Labels_all_noBoundary/{area}_label_noBoundary"] = eroded
-    return {f"{name}.tif": bands for name, bands in files.items()}
+    return {f"{file}.tif": bands for file, bands in files.items()}
 
 
 def write(path: Path, bands: np.ndarray, place: rasterio.Affine) -> None:

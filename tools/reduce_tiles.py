@@ -19,20 +19,20 @@ import numpy as np
 from SSLRemoteSensing.core.cli import Flags, parse
 from SSLRemoteSensing.core.console import print_summary, progress
 from SSLRemoteSensing.core.errors import UserError, run_command
-from SSLRemoteSensing.core.files import make_folder, write_bytes
+from SSLRemoteSensing.core.files import make_folder
 from SSLRemoteSensing.data.file_lists import find_images
-from SSLRemoteSensing.data.images import read_image, read_label
-from SSLRemoteSensing.preparation.tiling import encode_png
+from SSLRemoteSensing.data.images import read_image, read_label, write_png
 
 PATTERNS = ("**/*.png", "**/*.jpg", "**/*.jpeg")
 
 
 def flags() -> argparse.ArgumentParser:
     flags = Flags(__doc__)
-    flags.add_argument("--images", required=True, metavar="FOLDER", help="PNG and JPEG in it")
-    flags.add_argument("--labels", metavar="FOLDER", help="of PNG label maps of the same names")
-    flags.add_argument("--factor", type=int, default=2, metavar="N", help="pixels to one, a side")
-    flags.add_argument("--output", required=True, metavar="FOLDER", help="gets images and labels")
+    add = flags.add_argument
+    add("--images", required=True, metavar="FOLDER", help="PNG and JPEG in it")
+    add("--labels", metavar="FOLDER", help="of PNG label maps of the same names")
+    add("--factor", type=int, default=2, metavar="N", help="pixels to one, a side")
+    add("--output", required=True, metavar="FOLDER", help="gets images and labels")
     return flags
 
 
@@ -43,27 +43,28 @@ def main() -> None:
     root, output = Path(args.images), Path(args.output)
     if not root.is_dir():
         raise UserError(f"--images {root}: no such folder")
-    sources = {"--images": root} | ({"--labels": Path(args.labels)} if args.labels else {})
-    for flag, source in sources.items():
-        for folder in (output, output / "images", output / "labels"):
-            if folder.resolve().is_relative_to(source.resolve()):
+    for flag, source in (("--images", root), ("--labels", args.labels)):
+        for folder in (output, output / "images", output / "labels") if source else ():
+            if folder.resolve().is_relative_to(Path(source).resolve()):
                 raise UserError(f"--output {output}: {folder} is or lies in {flag} {source}")
     files = find_images(root, PATTERNS, keys=("--images", None))
-    names = [Path(file).relative_to(root).with_suffix(".png") for file in files]
-    first = dict(zip(reversed(names), reversed(files), strict=True))
-    for name, file in zip(names, files, strict=True):
-        if first[name] != file:
-            raise UserError(f"{first[name]} and {file}: would both become {name}; rename one")
+    sources: dict[Path, str] = {}
+    for file in files:
+        name = Path(file).relative_to(root).with_suffix(".png")
+        if sources.setdefault(name, file) != file:
+            raise UserError(f"{sources[name]} and {file}: would both become {name}; rename one")
     make_folder(output, "--output")
-    for name, file in progress("reducing", first.items(), len(first), "image"):
+    for name, file in progress("reducing", sources.items(), len(sources), "image"):
         image = read_image(file)
-        write_png(output / "images" / name, mean_of_blocks(image, args.factor, file))
+        reduced = {"images": mean_of_blocks(image, args.factor, file)}
         if args.labels is not None:
-            path = Path(args.labels) / name
-            label = read_label(path)
+            label = read_label(path := Path(args.labels) / name)
             if label.shape != image.shape[:2]:
                 raise UserError(f"label {path}: is of another size than its image {file}")
-            write_png(output / "labels" / name, most_of_blocks(label, args.factor))
+            reduced["labels"] = most_of_blocks(label, args.factor)
+        for kind, pixels in reduced.items():
+            (output / kind / name).parent.mkdir(parents=True, exist_ok=True)
+            write_png(output / kind / name, pixels)
     print_summary({"images": len(files), "folder": output})
 
 
@@ -71,8 +72,7 @@ def mean_of_blocks(image: np.ndarray, factor: int, file: str) -> np.ndarray:
     """(H, W, 3) uint8 to (H // factor, W // factor, 3)."""
     height, width = (n // factor for n in image.shape[:2])
     if min(height, width) < 1:
-        raise UserError(f"image {file}: {image.shape[0]} x {image.shape[1]} pixels, smaller than "
-                        f"--factor {factor}")  # fmt: skip
+        raise UserError(f"image {file}: has a side smaller than --factor {factor}")
     whole = image[: height * factor, : width * factor]
     return cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
 
@@ -85,13 +85,6 @@ def most_of_blocks(label: np.ndarray, factor: int) -> np.ndarray:
     values = np.unique(whole)
     counts = np.stack([(blocks == value).sum(axis=(1, 3)) for value in values])
     return values[counts.argmax(axis=0)]
-
-
-def write_png(path: Path, pixels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if pixels.ndim == 3:
-        pixels = pixels[:, :, ::-1]  # OpenCV writes blue first
-    write_bytes(path, encode_png(pixels))
 
 
 if __name__ == "__main__":

@@ -57,11 +57,10 @@ def main() -> None:
     # GDAL would keep blocks up to a twentieth of all memory; each is read once here.
     os.environ.setdefault("GDAL_CACHEMAX", "64")
     # Only now: OpenCV and GDAL take a second, which --help need not wait for.
-    from SSLRemoteSensing.preparation.request import Request, next_commands, prepare_request
+    from SSLRemoteSensing.preparation.request import next_commands, prepare_request
 
-    request = Request(**vars(args))
     with stoppable("stopped; finished scenes are kept, the same command goes on"):
-        is_good = prepare_request(request, made_by=argv_words())
+        is_good = prepare_request(args, made_by=argv_words())
     if is_good and not args.check:
-        print_summary({"tiles": args.output}, next_commands(request))
+        print_summary({"tiles": args.output}, next_commands(args))
     sys.exit(0 if is_good else 1)

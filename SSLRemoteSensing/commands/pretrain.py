@@ -12,23 +12,15 @@ The same command again goes on where a run was stopped. Results: `backbone.pth` 
 `backbone.json` in the checkpoints_path, TensorBoard events and `metrics.jsonl` in the log_path.
 """
 
-from SSLRemoteSensing.core.cli import (
-    Flags,
-    fine_tuning_config,
-    parse,
-    read_config,
-    starting_weights,
-)
+from SSLRemoteSensing.core.cli import Flags, parse, read_config, starting_weights
 from SSLRemoteSensing.core.console import command_line, print_summary
 
 
 def flags() -> Flags:
     flags = Flags(__doc__).config().paths().dry_run()
-    flags.add_argument(
-        "--with_imagenet",
-        choices=("true", "false"),
-        help="begin from ImageNet's weights or not, in place of backbone_cfg.pretrained",
-    )
+    # fmt: off
+    flags.add_argument("--with_imagenet", choices=("true", "false"),
+        help="begin from ImageNet's weights or not, in place of backbone_cfg.pretrained")
     return flags
 
 
@@ -42,6 +34,5 @@ def main() -> None:
         results = pretrain(read_config(args, starting_weights(args)), args.dry_run)
         if args.dry_run:
             return
-        words = ("--config_file", fine_tuning_config(args.config_file))
-        words += ("--backbone", results["backbone"])
+        words = ("--config_file", "CONFIG", "--backbone", results["backbone"])
         print_summary(results, [command_line("finetune_seg.py", *words)])

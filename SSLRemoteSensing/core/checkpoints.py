@@ -1,8 +1,10 @@
 """Save and read `.pth` files; nothing else in the package touches one. `read` takes `.safetensors`
 too.
 
-Checkpoints of a run carry a checksum. `backbone.pth`, the backbone alone under torchvision's names,
-is a plain state_dict; its card `backbone.json` has the file's SHA-256.
+A torch file is a zip archive with a CRC of each member, by which damage shows. A checkpoint of a
+run has the version of its format besides: 2; version 1 had a checksum instead. `backbone.pth`, the
+backbone alone under torchvision's names, is a plain state_dict; its card `backbone.json` has the
+file's SHA-256.
 """
 
 import hashlib
@@ -18,7 +20,8 @@ from torch import Tensor, nn
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import atomic, sha256, write_bytes
 
-MOST_VALUES = 2**20  # in one file; a dict that holds itself has no end
+VERSION = 2
+MOST_VALUES = 2**20  # in one file; a list that holds itself has no end
 MOST_REPEATED = 2**30  # bytes of tensors beyond what the file has: one value can stand for many
 
 
@@ -26,18 +29,15 @@ class Damaged(UserError):
     """A file that is no checkpoint, or no longer what was written."""
 
 
-def read(path: str | Path, sealed: bool = False) -> dict:
+def read(path: str | Path) -> dict:
     """The contents of a `.pth` file, on the CPU, without running any code that a pickle may carry.
 
     A `.safetensors` file gives its tensors by name; one of ours dict(model=tensors, card).
 
-    Args:
-        sealed: take only a file with a checksum, as `write` makes them.
-
     Raises:
         Damaged: it cannot be read, is not a dict of tensors and plain values, claims more than it
-            holds, or has not the checksum that it carries.
-        UserError: no such file, or one that cannot be opened.
+            holds, or is not what was written.
+        UserError: no such file, one that cannot be opened, or one of a later version.
     """
     path = Path(path)
     if not path.is_file():
@@ -49,107 +49,67 @@ def read(path: str | Path, sealed: bool = False) -> dict:
     if path.suffix == ".safetensors":
         return read_safetensors(path)
     try:
-        require_own_size(path)
+        check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             contents = torch.load(path, map_location="cpu", weights_only=True)
-        digest = checksum(contents, without="checksum")
+        check_values(contents)
     except Exception as error:  # bytes of any kind may stand in the file, and any error come of it
-        is_foreign = "Unsupported global" in str(error) or "Unsupported class" in str(error)
-        reason = (
-            "holds Python objects besides weights" if is_foreign else "damaged or no checkpoint"
-        )
-        reason = str(error) if isinstance(error, Damaged) else reason
+        reason = str(error) if isinstance(error, Damaged) else "damaged or no checkpoint"
+        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
+            reason = "holds Python objects besides weights"
         raise Damaged(
             f"weights {path}: refused, {reason}; take another file, or an epoch_*.pth"
         ) from error
     if not isinstance(contents, dict):
         raise Damaged(f"weights {path}: holds a {type(contents).__name__}, expected a state_dict")
-    if contents.pop("checksum", None if sealed else digest) != digest:
-        raise Damaged(f"weights {path}: damaged, not what was written; take an epoch_*.pth")
+    contents.pop("checksum", None)  # of version 1
+    version = contents.pop("format_version", 1)
+    if version not in (1, VERSION):
+        raise UserError(
+            f"weights {path}: format_version {version} is of a later release, this one reads "
+            f"{VERSION}; install that release"
+        )
     return contents
 
 
-def require_own_size(path: Path) -> None:
-    """Raise `Damaged` for an archive that would take more memory than it has bytes."""
+def check_archive(path: Path) -> None:
+    """Raise an error for an archive that is not what was written, or that would take more memory
+    than it has bytes; torch's older format is none, and has no CRC."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
                 raise Damaged("claims more bytes than it has")
+            if archive.testzip() is not None:
+                raise Damaged("damaged, not what was written")
 
 
-def read_safetensors(path: Path) -> dict:
-    tensors, texts = read_tensors(path)
-    card = card_of_texts(texts, path)
-    if card is None:
-        return tensors
-    if texts["checksum"] != checksum(dict(sorted(tensors.items()))):
-        raise Damaged(f"weights {path}: damaged, not what was written; take another copy")
-    return {"model": tensors, "card": card}
-
-
-def write_safetensors(path: Path, tensors: dict[str, Tensor], card: dict) -> None:
-    """Write `tensors` and their `card`, in JSON's types, whole or not at all."""
-    digest = checksum(dict(sorted(tensors.items())))
-    write_bytes(path, pack_tensors(tensors, card, digest))
-
-
-def checksum(contents, without: str | None = None) -> str:
-    """A hash of all tensors and plain values in `contents`, at any depth.
-
-    Args:
-        without: a key of `contents` to leave out.
-
-    Raises:
-        Damaged: more values than a checkpoint has, or a tensor that is not plain memory.
-    """
-    if isinstance(contents, dict):
-        contents = {key: value for key, value in contents.items() if key != without}
-    hasher, count, repeated_bytes = hashlib.blake2b(digest_size=16), 0, 0
-    stack = [contents]
-    while stack:
-        value = stack.pop()
-        count += 1
-        if count > MOST_VALUES:
-            raise Damaged("holds itself, or too many values")
+def check_values(contents) -> None:
+    """Raise an error for more values than a checkpoint has, or a tensor that is not numbers in
+    memory of its own."""
+    values, count, repeated_bytes = [contents], 0, 0
+    while values:
+        value = values.pop()
         if isinstance(value, Tensor):
-            require_memory(value)
-            size = value.numel() * value.element_size()
-            repeated_bytes += max(0, size - value.untyped_storage().nbytes())
-            if repeated_bytes > MOST_REPEATED:
-                raise Damaged("claims more bytes than it has")
-            hasher.update(f"{value.dtype} {tuple(value.shape)} {value.requires_grad}".encode())
-            numbers = value.detach().cpu().contiguous().flatten()
-            hasher.update(numbers.view(torch.uint8).numpy())
-        elif isinstance(value, dict):
-            hasher.update(f"dict {len(value)}".encode())
-            stack += [part for pair in value.items() for part in pair]
-        elif isinstance(value, list | tuple):
-            hasher.update(f"list {len(value)}".encode())
-            stack += value
-        else:
-            hasher.update(repr(value).encode())
-    return hasher.hexdigest()
-
-
-def require_memory(value: Tensor) -> None:
-    """Raise `Damaged` for a tensor that is not numbers in memory."""
-    if value.layout != torch.strided or value.device.type == "meta" or value.is_conj():
-        raise Damaged("holds a tensor that is not plain memory")
+            if value.layout != torch.strided or value.is_meta or value.is_conj():
+                raise Damaged("holds a tensor that is not plain memory")
+            repeated_bytes += max(0, value.nbytes - value.untyped_storage().nbytes())
+        elif isinstance(value, dict | list | tuple):
+            values += value.values() if isinstance(value, dict) else value
+        count += 1
+        if count > MOST_VALUES or repeated_bytes > MOST_REPEATED:
+            raise Damaged("claims more than it holds")
 
 
 def write(path: str | Path, contents: dict) -> None:
-    """Write `contents` to `path` with a checksum, whole or not at all.
-
-    Raises:
-        CannotWrite: the disk is full, say; what was there before is still there.
-    """
+    """Write a checkpoint of a run, whole or not at all (`CannotWrite`)."""
     with atomic(path) as part:
-        save(part, contents | {"checksum": checksum(contents)})
+        save(part, contents | {"format_version": VERSION})
 
 
 def save(path: Path, contents: dict) -> None:
     """torch.save, which tells its own surprise at an error of the system: that one is raised."""
+    torch.serialization.set_crc32_options(True)  # torch's default, by which `read` finds damage
     try:
         with path.open("wb") as file:
             torch.save(contents, file)
@@ -160,11 +120,8 @@ def save(path: Path, contents: dict) -> None:
 
 
 def read_network(path: str | Path, classes: Sequence[str]) -> dict:
-    """The contents of a run's checkpoint, its network not yet in any module.
-
-    Raises:
-        UserError: no checkpoint of a network, or one of other classes.
-    """
+    """The contents of a run's checkpoint, its network not yet in any module; a `UserError` for one
+    of no network, or of other classes."""
     contents = read(path)
     if "model" not in contents:
         raise UserError(
@@ -179,11 +136,8 @@ def read_network(path: str | Path, classes: Sequence[str]) -> dict:
 
 
 def load_network(model: nn.Module, contents: dict, source: str | Path) -> None:
-    """Load what `read_network` read from `source` into `model`, every entry of it.
-
-    Raises:
-        UserError: it is of another network.
-    """
+    """Load what `read_network` read from `source` into `model`, every entry of it; a `UserError`
+    where it is of another network."""
     try:
         model.load_state_dict(contents["model"])
     except (KeyError, RuntimeError) as error:
@@ -198,7 +152,7 @@ def export_backbone(folder: Path, weights: dict[str, Tensor], card: dict) -> Non
 
 
 def write_plain(path: Path, contents: dict, card: dict) -> None:
-    """Write `contents` to `path` without a checksum; the `.json` beside is its card, which has it.
+    """Write `contents` to `path`, and its card with its SHA-256 to the `.json` beside.
 
     Both are written before either takes its name.
     """
@@ -231,51 +185,47 @@ def read_card(path: Path, contents: dict) -> dict:
     return card
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a file by name, on the CPU, and the texts of its header.
+def write_safetensors(path: Path, tensors: dict[str, Tensor], card: dict) -> None:
+    """Write `tensors` and their `card`, in JSON's types, whole or not at all."""
+    safetensors = safetensors_library("--format safetensors")
+    # A tensor each, with memory of its own: the format knows no views.
+    copies = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    texts = {"format": "pt", "card": json.dumps(card), "checksum": checksum(copies)}
+    write_bytes(path, safetensors.torch.save(copies, texts))
 
-    Raises:
-        UserError: damaged, no such file, no safetensors, or the library is not there.
-    """
+
+def read_safetensors(path: Path) -> dict:
     safetensors = safetensors_library(f"weights {path}")
     try:
         with safetensors.safe_open(str(path), framework="pt", device="cpu") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            texts = file.metadata() or {}
+        card = json.loads(texts["card"]) if {"card", "checksum"} <= texts.keys() else None
     except Exception as error:  # the library's own error, or one of the system's or of torch
-        raise UserError(
+        raise Damaged(
             f"weights {path}: refused, damaged or no safetensors file "
             f"({' '.join(str(error).split())[:120]}); take another copy"
         ) from error
+    if not isinstance(card, dict):  # not one of ours
+        return tensors
+    if texts["checksum"] != checksum(tensors):
+        raise Damaged(f"weights {path}: damaged, not what was written; take another copy")
+    return {"model": tensors, "card": card}
 
 
-def pack_tensors(tensors: dict[str, Tensor], card: dict, checksum: str) -> bytes:
-    """The bytes of a file with the tensors and what `read` gives back of the rest."""
-    safetensors_library("--format safetensors")
-    from safetensors.torch import save
-
-    # A tensor each, with memory of its own: the format knows no views.
-    copies = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    return save(copies, {"format": "pt", "card": json.dumps(card), "checksum": checksum})
-
-
-def card_of_texts(texts: dict[str, str], path: Path) -> dict | None:
-    """The card among the header's `texts`; None in a file that is not ours.
-
-    Raises:
-        UserError: a card that is no JSON.
-    """
-    if "card" not in texts or "checksum" not in texts:
-        return None
-    try:
-        card = json.loads(texts["card"])
-    except ValueError as error:
-        raise UserError(f"weights {path}: its card is damaged ({error}); take another") from error
-    return card if isinstance(card, dict) else None
+def checksum(tensors: dict[str, Tensor]) -> str:
+    """A hash of names, types, shapes and numbers: safetensors files have none of their own."""
+    hasher = hashlib.blake2b(f"dict {len(tensors)}".encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items(), reverse=True):
+        hasher.update(f"{tensor.dtype} {tuple(tensor.shape)} {tensor.requires_grad}".encode())
+        hasher.update(tensor.flatten().view(torch.uint8).numpy())
+        hasher.update(repr(name).encode())
+    return hasher.hexdigest()
 
 
 def safetensors_library(what: str):
     try:
-        import safetensors
+        import safetensors.torch
     except ImportError as error:
         raise UserError(
             f"{what}: safetensors cannot be imported ({error}); pip install safetensors"

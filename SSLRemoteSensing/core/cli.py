@@ -8,7 +8,6 @@ import sys
 import textwrap
 from collections.abc import Mapping
 from importlib import import_module, metadata
-from pathlib import Path
 
 import SSLRemoteSensing
 from SSLRemoteSensing.core.config import load_config, nearest
@@ -24,12 +23,10 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
         super().__init__(prog, max_help_position=30, width=max(60, min(100, columns)))
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        parts = []
-        for paragraph in text.strip().split("\n\n"):
-            is_indented = any(line.startswith(" ") for line in paragraph.splitlines())
-            parts.append(
-                paragraph if is_indented else textwrap.fill(" ".join(paragraph.split()), width)
-            )
+        parts = text.strip().split("\n\n")
+        for number, part in enumerate(parts):
+            if not any(line.startswith(" ") for line in part.splitlines()):
+                parts[number] = textwrap.fill(" ".join(part.split()), width)
         return "\n\n".join(parts)
 
     def _get_help_string(self, action: argparse.Action) -> str:
@@ -54,55 +51,37 @@ class Flags(argparse.ArgumentParser):
     def __init__(self, description: str):
         prog = os.path.basename(sys.argv[0])
         super().__init__(prog, description=as_started(description), formatter_class=Help)
-        self.add_argument(
-            "--version",
-            action=Version,
-            help="print the versions of this package and of torch, and end",
-        )
+        text = "print the versions of this package and of torch, and end"
+        self.add_argument("--version", action=Version, help=text)
 
     def config(self, title: str = "config") -> "Flags":
         """--config_file and --set, for `read_config`, in a group of that title."""
         self.of_config = self.add_argument_group(title)
-        self.of_config.add_argument(
-            "--config_file",
-            required=True,
-            metavar="FILE",
-            help="a Python file as those of configs/",
-        )
+        text = "a Python file as those of configs/"
+        self.of_config.add_argument("--config_file", required=True, metavar="FILE", help=text)
         return self.keys(self.of_config)
 
     def keys(self, group: argparse._ArgumentGroup) -> "Flags":
         """--set alone, in a group of one's own."""
+        text = "override any key; VALUE is a Python literal or else a string"
         group.add_argument(
-            "--set",
-            action="append",
-            nargs="+",
-            default=[],
-            metavar="A.B.C=VALUE",
-            help="override any key; VALUE is a Python literal or else a string",
+            "--set", action="append", nargs="+", default=[], metavar="A.B.C=VALUE", help=text
         )
         return self
 
     def paths(self) -> "Flags":
         """The folders of a run, beside the config."""
-        self.of_config.add_argument(
-            "--checkpoints_path",
-            metavar="FOLDER",
-            help="of the run's checkpoints and results, in place of the config's",
-        )
-        self.of_config.add_argument(
-            "--log_path",
-            metavar="FOLDER",
-            help="of metrics.jsonl and TensorBoard's events, in place of the config's",
-        )
+        for flag, what in (
+            ("--checkpoints_path", "the run's checkpoints and results"),
+            ("--log_path", "metrics.jsonl and TensorBoard's events"),
+        ):
+            text = f"of {what}, in place of the config's"
+            self.of_config.add_argument(flag, metavar="FOLDER", help=text)
         return self
 
     def dry_run(self) -> "Flags":
-        self.add_argument(
-            "--dry_run",
-            action="store_true",
-            help="build all, run and describe one step, write nothing",
-        )
+        text = "build all, run and describe one step, write nothing"
+        self.add_argument("--dry_run", action="store_true", help=text)
         return self
 
 
@@ -147,21 +126,19 @@ def start(program: str, commands: Mapping[str, tuple[str, str]], words: list[str
         UserError: an unknown command.
     """
     name = words[0] if words else "--help"
-    if name == "--version":
-        print_versions()
-    elif name in ("-h", "--help"):
-        width = max(map(len, commands))
-        print(f"usage: {program} COMMAND ...\n")
-        for command, (_, line) in commands.items():
-            print(f"  {command:<{width}}  {line}")
-        print(f"\n{program} COMMAND --help has the flags of each, and examples.")
-    elif name not in commands:
-        hint = nearest(name, commands)
-        raise UserError(f"{program} {name}: no such command, {hint}")
-    else:
+    if name in commands:
         sys.argv = [f"{program} {name}", *words[1:]]
         # Only the one that is called for: others load more.
         import_module(f"SSLRemoteSensing.commands.{commands[name][0]}").main()
+    elif name == "--version":
+        print_versions()
+    elif name in ("-h", "--help"):
+        width = max(map(len, commands))
+        lines = [f"  {command:<{width}}  {line}" for command, (_, line) in commands.items()]
+        print(f"usage: {program} COMMAND ...\n", *lines, sep="\n")
+        print(f"\n{program} COMMAND --help has the flags of each, and examples.")
+    else:
+        raise UserError(f"{program} {name}: no such command, {nearest(name, commands)}")
 
 
 def config_words(args: argparse.Namespace, *names: str) -> list[str]:
@@ -173,32 +150,13 @@ def config_words(args: argparse.Namespace, *names: str) -> list[str]:
     return [*words, "--set", *overrides(args)] if overrides(args) else words
 
 
-def fine_tuning_config(config_file: str) -> str:
-    """The file beside a pre-training config that by its name goes with it, or else 'CONFIG'."""
-    path = Path(config_file)
-    network = path.name.removeprefix("vr_").partition("_")[0]
-    pair = path.name.replace("pretrain", "finetune")
-    names = (pair, pair.replace("_modern", "")) if pair != path.name else ()
-    for name in (*names, f"seg_potsdam_{network}_cfg.py"):
-        if path.with_name(name).is_file():
-            return str(path.with_name(name))
-    return "CONFIG"
-
-
 def read_config(args: argparse.Namespace, pretrained: bool | str | None = None) -> dict:
-    """The config that the flags of `Flags.config` ask for.
-
-    Args:
-        pretrained: in place of backbone_cfg.pretrained, as `starting_weights` has it.
-
-    Raises:
-        UserError: as `load_config`.
-    """
-    folders = {
-        "train_cfg.checkpoints.checkpoints_path": getattr(args, "checkpoints_path", None),
-        "train_cfg.log.log_path": getattr(args, "log_path", None),
-    }
-    paths = [f"{key}={folder!r}" for key, folder in folders.items() if folder]
+    """The config that the flags of `Flags.config` ask for, `pretrained` from `starting_weights` in
+    place of backbone_cfg.pretrained. Raises as `load_config`."""
+    paths = []
+    for part, key in (("checkpoints", "checkpoints_path"), ("log", "log_path")):
+        if getattr(args, key, None):
+            paths.append(f"train_cfg.{part}.{key}={getattr(args, key)!r}")
     config = load_config(args.config_file, [*overrides(args), *paths])
     # Without such a dict the check of the config says what is wrong.
     if pretrained is not None and isinstance(config.get("backbone_cfg"), dict):

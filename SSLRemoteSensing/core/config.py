@@ -15,6 +15,7 @@ import copy
 import difflib
 import functools
 import inspect
+import itertools
 import runpy
 import sys
 import types
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
-from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.errors import UserError, about
 
 # The types that a value of a config can be; a Tensor, say, that torch's optimizers take, it cannot.
 PLAIN = (int, float, bool, str, dict, list, tuple, Sequence, type(None), Literal)
@@ -70,22 +71,19 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> dict:
         UserError: no such file, an error in it, no `config` dict in it, or a malformed override.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(
-            f"config file {path}: not found; pass --config_file with a file of configs/"
-        )
-    try:
-        names = runpy.run_path(str(path))
-    except (Exception, SystemExit) as error:
-        raise UserError(f"config file {path}: {type(error).__name__}: {error}") from error
-    if not isinstance(names.get("config"), dict):
-        raise UserError(
-            f"config file {path}: binds no dict named 'config'; write config = dict(...)"
-        )
-    try:
-        config = copy.deepcopy(names["config"])
-    except TypeError as error:
-        raise UserError(f"config file {path}: holds more than plain values ({error})") from error
+    with about(f"config file {path}"):
+        if not path.is_file():
+            raise UserError("not found; pass --config_file with a file of configs/")
+        try:
+            names = runpy.run_path(str(path))
+        except (Exception, SystemExit) as error:
+            raise UserError(f"{type(error).__name__}: {error}") from error
+        if not isinstance(names.get("config"), dict):
+            raise UserError("binds no dict named 'config'; write config = dict(...)")
+        try:
+            config = copy.deepcopy(names["config"])
+        except TypeError as error:
+            raise UserError(f"holds more than plain values ({error})") from error
     for text in overrides:
         override(config, text)
     for line in drop_idle_keys(config):
@@ -114,22 +112,14 @@ def override(config: dict, text: str) -> None:
 
 def drop_idle_keys(config: dict) -> list[str]:
     """Remove the published repository's keys that do nothing; return a line for each."""
-    idle_keys = [("test_cfg",), ("backbone_cfg", "img_size"), ("inpainting_head_cfg", "img_size")]
-    idle_keys += [("agr_head_cfg", "img_size"), ("examplar_head_cfg", "img_size")]
-    idle_keys += [
-        (part, "num_classes")
-        for part in ("backbone_cfg", "inpainting_head_cfg", "agr_head_cfg", "examplar_head_cfg")
-        if isinstance(config.get(part), dict) and config[part].get("num_classes", "") is None
-    ]
-    lines = []
-    for *parents, last in idle_keys:
-        owner = config
-        for key in parents:
-            owner = owner.get(key) if isinstance(owner, dict) else None
-        if isinstance(owner, dict) and last in owner:
-            del owner[last]
-            lines.append(f"config: {'.'.join([*parents, last])} does nothing and is left out")
-    return lines
+    names = ["test_cfg"] if config.pop("test_cfg", NOTHING) is not NOTHING else []
+    parts = ("backbone_cfg", "inpainting_head_cfg", "agr_head_cfg", "examplar_head_cfg")
+    for key, part in itertools.product(("img_size", "num_classes"), parts):
+        owner = config.get(part)
+        if isinstance(owner, dict) and key in owner and (key == "img_size" or owner[key] is None):
+            del owner[key]
+            names.append(f"{part}.{key}")
+    return [f"config: {name} does nothing and is left out" for name in names]
 
 
 def check(schema: Any, value: Any, path: str = "config") -> list[str]:
@@ -188,10 +178,8 @@ def build(table: Mapping[str, Callable], cfg: dict, path: str, given: Mapping = 
     """
     require(OneOf(table, tuple(given)), cfg, path)
     arguments = {key: value for key, value in cfg.items() if key != "name"}
-    try:
+    with about(path):
         return table[cfg["name"]](**arguments, **given)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
@@ -208,11 +196,8 @@ def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]
 def with_defaults(table: Mapping[str, Callable], cfg: dict) -> dict:
     """`cfg`, a dict that `build` takes, with the defaults of what it leaves out."""
     options = inspect.signature(table[cfg["name"]]).parameters.values()
-    return {
-        option.name: option.default
-        for option in options
-        if option.default is not inspect.Parameter.empty
-    } | cfg
+    empty = inspect.Parameter.empty
+    return {option.name: option.default for option in options if option.default is not empty} | cfg
 
 
 def parameters(part: Part) -> dict[str, tuple[Any, bool]]:
@@ -235,13 +220,12 @@ def parameters(part: Part) -> dict[str, tuple[Any, bool]]:
 
 
 def typed_keys(owner: type) -> dict[str, tuple[Any, bool]]:
-    hints = typing.get_type_hints(owner, include_extras=True)
-    return {name: (bare(hint), name in owner.__required_keys__) for name, hint in hints.items()}
-
-
-def bare(hint: Any) -> Any:
-    """`hint` without the NotRequired around it."""
-    return typing.get_args(hint)[0] if typing.get_origin(hint) is typing.NotRequired else hint
+    keys = {}
+    for name, hint in typing.get_type_hints(owner, include_extras=True).items():
+        is_optional = typing.get_origin(hint) is typing.NotRequired
+        bare = typing.get_args(hint)[0] if is_optional else hint
+        keys[name] = bare, name in owner.__required_keys__
+    return keys
 
 
 def nearest(word: str, names) -> str:
@@ -252,28 +236,24 @@ def nearest(word: str, names) -> str:
 def fits(value: Any, annotation: Any) -> bool:
     """Whether `value` can stand where `annotation` does; unknown annotations always fit."""
     origin = typing.get_origin(annotation)
+    options = typing.get_args(annotation)
     if origin in (Union, types.UnionType):
-        options = typing.get_args(annotation)
-        plain_options = [
-            option for option in options if (typing.get_origin(option) or option) in PLAIN
-        ]
-        return any(fits(value, option) for option in plain_options or options)
+        plain = [option for option in options if (typing.get_origin(option) or option) in PLAIN]
+        return any(fits(value, option) for option in plain or options)
     if origin is Literal:
-        return any(value is option or value == option for option in typing.get_args(annotation))
-    if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if annotation is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return any(value is option or value == option for option in options)
+    if annotation in (int, float):
+        types_of_number = int if annotation is int else int | float
+        return isinstance(value, types_of_number) and not isinstance(value, bool)
     if annotation in (bool, str, dict, type(None)):
-        return isinstance(value, type(None) if annotation is None else annotation)
-    if (origin or annotation) in (list, tuple, Sequence):
-        if not isinstance(value, list | tuple):
-            return False
-        element_types = typing.get_args(annotation)
-        if origin is tuple:
-            return len(value) == len(element_types) and all(map(fits, value, element_types))
-        return not element_types or all(fits(element, element_types[0]) for element in value)
-    return True
+        return isinstance(value, annotation)
+    if (origin or annotation) not in (list, tuple, Sequence):
+        return True
+    if not isinstance(value, list | tuple):
+        return False
+    if origin is tuple:
+        return len(value) == len(options) and all(map(fits, value, options))
+    return not options or all(fits(element, options[0]) for element in value)
 
 
 def expectation(annotation: Any) -> str:

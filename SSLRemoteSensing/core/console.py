@@ -63,16 +63,9 @@ def progress(
         unit_scale: write 12.3M for 12,300,000.
     """
     return Bar(
-        items,
-        what,
-        total,
-        unit=unit,
-        unit_scale=unit_scale,
-        delay=DELAY,
-        leave=False,
-        dynamic_ncols=True,
-        disable=not sys.stderr.isatty(),
-    )
+        items, what, total, unit=unit, unit_scale=unit_scale, delay=DELAY, leave=False,
+        dynamic_ncols=True, disable=not sys.stderr.isatty(),
+    )  # fmt: skip
 
 
 def map_files(

@@ -27,7 +27,6 @@ LOST = re.compile(
     r"connection (closed|reset|refused)|broken pipe|timed? ?out|remote process exited", re.I
 )
 
-
 _alone = False
 
 
@@ -52,11 +51,6 @@ def alone() -> Iterator[None]:
         _alone = before
 
 
-def local_rank() -> int:
-    """The number of this process on its machine, from 0: the GPU it takes."""
-    return int(os.environ["LOCAL_RANK"]) if dist.is_initialized() else 0
-
-
 @contextlib.contextmanager
 def processes() -> Iterator[None]:
     """Join the processes that torchrun started for as long as the block (or function) lasts.
@@ -72,12 +66,15 @@ def processes() -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=PATIENCE)
     try:
-        with only_the_first_speaks():
+        with contextlib.ExitStack() as ends:
+            if rank() > 0:
+                sink = ends.enter_context(open(os.devnull, "w"))
+                ends.enter_context(contextlib.redirect_stdout(sink))
+                ends.enter_context(contextlib.redirect_stderr(sink))
             yield
     except UserError as error:
-        raise UserError(
-            f"process {rank()}: {one_line(error)}" if rank() else one_line(error)
-        ) from error
+        number = f"process {rank()}: " if rank() else ""
+        raise UserError(number + one_line(error)) from error
     except RuntimeError as error:
         if not isinstance(error, dist.DistNetworkError) and not LOST.search(str(error)):
             raise
@@ -91,19 +88,6 @@ def processes() -> Iterator[None]:
     # After an error the group is left as it is: to take it down can mean to wait for the others.
     barrier()
     dist.destroy_process_group()
-
-
-@contextlib.contextmanager
-def only_the_first_speaks() -> Iterator[None]:
-    if rank() == 0:
-        yield
-        return
-    with (
-        open(os.devnull, "w") as sink,
-        contextlib.redirect_stdout(sink),
-        contextlib.redirect_stderr(sink),
-    ):
-        yield
 
 
 def all_sum(x: Tensor) -> Tensor:
@@ -131,9 +115,7 @@ class _AllSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
-        gradient = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(gradient)
-        return gradient
+        return _AllSum.forward(ctx, gradient)
 
 
 _all_sum = _AllSum.apply
@@ -160,10 +142,8 @@ def broadcast_buffers(module: torch.nn.Module) -> None:
 
 def all_mean(values: dict[str, float]) -> dict[str, float]:
     """The mean of each number over the processes."""
-    if size() == 1:
-        return values
-    sums = all_sum(torch.tensor(list(values.values()), dtype=torch.float64))
-    return dict(zip(values, (sums / size()).tolist(), strict=True))
+    means = all_sum(torch.tensor(list(values.values()), dtype=torch.float64)) / size()
+    return dict(zip(values, means.tolist(), strict=True))
 
 
 def all_gather_object(value) -> list:

@@ -31,15 +31,22 @@ def about(what: str) -> Iterator[None]:
         raise UserError(f"{what}: {error}") from error
 
 
-PRESSES: list[int] = []  # of Ctrl-C, of which a library may make another error
+PRESSES: list[int] = []  # of Ctrl-C: a library that it meets while it is imported may hide it
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM, by its number, and what is to be said of what was done until then."""
+    """A signal that stops the command, by its number, and what is to be said of what was done."""
 
     def __init__(self, number: int, text: str):
         super().__init__(number)
         self.text = text
+
+
+def stop_signal(error: BaseException) -> int:
+    """The number of the signal that an error came of; 0: of none."""
+    if isinstance(error, KeyboardInterrupt):
+        return error.args[0] if error.args else signal.SIGINT
+    return signal.SIGINT if PRESSES and isinstance(error, Exception) else 0
 
 
 @contextlib.contextmanager
@@ -54,12 +61,10 @@ def stoppable(text: str) -> Iterator[None]:
     handler = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
-    except KeyboardInterrupt as stop:
-        raise Stopped(stop.args[0] if stop.args else signal.SIGINT, text) from None
-    except Exception:
-        if not PRESSES:
+    except BaseException as error:
+        if not stop_signal(error):
             raise
-        raise Stopped(signal.SIGINT, text) from None
+        raise Stopped(stop_signal(error), text) from None
     finally:
         if signal.getsignal(signal.SIGTERM) is terminate:
             signal.signal(signal.SIGTERM, handler)
@@ -75,21 +80,21 @@ def run_command(main: Callable[[], None], message: str = "stopped") -> None:
     """
     # It asks a run for a checkpoint; before its first step there is none to write.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    note_ctrl_c()
+    PRESSES.clear()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, note_ctrl_c)
     try:
         try:
             main()
         except UserError as error:
             print(styled("error:", "red", sys.stderr), as_started(one_line(error)), file=sys.stderr)
             sys.exit(2)
-        except KeyboardInterrupt as stop:
-            print_stopped(stop.text if isinstance(stop, Stopped) else message)
-            sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))
-        except Exception:
-            if not PRESSES:
+        except BaseException as error:
+            if not stop_signal(error):
                 raise
-            print_stopped(message)
-            sys.exit(128 + signal.SIGINT)
+            if os.environ.get("RANK", "0") == "0":  # torchrun's other processes need not say it too
+                print(error.text if isinstance(error, Stopped) else message, file=sys.stderr)
+            sys.exit(128 + stop_signal(error))
         finally:
             sys.stdout.flush()  # here, where a reader that has gone can be told from a defect
     except BrokenPipeError:
@@ -98,36 +103,21 @@ def run_command(main: Callable[[], None], message: str = "stopped") -> None:
         sys.exit(128 + signal.SIGPIPE)
 
 
-def note_ctrl_c() -> None:
-    """Where SIGINT raises a KeyboardInterrupt, have it noted in `PRESSES`, too.
-
-    A library that is interrupted while it is imported may make another error of it.
-    """
-
-    def note(number: int, frame) -> None:
-        PRESSES.append(number)
-        raise KeyboardInterrupt
-
-    PRESSES.clear()
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, note)
-
-
-def print_stopped(message: str) -> None:
-    if os.environ.get("RANK", "0") == "0":  # torchrun's other processes need not say it too
-        print(message, file=sys.stderr)
+def note_ctrl_c(number: int, frame) -> None:
+    """SIGINT raises a KeyboardInterrupt, of which a library may make another error."""
+    PRESSES.append(number)
+    raise KeyboardInterrupt
 
 
 def silence_closed() -> bool:
     """Whether nobody reads stdout or stderr any more; what is still printed there goes nowhere."""
-    is_closed = False
+    poll = select.poll()
     for number in (1, 2):
-        poll = select.poll()
         poll.register(number, 0)
-        if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-            is_closed = True
-    return is_closed
+    closed = [number for number, event in poll.poll(0) if event & (select.POLLERR | select.POLLHUP)]
+    for number in closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    return bool(closed)
 
 
 def one_line(error: UserError) -> str:

@@ -58,11 +58,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def make_folder(path: str | Path, key: str) -> Path:
-    """Make the folder `path` and see that files can be written there.
-
-    Raises:
-        UserError: it cannot; `key` names the config key to change.
-    """
+    """Make the folder `path` and see that files can be written there; `key` is named where not."""
     path = Path(path)
     probe = path / f".writable.{os.getpid()}"
     try:

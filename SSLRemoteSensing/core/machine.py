@@ -1,6 +1,8 @@
 """The machine: device, precision, versions of what is installed."""
 
+import os
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -19,14 +21,14 @@ PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless")
 
 def versions() -> dict[str, str | None]:
     """Versions of Python, this code (with its commit in a checkout) and what it computes with."""
-    root = Path(__file__).resolve().parents[2]  # installed elsewhere, it has no .git
+    root, result = Path(__file__).resolve().parents[2], {"python": platform.python_version()}
     command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
     try:
         process = subprocess.run(command, capture_output=True, text=True, check=True)
-        commit = process.stdout.strip() if (root / ".git").exists() else None
+        # Installed elsewhere, it has no .git.
+        result["commit"] = process.stdout.strip() if (root / ".git").exists() else None
     except (OSError, subprocess.CalledProcessError):
-        commit = None
-    result = {"python": platform.python_version(), "commit": commit}
+        result["commit"] = None
     for name in ("SSLRemoteSensing", *PACKAGES):
         try:
             result[name] = metadata.version(name)
@@ -39,17 +41,11 @@ def device_name() -> str:
     """The machine's processor, and its GPU where there is one."""
     import torch
 
-    name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = [
-            line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        ]
-        name = models[0].partition(":")[2].strip() if models else name
+    model = re.search(r"model name\s*:\s*(.*)", cpuinfo.read_text() if cpuinfo.exists() else "")
+    name = model[1] if model else platform.processor() or platform.machine()
     name = f"{name}, {torch.get_num_threads()} threads"
-    if torch.cuda.is_available():
-        name = f"{torch.cuda.get_device_name()} ({name})"
-    return name
+    return f"{torch.cuda.get_device_name()} ({name})" if torch.cuda.is_available() else name
 
 
 def choose_device(name: str, setting: str = "train_cfg.device=") -> "torch.device":
@@ -65,8 +61,9 @@ def choose_device(name: str, setting: str = "train_cfg.device=") -> "torch.devic
 
     from SSLRemoteSensing.core import distributed
 
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if count else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -75,10 +72,10 @@ def choose_device(name: str, setting: str = "train_cfg.device=") -> "torch.devic
         raise UserError(f"{setting}{name!r}: not supported; set auto, cpu or cuda")
     if device.type == "cpu":
         return device
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     is_distributed = distributed.size() > 1
     # 'cuda:0', as the published configs have it, would be the same GPU for all.
-    device = torch.device("cuda", distributed.local_rank() if is_distributed else device.index or 0)
+    index = int(os.environ["LOCAL_RANK"]) if is_distributed else device.index or 0
+    device = torch.device("cuda", index)
     if device.index >= count:
         flag = setting if setting.startswith("--") else f"--set {setting}"
         remedy = "start one process a GPU" if is_distributed else f"pass {flag}auto"

@@ -53,11 +53,10 @@ def find_images(
     if not files:
         endings = Counter(Path(name).suffix or "none" for _, names in folders for name in names)
         counts = ", ".join(f"{n} {ending}" for ending, n in endings.most_common(4)) or "no files"
-        if format_key is None:
-            raise UserError(f"{path_key} {root}: no image of {data_format!r} (there: {counts})")
+        remedy = f"; set {format_key}, '**/*.jpg' searches sub-folders" if format_key else ""
+        name = f"{format_key}=" if format_key else ""
         raise UserError(
-            f"{path_key} {root}: no image matches {format_key}={data_format!r} (there: {counts}); "
-            f"set {format_key}, '**/*.jpg' searches sub-folders"
+            f"{path_key} {root}: no image matches {name}{data_format!r} (there: {counts}){remedy}"
         )
     return leave_out([f"{root}/{file}" for file in files], root, exclude)
 
@@ -119,15 +118,11 @@ def list_folders(root: Path) -> list[tuple[str, list[str]]]:
 
 def in_folder(parts: list[str], pattern: list[str]) -> bool:
     """Whether the folders `parts` match those of a pattern, in which '**' is any number of them."""
-    if not pattern:
-        return not parts
-    if pattern[0] == "**":
+    if pattern[:1] == ["**"]:
         return any(in_folder(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
-    return (
-        bool(parts)
-        and fnmatch.fnmatchcase(parts[0], pattern[0])
-        and in_folder(parts[1:], pattern[1:])
-    )
+    if not pattern or not parts:
+        return pattern == parts
+    return fnmatch.fnmatchcase(parts[0], pattern[0]) and in_folder(parts[1:], pattern[1:])
 
 
 def read_list(path: Path, key: str) -> list[str]:
@@ -149,10 +144,9 @@ def listing(path: Path, key: str) -> list[str]:
     """
     try:
         text = path.read_bytes().decode("utf-8", "surrogateescape")
+        reason = "no text file" if "\0" in text else None
     except OSError as error:
         reason = error.strerror
-    else:
-        reason = "no text file" if "\0" in text else None
     if reason:
         raise UserError(
             f"{key} {path}: cannot be read ({reason}); expected a text file of one path a line"

@@ -15,6 +15,8 @@ import numpy as np
 
 from SSLRemoteSensing.core.errors import UnreadableImage
 
+# Read whole by GDAL's own quick way, a PNG that is cut short would give anything, and no error.
+os.environ.setdefault("GDAL_PNG_WHOLE_IMAGE_OPTIM", "NO")
 # Filters of warnings belong to the process: two threads must not change them at a time.
 _filters = threading.Lock()
 # Of GDAL's many drivers some follow addresses and paths that a file names, whatever its ending.
@@ -34,25 +36,19 @@ class Tiff:
     """
 
     def __init__(self, path: Path, source):
-        from rasterio.enums import MaskFlags
-
         self.path, self.source = path, source
         self.height, self.width, self.count = source.height, source.width, source.count
         self.dtype = np.dtype(source.dtypes[0])
         self.crs = source.crs
         self.transform = None if source.transform.is_identity else source.transform
-        flags = source.mask_flag_enums[0]
-        self.has_alpha = MaskFlags.alpha in flags
-        self.has_nodata = MaskFlags.all_valid not in flags and not self.has_alpha
+        flags = {flag.name for flag in source.mask_flag_enums[0]}
+        self.has_alpha, self.has_nodata = "alpha" in flags, flags.isdisjoint(("all_valid", "alpha"))
 
     @cached_property
     def palette(self) -> np.ndarray | None:
         """Colours uint8 (256 or 65536, 3) where the file holds indices of a palette."""
-        from rasterio.enums import ColorInterp
-
-        if self.colours[0] != ColorInterp.palette:
-            return None
-        return np.ascontiguousarray(self.colour_table[:, :3])
+        has_palette = self.colours[0] == "palette"
+        return np.ascontiguousarray(self.colour_table[:, :3]) if has_palette else None
 
     @cached_property
     def colour_table(self) -> np.ndarray:
@@ -66,22 +62,17 @@ class Tiff:
     @property
     def data_bands(self) -> list[int]:
         """The bands, counted from 1, that are not called alpha."""
-        from rasterio.enums import ColorInterp
-
-        meaning = enumerate(self.colours, start=1)
-        return [band for band, name in meaning if name != ColorInterp.alpha]
+        return [band for band, name in enumerate(self.colours, start=1) if name != "alpha"]
 
     @property
     def is_cmyk(self) -> bool:
-        from rasterio.enums import ColorInterp
-
-        return ColorInterp.cyan in self.colours
+        return "cyan" in self.colours
 
     @cached_property
-    def colours(self) -> tuple:
+    def colours(self) -> list[str]:
         """What each band is called; here GDAL reads tags of a damaged file that it left so far."""
         with reading(self.path):
-            return self.source.colorinterp
+            return [colour.name for colour in self.source.colorinterp]
 
     def rows(self, bands: Sequence[int], y: int = 0, height: int | None = None) -> np.ndarray:
         """Planes (bands, height, width) of the rows from `y`; all rows by default."""
@@ -119,6 +110,7 @@ def open_tiff(path: str | Path, beside: bool = False) -> Iterator[Tiff]:
     """Open the file at `path`, a TIFF or PNG whatever its ending, or what `DRIVER_OF` says of it.
 
     Args:
+        path: a file, or what GDAL calls a member of a zip file, /vsizip/{FILE}/MEMBER.
         beside: look at the files beside it too, which may hold its place on the map and a mask.
 
     Raises:
@@ -130,9 +122,10 @@ def open_tiff(path: str | Path, beside: bool = False) -> Iterator[Tiff]:
     from rasterio.io import DatasetReader
 
     path = Path(path)
-    require_file(path)
-    if beside:
-        require_tiff_masks(path)
+    if path.parts[:2] != ("/", "vsizip"):  # which has been looked through when it was listed
+        require_file(path)
+        if beside:
+            require_tiff_masks(path)
     options = {} if beside else {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
     with reading(path), rasterio.Env(**options), _filters, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)

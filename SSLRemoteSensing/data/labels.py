@@ -50,9 +50,7 @@ class ColourCoding:
         value = np.arange(256)
         distance = np.minimum(value, 255 - value)  # from the nearest of 0 and 255
         marks = np.where(distance > 0, 8, 0) | np.where(distance > FAR, 16, 0)
-        self.tables = [
-            (np.where(value > 127, bit, 0) | marks).astype(np.uint8) for bit in (4, 2, 1)
-        ]
+        self.tables = [np.uint8(np.where(value > 127, bit, 0) | marks) for bit in (4, 2, 1)]
         classes = np.where(self.class_of == INVALID, IGNORE, self.class_of)
         self.classes = np.resize(classes, 256).astype(np.uint8)  # marks do not change the class
 
@@ -75,28 +73,18 @@ class ColourCoding:
         Lossy storage spreads such pixels over very many colours along the edges; one that covers
         an area is a class the palette does not have.
         """
-        r, g, b = (plane.astype(np.int32) for plane in planes[:3])
-        far = np.max([np.minimum(plane, 255 - plane) for plane in (r, g, b)], axis=0) > FAR
-        colours, counts = np.unique((r[far] << 16) | (g[far] << 8) | b[far], return_counts=True)
+        planes = planes[:3].astype(np.int32)
+        r, g, b = planes[:, np.minimum(planes, 255 - planes).max(0) > FAR]
+        colours, counts = np.unique((r << 16) | (g << 8) | b, return_counts=True)
         commonest = [(int(colours[i]), int(counts[i])) for i in np.argsort(counts)[-100:]]
-        return Counter(
-            {
-                (colour >> 16, colour >> 8 & 255, colour & 255): pixels
-                for colour, pixels in commonest
-            }
-        )
+        return Counter({(c >> 16, c >> 8 & 255, c & 255): pixels for c, pixels in commonest})
 
     def summary(self, counts: np.ndarray) -> dict:
         """Pixels of each class, not scored, of unknown and of inexact colours, far from any."""
         counts = np.asarray(counts).reshape(4, 8)  # rows: exact, inexact, far (16), far and inexact
-        per_colour = counts.sum(0)
-        return {
-            "pixels": [int(per_colour[self.class_of == k].sum()) for k in range(self.num_classes)],
-            "not_scored": int(per_colour[self.class_of == IGNORE].sum()),
-            "unknown": int(per_colour[self.class_of == INVALID].sum()),
-            "inexact": int(counts[1:].sum()),
-            "far": int(counts[2:].sum()),
-        }
+        inexact, far = int(counts[1:].sum()), int(counts[2:].sum())
+        pixels = pixels_of(self.class_of, counts.sum(0), self.num_classes)
+        return pixels | {"inexact": inexact, "far": far}
 
 
 class ValueCoding:
@@ -110,10 +98,7 @@ class ValueCoding:
     planes = 1
 
     def __init__(
-        self,
-        table: np.ndarray,
-        num_classes: int,
-        families: Sequence[Sequence[int]] | None = None,
+        self, table: np.ndarray, num_classes: int, families: Sequence[Sequence[int]] | None = None
     ):
         self.table, self.num_classes, self.families = table, num_classes, families
         self.classes = np.where(table == INVALID, IGNORE, table).astype(np.uint8)
@@ -128,15 +113,17 @@ class ValueCoding:
 
     def summary(self, counts: np.ndarray) -> dict:
         """As of `ColourCoding`; a value is exact or it is unknown, and `values` lists all."""
-        counts = np.asarray(counts)
-        return {
-            "pixels": [int(counts[self.table == k].sum()) for k in range(self.num_classes)],
-            "not_scored": int(counts[self.table == IGNORE].sum()),
-            "unknown": int(counts[self.table == INVALID].sum()),
-            "inexact": 0,
-            "far": 0,
-            "values": [int(value) for value in np.flatnonzero(counts)],
-        }
+        pixels = pixels_of(self.table, np.asarray(counts), self.num_classes)
+        return pixels | {"inexact": 0, "far": 0, "values": np.flatnonzero(counts).tolist()}
+
+
+def pixels_of(table: np.ndarray, counts: np.ndarray, num_classes: int) -> dict:
+    """Pixels of each class, not scored and of no class, by the class of each value in `table`."""
+    return {
+        "pixels": [int(counts[table == k].sum()) for k in range(num_classes)],
+        "not_scored": int(counts[table == IGNORE].sum()),
+        "unknown": int(counts[table == INVALID].sum()),
+    }
 
 
 def histogram(values: np.ndarray, bins: int, mask: np.ndarray | None = None) -> np.ndarray:
@@ -166,9 +153,7 @@ def count_labels(read: Callable, labels: Sequence, what: str) -> np.ndarray:
 
 
 def value_coding(
-    num_classes: int,
-    label_offset: int | None = None,
-    label_codes: Sequence[int] | None = None,
+    num_classes: int, label_offset: int | None = None, label_codes: Sequence[int] | None = None
 ) -> ValueCoding:
     """The coding that a config states.
 
@@ -185,8 +170,7 @@ def value_coding(
     table[IGNORE] = IGNORE
     if label_codes is not None:
         codes = list(label_codes)
-        fits = len(set(codes)) == len(codes) == num_classes and set(codes) <= set(range(256))
-        if not fits:
+        if not len(set(codes)) == len(codes) == num_classes or not set(codes) <= set(range(256)):
             raise UserError(
                 f"label_codes={tuple(codes)}: expected {num_classes} different values 0 to 255, "
                 "one a class in order"
@@ -212,10 +196,6 @@ def detect_coding(counts: np.ndarray, num_classes: int, where: str) -> tuple[Val
         UserError: values that are no class, or that two codings would explain.
     """
     values = {int(value) for value in np.flatnonzero(counts)}
-    total = max(1, int(np.sum(counts)))
-    choices = (
-        "label_offset=0 (255 = not scored), label_offset=-1 (0 = not scored) or label_codes=(...)"
-    )
     if values == {0, IGNORE} and num_classes > 1:
         raise UserError(
             f"{where}: only the values 0 and 255 occur, and 255 may be a class or not scored; say "
@@ -232,7 +212,7 @@ def detect_coding(counts: np.ndarray, num_classes: int, where: str) -> tuple[Val
             )
         return value_coding(num_classes), remark
     if values <= set(range(num_classes + 1)) and len(values - {0}) > 1:
-        share = counts[0] / total
+        share = counts[0] / np.sum(counts)
         if share > 0.25:
             raise UserError(
                 f"{where}: values go to {num_classes}, so 0 would be 'not scored', yet it is "
@@ -251,7 +231,8 @@ def detect_coding(counts: np.ndarray, num_classes: int, where: str) -> tuple[Val
     noun = "value" if len(strangers) == 1 else "values"
     raise UserError(
         f"{where}: {noun} {', '.join(map(str, strangers[:8]))} where classes are 0 to "
-        f"{num_classes - 1} and 255 = not scored; mend the labels or `classes`, or set {choices}"
+        f"{num_classes - 1} and 255 = not scored; mend the labels or `classes`, or set "
+        "label_offset=0 (255 = not scored), label_offset=-1 (0 = not scored) or label_codes=(...)"
     )
 
 
@@ -294,7 +275,10 @@ def settle_coding(
         try:
             coding, remark = detect_coding(total, num_classes, where)
         except UserError as error:
-            raise UserError(f"{error} ({example(counts, labels, num_classes)})") from error
+            has_others = counts[:, num_classes:IGNORE].any(1)
+            example = f"first seen in {labels[int(np.argmax(has_others))]}"
+            example = example if has_others.any() else f"{len(labels)} labels"
+            raise UserError(f"{error} ({example})") from error
         remarks += [remark] if remark else []
     else:
         is_wrong = (total > 0) & (coding.table == INVALID)
@@ -326,11 +310,3 @@ def require_one_size(pair: tuple[str, str], image: tuple[int, int], label: tuple
             f"label {pair[1]}: {label[1]} x {label[0]} pixels, its image {Path(pair[0]).name} "
             f"{image[1]} x {image[0]}; they must be of one size"
         )
-
-
-def example(counts: np.ndarray, labels: Sequence[str], num_classes: int) -> str:
-    """A label that holds a value which is no class of ours, if there is one."""
-    has_others = counts[:, num_classes:IGNORE].any(1)
-    if not has_others.any():
-        return f"{len(labels)} labels"
-    return f"first seen in {labels[int(np.argmax(has_others))]}"

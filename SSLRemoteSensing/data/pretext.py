@@ -31,10 +31,9 @@ def agr_transforms(
         shortcut_cfg: all of these follow, in random order, so that the transform cannot be told
             from traces of colour or border; None: nothing follows.
     """
-    path = "agr_transforms_cfg"
     return (
-        build_chain(transforms_cfg, f"{path}.transforms_cfg"),
-        build_chain(shortcut_cfg or {}, f"{path}.shortcut_cfg"),
+        build_chain(transforms_cfg, "agr_transforms_cfg.transforms_cfg"),
+        build_chain(shortcut_cfg or {}, "agr_transforms_cfg.shortcut_cfg"),
     )
 
 
@@ -122,15 +121,9 @@ class PretextDataset(Dataset):
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
         image, index, skipped = self.read(index)
-        occluded, anchor, transformed, label = self.three_images(image, rng)
-        return {
-            "occluded": occluded,
-            "anchor": anchor,
-            "transformed": transformed,
-            "transform_label": label,
-            "index": index,
-            "skipped": skipped,
-        }
+        keys = ("occluded", "anchor", "transformed", "transform_label")
+        sample = dict(zip(keys, self.three_images(image, rng), strict=True))
+        return sample | {"index": index, "skipped": skipped}
 
     def read(self, index: int) -> tuple[np.ndarray, int, list[int]]:
         """The image of `index`, or with on_bad_image='skip' the next readable one after it."""
@@ -165,10 +158,7 @@ class PretextDataset(Dataset):
         transformed = self.classes[label](anchor, rng)
         for i in rng.permutation(len(self.shortcut)):
             transformed = self.shortcut[i](transformed, rng)
-        occluded, anchor, transformed = (
-            resize(image, side, side) for image in (occluded, anchor, transformed)
-        )
-        return occluded, anchor, transformed, label
+        return *(resize(x, side, side) for x in (occluded, anchor, transformed)), label
 
     def name(self, index: int) -> Path:
         return Path(self.files[index])

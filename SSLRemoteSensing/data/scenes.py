@@ -77,13 +77,11 @@ class TiledImage:
                     f"tile {name}: {width} x {len(tile)} pixels, which do not fit beside the "
                     "others; prepare the data set again"
                 )
-        if len(tiles) == 1:
-            self.strip = tiles[0]
-        else:
+        self.top, self.strip = top, tiles[0]
+        if len(tiles) > 1:
             self.strip = np.empty((len(tiles[0]), self.width, *tiles[0].shape[2:]), np.uint8)
             for x, tile in zip(places, tiles, strict=True):
                 self.strip[:, x : x + tile.shape[1]] = tile
-        self.top = top
 
 
 @dataclass(frozen=True)
@@ -110,22 +108,16 @@ def open_scenes(
         UserError: tiles of a scene are missing, as `hash_range` can have it.
     """
     groups = prepared_groups(tiles) if together and tiles.card else single_groups(tiles)
-    images = [file for file, _ in tiles.pairs]
+    sources = [([file for file, _ in tiles.pairs], tiles.read_image)]
+    sources += [(files, tiles.read_label) for files in kinds.values()]
     scenes = []
     for name, (size, places) in groups.items():
-        labels = {
-            kind: put_together(files, tiles.read_label, places, size)
-            for kind, files in kinds.items()
-        }
-        image = put_together(images, tiles.read_image, places, size)
-        scenes.append(ScoredScene(name, *size, image, labels))
+        image, *labels = (
+            TiledImage({place: files[index] for place, index in places.items()}, read, *size)
+            for files, read in sources
+        )
+        scenes.append(ScoredScene(name, *size, image, dict(zip(kinds, labels, strict=True))))
     return scenes
-
-
-def put_together(
-    files: Sequence[str], read: Callable, places: PlacedTiles, size: Size
-) -> TiledImage:
-    return TiledImage({place: files[index] for place, index in places.items()}, read, *size)
 
 
 def single_groups(tiles: SegmentationDataset) -> dict[str, tuple[Size, PlacedTiles]]:
@@ -189,13 +181,11 @@ def label_kinds(tiles: SegmentationDataset) -> dict[str, Sequence[str]]:
         if kind not in kinds and kind in tiles.card.get("labels", ()) and own_folder in kind_of:
             files = [str(root / folder / path.relative_to(own_folder)) for path in paths]
             missing = sum(not os.path.isfile(file) for file in files)
-            if not missing:
-                kinds[kind] = files
+            if missing:
+                text = f"{missing} of {len(files)} tiles have no {kind} label; "
+                warn(f"{text}{kind} labels are not scored")
             else:
-                warn(
-                    f"{missing} of {len(files)} tiles have no {kind} label; {kind} labels are not "
-                    f"scored"
-                )
+                kinds[kind] = files
     return {kind: kinds[kind] for kind in LABEL_FOLDERS if kind in kinds}
 
 

@@ -126,15 +126,14 @@ class SegmentationDataset(Dataset):
         check_present(tiles.pairs, settings.label_path, settings.label_format)
         self.coding = tiles.coding or coding
         if self.card is not None:
-            check_card(self.card, num_classes, classes, in_channels, settings.bands)
+            check_card(self, classes)
         elif not checked:
             images, labels = zip(*tiles.pairs, strict=True)
             self.coding, remarks = check_labels(images, labels, num_classes, self.coding)
             for remark in remarks:
                 print(remark, file=sys.stderr)
-        self.full_length, self.pairs = len(tiles.pairs), tiles.pairs
-        if tiles.chosen is not None:
-            self.pairs = [tiles.pairs[index] for index in tiles.chosen]
+        chosen = range(len(tiles.pairs)) if tiles.chosen is None else tiles.chosen
+        self.full_length, self.pairs = len(tiles.pairs), [tiles.pairs[index] for index in chosen]
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -151,9 +150,7 @@ class SegmentationDataset(Dataset):
             planes = planes[:: 1 if rng.random() < 0.5 else -1, :: 1 if rng.random() < 0.5 else -1]
         if self.settings.turns:
             planes = turn(np.ascontiguousarray(planes), int(rng.integers(4)))
-        image, label = (
-            np.ascontiguousarray(part) for part in (planes[:, :, :-1], planes[:, :, -1])
-        )
+        image, label = map(np.ascontiguousarray, (planes[:, :, :-1], planes[:, :, -1]))
         if self.jitter is not None:
             image = self.jitter(image, rng)
         return {"image": image, "label": label, "index": index}
@@ -227,11 +224,9 @@ def collate(samples: list[dict]) -> dict:
         )
     image = np.stack([sample["image"] for sample in samples])
     label = np.stack([sample["label"] for sample in samples])
-    return {
-        "image": torch.from_numpy(image).permute(0, 3, 1, 2),
-        "label": torch.from_numpy(label),
-        "index": torch.tensor([sample["index"] for sample in samples], dtype=torch.int64),
-    }
+    index = torch.tensor([sample["index"] for sample in samples], dtype=torch.int64)
+    image = torch.from_numpy(image).permute(0, 3, 1, 2)
+    return {"image": image, "label": torch.from_numpy(label), "index": index}
 
 
 @dataclass(frozen=True)
@@ -267,17 +262,15 @@ def find_tiles(settings: TileSettings, num_classes: int) -> Tiles:
         raise UserError(f"label_path {label_path}: no such folder")
     pairs = find_pairs(settings)
     # A list file may lie anywhere; what it lists tells where the set is.
-    listed = not os.path.isdir(settings.image_path)
-    image_card = read_card(Path(pairs[0][0]).parent if listed else settings.image_path)
+    is_folder = os.path.isdir(settings.image_path)
+    image_card = read_card(settings.image_path if is_folder else Path(pairs[0][0]).parent)
     chosen = None
     if settings.fraction != 1:
-        stems = [stem(image) for image, _ in pairs]
-        prepared = image_card is not None
-        chosen = choose_fraction(stems, settings.fraction, settings.fraction_seed, prepared)
+        stems, seed = [stem(image) for image, _ in pairs], settings.fraction_seed
+        chosen = choose_fraction(stems, settings.fraction, seed, image_card is not None)
     max_value = agreed_scale(image_card, settings.max_value)
-    label_card = None
-    if image_card and Path(label_path).absolute().is_relative_to(image_card["root"]):
-        label_card = image_card
+    root = image_card and image_card["root"]
+    label_card = image_card if root and Path(label_path).absolute().is_relative_to(root) else None
     coding = stated_coding(label_card, settings, num_classes)
     return Tiles(pairs, chosen, image_card, label_card, coding, max_value)
 
@@ -313,9 +306,9 @@ def label_files(images: Sequence[str], settings: TileSettings) -> list[str]:
     skip = len(str(Path(image_path))) + 1 if os.path.isdir(image_path) else None
     root, labels = str(Path(settings.label_path)), []
     for image in images:
-        folder, _, name = image[skip:].rpartition("/") if skip else ("", "", image)
+        folder, slash, name = image[skip:].rpartition("/") if skip else ("", "", image)
         name = settings.label_format.replace("{stem}", stem(name))
-        labels.append(f"{root}/{folder}/{name}" if folder else f"{root}/{name}")
+        labels.append(f"{root}/{folder}{slash}{name}")
     return labels
 
 
@@ -328,28 +321,24 @@ def stated_coding(
         UserError: both do; see `value_coding`.
     """
     label_offset, label_codes = settings.label_offset, settings.label_codes
-    if card is not None:
-        if label_offset or label_codes is not None:
-            raise UserError(
-                f"label_offset, label_codes: {card['root']} is prepared, its labels are in order; "
-                "leave them out"
-            )
-        return value_coding(num_classes)
-    if label_offset is None and label_codes is None:
+    if card is not None and (label_offset or label_codes is not None):
+        raise UserError(
+            f"label_offset, label_codes: {card['root']} is prepared, its labels are in order; "
+            "leave them out"
+        )
+    if card is None and label_offset is None and label_codes is None:
         return None
     return value_coding(num_classes, label_offset, label_codes)
 
 
 def check_present(pairs: Sequence[tuple[str, str]], label_path: str, label_format: str) -> None:
     """Raise a `UserError` where labels are missing; each folder is listed once."""
-    names = {}
-    for folder in {label.rpartition("/")[0] for _, label in pairs}:
-        names[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-    missing = []
-    for _, label in pairs:
-        folder, _, name = label.rpartition("/")
-        if name not in names[folder]:
-            missing.append(name)
+    places = [label.rpartition("/")[::2] for _, label in pairs]
+    names = {
+        folder: set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        for folder in {folder for folder, _ in places}
+    }
+    missing = [name for folder, name in places if name not in names[folder]]
     if missing:
         raise UserError(
             f"label_path {label_path}: {len(missing)} of {len(pairs)} images have no label, first "
@@ -357,23 +346,17 @@ def check_present(pairs: Sequence[tuple[str, str]], label_path: str, label_forma
         )
 
 
-def check_card(
-    card: dict,
-    num_classes: int,
-    classes: Sequence[str] | None,
-    in_channels: int,
-    bands: Sequence[int] | None,
-) -> None:
+def check_card(dataset: SegmentationDataset, classes: Sequence[str] | None) -> None:
     """Raise a `UserError` where a config does not fit the prepared set that it names."""
-    names = card["classes"]
-    if len(names) != num_classes or (classes is not None and list(classes) != names):
-        config_classes = num_classes if classes is None else ", ".join(classes)
+    names, bands, root = (dataset.card[key] for key in ("classes", "bands", "root"))
+    if len(names) != dataset.num_classes or (classes is not None and list(classes) != names):
+        config_classes = dataset.num_classes if classes is None else ", ".join(classes)
         raise UserError(
-            f"classes: {config_classes}, but {card['root']} was prepared with {len(names)}: "
+            f"classes: {config_classes}, but {root} was prepared with {len(names)}: "
             f"{', '.join(names)}"
         )
-    if bands is None and len(card["bands"]) not in (1, in_channels):
+    if dataset.settings.bands is None and len(bands) not in (1, dataset.in_channels):
         raise UserError(
-            f"{card['root']} has the bands {', '.join(card['bands'])}; set "
-            f"backbone_cfg.in_channels={len(card['bands'])}, or choose with bands=(...)"
+            f"{root} has the bands {', '.join(bands)}; set backbone_cfg.in_channels={len(bands)}, "
+            "or choose with bands=(...)"
         )

@@ -14,10 +14,8 @@ ORIGIN = re.compile(r"(.+)_(\d+)_(\d+)")
 
 def name_hash(name: str) -> float:
     """A number in [0, 1) that depends on `name` alone."""
-    return (
-        int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:8], "big")
-        / 2**64
-    )
+    digest = hashlib.sha256(name.encode(errors="surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def scene_of(stem: str, prepared: bool = False) -> str:
@@ -54,11 +52,10 @@ def choose_fraction(
     scenes = defaultdict(list)
     for index, stem in enumerate(stems):
         scenes[scene_of(stem, prepared)].append((name_hash(f"{seed} {stem}"), index))
-    order = []
-    for tiles in scenes.values():
-        order += [
-            ((rank + 0.5) / len(tiles), draw, index)
-            for rank, (draw, index) in enumerate(sorted(tiles))
-        ]
+    order = [
+        ((rank + 0.5) / len(tiles), draw, index)
+        for tiles in scenes.values()
+        for rank, (draw, index) in enumerate(sorted(tiles))
+    ]
     count = max(1, round(fraction * len(stems)))
     return sorted(index for _, _, index in sorted(order)[:count])

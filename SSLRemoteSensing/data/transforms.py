@@ -23,25 +23,23 @@ class RandomHorizontalFlip:
         p: probability, 0 to 1.
     """
 
+    axis = 1
+
     def __init__(self, p: float = 0.5):
         self.p = probability(p)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return flip(image, 1) if rng.random() < self.p else image
+        return flip(image, self.axis) if rng.random() < self.p else image
 
 
-class RandomVerticalFlip:
+class RandomVerticalFlip(RandomHorizontalFlip):
     """Mirror top and bottom.
 
     Args:
         p: probability, 0 to 1.
     """
 
-    def __init__(self, p: float = 0.5):
-        self.p = probability(p)
-
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return flip(image, 0) if rng.random() < self.p else image
+    axis = 0
 
 
 class Rotate:
@@ -55,8 +53,7 @@ class Rotate:
     def __init__(self, angle: int | None = None, p: float = 1.0):
         if angle is not None and angle % 90:
             raise UserError(f"angle={angle} is no multiple of 90 degrees")
-        self.angle = angle
-        self.p = probability(p)
+        self.angle, self.p = angle, probability(p)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         turns = int(rng.integers(4)) if self.angle is None else self.angle // 90
@@ -72,11 +69,7 @@ class RandomCrop:
     """
 
     def __init__(self, crop_ratio_min: float = 0.7, crop_ratio_max: float = 0.95):
-        if not 0 < crop_ratio_min <= crop_ratio_max <= 1:
-            raise UserError(
-                f"crop_ratio_min={crop_ratio_min}, crop_ratio_max={crop_ratio_max}: "
-                "need 0 < min <= max <= 1"
-            )
+        check_ratios(("crop_ratio_min", crop_ratio_min), ("crop_ratio_max", crop_ratio_max))
         self.low, self.high = crop_ratio_min, crop_ratio_max
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -92,9 +85,7 @@ class ColorJitter:
     what they mean in torchvision; hue is in turns of the colour circle, -0.5 to 0.5.
 
     Args:
-        brightness: factor, 0 to 255.
-        contrast: factor, 0 to 255.
-        saturation: factor, 0 to 255.
+        brightness, contrast, saturation: factor, 0 to 255.
         hue: shift in turns, -0.5 to 0.5.
     """
 
@@ -171,8 +162,7 @@ class DistortBlock:
         max_cover_ratio: largest side of the block over the image's shorter side, to 1.
         brightness: factor; a number b stands for [1 - b, 1 + b], a pair for itself, as in
             `ColorJitter`.
-        contrast: factor.
-        saturation: factor.
+        contrast, saturation: factor.
         hue: shift in turns of the colour circle; a number b stands for [-b, b].
     """
 
@@ -185,24 +175,18 @@ class DistortBlock:
         saturation: float | Sequence[float] = (0.5, 1.5),
         hue: float | Sequence[float] = (-0.3, 0.3),
     ):
-        if not 0 < min_cover_ratio <= max_cover_ratio <= 1:
-            raise UserError(
-                f"min_cover_ratio={min_cover_ratio}, max_cover_ratio={max_cover_ratio}: "
-                "need 0 < min <= max <= 1"
-            )
+        check_ratios(("min_cover_ratio", min_cover_ratio), ("max_cover_ratio", max_cover_ratio))
         self.low, self.high = min_cover_ratio, max_cover_ratio
         self.jitter = ColorJitter(brightness, contrast, saturation, hue)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         height, width = image.shape[:2]
         side = max(1, int(rng.uniform(self.low, self.high) * min(height, width)))
-        top = int(rng.integers(height - side + 1))
-        left = int(rng.integers(width - side + 1))
-        block = self.jitter(image[top : top + side, left : left + side], rng)
-        move = int(rng.integers(4))
-        block = flip(block, move) if move < 2 else turn(block, int(rng.integers(1, 4)))
         image = image.copy()
-        image[top : top + side, left : left + side] = block
+        place = window(image, side, side, rng)
+        block = self.jitter(place, rng)
+        move = int(rng.integers(4))
+        place[:] = flip(block, move) if move < 2 else turn(block, int(rng.integers(1, 4)))
         return image
 
 
@@ -273,9 +257,7 @@ def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
 
 def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
     """Blend R, G, B with their luma: factor * image + (1 - factor) * luma."""
-    if image.shape[2] < 3:
-        return image
-    if image.shape[2] > 3:
+    if image.shape[2] != 3:
         return on_first_three(adjust_saturation, image, factor)
     mix = factor * np.eye(3, dtype=np.float32) + np.float32(1 - factor) * LUMA[None, :]
     return cv2.transform(image, mix)
@@ -283,9 +265,9 @@ def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
 
 def adjust_hue(image: np.ndarray, factor: float) -> np.ndarray:
     """Shift the hue by `factor` turns, in 8-bit HSV."""
-    if image.shape[2] < 3 or factor == 0:
+    if factor == 0:
         return image
-    if image.shape[2] > 3:
+    if image.shape[2] != 3:
         return on_first_three(adjust_hue, image, factor)
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
     # OpenCV divides the circle into 256 steps on the way in and into 255 on the way out.
@@ -295,8 +277,10 @@ def adjust_hue(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def on_first_three(adjust, image: np.ndarray, factor: float) -> np.ndarray:
-    result = image.copy()
-    result[:, :, :3] = adjust(np.ascontiguousarray(image[:, :, :3]), factor)
+    """R, G, B adjusted of an image of more bands; one of fewer as it is."""
+    result = image if image.shape[2] < 3 else image.copy()
+    if image.shape[2] > 3:
+        result[:, :, :3] = adjust(np.ascontiguousarray(image[:, :, :3]), factor)
     return result
 
 
@@ -317,6 +301,13 @@ def factor_range(name: str, value: float | Sequence, centre: float) -> tuple[flo
     if not limits[0] <= low <= high <= limits[1]:
         raise UserError(f"{name}={value!r}: the range must lie within {limits[0]} to {limits[1]}")
     return float(low), float(high)
+
+
+def check_ratios(low: tuple[str, float], high: tuple[str, float]) -> None:
+    if not 0 < low[1] <= high[1] <= 1:
+        raise UserError(
+            f"{low[0]}={low[1]}, {high[0]}={high[1]}: need 0 < {low[0]} <= {high[0]} <= 1"
+        )
 
 
 def probability(p: float) -> float:

@@ -25,16 +25,15 @@ class Backbone(nn.Module):
     channels: dict[str, int]
     output_stride = 32  # of block6, and the most of any map
 
-    def __init__(self, name: str, in_channels: int, out_keys, mean, std):
+    def __init__(self, name: str, in_channels: int, out_keys: Sequence[str]):
         super().__init__()
         if in_channels < 1:
             raise UserError(f"in_channels={in_channels}: must be at least 1 band")
         unknown_keys = [key for key in out_keys if key not in BLOCKS]
         if unknown_keys:
             raise UserError(f"out_keys: unknown {unknown_keys[0]!r}, known: {', '.join(BLOCKS)}")
-        self.name, self.in_channels = name, in_channels
-        self.out_keys = tuple(out_keys)
-        self.set_normalization(mean, std)
+        self.name, self.in_channels, self.out_keys = name, in_channels, tuple(out_keys)
+        self.set_normalization(None, None)
 
     def set_normalization(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
         """Take out `mean` and `std` (a number a band, in 0..1) from now on, or nothing."""
@@ -52,8 +51,7 @@ class Backbone(nn.Module):
 
     def card(self) -> dict:
         """What must be known to use the weights, in plain types."""
-        entries = {"name": self.name, "in_channels": self.in_channels}
-        return entries | {"mean": self.mean, "std": self.std}
+        return {key: getattr(self, key) for key in ("name", "in_channels", "mean", "std")}
 
     def normalize(self, images: Tensor) -> Tensor:
         return images if self.mean is None else (images - self.shift) / self.scale
@@ -116,10 +114,8 @@ class VGG(Backbone):
         name: str,
         in_channels: int = 3,
         out_keys: Sequence[str] = BLOCKS,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
     ):
-        super().__init__(name, in_channels, out_keys, mean, std)
+        super().__init__(name, in_channels, out_keys)
         self.features = vgg.make_layers(vgg.cfgs[layout], batch_norm=batch_norm)
         if in_channels != 3:
             self.features[0] = nn.Conv2d(in_channels, 64, kernel_size=3, padding=1)
@@ -131,7 +127,7 @@ class VGG(Backbone):
     def late_stages(self) -> tuple[list[nn.Module], list[nn.Module]]:
         modules = list(self.features)
         *_, fourth, fifth = (
-            index for index, module in enumerate(modules) if isinstance(module, nn.MaxPool2d)
+            i for i, layer in enumerate(modules) if isinstance(layer, nn.MaxPool2d)
         )
         # The pool stands first: the convolutions after it see the map that it no longer halves.
         return modules[fourth:fifth], modules[fifth:]
@@ -150,25 +146,18 @@ class ResNet(Backbone):
     """ResNet 18 to 152 without the classifier; block2 = stem after ReLU, block3..6 = layer1..4."""
 
     def __init__(
-        self,
-        build: Callable,
-        name: str,
-        in_channels: int = 3,
-        out_keys: Sequence[str] = BLOCKS,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        self, build: Callable, name: str, in_channels: int = 3, out_keys: Sequence[str] = BLOCKS
     ):
-        super().__init__(name, in_channels, out_keys, mean, std)
+        super().__init__(name, in_channels, out_keys)
         net = build(weights=None)
         if in_channels != 3:
             net.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
             nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
         width = net.fc.in_features // 8
         self.channels = dict(zip(BLOCKS, (64, width, 2 * width, 4 * width, 8 * width), strict=True))
-        self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
-        self.layer1, self.layer2, self.layer3, self.layer4 = (
-            net.layer1, net.layer2, net.layer3, net.layer4,
-        )  # fmt: skip
+        for part, module in net.named_children():
+            if part not in ("avgpool", "fc"):
+                self.add_module(part, module)
 
     def late_stages(self) -> tuple[list[nn.Module], list[nn.Module]]:
         return list(self.layer3.modules()), list(self.layer4.modules())
@@ -179,16 +168,14 @@ class ResNet(Backbone):
         x = self.maxpool(x)
         layers = (self.layer1, self.layer2, self.layer3, self.layer4)
         for key, layer in zip(BLOCKS[1:], layers, strict=True):
-            x = layer(x)
-            maps[key] = x
+            x = maps[key] = layer(x)
         return self.keep(maps)
 
 
-VGG_LAYOUTS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}
 ARCHITECTURES = {
-    f"{name}{'_bn' if norm else ''}": partial(VGG, layout, norm, f"{name}{'_bn' if norm else ''}")
-    for name, layout in VGG_LAYOUTS.items()
-    for norm in (False, True)
+    f"{name}{suffix}": partial(VGG, layout, bool(suffix), f"{name}{suffix}")
+    for name, layout in (("vgg11", "A"), ("vgg13", "B"), ("vgg16", "D"), ("vgg19", "E"))
+    for suffix in ("", "_bn")
 } | {
     name: partial(ResNet, getattr(resnet, name), name)
     for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")

@@ -1,9 +1,8 @@
 """Decoders: the pyramid of a backbone to class logits at the image's size.
 
 `Decoder` is the one that pre-training trains; `LinearProbe` asks what a frozen backbone knows; the
-rest stand in `library_decoders`. `decoder_cfg` names one of `DECODERS`; `num_classes` and
-`map_channels`, the channels of the maps that the backbone returns, come from the rest of the
-config.
+rest stand in `smp_decoders`. `decoder_cfg` names one of `DECODERS`; `num_classes` and
+`map_channels`, the channels of the maps that the backbone returns, come from elsewhere.
 """
 
 from collections.abc import Sequence
@@ -56,16 +55,16 @@ def transfer_decoder(decoder: Decoder, source: bool | str | Path) -> str:
     if isinstance(source, bool):
         return f"decoder_cfg.transfer: nothing to transfer, backbone_cfg.pretrained={source}"
     state, expected = pretrained.decoder_weights(source), decoder.state_dict()
-    entries = {key: value for key, value in expected.items() if not key.startswith("predict.")}
-    for key, value in entries.items():
-        if key not in state or state[key].shape != value.shape:
-            problem = f"is {tuple(state[key].shape)}" if key in state else "is missing"
+    keys = [key for key in expected if not key.startswith("predict.")]
+    for key in keys:
+        if key not in state or state[key].shape != expected[key].shape:
+            problem = tuple(state[key].shape) if key in state else "missing"
             raise UserError(
-                f"weights {source}: inpainting_head.{key} {problem}, the config's decoder has "
-                f"{tuple(value.shape)}; set decoder_cfg.feat_channels as in that run"
+                f"weights {source}: inpainting_head.{key} is {problem}, the config's decoder has "
+                f"{tuple(expected[key].shape)}; set decoder_cfg.feat_channels as in that run"
             )
-    decoder.load_state_dict({key: state[key] for key in entries}, strict=False)
-    return f"{source}: {len(entries)} of {len(expected)} entries of the decoder transferred"
+    decoder.load_state_dict({key: state[key] for key in keys}, strict=False)
+    return f"{source}: {len(keys)} of {len(expected)} entries of the decoder transferred"
 
 
 class LinearProbe(nn.Module):
@@ -84,15 +83,10 @@ class LinearProbe(nn.Module):
 
     def __init__(self, num_classes: int, map_channels: dict[str, int]):
         super().__init__()
-        self.norms = nn.ModuleDict(
-            {key: nn.BatchNorm2d(n, affine=False, eps=1e-6) for key, n in map_channels.items()}
-        )
-        self.predict = nn.ModuleDict(
-            {
-                key: nn.Conv2d(n, num_classes, kernel_size=1, bias=key == "block6")
-                for key, n in map_channels.items()
-            }
-        )
+        self.norms, self.predict = nn.ModuleDict(), nn.ModuleDict()
+        for key, n in map_channels.items():
+            self.norms[key] = nn.BatchNorm2d(n, affine=False, eps=1e-6)
+            self.predict[key] = nn.Conv2d(n, num_classes, kernel_size=1, bias=key == "block6")
         for conv in self.predict.values():
             nn.init.trunc_normal_(conv.weight, std=0.01)
         nn.init.zeros_(self.predict["block6"].bias)

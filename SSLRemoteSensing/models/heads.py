@@ -48,14 +48,12 @@ class Decoder(nn.Module):
             if map_channels.get(key, channels) != channels:
                 raise UserError(
                     f"feat_channels={tuple(feat_channels)}: {channels} where {key} of the "
-                    f"backbone, "
-                    f"which is added there, has {map_channels[key]} channels"
+                    f"backbone, which is added there, has {map_channels[key]} channels"
                 )
-        widths = [in_channels, *feat_channels]
         self.stages = nn.ModuleList(
-            conv_bn_relu(before, after) for before, after in pairwise(widths)
+            conv_bn_relu(before, after) for before, after in pairwise([in_channels, *feat_channels])
         )
-        self.predict = nn.Conv2d(widths[-1], out_channels, kernel_size=3, padding=1)
+        self.predict = nn.Conv2d(feat_channels[-1], out_channels, kernel_size=3, padding=1)
 
     def forward(self, maps: dict[str, Tensor]) -> Tensor:
         x = maps["block6"]
@@ -146,11 +144,8 @@ class MatchingHead(nn.Module):
         super().__init__()
         if num_classes != len(TURNS):
             raise UserError(f"num_classes={num_classes}: MatchingHead tells {len(TURNS)} apart")
-        if (
-            len(set(blocks)) < len(blocks)
-            or "block6" not in blocks
-            or not set(blocks) <= map_channels.keys()
-        ):
+        is_known = {"block6"} <= set(blocks) <= map_channels.keys()
+        if not is_known or len(set(blocks)) < len(blocks):
             raise UserError(
                 f"blocks={tuple(blocks)}: name block6 and others of the backbone's "
                 f"{', '.join(map_channels)}, each once"

@@ -1,4 +1,4 @@
-"""The losses of the three pretext tasks."""
+"""The losses of the three pretext tasks, and those of segmentation."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -86,6 +86,11 @@ class CrossEntropyLoss(nn.Module):
         return F.cross_entropy(logits.float(), label, label_smoothing=self.label_smoothing)
 
 
+def check_factors(key: str, factors: Sequence[float], count: int) -> None:
+    if len(factors) != count or min(factors) < 0:
+        raise UserError(f"{key}={factors!r}: expected {count} weights, none negative")
+
+
 def check_smoothing(label_smoothing: float) -> float:
     if not 0 <= label_smoothing < 1:
         raise UserError(f"label_smoothing={label_smoothing}: must be in 0 to 1")
@@ -96,6 +101,8 @@ def check_smoothing(label_smoothing: float) -> float:
 INPAINTING_LOSSES = {"InpaintingLoss": InpaintingLoss}
 AGR_LOSSES = {"CrossEntropyLoss": CrossEntropyLoss}
 EXAMPLAR_LOSSES = {"ExamplarLoss": ExamplarLoss}
+
+# Those of segmentation take logits (N, K, H, W) and a label (N, H, W), uint8 or int64.
 
 
 class SegmentationLoss(nn.Module):
@@ -120,15 +127,9 @@ class SegmentationLoss(nn.Module):
         self.label_smoothing = check_smoothing(label_smoothing)
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """logits (N, K, H, W), label (N, H, W) uint8 or int64."""
-        label = label.long()
+        label, options = label.long(), {"label_smoothing": self.label_smoothing}
         total = F.cross_entropy(
-            logits.float(),
-            label,
-            self.weight,
-            ignore_index=IGNORE,
-            reduction="sum",
-            label_smoothing=self.label_smoothing,
+            logits.float(), label, self.weight, ignore_index=IGNORE, reduction="sum", **options
         )
         return mean(total, pixel_weights(label, self.weight))
 
@@ -160,11 +161,9 @@ class FocalLoss(nn.Module):
         self.register_buffer("weight", weight_tensor(class_weights), persistent=False)
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """logits (N, K, H, W), label (N, H, W) uint8 or int64."""
         label = label.long()
-        surprise = F.cross_entropy(
-            logits.float(), label, ignore_index=IGNORE, reduction="none"
-        )  # -log p, 0 where ignored
+        # -log p, 0 where ignored.
+        surprise = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="none")
         # 1 - p without cancellation; the floor keeps the gradient of a power below 1 finite.
         complement = (-torch.expm1(-surprise)).clamp(min=1e-6)
         weights = pixel_weights(label, self.weight)
@@ -194,7 +193,6 @@ class DiceLoss(nn.Module):
         self.smooth = smooth
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """logits (N, K, H, W), label (N, H, W) uint8 or int64."""
         label = label.long().unsqueeze(1)
         classes = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
         truth = label == classes  # 255 is none of them
@@ -240,12 +238,13 @@ def weight_tensor(class_weights: Sequence[float] | str | None) -> Tensor | None:
 
 # What the log has under the same roof as the losses' names.
 LOGGED = ("loss", "step", "epoch", "lr", "images_per_second", "data_wait")
+WeightedLosses = list[tuple[str, float, nn.Module]]  # name in the log, factor, loss
 PIXEL_LOSSES = {"CrossEntropyLoss": SegmentationLoss, "DiceLoss": DiceLoss, "FocalLoss": FocalLoss}
 
 
 def sum_loss(
     losses: Annotated[dict, Chain(PIXEL_LOSSES)], factors: Sequence[float] | None = None
-) -> dict[str, tuple[float, nn.Module]]:
+) -> WeightedLosses:
     """Several losses of segmentation, each in the log under its key: key -> (factor, loss).
 
     Args:
@@ -258,12 +257,27 @@ def sum_loss(
         if key in LOGGED or not key.isidentifier():
             raise UserError(f"losses: {key!r} cannot stand in the log; give it another name")
     factors = [1.0] * len(losses) if factors is None else factors
-    if len(factors) != len(losses) or min(factors) < 0:
-        raise UserError(f"factors={factors!r}: expected {len(losses)} weights, none negative")
-    return {
-        key: (factor, build(PIXEL_LOSSES, cfg, f"losses.{key}"))
+    check_factors("factors", factors, len(losses))
+    return [
+        (key, factor, build(PIXEL_LOSSES, cfg, f"losses.{key}"))
         for factor, (key, cfg) in zip(factors, losses.items(), strict=True)
-    }
+    ]
 
 
 SEGMENTATION_LOSSES = PIXEL_LOSSES | {"SumLoss": sum_loss}
+
+
+def segmentation_losses(cfg: dict | None, num_classes: int) -> WeightedLosses:
+    """The `train_cfg.loss` of a config; None is the cross-entropy."""
+    cfg = cfg or {"name": "CrossEntropyLoss"}
+    losses = build(SEGMENTATION_LOSSES, cfg, "train_cfg.loss")
+    losses = losses if "losses" in cfg else [(losses.key, 1.0, losses)]
+    for name, _, loss in losses:
+        weight = getattr(loss, "weight", None)
+        if weight is not None and len(weight) != num_classes:
+            path = f"losses.{name}." if "losses" in cfg else ""
+            raise UserError(
+                f"train_cfg.loss.{path}class_weights: {len(weight)} weights for {num_classes} "
+                f"classes"
+            )
+    return losses

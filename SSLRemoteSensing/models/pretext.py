@@ -10,8 +10,20 @@ from SSLRemoteSensing.core.config import OneOf, build
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.models.backbones import Backbone, unit_range
 from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_HEADS
-from SSLRemoteSensing.models.losses import AGR_LOSSES, EXAMPLAR_LOSSES, INPAINTING_LOSSES
+from SSLRemoteSensing.models.losses import (
+    AGR_LOSSES,
+    EXAMPLAR_LOSSES,
+    INPAINTING_LOSSES,
+    WeightedLosses,
+    check_factors,
+)
 from SSLRemoteSensing.models.pretrained import BACKBONES
+
+HEADS = {
+    "inpainting_head_cfg": INPAINTING_HEADS,
+    "agr_head_cfg": AGR_HEADS,
+    "examplar_head_cfg": EXAMPLAR_HEADS,
+}
 
 
 def pretext_losses(
@@ -19,7 +31,7 @@ def pretext_losses(
     AGRLoss: Annotated[dict | None, OneOf(AGR_LOSSES)] = None,
     ExamplarLoss: Annotated[dict | None, OneOf(EXAMPLAR_LOSSES)] = None,
     factors: Sequence[float] = (20, 1, 1),
-) -> dict[str, tuple[float, nn.Module]]:
+) -> WeightedLosses:
     """The `losses` of a config: task -> (weight, loss). A loss left out is the published one.
 
     Args:
@@ -28,19 +40,16 @@ def pretext_losses(
         ExamplarLoss: contrastive, of the embeddings.
         factors: weights of the three, in this order, none negative. What the log shows is weighted.
     """
-    tasks = {
-        "inpainting": (INPAINTING_LOSSES, InpaintingLoss or {"name": "InpaintingLoss"}),
-        "agr": (AGR_LOSSES, AGRLoss or {"name": "CrossEntropyLoss"}),
-        "exemplar": (EXAMPLAR_LOSSES, ExamplarLoss or {"name": "ExamplarLoss"}),
-    }
-    if len(factors) != len(tasks) or min(factors) < 0:
-        raise UserError(
-            f"losses.factors={factors!r}: expected 3 weights, one a task, none negative"
-        )
-    return {
-        task: (factor, build(table, cfg, f"losses: {task}"))
-        for factor, (task, (table, cfg)) in zip(factors, tasks.items(), strict=True)
-    }
+    tasks = (
+        ("inpainting", INPAINTING_LOSSES, InpaintingLoss or {"name": "InpaintingLoss"}),
+        ("agr", AGR_LOSSES, AGRLoss or {"name": "CrossEntropyLoss"}),
+        ("exemplar", EXAMPLAR_LOSSES, ExamplarLoss or {"name": "ExamplarLoss"}),
+    )
+    check_factors("losses.factors", factors, len(tasks))
+    return [
+        (task, factor, build(table, cfg, f"losses: {task}"))
+        for factor, (task, table, cfg) in zip(factors, tasks, strict=True)
+    ]
 
 
 class PretextNet(nn.Module):
@@ -54,7 +63,7 @@ class PretextNet(nn.Module):
     (K, K), how often a transform (row) was taken for another (column).
 
     Args:
-        losses: task -> (weight, loss), from `pretext_losses`.
+        losses: from `pretext_losses`.
         joint_pass: all images in one pass, with the statistics of batch normalization over all of
             them: fewer, larger kernels, and not what was published.
     """
@@ -65,19 +74,17 @@ class PretextNet(nn.Module):
         inpainting_head: nn.Module | None,
         agr_head: nn.Module | None,
         exemplar_head: nn.Module | None,
-        losses: dict[str, tuple[float, nn.Module]],
+        losses: WeightedLosses,
         joint_pass: bool = False,
     ):
         super().__init__()
         if inpainting_head is None and agr_head is None and exemplar_head is None:
-            raise UserError(
-                "no head: give at least one of inpainting_head_cfg, agr_head_cfg, examplar_head_cfg"
-            )
+            raise UserError(f"no head: give at least one of {', '.join(HEADS)}")
         self.backbone = backbone
         self.inpainting_head, self.agr_head = inpainting_head, agr_head
         self.exemplar_head, self.joint_pass = exemplar_head, joint_pass
-        self.weights = {task: weight for task, (weight, _) in losses.items()}
-        self.losses = nn.ModuleDict({task: loss for task, (_, loss) in losses.items()})
+        self.weights = {task: weight for task, weight, _ in losses}
+        self.losses = nn.ModuleDict({task: loss for task, _, loss in losses})
         self.counted: dict[str, Tensor] = {}
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
@@ -102,8 +109,7 @@ class PretextNet(nn.Module):
         if self.agr_head is not None:
             logits = self.agr_head(maps["anchor"], maps["transformed"]).float()
             losses["agr"] = self.losses["agr"](logits, batch["transform_label"])
-            confusion = count_pairs(batch["transform_label"], logits.detach())
-            self.counted = {"agr_confusion": confusion}
+            self.counted = {"agr_confusion": count_pairs(batch["transform_label"], logits.detach())}
         if self.exemplar_head is not None:
             views = [self.exemplar_head(maps[key]["block6"]) for key in ("anchor", "transformed")]
             losses["exemplar"] = self.losses["exemplar"](*views)
@@ -140,11 +146,10 @@ def build_pretext(config: dict) -> PretextNet:
     """
     backbone = build(BACKBONES, config.get("backbone_cfg") or {}, "backbone_cfg")
     channels = {"map_channels": backbone.keep(backbone.channels)}
-    tables = (INPAINTING_HEADS, AGR_HEADS, EXAMPLAR_HEADS)
-    heads = []
-    for key, table in zip(HEAD_KEYS, tables, strict=True):
-        cfg = config.get(key)
-        heads.append(None if cfg is None else build(table, cfg, key, channels))
+    heads = [
+        None if config.get(key) is None else build(table, config[key], key, channels)
+        for key, table in HEADS.items()
+    ]
     out_channels = heads[0].predict.out_channels if heads[0] is not None else backbone.in_channels
     if out_channels != backbone.in_channels:
         raise UserError(
@@ -154,6 +159,3 @@ def build_pretext(config: dict) -> PretextNet:
     train_cfg = config.get("train_cfg", {})
     losses = pretext_losses(**train_cfg.get("losses", {}))
     return PretextNet(backbone, *heads, losses, train_cfg.get("joint_pass", False))
-
-
-HEAD_KEYS = ("inpainting_head_cfg", "agr_head_cfg", "examplar_head_cfg")

@@ -4,14 +4,13 @@ import re
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torchvision.models import get_model_weights
 
 from SSLRemoteSensing.core import checkpoints
-from SSLRemoteSensing.core.checkpoints import read
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.models.backbones import (
     ARCHITECTURES,
@@ -21,23 +20,7 @@ from SSLRemoteSensing.models.backbones import (
     Backbone,
 )
 
-
-def decoder_weights(path: str | Path) -> dict[str, Tensor]:
-    """The inpainting decoder's tensors in a checkpoint of a pre-training run, under its own names.
-
-    Raises:
-        UserError: no such file, or one without that decoder, as a backbone.pth is.
-    """
-    contents = read(path)
-    state = unwrapped(contents["model"] if isinstance(contents.get("model"), dict) else contents)
-    prefix = "inpainting_head."
-    state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    if not state:
-        raise UserError(
-            f"weights {path}: holds no inpainting decoder ({prefix}*) for decoder_cfg.transfer; "
-            f"pass latest.pth or an epoch_*.pth of that pre-training run"
-        )
-    return state
+Adaptation = Literal["widen", "average"]
 
 
 def build_backbone(
@@ -61,19 +44,12 @@ def build_backbone(
             weights bring.
         std: the images are divided by it, in 0..1, one number a band; given with `mean`.
     """
-    backbone = ARCHITECTURES[name](in_channels=in_channels, out_keys=out_keys, mean=mean, std=std)
+    backbone = ARCHITECTURES[name](in_channels=in_channels, out_keys=out_keys)
+    backbone.set_normalization(mean, std)
     if pretrained is True:
-        if mean is None and in_channels >= 3:
-            normalization = (
-                widen(list(values), in_channels) for values in (IMAGENET_MEAN, IMAGENET_STD)
-            )
-            backbone.set_normalization(*normalization)
-        state = imagenet_weights(name)
-        if in_channels > 3:
-            first_key = first_convolution(state)
-            state[first_key] = widen_kernel(state[first_key], in_channels)
-        require_fit(backbone, state, name, f"ImageNet weights of {name}", strict=True)
-        _load(backbone, state, f"ImageNet weights of {name}")
+        card = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)} if mean is None else {}
+        contents = {"model": imagenet_weights(name), "card": card}
+        backbone_of(contents, f"ImageNet weights of {name}", backbone, in_channels=in_channels)
     elif pretrained:
         print(load_backbone(backbone, pretrained, in_channels=in_channels)["summary"])
     return backbone
@@ -98,16 +74,15 @@ def load_backbone(
     path: str | Path,
     strict: bool = True,
     in_channels: int | None = None,
-    adapt: Literal["widen", "average"] = "widen",
+    adapt: Adaptation = "widen",
 ) -> dict:
     """Load backbone weights from `path` into `model`, or into the architecture they fit.
 
     Takes `backbone.pth`, any checkpoint of a run, the published repository's checkpoints, state
     dicts of torchvision, timm and segmentation_models_pytorch (of an encoder or a whole network),
     checkpoints of lightly, MoCo and the like, and `.safetensors`: what may stand before the names,
-    and which network is taken where a file holds several, is said in
-    `weight_names.backbone_weights`. The mean and std of the card come along. Names and shapes
-    are compared before a model is made or changed.
+    and which network is taken where a file holds several, is said in `backbone_weights`. The mean
+    and std of the card come along. Names and shapes are compared before a model is changed.
 
     Args:
         model: a backbone of `BACKBONES`; None makes the one whose weights the file holds.
@@ -125,60 +100,58 @@ def load_backbone(
         network (a head, a decoder) by the names that they have there.
 
     Raises:
-        UserError: no such file, a pickle that is more than weights, another architecture (by its
-            name, where it looks alike), or, unless `strict=False`, weights that fill the backbone
-            only in part; mean and std other than the card's.
+        UserError: no such file, a pickle that is more than weights, another architecture, or,
+            unless `strict=False`, weights that fill the backbone only in part or have entries more;
+            mean and std other than the card's.
     """
     if in_channels is not None and in_channels < 1:
         raise UserError(f"in_channels={in_channels}: must be at least 1 band")
-    if adapt not in ADAPTATIONS:
-        raise UserError(f"adapt={adapt!r}: expected one of {', '.join(ADAPTATIONS)}")
-    path = Path(path)
+    if adapt not in get_args(Adaptation):
+        raise UserError(f"adapt={adapt!r}: expected one of {', '.join(get_args(Adaptation))}")
     return backbone_of(checkpoints.read(path), path, model, strict, in_channels, adapt)
 
 
 def backbone_of(
     contents: dict,
-    path: Path,
+    source: str | Path,
     model: Backbone | None = None,
     strict: bool = True,
     in_channels: int | None = None,
-    adapt: Literal["widen", "average"] = "widen",
+    adapt: Adaptation = "widen",
 ) -> dict:
-    """`load_backbone` once `checkpoint.read` has read the `contents` of `path`."""
-    (state, other_keys), card = split_weights(contents), checkpoints.read_card(path, contents)
-    name = architecture_of(state)
-    if strict or model is None:
-        require_known(state, path)
-    if model is None and name is None:
-        raise UserError(f"weights {path}: fit none of {', '.join(ARCHITECTURES)}")
+    """`load_backbone` once `checkpoints.read` has read the `contents` of `source`."""
+    state, other_keys = backbone_weights(contents)
+    card, note = checkpoints.read_card(Path(source), contents), ""
     first_key = first_convolution(state)
-    file_bands = (
-        state[first_key].shape[1] if first_key in state and state[first_key].dim() == 4 else None
-    )
+    kernel = state.get(first_key)
+    file_bands = kernel.shape[1] if kernel is not None and kernel.dim() == 4 else None
     bands = in_channels or file_bands if model is None else model.in_channels
     if model is not None and in_channels not in (None, bands):
         raise UserError(f"in_channels={in_channels}: the model given takes {bands} bands")
-    note = ""
     if in_channels is not None and file_bands not in (None, bands):
-        state = state | {first_key: ADAPTATIONS[adapt](state[first_key], bands)}
+        state |= {first_key: adapt_kernel(kernel, bands, adapt)}
         verb = "widened" if adapt == "widen" else "averaged"
         note = f", first convolution {verb} from {file_bands} to {bands} bands"
     if model is None:
+        name = architecture_of(state)
+        if name is None:
+            raise UserError(f"weights {source}: fit none of {', '.join(ARCHITECTURES)}")
         model = ARCHITECTURES[name](in_channels=bands)
-    else:
-        require_fit(model, state, name, str(path), strict)
+    result = match_weights(model, state, str(source), strict)
     if "mean" in card:
         normalization = [adapt_values(card[key], bands, adapt) for key in ("mean", "std")]
         if model.mean is not None and [list(model.mean), list(model.std)] != normalization:
             raise UserError(
-                f"mean={model.mean}, std={model.std}: {path} was trained with "
+                f"mean={model.mean}, std={model.std}: {source} was trained with "
                 f"mean={normalization[0]}, std={normalization[1]}; leave them out of the config"
             )
         model.set_normalization(*normalization)
-    result = _load(model, state, str(path))
+    model.load_state_dict({key: state[key] for key in result["matched"]}, strict=False)
     result["left_over"] += other_keys
-    result["summary"] += f", {len(result['left_over'])} entries of the file left over{note}"
+    result["summary"] = (
+        f"{source}: {len(result['matched'])} of {len(model.state_dict())} entries of {model.name} "
+        f"loaded, {len(result['left_over'])} entries of the file left over{note}"
+    )
     if "mean" not in card and model.mean is None:
         result["summary"] += (
             "; no card says whether mean and std were taken out of its images, none are: "
@@ -187,116 +160,60 @@ def backbone_of(
     return {"model": model} | result
 
 
-def widen_kernel(kernel: Tensor, bands: int) -> Tensor:
-    """(out, C, h, w) to (out, bands, h, w), the new bands the mean of the others."""
-    if bands < kernel.shape[1]:
+def adapt_kernel(kernel: Tensor, bands: int, adapt: Adaptation) -> Tensor:
+    """(out, C, h, w) to (out, bands, h, w)."""
+    if adapt == "average":  # each band the same, their sum that of the C
+        return (kernel.sum(1, keepdim=True) / bands).repeat(1, bands, 1, 1)
+    count = kernel.shape[1]
+    if bands < count:
         raise UserError(
-            f"in_channels={bands}: the weights are for {kernel.shape[1]} bands, which cannot be "
-            f"widened to fewer; pass adapt='average'"
+            f"in_channels={bands}: the weights are for {count} bands, which cannot be widened to "
+            f"fewer; pass adapt='average'"
         )
-    extra_bands = kernel.mean(1, keepdim=True).expand(-1, bands - kernel.shape[1], -1, -1)
-    return torch.cat([kernel, extra_bands], dim=1)
+    return torch.cat([kernel, kernel.mean(1, keepdim=True).expand(-1, bands - count, -1, -1)], 1)
 
 
-def average_kernel(kernel: Tensor, bands: int) -> Tensor:
-    """(out, C, h, w) to (out, bands, h, w), each band the same, their sum that of the C."""
-    return (kernel.sum(1, keepdim=True) / bands).repeat(1, bands, 1, 1)
-
-
-ADAPTATIONS = {"widen": widen_kernel, "average": average_kernel}
-
-
-def widen(values: list | None, bands: int) -> list | None:
-    """`values`, one a band, continued by their mean for bands that the weights did not know."""
-    return values and values + [sum(values) / len(values)] * (bands - len(values))
-
-
-def adapt_values(values: list | None, bands: int, adapt: str) -> list | None:
+def adapt_values(values: list | None, bands: int, adapt: Adaptation) -> list | None:
     """Means or deviations of the bands of a card, as its first convolution is adapted."""
-    if values and adapt == "average" and len(values) != bands:
-        return [sum(values) / len(values)] * bands
-    return widen(values, bands)
+    if not values or len(values) == bands:
+        return values
+    mean = sum(values) / len(values)
+    return [mean] * bands if adapt == "average" else values + [mean] * (bands - len(values))
 
 
-def require_known(state: dict[str, Tensor], path: Path) -> None:
-    """Refuse, by its name, an architecture that only looks like one of ours."""
-    kind = name_stranger(state)
-    if kind is not None:
-        raise UserError(
-            f"weights {path}: are of {kind}, which is not among the backbones here; take one of "
-            f"{', '.join(ARCHITECTURES)}"
-        )
+def match_weights(model: Backbone, state: dict[str, Tensor], source: str, strict: bool) -> dict:
+    """Which entries of `state` fit the model, as `load_backbone` returns them.
 
-
-def require_fit(
-    model: Backbone, state: dict[str, Tensor], name: str | None, source: str, strict: bool
-) -> None:
-    """Refuse weights of another architecture and those of a part; without `strict`, only those
-    that have nothing of the model.
+    Raises:
+        UserError: weights of another architecture, and those of a part; without `strict`, only
+            those that have nothing of the model.
     """
-    expected = model.state_dict()
-    matched_keys, missing_keys, left_over_keys = match_names(expected, state)
+    expected = {key: value.shape for key, value in model.state_dict().items()}
+    shapes = {key: value.shape for key, value in state.items()}
+    matched_keys = [key for key in expected if shapes.get(key) == expected[key]]
+    # Counters of batches seen: older files lack them, and nothing depends on them.
+    weight_keys = [key for key in expected if not key.endswith("num_batches_tracked")]
+    missing_keys = [key for key in weight_keys if key not in matched_keys]
+    left_over_keys = [key for key in state if key not in matched_keys]
     # A deeper ResNet has every entry of a shallower one, of the same shape, and more blocks.
     parts = tuple(f"{part}." for part, _ in model.named_children())
-    surplus = [key for key in left_over_keys if key.startswith(parts)]
-    if not strict and all(key.endswith("num_batches_tracked") for key in matched_keys):
+    surplus_keys = [key for key in left_over_keys if key.startswith(parts)]
+    if missing_keys == weight_keys or (strict and (missing_keys or surplus_keys)):
+        key, name = (missing_keys + surplus_keys)[0], architecture_of(state)
+        remedy = "set backbone_cfg to what they are of, or load what fits with strict=False"
+        if name not in (None, model.name):
+            remedy = f"they are of a {name}, set backbone_cfg.name={name!r}"
+        elif name is not None and missing_keys:  # all but the number of bands
+            remedy = (
+                "set in_channels to theirs, or adapt it by "
+                f"load_backbone(..., in_channels={model.in_channels}, adapt='widen' or 'average')"
+            )
         raise UserError(
-            f"weights {source}: none of its {len(state)} entries has the name and shape of one of "
-            f"a {model.name}; set backbone_cfg to what it holds, or take another file"
+            f"weights {source}: fill {len(matched_keys)} of {len(expected)} entries of "
+            f"{model.name} with {model.in_channels} bands and have {len(surplus_keys)} more ({key} "
+            f"is {tuple(shapes[key]) if key in shapes else 'missing'}); {remedy}"
         )
-    if not strict or not (missing_keys or surplus):
-        return
-    if name and name != model.name:
-        raise UserError(
-            f"weights {source}: are of a {name}, the config's backbone is {model.name}; set "
-            f"backbone_cfg.name={name!r}"
-        )
-    first_key = first_convolution(expected)
-    if missing_keys == [first_key] and first_key in state:
-        raise UserError(
-            f"weights {source}: {first_key} is {tuple(state[first_key].shape)}, the backbone takes "
-            f"{model.in_channels} bands; set in_channels to theirs, or adapt it by "
-            f"load_backbone(..., in_channels={model.in_channels}, adapt='widen' or 'average')"
-        )
-    if missing_keys:
-        key = missing_keys[0]
-        reason = f"shape {tuple(state[key].shape)}" if key in state else "not in the file"
-        raise UserError(
-            f"weights {source}: fill only {len(matched_keys)} of {len(expected)} entries of "
-            f"{model.name} with {model.in_channels} bands ({key}: {reason}); set backbone_cfg to "
-            f"what it holds"
-        )
-    raise UserError(
-        f"weights {source}: have {len(surplus)} entries more than a {model.name} ({surplus[0]}), "
-        f"so they are of another architecture; strict=False loads the rest all the same"
-    )
-
-
-def match_names(
-    expected: dict[str, Tensor], state: dict[str, Tensor]
-) -> tuple[list[str], list[str], list[str]]:
-    """The names matched, missing and left over."""
-    matched_keys = [
-        key for key in expected if key in state and state[key].shape == expected[key].shape
-    ]
-    # Counters of batches seen: older files lack them, and nothing depends on them.
-    missing_keys = [
-        k for k in expected if k not in matched_keys and not k.endswith("num_batches_tracked")
-    ]
-    return matched_keys, missing_keys, [key for key in state if key not in matched_keys]
-
-
-def _load(model: Backbone, state: dict[str, Tensor], source: str) -> dict:
-    expected = model.state_dict()
-    matched_keys, missing_keys, left_over_keys = match_names(expected, state)
-    model.load_state_dict({key: state[key] for key in matched_keys}, strict=False)
-    summary = f"{source}: {len(matched_keys)} of {len(expected)} entries of {model.name} loaded"
-    return {
-        "matched": matched_keys,
-        "missing": missing_keys,
-        "left_over": left_over_keys,
-        "summary": summary,
-    }
+    return {"matched": matched_keys, "missing": missing_keys, "left_over": left_over_keys}
 
 
 def first_convolution(state: dict[str, Tensor]) -> str:
@@ -305,32 +222,29 @@ def first_convolution(state: dict[str, Tensor]) -> str:
 
 def architecture_of(state: dict[str, Tensor]) -> str | None:
     """The name of the architecture whose every weight is in `state`, for any bands, or None."""
-    first_key = first_convolution(state)
+    shapes = shapes_of(state)
     for name in reversed(ARCHITECTURES):
-        if all(
-            key in state
-            and without_bands(key, state[key], first_key) == without_bands(key, weight, first_key)
-            for key, weight in weights_of(name).items()
-        ):
+        if architecture_shapes(name).items() <= shapes.items():
             return name
     return None
 
 
-def without_bands(key: str, weight: Tensor, first_key: str) -> tuple:
-    """The shape of a weight, the number of bands left open where it is the first convolution's."""
-    shape = tuple(weight.shape)
-    return (shape[0], *shape[2:]) if key == first_key and len(shape) == 4 else shape
+def shapes_of(state: dict[str, Tensor]) -> dict[str, tuple]:
+    """The shapes of weights, the number of bands left open in that of the first convolution."""
+    first_key = first_convolution(state)
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    if len(shapes.get(first_key, ())) == 4:
+        shapes[first_key] = (shapes[first_key][0], None, *shapes[first_key][2:])
+    return shapes
 
 
 @cache
-def weights_of(name: str) -> dict[str, Tensor]:
-    """The weights of an architecture, counters left out, without memory for their values."""
+def architecture_shapes(name: str) -> dict[str, tuple]:
+    """`shapes_of` an architecture, counters left out, without memory for its weights."""
     with torch.device("meta"):
-        state = ARCHITECTURES[name]().state_dict()
-    return {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+        shapes = shapes_of(ARCHITECTURES[name]().state_dict())
+    return {k: shape for k, shape in shapes.items() if not k.endswith("num_batches_tracked")}
 
-
-WRAPPERS = ("module.", "_orig_mod.", "model.")
 
 # What stands before the names of a backbone's weights, first choice first: a network that was
 # trained by its gradient comes before one without a name of its own, that before a running mean.
@@ -350,28 +264,25 @@ AVERAGED = (
     "teacher_backbone",
     "teacher",
 )
+WRAPPERS = ("module", "_orig_mod", "model")
 # How the weights of a ResNet or VGG begin; the last two: its children in a nn.Sequential, and a VGG
 # as timm's features_only has it.
 BEGINNINGS = ("conv1.", "layer1.", "features.", "4.0.conv1.", "features_")
-WORDS = "|".join([*TRAINED, *AVERAGED, *(wrapper[:-1] for wrapper in WRAPPERS)])
+WORDS = "|".join([*TRAINED, *AVERAGED, *WRAPPERS])
 PLACE = re.compile(rf"((?:(?:{WORDS})\.)*)({'|'.join(map(re.escape, BEGINNINGS))})")
+DECODER = re.compile(rf"(?:(?:{'|'.join(WRAPPERS)})\.)*inpainting_head\.(.+)")
 NUMBERS = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 
 
-def backbone_weights(contents: dict) -> dict[str, Tensor]:
-    """The backbone's tensors in `contents`, under torchvision's names.
+def backbone_weights(contents: dict) -> tuple[dict[str, Tensor], list[str]]:
+    """The backbone's tensors in `contents`, under torchvision's names, and the other names.
 
-    Found inside `model`, `state_dict`, `student` or `teacher`, and after `module.`, `_orig_mod.`,
-    `model.` and the words of `TRAINED` and `AVERAGED` in any nesting; a ResNet's children may be
-    numbered, as lightly's Lightning checkpoints have them (`backbone.0.` = conv1, `backbone.4.` =
-    layer1). Where a file holds several networks, the first choice is taken: a student before its
-    teacher, and neither momentum nor teacher if another is there.
+    Found inside `model`, `state_dict`, `student` or `teacher`, and after the words of `WRAPPERS`,
+    `TRAINED` and `AVERAGED` in any nesting; a ResNet's children may be numbered, as lightly's
+    Lightning checkpoints have them (`backbone.0.` = conv1, `backbone.4.` = layer1). Where a file
+    holds several networks, the first choice is taken: a student before its teacher, and neither
+    momentum nor teacher if another is there.
     """
-    return split_weights(contents)[0]
-
-
-def split_weights(contents: dict) -> tuple[dict[str, Tensor], list[str]]:
-    """`backbone_weights(contents)`, and the names of the other tensors of the network's file."""
     for key in ("model", "state_dict", "student", "teacher"):
         if isinstance(contents.get(key), dict):
             contents = contents[key]
@@ -394,83 +305,18 @@ def preference(prefix: str) -> tuple:
     return any(word in AVERAGED for word in words), rank, len(words), prefix
 
 
-def unwrapped(contents: dict) -> dict[str, Tensor]:
-    """The tensors of `contents`, without what wrappers put before their names."""
-    state = {}
-    for key, value in contents.items():
-        if isinstance(value, Tensor):
-            while key.startswith(WRAPPERS):
-                key = key.split(".", 1)[1]
-            state[key] = value
-    return state
+def decoder_weights(path: str | Path) -> dict[str, Tensor]:
+    """The inpainting decoder's tensors in a checkpoint of a pre-training run, under its own names.
 
-
-# Names of weights that only this architecture has, the most particular first.
-SIGNS = {
-    r"layer\d\.\d+\.(conv2\.fc1|conv2\.bn0)\.": "a ResNeSt (resnest*)",
-    r"layer\d\.\d+\.convs\.\d": "a Res2Net (res2net*)",
-    r"layer\d\.\d+\.conv\d\.(paths|attn)\.": "a selective-kernel ResNet (skresnet*)",
-    r"layer\d\.\d+\.se\.conv\.": "an ECA-ResNet (ecaresnet*)",
-    r"layer\d\.\d+\.(se|se_module|se_layer)\.": "a squeeze-and-excitation ResNet (seresnet*)",
-    r"(patch_embed\.proj|conv_proj)\.weight$": "a vision transformer",
-    r"downsample_layers\.0\.0\.weight$|stages\.\d\.blocks\.\d+\.conv_dw\.": "a ConvNeXt",
-    r"(conv1|stem)\.0\.weight$": "a deep-stem ResNet (resnet50d of timm, ResNetV1c of mmseg)",
-    r"layer\d\.\d+\.downsample\.2\.running_mean$": "a ResNet-D, with pooled shortcuts",
-    r"stage\d\.\d+\.branches\.": "an HRNet (hrnet*)",
-    r"stem\.conv\.gain$": "an NF-ResNet of timm (nf_resnet*)",
-    r"stages\.\d\.conv_exp\.": "a CSPNet of timm (cspresnet*, cspdarknet*)",
-    r"stages\.\d\.conv_down\.": "a DarkNet of timm (darknet*)",
-    r"s1\.b1\.": "a RegNet of timm (regnet*)",
-    r"stages\.\d\.blocks\.\d+\.conv3\.weight$": "a ResNetV2 of timm (resnetv2_*)",
-    r"stem\.conv\.weight$|stages\.\d\.blocks\.\d+\.conv1\.": "one of timm's staged networks",
-    r"features\.(conv0|denseblock1)\.": "a DenseNet (densenet*)",
-    r"features\.\d+\.squeeze\.": "a SqueezeNet (squeezenet*)",
-    r"features\.\d+\.conv\.weight$": "mmpretrain's VGG, with its own names",
-    r"features\.0\.0\.weight$": "a MobileNet, EfficientNet or ConvNeXt of torchvision",
-    r"conv_stem\.weight$": "a MobileNet or EfficientNet of timm",
-}
-# Blocks of each layer: the depth in the name.
-DEPTHS = {(3, 4, 6, 3): "50", (3, 4, 23, 3): "101", (3, 8, 36, 3): "152"}
-SHALLOW = {  # with bottlenecks or not
-    (False, (1, 1, 1, 1)): "a resnet10 of timm",
-    (True, (1, 1, 1, 1)): "a resnet14 of timm",
-    (True, (2, 2, 2, 2)): "a resnet26 of timm",
-}
-
-
-def name_stranger(state: dict[str, Tensor]) -> str | None:
-    """What `state` is, in words, where it is a known architecture that this package has not."""
-    for sign, name in SIGNS.items():
-        # The prefix of a network that is no ResNet or VGG at all has not been found and stripped.
-        pattern = re.compile(rf"(?:(?:{WORDS})\.)*(?:{sign})")
-        if any(pattern.match(key) for key in state):
-            return name
-    if "layer1.0.conv1.weight" in state:
-        return name_strange_resnet(state)
-    kernel = state.get("features.0.weight")
-    if kernel is not None and kernel.shape[2:] == (11, 11):
-        return "an AlexNet"
-    return None
-
-
-def name_strange_resnet(state: dict[str, Tensor]) -> str | None:
-    """What kind of ResNet, from the shapes of its weights."""
-    stem, middle = state.get("conv1.weight"), state.get("layer1.0.conv2.weight")
-    if stem is not None and stem.dim() == 4 and stem.shape[2:] != (7, 7):
-        side = "x".join(str(n) for n in stem.shape[2:])
-        return f"a ResNet with a {side} stem, as for small images (CIFAR)"
-    if "bn1.weight" in state and "bn1.running_mean" not in state:
-        return "a ResNet without statistics of batch normalization (group normalization?)"
-    counts = tuple(
-        len({key.split(".")[1] for key in state if key.startswith(f"layer{n}.")})
-        for n in (1, 2, 3, 4)
-    )
-    if "layer1.0.conv3.weight" in state and middle is not None and middle.dim() == 4:
-        width, inputs = middle.shape[:2]
-        depth = DEPTHS.get(counts, "")
-        if inputs and width != inputs:
-            return f"a ResNeXt (resnext{depth}_{width // inputs}x{inputs}d)"
-        if width > 64:
-            return f"a wide ResNet (wide_resnet{depth}_{width / 64:g})"
-    bottleneck = "layer1.0.conv3.weight" in state
-    return SHALLOW.get((bottleneck, counts))
+    Raises:
+        UserError: no such file, or one without that decoder, as a backbone.pth is.
+    """
+    contents = checkpoints.read(path)
+    contents = contents["model"] if isinstance(contents.get("model"), dict) else contents
+    names = {match[1]: key for key in contents if (match := DECODER.fullmatch(str(key)))}
+    if not names:
+        raise UserError(
+            f"weights {path}: holds no inpainting decoder (inpainting_head.*) for "
+            f"decoder_cfg.transfer; pass latest.pth or an epoch_*.pth of that pre-training run"
+        )
+    return {name: contents[key] for name, key in names.items()}

@@ -11,7 +11,7 @@ from SSLRemoteSensing.core.config import build, differences, with_defaults
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.models.backbones import Backbone, unit_range
 from SSLRemoteSensing.models.decoders import DECODERS, transfer_decoder
-from SSLRemoteSensing.models.losses import SEGMENTATION_LOSSES
+from SSLRemoteSensing.models.losses import WeightedLosses, segmentation_losses
 from SSLRemoteSensing.models.pretrained import BACKBONES
 
 STRIDE = 32
@@ -21,7 +21,7 @@ class SegmentationNet(nn.Module):
     """`forward(batch)` gives weighted losses by name, `logits(images)` the classes of every pixel.
 
     Args:
-        losses: name -> (weight, loss), from `segmentation_losses`.
+        losses: from `segmentation_losses`.
         freeze_backbone: the backbone's weights and BN statistics stay as they are.
         norm_eval: its BN statistics stay as they are, and are what training normalizes by.
 
@@ -35,14 +35,14 @@ class SegmentationNet(nn.Module):
         self,
         backbone: Backbone,
         decoder: nn.Module,
-        losses: dict[str, tuple[float, nn.Module]],
+        losses: WeightedLosses,
         freeze_backbone: bool = False,
         norm_eval: bool = False,
     ):
         super().__init__()
         self.backbone, self.decoder = backbone, decoder
-        self.weights = {name: weight for name, (weight, _) in losses.items()}
-        self.losses = nn.ModuleList(loss for _, loss in losses.values())
+        self.weights = {name: weight for name, weight, _ in losses}
+        self.losses = nn.ModuleList(loss for _, _, loss in losses)
         self.frozen, self.norm_eval = freeze_backbone, norm_eval
         backbone.requires_grad_(not freeze_backbone)
 
@@ -59,8 +59,7 @@ class SegmentationNet(nn.Module):
     def logits(self, images: Tensor) -> Tensor:
         """(N, C, H, W), uint8 or float in 0..1, of any size, to (N, K, H, W)."""
         height, width = images.shape[-2:]
-        x = unit_range(images)
-        down, right = -height % STRIDE, -width % STRIDE
+        x, down, right = unit_range(images), -height % STRIDE, -width % STRIDE
         if down or right:
             x = F.pad(x, (0, right, 0, down), mode="replicate")
         return self.decoder(self.backbone(x))[:, :, :height, :width]
@@ -77,11 +76,9 @@ class SegmentationNet(nn.Module):
 
     def param_groups(self, backbone_lr_factor: float) -> list[dict]:
         """Backbone and decoder as groups of an optimizer; the backbone's rate times the factor."""
-        groups = [{"params": list(self.decoder.parameters()), "lr_factor": 1.0}]
-        if not self.frozen:
-            backbone = list(self.backbone.parameters())
-            groups.insert(0, {"params": backbone, "lr_factor": backbone_lr_factor})
-        return groups
+        backbone = {"params": list(self.backbone.parameters()), "lr_factor": backbone_lr_factor}
+        decoder = {"params": list(self.decoder.parameters()), "lr_factor": 1.0}
+        return [decoder] if self.frozen else [backbone, decoder]
 
 
 def build_segmentation(config: dict) -> SegmentationNet:
@@ -97,15 +94,16 @@ def build_segmentation(config: dict) -> SegmentationNet:
     classes = config["classes"]
     if not 2 <= len(classes) <= 255:
         raise UserError(f"classes={classes!r}: expected 2 to 255 names")
+    decoder_cfg = config.get("decoder_cfg") or {"name": "Decoder"}
+    train_cfg = config.get("train_cfg", {})
+    pretrained = config["backbone_cfg"].get("pretrained", False)
     backbone = build(BACKBONES, config["backbone_cfg"], "backbone_cfg")
     arguments = {"num_classes": len(classes), "map_channels": backbone.keep(backbone.channels)}
-    decoder_cfg = config.get("decoder_cfg") or {"name": "Decoder"}
     decoder = build(DECODERS, decoder_cfg, "decoder_cfg", arguments)
     backbone.dilate(decoder.output_stride)
     if decoder_cfg.get("transfer"):
-        print(transfer_decoder(decoder, config["backbone_cfg"].get("pretrained", False)))
-    train_cfg = config.get("train_cfg", {})
-    if train_cfg.get("norm_eval") and not config["backbone_cfg"].get("pretrained"):
+        print(transfer_decoder(decoder, pretrained))
+    if train_cfg.get("norm_eval") and not pretrained:
         raise UserError(
             "train_cfg.norm_eval=True: keeps the statistics of batch normalization, and random "
             "weights have none; set backbone_cfg.pretrained (--backbone), or norm_eval=False"
@@ -120,10 +118,7 @@ ORIGINS = {"pretrained", "mean", "std", "transfer"}
 
 
 def trained_network(contents: dict, source: str | Path) -> SegmentationNet:
-    """The network of a checkpoint, built by its card's config, with its weights, mean and std.
-
-    Args:
-        contents: of a fine-tuning's checkpoint, with a card that has classes and config.
+    """The network of a fine-tuning's checkpoint, built by its card, as `load_segmentation` has it.
 
     Raises:
         UserError: weights that are not of the card's network.
@@ -131,6 +126,7 @@ def trained_network(contents: dict, source: str | Path) -> SegmentationNet:
     card = contents["card"]
     net = build_segmentation({"classes": card["classes"]} | parts_of(card["config"]))
     load_trained(net, contents, source)
+    net.classes = list(card["classes"])
     return net.eval()
 
 
@@ -151,15 +147,16 @@ def load_segmentation(path: str | Path) -> SegmentationNet:
     """
     contents = checkpoints.read(path)
     card = contents.get("card")
-    facts = card if isinstance(card, dict) else {}
-    if "model" not in contents or "classes" not in facts or "config" not in facts:
+    if (
+        "model" not in contents
+        or not isinstance(card, dict)
+        or not {"classes", "config"} <= set(card)
+    ):
         raise UserError(
             f"weights {path}: no fine-tuned network with its card; take best.pth of fine-tuning, "
             f"or load_backbone for a backbone alone"
         )
-    net = trained_network(contents, path)
-    net.classes = list(facts["classes"])
-    return net
+    return trained_network(contents, path)
 
 
 def load_trained(net: SegmentationNet, contents: dict, source: str | Path) -> None:
@@ -199,16 +196,3 @@ def require_same_network(trained_config: dict, config: dict, source: str) -> Non
                 f"weights {source}: trained with {key}.{name}={old!r}, the config has {new!r}; "
                 "score it with the config that it was trained with"
             )
-
-
-def segmentation_losses(cfg: dict | None, num_classes: int) -> dict[str, tuple[float, nn.Module]]:
-    """The `train_cfg.loss` of a config: name -> (weight, loss). None is the cross-entropy."""
-    result = build(SEGMENTATION_LOSSES, cfg or {"name": "CrossEntropyLoss"}, "train_cfg.loss")
-    is_sum = isinstance(result, dict)
-    losses = result if is_sum else {result.key: (1.0, result)}
-    for name, (_, loss) in losses.items():
-        weight = getattr(loss, "weight", None)
-        if weight is not None and len(weight) != num_classes:
-            path = f"train_cfg.loss{f'.losses.{name}' if is_sum else ''}.class_weights"
-            raise UserError(f"{path}: {len(weight)} weights for {num_classes} classes")
-    return losses

@@ -28,6 +28,7 @@ class PyramidDecoder(nn.Module):
         channels: that it gives.
         kernel_size: of the last convolution.
         smallest_batch: 2 where a map is pooled to one pixel before a BN.
+        initialize: draw the weights as the library does for all its architectures but DeepLabV3+.
     """
 
     def __init__(
@@ -39,19 +40,16 @@ class PyramidDecoder(nn.Module):
         upsampling: int,
         output_stride: int = 32,
         smallest_batch: int = 1,
+        initialize: bool = True,
     ):
         super().__init__()
         self.body = body
         self.predict = nn.Conv2d(channels, num_classes, kernel_size, padding=kernel_size // 2)
         self.upsampling, self.output_stride = upsampling, output_stride
         self.smallest_batch = smallest_batch
-
-    def initialize(self) -> "PyramidDecoder":
-        """Draw the weights as the library does for all its architectures but DeepLabV3+."""
-        initialization = smp("base.initialization")
-        initialization.initialize_decoder(self.body)
-        initialization.initialize_head(self.predict)
-        return self
+        if initialize:
+            smp("base.initialization").initialize_decoder(self.body)
+            smp("base.initialization").initialize_head(self.predict)
 
     def forward(self, maps: dict[str, Tensor]) -> Tensor:
         last_map = maps["block6"]
@@ -84,7 +82,7 @@ def unet(
     body = smp("decoders.unet.decoder").UnetDecoder(
         pyramid(map_channels), decoder_channels, interpolation_mode=interpolation
     )
-    return PyramidDecoder(body, decoder_channels[-1], num_classes, 3, 1).initialize()
+    return PyramidDecoder(body, decoder_channels[-1], num_classes, 3, 1)
 
 
 def fpn(
@@ -116,7 +114,7 @@ def fpn(
         dropout=dropout,
         merge_policy=merge_policy,
     )
-    return PyramidDecoder(body, body.out_channels, num_classes, 1, 4).initialize()
+    return PyramidDecoder(body, body.out_channels, num_classes, 1, 4)
 
 
 def deeplab_v3_plus(
@@ -152,7 +150,7 @@ def deeplab_v3_plus(
         aspp_separable=aspp_separable,
         aspp_dropout=dropout,
     )
-    return PyramidDecoder(body, decoder_channels, num_classes, 1, 4, output_stride, 2)
+    return PyramidDecoder(body, decoder_channels, num_classes, 1, 4, output_stride, 2, False)
 
 
 def upernet(
@@ -169,7 +167,7 @@ def upernet(
     body = smp("decoders.upernet.decoder").UPerNetDecoder(
         pyramid(map_channels), decoder_channels=decoder_channels
     )
-    return PyramidDecoder(body, decoder_channels, num_classes, 1, 4, 32, 2).initialize()
+    return PyramidDecoder(body, decoder_channels, num_classes, 1, 4, 32, 2)
 
 
 def pspnet(
@@ -192,8 +190,7 @@ def pspnet(
     body = smp("decoders.pspnet.decoder").PSPDecoder(
         pyramid(map_channels), out_channels=decoder_channels, dropout=dropout
     )
-    net = PyramidDecoder(body, decoder_channels, num_classes, 3, output_stride, output_stride)
-    return net.initialize()
+    return PyramidDecoder(body, decoder_channels, num_classes, 3, output_stride, output_stride)
 
 
 def smp(part: str):

@@ -1,5 +1,6 @@
 """A data set before it is cut into tiles: scenes, their labels, what is known of both."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -44,7 +45,7 @@ class Catalog:
     bands: Sequence[str] | None
     scale: float | None
     coding: ColourCoding | ValueCoding | None
-    scenes: list[SourceScene]
+    scenes: list[SourceScene] = field(default_factory=list)
     shares: dict[str, Sequence[float]] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -52,56 +53,61 @@ class Catalog:
     notes: list[str] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
 
+    def add_scenes(
+        self,
+        split_of: dict[str, str],
+        images: dict[str, list[SourceFile]],
+        labels: dict[str, dict[str, list[SourceFile]]],
+        bands: dict[str, tuple[int, ...]],
+    ) -> None:
+        """Pair images and labels, in the order of `split_of`; note what is odd about them.
+
+        A test scene without any label goes to the split 'test_unlabelled'.
+
+        Args:
+            images: files by scene, the one to take first.
+            labels: the same for each kind of label that is asked for.
+            bands: which of its file, by scene.
+        """
+        doubles = Counter(
+            (other.folder, group[0].folder)
+            for files in (images, *labels.values())
+            for group in files.values()
+            for other in group[1:]
+        )
+        for (folder, other), count in doubles.items():
+            self.notes.append(f"{folder}: {count} scenes are also in {other}, which is taken")
+        for name, split in split_of.items():
+            if name not in images:
+                continue
+            image = images[name][0]
+            scene_labels = {kind: files[name][0] for kind, files in labels.items() if name in files}
+            missing_kinds = [kind for kind in labels if kind not in scene_labels]
+            if missing_kinds and split != "test":
+                text = f"{image.name} has no label ({' and '.join(missing_kinds)})"
+                self.problems.append((name, text))
+                continue
+            if missing_kinds and not scene_labels:  # they come later, or never
+                split = UNLABELLED
+            elif missing_kinds:
+                self.notes += [f"{name}: no {kind} label" for kind in missing_kinds]
+            self.scenes.append(SourceScene(name, split, image, scene_labels, bands[name]))
+        groups = [files[name] for files in labels.values() for name in files if name not in images]
+        orphans = sorted({group[0].name for group in groups})
+        absent = [name for name in split_of if name not in images]
+        foreign = sorted(name for name in images if name not in split_of)
+        if orphans:
+            self.notes.append(f"{listing(orphans)}: a label without a scene; not used")
+        if absent:
+            self.notes.append(
+                f"{len(absent)} scenes of the splits are not there: {listing(absent, 40)}; scores "
+                "will not compare with published ones"
+            )
+        if foreign:
+            self.notes.append(f"not of the splits asked for, left out: {listing(foreign)}")
+
 
 def listing(names: Sequence[str], most: int = 6) -> str:
     """The first of `names`, and how many more there are."""
     text = ", ".join(names[:most])
     return f"{text} and {len(names) - most} more" if len(names) > most else text
-
-
-def pair_scenes(
-    split_of: dict[str, str],
-    images: dict[str, SourceFile],
-    labels: dict[str, dict[str, SourceFile]],
-    bands: dict[str, tuple[int, ...]],
-) -> tuple[list[SourceScene], list[str], list[tuple[str, str]]]:
-    """Scenes in the order of `split_of`; what to tell; and (scene, problem).
-
-    Args:
-        labels: files by scene, for each kind of label that is asked for.
-        bands: which of its file, by scene.
-
-    A test scene without any label goes to the split 'test_unlabelled'.
-    """
-    scenes, problems, notes = [], [], []
-    for name, split in split_of.items():
-        if name not in images:
-            continue
-        scene_labels = {kind: files[name] for kind, files in labels.items() if name in files}
-        missing_kinds = [kind for kind in labels if kind not in scene_labels]
-        if split == "test" and missing_kinds:
-            # Only labels of train are needed; those of test come later, or never.
-            split = split if scene_labels else UNLABELLED
-            notes += [f"{name}: no {kind} label" for kind in missing_kinds if scene_labels]
-        elif missing_kinds:
-            problems.append(
-                (name, f"{images[name].name} has no label ({' and '.join(missing_kinds)})")
-            )
-            continue
-        scenes.append(SourceScene(name, split, images[name], scene_labels, bands[name]))
-    names = set(images)
-    orphans = {
-        file.name for files in labels.values() for name, file in files.items() if name not in names
-    }
-    if orphans:
-        notes.append(f"{listing(sorted(orphans))}: a label without a scene; not used")
-    absent = [name for name in split_of if name not in images]
-    if absent:
-        notes.append(
-            f"{len(absent)} scenes of the splits are not there: {listing(absent, 40)}; scores will "
-            "not compare with published ones"
-        )
-    foreign = sorted(name for name in images if name not in split_of)
-    if foreign:
-        notes.append(f"not of the splits asked for, left out: {listing(foreign)}")
-    return scenes, notes, problems

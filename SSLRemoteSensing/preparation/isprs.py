@@ -9,19 +9,15 @@ from collections.abc import Sequence
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.labels import ColourCoding
-from SSLRemoteSensing.preparation.catalog import BAND_NAMES, Catalog, pair_scenes
+from SSLRemoteSensing.preparation.catalog import BAND_NAMES, Catalog
 from SSLRemoteSensing.preparation.sources import SourceFile
 from SSLRemoteSensing.preparation.splits import assign_splits, files_by_scene
 
 CLASSES = ("impervious surface", "building", "low vegetation", "tree", "car", "clutter")
+# R, G, B; black, in eroded labels, is the boundary that is not scored.
 PALETTE = (
-    (255, 255, 255),
-    (0, 0, 255),
-    (0, 255, 255),
-    (0, 255, 0),
-    (255, 255, 0),
-    (255, 0, 0),
-)  # R, G, B; black, in eroded labels, is the boundary that is not scored
+    (255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0),
+)  # fmt: skip
 
 POTSDAM_VAL = ["2_11", "4_10", "5_12", "7_8"]
 POTSDAM_SPLITS = {
@@ -82,38 +78,35 @@ def potsdam(
     Args:
         bands: 'rgb', 'irrg' or 'rgbir'.
         kinds: of labels, 'full' and 'eroded'.
-        splits: see `deal`.
+        splits: see `assign_splits`.
 
     Raises:
         UserError: no scenes found.
     """
-    start = r"(?:.*/)?top_potsdam_0?(\d+)_0?(\d+)_"
-    images, bands_of, notes = {}, {}, []
+
+    def named(ending: str) -> dict[str, list[SourceFile]]:
+        start = r"(?:.*/)?top_potsdam_0?(\d+)_0?(\d+)_"
+        return files_by_scene(files, start + ending + TIFF, r"\1_\2")
+
+    images, bands_of = {}, {}
     for product, numbers in POTSDAM_BANDS[bands]:
-        matches, new_notes = files_by_scene(files, f"{start}{product}{TIFF}", r"\1_\2")
+        matches = named(product)
         images = matches | images
         bands_of = dict.fromkeys(matches, numbers) | bands_of
-        notes += new_notes
     if not images:
-        file_names = " or ".join(
-            f"top_potsdam_*_{product}.tif" for product, _ in POTSDAM_BANDS[bands]
-        )
+        names = " or ".join(f"top_potsdam_*_{name}.tif" for name, _ in POTSDAM_BANDS[bands])
         raise UserError(
-            f"no {file_names} among {len(files)} files of --source; --bands {bands} needs it"
+            f"no {names} among {len(files)} files of --source; --bands {bands} needs it"
         )
-    labels = {}
-    for kind in kinds:
-        ending = "label" if kind == "full" else "label_noBoundary"
-        labels[kind], new_notes = files_by_scene(files, f"{start}{ending}{TIFF}", r"\1_\2")
-        notes += new_notes
-    scenes, new_notes, problems = pair_scenes(
-        assign_splits(POTSDAM_SPLITS, splits), images, labels, bands_of
-    )
-    return Catalog(
-        "potsdam", CLASSES, PALETTE, BAND_NAMES[bands], 255, ColourCoding(PALETTE), scenes,
-        {"Potsdam": POTSDAM_SHARES}, POTSDAM_FAULTS, dict.fromkeys(images, POTSDAM_SIZE), True,
-        notes + new_notes, problems,
+    endings = {"full": "label", "eroded": "label_noBoundary"}
+    labels = {kind: named(endings[kind]) for kind in kinds}
+    catalog = Catalog(
+        "potsdam", CLASSES, PALETTE, BAND_NAMES[bands], 255, ColourCoding(PALETTE),
+        shares={"Potsdam": POTSDAM_SHARES}, faults=POTSDAM_FAULTS,
+        sizes=dict.fromkeys(images, POTSDAM_SIZE), one_value_is_wrong=True,
     )  # fmt: skip
+    catalog.add_scenes(assign_splits(POTSDAM_SPLITS, splits), images, labels, bands_of)
+    return catalog
 
 
 def vaihingen(
@@ -121,28 +114,22 @@ def vaihingen(
 ) -> Catalog:
     """Vaihingen, 33 scenes at 9 cm; images in `top/`, labels under the same name elsewhere.
 
-    Arguments as of `potsdam`; the bands are near infrared, red, green.
-
-    Raises:
-        UserError: no scenes found, other bands asked for.
+    Arguments and errors as of `potsdam`; the bands are near infrared, red, green.
     """
     if bands != "irrg":
         raise UserError(f"--bands {bands}: Vaihingen has near infrared, red, green (irrg) only")
     area = r"top_mosaic_09cm_area(\d+)"
-    images, notes = files_by_scene(files, rf"(?:.*/)?top/{area}{TIFF}")
+    images = files_by_scene(files, rf"(?:.*/)?top/{area}{TIFF}")
     if not images:
         raise UserError(f"no top/top_mosaic_09cm_area*.tif among {len(files)} files of --source; "
                         "images must lie in a folder named top")  # fmt: skip
+    endings = {"full": TIFF, "eroded": f"_noBoundary{TIFF}"}
     start = rf"(?!(?:.*/)?top/)(?:.*/)?{area}"
-    labels = {}
-    for kind in kinds:
-        ending = TIFF if kind == "full" else f"_noBoundary{TIFF}"
-        labels[kind], new_notes = files_by_scene(files, start + ending)
-        notes += new_notes
-    scenes, new_notes, problems = pair_scenes(
-        assign_splits(VAIHINGEN_SPLITS, splits), images, labels, dict.fromkeys(images, (1, 2, 3))
-    )
-    return Catalog(
-        "vaihingen", CLASSES, PALETTE, BAND_NAMES["irrg"], 255, ColourCoding(PALETTE), scenes,
-        {"Vaihingen": VAIHINGEN_SHARES}, {}, VAIHINGEN_SIZES, True, notes + new_notes, problems,
+    labels = {kind: files_by_scene(files, start + endings[kind]) for kind in kinds}
+    catalog = Catalog(
+        "vaihingen", CLASSES, PALETTE, BAND_NAMES[bands], 255, ColourCoding(PALETTE),
+        shares={"Vaihingen": VAIHINGEN_SHARES}, sizes=VAIHINGEN_SIZES, one_value_is_wrong=True,
     )  # fmt: skip
+    split_of = assign_splits(VAIHINGEN_SPLITS, splits)
+    catalog.add_scenes(split_of, images, labels, dict.fromkeys(images, (1, 2, 3)))
+    return catalog

@@ -10,7 +10,7 @@ import numpy as np
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.labels import INVALID, ValueCoding
-from SSLRemoteSensing.preparation.catalog import BAND_NAMES, Catalog, pair_scenes
+from SSLRemoteSensing.preparation.catalog import BAND_NAMES, Catalog
 from SSLRemoteSensing.preparation.sources import SourceFile
 from SSLRemoteSensing.preparation.splits import assign_splits, files_by_scene, pick_scenes
 
@@ -38,36 +38,29 @@ def levir_cs(
     Args:
         bands: 'rgb', 'irrg' or 'rgbir'.
         kinds: ('full',); there are no others.
-        splits: see `deal`.
+        splits: see `assign_splits`.
 
     Raises:
         UserError: no scenes found, eroded labels asked for.
     """
     if list(kinds) != ["full"]:
         raise UserError("--labels: Levir_CS has full labels only")
-    names_by_split, images, labels, notes = {}, {}, {}, []
+    published, images, labels = {}, {}, {}
     for part in ("train", "test"):
         start = rf"(?:.*/)?{part}/(?:.*/)?"
-        matches, new_notes = files_by_scene(files, rf"{start}([^/]+)_mss\.tiff?")
-        maps, map_notes = files_by_scene(files, rf"{start}([^/]+)_roiMap\.tiff?")
-        doubles = sorted(matches.keys() & images.keys())
-        if doubles:
-            raise UserError(f"scene {doubles[0]} is in train and in test; remove one")
-        names_by_split[part] = list(matches)
+        matches = files_by_scene(files, rf"{start}([^/]+)_mss\.tiff?")
+        for name in sorted(matches.keys() & images.keys()):
+            raise UserError(f"scene {name} is in train and in test; remove one")
+        published[part] = list(matches)
         images |= matches
-        labels |= maps
-        notes += new_notes + map_notes
+        labels |= files_by_scene(files, rf"{start}([^/]+)_roiMap\.tiff?")
     if not images:
         raise UserError(f"no train/mss/*_mss.tiff or test/mss/*_mss.tiff among {len(files)} files "
                         "of --source")  # fmt: skip
-    val = pick_scenes(names_by_split["train"], str(VAL_SHARE), "val")
-    names_by_split["val"] = sorted(val)
-    names_by_split["train"] = [name for name in names_by_split["train"] if name not in val]
-    split_of = assign_splits(names_by_split, splits)
-    scenes, new_notes, problems = pair_scenes(
-        split_of, images, {"full": labels}, dict.fromkeys(images, BANDS[bands])
-    )
-    return Catalog(
-        "levir_cs", CLASSES, PALETTE, BAND_NAMES[bands], SCALE, coding(), scenes,
-        notes=notes + new_notes, problems=problems,
-    )  # fmt: skip
+    val = pick_scenes(published["train"], str(VAL_SHARE), "val")
+    published["val"] = sorted(val)
+    published["train"] = [name for name in published["train"] if name not in val]
+    catalog = Catalog("levir_cs", CLASSES, PALETTE, BAND_NAMES[bands], SCALE, coding())
+    split_of = assign_splits(published, splits)
+    catalog.add_scenes(split_of, images, {"full": labels}, dict.fromkeys(images, BANDS[bands]))
+    return catalog

@@ -2,16 +2,15 @@
 
 import json
 import os
+from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 
 from SSLRemoteSensing.core.console import command_line
-from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.errors import CannotWrite, UserError
 from SSLRemoteSensing.core.machine import versions
-from SSLRemoteSensing.preparation.catalog import Catalog
 from SSLRemoteSensing.preparation.folder import read_folder
 from SSLRemoteSensing.preparation.isprs import potsdam, vaihingen
 from SSLRemoteSensing.preparation.levir_cs import levir_cs
@@ -23,41 +22,11 @@ PUBLISHED = {"potsdam": potsdam, "vaihingen": vaihingen, "levir_cs": levir_cs}
 BANDS = {"potsdam": "rgb", "vaihingen": "irrg", "levir_cs": "rgbir", "folder": None}
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to prepare, and how. The fields are the flags of the command, and mean what they do."""
-
-    set: str
-    source: str
-    output: str | None
-    tile: int
-    stride: int | None
-    bands: str | None
-    labels: str
-    splits: Sequence[str]
-    leave_out: Sequence[str]
-    workers: int | None
-    check: bool
-    classes: Sequence[str]
-    palette: Sequence[str] | None
-    max_value: float | None
-    label_offset: int | None
-    label_codes: Sequence[int] | None
-
-    @property
-    def of_folders(self) -> dict:
-        """What is for folders of one's own alone, as `read_folder` takes it."""
-        return {
-            "classes": self.classes,
-            "palette": self.palette and [read_colour(text) for text in self.palette],
-            "max_value": self.max_value,
-            "label_offset": self.label_offset,
-            "label_codes": self.label_codes,
-        }
+FOLDER_FLAGS = ("classes", "palette", "max_value", "label_offset", "label_codes")
 
 
-def prepare_request(request: Request, made_by: Sequence[str]) -> bool:
-    """Cut and audit what `request` names; True where all may be used.
+def prepare_request(request: Namespace, made_by: Sequence[str]) -> bool:
+    """Cut and audit what `request`, the flags of the command, names; True where all may be used.
 
     Args:
         made_by: the command line, for the card of the tiles.
@@ -65,58 +34,62 @@ def prepare_request(request: Request, made_by: Sequence[str]) -> bool:
     Raises:
         UserError: flags that do not go together, and as `prepare`.
     """
+    request.stride = request.tile if request.stride is None else request.stride
     check(request)
-    bands = request.bands or BANDS[request.set]
-    stride = request.tile if request.stride is None else request.stride
-    catalog = open_catalog(request, bands)
-    settings = {"set": request.set, "tile": request.tile, "stride": stride, "bands": bands}
+    name, bands = request.set, request.bands or BANDS[request.set]
+    settings = {"set": name, "tile": request.tile, "stride": request.stride, "bands": bands}
     settings |= {"labels": request.labels, "splits": request.splits}
-    settings |= request.of_folders if request.set == "folder" else {}
+    files = list_files(request.source)
+    if name == "folder":
+        options = {key: getattr(request, key) for key in FOLDER_FLAGS}
+        options["palette"] = request.palette and [read_colour(text) for text in request.palette]
+        settings |= options
+        catalog = read_folder(files, bands, request.splits, **options)
+    else:
+        kinds = ("full", "eroded") if request.labels == "both" else (request.labels,)
+        catalog = PUBLISHED[name](files, bands, kinds, request.splits)
     cv2.setNumThreads(1)  # --workers are the threads
     origin = {"command": made_by, "versions": versions()}
     workers = os.cpu_count() if request.workers is None else request.workers
     try:
         return prepare(
-            catalog, Path(request.output or "."), settings, request.tile, stride, workers,
-            request.leave_out, request.check, origin,
+            catalog, Path(request.output or "."), settings, workers, request.leave_out,
+            request.check, origin,
         )  # fmt: skip
     except OSError as error:
-        raise UserError(f"--output {request.output}: {error}") from error
+        raise CannotWrite(
+            f"--output {request.output}: {error.filename} cannot be written ({error.strerror}); "
+            "finished scenes are kept, the same command goes on from there"
+        ) from error
 
 
-def check(request: Request) -> None:
+def check(request: Namespace) -> None:
     """Raise a `UserError` for what can be refused before a file is looked for."""
-    if request.output is None and not request.check:
-        raise UserError("--output: name the folder of the tiles, or --check to write nothing")
-    if request.max_value is not None and not 0 < request.max_value < float("inf"):
-        raise UserError(f"--max_value {request.max_value}: must be above 0")
-    if request.tile < 1:
-        raise UserError(f"--tile {request.tile}: must be at least 1")
-    if request.set == "folder" and request.output and not request.check:
-        source, output = Path(request.source).resolve(), Path(request.output).resolve()
-        if output.is_relative_to(source):
-            raise UserError(f"--output {request.output}: lies in --source, whose images are scenes")
+    tile, stride, highest = request.tile, request.stride, request.max_value
+    is_folder, output = request.set == "folder", request.output
+    inside = output and Path(output).resolve().is_relative_to(Path(request.source).resolve())
+    rules = [
+        (output is None and not request.check,
+         "--output: name the folder of the tiles, or --check to write nothing"),
+        (highest is not None and not 0 < highest < float("inf"),
+         f"--max_value {highest}: must be above 0"),
+        (tile < 1, f"--tile {tile}: must be at least 1"),
+        (not 0 < stride <= tile,
+         f"--stride {stride}: must be 1 to --tile {tile}, so that nothing is left"),
+        (is_folder and inside and not request.check,
+         f"--output {output}: lies in --source, whose images are scenes"),
+        (is_folder and request.labels != "full",
+         "--labels: a folder of your own has one kind of labels"),
+    ]  # fmt: skip
+    for key in () if is_folder else FOLDER_FLAGS:
+        text = f"--{key}: is for tools/prepare.py folder; {request.set} has its own"
+        rules.append((getattr(request, key) not in (None, []), text))
+    for applies, text in rules:
+        if applies:
+            raise UserError(text)
 
 
-def open_catalog(request: Request, bands: str | None) -> Catalog:
-    """The scenes of --source.
-
-    Raises:
-        UserError: what is there is not the data set, or flags that are not for it.
-    """
-    files, options = list_files(request.source), request.of_folders
-    if request.set == "folder":
-        if request.labels != "full":
-            raise UserError("--labels: a folder of your own has one kind of labels")
-        return read_folder(files, bands, request.splits, **options)
-    flags = [key for key, value in options.items() if value not in (None, [])]
-    if flags:
-        raise UserError(f"--{flags[0]}: is for tools/prepare.py folder; {request.set} has its own")
-    kinds = ("full", "eroded") if request.labels == "both" else (request.labels,)
-    return PUBLISHED[request.set](files, bands, kinds, request.splits)
-
-
-def next_commands(request: Request) -> list[str]:
+def next_commands(request: Namespace) -> list[str]:
     """The commands that examine the tiles: their labels, for fine-tuning, where a config expects
     them there, and for pre-training."""
     name, output = request.set, Path(request.output)

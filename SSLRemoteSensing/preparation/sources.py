@@ -1,17 +1,21 @@
 """The files of a downloaded data set: in folders however deep, or in zip files."""
 
-import shutil
+import hashlib
 import sys
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import numpy as np
 
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.file_lists import list_folders
+from SSLRemoteSensing.data.geotiff import TIFF_BEGINS, require_file
+from SSLRemoteSensing.data.images import MAX_PIXELS, decode
 
 
 @dataclass(frozen=True)
@@ -26,58 +30,53 @@ class SourceFile:
     path: Path
     member: str | None
     stamp: tuple[int, int]
-    beside: tuple[str, ...] = ()  # members with the place on the map of a member
 
     @property
     def folder(self) -> str:
         return str(PurePosixPath(self.name).parent)
 
     @property
-    def file_name(self) -> str:
-        return PurePosixPath(self.name).name
+    def ending(self) -> str:
+        return PurePosixPath(self.name).suffix.lower()
+
+    @property
+    def address(self) -> str:
+        """What GDAL opens; a member it unpacks as it reads, and finds what lies beside it."""
+        return str(self.path) if self.member is None else f"/vsizip/{{{self.path}}}/{self.member}"
 
     @contextmanager
-    def local(self) -> Iterator[Path]:
-        """The path of the file; a member of a zip is unpacked for as long as it is used.
+    def open(self) -> Iterator[BinaryIO]:
+        """The contents.
 
         Raises:
-            UnreadableImage: the member is damaged, or says that it is larger than the disk.
+            UnreadableImage: here or while it is read: missing, no regular file, a damaged member.
         """
-        if self.member is None:
-            yield self.path
-            return
-        with tempfile.TemporaryDirectory(prefix="prepare_") as folder:
-            copy = Path(folder) / self.file_name
-            try:
-                with zipfile.ZipFile(self.path) as archive:
-                    self.require_room(archive, folder)
-                    for member in (self.member, *self.beside):
-                        target = Path(folder) / PurePosixPath(member).name
-                        with archive.open(member) as contents, target.open("wb") as file:
-                            shutil.copyfileobj(contents, file, 1 << 20)
-            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-                raise UnreadableImage(
-                    f"{self.name}: cannot be unpacked ({error}); download the zip file again"
-                ) from error
-            except OSError as error:
-                raise UserError(
-                    f"{self.name}: cannot be unpacked to {folder} ({error.strerror}); make room "
-                    "there, or set TMPDIR"
-                ) from error
-            yield copy
-
-    def require_room(self, archive: zipfile.ZipFile, folder: str) -> None:
-        """Raise `UnreadableImage` where `folder` has no room for what the archive says it holds.
-
-        zipfile unpacks no more of a member than that.
-        """
-        size = sum(archive.getinfo(name).file_size for name in (self.member, *self.beside))
-        free = shutil.disk_usage(folder).free
-        if size > free:
+        try:
+            if self.member is None:
+                require_file(self.path)
+                with self.path.open("rb") as file:
+                    yield file
+            else:
+                with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
+                    yield file
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
             raise UnreadableImage(
-                f"{self.name}: unpacked it would take {size} bytes, {folder} has {free}; make room "
-                "there, or set TMPDIR; or the zip file is hostile"
-            )
+                f"{self.name}: cannot be unpacked ({error}); download the zip file again"
+            ) from error
+        except OSError as error:
+            raise UnreadableImage(f"{self.name}: cannot be read ({error.strerror})") from error
+
+    def sha256(self) -> str:
+        """Of the contents to their end, where zipfile compares the check sum of a member."""
+        with self.open() as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def photograph(self) -> np.ndarray:
+        """The JPEG as R, G, B uint8 (H, W, 3)."""
+        if self.stamp[0] > MAX_PIXELS:
+            raise UnreadableImage(f"{self.name}: is of {self.stamp[0]} bytes, as no photograph is")
+        with self.open() as file:
+            return decode(self.name, file.read())
 
 
 def list_files(source: str | Path) -> list[SourceFile]:
@@ -92,59 +91,57 @@ def list_files(source: str | Path) -> list[SourceFile]:
     if not source.is_dir():
         raise UserError(f"--source {source}: no such folder or zip file")
     files = []
-    for folder, names in list_folders(source):
-        for name in (folder + name for name in names):
-            if is_hidden(name):
-                continue
-            path = source / name
+    for name in (folder + name for folder, names in list_folders(source) for name in names):
+        path = source / name
+        if is_hidden(name):
+            continue
+        try:
             if path.suffix.lower() == ".zip":
-                try:
-                    files += zip_members(path, f"{name}/")
-                except UserError as error:  # what is needed may lie beside it, unzipped
-                    print(f"left out: {error}", file=sys.stderr)
+                files += zip_members(path, f"{name}/")
             else:
-                try:
-                    status = path.stat()
-                except OSError as error:
-                    raise UserError(
-                        f"{path}: cannot be read ({error.strerror}); mend or remove it"
-                    ) from error
-                stamp = (status.st_size, status.st_mtime_ns)
-                files.append(SourceFile(name, path, None, stamp))
+                status = path.stat()
+                files.append(SourceFile(name, path, None, (status.st_size, status.st_mtime_ns)))
+        except UserError as error:  # what is needed may lie beside it, unzipped
+            print(f"left out: {error}", file=sys.stderr)
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be read ({error.strerror}); mend or remove it"
+            ) from error
     return sorted(files, key=lambda file: file.name)
 
 
 def zip_members(path: Path, prefix: str) -> list[SourceFile]:
+    """The files in a zip. Raises a `UserError` for one that GDAL would not, or must not, read."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, OSError) as error:
+            names = {member.filename.lower() for member in members}
+            for member in members:
+                fault = member_fault(archive, member, names)
+                if fault:
+                    raise UserError(f"{path}: holds {member.filename}, {fault}; unzip it first")
+    except (zipfile.BadZipFile, zlib.error, OSError) as error:
         raise UserError(f"{path}: no readable zip file ({error}); download it again") from error
-    inner_zips = [member.filename for member in members if member.filename.lower().endswith(".zip")]
-    if inner_zips:
-        raise UserError(
-            f"{path}: holds another zip file, {inner_zips[0]}; unzip the outer one first"
-        )
-    locked_members = [member.filename for member in members if member.flag_bits & 1]
-    if locked_members:
-        raise UserError(f"{path}: {locked_members[0]} asks for a password; unzip it first")
-    names = {member.filename for member in members}
-
-    def beside(name: str) -> tuple[str, ...]:
-        stem = name.rpartition(".")[0]
-        return tuple(n for n in (f"{stem}.tfw", f"{stem}.TFW", f"{name}.aux.xml") if n in names)
-
     return [
-        SourceFile(
-            prefix + member.filename,
-            path,
-            member.filename,
-            (member.file_size, member.CRC),
-            beside(member.filename),
-        )
+        SourceFile(prefix + member.filename, path, member.filename, (member.file_size, member.CRC))
         for member in members
         if not member.is_dir() and not is_hidden(member.filename)
     ]
+
+
+def member_fault(archive: zipfile.ZipFile, member: zipfile.ZipInfo, names: set[str]) -> str | None:
+    name = member.filename.lower()
+    if name.endswith(".zip"):
+        return "another zip file"
+    if member.flag_bits & 1:
+        return "which asks for a password"
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return "packed by another method than deflate"
+    # GDAL opens what is called so with any driver, of which some follow addresses.
+    if name.endswith((".msk", ".ovr")) and name[:-4] in names:
+        with archive.open(member) as file:
+            return None if file.read(4) in TIFF_BEGINS else "a mask or overview that is no TIFF"
+    return None
 
 
 def is_hidden(name: str) -> bool:

@@ -13,26 +13,22 @@ SHARE = re.compile(r"0?\.\d+|[01](?:\.0*)?")
 
 def files_by_scene(
     files: Sequence[SourceFile], pattern: str, name: str = r"\1"
-) -> tuple[dict[str, SourceFile], list[str]]:
-    """The files whose path matches `pattern`, by the scene's name, and what to tell of doubles.
+) -> dict[str, list[SourceFile]]:
+    """The files whose path matches `pattern`, by the scene's name.
 
     Where a scene is there more than once (a folder unzipped twice, one part of a download within
-    another), the folder with the most scenes is taken.
+    another), the file in the folder with the most scenes is the first.
     """
     folders: dict[str, dict[str, SourceFile]] = defaultdict(dict)
     for file in files:
         match = re.fullmatch(pattern, file.name, re.IGNORECASE)
         if match:
             folders[file.folder].setdefault(match.expand(name), file)
-    matches: dict[str, SourceFile] = {}
-    notes = []
-    for folder, scenes in sorted(folders.items(), key=lambda item: (-len(item[1]), item[0])):
-        doubles = [scene for scene in scenes if scene in matches]
-        if doubles:
-            other = matches[doubles[0]].folder
-            notes.append(f"{folder}: {len(doubles)} scenes are also in {other}, which is taken")
-        matches = scenes | matches
-    return matches, notes
+    matches = defaultdict(list)
+    for _, scenes in sorted(folders.items(), key=lambda item: (-len(item[1]), item[0])):
+        for scene, file in scenes.items():
+            matches[scene].append(file)
+    return dict(matches)
 
 
 def assign_splits(splits: dict[str, Sequence[str]], requests: Sequence[str]) -> dict[str, str]:
@@ -54,14 +50,13 @@ def assign_splits(splits: dict[str, Sequence[str]], requests: Sequence[str]) -> 
         split, equals, which = text.partition("=")
         if split not in splits:
             raise UserError(f"--splits {text}: known are {', '.join(splits)}")
-        if not equals:
-            continue
-        if split != "val":
+        if equals and split != "val":
             raise UserError(
                 f"--splits {text}: only val can be chosen; train and test are published"
             )
-        validation = pick_scenes(train, which, text)
-        split_of |= {scene: "val" if scene in validation else "train" for scene in train}
+        if equals:
+            validation = pick_scenes(train, which, text)
+            split_of |= {scene: "val" if scene in validation else "train" for scene in train}
     return {scene: split for scene, split in split_of.items() if split in names}
 
 

@@ -21,37 +21,38 @@ def fit(task: Task, settings: LoopSettings) -> bool:
             the disk for the last checkpoint.
     """
     with open_run(task, settings) as run:  # lock, checkpoint, loader, log, signals; closes them
-        if run is None:
+        if run.is_finished:
             return False
         step, losses = run.step, run.losses
-        if run.pending:
-            end_epoch(run, run.first_place(), again=True)
         if run.plan.first == 0:
-            probe(run, run.first_place())
-        run.start_clocks()
-        for place in run.places():
-            wishes = run.ask()  # asked now, read once the step is under way: no wait in between
-            step.set_lr(run.lr_factor(place))
+            probe(run, run.plan.after(0, settings))
+        run.throughput.pause()  # what came before the first step is no time of training
+        run.saved_at = time.monotonic()
+        for place in run.plan.places(settings):
+            wishes = distributed.ask(run.wishes)  # read once the step is under way: no wait
+            step.set_lr(run.schedule(*run.plan.progress(place.step - 1)))
             statistics = step.statistics() if settings.max_skipped_steps else None
-            for batch, is_last in run.batches():
-                share = 1 / settings.accumulate_steps
+            for batch, share, is_last in run.batches():
                 losses.add(place.step, batch, *step.forward_backward(batch, share, is_last))
             norm = step.gradient_norm()
-            losses.add_gradient(place.step, norm)
+            losses.norms[place.step] = norm
             if statistics is None or losses.is_finite(place.step):
                 step.update(norm)
             else:
                 losses.leave_out(place.step, settings.max_skipped_steps, run.log.say)
                 step.undo(statistics)
-            run.end_step()
+            run.log.step()
+            run.throughput.images += run.plan.per_step
+            stop, save_now = wishes()
+            saves = place.is_checkpoint or stop > 0 or save_now > 0
+            # An entry before each checkpoint, which then need not keep what the log has not said.
+            place = place._replace(logs=place.logs or saves)
             observe(run, place, batch)
             probe(run, place)
-            stop, save_now = wishes()
-            if place.is_checkpoint or stop or save_now:
+            if saves:
                 save(run, place)
-            if stop:
-                run.end_early(place, stop)
-        run.require_saved()
+            if stop or place.is_last:
+                run.end(place, stop)
         return True
 
 
@@ -63,27 +64,24 @@ def observe(run: Run, place: Place, batch: dict) -> None:
     due = [monitor for monitor in run.task.monitors if monitor.is_due(place)]
     if not place.logs and not due:
         return
-    if place.logs:
-        figures, counts = run.losses.take(run.log.say), run.losses.take_counts()
-    else:
-        run.losses.check(run.log.say)  # what is not finite is nothing to look at
-        figures, counts = {}, {}
-    seen = []
+    run.losses.check(run.log.say)  # what is not finite is nothing to look at
+    figures, counts = run.losses.take() if place.logs else ({}, {})
+    sights = []
     run.step.wait()  # else the time of steps still under way would count as watching
-    with run.throughput.watching():
+    with run.throughput.spending("watching"):
         if distributed.rank() == 0 and due:
             batch = run.step.to_device(batch)
             for monitor in due:
-                seen.append(run.step.observe(monitor.observe, batch, counts, run.step.to_device))
-                tell(run, place, seen[-1])
+                sights.append(run.step.observe(monitor.observe, batch, counts, run.step.to_device))
+                tell(run, place, sights[-1])
         distributed.barrier()  # the others' time until here is no time of training either
     if place.logs:
         figures |= distributed.all_mean(run.throughput.lap())
         figures = {"lr": run.step.lr()} | figures | {"memory_gb": run.step.peak_memory() / 1e9}
-    for sight in seen:
+    for sight in sights:
         figures |= sight.figures
     if figures:
-        run.log.write({"step": place.step, "epoch": place.epoch} | figures)
+        run.write(place, figures)
 
 
 def probe(run: Run, place: Place) -> None:
@@ -96,43 +94,33 @@ def probe(run: Run, place: Place) -> None:
     run.losses.check(run.log.say)
     if distributed.rank() == 0:
         sight = run.task.probe.measure(place)
-        run.log.write({"step": place.step, "epoch": place.epoch} | sight.figures)
+        run.write(place, sight.figures)
         tell(run, place, sight)
     distributed.barrier()
     run.throughput.pause()
 
 
 def tell(run: Run, place: Place, seen: Seen) -> None:
-    """Warn of what was seen, and show its pictures."""
     run.log.warn(seen.warnings)
     if seen.pictures:
         run.log.show(seen.pictures, place.step)
 
 
 def save(run: Run, place: Place) -> None:
-    """Write what is due; a disk that is full does not end training, the next attempt may do."""
-    run.begin_saving(place)
-    if place.is_checkpoint:
-        end_epoch(run, place)
-        run.throughput.pause()
-    else:
-        run.write_checkpoint(place, None)
-    run.saved_at = time.monotonic()
+    """Write what is due; a disk that is full does not end training, the next attempt may do.
 
-
-def end_epoch(run: Run, place: Place, again: bool = False) -> None:
-    """Export, score and keep an epoch; `again`: what of it could not be written before.
-
-    The checkpoint comes last: a crash before it repeats what went before it.
+    The checkpoint comes last, and only where all else of an epoch could be written: a run that goes
+    on from the one before it repeats the epoch.
     """
-    task = run.task
-    if task.export is not None:
+    task, run.unsaved, run.received.save = run.task, None, False
+    run.step.require_finite(place.step)
+    if place.is_checkpoint and task.export is not None:
         run.attempt_to_save(task.export, place)
-    if task.evaluate is not None:
+    if place.is_checkpoint and task.evaluate is not None:
         distributed.broadcast_buffers(task.model)
         scores = task.evaluate()
-        if not again:
-            named = {f"val_{name}": value for name, value in scores.items()}
-            run.log.write({"step": place.step, "epoch": place.epoch} | named)
+        run.write(place, {f"val_{name}": value for name, value in scores.items()})
         run.keep_best(place, scores[task.best_by])
-    run.write_checkpoint(place, place.epoch + 1)
+    run.write_checkpoint(place)
+    run.throughput.pause()
+    run.saved_at = time.monotonic()

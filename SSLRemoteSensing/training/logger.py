@@ -30,40 +30,26 @@ class RunLog:
     run that starts anew puts an earlier `metrics.jsonl` aside.
 
     Args:
+        folder: None for all processes but the first: they say and write nothing.
         pictures: folder for PNG files, None to write none.
     """
 
-    def __init__(self, folder: Path, first: int, total: int, pictures: Path | None = None):
-        self.first, self.total, self.pictures = first, total, pictures
+    def __init__(self, folder: Path | None, first: int, total: int, pictures: Path | None = None):
+        self.folder, self.first, self.total, self.pictures = folder, first, total, pictures
         self.started = time.monotonic()
         self.warned: set[str] = set()
+        hidden = folder is None or not sys.stderr.isatty()
+        self.bar = tqdm(total=total, initial=first, unit="step", dynamic_ncols=True, disable=hidden)
+        if folder is None:
+            return
         self.path = folder / "metrics.jsonl"
-        lines, keys = [], set()  # of the entries that stay
         if first == 0 and self.path.exists():
-            numbers = (
-                n for n in itertools.count(1) if not (folder / f"metrics.{n}.jsonl").exists()
-            )
-            self.path.rename(folder / f"metrics.{next(numbers)}.jsonl")
-        if self.path.exists():
-            for line in self.path.read_text(errors="replace").splitlines():
-                try:
-                    entry = json.loads(line)
-                    if entry["step"] <= first:
-                        lines.append(line + "\n")
-                        keys |= entry.keys() - {"step", "epoch"}
-                except (ValueError, KeyError):  # a line cut off by a crash
-                    continue
+            self.path.rename(free_name(folder, "metrics.{}.jsonl"))
+        lines, keys = earlier_entries(self.path, first)
         write_text(self.path, "".join(lines))
         self.board = Board(folder, first, keys, self.complain)
         if pictures is not None:
             clear_pictures(pictures, first)
-        self.bar = tqdm(
-            total=total,
-            initial=first,
-            unit="step",
-            dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
-        )
 
     def step(self) -> None:
         self.bar.update()
@@ -73,21 +59,22 @@ class RunLog:
 
         A disk that is full does not end the run, which would lose more than the entry.
         """
+        if self.folder is None:
+            return
         try:
             append(self.path, json.dumps(values) + "\n")
         except OSError as error:
             self.complain(error)
-        scalars = {k: v for k, v in values.items() if k not in ("step", "epoch")}
-        scalars = {key: value for key, value in scalars.items() if value is not None}
-        self.board.draw(values["step"], scalars)
-        shown = {k: v for k, v in values.items() if not k.startswith(DETAILS)}
-        shown = {k: v for k, v in shown.items() if k not in ("step", "epoch")}
-        text = "  ".join(f"{key} {brief(value)}" for key, value in shown.items())
-        if self.bar.disable or "loss" not in shown:  # scores stay on a terminal, too
-            left = f"left {self.time_left(values['step'])}  " if "loss" in shown else ""
-            self.say(f"step {values['step']}/{self.total}  epoch {values['epoch']}  {left}{text}")
-        else:
+        step = values["step"]
+        figures = {key: value for key, value in values.items() if key not in ("step", "epoch")}
+        self.board.draw(step, {key: value for key, value in figures.items() if value is not None})
+        if not self.bar.disable and "loss" in figures:  # scores stay on a terminal, too
             self.bar.set_postfix_str(on_the_bar(values))
+            return
+        shown = [key for key in figures if not key.startswith(DETAILS)]
+        text = "  ".join(f"{key} {brief(figures[key])}" for key in shown)
+        left = f"left {self.time_left(step)}  " if "loss" in figures else ""
+        self.say(f"step {step}/{self.total}  epoch {values['epoch']}  {left}{text}")
 
     def time_left(self, step: int) -> str:
         """[H:]MM:SS from the end of `step` to the end of the run, as fast as it went since this
@@ -100,26 +87,23 @@ class RunLog:
 
         A disk that is full does not end the run.
         """
-        coded = {
-            name: cv2.imencode(".png", pixels[:, :, ::-1])[1].tobytes()
-            for name, pixels in pictures.items()
-        }
-
-        self.board.show(
-            step, {name: (*pictures[name].shape[:2], data) for name, data in coded.items()}
-        )
-        if self.pictures is not None:
-            try:
-                self.pictures.mkdir(parents=True, exist_ok=True)
-                for name, data in coded.items():
-                    write_bytes(self.pictures / f"step_{step:07d}_{name}.png", data)
-            except (OSError, CannotWrite) as error:
-                message = f"{self.pictures}: pictures are lost ({error}); training goes on"
-                self.warn({"pictures": message})
+        files = {}  # name -> height, width, PNG
+        for name, pixels in pictures.items():
+            data = cv2.imencode(".png", pixels[:, :, ::-1])[1].tobytes()
+            files[name] = (*pixels.shape[:2], data)
+        self.board.show(step, files)
+        if self.pictures is None:
+            return
+        try:
+            self.pictures.mkdir(parents=True, exist_ok=True)
+            for name, (_, _, data) in files.items():
+                write_bytes(self.pictures / f"step_{step:07d}_{name}.png", data)
+        except (OSError, CannotWrite) as error:
+            text = f"{self.pictures}: pictures are lost ({error}); training goes on"
+            self.warn({"pictures": text})
 
     def complain(self, error: OSError) -> None:
-        text = f"{self.path.parent}: entries are lost ({error}); training goes on"
-        self.warn({"entries": text})
+        self.warn({"entries": f"{self.folder}: entries are lost ({error}); training goes on"})
 
     def warn(self, remarks: dict[str, str]) -> None:
         """Say what there is to warn of, each kind of remark once."""
@@ -131,6 +115,8 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """A line of text that does not break the bar."""
+        if self.folder is None:
+            return
         with contextlib.suppress(OSError):  # a full disk again, or a terminal that was closed
             if self.bar.disable:
                 print(text, flush=True)
@@ -139,29 +125,21 @@ class RunLog:
 
     def close(self) -> None:
         self.bar.close()
-        self.board.close()
+        if self.folder is not None:
+            self.board.close()
 
 
-class Silent:
-    """The log of all processes but the first."""
-
-    def step(self) -> None:
-        pass
-
-    def write(self, values: dict) -> None:
-        pass
-
-    def show(self, pictures: dict[str, np.ndarray], step: int) -> None:
-        pass
-
-    def warn(self, remarks: dict[str, str]) -> None:
-        pass
-
-    def say(self, text: str) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+def earlier_entries(path: Path, first: int) -> tuple[list[str], set[str]]:
+    """The lines of metrics.jsonl until step `first`, and the keys of their figures."""
+    lines, keys = [], set()
+    text = path.read_text(errors="replace") if path.exists() else ""
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError, KeyError):  # a line cut off by a crash
+            entry = json.loads(line)
+            if entry["step"] <= first:
+                lines.append(line + "\n")
+                keys |= entry.keys() - {"step", "epoch"}
+    return lines, keys
 
 
 def clear_pictures(folder: Path, first: int) -> None:
@@ -169,15 +147,17 @@ def clear_pictures(folder: Path, first: int) -> None:
     go into a folder `earlier_N`."""
     matches = [(path, PICTURE.fullmatch(path.name)) for path in sorted(folder.glob("step_*.png"))]
     later = [path for path, match in matches if match and int(match[1]) > first]
-    if first > 0:
-        for path in later:
-            path.unlink()
-    elif later:
-        numbers = (n for n in itertools.count(1) if not (folder / f"earlier_{n}").exists())
-        aside = folder / f"earlier_{next(numbers)}"
+    aside = free_name(folder, "earlier_{}")
+    if later and first == 0:
         aside.mkdir()
-        for path in later:
-            path.rename(aside / path.name)
+    for path in later:
+        path.rename(aside / path.name) if first == 0 else path.unlink()
+
+
+def free_name(folder: Path, pattern: str) -> Path:
+    """The name of `pattern` with the first number, from 1, that is not there."""
+    names = (folder / pattern.format(number) for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
 
 
 def append(path: Path, line: str) -> None:

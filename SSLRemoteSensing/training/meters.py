@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,15 @@ from SSLRemoteSensing.core import distributed
 from SSLRemoteSensing.core.errors import UserError
 
 STOPPED = "the last checkpoint is kept; lower the learning rate or set clip_grad_norm"
+
+
+class Batch(NamedTuple):
+    """What a batch of a step gave; on the device but for the samples' numbers, `index`."""
+
+    step: int
+    index: Tensor
+    losses: dict[str, Tensor]
+    counts: dict[str, Tensor]  # whole numbers
 
 
 class LossMeter:
@@ -27,28 +37,15 @@ class LossMeter:
 
     def __init__(self, dataset, limit: int):
         self.dataset, self.limit = dataset, limit
-        self.entries: list[tuple[int, Tensor, dict[str, Tensor]]] = []
-        self.gradients: list[tuple[int, Tensor]] = []
-        self.counts: list[tuple[int, dict[str, Tensor]]] = []
+        self.batches: list[Batch] = []
+        self.norms: dict[int, Tensor] = {}  # of each step's gradient
         self.left_out = 0  # steps
         self.skipped: set[int] = set()
         self.unsaid: set[int] = set()
 
-    def add(
-        self,
-        step: int,
-        batch: dict,
-        losses: dict[str, Tensor],
-        counts: dict[str, Tensor] | None = None,
-    ) -> None:
-        """Keep the losses of a batch, and what else was counted in it: whole numbers, by name."""
-        self.entries.append((step, batch["index"], losses))
-        if counts:
-            self.counts.append((step, counts))
+    def add(self, step: int, batch: dict, losses: dict, counts: dict) -> None:
+        self.batches.append(Batch(step, batch["index"], losses, counts))
         self.note(batch.get("skipped", ()))
-
-    def add_gradient(self, step: int, norm: Tensor) -> None:
-        self.gradients.append((step, norm))
 
     def note(self, skipped: Iterable[int]) -> None:
         """Count files that could not be read; raise `UserError` where they are too many."""
@@ -64,10 +61,7 @@ class LossMeter:
 
     def check(self, say: Callable) -> None:
         """Name the files skipped since the last call; raise `UserError` if a loss or gradient is
-        not finite.
-
-        All processes call it at the same steps.
-        """
+        not finite. All processes call it at the same steps."""
         reports = distributed.all_gather_object((self.unsaid, self.not_finite()))
         for unsaid, _ in reports:
             self.note(unsaid)
@@ -82,25 +76,19 @@ class LossMeter:
     def not_finite(self, since: int = 0) -> int | None:
         """The first step from `since` with a loss, or a gradient, that is not finite; waits for the
         device."""
-        sums = list(self.gradients)
-        sums += [(step, torch.stack([*losses.values()]).sum()) for step, _, losses in self.entries]
-        steps = [step for step, _ in sums if step >= since]
-        values = [value.float() for step, value in sums if step >= since]
-        if not steps:
-            return None
-        finite = torch.stack(values).isfinite().tolist()
-        return min(
-            (step for step, good in zip(steps, finite, strict=True) if not good), default=None
-        )
+        sums = [(b.step, torch.stack([*b.losses.values()]).sum()) for b in self.batches]
+        sums = [(step, value) for step, value in [*self.norms.items(), *sums] if step >= since]
+        values = [value.float() for _, value in sums]
+        finite = torch.stack(values).isfinite().tolist() if sums else []
+        wrong = [step for (step, _), good in zip(sums, finite, strict=True) if not good]
+        return min(wrong, default=None)
 
     def culprits(self, step: int) -> tuple[str, str]:
-        """What is not finite at `step`, 'loss agr' or 'the gradient', and the files it came of.
-
-        All processes call it, and all get the same.
-        """
-        mine = [entry for entry in self.entries if entry[0] == step]
-        names = [n for *_, losses in mine for n, loss in losses.items() if not loss.isfinite()]
-        files = [str(self.dataset.name(int(i))) for _, index, _ in mine for i in index]
+        """What is not finite at `step`, 'loss agr' or 'the gradient', and the files it came of; the
+        same for all processes, which all call it."""
+        mine = [batch for batch in self.batches if batch.step == step]
+        names = [n for batch in mine for n, loss in batch.losses.items() if not loss.isfinite()]
+        files = [str(self.dataset.name(int(i))) for batch in mine for i in batch.index]
         reports = distributed.all_gather_object((names, files))
         # A gradient is the sum over the processes: spoilt for all by the loss of one.
         guilty = [report for report in reports if report[0]] or reports
@@ -109,10 +97,8 @@ class LossMeter:
         return what, ", ".join(file for _, files in guilty for file in files)
 
     def is_finite(self, step: int) -> bool:
-        """Whether all processes' losses and gradients of `step`, the last, are; waits for the
-        device."""
-        steps = distributed.all_gather_object(self.not_finite(step))
-        return all(step is None for step in steps)
+        """Whether all processes' losses and gradients of `step`, the last, are."""
+        return not any(distributed.all_gather_object(self.not_finite(step)))
 
     def leave_out(self, step: int, limit: int, say: Callable) -> None:
         """Forget the losses of `step`, which are not finite, and say whose they were.
@@ -123,9 +109,8 @@ class LossMeter:
         self.left_out += 1
         what, files = self.culprits(step)
         message = f"step {step}: {what} is not finite"
-        self.entries = [entry for entry in self.entries if entry[0] != step]
-        self.gradients = [entry for entry in self.gradients if entry[0] != step]
-        self.counts = [entry for entry in self.counts if entry[0] != step]
+        self.batches = [batch for batch in self.batches if batch.step != step]
+        del self.norms[step]
         if self.left_out > limit:
             raise UserError(
                 f"{message}, and max_skipped_steps={limit} are left out already; {STOPPED}; "
@@ -133,67 +118,39 @@ class LossMeter:
             )
         say(f"{message}, left out ({self.left_out} of at most {limit}); files: {files}")
 
-    def take(self, say: Callable) -> dict[str, float]:
-        """Means over steps and processes since the last call, checked: `loss`, each loss by name,
-        `gradient_norm`, before it is clipped, and of several losses `share_NAME`, the share of each
-        in their sum."""
-        self.check(say)
-        if not self.entries:  # all left out
-            return {}
-        names = list(self.entries[0][2])
-        values = torch.stack([torch.stack(list(losses.values())) for _, _, losses in self.entries])
+    def take(self) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Figures of the steps since the last call, and sums of what was counted in them, int64 on
+        the CPU, by name.
+
+        All processes call it, after as many steps. The figures are means over steps and processes:
+        `loss`, each loss by name, `gradient_norm`, before it is clipped, and of several losses
+        `share_NAME`, the share of each in their sum.
+        """
+        batches, norms = self.batches, self.norms
+        self.batches, self.norms = [], {}
+        if not batches:  # all left out
+            return {}, {}
+        values = torch.stack([torch.stack([*batch.losses.values()]) for batch in batches])
         sums = torch.cat([values.double().sum(0).cpu(), torch.tensor([float(len(values))])])
         *sums, count = distributed.all_sum(sums).tolist()
-        means = [value / count for value in sums]
-        norm = torch.stack([norm for _, norm in self.gradients]).mean().item()
-        self.entries.clear()
-        self.gradients.clear()
-        total = sum(means)
-        figures = {"loss": total} | dict(zip(names, means, strict=True)) | {"gradient_norm": norm}
-        if len(names) > 1 and total:
-            shares = zip(names, means, strict=True)
-            figures |= {f"share_{name}": value / total for name, value in shares}
-        return figures
-
-    def take_counts(self) -> dict[str, Tensor]:
-        """Sums of what was counted over steps and processes since the last call, int64 on the CPU.
-
-        All processes call it, after as many steps.
-        """
-        names = list(self.counts[0][1]) if self.counts else []
-        sums = {name: torch.stack([c[name] for _, c in self.counts]).sum(0) for name in names}
-        self.counts.clear()
-        return {name: distributed.all_sum(value.cpu()) for name, value in sums.items()}
+        means = {name: value / count for name, value in zip(batches[0].losses, sums, strict=True)}
+        total, norm = sum(means.values()), torch.stack([*norms.values()]).mean().item()
+        figures = {"loss": total} | means | {"gradient_norm": norm}
+        if len(means) > 1 and total:
+            figures |= {f"share_{name}": value / total for name, value in means.items()}
+        counts = {
+            name: torch.stack([batch.counts[name] for batch in batches]).sum(0).cpu()
+            for name in batches[0].counts
+        }
+        return figures, {name: distributed.all_sum(value) for name, value in counts.items()}
 
     def state_dict(self) -> dict:
-        entries = [
-            (step, index.cpu(), {key: loss.cpu() for key, loss in losses.items()})
-            for step, index, losses in self.entries
-        ]
-        return {
-            "entries": entries,
-            "gradients": [(step, norm.cpu()) for step, norm in self.gradients],
-            "counts": [
-                (step, {key: count.cpu() for key, count in counts.items()})
-                for step, counts in self.counts
-            ],
-            "skipped": sorted(self.skipped),
-            "left_out": self.left_out,
-        }
+        return {"skipped": sorted(self.skipped), "left_out": self.left_out}
 
-    def load_state_dict(self, state: dict, device: torch.device) -> None:
-        """Add what another LossMeter wrote."""
+    def load_state_dict(self, state: dict) -> None:
+        """Add what another LossMeter wrote; at version 1 it wrote losses besides."""
         self.skipped |= set(state["skipped"])
         self.left_out = max(self.left_out, state["left_out"])
-        self.gradients += [(step, norm.to(device)) for step, norm in state["gradients"]]
-        self.entries += [
-            (step, index, {key: loss.to(device) for key, loss in losses.items()})
-            for step, index, losses in state["entries"]
-        ]
-        self.counts += [
-            (step, {key: count.to(device) for key, count in counts.items()})
-            for step, counts in state.get("counts", [])  # an earlier version counted nothing
-        ]
 
 
 class Throughput:
@@ -208,27 +165,23 @@ class Throughput:
 
     def pause(self) -> None:
         """Start a new lap, leaving out what came before (an evaluation, say)."""
-        self.start, self.waited, self.watched, self.images = time.perf_counter(), 0.0, 0.0, 0
+        self.start, self.images = time.perf_counter(), 0
+        self.spent = {"waiting": 0.0, "watching": 0.0}
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
+    def spending(self, what: str) -> Iterator[None]:
+        """The block's time is of `what`, 'waiting' for data or 'watching'."""
         start = time.perf_counter()
         yield
-        self.waited += time.perf_counter() - start
-
-    @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.watched += time.perf_counter() - start
+        self.spent[what] += time.perf_counter() - start
 
     def lap(self) -> dict[str, float]:
         elapsed = time.perf_counter() - self.start
-        training = elapsed - self.watched
+        training = elapsed - self.spent["watching"]
         rates = {
             "images_per_second": self.images / training,
-            "data_wait": self.waited / training,
-            "watching": self.watched / elapsed,
+            "data_wait": self.spent["waiting"] / training,
+            "watching": self.spent["watching"] / elapsed,
         }
         self.pause()
         return rates

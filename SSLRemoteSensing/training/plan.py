@@ -11,11 +11,8 @@ from SSLRemoteSensing.training.task import Place
 
 
 def images_per_step(images: int, settings: LoopSettings) -> int:
-    """Images that a step of all processes takes, of `images` that each of them sees.
-
-    Raises:
-        UserError: processes that see other images than the first; fewer than a step takes.
-    """
+    """Images that a step of all processes takes, of `images` that each of them sees. Raises a
+    `UserError` for processes that see others than the first, or fewer than a step takes."""
     processes = distributed.size()
     distributed.require_equal("data", images, "give all machines the same images")
     require_images(images, settings.batch_size, settings.accumulate_steps, processes)
@@ -59,7 +56,6 @@ class Plan:
         return self.index(step) * self.per_step
 
     def ends_epoch(self, done: int) -> bool:
-        """Whether an epoch ends when `done` steps are done."""
         return self.index(done) % self.per_epoch == 0
 
     def progress(self, step: int) -> tuple[int, int, int]:
@@ -69,8 +65,7 @@ class Plan:
 
     def places(self, settings: LoopSettings) -> Iterator[Place]:
         """Where each step that is left stands once it is done, in order."""
-        for step in range(self.first + 1, self.total + 1):
-            yield self.after(step, settings)
+        return (self.after(step, settings) for step in range(self.first + 1, self.total + 1))
 
     def after(self, step: int, settings: LoopSettings) -> Place:
         """Where the run stands when `step` steps are done."""
@@ -87,8 +82,7 @@ class Plan:
         return {"step": step, "epoch": epoch, "offset": offset, "per_step": self.per_step}
 
     def describe(self) -> str:
-        steps = f"{self.per_epoch} steps of {self.per_step} an epoch"
-        return f"{steps}, {self.total} steps in all"
+        return f"{self.per_epoch} steps of {self.per_step} an epoch, {self.total} steps in all"
 
 
 def make_plan(

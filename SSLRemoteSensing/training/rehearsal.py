@@ -1,7 +1,7 @@
 """Two steps of a run, measured, before it begins; nothing is written."""
 
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from SSLRemoteSensing.training.plan import images_per_step, make_plan
 from SSLRemoteSensing.training.schedules import build_schedule
@@ -10,22 +10,15 @@ from SSLRemoteSensing.training.task import Task
 from SSLRemoteSensing.training.train_step import TrainStep, open_step
 
 
-@dataclass(frozen=True)
-class Rehearsal:
-    """Losses of a step by name, its seconds, and the most memory so far in bytes: of the GPU where
-    there is one, else of the process."""
-
+class Rehearsal(NamedTuple):
     losses: dict[str, float]
     seconds: float
-    peak: int
+    peak: int  # bytes, the most so far: of the GPU where there is one, else of the process
 
 
 def rehearse(task: Task, settings: LoopSettings) -> None:
-    """Run two steps of `task`; print sizes, losses, memory and what the second step took.
-
-    Raises:
-        UserError: what `engine.fit` refuses before it goes on from a checkpoint.
-    """
+    """Run two steps of `task`; print sizes, losses, memory and what the second step took. What
+    `engine.fit` refuses before it goes on from a checkpoint is refused."""
     images = len(task.dataset)
     per_step = images_per_step(images, settings)
     build_schedule(settings.lr_schedule)
@@ -34,15 +27,11 @@ def rehearse(task: Task, settings: LoopSettings) -> None:
     print(f"{images} images, {plan.describe()}, {step.describe()}")
     batch = task.collate([task.dataset[(0, index)] for index in range(settings.batch_size)])
     for key, value in step.to_device(batch).items():
-        kind = str(value.dtype).removeprefix("torch.")
-        print(f"batch: {key} {tuple(value.shape)} {kind}")
-    rehearsal = measure_step(step, batch, settings.accumulate_steps)
-    losses = ", ".join(f"{name} {value:.4f}" for name, value in rehearsal.losses.items())
-    print(f"losses: {losses}")
-    print(
-        f"one step: {rehearsal.seconds:.3f} s, peak memory {rehearsal.peak / 2**30:.2f} GiB; "
-        f"nothing is written"
-    )
+        print(f"batch: {key} {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}")
+    losses, seconds, peak = measure_step(step, batch, settings.accumulate_steps)
+    print("losses: " + ", ".join(f"{name} {value:.4f}" for name, value in losses.items()))
+    memory = f"peak memory {peak / 2**30:.2f} GiB"
+    print(f"one step: {seconds:.3f} s, {memory}; nothing is written")
 
 
 def measure_step(step: TrainStep, batch: dict, accumulate_steps: int) -> Rehearsal:

@@ -3,105 +3,142 @@
 import contextlib
 import json
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
-from torch.utils.data import DataLoader
 
 from SSLRemoteSensing.core import checkpoints, distributed
+from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import CannotWrite, UserError
 from SSLRemoteSensing.core.files import make_folder
-from SSLRemoteSensing.core.workers import end_workers, name_lost_workers, one_thread
+from SSLRemoteSensing.core.workers import end_workers, name_lost_workers
 from SSLRemoteSensing.training import run_folder
-from SSLRemoteSensing.training.logger import RunLog, Silent
+from SSLRemoteSensing.training.logger import RunLog
 from SSLRemoteSensing.training.meters import LossMeter, Throughput
-from SSLRemoteSensing.training.plan import Plan, images_per_step, make_plan
-from SSLRemoteSensing.training.resume import random_state, resume
-from SSLRemoteSensing.training.sampler import KeySampler
+from SSLRemoteSensing.training.plan import images_per_step, make_plan
+from SSLRemoteSensing.training.resume import compare_cards
+from SSLRemoteSensing.training.sampler import load
 from SSLRemoteSensing.training.schedules import build_schedule
 from SSLRemoteSensing.training.settings import LoopSettings
-from SSLRemoteSensing.training.signals import Received, signals
 from SSLRemoteSensing.training.task import Place, Task
-from SSLRemoteSensing.training.train_step import TrainStep, open_step
+from SSLRemoteSensing.training.train_step import open_step
 
 
-@dataclass
 class Run:
     """A run that has begun. All processes have one; the first one's alone writes.
 
     Where a file cannot be written, training goes on and the next checkpoint is another attempt;
-    `unsaved` has the reason until then. A checkpoint remembers that something else of its epoch
-    could not be written (`pending`), and a run that goes on from it begins there.
+    `unsaved` has the reason until then.
 
     Attributes:
         card: of the task, in JSON's types.
-        schedule: factor of the learning rate, of what `Plan.progress` gives.
         loading: the batches, in order.
         best: the score of `best.pth`, None before there is one.
         saved_at: when the last checkpoint was written, or the run began; in seconds.
+        is_finished: nothing is left to do, and the rest not there.
     """
 
-    task: Task
-    settings: LoopSettings
-    plan: Plan
-    step: TrainStep
-    losses: LossMeter
-    log: RunLog | Silent
-    card: dict
-    schedule: Callable[[int, int, int], float]
-    loading: Iterator[dict]
-    received: Received
-    best: float | None
-    pending: bool
-    unsaved: CannotWrite | None = None
-    throughput: Throughput = field(default_factory=Throughput)
-    saved_at: float = field(default_factory=time.monotonic)
+    def __init__(self, task: Task, settings: LoopSettings, ends: contextlib.ExitStack):
+        self.task, self.settings, self.folder = task, settings, settings.folder
+        images, rank = len(task.dataset), distributed.rank()
+        per_step = images_per_step(images, settings)
+        self.schedule = build_schedule(settings.lr_schedule)
+        self.step = open_step(task.model, settings, task.param_groups)
+        key = "train_cfg.checkpoints.checkpoints_path"
+        distributed.require_shared(make_folder(self.folder, key), key)
+        log_folder = make_folder(settings.log.log_path, "train_cfg.log.log_path")
+        pictures = settings.log.pictures()
+        if pictures is not None:
+            make_folder(pictures, "train_cfg.log.vis_path")
+        if rank == 0:
+            for place in {self.folder.resolve(), log_folder.resolve()}:
+                ends.enter_context(run_folder.locked(place))
+        with distributed.first_before_others():
+            state = run_folder.read(self.folder)
+        reached = None if state is None else state["step"]
+        remedy = f"see that all read the same {self.folder}"
+        distributed.require_equal("latest.pth, step", reached, remedy)
+        self.plan = make_plan(images, per_step, settings.num_epoch, settings.num_step, state)
+        print(f"{images} images, {self.plan.describe()}, {self.step.describe()}")
+        self.losses, self.throughput = LossMeter(task.dataset, max(1, images // 100)), Throughput()
+        if rank > 0:  # the weights are the same everywhere, dropout is each process's own
+            torch.manual_seed(settings.seed + rank)
+        # In JSON's types, which a checkpoint can hold without pickling objects.
+        self.card = json.loads(json.dumps(task.card, default=str))
+        self.best, self.unsaved, self.saved_at = None, None, time.monotonic()
+        self.is_finished = state is not None and not self.go_on(state)
+        if self.is_finished:
+            return
+        del state  # its copy of all weights
+        batches = load(task, settings, self.plan, pins=self.step.device.type == "cuda")
+        if task.begin is not None and rank == 0:
+            task.begin()
+        first, total = self.plan.first, self.plan.total
+        self.log = RunLog(log_folder if rank == 0 else None, first, total, pictures)
+        ends.callback(self.log.close)
+        ends.enter_context(name_lost_workers())
+        ends.callback(end_workers, batches)
+        self.received = ends.enter_context(signals())
+        self.loading = iter(self.step.ahead(batches))
 
-    def places(self) -> Iterator[Place]:
-        """Where each step that is left stands once it is done."""
-        return self.plan.places(self.settings)
+    def go_on(self, state: dict) -> bool:
+        """Give network, optimizer, generators and losses what `state`, from `run_folder.read`,
+        holds of them; say what differs. Whether anything is left to do.
 
-    def first_place(self) -> Place:
-        """Where the run stands before its first step."""
-        return self.plan.after(self.plan.first, self.settings)
+        Raises:
+            UserError: another network or optimizer; a last epoch that these steps cannot end.
+        """
+        plan, images, path = self.plan, len(self.task.dataset), self.folder / "latest.pth"
+        compare_cards(state["card"], self.card, path)
+        if plan.first >= plan.total:
+            if not plan.counts_steps and state["epoch"] < plan.epoch(plan.total):
+                raise UserError(
+                    f"train_cfg.batch_size: the rest of the last epoch is less than a step of "
+                    f"{plan.per_step} images; go on with steps of {state['per_step']}"
+                )
+            print(f"{self.folder}: all {plan.total} steps are done, nothing is left to do")
+            return False
+        self.best = state["best"]
+        self.step.load_state_dict(state, path)
+        rank, processes = distributed.rank(), state["processes"]
+        for part in processes[rank :: distributed.size()]:
+            self.losses.load_state_dict(part["history"])
+        if rank < len(processes):
+            self.step.set_random_state(processes[rank]["random"])
+        if state["images"] != images:
+            before = state["images"]
+            warn(f"going on with {images} images, so far {before}: their order is another one")
+        if state["per_step"] != plan.per_step:
+            print(
+                f"going on with steps of {plan.per_step} images, so far {state['per_step']}: at "
+                f"image {plan.position(plan.first)['offset']} of the epoch"
+            )
+        place = f"step {plan.first} of {plan.total}, epoch {plan.epoch(plan.first)}"
+        print(f"going on from {path}: {place}")
+        return True
 
-    def start_clocks(self) -> None:
-        """What came before the first step is no time of training."""
-        self.throughput.pause()
-        self.saved_at = time.monotonic()
-
-    def lr_factor(self, place: Place) -> float:
-        return self.schedule(*self.plan.progress(place.step - 1))
-
-    def batches(self) -> Iterator[tuple[dict, bool]]:
-        """The batches of a step, and whether each is the last of them; the wait is counted."""
-        for number in range(self.settings.accumulate_steps):
-            with self.throughput.waiting():
+    def batches(self) -> Iterator[tuple[dict, float, bool]]:
+        """The batches of a step, the share of each in it, and whether it is the last of them; the
+        wait for them is counted."""
+        count = self.settings.accumulate_steps
+        for number in range(count):
+            with self.throughput.spending("waiting"):
                 batch = next(self.loading)
-            yield batch, number == self.settings.accumulate_steps - 1
+            yield batch, 1 / count, number == count - 1
 
-    def end_step(self) -> None:
-        self.log.step()
-        self.throughput.images += self.plan.per_step
-
-    def ask(self) -> Callable[[], list[int]]:
-        """The signal that stops the run, or 0, and whether a checkpoint is asked for: as one of the
-        processes knows it now, to be read once the step is under way."""
-        return distributed.ask(self.wishes)
+    def write(self, place: Place, figures: dict) -> None:
+        """An entry of the log."""
+        self.log.write({"step": place.step, "epoch": place.epoch} | figures)
 
     def wishes(self) -> tuple[int, int]:
+        """The signal that stops the run, or 0, and whether a checkpoint is asked for."""
         minutes = self.settings.checkpoints.save_minutes or math.inf
         is_due = time.monotonic() - self.saved_at >= 60 * minutes
         return self.received.stop, int(is_due or self.received.save)
-
-    def begin_saving(self, place: Place) -> None:
-        """Raise a `UserError` where what is to be saved is not finite."""
-        self.received.save = False
-        self.losses.check(self.log.say)
-        self.step.require_finite(place.step)
-        self.unsaved = None
 
     def attempt_to_save(self, write: Callable, *args) -> bool:
         """Call `write` on the first process; whether it could, on the others True."""
@@ -121,115 +158,78 @@ class Run:
         if self.best is not None and score <= self.best:
             return
         weights = {"model": self.step.model.state_dict(), "step": place.step, "card": self.card}
-        if self.attempt_to_save(checkpoints.write, self.settings.folder / "best.pth", weights):
+        if self.attempt_to_save(checkpoints.write, self.folder / "best.pth", weights):
             self.best = score
 
-    def write_checkpoint(self, place: Place, finished_epoch: int | None) -> None:
-        """Write all that going on needs, after an epoch as its checkpoint, too."""
-        own = {"random": random_state(self.step.device), "history": self.losses.state_dict()}
+    def write_checkpoint(self, place: Place) -> None:
+        """Write all that going on needs, after an epoch as its checkpoint, too; nothing where
+        something else of that epoch could not be written."""
+        own = {"random": self.step.random_state(), "history": self.losses.state_dict()}
         contents = self.step.state_dict() | self.plan.position(place.step)
-        contents |= {
-            "best": self.best,
-            "images": len(self.task.dataset),
-            "pending": self.unsaved is not None,
-            "processes": distributed.all_gather_object(own),
-            "card": self.card,
-        }
-        folder, max_keep = self.settings.folder, self.settings.checkpoints.max_keep
-        self.attempt_to_save(run_folder.save, folder, contents, finished_epoch, max_keep)
+        contents |= {"best": self.best, "images": len(self.task.dataset), "card": self.card}
+        contents["processes"] = distributed.all_gather_object(own)
+        finished_epoch = place.epoch + 1 if place.is_checkpoint else None
+        max_keep = self.settings.checkpoints.max_keep
+        if self.unsaved is None:
+            self.attempt_to_save(run_folder.save, self.folder, contents, finished_epoch, max_keep)
         distributed.barrier()
 
-    def require_saved(self) -> None:
-        """Raise the `CannotWrite` of what the last checkpoint could not write."""
+    def end(self, place: Place, number: int) -> None:
+        """End the program as signal `number` asks; after the last step it ends by itself.
+
+        What could not be written of the last checkpoint is an error.
+        """
         if self.unsaved:
             raise self.unsaved
-
-    def end_early(self, place: Place, signal: int) -> None:
-        """End the program as `signal` asks, once all is saved; the last step ends by itself."""
-        self.require_saved()
         if not place.is_last:
             self.log.say(f"stopped after step {place.step}; the same command goes on from there")
-            raise SystemExit(128 + signal)
+            raise SystemExit(128 + number)
 
 
 @contextlib.contextmanager
-def open_run(task: Task, settings: LoopSettings) -> Iterator[Run | None]:
-    """The run of `task` in its folder, for as long as the block lasts; None where it is done.
+def open_run(task: Task, settings: LoopSettings) -> Iterator[Run]:
+    """The run of `task` in its folder, for as long as the block lasts.
 
     Its folder is locked, what its `latest.pth` holds is gone on with, `task.begin` is called, and
-    signals are noted. The order of what is drawn at random hangs on the order of these lines.
+    signals are noted. What is drawn at random hangs on the order in which `Run` does so.
 
     Raises:
         UserError: fewer images than a step takes, a folder that cannot be written or is another
             run's, a checkpoint of another network; processes that see other images or another
             folder than the first.
     """
-    images, rank = len(task.dataset), distributed.rank()
-    per_step = images_per_step(images, settings)
-    schedule = build_schedule(settings.lr_schedule)
-    step = open_step(task.model, settings, task.param_groups)
-    folder, key = settings.folder, "train_cfg.checkpoints.checkpoints_path"
-    distributed.require_shared(make_folder(folder, key), key)
-    log_folder = make_folder(settings.log.log_path, "train_cfg.log.log_path")
-    pictures = settings.log.pictures()
-    if pictures is not None:
-        make_folder(pictures, "train_cfg.log.vis_path")
     with contextlib.ExitStack() as ends:
-        if rank == 0:
-            for place in {folder.resolve(), log_folder.resolve()}:
-                ends.enter_context(run_folder.locked(place))
-        with distributed.first_before_others():
-            state = run_folder.read(folder)
-        reached = None if state is None else state["step"]
-        remedy = f"see that all read the same {folder}"
-        distributed.require_equal("latest.pth, step", reached, remedy)
-        plan = make_plan(images, per_step, settings.num_epoch, settings.num_step, state)
-        print(f"{images} images, {plan.describe()}, {step.describe()}")
-        losses = LossMeter(task.dataset, limit=max(1, images // 100))
-        if rank > 0:  # the weights are the same everywhere, dropout is each process's own
-            torch.manual_seed(settings.seed + rank)
-        card, best, pending = plain_card(task.card), None, False
-        if state is not None:
-            if not resume(state, folder, card, plan, images, step, losses):
-                yield None
-                return
-            best, pending = state["best"], state["pending"]
-        del state  # its copy of all weights
-        loading = load(task, settings, plan, step.device)
-        if task.begin is not None and rank == 0:
-            task.begin()
-        log = RunLog(log_folder, plan.first, plan.total, pictures) if rank == 0 else Silent()
-        ends.callback(log.close)
-        ends.enter_context(name_lost_workers())
-        ends.callback(end_workers, loading)
-        received = ends.enter_context(signals())
-        yield Run(
-            task, settings, plan, step, losses, log, card, schedule, iter(step.ahead(loading)),
-            received, best, pending,
-        )  # fmt: skip
+        yield Run(task, settings, ends)
 
 
-def load(task: Task, settings: LoopSettings, plan: Plan, device: torch.device) -> Iterator[dict]:
-    """The batches of this process for the steps that are left, read by its workers."""
-    several = settings.accumulate_steps
-    sampler = KeySampler(
-        len(task.dataset), settings.batch_size, plan.per_epoch * several,
-        plan.index(plan.first) * several, plan.index(plan.total) * several, settings.seed,
-        distributed.rank(), distributed.size(),
-    )  # fmt: skip
-    loader = DataLoader(
-        task.dataset,
-        batch_sampler=sampler,
-        collate_fn=task.collate,
-        num_workers=settings.num_workers,
-        prefetch_factor=4 if settings.num_workers else None,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=one_thread,
-        generator=torch.Generator(),  # its own: the loader must not draw from the model's
-    )
-    return iter(loader)
+@dataclass
+class Received:
+    stop: int = 0  # the first signal that stops the run, or none
+    save: bool = False  # one asks for a checkpoint
 
 
-def plain_card(card: dict) -> dict:
-    """`card` in JSON's types, which a checkpoint can hold without pickling objects."""
-    return json.loads(json.dumps(card, default=str))
+@contextlib.contextmanager
+def signals() -> Iterator[Received]:
+    """Note SIGINT and SIGTERM, which stop the run after a step, and SIGUSR1, which has it save; a
+    second SIGINT ends at once.
+
+    A second SIGTERM does not: some batch systems signal a process and its parent, which passes it.
+    """
+    received = Received()
+
+    def note(number: int, frame) -> None:
+        if number == signal.SIGUSR1:
+            received.save = True
+            return
+        received.stop = received.stop or number
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
+
+    is_main = threading.current_thread() is threading.main_thread()  # only there can they be set
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) if is_main else ()
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

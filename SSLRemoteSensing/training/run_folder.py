@@ -20,18 +20,14 @@ from SSLRemoteSensing.core.files import atomic, write_text
 from SSLRemoteSensing.core.machine import device_name, versions
 
 RUN_KEYS = {"model", "optimizer", "step", "epoch", "offset", "per_step", "best", "images"}
-RUN_KEYS |= {"processes", "card", "pending"}
+RUN_KEYS |= {"processes", "card"}
 EPOCH_FILE = re.compile(r"epoch_(\d+)\.pth")
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other runs out of `folder` for as long as the block lasts; clear up after killed ones.
-
-    The lock is the system's, on the file `.lock`: it ends with the process, however that ends.
-
-    Raises:
-        UserError: another run holds it.
+    """Keep other runs out of `folder` while the block lasts, or raise a `UserError` where one is
+    there; clear up after killed ones. The lock on `.lock` ends with the process, however that ends.
     """
     path = folder / ".lock"
     lock = lock_file(path)
@@ -54,17 +50,16 @@ def lock_file(path: Path) -> int:
         except OSError as error:
             raise UserError(f"{path}: cannot be opened ({error.strerror})") from error
         try:
-            # Not flock: a loader's workers would share that, and live on for seconds after SIGKILL.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            holder = os.pread(lock, 200, 0).decode(errors="replace").strip()
+            other = take_lock(lock, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            other = None
+            warn(f"{path.parent}: cannot be locked against a second run")
+        if other is not None:
             os.close(lock)
             raise UserError(
-                f"{path.parent}: another run is writing there ({holder}); wait for it, or set "
+                f"{path.parent}: another run is writing there ({other}); wait for it, or set "
                 f"another checkpoints_path"
-            ) from error
-        except OSError:  # a file system without locks
-            warn(f"{path.parent}: cannot be locked against a second run")
+            )
         with contextlib.suppress(OSError):  # a full disk: the name only serves a message
             os.truncate(lock, 0)
             os.pwrite(lock, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
@@ -75,23 +70,27 @@ def lock_file(path: Path) -> int:
         os.close(lock)
 
 
+def take_lock(lock: int, kind: int) -> str | None:
+    """Lock an open file; which process has it already, None where it is now this one's."""
+    try:
+        # Not flock: a loader's workers would share that, and live on for seconds after SIGKILL.
+        fcntl.lockf(lock, kind | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return os.pread(lock, 200, 0).decode(errors="replace").strip() or "an unknown process"
+    return None
+
+
 def holder(folder: Path) -> str | None:
     """Which run writes in `folder` now, None where none does or where that cannot be seen.
 
     Nothing is written. The lock is tried, shared, for an instant; it must be another process's.
     """
-    try:
+    with contextlib.suppress(OSError):
         lock = os.open(folder / ".lock", os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return os.pread(lock, 200, 0).decode(errors="replace").strip() or "an unknown process"
-    except OSError:
-        return None
-    finally:
-        os.close(lock)
+        try:
+            return take_lock(lock, fcntl.LOCK_SH)
+        finally:
+            os.close(lock)
     return None
 
 
@@ -102,11 +101,8 @@ def epochs(folder: Path) -> list[tuple[int, Path]]:
 
 
 def save(folder: Path, state: dict, finished_epoch: int | None, max_keep: int) -> None:
-    """Write `latest.pth`; after an epoch `epoch_NNNN.pth` too, the newest `max_keep` kept.
-
-    Raises:
-        CannotWrite: the disk is full, say; no file has been replaced by less.
-    """
+    """Write `latest.pth`; after an epoch `epoch_NNNN.pth` too, the newest `max_keep` kept. Where a
+    `CannotWrite` is raised no file has been replaced by less."""
     if finished_epoch is None:
         checkpoints.write(folder / "latest.pth", state)
         return
@@ -133,20 +129,18 @@ def read(folder: str | Path) -> dict | None:
         UserError: no checkpoint of a run; damaged, and no epoch to go back to.
     """
     folder = Path(folder)
-    latest, damage = folder / "latest.pth", None
+    latest, damage, what = folder / "latest.pth", None, "is not there"
     if latest.exists():
         try:
             return read_state(latest)
         except checkpoints.Damaged as error:
-            damage = error
-    files = epochs(folder)
-    for _, file in reversed(files):
+            damage, what = error, "damaged, put aside as latest.damaged.pth"
+    files = [file for _, file in epochs(folder)]
+    for file in reversed(files):
         with contextlib.suppress(checkpoints.Damaged):
             state = read_state(file)
-            what = "is not there"
             if damage:
                 os.replace(latest, folder / "latest.damaged.pth")
-                what = "damaged, put aside as latest.damaged.pth"
             checkpoints.write(latest, state)
             warn(f"{latest}: {what}; going back to {file.name}, step {state['step']}")
             return state
@@ -159,7 +153,7 @@ def read(folder: str | Path) -> dict | None:
 
 
 def read_state(path: Path) -> dict:
-    state = checkpoints.read(path, sealed=True)
+    state = checkpoints.read(path)
     missing = RUN_KEYS - state.keys()
     if missing:
         earlier = {"model", "optimizer", "step"} <= state.keys()
@@ -168,6 +162,8 @@ def read_state(path: Path) -> dict:
             f"{path}: {reason}, lacks {', '.join(sorted(missing))}; move it away or set another "
             f"checkpoints_path"
         )
+    if state.pop("pending", False):  # at version 1, where the disk was full
+        raise checkpoints.Damaged(f"{path}: other files of its epoch could not be written")
     return state
 
 
@@ -178,14 +174,12 @@ def write_run_card(config: dict) -> None:
         runs = json.loads(path.read_text())["runs"]
     except (OSError, ValueError, KeyError, TypeError):
         runs = []
-    runs.append(
-        {
-            "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-            "command": this_command().removeprefix("python "),
-            "versions": versions(),
-            "device": device_name(),
-            "processes": distributed.size(),
-            "config": config,
-        }
-    )
-    write_text(path, json.dumps({"runs": runs}, indent=2, default=str) + "\n")
+    card = {
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "command": this_command().removeprefix("python "),
+        "versions": versions(),
+        "device": device_name(),
+        "processes": distributed.size(),
+        "config": config,
+    }
+    write_text(path, json.dumps({"runs": [*runs, card]}, indent=2, default=str) + "\n")

@@ -1,10 +1,20 @@
-"""Which sample comes when, as a function of the step alone."""
+"""Which sample comes when, as a function of the step alone; and the loader that reads them."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from SSLRemoteSensing.core import distributed
+from SSLRemoteSensing.core.workers import one_thread
+from SSLRemoteSensing.training.plan import Plan
+from SSLRemoteSensing.training.settings import LoopSettings
+from SSLRemoteSensing.training.task import Task
 
 
+@dataclass(frozen=True)
 class KeySampler:
     """Batches of (epoch, index) keys from batch number `first` up to `last`, over all epochs.
 
@@ -14,38 +24,54 @@ class KeySampler:
     runs through all epochs, so that a loader's workers never pause between two of them, and going
     on in mid-epoch is starting at another `first`.
 
-    Args:
+    Attributes:
         size: number of samples in the data set.
         batch_size: samples of this process.
         per_epoch: batches an epoch.
     """
 
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        per_epoch: int,
-        first: int,
-        last: int,
-        seed: int,
-        rank: int = 0,
-        processes: int = 1,
-    ):
-        assert 0 < per_epoch * batch_size * processes <= size
-        assert 0 <= rank < processes
-        self.size, self.batch_size, self.per_epoch = size, batch_size, per_epoch
-        self.first, self.last, self.seed = first, last, seed
-        self.rank, self.processes = rank, processes
+    size: int
+    batch_size: int
+    per_epoch: int
+    first: int
+    last: int
+    seed: int
+    rank: int = 0
+    processes: int = 1
+
+    def __post_init__(self):
+        assert 0 < self.per_epoch * self.batch_size * self.processes <= self.size
+        assert 0 <= self.rank < self.processes
 
     def __len__(self) -> int:
         return max(0, self.last - self.first)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order, drawn = None, None
         for number in range(self.first, self.last):
             epoch, place = divmod(number, self.per_epoch)
-            if epoch != drawn:
+            if number == self.first or place == 0:
                 order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
-                drawn = epoch
             start = (place * self.processes + self.rank) * self.batch_size
             yield [(epoch, int(index)) for index in order[start : start + self.batch_size]]
+
+
+def load(task: Task, settings: LoopSettings, plan: Plan, pins: bool) -> Iterator[dict]:
+    """The batches of this process for the steps that are left, read by its workers; where it `pins`
+    them, into memory that a GPU copies from while it works."""
+    several = settings.accumulate_steps
+    sampler = KeySampler(
+        len(task.dataset), settings.batch_size, plan.per_epoch * several,
+        plan.index(plan.first) * several, plan.index(plan.total) * several, settings.seed,
+        distributed.rank(), distributed.size(),
+    )  # fmt: skip
+    loader = DataLoader(
+        task.dataset,
+        batch_sampler=sampler,
+        collate_fn=task.collate,
+        num_workers=settings.num_workers,
+        prefetch_factor=4 if settings.num_workers else None,
+        pin_memory=pins,
+        worker_init_fn=one_thread,
+        generator=torch.Generator(),  # its own: the loader must not draw from the model's
+    )
+    return iter(loader)

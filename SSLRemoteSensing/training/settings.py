@@ -9,6 +9,8 @@ from SSLRemoteSensing.core.distributed import size
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.training.schedules import OPTIMIZERS, SCHEDULES
 
+ABOVE_ZERO = 1e-12
+
 
 def divide_batch(train_cfg: dict, processes: int | None = None) -> dict:
     """`train_cfg` with batch_size = global_batch_size / processes, where that is given.
@@ -16,11 +18,10 @@ def divide_batch(train_cfg: dict, processes: int | None = None) -> dict:
     Raises:
         UserError: a global_batch_size that does not divide by the number of processes.
     """
+    whole, processes = train_cfg.get("global_batch_size"), processes or size()
     rest = {key: value for key, value in train_cfg.items() if key != "global_batch_size"}
-    whole = train_cfg.get("global_batch_size")
     if whole is None:
         return rest
-    processes = processes or size()
     if whole < 1 or whole % processes:
         raise UserError(
             f"train_cfg.global_batch_size={whole}: must be a multiple of the {processes} processes"
@@ -28,17 +29,12 @@ def divide_batch(train_cfg: dict, processes: int | None = None) -> dict:
     return rest | {"batch_size": whole // processes}
 
 
-def check_counts(least: dict[str, tuple[float | None, float]]) -> None:
-    """Raise a `UserError` for a number below its least: key -> (value, least)."""
-    for key, (value, bound) in least.items():
-        if value is not None and value < bound:
-            raise UserError(f"train_cfg.{key}={value}: must be at least {bound}")
-
-
-def require_one_length(num_epoch: int | None, num_step: int | None) -> None:
-    """Raise a `UserError` unless exactly one of both is given."""
-    if (num_epoch is None) == (num_step is None):
-        raise UserError("train_cfg: give either num_epoch or num_step")
+def check_least(settings, least: dict[str, float], path: str = "train_cfg") -> None:
+    """Raise a `UserError` for a number of `settings` below its least."""
+    for key, bound in least.items():
+        value = getattr(settings, key)
+        if value is not None and not value >= bound:
+            raise UserError(f"{path}.{key}={value}: must be at least {bound}")
 
 
 @dataclass
@@ -61,12 +57,7 @@ class LogSettings:
     vis_path: str = ""
 
     def __post_init__(self):
-        if self.log_step < 1:
-            raise UserError(f"train_cfg.log.log_step={self.log_step}: must be at least 1")
-        if self.vis_step < 0:
-            raise UserError(
-                f"train_cfg.log.vis_step={self.vis_step}: must be at least 1, or 0 for no pictures"
-            )
+        check_least(self, {"log_step": 1, "vis_step": 0}, "train_cfg.log")
 
     def pictures(self) -> Path | None:
         """The folder of the PNG files, None where none are written."""
@@ -93,12 +84,8 @@ class CheckpointSettings:
     save_minutes: float | None = None
 
     def __post_init__(self):
-        if self.save_step < 1 or self.max_keep < 1:
-            raise UserError("train_cfg.checkpoints: save_step and max_keep must be at least 1")
-        if self.save_minutes is not None and not self.save_minutes > 0:
-            raise UserError(
-                f"train_cfg.checkpoints.save_minutes={self.save_minutes}: must be above 0"
-            )
+        least = {"save_step": 1, "max_keep": 1, "save_minutes": ABOVE_ZERO}
+        check_least(self, least, "train_cfg.checkpoints")
 
 
 @dataclass
@@ -161,19 +148,11 @@ class LoopSettings:
             self.checkpoints = CheckpointSettings(**self.checkpoints)
         if isinstance(self.log, dict):
             self.log = LogSettings(**self.log)
-        check_counts(
-            {
-                "batch_size": (self.batch_size, 1),
-                "accumulate_steps": (self.accumulate_steps, 1),
-                "num_epoch": (self.num_epoch, 1),
-                "num_step": (self.num_step, 1),
-                "num_workers": (self.num_workers, 0),
-                "seed": (self.seed, 0),
-                "clip_grad_norm": (self.clip_grad_norm, 1e-12),
-                "max_skipped_steps": (self.max_skipped_steps, 0),
-            }
-        )
-        require_one_length(self.num_epoch, self.num_step)
+        least = dict.fromkeys(("batch_size", "accumulate_steps", "num_epoch", "num_step"), 1)
+        least |= dict.fromkeys(("num_workers", "seed", "max_skipped_steps"), 0)
+        check_least(self, least | {"clip_grad_norm": ABOVE_ZERO})
+        if (self.num_epoch is None) == (self.num_step is None):
+            raise UserError("train_cfg: give either num_epoch or num_step")
 
     @property
     def folder(self) -> Path:

@@ -23,12 +23,11 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Seen:
-    """What a monitor saw: figures for the log, warnings by kind, pictures, R, G, B uint8 (H, W, 3),
-    by name."""
+    """What a monitor saw: figures for the log, warnings by kind, pictures by name."""
 
     figures: dict[str, float | None] = field(default_factory=dict)
     warnings: dict[str, str] = field(default_factory=dict)
-    pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)  # R, G, B uint8 (H, W, 3)
 
 
 class Monitor(Protocol):

@@ -13,19 +13,10 @@ GROUPS = {
     "val_": "validation",
     "probe_": "probe",
 }
-GROUP_OF = {
-    "loss": "losses/sum",
-    "effective_rank": "embeddings/effective_rank",
-    "alignment": "embeddings/alignment",
-    "uniformity": "embeddings/uniformity",
-    "lr": "course/lr",
-    "images_per_second": "course/images_per_second",
-    "data_wait": "course/data_wait",
-    "watching": "course/watching",
-    "memory_gb": "course/memory_gb",
-    "probe_seconds": "course/probe_seconds",
-    "probe_share": "course/probe_share",
-}
+COURSE = ("lr", "images_per_second", "data_wait", "watching", "memory_gb")
+COURSE += ("probe_seconds", "probe_share")
+GROUP_OF = {key: f"course/{key}" for key in COURSE} | {"loss": "losses/sum"}
+GROUP_OF |= {key: f"embeddings/{key}" for key in ("effective_rank", "alignment", "uniformity")}
 # The page "Custom scalars": chart -> patterns of tags whose curves it holds. What is learnt stands
 # first, three or four charts a row; TensorBoard matches a pattern with how a tag begins.
 CHARTS = {
@@ -42,9 +33,7 @@ CHARTS = {
     "learning rate": ["course/lr"],
     "images a second, watching left out": ["course/images_per_second"],
     "share of the time: waiting for data, watching, probe": [
-        "course/data_wait",
-        "course/watching",
-        "course/probe_share",
+        f"course/{key}" for key in ("data_wait", "watching", "probe_share")
     ],
     "memory, peak, GB": ["course/memory_gb"],
     "accuracy by transform": ["transforms/accuracy_.*"],
@@ -64,13 +53,16 @@ class Board:
     def __init__(
         self, folder: Path, first: int, keys: set[str], complain: Callable[[OSError], None]
     ):
-        # Imported here: it takes a second, which a config error need not wait for.
-        from torch.utils.tensorboard import SummaryWriter
-
         self.folder, self.keys, self.complain = folder, set(keys), complain
         # Also of a run that starts anew: one that was killed before its first save left events.
         # Its entry of step 0, if it has one, goes with them.
-        self.writer = SummaryWriter(str(folder), purge_step=first + 1 if first else 0)
+        self.open(first + 1 if first else 0)
+
+    def open(self, purge_step: int) -> None:
+        # Imported here: it takes a second, which a config error need not wait for.
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(self.folder), purge_step=purge_step)
         self.charts: dict = {}  # as laid out in this writer's file
 
     def draw(self, step: int, scalars: dict[str, float]) -> None:
@@ -103,12 +95,9 @@ class Board:
 
     def write(self, add: Callable, step: int) -> None:
         """Call `add` with TensorBoard's writer, and see that the disk has what it adds."""
-        from torch.utils.tensorboard import SummaryWriter
-
         try:
             if self.writer is None:  # after an error, of which TensorBoard's thread has ended
-                self.writer = SummaryWriter(str(self.folder), purge_step=step)
-                self.charts = {}
+                self.open(step)
             add(self.writer)
             self.writer.flush()  # else SIGKILL loses two minutes of entries
         except OSError as error:
@@ -116,11 +105,11 @@ class Board:
             self.writer = None
 
     def close(self) -> None:
-        if self.writer is not None:
-            try:
+        try:
+            if self.writer is not None:
                 self.writer.close()
-            except OSError as error:
-                self.complain(error)
+        except OSError as error:
+            self.complain(error)
 
 
 def tag(key: str) -> str:
@@ -135,10 +124,8 @@ def tag(key: str) -> str:
 
 def charts(keys: Iterable[str]) -> dict:
     """The charts that have a curve among `keys`, for `SummaryWriter.add_custom_scalars`."""
-    tags = [tag(key) for key in keys]
-    shown = {
-        title: ["Multiline", patterns]
-        for title, patterns in CHARTS.items()
-        if any(re.fullmatch(pattern, name) for pattern in patterns for name in tags)
-    }
+    tags, shown = [tag(key) for key in keys], {}
+    for title, patterns in CHARTS.items():
+        if any(re.fullmatch(pattern, name) for pattern in patterns for name in tags):
+            shown[title] = ["Multiline", patterns]
     return {"run": shown} if shown else {}

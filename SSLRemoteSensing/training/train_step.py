@@ -2,8 +2,10 @@
 
 import contextlib
 import inspect
+import itertools
 import resource
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -20,28 +22,19 @@ from SSLRemoteSensing.training.settings import LoopSettings
 CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # modes of torch.compile
 
 
-def check_graphs(device: torch.device, accumulate_steps: int, compile: bool | str) -> None:
-    """Raise a `UserError` for a mode of torch.compile that a step of several batches cannot use."""
-    if device.type == "cuda" and accumulate_steps > 1 and compile in CUDA_GRAPHS:
-        raise UserError(
-            f"train_cfg.compile={compile!r}: its CUDA graphs cannot add up the gradients of "
-            f"accumulate_steps={accumulate_steps}; set compile=True"
-        )
-
-
 def open_step(
     model: nn.Module, settings: LoopSettings, param_groups: list[dict] | None = None
 ) -> "TrainStep":
-    """The step of `model` as `settings` say.
-
-    Raises:
-        UserError: a device, mode or optimizer that cannot be had.
-    """
-    device = choose_device(settings.device)
-    check_graphs(device, settings.accumulate_steps, settings.compile)
+    """The step of `model` as `settings` say; a `UserError` for what of them cannot be had."""
+    device, compile = choose_device(settings.device), settings.compile
+    if device.type == "cuda" and settings.accumulate_steps > 1 and compile in CUDA_GRAPHS:
+        raise UserError(
+            f"train_cfg.compile={compile!r}: its CUDA graphs cannot add up the gradients of "
+            f"accumulate_steps={settings.accumulate_steps}; set compile=True"
+        )
     return TrainStep(
         model, settings.optimizer, device, settings.precision, settings.channels_last,
-        settings.compile, settings.clip_grad_norm, param_groups, settings.sync_bn,
+        compile, settings.clip_grad_norm, param_groups, settings.sync_bn,
     )  # fmt: skip
 
 
@@ -50,14 +43,10 @@ class TrainStep:
     it.
 
     With several processes the gradient is the mean over them. `sync_bn` alone makes the CPU wait
-    for the GPU, in each of its layers.
+    for the GPU, in each of its layers. The arguments are as `LoopSettings` has them.
 
     Args:
-        optimizer: an entry of `OPTIMIZERS` by `name`, with its parameters.
-        precision: 'fp32'; 'bf16' (autocast); 'auto', bf16 where the hardware has it.
-        compile: False, True, or a mode of torch.compile.
         param_groups: groups as torch's optimizers take them, with `lr_factor` besides.
-        sync_bn: take the statistics of batch normalization over all processes.
     """
 
     def __init__(
@@ -115,10 +104,9 @@ class TrainStep:
         moved = {}
         for key, value in batch.items():
             if isinstance(value, Tensor) and key != "index":
-                value = value.to(self.device, non_blocking=True)
+                moved[key] = value.to(self.device, non_blocking=True)
                 if value.ndim == 4:
-                    value = value.contiguous(memory_format=self.memory_format)
-                moved[key] = value
+                    moved[key] = moved[key].contiguous(memory_format=self.memory_format)
         return moved
 
     def ahead(self, batches: Iterable[dict]) -> Iterator[dict]:
@@ -129,40 +117,33 @@ class TrainStep:
         if self.device.type != "cuda":
             yield from batches
             return
-        stream, ahead = torch.cuda.Stream(self.device), None
-        for batch in batches:
-            with torch.cuda.stream(stream):
-                moved = self.to_device(batch)
-                copied = stream.record_event()
-            if ahead is not None:
-                yield self.arrived(*ahead)
-            ahead = batch, moved, copied
-        if ahead is not None:
-            yield self.arrived(*ahead)
+        stream, before = torch.cuda.Stream(self.device), None
+        for batch in itertools.chain(batches, [None]):
+            if batch is not None:
+                with torch.cuda.stream(stream):
+                    moved = self.to_device(batch)
+                    begun = batch, moved, stream.record_event()
+            if before is not None:
+                batch_before, tensors, copied = before
+                now = torch.cuda.current_stream(self.device)
+                now.wait_event(copied)  # the stream waits, not the CPU
+                for value in tensors.values():  # their memory is not free before it is done
+                    value.record_stream(now)
+                yield batch_before | tensors
+            before = begun if batch is not None else None
 
-    def arrived(self, batch: dict, moved: dict[str, Tensor], copied: torch.cuda.Event) -> dict:
-        """`batch` with the tensors `moved`, for which the current stream (not the CPU) waits."""
-        now = torch.cuda.current_stream(self.device)
-        now.wait_event(copied)
-        for value in moved.values():  # their memory is not free before this stream is done
-            value.record_stream(now)
-        return batch | moved
+    def autocast(self) -> torch.autocast:
+        enabled = self.precision == "bf16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def forward(self, batch: dict) -> dict[str, Tensor]:
-        enabled = self.precision == "bf16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled):
+        with self.autocast():
             return self.net(batch)
 
     def observe(self, watch: Callable, *given):
-        """What `watch` makes of what it is given, in the precision of training.
-
-        The first process alone does so: nothing in it is put together with the others.
-        """
-        enabled = self.precision == "bf16"
-        with (
-            distributed.alone(),
-            torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled),
-        ):
+        """What `watch` makes of what it is given, in the precision of training, by the first
+        process alone: nothing in it is put together with the others."""
+        with distributed.alone(), self.autocast():
             return watch(*given)
 
     def forward_backward(
@@ -197,9 +178,6 @@ class TrainStep:
             norm = self.gradient_norm() if norm is None else norm
             nn.utils.clip_grads_with_norm_(self.model.parameters(), self.clip_grad_norm, norm)
         self.optimizer.step()
-        self.forget_gradient()
-
-    def forget_gradient(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
 
     def statistics(self) -> list[Tensor]:
@@ -208,7 +186,7 @@ class TrainStep:
 
     def undo(self, statistics: list[Tensor]) -> None:
         """Forget the gradient, and give the buffers back what `statistics` kept of them."""
-        self.forget_gradient()
+        self.optimizer.zero_grad(set_to_none=True)
         for buffer, value in zip(self.model.buffers(), statistics, strict=True):
             buffer.copy_(value)
 
@@ -226,42 +204,36 @@ class TrainStep:
         if not torch.stack([value.isfinite().all() for value in values]).all():
             raise UserError(f"step {step}: weights are not finite; {STOPPED}")
 
+    def random_state(self) -> dict:
+        """The states of torch's generators, which dropout draws from."""
+        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+    def set_random_state(self, state: dict) -> None:
+        torch.set_rng_state(state["cpu"])
+        if self.device.type == "cuda" and state["cuda"] is not None:
+            torch.cuda.set_rng_state(state["cuda"], self.device)
+
     def state_dict(self) -> dict:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
 
-    def load_state_dict(self, state: dict, source: str) -> None:
+    def load_state_dict(self, state: dict, source: str | Path) -> None:
+        groups = self.optimizer.param_groups
+        ours = [{k: v for k, v in group.items() if k != "params"} for group in groups]
         try:
             self.model.load_state_dict(state["model"])
-            # The moments are the checkpoint's; rate, decay and the like are the config's.
-            ours = [
-                {k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups
-            ]
             self.optimizer.load_state_dict(state["optimizer"])
-            for group, settings in zip(self.optimizer.param_groups, ours, strict=True):
-                group.update(settings)
-            self.lay_out_moments()
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{source}: is of another network or optimizer than the config's ({reason}); "
                 f"set another checkpoints_path or the old config"
             ) from error
-
-    def lay_out_moments(self) -> None:
-        """Lay out what the optimizer remembers of each weight as the weight itself is.
-
-        Fused kernels go through both in memory's order, and would pair values of different places
-        where a checkpoint was written in another memory format. They count steps on the device.
-        """
-        for group in self.optimizer.param_groups:
-            on_device = group.get("fused") or group.get("capturable")
+        for group, settings in zip(self.optimizer.param_groups, ours, strict=True):
+            # The moments are the checkpoint's; rate, decay and the like are the config's.
+            group.update(settings)
             for weight in group["params"]:
-                state = self.optimizer.state[weight]
-                for key, value in state.items():
-                    if isinstance(value, Tensor) and value.shape == weight.shape:
-                        state[key] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
-                    elif isinstance(value, Tensor):
-                        state[key] = value.to(weight.device if on_device else "cpu")
+                lay_out_moments(self.optimizer.state[weight], weight, group)
 
     def describe(self) -> str:
         device = str(self.device)
@@ -281,6 +253,20 @@ class TrainStep:
         """Until the device has done what it was given; a CPU always has."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def lay_out_moments(state: dict, weight: Tensor, group: dict) -> None:
+    """Lay out what an optimizer remembers of a weight as the weight itself is.
+
+    Fused kernels go through both in memory's order, and would pair values of different places where
+    a checkpoint was written in another memory format. They count steps on the device.
+    """
+    on_device = group.get("fused") or group.get("capturable")
+    for key, value in state.items():
+        if isinstance(value, Tensor) and value.shape == weight.shape:
+            state[key] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+        elif isinstance(value, Tensor):
+            state[key] = value.to(weight.device if on_device else "cpu")
 
 
 def with_fused(optimizer: dict) -> dict:

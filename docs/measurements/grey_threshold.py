@@ -1,9 +1,10 @@
-"""How well one threshold on the grey value tells buildings, by site: docs/results.md has the outcome.
+"""How well one threshold on the grey value tells buildings, site by site (docs/results.md).
 
 Run from the root of the repository, after the tiles of docs/results.md are made.
 """
 
 from pathlib import Path
+
 import cv2
 import numpy as np
 

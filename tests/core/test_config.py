@@ -161,17 +161,6 @@ MISSPELT = [
 ]
 
 
-@pytest.mark.parametrize(("path", "meant"), MISSPELT)
-def test_a_misspelt_key_is_named_with_the_nearest_at_every_depth(pretext_config, path, meant):
-    override(pretext_config, f"{path}=1")
-    *parents, key = path.split(".")
-    with pytest.raises(UserError) as error:
-        check_pretext(pretext_config)
-    where = ".".join(parents)
-    assert f"{where}: unknown key '{key}', did you mean '{meant}'?".lstrip(": ") in str(error.value)
-    assert "\n" not in str(error.value)
-
-
 MISSPELT_SEGMENTATION = [
     ("clases", "classes"),
     ("palete", "palette"),
@@ -188,12 +177,33 @@ MISSPELT_SEGMENTATION = [
 ]
 
 
-@pytest.mark.parametrize(("path", "meant"), MISSPELT_SEGMENTATION)
-def test_a_misspelt_key_of_fine_tuning_is_named_too(seg_config, path, meant):
-    override(seg_config, f"{path}=1")
-    with pytest.raises(UserError) as error:
-        check_segmentation(seg_config)
-    assert f"unknown key '{path.split('.')[-1]}', did you mean '{meant}'?" in str(error.value)
+@pytest.fixture
+def refusal(pretext_config, seg_config):
+    """What is said of a config, of pre-training or fine-tuning, with an override, in one line."""
+
+    def refused(tree: str, *texts: str) -> str:
+        config = pretext_config if tree == "pretext" else seg_config
+        for text in texts:
+            override(config, text)
+        with pytest.raises(UserError) as error:
+            (check_pretext if tree == "pretext" else check_segmentation)(config)
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("tree", "path", "meant"),
+    [
+        *(("pretext", *case) for case in MISSPELT),
+        *(("segmentation", *case) for case in MISSPELT_SEGMENTATION),
+    ],
+)
+def test_a_misspelt_key_is_named_with_the_nearest_at_every_depth(refusal, tree, path, meant):
+    where, _, key = path.rpartition(".")
+    text = f"{where}: unknown key '{key}', did you mean '{meant}'?".lstrip(": ")
+    assert text in refusal(tree, f"{path}=1")
 
 
 @pytest.mark.parametrize(
@@ -221,9 +231,8 @@ def test_a_missing_key_is_named_at_every_depth(pretext_config, path):
     assert ".".join(parents) in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
+WRONG = {
+    "pretext": [
         ("backbone_cfg.name=resnet19", "did you mean 'resnet18'"),
         ("train_cfg.optimizer.name=adam", "did you mean 'Adam'"),
         ("train_cfg.batch_size='4'", "train_cfg.batch_size: expected int, not '4'"),
@@ -241,31 +250,7 @@ def test_a_missing_key_is_named_at_every_depth(pretext_config, path):
         ("train_cfg.train_data.data_format=[1]", "train_cfg.train_data.data_format: expected"),
         ("backbone_cfg.mean=('a', 'b', 'c')", "backbone_cfg.mean: expected"),
     ],
-)
-def test_a_wrong_value_is_named_with_what_to_do(pretext_config, text, said):
-    override(pretext_config, text)
-    with pytest.raises(UserError) as error:
-        check_pretext(pretext_config)
-    assert said in str(error.value)
-
-
-def test_all_mistakes_are_reported_at_once(pretext_config):
-    override(pretext_config, "backbone_cfg.pretraind=True")
-    override(pretext_config, "train_cfg.optimizer.lrr=1")
-    with pytest.raises(UserError, match=r"pretraind.*lrr"):
-        check_pretext(pretext_config)
-
-
-@pytest.mark.parametrize("text", ["val_data.flips=True", "test_data.crop_size=32"])
-def test_scored_tiles_take_no_augmentation(seg_config, text):
-    override(seg_config, f"train_cfg.{text}")
-    with pytest.raises(UserError, match="unknown key"):
-        check_segmentation(seg_config)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
+    "segmentation": [
         ("classes=('a', 'a')", "a name stands there twice"),
         ("classes=(None, 1)", "classes: expected"),
         ("palette=('red', 'blue')", "palette: expected"),
@@ -273,13 +258,22 @@ def test_scored_tiles_take_no_augmentation(seg_config, text):
         ("train_cfg.train_data.hash_range=(0.5,)", "hash_range: expected"),
         ("train_cfg.backbone_lr_factor=-1", "must not be negative"),
         ("train_cfg.loss.class_weights=('a', 'b')", "class_weights: expected"),
+        ("train_cfg.val_data.flips=True", "unknown key"),  # scored tiles are not augmented
+        ("train_cfg.test_data.crop_size=32", "unknown key"),
     ],
+}
+
+
+@pytest.mark.parametrize(
+    ("tree", "text", "said"), [(tree, *case) for tree in WRONG for case in WRONG[tree]]
 )
-def test_a_wrong_value_of_fine_tuning_is_named(seg_config, text, said):
-    override(seg_config, text)
-    with pytest.raises(UserError) as error:
-        check_segmentation(seg_config)
-    assert said in str(error.value)
+def test_a_wrong_value_is_named_with_what_to_do(refusal, tree, text, said):
+    assert said in refusal(tree, text)
+
+
+def test_all_mistakes_are_reported_at_once(refusal):
+    said = refusal("pretext", "backbone_cfg.pretraind=True", "train_cfg.optimizer.lrr=1")
+    assert said.index("pretraind") < said.index("lrr")
 
 
 HEADS = ("inpainting_head_cfg", "agr_head_cfg", "examplar_head_cfg")

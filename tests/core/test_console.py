@@ -21,7 +21,6 @@ import pytest
 from conftest import ROOT, draw_tiles
 
 from SSLRemoteSensing.core import console
-from SSLRemoteSensing.core.cli import fine_tuning_config
 from SSLRemoteSensing.core.errors import run_command
 from SSLRemoteSensing.training.logger import on_the_bar
 
@@ -32,7 +31,7 @@ COMMANDS += sorted(
     for file in (ROOT / "tools").glob("*.py")
     if re.search(r"def flags\(\)|import flags", file.read_text())
 )
-SLOW = {"tools/benchmark_predict.py", "tools/make_configuration_docs.py"}
+SLOW = {"tools/make_configuration_docs.py"}
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
 
 
@@ -49,13 +48,10 @@ def parser_of(monkeypatch):
 
 
 def test_each_command_of_the_readme_is_walked():
-    named = set(re.findall(r"(?:python |torchrun .*?)((?:tools/)?\w+\.py)", readme()))
+    readme = (ROOT / "README.md").read_text()
+    named = set(re.findall(r"(?:python |torchrun .*?)((?:tools/)?\w+\.py)", readme))
     assert named - {"setup.py"} <= set(COMMANDS)
     assert len(COMMANDS) >= 12
-
-
-def readme() -> str:
-    return (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -103,30 +99,13 @@ def test_version_names_this_package_and_torch(run):
     assert other == f"torch {torch.__version__.split('+')[0]}"
 
 
-def examples() -> list[tuple[str, list[str]]]:
-    """(command, its words) of every example in the docstrings of the commands; that they parse and
-    set keys that exist is tested in tests/docs/test_docs.py."""
-    found = []
-    for command in COMMANDS:
-        document = file_of(command).read_text().split('"""')[1].replace("\\\\\n", " ")
-        for line in document.splitlines():
-            if re.match(r"    (python|torchrun) ", line):
-                words = shlex.split(line)
-                at = next(i for i, word in enumerate(words) if word.endswith(".py"))
-                found.append((words[at], words[at + 1 :]))
-    return found
-
-
-def file_of(command: str) -> Path:
-    """The file whose docstring is the help of a command."""
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_an_example_of_itself(command):
+    """That they parse and set keys that exist is tested in tests/docs/test_docs.py."""
     name = console.COMMANDS.get(command, "").replace(" ", "_")
-    ours = ROOT / f"SSLRemoteSensing/commands/{name}.py"
-    return ours if ours.is_file() else ROOT / command
-
-
-def test_each_command_has_an_example_of_itself():
-    named = {command for command, _ in examples()}
-    assert named == set(COMMANDS)
+    file = ROOT / f"SSLRemoteSensing/commands/{name}.py"
+    document = (file if file.is_file() else ROOT / command).read_text().split('"""')[1]
+    assert re.search(rf"^    (python|torchrun .*) {re.escape(command)}( |$)", document, re.M)
 
 
 def on_a_terminal(command: list[str], width: int = 80, **environment: str) -> tuple[int, str]:
@@ -162,6 +141,10 @@ run_command(main)
 """
 
 
+LINES = ["a line", "results: a b.json", "next: python train.py --config_file 'a b.py'"]
+WARNINGS = ["warning: odd", "error: nothing: is wrong; mend it"]
+
+
 def test_a_terminal_has_colours_and_a_bar_that_goes_away():
     status, said = on_a_terminal([sys.executable, "-c", BARS, "0.1"])
     assert status == 2
@@ -170,14 +153,7 @@ def test_a_terminal_has_colours_and_a_bar_that_goes_away():
     assert "\x1b[1;31merror:\x1b[0m nothing: is wrong; mend it" in said
     assert "\x1b[1mresults:\x1b[0m a b.json" in said
     assert "\x1b[1mnext:\x1b[0m python train.py --config_file 'a b.py'" in said
-    left = seen(said)
-    assert left == [
-        "a line",
-        "warning: odd",
-        "results: a b.json",
-        "next: python train.py --config_file 'a b.py'",
-        "error: nothing: is wrong; mend it",
-    ]
+    assert seen(said) == [LINES[0], WARNINGS[0], *LINES[1:], WARNINGS[1]]
 
 
 def seen(written: str) -> list[str]:
@@ -191,17 +167,13 @@ def seen(written: str) -> list[str]:
     return [line for line in lines if line]
 
 
-def test_work_of_less_than_a_second_has_no_bar():
-    status, said = on_a_terminal([sys.executable, "-c", BARS, "0"])
+@pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_work_of_less_than_a_second_has_no_bar_and_a_plain_terminal_no_colours(environment):
+    status, said = on_a_terminal([sys.executable, "-c", BARS, "0"], **environment)
     assert status == 2
     assert "counting" not in said
-
-
-@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_a_terminal_without_colours_gets_none(environment):
-    _, said = on_a_terminal([sys.executable, "-c", BARS, "0"], **environment)
-    assert "\x1b[" not in said
-    assert "error: nothing" in said
+    assert ("\x1b[" in said) == (not environment)
+    assert "nothing: is wrong" in said
 
 
 def test_a_pipe_gets_plain_lines_and_errors_apart():
@@ -209,12 +181,8 @@ def test_a_pipe_gets_plain_lines_and_errors_apart():
         [sys.executable, "-c", BARS, "0.1"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert done.stdout.splitlines() == [
-        "a line",
-        "results: a b.json",
-        "next: python train.py --config_file 'a b.py'",
-    ]
-    assert done.stderr == "warning: odd\nerror: nothing: is wrong; mend it\n"
+    assert done.stdout.splitlines() == LINES
+    assert done.stderr.splitlines() == WARNINGS
     assert not CONTROL.search(done.stdout + done.stderr)
 
 
@@ -228,33 +196,20 @@ def test_what_is_kept_in_a_string_stays_plain(monkeypatch):
     assert sys.stderr.getvalue() == "warning: odd\n"
 
 
-def test_a_closed_pipe_ends_a_command_without_a_word():
-    """As `| head -1` does it: status 141, as SIGPIPE would end it."""
-    code = (
-        "from SSLRemoteSensing.core.errors import run_command\n"
-        "run_command(lambda: [print('line', n) for n in range(100000)])"
-    )
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) as run:
-        assert run.stdout.readline() == b"line 0\n"
-        run.stdout.close()
-        assert run.stderr.read() == b""
-    assert run.returncode == 128 + signal.SIGPIPE
+ENDLESS = "[print('line', n) for n in range(100000)]"
+SHORT = "(sys.stdin.read(), print('line'), sys.exit(1))"
 
 
-def test_a_short_output_into_a_closed_pipe_is_silent_too():
-    """It is written at the end of the process only, where Python would complain."""
-    code = (
-        "import sys, time\n"
-        "from SSLRemoteSensing.core.errors import run_command\n"
-        "def main():\n"
-        "    sys.stdin.read()\n"
-        "    print('line')\n"
-        "    sys.exit(1)\n"
-        "run_command(main)"
-    )
+@pytest.mark.parametrize(("main", "lines"), [(ENDLESS, 1), (SHORT, 0)])
+def test_a_closed_pipe_ends_a_command_without_a_word(main, lines):
+    """As `| head` does it: status 141, as SIGPIPE would end it. A short output is written at the
+    end of the process only, where Python would complain."""
+    code = "import sys\nfrom SSLRemoteSensing.core.errors import run_command\n"
+    code += f"run_command(lambda: {main})"
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) as run:
+        for _ in range(lines):
+            assert run.stdout.readline() == b"line 0\n"
         run.stdout.close()
         run.stdin.close()
         assert run.stderr.read() == b""
@@ -282,26 +237,25 @@ def test_ctrl_c_is_one_line_and_its_status(capsys, raised, status):
     assert capsys.readouterr() == ("", "stopped; go on\n")
 
 
-def test_ctrl_c_that_a_library_makes_another_error_of_is_one_line_too():
+@pytest.mark.parametrize("presses", [True, False])
+def test_ctrl_c_that_a_library_makes_another_error_of_is_one_line_too(presses):
     """As NumPy does while it is imported: a RecursionError."""
     code = (
-        "import os, signal, sys\n"
+        "import contextlib, os, signal\n"
         "from SSLRemoteSensing.core.errors import run_command\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def main():\n"
-        "    try:\n"
-        "        if len(sys.argv) > 1: os.kill(os.getpid(), signal.SIGINT)\n"
-        "    except KeyboardInterrupt:\n"
-        "        pass\n"
+        "    with contextlib.suppress(KeyboardInterrupt):\n"
+        f"        os.kill(os.getpid(), signal.SIGINT if {presses} else 0)\n"
         "    raise RecursionError('half imported')\n"
         "run_command(main, 'stopped; go on')"
     )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run([*command, "press"], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped; go on\n")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "RecursionError: half imported" in done.stderr
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    if presses:
+        assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped; go on\n")
+    else:
+        assert done.returncode == 1
+        assert "RecursionError: half imported" in done.stderr
 
 
 def test_ctrl_c_while_a_tool_works_is_130(tmp_path):
@@ -324,33 +278,6 @@ def test_the_bar_of_training_fits_eighty_columns():
     assert on_the_bar(values) == "epoch 12, loss 1.23e+05, 1.23e+03 images/s"
     del values["images_per_second"]
     assert on_the_bar(values | {"loss": 0.25}) == "epoch 12, loss 0.25"
-
-
-@pytest.mark.parametrize(
-    ("given", "there"),
-    [
-        ("demo_oam_pretrain_resnet18_cfg.py", "demo_oam_finetune_resnet18_cfg.py"),
-        ("vr_vgg16_inapinting_agr_examplar_cfg.py", "seg_potsdam_vgg16_cfg.py"),
-        ("vr_resnet50_inapinting_agr_examplar_cfg.py", "seg_potsdam_resnet50_cfg.py"),
-        ("vr_resnet50_modern_cfg.py", "seg_potsdam_resnet50_cfg.py"),
-        ("oam_pretrain_resnet18_modern_cfg.py", "oam_finetune_resnet18_cfg.py"),
-    ],
-)
-def test_a_pretraining_names_its_fine_tuning_config(given, there):
-    assert fine_tuning_config(str(ROOT / "configs" / given)) == str(ROOT / "configs" / there)
-
-
-def test_a_config_of_another_name_is_followed_by_a_placeholder(tmp_path):
-    assert fine_tuning_config(str(tmp_path / "mine.py")) == "CONFIG"
-    (tmp_path / "mine_cfg.py").touch()
-    assert fine_tuning_config(str(tmp_path / "mine_modern_cfg.py")) == "CONFIG"
-
-
-def test_the_fine_tuning_config_of_the_very_name_goes_first(tmp_path):
-    for name in ("finetune_cfg.py", "finetune_modern_cfg.py"):
-        (tmp_path / name).touch()
-    found = fine_tuning_config(str(tmp_path / "pretrain_modern_cfg.py"))
-    assert found == str(tmp_path / "finetune_modern_cfg.py")
 
 
 FILES = ("backbone", "card", "figures", "results", "weights", "tiles", "maps", "scenes", "config")

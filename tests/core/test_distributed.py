@@ -226,19 +226,14 @@ def found(tmp_path_factory) -> list[dict]:
 def test_the_contrastive_loss_of_several_processes_is_that_of_all_images(
     found, size, temperature, own
 ):
-    """DDP takes the mean of the gradients, so each is `size` times its share of the whole."""
+    """DDP takes the mean of the gradients, so each is `size` times its share of the whole. Without
+    gather the negatives are those of the process."""
     loss, gradients = contrastive()[own, temperature, True]
     parts = [one[f"contrastive {size}"][own, temperature, True] for one in found[:size]]
     torch.testing.assert_close(sum(part[0] for part in parts) / size, loss, rtol=1e-5, atol=1e-5)
     for number, gradient in enumerate(gradients):
         theirs = torch.cat([part[1][number] for part in parts]) / size
         torch.testing.assert_close(theirs, gradient, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("size", [2, 3])
-@pytest.mark.parametrize("temperature", [1.0, 0.2])
-@pytest.mark.parametrize("own", ["zero", "exclude"])
-def test_without_gather_the_negatives_are_those_of_the_process(found, size, temperature, own):
     generator = torch.Generator().manual_seed(0)
     whole = [torch.randn(12, 8, generator=generator) for _ in range(2)]
     for rank, one in enumerate(found[:size]):

@@ -99,7 +99,7 @@ def train(
 
     settings = dict(batch_size=4, optimizer=dict(name="Adam", lr=LR), device="cpu", num_epoch=4)
     settings |= dict(checkpoints=dict(checkpoints_path=str(folder)))
-    settings |= dict(log=dict(log_path=str(folder / "log"), log_step=2)) | changes
+    settings |= dict(log=dict(log_path=str(folder / "log"), log_step=1)) | changes
     said, code = io.StringIO(), 0
     with contextlib.redirect_stdout(said):
         try:
@@ -135,7 +135,7 @@ def of_two(folder: Path) -> dict:
     found["resumed halves"] = train(folder / "halves", **halves)
     found["at an end"] = train(folder / "at_an_end")
     for name, changes in SCHEDULED.items():
-        train(folder / name, stop=8, **changes, log=dict(log_path=f"{folder}/{name}", log_step=1))
+        train(folder / name, stop=8, **changes)
     found["halted late"] = train(folder / "late", stop=3, size=20, num_epoch=3, batch_size=2)
     unequal = partial(train, folder / "unequal", size=24 + distributed.rank())
     found["unequal"] = attempt(unequal)
@@ -155,8 +155,7 @@ def of_one(folder: Path) -> dict:
     found = {"by one": train(folder / "by_one", batch_size=8)}
     found["by nines"] = train(folder / "by_nines", batch_size=9)
     for name, changes in SCHEDULED.items():
-        log = dict(log_path=f"{folder}/{name}", log_step=1)
-        found[name] = train(folder / name, **changes, log=log)
+        found[name] = train(folder / name, **changes)
     found["late"] = train(folder / "late", size=20, num_epoch=3, batch_size=12)
     return found
 
@@ -327,7 +326,7 @@ def test_all_processes_score_the_weights_and_statistics_that_are_saved(team):
     ("straight", "resumed"), [("straight", "resumed"), ("straight halves", "resumed halves")]
 )
 def test_going_on_equals_a_straight_run_bit_for_bit(team, straight, resumed):
-    """Stopped in mid-epoch, between two entries of the log, by a signal to one process."""
+    """Stopped in mid-epoch by a signal to one process."""
     folder, found = team
     for part in found:
         ours, theirs = (part[name]["model"] for name in (straight, resumed))
@@ -340,7 +339,7 @@ def test_going_on_equals_a_straight_run_bit_for_bit(team, straight, resumed):
     logs = [entries(folder / name.replace("halted halves", "halves") / "log") for name in names]
     ours, theirs = ([{key: entry[key] for key in kept} for entry in log] for log in logs)
     assert ours == theirs
-    assert [entry["step"] for entry in ours] == list(range(2, 25, 2))
+    assert [entry["step"] for entry in ours] == list(range(1, 25))
 
 
 def test_a_signal_to_one_process_stops_all_at_the_same_step(team):
@@ -377,7 +376,7 @@ def test_a_step_is_left_out_by_all_where_one_process_s_loss_is_no_number(team):
 def test_epoch_and_rate_go_on_with_another_number_of_processes(team):
     """9 steps of 8 images, then steps of 4: as far through the schedule as through the images."""
     folder, (first, *_) = team
-    log = entries(folder / "epochs")
+    log = entries(folder / "epochs/log")
     assert [entry["step"] for entry in log] == list(range(1, 40))
     assert [entry["epoch"] for entry in log] == [0] * 6 + [1] * 9 + [2] * 12 + [3] * 12
     images = [8 * step for step in range(9)] + [72 + 4 * step for step in range(30)]
@@ -391,7 +390,7 @@ def test_epoch_and_rate_go_on_with_another_number_of_processes(team):
 
 def test_a_number_of_steps_stays_with_another_number_of_processes(team):
     folder, (first, *_) = team
-    log = entries(folder / "steps")
+    log = entries(folder / "steps/log")
     assert [entry["step"] for entry in log] == list(range(1, 25))
     assert [entry["epoch"] for entry in log] == [0] * 6 + [1] * 9 + [2] * 9
     rates = [LR * (1 + math.cos(math.pi * step / 24)) / 2 for step in range(24)]

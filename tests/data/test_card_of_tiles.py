@@ -9,7 +9,6 @@ from conftest import draw_tiles
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.geotiff import encode_tiff
-from SSLRemoteSensing.data.images import read_header
 from SSLRemoteSensing.data.prepared import origin_of_tiles, read_card
 from SSLRemoteSensing.preparation.prepare import agreed_bands
 from SSLRemoteSensing.workflows import finetuning
@@ -65,19 +64,6 @@ def test_scenes_that_gave_other_bands_of_their_files_agree_on_none():
 def test_an_old_dataset_json_opens(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps(SET))
     assert origin_of_tiles(read_card(tmp_path), None, 3)["prepared"] is False
-
-
-def test_the_type_of_values_is_read_from_the_header(tmp_path):
-    grey = np.zeros((8, 8), np.uint8)
-    for name, image, kind in (
-        ("a.png", grey, "uint8"),
-        ("b.png", grey.astype(np.uint16), "uint16"),
-        ("c.jpg", grey, "uint8"),
-    ):
-        cv2.imwrite(str(tmp_path / name), image)
-        assert read_header(tmp_path / name).dtype == kind
-    (tmp_path / "d.tif").write_bytes(encode_tiff(np.zeros((4, 8, 8), np.uint16), None, None))
-    assert read_header(tmp_path / "d.tif").dtype == "uint16"
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 import rasterio
 from affine import Affine
 from conftest import DATA
+from drawn import png_chunk
 from PIL import Image
 
 from SSLRemoteSensing.core.errors import UserError
@@ -69,8 +70,29 @@ def test_jpeg_is_read_as_red_green_blue(tmp_path, name):
     check(read_image(file), two_colours(), within=4)
 
 
-@pytest.mark.parametrize("ending", [*LOSSLESS, "tiff", "TIF", "bmp"])
-def test_a_lossless_image_is_read_as_it_is(tmp_path, ending):
+PALETTE = Image.fromarray(RGB).quantize(8)
+BITS = RGB[:, :, :1] > 127
+GREY = RGB[:, :, :1].repeat(3, axis=2)
+KINDS = {  # an image as Pillow has it, and what it is read as
+    "colour": (RGB, RGB),
+    "grey": (RGB[:, :, 0], GREY),
+    "palette": (PALETTE, np.asarray(PALETTE.convert("RGB"))),
+    "colour and alpha": (np.concatenate([RGB, RGB[:, :, :1] // 2], axis=2), RGB),
+    "grey and alpha": (RGB[:, :, :2].copy(), GREY),
+    "one bit": (BITS[:, :, 0], BITS.repeat(3, axis=2) * 255),
+}
+
+
+@pytest.mark.parametrize("max_value", [None, 255])
+@pytest.mark.parametrize("ending", LOSSLESS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_lossless_image_becomes_red_green_blue(tmp_path, kind, ending, max_value):
+    image, expected = KINDS[kind]
+    check(read_image(save(tmp_path / f"a.{ending}", image), max_value=max_value), expected)
+
+
+@pytest.mark.parametrize("ending", ["tiff", "TIF", "bmp"])
+def test_other_endings_are_known(tmp_path, ending):
     check(read_image(save(tmp_path / f"a.{ending}", RGB)), RGB)
 
 
@@ -85,38 +107,9 @@ def test_a_tiff_without_georeference_gives_no_warning(tmp_path, recwarn):
 
 
 @pytest.mark.parametrize("ending", LOSSLESS)
-def test_greyscale_is_repeated(tmp_path, ending):
-    file = save(tmp_path / f"a.{ending}", RGB[:, :, 0])
-    check(read_image(file), RGB[:, :, :1].repeat(3, axis=2))
-
-
-@pytest.mark.parametrize("ending", LOSSLESS)
 def test_greyscale_stays_one_band_where_one_is_wanted(tmp_path, ending):
     file = save(tmp_path / f"a.{ending}", RGB[:, :, 0])
     check(read_image(file, in_channels=1), RGB[:, :, :1])
-
-
-@pytest.mark.parametrize("max_value", [None, 255])
-@pytest.mark.parametrize("ending", LOSSLESS)
-def test_a_palette_is_looked_up(tmp_path, ending, max_value):
-    image = Image.fromarray(RGB).quantize(8)
-    file = save(tmp_path / f"a.{ending}", image)
-    check(read_image(file, max_value=max_value), np.asarray(image.convert("RGB")))
-
-
-@pytest.mark.parametrize("max_value", [None, 255])
-@pytest.mark.parametrize("ending", LOSSLESS)
-def test_alpha_is_dropped_from_rgba(tmp_path, ending, max_value):
-    alpha = RGB[:, :, :1] // 2
-    file = save(tmp_path / f"a.{ending}", np.concatenate([RGB, alpha], axis=2))
-    check(read_image(file, max_value=max_value), RGB)
-
-
-@pytest.mark.parametrize("max_value", [None, 255])
-@pytest.mark.parametrize("ending", LOSSLESS)
-def test_alpha_is_dropped_from_grey_and_alpha(tmp_path, ending, max_value):
-    file = save(tmp_path / f"a.{ending}", Image.fromarray(RGB[:, :, :2].copy()))
-    check(read_image(file, max_value=max_value), RGB[:, :, :1].repeat(3, axis=2))
 
 
 @pytest.mark.parametrize(("ending", "within"), [("jpg", 3), ("tif", 1)])
@@ -125,13 +118,6 @@ def test_cmyk_is_converted(tmp_path, ending, within):
     file = save(tmp_path / f"a.{ending}", Image.fromarray(inks, mode="CMYK"))
     expected = (255 - inks[:, :, :3]) * ((255 - 30) / 255)
     check(read_image(file), expected, within=within)
-
-
-@pytest.mark.parametrize("ending", LOSSLESS)
-def test_one_bit_becomes_0_and_255(tmp_path, ending):
-    bits = RGB[:, :, :1] > 127
-    file = save(tmp_path / f"a.{ending}", Image.fromarray(bits[:, :, 0]))
-    check(read_image(file), bits.repeat(3, axis=2) * 255)
 
 
 @pytest.mark.parametrize("bands", [1, 3])
@@ -149,12 +135,6 @@ def test_16_bits_are_scaled_to_8(tmp_path, ending, bands, max_value, highest):
     check(image, expected, within=1 if (ending, max_value) == ("png", None) else 0)
     assert (image[0, 0] == 0).all()
     assert (image[0, 1] == 255).all()
-
-
-def test_values_above_max_value_are_clipped(tmp_path):
-    values = np.array([[[0], [512], [1023], [1024], [65535]]], np.uint16)
-    image = read_image(save_geotiff(tmp_path / "a.tif", values), 1, max_value=1023)
-    assert image.ravel().tolist() == [0, 128, 255, 255, 255]
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -213,13 +193,20 @@ def smooth(size: int = 64) -> np.ndarray:
     return cv2.GaussianBlur(noise, (0, 0), 2)
 
 
-@pytest.mark.parametrize("options", [{}, dict(progressive=True)], ids=["baseline", "progressive"])
-@pytest.mark.parametrize("share", [0, 0.01, 0.1, 0.5, 0.9, "less 2 bytes"])
-def test_a_truncated_jpeg_is_refused_by_name(tmp_path, share, options):
-    whole = save(tmp_path / "whole.jpg", smooth(), **options).read_bytes()
-    file = tmp_path / "cut.jpg"
+SHARES = [0, 0.002, 0.01, 0.1, 0.5, 0.9]
+JPEGS = [("jpg", {}), ("jpg", dict(progressive=True))]
+# Less two bytes, a PNG lacks but a part of the check sum of its empty last chunk.
+CUTS = [(kind, share) for kind in (*JPEGS, ("png", {}), ("tif", {})) for share in SHARES]
+CUTS += [(kind, "less 2 bytes") for kind in JPEGS]
+
+
+@pytest.mark.parametrize(("kind", "share"), CUTS, ids=str)
+def test_a_truncated_image_is_refused_by_name(tmp_path, kind, share):
+    ending, options = kind
+    whole = save(tmp_path / f"whole.{ending}", smooth(), **options).read_bytes()
+    file = tmp_path / f"cut.{ending}"
     file.write_bytes(whole[:-2] if share == "less 2 bytes" else whole[: int(len(whole) * share)])
-    with pytest.raises(UserError, match=r"cut\.jpg"):
+    with pytest.raises(UserError, match=rf"cut\.{ending}"):
         read_image(file)
 
 
@@ -229,26 +216,12 @@ def test_a_jpeg_with_bytes_after_its_end_is_read(tmp_path):
     check(read_image(file), two_colours(), within=4)
 
 
-@pytest.mark.parametrize("ending", LOSSLESS)
-@pytest.mark.parametrize("share", [0, 0.002, 0.1, 0.5, 0.9])
-def test_a_truncated_png_or_tiff_is_refused_by_name(tmp_path, ending, share):
-    whole = save(tmp_path / f"whole.{ending}", smooth()).read_bytes()
-    file = tmp_path / f"cut.{ending}"
-    file.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(UserError, match=rf"cut\.{ending}"):
-        read_image(file)
-
-
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif"])
-def test_a_text_file_is_refused_by_name(tmp_path, name):
+def test_a_missing_or_text_file_is_refused_by_name(tmp_path, name):
+    with pytest.raises(UserError, match=rf"{name}.*No such file"):
+        read_image(tmp_path / name)
     (tmp_path / name).write_text("not an image\n")
     with pytest.raises(UserError, match=name):
-        read_image(tmp_path / name)
-
-
-@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif"])
-def test_a_missing_file_is_named(tmp_path, name):
-    with pytest.raises(UserError, match=rf"{name}.*No such file"):
         read_image(tmp_path / name)
 
 
@@ -259,18 +232,20 @@ def test_floating_point_and_signed_data_need_max_value(tmp_path, dtype):
         read_image(file)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_floating_point_data_are_scaled_and_nan_becomes_0(tmp_path, dtype):
-    values = np.array([[[0.0], [0.5], [1.0], [7.0], [-3.0], [np.nan], [np.inf]]], dtype)
-    file = save_geotiff(tmp_path / "a.tif", values)
-    image = read_image(file, in_channels=1, max_value=1.0)
-    assert image.ravel().tolist() == [0, 128, 255, 255, 0, 0, 255]
-
-
-def test_signed_data_are_scaled_and_clipped(tmp_path):
-    values = np.array([[[-9999], [0], [500], [1000], [32767]]], np.int16)
-    file = save_geotiff(tmp_path / "a.tif", values)
-    assert read_image(file, 1, max_value=1000).ravel().tolist() == [0, 0, 128, 255, 255]
+@pytest.mark.parametrize(
+    ("values", "dtype", "max_value", "expected"),
+    [
+        ((0, 512, 1023, 1024, 65535), np.uint16, 1023, (0, 128, 255, 255, 255)),
+        ((-9999, 0, 500, 1000, 32767), np.int16, 1000, (0, 0, 128, 255, 255)),
+        ((0, 0.5, 1, 7, -3, np.nan, np.inf), np.float32, 1, (0, 128, 255, 255, 0, 0, 255)),
+        ((0, 0.5, 1, 7, -3, np.nan, np.inf), np.float64, 1, (0, 128, 255, 255, 0, 0, 255)),
+    ],
+)
+def test_values_are_scaled_and_clipped_and_nan_becomes_0(
+    tmp_path, values, dtype, max_value, expected
+):
+    file = save_geotiff(tmp_path / "a.tif", np.array(values, dtype)[None, :, None])
+    assert read_image(file, 1, max_value=max_value).ravel().tolist() == list(expected)
 
 
 @pytest.mark.parametrize("max_value", [0, -1])
@@ -303,6 +278,7 @@ def test_headers_say_what_decoding_gives(tmp_path):
         assert (header.bands, header.dtype) == kind, name
     cv2.imwrite(str(tmp_path / "deep.png"), colours.astype(np.uint16))
     assert read_header(tmp_path / "deep.png").dtype == "uint16"
+    assert read_header(save_geotiff(tmp_path / "deep.tif", uint16(4))).dtype == "uint16"
     (tmp_path / "short.jpg").write_bytes((tmp_path / "rgb.jpg").read_bytes()[:30])
     with pytest.raises(UserError, match=r"short\.jpg"):
         read_header(tmp_path / "short.jpg")
@@ -323,45 +299,33 @@ def indices() -> np.ndarray:
     return label
 
 
+@pytest.mark.parametrize("kind", ["grey", "palette", "one bit"])
 @pytest.mark.parametrize("ending", LOSSLESS)
-def test_a_label_keeps_its_values(tmp_path, ending):
-    label = read_label(save(tmp_path / f"a.{ending}", indices()))
+def test_a_label_keeps_its_indices(tmp_path, ending, kind):
+    values = indices() > 2 if kind == "one bit" else indices()
+    image = Image.fromarray(values)
+    if kind == "palette":
+        image.putpalette(np.random.default_rng(0).integers(0, 256, 768, dtype=np.uint8).tobytes())
+    label = read_label(save(tmp_path / f"a.{ending}", image))
     assert label.dtype == np.uint8
-    np.testing.assert_array_equal(label, indices())
+    np.testing.assert_array_equal(label, values)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.int32])
 def test_a_label_of_any_integer_type_keeps_its_values(tmp_path, dtype):
-    file = save_geotiff(tmp_path / "a.tif", indices()[:, :, None].astype(dtype))
-    label = read_label(file)
+    label = read_label(save_geotiff(tmp_path / "a.tif", indices()[:, :, None].astype(dtype)))
     assert label.dtype == np.uint8
     np.testing.assert_array_equal(label, indices())
 
 
-@pytest.mark.parametrize("ending", LOSSLESS)
-def test_a_palette_label_gives_indices_not_colours(tmp_path, ending):
-    image = Image.fromarray(indices())
-    image.putpalette(np.random.default_rng(0).integers(0, 256, 768, dtype=np.uint8).tobytes())
-    np.testing.assert_array_equal(read_label(save(tmp_path / f"a.{ending}", image)), indices())
-
-
-@pytest.mark.parametrize("ending", LOSSLESS)
-def test_a_one_bit_label_gives_0_and_1(tmp_path, ending):
-    bits = indices() > 2
-    label = read_label(save(tmp_path / f"a.{ending}", Image.fromarray(bits)))
-    assert label.dtype == np.uint8
-    np.testing.assert_array_equal(label, bits)
-
-
 def test_a_two_bit_grey_label_keeps_its_values(tmp_path):
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        )
-
     row = b"\0" + bytes([0b00_01_10_11])  # filter 0, then 4 pixels: 0, 1, 2, 3
     header = struct.pack(">IIBBBBB", 4, 1, 2, 0, 0, 0, 0)
-    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(row)), chunk(b"IEND", b"")]
+    parts = [
+        png_chunk(b"IHDR", header),
+        png_chunk(b"IDAT", zlib.compress(row)),
+        png_chunk(b"IEND", b""),
+    ]
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
     assert read_label(tmp_path / "a.png").tolist() == [[0, 1, 2, 3]]
 
@@ -378,17 +342,14 @@ def test_label_values_outside_a_byte_are_refused_by_name(tmp_path):
         read_label(file)
 
 
-def test_a_missing_label_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"a\.png.*not found"):
-        read_label(tmp_path / "a.png")
-
-
 @pytest.mark.parametrize("share", [0, 0.1, 0.5])
 @pytest.mark.parametrize("ending", LOSSLESS)
-def test_a_truncated_label_is_refused_by_name(tmp_path, ending, share):
+def test_a_missing_or_truncated_label_is_refused_by_name(tmp_path, ending, share):
     noise = np.random.default_rng(0).integers(0, 6, (64, 64), dtype=np.uint8)
     whole = save(tmp_path / f"whole.{ending}", noise).read_bytes()
     file = tmp_path / f"cut.{ending}"
+    with pytest.raises(UserError, match=rf"cut\.{ending}.*not found"):
+        read_label(file)
     file.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(UserError, match=rf"cut\.{ending}"):
         read_label(file)

@@ -21,19 +21,13 @@ def data_cfg(pretext_config) -> dict:
 
 
 def test_a_sample_depends_on_seed_epoch_and_index_alone(data_cfg):
-    one, two = (
-        PretextDataset(PretextSettings(**data_cfg)),
-        PretextDataset(PretextSettings(**data_cfg)),
-    )
-    one[(0, 5)]
+    settings = PretextSettings(**data_cfg)
+    first, second, seeded = (PretextDataset(settings, seed=seed) for seed in (0, 0, 1))
+    first[(0, 5)]
     for key in ("occluded", "anchor", "transformed"):
-        assert np.array_equal(one[(3, 7)][key], two[(3, 7)][key])
-    other_epoch, other_seed = (
-        one[(4, 7)],
-        PretextDataset(PretextSettings(**data_cfg), seed=1)[(3, 7)],
-    )
-    assert not np.array_equal(one[(3, 7)]["transformed"], other_epoch["transformed"])
-    assert not np.array_equal(one[(3, 7)]["transformed"], other_seed["transformed"])
+        assert np.array_equal(first[(3, 7)][key], second[(3, 7)][key])
+    for other in (first[(4, 7)], seeded[(3, 7)]):
+        assert not np.array_equal(first[(3, 7)]["transformed"], other["transformed"])
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -76,14 +70,8 @@ def test_each_class_of_the_transform_prediction_is_what_it_is_called(data_cfg):
     data_cfg["img_size"] = 64
     data_cfg["agr_transforms_cfg"]["shortcut_cfg"] = {}
     dataset = PretextDataset(PretextSettings(**data_cfg))
-    undo = {
-        0: lambda x: x[:, ::-1],
-        1: lambda x: x[::-1],
-        2: lambda x: x,
-        3: lambda x: np.rot90(x, 1),
-        4: lambda x: np.rot90(x, 2),
-        5: lambda x: np.rot90(x, 3),
-    }
+    undo = [lambda x: x[:, ::-1], lambda x: x[::-1]]
+    undo += [lambda x, turns=turns: np.rot90(x, turns) for turns in range(4)]
     seen = set()
     for index in range(len(dataset)):
         sample = dataset[(0, index)]

@@ -56,9 +56,7 @@ def store(name: str, value) -> None:
 def machine() -> str:
     """What bits depend on, as one line: versions, the processor, kernels and threads."""
     lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-    known = {
-        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
-    }
+    known = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
     abilities = (word for word in known.get("flags", "").split() if ABILITIES.fullmatch(word))
     names = ("vendor_id", "cpu family", "model", "model name", "stepping", "cache size")
     parts = [f"torch {torch.__version__}", f"numpy {np.__version__}", f"opencv {cv2.__version__}"]
@@ -140,15 +138,28 @@ def alike(known, now, path: str, tolerance: tuple[float, float]) -> bool:
     return known == now
 
 
-def places(value, folder: Path):
-    """A value of JSON with paths of this machine replaced in all its texts."""
-    if isinstance(value, dict):
-        return {places(key, folder): places(entry, folder) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [places(entry, folder) for entry in value]
+CIRCUMSTANCES = {"started", "made", "sha256"}
+
+
+def plain(value, folder: Path):
+    """A value of JSON, paths of this machine replaced in all its texts; of versions and times only
+    that they are there."""
     if isinstance(value, str):
         return value.replace(str(folder), "FOLDER").replace(str(ROOT), "ROOT")
-    return value
+    if isinstance(value, list):
+        return [plain(entry, folder) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    entries = {}
+    for key, entry in value.items():
+        if key in CIRCUMSTANCES or (key == "device" and "versions" in value):
+            entry = type(entry).__name__
+        entries[plain(key, folder)] = list(entry) if key == "versions" else plain(entry, folder)
+    return entries
+
+
+def card_of(path: Path, folder: Path) -> dict:
+    return plain(json.loads(path.read_text()), folder)
 
 
 ENTRY = re.compile(r"(step \d+/\d+  epoch \d+  )(.*)")
@@ -160,42 +171,14 @@ BY_SPEED = re.compile(r"warning: .* takes? \d+% of the time.*\n")
 def lines_of(text: str, folder: Path) -> list[str]:
     """The lines that a command printed, less what differs from run to run and machine to machine:
     paths as FOLDER, numbers with a point and all figures of the log's entries as #."""
-    text = places(BY_SPEED.sub("", text), folder)
-    return [plain_line(line) for line in text.splitlines()]
-
-
-def plain_line(line: str) -> str:
-    entry = ENTRY.fullmatch(line)
-    if entry:
-        return entry[1] + re.sub(r"(\w+) \S+", r"\1 #", entry[2])
-    return NUMBER.sub(" #", line)
+    lines = plain(BY_SPEED.sub("", text), folder).splitlines()
+    matches = [ENTRY.fullmatch(line) for line in lines]
+    return [
+        entry[1] + re.sub(r"(\w+) \S+", r"\1 #", entry[2]) if entry else NUMBER.sub(" #", line)
+        for line, entry in zip(lines, matches, strict=True)
+    ]
 
 
 def files_of(files: list[str]) -> list[str]:
     """Names of files; those of TensorBoard have time and machine in them."""
     return [re.sub(r"(events\.out\.tfevents)\..*", r"\1", name) for name in files]
-
-
-def card_of(path: Path, folder: Path) -> dict:
-    """A JSON file, its paths replaced; of versions and times only that they are there."""
-    card = places(json.loads(path.read_text()), folder)
-    return without_circumstances(card)
-
-
-CIRCUMSTANCES = {"started", "made", "sha256"}
-
-
-def without_circumstances(value):
-    if isinstance(value, list):
-        return [without_circumstances(entry) for entry in value]
-    if not isinstance(value, dict):
-        return value
-    kept = {}
-    for key, entry in value.items():
-        if key == "versions":
-            kept[key] = list(entry)
-        elif key in CIRCUMSTANCES or (key == "device" and "versions" in value):
-            kept[key] = type(entry).__name__
-        else:
-            kept[key] = without_circumstances(entry)
-    return kept

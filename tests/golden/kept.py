@@ -18,10 +18,9 @@ from frozen import (
     lines_of,
     norms_of,
     packed,
-    without_circumstances,
+    plain,
 )
-from old import OldRuns
-from runs import Done, Runs, command
+from runs import STEPS, Done, Runs, command
 
 HELP = ("train.py", "finetune_seg.py", "tools/predict.py", "tools/prepare.py", "tools/doctor.py")
 HELP += ("tools/label_efficiency.py", "tools/probe.py", "tools/export.py", "tools/show_pretext.py")
@@ -57,7 +56,7 @@ def pretraining(runs: Runs) -> dict:
         "files": files_of(done.files),
         "entries": entries_of(done.folder / "log"),
         "card": card_of(done.folder / "backbone.json", folder),
-        "run": keys_of(without_circumstances(run)),
+        "run": keys_of(plain(run, folder)),
         "norms": norms_of(backbone_of(done.folder)),
     }
 
@@ -103,9 +102,9 @@ def georeference(path: Path) -> dict:
         }
 
 
-def mapped(done: Done, runs: Runs) -> dict:
+def mapped(done: Done, folder: Path) -> dict:
     return {
-        "said": said(done, runs.folder),
+        "said": said(done, folder),
         "files": done.files,
         "map": georeference(done.folder / "map.tif"),
         "probabilities": georeference(done.folder / "map_probabilities.tif"),
@@ -114,16 +113,16 @@ def mapped(done: Done, runs: Runs) -> dict:
 
 
 def prediction(runs: Runs) -> dict:
-    return mapped(runs.prediction, runs)
+    return mapped(runs.prediction, runs.folder)
 
 
-def old(runs: OldRuns) -> dict:
-    folder = runs.runs.folder
+def old(runs: Runs) -> dict:
+    folder = runs.folder
     return {
-        "gone_on": {name: said(runs.gone_on(name), folder) for name in ("latest", "epoch")},
-        "prediction": mapped(runs.prediction, runs.runs),
-        "evaluation": said(runs.evaluation, folder),
-        "results": card_of(runs.evaluation.folder / "results.json", folder),
+        "gone_on": {name: said(runs.gone_on(name), folder) for name in STEPS},
+        "prediction": mapped(runs.old_prediction, folder),
+        "evaluation": said(runs.old_evaluation, folder),
+        "results": card_of(runs.old_evaluation.folder / "results.json", folder),
     }
 
 

@@ -3,7 +3,6 @@
 The imports of the package stand here alone.
 """
 
-import functools
 import inspect
 import types
 import typing
@@ -35,39 +34,28 @@ def walk(schema, path: str, above: tuple) -> Iterator[tuple[str, dict]]:
     yield f"{place}.name", {"names": list(schema.table)}
     if any(schema.table is table for table in above):
         return
-    for names, owner in owners(schema.table):
+    names: dict[Any, list[str]] = {}  # of what they build, each once
+    for name, owner in schema.table.items():
+        names.setdefault(getattr(owner, "func", owner), []).append(name)
+    for alike in names.values():
+        owner = schema.table[alike[0]]
         if owner not in OPTIMIZERS.values():
-            given = getattr(schema, "given", ())
-            named = f"{place}[{'|'.join(names)}]"
-            yield from part(Part(owner, given), named, (*above, schema.table))
+            one = Part(owner, getattr(schema, "given", ()))
+            yield from part(one, f"{place}[{'|'.join(alike)}]", (*above, schema.table))
 
 
 def part(schema: Part, path: str, above: tuple) -> Iterator[tuple[str, dict]]:
-    signature = {} if typing.is_typeddict(schema.owner) else inspect.signature(schema.owner)
-    defaults = getattr(signature, "parameters", {})
+    is_dict = typing.is_typeddict(schema.owner)
+    defaults = {} if is_dict else inspect.signature(schema.owner).parameters
     for key, (annotation, required) in parameters(schema).items():
         where = f"{path}.{key}" if path else key
         entry = {"type": type_of(annotation), "required": required}
         if not required and key in defaults:
             entry["default"] = repr(defaults[key].default)
         yield where, entry
-        marks = typing.get_args(annotation)[1:] if is_annotated(annotation) else ()
-        for mark in marks:
+        for mark in getattr(annotation, "__metadata__", ()):
             if isinstance(mark, Part | OneOf | Chain):
                 yield from walk(mark, where, above)
-
-
-def owners(table) -> list[tuple[list[str], Any]]:
-    """What a table's names build, each once, with all its names."""
-    known: dict[Any, tuple[list[str], Any]] = {}
-    for name, owner in table.items():
-        function = owner.func if isinstance(owner, functools.partial) else owner
-        known.setdefault(function, ([], owner))[0].append(name)
-    return list(known.values())
-
-
-def is_annotated(annotation) -> bool:
-    return typing.get_origin(annotation) is Annotated
 
 
 def type_of(annotation) -> str:

@@ -20,7 +20,6 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 import kept  # noqa: E402
 from frozen import EXPECTED, expected, machine, store  # noqa: E402
 from keys import all_keys  # noqa: E402
-from old import OldRuns  # noqa: E402
 from runs import Runs  # noqa: E402
 
 
@@ -37,15 +36,12 @@ def main() -> None:
 
 
 def record(runs: Runs) -> None:
-    store("pretraining", kept.pretraining(runs))
-    store("finetuning", kept.finetuning(runs))
-    store("preparation", kept.preparation(runs))
-    store("prediction", kept.prediction(runs))
+    for name in ("pretraining", "finetuning", "preparation", "prediction", "old"):
+        store(name, getattr(kept, name)(runs))
     store("keys", all_keys())
     (EXPECTED / "help").mkdir(exist_ok=True)
     for script in kept.HELP:
         (EXPECTED / f"help/{Path(script).stem}.txt").write_text(kept.help_of(script))
-    store("old", kept.old(OldRuns(runs)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The commands whose behaviour is frozen, each run once a process, on drawn data.
+"""The commands whose behaviour is frozen, each run once a session, on drawn data.
 
 Each is run as a user does, in a process of its own, on the CPU, in fp32 and with one thread.
 """
@@ -10,10 +10,16 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+import numpy as np
+import torch
+import version1
 from conftest import ROOT
 from drawings import CLASSES, draw_scene, draw_source, draw_tiles
+from frozen import entries_of
 from preloaded import python
 
+STEPS = {"latest": 5, "epoch": 4}  # of the runs of version 1
 RATE = 0.0001  # low: each step of Adam takes machines further apart
 JITTER = dict(brightness=0.3, contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-0.3, 0.3))
 # What a command reads of its environment must not depend on who runs it.
@@ -151,6 +157,7 @@ class Runs:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.written: dict[str, dict] = {}  # the version-1 files, before train.py went on
 
     @functools.cached_property
     def tiles(self) -> Path:
@@ -226,3 +233,35 @@ class Runs:
     @functools.cached_property
     def prediction(self) -> Done:
         return self.predict(self.finetuning.folder / "best.pth", self.folder / "maps")
+
+    @functools.cache  # noqa: B019  # as many as there are runs
+    def gone_on(self, name: str) -> Done:
+        """train.py on the folder of a version-1 run of five steps, or of four that lost its
+        latest.pth."""
+        folder = self.folder / f"old_{name}"
+        config = pretraining_config(self.tiles, folder)
+        file = write_config(config, self.folder / f"old_{name}_cfg.py")
+        entries = entries_of(self.pretraining.folder / "log")
+        file_of_run = version1.write_run(folder, config, STEPS[name], entries, name == "latest")
+        self.written[name] = version1.structure(torch.load(file_of_run, weights_only=True))
+        return command("train.py", "--config_file", file, folder=folder)
+
+    @functools.cached_property
+    def old_best(self) -> Path:
+        """best.pth of version 1."""
+        paths = sorted((self.tiles / "images").iterdir())[:4]
+        images = np.stack([cv2.imread(str(path))[:64, :64, ::-1] for path in paths])
+        folder = self.folder / "old_best"
+        folder.mkdir()
+        config = finetuning_config(self.preparation.folder, folder)
+        images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+        version1.write_best(folder / "best.pth", config, images)
+        return folder / "best.pth"
+
+    @functools.cached_property
+    def old_prediction(self) -> Done:
+        return self.predict(self.old_best, self.folder / "old_maps")
+
+    @functools.cached_property
+    def old_evaluation(self) -> Done:
+        return self.evaluate(self.old_best)

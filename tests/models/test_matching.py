@@ -1,8 +1,5 @@
 """MatchingHead: turns and labels agree, and the transform prediction is learned from the start."""
 
-import re
-import runpy
-import sys
 from pathlib import Path
 
 import cv2
@@ -218,54 +215,3 @@ def test_it_learns_where_the_published_head_is_still_at_chance(tmp_path, pretext
         accuracy[name] = float(counted.diagonal().sum() / counted.sum())
     assert accuracy["published"] < 0.3, accuracy  # chance is 0.17
     assert accuracy["matching"] > 0.5, accuracy
-
-
-def test_without_learning_pixels_tell_the_transform_and_a_deep_random_map_does_not(
-    tmp_path, monkeypatch, capsys
-):
-    for i in range(24):
-        town, _ = draw_town(np.random.default_rng([12, i]), 96, 96, metres=0.2)
-        cv2.imwrite(str(tmp_path / f"{i}.png"), town[:, :, 2::-1])
-    words = ["--config_file", str(ROOT / "configs/demo_oam_pretrain_resnet18_cfg.py"), "--set"]
-    data = dict(data_path=tmp_path, data_format="*.png", img_size=64, crop_size=64)
-    words += [f"train_cfg.train_data.{key}={value}" for key, value in data.items()]
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    monkeypatch.setattr(sys, "argv", ["match_transforms.py", *words])
-    runpy.run_path(str(ROOT / "tools/match_transforms.py"), run_name="__main__")
-    lines = capsys.readouterr().out.splitlines()
-    right = {
-        line.split(":")[0]: [float(number) for number in re.findall(r"\d+\.\d", line)]
-        for line in lines[1:]
-    }
-    assert lines[0].startswith("24 samples")
-    assert right["pixels,  4 x  4"][0] > 70
-    assert right["block6, 2 x 2"][0] < 45
-    plain, without = right["block2, 8 x 8"]
-    assert without > plain + 10
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("--samples", "1"), "--samples 1"),
-        (("--seed", "-1"), "seed=-1"),
-        (("--backbone", "nothing.pth"), "nothing.pth"),
-        (("--set", "train_cfg.train_data.data_path=nowhere"), "nowhere"),
-    ],
-)
-def test_mistakes_end_in_one_line(tmp_path, monkeypatch, capsys, words, said):
-    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((64, 64, 3), np.uint8))
-    cv2.imwrite(str(tmp_path / "b.png"), np.zeros((64, 64, 3), np.uint8))
-    config = ["--config_file", str(ROOT / "configs/demo_oam_pretrain_resnet18_cfg.py")]
-    data = ("--set", f"train_cfg.train_data.data_path={tmp_path}")
-    data += ("train_cfg.train_data.data_format=*.png", "train_cfg.train_data.img_size=64")
-    data += ("train_cfg.train_data.crop_size=64",)
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    monkeypatch.setattr(sys, "argv", ["match_transforms.py", *config, *data, *words])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "tools/match_transforms.py"), run_name="__main__")
-    assert ended.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert said in error

@@ -1,5 +1,7 @@
 """Where tiles lie, how many a data set has, and which scenes are of which split."""
 
+from collections import defaultdict
+
 import numpy as np
 import pytest
 
@@ -16,18 +18,14 @@ from SSLRemoteSensing.preparation.isprs import (
     VAIHINGEN_VAL,
 )
 
-ROWS = {2: (10, 11, 12), 3: (10, 11, 12), 4: (10, 11, 12), 5: (10, 11, 12)}
-ROWS |= {6: (7, 8, 9, 10, 11, 12), 7: (7, 8, 9, 10, 11, 12)}
-POTSDAM_TRAIN = [f"{row}_{column}" for row, columns in ROWS.items() for column in columns]
-ROWS = {2: (13, 14), 3: (13, 14), 4: (13, 14, 15), 5: (13, 14, 15), 6: (13, 14, 15), 7: (13,)}
-POTSDAM_TEST = [f"{row}_{column}" for row, columns in ROWS.items() for column in columns]
+TRAIN = dict.fromkeys(range(2, 6), (10, 11, 12)) | dict.fromkeys((6, 7), range(7, 13))
+TEST = {2: (13, 14), 3: (13, 14), 4: (13, 14, 15), 5: (13, 14, 15), 6: (13, 14, 15), 7: (13,)}
+POTSDAM_TRAIN, POTSDAM_TEST = (
+    [f"{row}_{column}" for row, columns in rows.items() for column in columns]
+    for rows in (TRAIN, TEST)
+)
 VAIHINGEN_TRAIN = list(map(str, (1, 3, 5, 7, 11, 13, 15, 17, 21, 23, 26, 28, 30, 32, 34, 37)))
 VAIHINGEN_TEST = list(map(str, (2, 4, 6, 8, 10, 12, 14, 16, 20, 22, 24, 27, 29, 31, 33, 35, 38)))
-
-
-def tiles(size: tuple[int, int], tile: int, stride: int) -> int:
-    height, width = size
-    return len(positions(height, tile, stride)) * len(positions(width, tile, stride))
 
 
 @pytest.mark.parametrize("length", [32, 33, 63, 64, 65, 70, 90, 96, 257])
@@ -45,19 +43,20 @@ def test_windows_cover_every_pixel_and_stay_inside(length, tile, stride):
     assert set(np.diff(starts[:-1])) <= {stride}
 
 
-def test_potsdam_has_the_published_number_of_chips():
-    one = tiles(POTSDAM_SIZE, 512, 512)
-    train = POTSDAM_SPLITS["train"] + POTSDAM_SPLITS["val"]
-    assert (one * len(train), one * len(POTSDAM_SPLITS["test"])) == (3456, 2016)
-
-
-@pytest.mark.parametrize(("stride", "expected"), [(512, (344, 398)), (256, (1046, 1208))])
-def test_vaihingen_has_the_published_number_of_chips(stride, expected):
+@pytest.mark.parametrize(
+    ("splits", "size_of", "stride", "expected"),
+    [
+        (POTSDAM_SPLITS, defaultdict(lambda: POTSDAM_SIZE), 512, (3456, 2016)),
+        (VAIHINGEN_SPLITS, VAIHINGEN_SIZES, 512, (344, 398)),
+        (VAIHINGEN_SPLITS, VAIHINGEN_SIZES, 256, (1046, 1208)),
+    ],
+)
+def test_the_sets_have_the_published_number_of_chips(splits, size_of, stride, expected):
     def count(scenes):
-        return sum(tiles(VAIHINGEN_SIZES[scene], 512, stride) for scene in scenes)
+        sides = [[len(positions(n, 512, stride)) for n in size_of[scene]] for scene in scenes]
+        return sum(rows * columns for rows, columns in sides)
 
-    train = VAIHINGEN_SPLITS["train"] + VAIHINGEN_SPLITS["val"]
-    assert (count(train), count(VAIHINGEN_SPLITS["test"])) == expected
+    assert (count(splits["train"] + splits["val"]), count(splits["test"])) == expected
 
 
 @pytest.mark.parametrize(
@@ -78,15 +77,9 @@ def test_splits_are_as_published_with_validation_taken_from_train(splits, val, t
     assert 0.1 < len(val) / len(train) < 0.25
 
 
-def test_scenes_with_known_faults_are_not_in_validation():
+def test_what_is_known_of_the_scenes_fits_their_splits():
     assert set(POTSDAM_FAULTS) == {"4_12", "6_7", "7_10"}
-    assert not set(POTSDAM_FAULTS) & set(POTSDAM_VAL)
-
-
-def test_every_scene_of_vaihingen_has_a_size():
+    assert not set(POTSDAM_FAULTS) & set(POTSDAM_VAL), "a scene with faults is in validation"
     assert set(VAIHINGEN_SIZES) == set(VAIHINGEN_TRAIN) | set(VAIHINGEN_TEST)
-
-
-def test_published_shares_are_shares():
-    assert sum(POTSDAM_SHARES) == pytest.approx(1, abs=0.002)
-    assert sum(VAIHINGEN_SHARES) == pytest.approx(1, abs=0.002)
+    for shares in (POTSDAM_SHARES, VAIHINGEN_SHARES):
+        assert sum(shares) == pytest.approx(1, abs=0.002)

@@ -24,14 +24,13 @@ import signal
 import sys
 import tempfile
 import traceback
+import zlib
 from collections import Counter
 from pathlib import Path
 
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from harness import ROOT, differing, in_child, require_no_thread, write
 
+# isort: split
 import cv2
 import numpy as np
 import torch
@@ -66,7 +65,7 @@ def main() -> None:
     flags.add_argument("--seed", type=int, default=0)
     flags.add_argument("--case", metavar="KIND:NUMBER", help="only this one, its traceback shown")
     args = flags.parse_args()
-    assert len(os.listdir("/proc/self/task")) == 1, "a thread runs: forked children would lack it"
+    require_no_thread()
     folder = Path(tempfile.mkdtemp(prefix="fuzz_"))
     try:
         if args.case:
@@ -76,11 +75,7 @@ def main() -> None:
             outcome = judge(kind, int(number), args.seed, folder, show=True)
             print(json.dumps(outcome, indent=1))
             return
-        child = os.fork()  # no thread of OpenCV or torch may start in this process
-        if child == 0:
-            draw(folder)
-            os._exit(0)
-        os.waitpid(child, 0)
+        in_child(draw, folder)  # no thread of OpenCV or torch may start in this process
         found = fuzz(args.cases, args.seed, folder, args.output)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -97,43 +92,43 @@ def fuzz(cases: int, seed: int, folder: Path, output: Path) -> dict:
         while entry["done"] < round(cases * share):
             last = min(round(cases * share), entry["done"] + CHUNK)
             for outcome in chunk(kind, entry["done"], last, seed, folder):
-                outcomes = entry["outcomes"]
-                outcomes[outcome["outcome"]] = outcomes.get(outcome["outcome"], 0) + 1
-                entry["done"] += 1
-                entry["most_mb"] = max(entry.get("most_mb", 0), outcome["mb"])
-                entry["most_seconds"] = max(entry.get("most_seconds", 0), outcome["seconds"])
-                if outcome["outcome"] in BAD:
-                    entry["bad"].append(outcome)
+                add(entry, outcome)
+            found["figures"] = figures(found)
             write(output, found)
     return found
 
 
-def write(output: Path, found: dict) -> None:
-    """Write all that is known, whole or not at all."""
-    outcomes = Counter()
-    for entry in found["kinds"].values():
+def add(entry: dict, outcome: dict) -> None:
+    what = outcome["outcome"]
+    entry["done"] += 1
+    entry["outcomes"][what] = entry["outcomes"].get(what, 0) + 1
+    for key in ("mb", "seconds"):
+        entry[f"most_{key}"] = max(entry.get(f"most_{key}", 0), outcome[key])
+    if what in BAD:
+        entry["bad"].append(outcome)
+
+
+def figures(found: dict) -> dict:
+    outcomes, kinds = Counter(), found["kinds"]
+    for entry in kinds.values():
         outcomes += entry["outcomes"]
-    bad = [one for entry in found["kinds"].values() for one in entry["bad"]]
-    found["figures"] = {
-        "cases": sum(entry["done"] for entry in found["kinds"].values()),
+    bad = [case for entry in kinds.values() for case in entry["bad"]]
+    times = Counter(case["what"] for case in bad)
+    return {
+        "cases": sum(entry["done"] for entry in kinds.values()),
         "outcomes": dict(outcomes),
         "by_kind": {
-            kind: {key: value for key, value in entry.items() if key != "bad"}
-            for kind, entry in found["kinds"].items()
+            kind: {k: entry[k] for k in entry if k != "bad"} for kind, entry in kinds.items()
         },
         # One of each kind of defect, with the command that shows it.
         "defects": {
-            one["what"]: {
-                "times": len(same),
-                "again": f"--seed {found['seed']} --case {one['case']}",
+            case["what"]: {
+                "times": times[case["what"]],
+                "again": f"--seed {found['seed']} --case {case['case']}",
             }
-            for one in bad
-            for same in [[other for other in bad if other["what"] == one["what"]]]
+            for case in bad
         },
     }
-    part = output.with_name(f".{output.name}.part")
-    part.write_text(json.dumps(found, indent=1) + "\n")
-    os.replace(part, output)
 
 
 def chunk(kind: str, first: int, last: int, seed: int, folder: Path) -> list[dict]:
@@ -323,32 +318,28 @@ def damaged_file(folder: Path, kind: str, rng: np.random.Generator) -> Path:
 
 def mend_png(data: bytearray) -> None:
     """Make the checksum of the header right, as a decoder would stop there otherwise."""
-    import zlib
-
     if len(data) > 33:
         data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
 
 
+ARGUMENTS = (
+    *(dict(in_channels=3), dict(in_channels=3, max_value=1023.0)),
+    *(dict(in_channels=1, bands=(1,)), dict(in_channels=4)),
+)
+
+
 def read_image(rng: np.random.Generator, folder: Path) -> None:
     path = damaged_file(folder, "images", rng)
-    arguments = [
-        dict(in_channels=3),
-        dict(in_channels=3, max_value=1023.0),
-        dict(in_channels=1, bands=(1,)),
-        dict(in_channels=4),
-    ]
     images.read_header(path)
-    image = images.read_image(path, **arguments[int(rng.choice(4, p=[0.6, 0.2, 0.1, 0.1]))])
-    assert image.dtype == np.uint8
-    assert image.ndim == 3
+    image = images.read_image(path, **ARGUMENTS[int(rng.choice(4, p=[0.6, 0.2, 0.1, 0.1]))])
+    assert (image.dtype, image.ndim) == (np.uint8, 3)
 
 
 def read_label(rng: np.random.Generator, folder: Path) -> None:
     path = damaged_file(folder, "labels", rng)
     images.read_header(path)
     label = images.read_label(path)
-    assert label.dtype == np.uint8
-    assert label.ndim == 2
+    assert (label.dtype, label.ndim) == (np.uint8, 2)
 
 
 def read_config_text(rng: np.random.Generator, folder: Path) -> None:
@@ -489,7 +480,7 @@ def read_latest(rng: np.random.Generator, folder: Path) -> str | None:
     else:
         path.write_bytes(damaged(whole.read_bytes(), rng))
     state, expected = run_folder.read(at), checkpoints.read(whole)
-    return None if same(state, expected) else "latest.pth: read with other contents"
+    return "latest.pth: read with other contents" if differing(state, expected) else None
 
 
 def read_backbone(rng: np.random.Generator, folder: Path) -> str | None:
@@ -506,26 +497,15 @@ def read_backbone(rng: np.random.Generator, folder: Path) -> str | None:
         (at / "backbone.json").write_bytes(damaged((at / "backbone.json").read_bytes(), rng))
     contents = checkpoints.read(path)
     checkpoints.read_card(path, contents)
-    state = backbone_weights(contents)
-    expected = backbone_weights(checkpoints.read(folder / "whole/backbone.pth"))
+    state = backbone_weights(contents)[0]
+    expected = backbone_weights(checkpoints.read(folder / "whole/backbone.pth"))[0]
     intact = (at / "backbone.json").exists() and "sha256" in json.loads(
         (at / "backbone.json").read_text()
     )
-    if carded and intact and not same(state, expected):
+    if carded and intact and differing(state, expected):
         return "backbone.pth: read with other contents beside its card"
     load_backbone(None, path, strict=False)
     return None
-
-
-def same(a, b) -> bool:
-    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        same_kind = a.dtype == b.dtype and a.shape == b.shape and not a.requires_grad
-        return same_kind and a.numpy().tobytes() == b.numpy().tobytes()  # NaN is itself
-    if isinstance(a, dict) and isinstance(b, dict):
-        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return type(a) is type(b) and a == b
 
 
 # kind -> its share of the cases, and what runs one. The order numbers the random generators.

@@ -26,12 +26,9 @@ import time
 import traceback
 from pathlib import Path
 
-# Before torch and OpenCV are loaded: their threads would be gone in a forked child, see `in_child`.
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from harness import ROOT, differing, in_child, require_no_thread, write
 
+# isort: split
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -47,19 +44,16 @@ WORKERS = (0, 1, 2)
 
 # name -> command, and what it sets. Steps of 4 images of 16, so 4 an epoch.
 CHECKPOINTS = "train_cfg.checkpoints."
+HALVES = ["train_cfg.batch_size=2", "train_cfg.accumulate_steps=2"]
 SCENARIOS = {
     "pretrain": ("train.py", ["train_cfg.num_epoch=3"]),
     "pretrain, accumulated, cosine, saved by the clock": (
         "train.py",
         [
-            "train_cfg.batch_size=2",
-            "train_cfg.accumulate_steps=2",
-            "train_cfg.num_epoch=None",
-            "train_cfg.num_step=9",
+            *(*HALVES, "train_cfg.num_epoch=None", "train_cfg.num_step=9"),
             "train_cfg.lr_schedule={'name': 'cosine', 'warmup_steps': 3}",
             "train_cfg.log.log_step=2",
-            CHECKPOINTS + "save_minutes=1e-9",
-            CHECKPOINTS + "save_step=2",
+            *(CHECKPOINTS + "save_minutes=1e-9", CHECKPOINTS + "save_step=2"),
         ],
     ),
     "pretrain, bf16, AdamW": (
@@ -67,8 +61,7 @@ SCENARIOS = {
         [
             "train_cfg.precision='bf16'",
             "train_cfg.optimizer={'name': 'AdamW', 'lr': 1e-3}",
-            "train_cfg.num_epoch=None",
-            "train_cfg.num_step=4",
+            *("train_cfg.num_epoch=None", "train_cfg.num_step=4"),
             CHECKPOINTS + "save_minutes=1e-9",
         ],
     ),
@@ -76,10 +69,7 @@ SCENARIOS = {
     "finetune, accumulated, poly, saved by the clock": (
         "finetune_seg.py",
         [
-            "train_cfg.batch_size=2",
-            "train_cfg.accumulate_steps=2",
-            "train_cfg.num_step=10",
-            "train_cfg.lr_schedule={'name': 'poly'}",
+            *(*HALVES, "train_cfg.num_step=10", "train_cfg.lr_schedule={'name': 'poly'}"),
             CHECKPOINTS + "save_minutes=0.01",
         ],
     ),
@@ -94,7 +84,7 @@ def main() -> None:
     flags.add_argument("--seed", type=int, default=0)
     flags.add_argument("--most", type=int, default=6, help="kills of one run")
     args = flags.parse_args()
-    assert len(os.listdir("/proc/self/task")) == 1, "a thread runs: forked children would lack it"
+    require_no_thread()
     folder = args.folder or Path(tempfile.mkdtemp(prefix="kill_resume_"))
     known = json.loads(args.output.read_text()) if args.output.exists() else {"runs": []}
     runs = known["runs"]
@@ -107,23 +97,21 @@ def main() -> None:
             name = list(SCENARIOS)[number % len(SCENARIOS)]
             if name not in straight:
                 started = time.monotonic()
-                status, _ = run_to_end(commands[name], write_config(name, folder, "straight"), 0)
+                status = run_to_end(commands[name], write_config(name, folder, "straight"), 0)
                 assert status == 0, f"the straight run failed: {folder}/straight/{name}/said.txt"
                 straight[name] = time.monotonic() - started
             draws = random.Random(f"{args.seed} {number}")
-            runs.append({"scenario": name, "number": number, "kills": [], "outcome": "unfinished"})
-            attempt(runs[-1], commands[name], name, folder, straight[name], draws, args.most)
+            run = {"scenario": name, "number": number, "kills": [], "outcome": "unfinished"}
+            runs.append(run)
+            attempt(run, commands[name], name, folder, straight[name], draws, args.most)
             report(args.output, args.seed, runs)
+            kills, outcome = len(run["kills"]), run["outcome"]
+            print(f"run {number}, {name}: {kills} kills, {outcome}", flush=True)
+            remains = run_folder(folder, "killed", name)
+            if outcome != "identical":
+                shutil.move(remains, args.output.absolute().with_suffix(f".run_{number}"))
+            shutil.rmtree(remains, ignore_errors=True)
             number += 1
-            bad = runs[-1]["outcome"] != "identical"
-            print(
-                f"run {number}, {name}: {len(runs[-1]['kills'])} kills, {runs[-1]['outcome']}",
-                flush=True,
-            )
-            kept = run_folder(folder, "killed", name)
-            if bad:
-                shutil.move(kept, args.output.absolute().with_suffix(f".run_{number}"))
-            shutil.rmtree(kept, ignore_errors=True)
     finally:
         if args.folder is None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -172,33 +160,6 @@ def write_config(name: str, folder: Path, kind: str) -> Path:
     return file
 
 
-def in_child(function, *args):
-    """What `function(*args)` gives, of plain values, in a forked process.
-
-    A process that has loaded torch takes 5 seconds to start, one that is forked from it none. It
-    must have started no thread, as those are not forked: so all work is done in children, and this
-    process only waits.
-    """
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            result = json.dumps([True, function(*args)])
-        except BaseException:
-            result = json.dumps([False, traceback.format_exc()])
-        with os.fdopen(writer, "w") as file:
-            file.write(result)
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as file:
-        text = file.read()
-    os.waitpid(child, 0)
-    fine, result = json.loads(text)
-    if not fine:
-        raise RuntimeError(result)
-    return result
-
-
 def start(command, config: Path, workers: int) -> int:
     """Start a command as `python train.py --config_file CONFIG` would; its process number."""
     child = os.fork()
@@ -224,22 +185,17 @@ def start(command, config: Path, workers: int) -> int:
         os._exit(status)
 
 
-def run_to_end(command, config: Path, workers: int) -> tuple[int, float]:
-    started = time.monotonic()
+def run_to_end(command, config: Path, workers: int) -> int:
     _, status = os.waitpid(start(command, config, workers), 0)
-    return os.waitstatus_to_exitcode(status), time.monotonic() - started
+    return os.waitstatus_to_exitcode(status)
 
 
 def attempt(run: dict, command, name: str, folder: Path, whole: float, draws, most: int) -> None:
     """Kill a run up to `most` times, let it end, compare it; all that is found goes to `run`."""
     config = write_config(name, folder, "killed")
     at = config.parent
-    workers, second = 0, 0
     for _ in range(draws.randint(1, most)):
-        # The names of two event files of one second would not tell which came first.
-        while int(time.time()) == second:
-            time.sleep(0.01)
-        second = int(time.time())
+        next_second()
         workers, moment = draws.choice(WORKERS), draws.choice(MOMENTS)
         before = saved_step(at)
         child = start(command, config, workers)
@@ -280,9 +236,8 @@ def attempt(run: dict, command, name: str, folder: Path, whole: float, draws, mo
                 "parts_left": {part.name: part.stat().st_size for part in parts(at)},
             }
         )
-    while int(time.time()) == second:
-        time.sleep(0.01)
-    status, _ = run_to_end(command, config, draws.choice(WORKERS))
+    next_second()
+    status = run_to_end(command, config, draws.choice(WORKERS))
     run["status"] = status
     run["parts_in_the_end"] = [part.name for part in parts(at)]
     if status:
@@ -292,6 +247,11 @@ def attempt(run: dict, command, name: str, folder: Path, whole: float, draws, mo
     different = in_child(compare, str(run_folder(folder, "straight", name)), str(at))
     different += [f"{part} is left over" for part in run["parts_in_the_end"]]
     run["outcome"] = "; ".join(different) or "identical"
+
+
+def next_second() -> None:
+    """The names of two event files of one second would not tell which came first."""
+    time.sleep(1 - time.time() % 1)
 
 
 def wait(child: int, until, seconds: float) -> None:
@@ -327,7 +287,7 @@ def unreadable(folder: str) -> list[str]:
     found = []
     for file in Path(folder).glob("*.pth"):
         try:
-            read(file, sealed=file.name != "backbone.pth")
+            read(file)
         except UserError:
             found.append(file.name)
     return found
@@ -349,8 +309,7 @@ def compare(straight: str, killed: str) -> list[str]:
             found.append(f"{name} is missing")
             continue
         a, b = (torch.load(folder / name, weights_only=True) for folder in (one, two))
-        for key in ("card", "checksum"):  # their paths differ
-            a.pop(key, None), b.pop(key, None)
+        a.pop("card", None), b.pop("card", None)  # their paths differ
         found += [f"{name}: {path}" for path in differing(a, b)]
     for name in sorted({file.name for file in two.glob("*.pth")}):
         if not (one / name).exists():
@@ -371,18 +330,6 @@ def compare(straight: str, killed: str) -> list[str]:
             found.append("results.json: other scores")
     json.loads((two / "run.json").read_text())
     return found
-
-
-def differing(a, b, path: str = "") -> list[str]:
-    """Where two nests of dicts, lists and tensors differ."""
-    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        return [] if a.dtype == b.dtype and torch.equal(a, b) else [path]
-    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
-        return [line for key in a for line in differing(a[key], b[key], f"{path}.{key}")]
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
-        pairs = enumerate(zip(a, b, strict=True))
-        return [line for i, (x, y) in pairs for line in differing(x, y, f"{path}[{i}]")]
-    return [] if type(a) is type(b) and a == b else [path]
 
 
 def entries_of(folder: Path) -> list[dict]:
@@ -420,17 +367,13 @@ def report(path: Path, seed: int, runs: list[dict]) -> dict:
         "runs": len(ends),
         "runs_identical_to_the_straight_one": sum(run["outcome"] == "identical" for run in ends),
         "by_scenario": {
-            name: {
-                "runs": sum(run["scenario"] == name for run in ends),
-                "kills": sum(len(run["kills"]) for run in runs if run["scenario"] == name),
-            }
+            name: {"runs": len(own), "kills": sum(len(run["kills"]) for run in own)}
             for name in SCENARIOS
+            for own in [[run for run in runs if run["scenario"] == name]]
         },
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
     }
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps({"figures": found, "seed": seed, "runs": runs}, indent=1) + "\n")
-    os.replace(part, path)
+    write(path, {"figures": found, "seed": seed, "runs": runs})
     return found
 
 

@@ -8,17 +8,17 @@ growth from step 100 to the last.
 """
 
 import argparse
+import contextlib
 import json
+import multiprocessing
 import os
 import re
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from harness import ROOT, in_child, write
+
 MOST = 16  # MB; the allocator's own ups and downs are some
 
 
@@ -27,65 +27,46 @@ def main() -> None:
     flags.add_argument("--steps", type=int, default=1000)
     flags.add_argument("--workers", type=int, nargs="+", default=[0, 1])
     flags.add_argument("--output", type=Path, default=Path("soak_memory.json"))
-    flags.add_argument(
-        "--one", action="store_true", help="run here, with the one number of workers"
-    )
     args = flags.parse_args()
-    if args.one:
-        print(json.dumps(measure(args.steps, args.workers[0])))
-        return
-    found = {}
+    results = {}
     for workers in args.workers:
-        command = [sys.executable, __file__, "--one", "--steps", str(args.steps)]
-        done = subprocess.run(
-            [*command, "--workers", str(workers)], capture_output=True, text=True, check=True
-        )
-        found[f"workers {workers}"] = json.loads(done.stdout.splitlines()[-1])
-        args.output.write_text(json.dumps(found, indent=1) + "\n")
-    growths = [
-        memory[str(args.steps)] - memory["100"] for run in found.values() for memory in run.values()
-    ]
-    print(json.dumps(found, indent=1))
-    print(f"most growth from step 100 to {args.steps}: {max(growths):.1f} MB")
-    sys.exit(int(max(growths) > MOST))
+        results[f"workers {workers}"] = in_child(measure, args.steps, workers)
+        write(args.output, results)
+    held_by = [memory for run in results.values() for memory in run.values()]
+    growth = max(memory[str(args.steps)] - memory["100"] for memory in held_by)
+    print(json.dumps(results, indent=1))
+    print(f"most growth from step 100 to {args.steps}: {growth:.1f} MB")
+    sys.exit(int(growth > MOST))
 
 
-def measure(steps: int, workers: int) -> dict[str, dict[str, float]]:
+def measure(steps: int, workers: int) -> dict[str, dict[int, float]]:
     """MB held by this process, and by its worker, by step."""
-    import contextlib
-    import multiprocessing
-
-    from conftest import draw_tiles, fit_task
-    from tiny_run import TinyNet
+    from conftest import draw_tiles
+    from tiny_run import changing, train
 
     from SSLRemoteSensing.core.config import load_config
-    from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
 
     memory = {"process": {}, "worker": {}} if workers else {"process": {}}
-    with tempfile.TemporaryDirectory() as folder:
+
+    def note(number, losses, model):
+        if number % 100 == 0:
+            memory["process"][number] = held(os.getpid())
+            for child in multiprocessing.active_children()[:1]:
+                memory["worker"][number] = held(child.pid)
+        return losses
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         tiles = draw_tiles(Path(folder), 200)
         config = load_config(ROOT / "configs/demo_oam_pretrain_resnet18_cfg.py")
-        data = config["train_cfg"]["train_data"] | {"data_path": str(tiles / "images")}
-        data |= {"data_format": "*.jpg", "img_size": 32, "crop_size": None}
-        settings, model = PretextSettings(**data), TinyNet()
-        forward, calls = model.forward, []
-
-        def noting(batch):
-            calls.append(1)
-            if len(calls) % 100 == 0:
-                memory["process"][len(calls)] = held(os.getpid())
-                for child in multiprocessing.active_children()[:1]:
-                    memory["worker"][len(calls)] = held(child.pid)
-            return forward(batch)
-
-        model.forward = noting
-        with contextlib.redirect_stdout(sys.stderr):
-            fit_task(
-                model, PretextDataset(settings), collate, batch_size=4, num_step=steps,
-                optimizer={"name": "Adam", "lr": 1e-3}, device="cpu", num_workers=workers,
-                checkpoints={"checkpoints_path": f"{folder}/run", "save_step": 1, "max_keep": 2},
-                log={"log_path": f"{folder}/run/log", "log_step": 10},
-            )  # fmt: skip
+        data = {"data_path": str(tiles / "images"), "data_format": "*.jpg"}
+        config["train_cfg"]["train_data"] |= data | {"img_size": 32, "crop_size": None}
+        train(
+            config, changing(note), batch_size=4, num_epoch=None, num_step=steps, device="cpu",
+            precision="fp32", channels_last=False, num_workers=workers, lr_schedule=None,
+            optimizer={"name": "Adam", "lr": 1e-3},
+            checkpoints={"checkpoints_path": f"{folder}/run", "save_step": 1, "max_keep": 2},
+            log={"log_path": f"{folder}/run/log", "log_step": 10},
+        )  # fmt: skip
     return memory
 
 

@@ -2,22 +2,21 @@
 
 import json
 import math
-import os
 import re
 import signal
 from dataclasses import replace
 
 import pytest
 import torch
-from conftest import draw_tiles, fit_task
-from tiny_run import TinyNet, entries, interrupt_at, moved, train
+from conftest import draw_tiles
+from tiny_run import TinyNet, changing, entries, images_of, interrupt_at, moved, train
 from torch import nn
 
 from SSLRemoteSensing import build_pretext
 from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.machine import choose_device
-from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
+from SSLRemoteSensing.data.pretext import collate
 from SSLRemoteSensing.training import run_folder, train_step
 from SSLRemoteSensing.training.rehearsal import rehearse
 from SSLRemoteSensing.training.sampler import KeySampler
@@ -28,10 +27,17 @@ from SSLRemoteSensing.training.train_step import TrainStep
 from SSLRemoteSensing.workflows.monitor import BatchMonitor
 
 
+def loop_keys(config: dict) -> dict:
+    return {k: v for k, v in config["train_cfg"].items() if k not in ("losses", "train_data")}
+
+
+def steps(config: dict) -> list[int]:
+    return [entry["step"] for entry in entries(config)]
+
+
 def test_thirty_steps_reduce_each_loss_on_one_batch(pretext_config):
     torch.manual_seed(0)
-    model = build_pretext(pretext_config)
-    dataset = PretextDataset(PretextSettings(**pretext_config["train_cfg"]["train_data"]))
+    model, dataset = build_pretext(pretext_config), images_of(pretext_config)
     batch = collate([dataset[(0, index)] for index in range(8)])
     step = TrainStep(model, dict(name="Adam", lr=5e-4), choose_device("cpu"))
     curve = []
@@ -43,28 +49,32 @@ def test_thirty_steps_reduce_each_loss_on_one_batch(pretext_config):
         assert last < 0.9 * first, task
 
 
+# Going on.
+
+WAYS = [
+    (dict(), 3),  # mid-epoch
+    (dict(), 6),  # the last step of the first epoch
+    (dict(accumulate_steps=2), 3),  # between the two halves of a step
+    (dict(clip_grad_norm=1.0, lr_schedule=dict(name="cosine", warmup_steps=3)), 8),
+    (dict(precision="bf16", optimizer=dict(name="AdamW", lr=1e-3)), 4),
+]
+WHOLE_METHOD = (dict(build=build_pretext, num_epoch=1, batch_size=8), 2, 1)
+
+
 @pytest.mark.parametrize(
-    ("changes", "stop_call"),
-    [
-        (dict(), 3),  # mid-epoch
-        (dict(), 6),  # the last step of the first epoch
-        (dict(accumulate_steps=2), 3),  # between the two halves of a step
-        (dict(clip_grad_norm=1.0, lr_schedule=dict(name="cosine", warmup_steps=3)), 8),
-        (dict(precision="bf16", optimizer=dict(name="AdamW", lr=1e-3)), 4),
-    ],
+    ("changes", "stop_call", "workers"),
+    [*((*way, workers) for way in WAYS for workers in (0, 2)), WHOLE_METHOD],
 )
-@pytest.mark.parametrize("workers", [0, 2])
 def test_resume_equals_straight_run(pretext_config, tmp_path, changes, stop_call, workers):
+    pretext_config["train_cfg"]["log"]["log_step"] = 1
     straight = train(pretext_config, **changes)
     halted = moved(pretext_config, tmp_path / "halted")
     with pytest.raises(SystemExit) as stop:
         train(halted, interrupt_at(stop_call), **changes)
     assert stop.value.code == 130
-    resumed = train(halted, **changes, num_workers=workers)
-    for (name, one), two in zip(
-        straight.state_dict().items(), resumed.state_dict().values(), strict=True
-    ):
-        assert torch.equal(one, two), name
+    resumed = train(halted, **changes, num_workers=workers).state_dict()
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, resumed[name]), name
     kept = ("step", "epoch", "lr", "loss", "inpainting", "agr", "exemplar")
     ours, theirs = (
         [{key: entry[key] for key in kept} for entry in entries(config)]
@@ -73,29 +83,38 @@ def test_resume_equals_straight_run(pretext_config, tmp_path, changes, stop_call
     assert ours == theirs
 
 
-def test_resume_equals_straight_run_for_the_whole_method(pretext_config, tmp_path):
-    changes = dict(build=build_pretext, num_epoch=1, batch_size=8)
-    straight = train(pretext_config, **changes)
+def test_a_checkpoint_between_two_entries_of_the_log_has_an_entry_of_its_own(
+    pretext_config, tmp_path
+):
+    """No loss is lost, and none counted twice: two entries are of the steps of one."""
+    train(pretext_config)
     halted = moved(pretext_config, tmp_path / "halted")
     with pytest.raises(SystemExit):
-        train(halted, interrupt_at(2), **changes)
-    resumed = train(halted, **changes, num_workers=1)
-    for (name, one), two in zip(
-        straight.state_dict().items(), resumed.state_dict().values(), strict=True
-    ):
-        assert torch.equal(one, two), name
+        train(halted, interrupt_at(3))
+    train(halted)
+    assert steps(halted) == [2, 3, 4, 6, 8, 10, 12]
+    both, (third, fourth) = entries(pretext_config)[1], entries(halted)[1:3]
+    for key in ("loss", "agr", "gradient_norm"):
+        assert both[key] == pytest.approx((third[key] + fourth[key]) / 2)
+    assert entries(pretext_config)[2]["loss"] == entries(halted)[3]["loss"]
 
 
-def test_sigterm_saves_and_ends_with_143(pretext_config, tmp_path, capsys):
+@pytest.mark.parametrize("times", [1, 2])
+def test_sigterm_saves_and_ends_with_143(pretext_config, tmp_path, capsys, times):
+    """Also where it comes twice: some batch systems signal a process and its parent."""
+
+    def sabotage(model):
+        for _ in range(times):
+            interrupt_at(2, signal.SIGTERM)(model)
+
     with pytest.raises(SystemExit) as stop:
-        train(pretext_config, interrupt_at(2, signal.SIGTERM))
+        train(pretext_config, sabotage)
     assert stop.value.code == 143
     assert "stopped after step 2; the same command goes on" in capsys.readouterr().out
-    state = run_folder.read(pretext_config["train_cfg"]["checkpoints"]["checkpoints_path"])
-    assert state["step"] == 2
+    assert run_folder.read(tmp_path / "run")["step"] == 2
 
 
-def test_a_last_step_that_does_not_fit_is_refused(pretext_config, capsys):
+def test_a_last_step_that_does_not_fit_is_refused(pretext_config, tmp_path, capsys):
     """After 20 of 24 images there is no step of 8 left, and so no end of the epoch."""
     with pytest.raises(SystemExit):
         train(pretext_config, interrupt_at(5), num_epoch=1)
@@ -103,36 +122,18 @@ def test_a_last_step_that_does_not_fit_is_refused(pretext_config, capsys):
         train(pretext_config, num_epoch=1, batch_size=8)
     train(pretext_config, num_epoch=1, batch_size=2)
     assert "going on with steps of 2 images, so far 4: at image 20" in capsys.readouterr().out
-    path = pretext_config["train_cfg"]["checkpoints"]["checkpoints_path"]
-    assert run_folder.read(path)["step"] == 5 + 2
+    assert run_folder.read(tmp_path / "run")["step"] == 5 + 2
 
 
 def test_a_finished_run_says_that_nothing_is_left(pretext_config, capsys):
+    """Also one of more epochs than are asked for."""
     train(pretext_config, num_epoch=1)
-    capsys.readouterr()
-    train(pretext_config, num_epoch=1)
-    assert "nothing is left to do" in capsys.readouterr().out
-
-
-def test_more_epochs_than_are_asked_for_is_a_finished_run(pretext_config, capsys):
-    with pytest.raises(SystemExit):
-        train(pretext_config, interrupt_at(8))
-    train(pretext_config, num_epoch=1)
-    assert "nothing is left to do" in capsys.readouterr().out
-
-
-def test_a_second_sigterm_does_not_keep_the_first_from_saving(pretext_config):
-    """Some batch systems signal a process and its parent, which passes it on."""
-
-    def sabotage(model):
-        interrupt_at(2, signal.SIGTERM)(model)
-        interrupt_at(2, signal.SIGTERM)(model)
-
-    with pytest.raises(SystemExit) as stop:
-        train(pretext_config, sabotage)
-    assert stop.value.code == 143
-    path = pretext_config["train_cfg"]["checkpoints"]["checkpoints_path"]
-    assert run_folder.read(path)["step"] == 2
+    for _ in range(2):
+        capsys.readouterr()
+        train(pretext_config, num_epoch=1)
+        assert "nothing is left to do" in capsys.readouterr().out
+        with pytest.raises(SystemExit):
+            train(pretext_config, interrupt_at(2))
 
 
 def test_a_checkpoint_of_an_earlier_version_is_told_from_others(pretext_config, tmp_path):
@@ -144,10 +145,35 @@ def test_a_checkpoint_of_an_earlier_version_is_told_from_others(pretext_config, 
         train(pretext_config)
 
 
-def test_cuda_graphs_do_not_accumulate(pretext_config, monkeypatch):
-    monkeypatch.setattr(train_step, "choose_device", torch.device)
-    with pytest.raises(UserError, match="its CUDA graphs cannot add up"):
-        train(pretext_config, device="cuda", compile="reduce-overhead", accumulate_steps=2)
+def test_going_on_with_other_data_is_said(pretext_config, tmp_path, capsys):
+    folder = draw_tiles(tmp_path / "drawn", 24) / "images"
+    pretext_config["train_cfg"]["train_data"]["data_path"] = str(folder)
+    with pytest.raises(SystemExit):
+        train(pretext_config, interrupt_at(2))
+    (folder / "tile_000.jpg").unlink()
+    train(pretext_config)
+    assert "going on with 23 images, so far 24" in capsys.readouterr().err
+
+
+def test_a_changed_network_is_refused_and_a_changed_rate_is_said(pretext_config, tmp_path, capsys):
+    for key, value in ((None, None), ("lr", 1e-4), ("weight_decay", 0.5)):
+        if key:
+            pretext_config["train_cfg"]["optimizer"][key] = value
+        with pytest.raises(SystemExit):
+            train(pretext_config, interrupt_at(2))
+    assert "going on with train_cfg.optimizer.lr=0.0001, so far 0.0005" in capsys.readouterr().err
+    state = run_folder.read(tmp_path / "run")
+    assert state["optimizer"]["param_groups"][0]["weight_decay"] == 0.5
+    pretext_config["agr_head_cfg"] = None
+    pretext_config["train_cfg"]["optimizer"]["name"] = "SGD"
+    pretext_config["train_cfg"]["log"]["log_step"] = 3
+    refused = r"agr_head_cfg was .* and is now None, train_cfg.optimizer.name was"
+    with pytest.raises(UserError, match=refused):
+        train(pretext_config)
+    assert "going on with train_cfg.log.log_step=3, so far 2" in capsys.readouterr().err
+
+
+# What is written.
 
 
 def test_the_newest_checkpoints_are_kept(pretext_config, tmp_path):
@@ -162,23 +188,20 @@ def test_mid_epoch_checkpoints_come_by_the_clock(pretext_config, tmp_path):
     pretext_config["train_cfg"]["checkpoints"] |= dict(save_step=100, save_minutes=1e-9)
     seen = []
 
-    def sabotage(model):
-        forward = model.forward
+    def look(number, losses, model):
+        seen.append((tmp_path / "run/latest.pth").exists())
+        return losses
 
-        def looking(batch):
-            seen.append((tmp_path / "run/latest.pth").exists())
-            return forward(batch)
-
-        model.forward = looking
-
-    train(pretext_config, sabotage, num_epoch=1)
+    train(pretext_config, changing(look), num_epoch=1)
     assert seen[:2] == [False, True]
 
 
-def test_metrics_hold_the_contract_s_keys(pretext_config):
+def test_metrics_hold_the_contract_s_keys_and_event_files_the_same_scalars(pretext_config):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     train(pretext_config)
     written = entries(pretext_config)
-    assert [entry["step"] for entry in written] == [2, 4, 6, 8, 10, 12]
+    assert steps(pretext_config) == [2, 4, 6, 8, 10, 12]
     keys = ["step", "epoch", "lr", "loss", "inpainting", "agr", "exemplar"]
     keys += ["gradient_norm", "share_inpainting", "share_agr", "share_exemplar"]
     keys += ["images_per_second", "data_wait", "watching", "memory_gb"]
@@ -186,45 +209,87 @@ def test_metrics_hold_the_contract_s_keys(pretext_config):
     total = sum(written[0][task] for task in ("inpainting", "agr", "exemplar"))
     assert written[0]["loss"] == pytest.approx(total)
     assert 0 <= written[0]["data_wait"] < 1
-
-
-def test_event_files_hold_the_same_scalars(pretext_config):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    train(pretext_config, num_epoch=1)
     events = EventAccumulator(pretext_config["train_cfg"]["log"]["log_path"])
     events.Reload()
     points = [(event.step, event.value) for event in events.Scalars("losses/agr")]
-    assert points == [(e["step"], pytest.approx(e["agr"])) for e in entries(pretext_config)]
+    assert points == [(entry["step"], pytest.approx(entry["agr"])) for entry in written]
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_step_and_files(pretext_config, tmp_path):
-    def sabotage(model):
-        forward, calls = model.forward, []
+def test_the_backbone_is_exported_before_the_checkpoint_that_says_so(pretext_config, tmp_path):
+    """A crash in between repeats the export; the other way round would lose it."""
+    seen = []
 
-        def breaking(batch):
-            calls.append(1)
-            factor = float("nan") if len(calls) == 9 else 1.0
-            return {name: loss * factor for name, loss in forward(batch).items()}
+    def export(place):
+        latest = run_folder.read(tmp_path / "run")
+        reached = place.step, place.epoch + 1, place.images
+        seen.append((*reached, latest and latest["step"]))
 
-        model.forward = breaking
-
-    with pytest.raises(UserError, match=r"step 9: loss inpainting.*tile_\d+\.jpg"):
-        train(pretext_config, sabotage)
-    state = checkpoints.read(tmp_path / "run/latest.pth")
-    assert state["step"] == 6
-    assert all(value.isfinite().all() for value in state["model"].values())
+    train(pretext_config, export=export)
+    assert seen == [(6, 1, 24, None), (12, 2, 48, 6)]
 
 
-def spoilt_at(*steps: int):
-    """Give the network an image that is no number at these steps (counted from 1)."""
+def test_the_best_checkpoint_is_the_one_of_the_highest_score(pretext_config, tmp_path):
+    scores = iter([0.2, 0.7, 0.7, 0.5])
+    train(pretext_config, num_epoch=4, evaluate=lambda: {"miou": next(scores)})
+    assert checkpoints.read(tmp_path / "run/best.pth")["step"] == 12
+    assert run_folder.read(tmp_path / "run")["best"] == 0.7
+    scored = [entry["val_miou"] for entry in entries(pretext_config) if "val_miou" in entry]
+    assert scored == [0.2, 0.7, 0.7, 0.5]
+
+
+def test_a_validation_without_labels_is_an_error(pretext_config, tmp_path):
+    with pytest.raises(UserError, match="val_data: no pixel"):
+        train(pretext_config, evaluate=lambda: {"miou": None})
+    assert not (tmp_path / "run/best.pth").exists()
+
+
+def test_a_new_run_puts_the_metrics_of_another_aside(pretext_config, tmp_path):
+    train(pretext_config, num_epoch=1)
+    first = entries(pretext_config)
+    other = moved(pretext_config, tmp_path / "other")
+    other["train_cfg"]["log"] = pretext_config["train_cfg"]["log"]
+    train(other, num_epoch=1)
+    aside = (tmp_path / "run/log/metrics.1.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in aside] == first
+    assert len(entries(pretext_config)) == 3
+
+
+def test_compiled_training_keeps_plain_keys(pretext_config, tmp_path, monkeypatch):
+    """`compile` goes to torch.compile with its mode; the checkpoint has no `_orig_mod.`."""
+    modes = []
+
+    def compiled(module, mode):
+        modes.append(mode)
+        return nn.Sequential(module)  # another module around the same weights
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    train(pretext_config, num_epoch=1, compile="max-autotune")
+    assert modes == ["max-autotune"]
+    assert set(run_folder.read(tmp_path / "run")["model"]) == set(TinyNet().state_dict())
+
+
+# What is not finite, and what cannot be read.
+
+
+def spoiled(*numbers: int, task: str | None = None, by: float = math.nan):
+    """Losses of these calls, of one task or of all, that are no numbers."""
+
+    def change(number, losses, model):
+        hit = number in numbers
+        return {k: v + by if hit and task in (None, k) else v for k, v in losses.items()}
+
+    return changing(change)
+
+
+def spoiled_images(number: int):
+    """Images of this call that are no numbers, which spoil statistics as well."""
 
     def sabotage(model):
         forward, calls = model.forward, []
 
         def spoiling(batch):
             calls.append(1)
-            if len(calls) in steps:
+            if len(calls) == number:
                 batch = batch | {"anchor": torch.full(batch["anchor"].shape, torch.nan)}
             return forward(batch)
 
@@ -233,31 +298,73 @@ def spoilt_at(*steps: int):
     return sabotage
 
 
+def test_a_loss_that_is_not_finite_stops_and_names_step_and_files(pretext_config, tmp_path):
+    with pytest.raises(UserError, match=r"step 9: loss inpainting.*tile_\d+\.jpg"):
+        train(pretext_config, spoiled(9))
+    state = checkpoints.read(tmp_path / "run/latest.pth")
+    assert state["step"] == 6
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
 def test_a_step_that_is_not_finite_is_left_out_where_that_is_allowed(pretext_config, capsys):
     """Weights and statistics stay as they were before it; step, tasks and files are named."""
-    model = train(pretext_config, spoilt_at(3), max_skipped_steps=1)
+    model = train(pretext_config, spoiled_images(3), max_skipped_steps=1)
     said = capsys.readouterr().out
     assert "step 3: loss inpainting, agr, exemplar is not finite, left out (1 of at most 1)" in said
     assert said.count("tile_") >= 4
     assert all(value.isfinite().all() for value in model.state_dict().values())
     assert model.body[1].num_batches_tracked == 2 * (12 - 1)
-    assert [entry["step"] for entry in entries(pretext_config)] == [2, 4, 6, 8, 10, 12]
+    assert steps(pretext_config) == [2, 4, 6, 8, 10, 12]
+
+
+def test_an_infinite_loss_of_a_finite_gradient_is_left_out_too(pretext_config, capsys):
+    train(pretext_config, spoiled(5, task="agr", by=math.inf), max_skipped_steps=2)
+    assert "step 5: loss agr is not finite, left out (1 of at most 2)" in capsys.readouterr().out
 
 
 def test_more_such_steps_than_are_allowed_stop_the_run(pretext_config, tmp_path):
     """Those before a stop count too."""
     with pytest.raises(UserError, match=r"step 8: .* max_skipped_steps=1 are left out already"):
-        train(pretext_config, spoilt_at(3, 8), max_skipped_steps=1)
-    state = run_folder.read(tmp_path / "run")
-    assert state["step"] == 6
-    assert state["processes"][0]["history"]["left_out"] == 1
+        train(pretext_config, spoiled(3, 8), max_skipped_steps=1)
+    with pytest.raises(UserError, match=r"step 7: .* max_skipped_steps=1 are left out already"):
+        train(pretext_config, spoiled(1), max_skipped_steps=1)
+    assert run_folder.read(tmp_path / "run")["step"] == 6
+
+
+def test_weights_that_are_not_finite_are_never_saved(pretext_config, tmp_path):
+    """Statistics too, which no loss or gradient of training shows."""
+
+    def spoil(number, losses, model):
+        if number == 12:
+            model.body[1].running_mean.data.fill_(torch.nan)
+        return losses
+
+    with pytest.raises(UserError, match="step 12: weights are not finite"):
+        train(pretext_config, changing(spoil))
+    assert checkpoints.read(tmp_path / "run/latest.pth")["step"] == 6
+
+
+def test_a_gradient_that_is_not_finite_is_named_with_its_step_and_files(pretext_config):
+    """Not the next step's losses, which it spoils."""
+
+    def spoil(number, losses, model):
+        if number == 7:
+            weight = model.agr.weight
+            handle = weight.register_hook(lambda gradient: gradient * math.inf)
+            weight.register_post_accumulate_grad_hook(lambda _: handle.remove())
+        return losses
+
+    pretext_config["train_cfg"]["log"]["log_step"] = 6
+    with pytest.raises(UserError, match="step 7: the gradient is not finite") as error:
+        train(pretext_config, changing(spoil))
+    keys = list(KeySampler(24, 4, 6, 0, 12, seed=0))[6]
+    files = {f"tile_{index:03d}.jpg" for _, index in keys}
+    assert set(re.findall(r"tile_\d+\.jpg", str(error.value))) == files
 
 
 def test_embeddings_all_alike_are_warned_of_once(pretext_config, capsys):
-    train_cfg = pretext_config["train_cfg"] | dict(num_epoch=1)
-    settings = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
-    dataset = PretextDataset(PretextSettings(**train_cfg["train_data"]))
-    model = build_pretext(pretext_config)
+    torch.manual_seed(0)
+    dataset, model = images_of(pretext_config), build_pretext(pretext_config)
     monitor = BatchMonitor(model, list("abcdef"))
     seen = monitor.observe(collate([dataset[(0, i)] for i in range(8)]), {}, None)
     assert seen.figures["embedding_std"] > 0.005
@@ -265,74 +372,10 @@ def test_embeddings_all_alike_are_warned_of_once(pretext_config, capsys):
     assert model.training
     nn.init.zeros_(model.exemplar_head.fc[-1].weight)  # every image has the bias as its embedding
     model.exemplar_head.requires_grad_(False)
-    fit_task(model, dataset, collate, **settings, monitors=[monitor])
+    train(pretext_config, build=lambda config: model, num_epoch=1, monitors=[monitor])
     said = capsys.readouterr().err
     assert said.count("warning: the embeddings of all images are nearly the same") == 1
     assert all(entry["embedding_std"] < 1e-3 for entry in entries(pretext_config))
-
-
-def test_weights_that_are_not_finite_are_never_saved(pretext_config, tmp_path):
-    """Statistics too, which no loss or gradient of training shows."""
-
-    def sabotage(model):
-        forward, calls = model.forward, []
-
-        def breaking(batch):
-            calls.append(1)
-            losses = forward(batch)
-            if len(calls) == 12:
-                model.body[1].running_mean.data.fill_(torch.nan)
-            return losses
-
-        model.forward = breaking
-
-    with pytest.raises(UserError, match="step 12: weights are not finite"):
-        train(pretext_config, sabotage)
-    assert checkpoints.read(tmp_path / "run/latest.pth")["step"] == 6
-
-
-def spoilt_gradient_at(step: int):
-    """An infinite gradient of finite losses at this step (counted from 1)."""
-
-    def sabotage(model):
-        forward, calls = model.forward, []
-
-        def spoiling(batch):
-            calls.append(1)
-            if len(calls) == step:
-                weight = model.agr.weight
-                handle = weight.register_hook(lambda gradient: gradient * math.inf)
-                weight.register_post_accumulate_grad_hook(lambda _: handle.remove())
-            return forward(batch)
-
-        model.forward = spoiling
-
-    return sabotage
-
-
-def test_a_gradient_that_is_not_finite_is_named_with_its_step_and_files(pretext_config):
-    """Not the next step's losses, which it spoils."""
-    pretext_config["train_cfg"]["log"]["log_step"] = 6
-    with pytest.raises(UserError, match="step 7: the gradient is not finite") as error:
-        train(pretext_config, spoilt_gradient_at(7))
-    keys = list(KeySampler(24, 4, 6, 0, 12, seed=0))[6]
-    files = {f"tile_{index:03d}.jpg" for _, index in keys}
-    assert set(re.findall(r"tile_\d+\.jpg", str(error.value))) == files
-
-
-def test_an_infinite_loss_of_a_finite_gradient_is_left_out_too(pretext_config, capsys):
-    def sabotage(model):
-        forward, calls = model.forward, []
-
-        def spoiling(batch):
-            calls.append(1)
-            losses = forward(batch)
-            return losses | {"agr": losses["agr"] + (math.inf if len(calls) == 5 else 0)}
-
-        model.forward = spoiling
-
-    train(pretext_config, sabotage, max_skipped_steps=2)
-    assert "step 5: loss agr is not finite, left out (1 of at most 2)" in capsys.readouterr().out
 
 
 def test_skipped_files_are_counted_logged_and_limited(pretext_config, tmp_path, capsys):
@@ -348,12 +391,7 @@ def test_skipped_files_are_counted_logged_and_limited(pretext_config, tmp_path, 
         train(moved(pretext_config, tmp_path / "second"))
 
 
-def test_fewer_images_than_a_batch_is_an_error(pretext_config, tmp_path):
-    with pytest.raises(UserError, match=r"batch_size=32.*only 24 images"):
-        train(pretext_config, batch_size=32)
-    with pytest.raises(UserError, match="only 24 images"):
-        train(pretext_config, batch_size=8, accumulate_steps=4)
-    assert not (tmp_path / "run").exists()
+# Settings.
 
 
 @pytest.mark.parametrize(
@@ -365,76 +403,37 @@ def test_fewer_images_than_a_batch_is_an_error(pretext_config, tmp_path):
         (dict(clip_grad_norm=0.0), "clip_grad_norm=0.0"),
         (dict(device="mps"), "not supported; set auto, cpu or cuda"),
         (dict(num_step=3), "either num_epoch or num_step"),
-        (dict(log=dict(log_path="x", log_step=0)), "log_step=0"),
+        (dict(log=dict(log_path="x", log_step=0)), "log.log_step=0"),
+        (dict(log=dict(log_path="x", vis_step=-1)), "log.vis_step=-1"),
+        (dict(checkpoints=dict(checkpoints_path="x", max_keep=0)), "checkpoints.max_keep=0"),
+        (dict(checkpoints=dict(checkpoints_path="x", save_minutes=0)), "save_minutes=0"),
         (dict(lr_schedule=dict(name="stepLR", step_size=0)), "train_cfg.lr_schedule: step_size=0"),
+        (
+            dict(batch_size=32),
+            "train_cfg.batch_size=32 (x accumulate_steps=1, x 1 processes): only",
+        ),
+        (dict(batch_size=8, accumulate_steps=4), "only 24 images"),
+        (dict(device="cuda", compile="reduce-overhead", accumulate_steps=2), "cannot add up"),
     ],
 )
 def test_settings_that_cannot_train_are_named_and_leave_nothing(
     pretext_config, tmp_path, monkeypatch, changes, said
 ):
     monkeypatch.chdir(tmp_path)
+    if "compile" in changes:
+        monkeypatch.setattr(train_step, "choose_device", torch.device)
     with pytest.raises(UserError) as error:
         train(pretext_config, **changes)
     assert said in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_going_on_with_other_data_is_said(pretext_config, tmp_path, capsys):
-    folder = draw_tiles(tmp_path / "drawn", 24) / "images"
-    pretext_config["train_cfg"]["train_data"]["data_path"] = str(folder)
-    with pytest.raises(SystemExit):
-        train(pretext_config, interrupt_at(2))
-    (folder / "tile_000.jpg").unlink()
-    train(pretext_config)
-    assert "going on with 23 images, so far 24" in capsys.readouterr().err
-
-
-def test_the_backbone_is_exported_before_the_checkpoint_that_says_so(pretext_config, tmp_path):
-    """A crash in between repeats the export; the other way round would lose it."""
-    train_cfg = pretext_config["train_cfg"]
-    settings = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
-    dataset = PretextDataset(PretextSettings(**train_cfg["train_data"]))
-    seen = []
-
-    def export(place):
-        latest = run_folder.read(tmp_path / "run")
-        reached = place.step, place.epoch + 1, place.images
-        seen.append((*reached, latest and latest["step"]))
-
-    fit_task(TinyNet(), dataset, collate, **settings, export=export)
-    assert seen == [(6, 1, 24, None), (12, 2, 48, 6)]
-
-
-def test_the_best_checkpoint_is_the_one_of_the_highest_score(pretext_config, tmp_path):
-    train_cfg = pretext_config["train_cfg"] | dict(num_epoch=4)
-    settings = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
-    dataset = PretextDataset(PretextSettings(**train_cfg["train_data"]))
-    scores = iter([0.2, 0.7, 0.7, 0.5])
-    fit_task(TinyNet(), dataset, collate, **settings, evaluate=lambda: {"miou": next(scores)})
-    assert checkpoints.read(tmp_path / "run/best.pth")["step"] == 12
-    assert run_folder.read(tmp_path / "run")["best"] == 0.7
-    scored = [entry["val_miou"] for entry in entries(pretext_config) if "val_miou" in entry]
-    assert scored == [0.2, 0.7, 0.7, 0.5]
-
-
-def test_a_validation_without_labels_is_an_error(pretext_config, tmp_path):
-    train_cfg = pretext_config["train_cfg"]
-    settings = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
-    dataset = PretextDataset(PretextSettings(**train_cfg["train_data"]))
-    with pytest.raises(UserError, match="val_data: no pixel"):
-        fit_task(TinyNet(), dataset, collate, **settings, evaluate=lambda: {"miou": None})
-    assert not (tmp_path / "run/best.pth").exists()
-
-
-def test_a_new_run_puts_the_metrics_of_another_aside(pretext_config, tmp_path):
-    train(pretext_config, num_epoch=1)
-    first = entries(pretext_config)
-    other = moved(pretext_config, tmp_path / "other")
-    other["train_cfg"]["log"] = pretext_config["train_cfg"]["log"]
-    train(other, num_epoch=1)
-    aside = (tmp_path / "run/log/metrics.1.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in aside] == first
-    assert len(entries(pretext_config)) == 3
+def test_settings_can_be_copied_with_another_value(pretext_config):
+    settings = LoopSettings(**loop_keys(pretext_config))
+    changed = replace(settings, batch_size=2)
+    assert (changed.batch_size, changed.log) == (2, settings.log)
+    with pytest.raises(UserError, match="batch_size=0"):
+        replace(settings, batch_size=0)
 
 
 def test_a_folder_that_cannot_be_written_is_named(pretext_config, tmp_path):
@@ -444,78 +443,11 @@ def test_a_folder_that_cannot_be_written_is_named(pretext_config, tmp_path):
         train(pretext_config)
 
 
-def test_a_changed_network_is_refused_and_a_changed_rate_is_said(pretext_config, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        train(pretext_config, interrupt_at(2))
-    pretext_config["train_cfg"]["optimizer"]["lr"] = 1e-4
-    with pytest.raises(SystemExit):
-        train(pretext_config, interrupt_at(2))
-    assert "going on with train_cfg.optimizer.lr=0.0001, so far 0.0005" in capsys.readouterr().err
-    pretext_config["train_cfg"]["optimizer"]["weight_decay"] = 0.5
-    with pytest.raises(SystemExit):
-        train(pretext_config, interrupt_at(2))
-    state = run_folder.read(tmp_path / "run")
-    assert state["optimizer"]["param_groups"][0]["weight_decay"] == 0.5
-    pretext_config["agr_head_cfg"] = None
-    pretext_config["train_cfg"]["optimizer"]["name"] = "SGD"
-    pretext_config["train_cfg"]["log"]["log_step"] = 3
-    with pytest.raises(
-        UserError, match=r"agr_head_cfg was .* and is now None, train_cfg.optimizer.name was"
-    ):
-        train(pretext_config)
-    assert "going on with train_cfg.log.log_step=3, so far 2" in capsys.readouterr().err
-
-
 def test_a_dry_run_writes_nothing(pretext_config, tmp_path, capsys):
-    train_cfg = {k: v for k, v in pretext_config["train_cfg"].items() if k != "losses"}
-    dataset = PretextDataset(PretextSettings(**train_cfg.pop("train_data")))
-    rehearse(Task(TinyNet(), dataset, collate), LoopSettings(**train_cfg))
+    task = Task(TinyNet(), images_of(pretext_config), collate)
+    rehearse(task, LoopSettings(**loop_keys(pretext_config)))
     assert "one step:" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
-
-
-def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch):
-    path = tmp_path / "latest.pth"
-    checkpoints.write(path, {"a": torch.ones(3)})
-
-    def full(*args):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="No space left"):
-        checkpoints.write(path, {"a": torch.zeros(3)})
-    assert torch.equal(checkpoints.read(path)["a"], torch.ones(3))
-    assert [file.name for file in tmp_path.iterdir()] == ["latest.pth"]
-
-
-def test_accumulated_steps_see_all_their_batches(pretext_config):
-    """Two halves of a step give the gradient of their mean loss."""
-    model = TinyNet()
-    model.body[3].p = 0.0
-    dataset = PretextDataset(PretextSettings(**pretext_config["train_cfg"]["train_data"]))
-    halves = [collate([dataset[(0, i)] for i in part]) for part in ((0, 1), (2, 3))]
-    step = TrainStep(model, dict(name="SGD", lr=0.1), choose_device("cpu"))
-    weight = next(model.parameters())
-    for half in halves:
-        step.forward_backward(half, 0.5)
-    accumulated = weight.grad.clone()
-    expected = sum(torch.autograd.grad(sum(model(half).values()), weight)[0] for half in halves)
-    torch.testing.assert_close(accumulated, expected / 2)
-
-
-def test_compiled_training_keeps_plain_keys(pretext_config, monkeypatch):
-    """`compile` goes to torch.compile with its mode; the checkpoint has no `_orig_mod.`."""
-    modes = []
-
-    def compiled(module, mode):
-        modes.append(mode)
-        return nn.Sequential(module)  # another module around the same weights
-
-    monkeypatch.setattr(torch, "compile", compiled)
-    train(pretext_config, num_epoch=1, compile="max-autotune")
-    folder = pretext_config["train_cfg"]["checkpoints"]["checkpoints_path"]
-    assert modes == ["max-autotune"]
-    assert set(run_folder.read(folder)["model"]) == set(TinyNet().state_dict())
 
 
 def test_cuda_without_cuda_says_what_to_set():
@@ -527,6 +459,23 @@ def test_cuda_without_cuda_says_what_to_set():
     assert choose_device("auto").type == ("cuda" if count else "cpu")
 
 
+# Steps and schedules.
+
+
+def test_accumulated_steps_see_all_their_batches(pretext_config):
+    """Two halves of a step give the gradient of their mean loss."""
+    model, dataset = TinyNet(), images_of(pretext_config)
+    model.body[3].p = 0.0
+    halves = [collate([dataset[(0, i)] for i in part]) for part in ((0, 1), (2, 3))]
+    step = TrainStep(model, dict(name="SGD", lr=0.1), choose_device("cpu"))
+    weight = next(model.parameters())
+    for half in halves:
+        step.forward_backward(half, 0.5)
+    accumulated = weight.grad.clone()
+    expected = sum(torch.autograd.grad(sum(model(half).values()), weight)[0] for half in halves)
+    torch.testing.assert_close(accumulated, expected / 2)
+
+
 def test_schedules_are_what_their_formulas_say():
     step_lr = SCHEDULES["stepLR"](step_size=2, gamma=0.95)
     factors = [step_lr(0, 100, epoch) for epoch in range(6)]
@@ -536,8 +485,6 @@ def test_schedules_are_what_their_formulas_say():
     assert values == pytest.approx([0.25, 1, 1, 0.55, 0.1])
     poly = SCHEDULES["poly"](power=0.9)
     assert [poly(step, 10, 0) for step in (0, 5, 10)] == pytest.approx([1, 0.5**0.9, 0])
-    with pytest.raises(UserError, match="step_size=0"):
-        SCHEDULES["stepLR"](step_size=0)
 
 
 def test_the_schedule_reaches_the_optimizer(pretext_config):
@@ -562,21 +509,11 @@ def test_no_step_reads_a_value_off_the_device(pretext_config, tmp_path, monkeypa
 
         monkeypatch.setattr(torch.Tensor, name, counting)
     counts = []
-    for steps in (4, 12):
+    for number in (4, 12):
         calls.clear()
-        config = moved(pretext_config, tmp_path / str(steps))
-        log = config["train_cfg"]["log"] | dict(log_step=100)
-        checkpoints_cfg = config["train_cfg"]["checkpoints"] | dict(save_step=100)
-        train(config, num_epoch=None, num_step=steps, log=log, checkpoints=checkpoints_cfg)
+        config = moved(pretext_config, tmp_path / str(number))
+        config["train_cfg"]["log"] |= dict(log_step=100)
+        config["train_cfg"]["checkpoints"] |= dict(save_step=100)
+        train(config, num_epoch=None, num_step=number)
         counts.append(len(calls))
     assert counts[0] == counts[1] > 0
-
-
-def test_settings_can_be_copied_with_another_value(pretext_config):
-    train_cfg = pretext_config["train_cfg"]
-    keys = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
-    settings = LoopSettings(**keys)
-    changed = replace(settings, batch_size=2)
-    assert (changed.batch_size, changed.log) == (2, settings.log)
-    with pytest.raises(UserError, match="batch_size=0"):
-        replace(settings, batch_size=0)

@@ -17,16 +17,14 @@ import numpy as np
 import pytest
 import torch
 from calls import command
-from conftest import draw_tiles, fit_task
+from conftest import draw_tiles
 from drawn import png_chunk, prepare, tree
-from tiny_run import TinyNet, train
+from tiny_run import at_call, images_of, train
 
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.core.workers import end_workers
 from SSLRemoteSensing.data import images
-from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
-from SSLRemoteSensing.preparation.sources import SourceFile
 from SSLRemoteSensing.training import run_folder
 
 
@@ -54,12 +52,16 @@ def break_some(folder, count: int) -> list[str]:
     return names
 
 
+def skipped(capsys) -> list[str]:
+    return [line for line in capsys.readouterr().out.splitlines() if "skipped" in line]
+
+
 def test_one_broken_file_in_a_hundred_is_named_and_passed_over(
     many, pretext_config, tmp_path, capsys
 ):
     names = break_some(many, 3)
     train(pretext_config)
-    said = [line for line in capsys.readouterr().out.splitlines() if "skipped" in line]
+    said = skipped(capsys)
     assert len(said) == 3
     assert all(any(name in line for line in said) for name in names)
     assert "(3 so far)" in said[-1]
@@ -81,13 +83,16 @@ def test_a_hundred_broken_files_of_ten_thousand_are_passed_over(pretext_config, 
     data |= dict(pre_transforms_cfg={})  # for speed
     pretext_config["train_cfg"]["train_data"] |= data
     pretext_config["train_cfg"]["train_data"]["agr_transforms_cfg"]["shortcut_cfg"] = None
-    pretext_config["train_cfg"] |= dict(batch_size=100, num_epoch=1)
     pretext_config["train_cfg"]["log"]["log_step"] = 50
-    dataset = PretextDataset(PretextSettings(**pretext_config["train_cfg"]["train_data"]))
-    fit_on(dataset, pretext_config)
-    said = [line for line in capsys.readouterr().out.splitlines() if "skipped" in line]
-    named = {line.split("many/")[1][:5] for line in said}
+    train(pretext_config, batch_size=100, num_epoch=1)
+    named = {line.split("many/")[1][:5] for line in skipped(capsys)}
     assert named == {f"{number:05d}" for number in range(37, 10_000, 100)}
+
+
+def test_two_broken_files_in_a_hundred_stop_the_run(many, pretext_config):
+    break_some(many, 6)
+    with pytest.raises(UserError, match=r"[4-6] files cannot be read, more than 1 % of 300"):
+        train(pretext_config)
 
 
 def test_a_class_that_training_lacks_gets_no_weight_and_the_run_goes_on(
@@ -122,44 +127,18 @@ def test_a_class_that_training_lacks_gets_no_weight_and_the_run_goes_on(
     assert all(np.isfinite(entry["loss"]) for entry in entries if "loss" in entry)
 
 
-def test_two_broken_files_in_a_hundred_stop_the_run(many, pretext_config):
-    break_some(many, 6)
-    with pytest.raises(
-        UserError, match=r"[4-6] files cannot be read, more than 1 % of 300; repair"
-    ):
-        train(pretext_config)
-
-
-def fit_on(dataset, config: dict, sabotage=None) -> None:
-    settings = {
-        key: value
-        for key, value in config["train_cfg"].items()
-        if key not in ("losses", "train_data")
-    }
-    model = TinyNet()
-    if sabotage:
-        forward = model.forward
-        model.forward = lambda batch: (sabotage(), forward(batch))[1]
-    fit_task(model, dataset, collate, **settings)
-
-
 def test_files_that_vanish_while_training_are_counted_as_broken(many, pretext_config, capsys):
-    dataset = PretextDataset(PretextSettings(**pretext_config["train_cfg"]["train_data"]))
+    dataset = images_of(pretext_config)
     (many / "tile_123.jpg").unlink()
-    fit_on(dataset, pretext_config)
-    assert "skipped, cannot be read: " in capsys.readouterr().out
+    train(pretext_config, dataset=dataset)
+    assert len(skipped(capsys)) == 1
 
 
 def test_a_folder_that_vanishes_while_training_is_an_error(many, pretext_config):
     """A lost mount, say: no file can be read any more."""
-    pretext_config["train_cfg"]["num_epoch"] = 3
-    dataset = PretextDataset(PretextSettings(**pretext_config["train_cfg"]["train_data"]))
-
-    def vanish():
-        shutil.rmtree(many, ignore_errors=True)
-
+    dataset = images_of(pretext_config)
     with pytest.raises(UserError, match="20 files in a row cannot be read"):
-        fit_on(dataset, pretext_config, vanish)
+        train(pretext_config, at_call(1, lambda: shutil.rmtree(many)), dataset=dataset, num_epoch=3)
     dataset.settings.on_bad_image = "raise"
     with pytest.raises(UserError, match=r"tile_\d+\.jpg: cannot be opened"):
         dataset[(0, 0)]
@@ -176,29 +155,26 @@ def test_tiles_and_labels_that_vanish_are_named(tmp_path):
         tiles[(0, 1)]
 
 
+KILLED = r"a worker that reads images was killed .*fewer num_work"
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_worker_that_is_killed_is_told_in_one_line(pretext_config, tmp_path, workers):
     """As the system does when memory is short: it sends SIGKILL to one that holds much of it."""
-    pretext_config["train_cfg"] |= dict(num_workers=workers, num_epoch=200)
-    calls = []
 
     def kill():
-        calls.append(1)
-        if len(calls) == 9:
-            os.kill(multiprocessing.active_children()[-1].pid, signal.SIGKILL)
+        os.kill(multiprocessing.active_children()[-1].pid, signal.SIGKILL)
 
-    dataset = PretextDataset(PretextSettings(**pretext_config["train_cfg"]["train_data"]))
-    with pytest.raises(UserError, match=r"a worker that reads images was killed .*fewer num_work"):
-        fit_on(dataset, pretext_config, kill)
+    with pytest.raises(UserError, match=KILLED):
+        train(pretext_config, at_call(9, kill), num_workers=workers, num_epoch=200)
     assert multiprocessing.active_children() == []
     assert run_folder.read(tmp_path / "run")["step"] >= 6
 
 
 def test_a_worker_whose_death_is_told_late_is_told_too(pretext_config, monkeypatch):
     """The connection fails first, and torch's signal handler raises while the others are ended."""
-    pretext_config["train_cfg"] |= dict(num_workers=2)
 
-    def fails(loading):
+    def fails(loading, timeout=0):
         raise ConnectionResetError(104, "Connection reset by peer")
 
     def interrupted(loading):
@@ -206,11 +182,10 @@ def test_a_worker_whose_death_is_told_late_is_told_too(pretext_config, monkeypat
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 
     loader = torch.utils.data.dataloader._MultiProcessingDataLoaderIter
-    monkeypatch.setattr(loader, "_try_get_data", lambda loading, timeout=0: fails(loading))
+    monkeypatch.setattr(loader, "_try_get_data", fails)
     monkeypatch.setattr("SSLRemoteSensing.training.run.end_workers", interrupted)
-    dataset = PretextDataset(PretextSettings(**pretext_config["train_cfg"]["train_data"]))
-    with pytest.raises(UserError, match=r"a worker that reads images was killed .*fewer num_work"):
-        fit_on(dataset, pretext_config, list)
+    with pytest.raises(UserError, match=KILLED):
+        train(pretext_config, num_workers=2)
     assert multiprocessing.active_children() == []
 
 
@@ -232,10 +207,6 @@ def zip_of(path: Path, tiles: Path) -> Path:
     return path
 
 
-NAMES = ["../../up.jpg", "/tmp/absolute.jpg", "a/../../../twice.jpg", "plain.jpg", "link.jpg"]
-NAMES += ["..\\..\\back.jpg", "C:\\drive.jpg", "down/tile.jpg", "images/.."]
-
-
 def test_a_zip_file_writes_nothing_outside_the_output(tiles, tmp_path, monkeypatch):
     source = tmp_path / "source"
     source.mkdir()
@@ -253,51 +224,6 @@ def test_a_zip_file_writes_nothing_outside_the_output(tiles, tmp_path, monkeypat
     assert list((tmp_path / "work").iterdir()) == []
     assert (tree(source), tree(tiles)) == (before, theirs)
     assert not any(path.is_symlink() for path in (tmp_path / "output").rglob("*"))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_member_of_a_zip_file_is_unpacked_to_its_own_folder(tiles, tmp_path, monkeypatch, name):
-    """Whatever path it names, `list_files` having let it through."""
-    data = zip_of(tmp_path / "data.zip", tiles)
-    (tmp_path / "a/b/unpacked").mkdir(parents=True)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "a/b/unpacked"))
-    before, theirs = tree(tmp_path), tree(tiles)
-    if name == "images/..":
-        with pytest.raises(UserError, match="cannot be unpacked"), local(data, name):
-            pass
-    else:
-        with local(data, name) as path:
-            assert path.parent.parent == tmp_path / "a/b/unpacked"
-            assert not path.is_symlink()
-            assert len(path.read_bytes()) > 10
-            assert len([file for file in tmp_path.rglob("*") if file.is_file()]) == 2
-    assert (tree(tmp_path), tree(tiles)) == (before, theirs)
-
-
-def local(archive: Path, name: str):
-    return SourceFile(name, archive, name, (0, 0)).local()
-
-
-def test_a_zip_bomb_is_refused_before_it_fills_the_disk(tmp_path, monkeypatch):
-    """One that says how much it holds, and one that holds more than it says."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with zipfile.ZipFile(tmp_path / "large.zip", "w") as archive:
-        archive.writestr("a.jpg", b"data")
-        archive.filelist[0].file_size = 2**60  # in the directory, written when it is closed
-    with (
-        pytest.raises(UnreadableImage, match=r"a\.jpg: unpacked it would take 11529215"),
-        local(tmp_path / "large.zip", "a.jpg"),
-    ):
-        pass
-    with zipfile.ZipFile(tmp_path / "small.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a.jpg", bytes(10**7))
-        archive.filelist[0].file_size = 1000
-    with (
-        pytest.raises(UnreadableImage, match=r"a\.jpg: cannot be unpacked"),
-        local(tmp_path / "small.zip", "a.jpg"),
-    ):
-        pass
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["large.zip", "small.zip"]
 
 
 class Evil:

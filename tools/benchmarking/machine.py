@@ -1,0 +1,98 @@
+"""What the machine can do at most, and what it takes for one sample."""
+
+import cProfile
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+import SSLRemoteSensing
+from benchmarking.bench import Bench
+from benchmarking.timing import in_turn, say, untuned
+
+SIZES = {"cuda": (1024, 2048, 4096, 8192, 16384), "cpu": (512, 1024, 2048, 4096)}
+LONGEST = 0.5  # seconds of one product; larger ones are left out
+
+
+def measure_ceilings(bench: Bench) -> Iterator[dict]:
+    """Rates that no step, no data set and no transfer exceeds.
+
+    Beside the fast precision fp32 is measured, and on CUDA tf32, in which PyTorch computes the
+    convolutions of an fp32 step.
+    """
+    device, fast = bench.device, bench.settings["precision"]
+    with_tf32 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    rates = {}
+    for precision in dict.fromkeys([fast, *(["tf32"] if with_tf32 else []), "fp32"]):
+        say(f"ceilings: matrix products in {precision}")
+        rates[precision] = matmul_tflops(device, precision, SIZES[device.type])
+    yield {"ceiling_matmul_tflops": max(rates[fast].values()), "matmul_tflops": rates}
+    say("ceilings: JPEG decoding, transfer")
+    yield decode_rates(bench.dataset.files[:200]) | host_to_device(device)
+
+
+def matmul_tflops(device: torch.device, precision: str, sizes: Sequence[int]) -> dict[str, float]:
+    """10^12 operations a second of products of random square matrices, by their side.
+
+    A product of side s is 2 s^3 operations. Random numbers, as zeros draw less power and so run at
+    a higher clock.
+    """
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    rates: dict[str, float] = {}
+    with untuned("high" if precision == "tf32" else "highest"):
+        for size in sizes:
+            operations = 2 * size**3
+            if rates and operations / (max(rates.values()) * 1e12) > LONGEST:
+                break
+            a, b, out = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(3))
+            product = partial(torch.matmul, a, b, out=out)
+            rates[str(size)] = operations / in_turn([product], device, 5)[0] / 1e12
+    return rates
+
+
+def decode_rates(files: Sequence[str | Path]) -> dict[str, float]:
+    """Images and megapixels a second that one core decodes, from bytes in memory."""
+    contents = [np.frombuffer(Path(file).read_bytes(), np.uint8) for file in files]
+
+    def decode() -> list[np.ndarray]:
+        return [cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) for data in contents]
+
+    pixels, taken = sum(image.shape[0] * image.shape[1] for image in decode()), in_turn([decode])[0]
+    rates = {"images": len(contents) / taken, "megapixels": pixels / taken / 1e6}
+    return {f"decode_{name}_per_second": rate for name, rate in rates.items()}
+
+
+def host_to_device(device: torch.device, size: int = 2**28) -> dict[str, float]:
+    """10^9 bytes a second of copying pinned memory to a GPU."""
+    if device.type != "cuda":
+        return {}
+    host = torch.randint(0, 256, (size,), dtype=torch.uint8).pin_memory()
+    copy = partial(torch.empty_like(host, device=device).copy_, host, non_blocking=True)
+    return {"host_to_device_gb_per_second": size / in_turn([copy], device, 10)[0] / 1e9}
+
+
+def measure_data(bench: Bench) -> Iterator[dict]:
+    """Milliseconds a sample on one core, and of each function of the package with all it calls."""
+    say("samples, on one core")
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    count, profile = min(200, len(bench.dataset)), cProfile.Profile()
+
+    def read(epoch: int = 0) -> None:
+        for index in range(count):
+            bench.dataset[(epoch, index)]
+
+    sample = in_turn([read], count=7)[0]
+    for epoch in range(5):
+        profile.runcall(read, epoch)
+    cv2.setNumThreads(threads)
+    ours = str(Path(SSLRemoteSensing.__file__).parent)
+    parts = {
+        entry.code.co_qualname: entry.totaltime * 200 / count
+        for entry in sorted(profile.getstats(), key=lambda entry: -entry.totaltime)
+        if ours in getattr(entry.code, "co_filename", "")
+    }
+    yield {"sample_ms": sample * 1000 / count, "sample_parts_ms": parts}
