@@ -39,6 +39,15 @@ def sslrs(monkeypatch, capsys):
     return call
 
 
+# The command line of a program whose package is that of the folder `site` alone.
+OF_THE_WHEEL = """
+import sys, SSLRemoteSensing
+from SSLRemoteSensing.__main__ import main
+assert "/site/" in SSLRemoteSensing.__file__, SSLRemoteSensing.__file__
+sys.exit(main())
+"""
+
+
 def test_without_a_command_all_are_listed_with_a_line_each(sslrs):
     status, listed, _ = sslrs()
     assert status == 0
@@ -155,7 +164,7 @@ def test_sigterm_stops_as_ctrl_c_and_says_what_is_kept(capsys):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_wheel_has_the_commands_and_no_tools(tmp_path):
+def test_a_wheel_has_the_commands_and_templates_and_no_tools(run, seg_config, tmp_path):
     pytest.importorskip("setuptools", minversion="77", reason="builds the wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
     # A copy: setuptools would leave its build folder in the checkout.
@@ -169,6 +178,25 @@ def test_a_wheel_has_the_commands_and_no_tools(tmp_path):
         names = wheel.namelist()
         entry = next(name for name in names if name.endswith("entry_points.txt"))
         assert "sslrs = SSLRemoteSensing.__main__:main" in wheel.read(entry).decode()
+        wheel.extractall(tmp_path / "site")
     assert {f"SSLRemoteSensing/commands/{module}.py" for module in WORDS.values()} <= set(names)
     assert "SSLRemoteSensing/__main__.py" in names
     assert not [name for name in names if name.startswith(("tools", "tests", "configs"))]
+
+    seg_config["train_cfg"]["num_step"] = 1
+    done = run("finetune_seg.py", seg_config, "--backbone", "random")
+    assert done.returncode == 0, done.stderr
+    folder, card = tmp_path / "seg", tmp_path / "card/README.md"
+    (folder / "report.html").unlink()
+    card.parent.mkdir()
+    export = ["--checkpoint", folder / "best.pth", "--format", "torchvision", "--output"]
+    for words in (["report", folder], ["export", *export, card.parent / "backbone.pth"]):
+        line = [sys.executable, "-P", "-W", "error::ImportWarning", "-c", OF_THE_WHEEL, *words]
+        settings = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+        done = subprocess.run(
+            [str(word) for word in line],
+            cwd=tmp_path, env=settings, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert "<h1>" in (folder / "report.html").read_text()
+    assert "load_state_dict" in card.read_text()
