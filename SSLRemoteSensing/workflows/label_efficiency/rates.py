@@ -29,16 +29,38 @@ def choose_rates(grid: Grid, keep_weights: bool = False) -> list[str]:
         means = mean_by_rate(grid, init, fraction)
         if means:
             grid.chosen[init, fraction] = max(means, key=lambda lr: (means[lr], -lr))
-            continue
-        reason = "not all its cells have ended" if means is None else "training diverged with each"
-        place = f"{init}, {format_percent(fraction)}"
-        remarks.append(f"{place}: no learning rate is chosen, {reason}")
+        else:
+            reason = (
+                "not all its cells have ended" if means is None else "training diverged with each"
+            )
+            place = f"{init}, {format_percent(fraction)}"
+            remarks.append(f"{place}: no learning rate is chosen, {reason}")
     write_grid(grid)
     for cell in [] if keep_weights else existing_cells(grid):
-        chosen_lr = grid.chosen.get((cell.init, cell.fraction))
-        if chosen_lr is not None and (cell.lr != chosen_lr or grid.split == "val"):
+        is_needed = grid.is_chosen(cell) and grid.split == "test"
+        if (cell.init, cell.fraction) in grid.chosen and not is_needed:
             (grid.path(cell) / "best.pth").unlink(missing_ok=True)
     return remarks
+
+
+def mean_by_rate(grid: Grid, init: str, fraction: float) -> dict[float, float] | None:
+    """Mean mIoU on validation of each rate none of whose cells diverged; None if not all ended."""
+    places = {(cell.init, cell.fraction, cell.seed) for cell in existing_cells(grid)}
+    # Also the seeds of earlier calls: a choice must not rest on those that happen to be asked for.
+    seeds = {seed for *place, seed in places if place == [init, fraction]} | {*grid.seeds}
+    means = {}
+    for lr in grid.lrs:
+        values = []
+        for seed in sorted(seeds):
+            record = read_cell(grid, Cell(init, fraction, seed, lr))
+            if record["status"] == "done":
+                values.append(main_miou(record.get("val") or {}))
+            else:
+                values.append(math.nan if DIVERGED in record.get("error", "") else None)
+        if None in values:
+            return None
+        means[lr] = math.fsum(values) / len(values)
+    return {lr: mean for lr, mean in means.items() if not math.isnan(mean)}
 
 
 def warnings_of_rates(grid: Grid) -> list[str]:
@@ -54,28 +76,3 @@ def warnings_of_rates(grid: Grid) -> list[str]:
         f"beyond (another list of --lrs needs another --output)"
         for (init, lr), fractions in at_ends.items()
     ]
-
-
-def mean_by_rate(grid: Grid, init: str, fraction: float) -> dict[float, float] | None:
-    """Mean mIoU on validation of each rate none of whose cells diverged; None if not all ended."""
-    # Also the seeds of earlier calls: a choice must not rest on those that happen to be asked for.
-    seeds = {cell.seed for cell in existing_cells(grid)
-             if (cell.init, cell.fraction) == (init, fraction)}  # fmt: skip
-    values = {
-        lr: [
-            validation_miou(read_cell(grid, Cell(init, fraction, seed, lr)))
-            for seed in sorted(seeds | set(grid.seeds))
-        ]
-        for lr in grid.lrs
-    }
-    if any(None in of_rate for of_rate in values.values()):
-        return None
-    means = {lr: math.fsum(of_rate) / len(of_rate) for lr, of_rate in values.items()}
-    return {lr: mean for lr, mean in means.items() if not math.isnan(mean)}
-
-
-def validation_miou(record: dict) -> float | None:
-    """NaN of a cell that diverged; None of one that has not ended."""
-    if record["status"] == "done":
-        return main_miou(record.get("val") or {})
-    return math.nan if DIVERGED in record.get("error", "") else None

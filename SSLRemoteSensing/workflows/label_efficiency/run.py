@@ -8,7 +8,7 @@ from pathlib import Path
 from SSLRemoteSensing.core.config import load_config
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import make_folder, read_json
-from SSLRemoteSensing.workflows.label_efficiency.cells import existing_cells, remaining_jobs
+from SSLRemoteSensing.workflows.label_efficiency.cells import existing_cells, remaining_cells
 from SSLRemoteSensing.workflows.label_efficiency.grid import Grid, read_grid, write_grid
 from SSLRemoteSensing.workflows.label_efficiency.jobs import noted_signals, run_jobs
 from SSLRemoteSensing.workflows.label_efficiency.rates import choose_rates, warnings_of_rates
@@ -41,46 +41,46 @@ def run_grid(
     with locked(grid), noted_signals() as signals:
         read_grid(grid)  # as it is now that no other command can change it
         write_grid(grid)
-        jobs = remaining_jobs(grid)
-        print(f"{len(jobs)} of {len(grid.cells())} cells to do, {len(slots)} at a time", flush=True)
-        run_jobs(grid, jobs, command, slots, signals, keep_weights)
+        cells = remaining_cells(grid)
+        todo = f"{len(cells)} of {len(grid.cells())} cells to do"
+        print(f"{todo}, {len(slots)} at a time", flush=True)
+        run_jobs(grid, cells, command, slots, signals, keep_weights)
         remarks = []
         if grid.lrs is not None and not signals:
             remarks = choose_rates(grid, keep_weights) + warnings_of_rates(grid)
-            scoring = [job for job in remaining_jobs(grid) if job.scoring]
-            run_jobs(grid, scoring, command, slots, signals, keep_weights)
+            unscored = remaining_cells(grid, ["unscored"])
+            run_jobs(grid, unscored, command, slots, signals, keep_weights)
         report(grid, remarks, metric, protocol, final=not signals)
         if signals:
             raise KeyboardInterrupt(signals[0])
-        return not remaining_jobs(grid)
+        return not remaining_cells(grid)
 
 
 @contextlib.contextmanager
 def locked(grid: Grid) -> Iterator[None]:
     """Keep a second command out of the folder as long as this one, or a cell of it, is running."""
     make_folder(grid.folder, "--output")
-    with contextlib.ExitStack() as stack:
+    with open(grid.folder / ".lock", "w") as file:
         try:
-            file = stack.enter_context(open(grid.folder / ".lock", "w"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"--output {grid.folder}: another command, or a cell that it left, is running there"
-            ) from error
         except OSError as error:
-            raise UserError(f"--output {grid.folder}: no locks here ({error.strerror})") from error
+            reason = f"no locks here ({error.strerror})"
+            if isinstance(error, BlockingIOError):
+                reason = "another command, or a cell that it left, is running there"
+            raise UserError(f"--output {grid.folder}: {reason}") from error
         grid.lock = file.fileno()
         yield
         grid.lock = None
 
 
-def open_grid(folder: Path, against: str | None = None) -> Grid:
-    """The grid of a folder as far as its cells have run; it asks for no other.
+def report_grid(folder: Path, metric: str, protocol: str | None, against: str | None) -> None:
+    """Write the tables, curves and pages of a grid's folder again; no cell is run.
 
     No data is read: the folder may have come from another machine.
 
     Raises:
-        UserError: damaged files, or an initialisation that the grid does not have.
+        UserError: damaged files, an initialisation or a protocol that the grid does not have, or a
+            command that is at work in the folder.
     """
     record = read_json(folder / "grid.json")
     if not record:
@@ -89,31 +89,11 @@ def open_grid(folder: Path, against: str | None = None) -> Grid:
     grid = Grid(folder, config, [], {}, [], [], lrs, tiles, against)
     read_grid(grid)
     cells = existing_cells(grid)
-    grid.fractions = sorted({cell.fraction for cell in cells})
-    grid.seeds = sorted({cell.seed for cell in cells})
     if not cells:
         raise UserError(f"{folder}: no cell of this grid has run; start it again")
-    return grid
-
-
-def report_grid(folder: Path, metric: str, protocol: str | None, against: str | None) -> None:
-    """Write the tables, curves and pages of a grid's folder again; no cell is run.
-
-    Raises:
-        UserError: as `open_grid`, or a command that is at work in the folder.
-    """
-    grid = open_grid(folder, against)
-    protocol = choose_protocol(grid.config, protocol)
+    grid.fractions = sorted({cell.fraction for cell in cells})
+    grid.seeds = sorted({cell.seed for cell in cells})
+    protocol = choose_protocol(config, protocol)
     with locked(grid):
-        remarks = [] if grid.lrs is None else warnings_of_rates(grid)
+        remarks = [] if lrs is None else warnings_of_rates(grid)
         report(grid, remarks, metric, protocol, final=True)
-
-
-def with_seeds(words: Sequence[str], count: int) -> list[str]:
-    """The words of a command with its first `count` seeds in place of those that it names."""
-    remaining, dropping = [], False
-    for word in words:
-        dropping = word == "--seeds" or (dropping and not word.startswith("-"))
-        if not dropping:
-            remaining.append(word)
-    return [*remaining, "--seeds", *map(str, range(count))]
