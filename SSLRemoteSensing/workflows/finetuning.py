@@ -120,12 +120,8 @@ def check_segmentation(config: dict) -> None:
 
 @dataclass
 class Finetuning:
-    """A network to train or to score, and what both share.
-
-    Attributes:
-        config: with numbers in place of 'median_frequency', and a palette.
-        loop: the keys of the training loop; None where nothing is trained.
-    """
+    """A network to train or to score; its `config` has a palette, and numbers in place of
+    'median_frequency'. `loop` is None where nothing is trained."""
 
     config: dict
     classes: list[str]

@@ -112,20 +112,15 @@ def describe(grid: Grid) -> list[str]:
 
 
 def warnings_of(grid: Grid, rows: Sequence[dict]) -> list[str]:
-    """What keeps the grid from telling what it is meant to tell."""
-    warnings, largest = [], max(grid.fractions)
-    tiles = grid.labelled_tiles(largest)
-    if grid.draws < tiles:
-        warnings.append(
-            f"warning: {grid.steps} steps see {grid.draws} of the {tiles} tiles that "
-            f"{format_percent(largest)} of the labels are, and none twice: what so many labels are "
-            f"worth does not show; set more steps"
-        )
-    for key, text in (
-        ("commit", "are of several versions of the code"),
-        ("device", "ran on several devices"),
-    ):
-        names = sorted({row[key] for row in rows if row[key]})
-        if len(names) > 1:
-            warnings.append(f"warning: the cells {text}: {', '.join(names)}")
-    return warnings
+    """What keeps the grid from telling what it is meant to tell, and choices of learning rates at
+    an end of the list, beyond which there may be a better one."""
+    at_ends = {}
+    for (init, fraction), lr in sorted(grid.chosen.items(), key=lambda choice: choice[0][1]):
+        if lr in (grid.lrs[0], grid.lrs[-1]):
+            at_ends.setdefault((init, lr), []).append(format_percent(fraction))
+    largest = max(grid.fractions)
+    values = {"largest": format_percent(largest), "tiles": grid.labelled_tiles(largest)}
+    for key in ("commit", "device"):
+        values[f"{key}s"] = sorted({row[key] for row in rows if row[key]})
+    text = render("workflows", "grid_warnings.txt", grid=grid, at_ends=at_ends, **values)
+    return text.splitlines()
