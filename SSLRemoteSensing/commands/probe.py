@@ -46,8 +46,8 @@ def main() -> None:
         raise UserError(f"--draws {args.draws}: must be at least 1")
     device = choose_device(args.device, "--device ")
     precision = choose_precision(args.precision, device, "--precision ")
-    weights, draws = probing.Weights(args.backbone, args.seed, args.blocks), []
-    for scores, summary in probing.score_draws(config, weights, args.draws, device, precision):
+    wanted, draws = (args.backbone, args.seed, args.blocks, args.draws), []
+    for scores, summary in probing.score_draws(config, *wanted, device, precision):
         if args.draws == 1:
             print("\n".join(probing.lines_of_classes(scores)))
         print(summary, flush=True)
