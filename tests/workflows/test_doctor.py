@@ -31,7 +31,7 @@ from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.workflows.doctor import images as doctor_images
 from SSLRemoteSensing.workflows.doctor import run as doctor_run
 from SSLRemoteSensing.workflows.doctor.findings import Section
-from SSLRemoteSensing.workflows.doctor.images import check_images, find_split, scan
+from SSLRemoteSensing.workflows.doctor.images import check_images, examine_image, find_split
 from SSLRemoteSensing.workflows.finetuning import open_network
 from SSLRemoteSensing.workflows.pretraining import open_pretraining
 
@@ -343,7 +343,7 @@ def test_broken_images_in_a_row_are_found_before_the_loop_stops_at_them(pretext,
             file.unlink()  # of several names for one file
             file.write_bytes(b"no image")
         section, split = Section("images"), find_split(pretext, "train")
-        check_images(split, scan(split, 2), section)
+        check_images(split, [examine_image(file, split) for file in split.images], section)
         return str(section)
 
     pretext["train_cfg"]["train_data"] |= dict(data_path=str(folder), on_bad_image="skip")
@@ -433,7 +433,7 @@ def test_faults_of_labels_are_all_found_and_can_be_excluded(doctor, seg, own, tm
     assert found.status == 1
     assert "train: 1 of 13 labels are missing" in found.failed
     assert "train: 1 of 13 labels are of another size than their image" in found.failed
-    assert "tile_002.png: 60 x 64 pixels, its image 64 x 64" in found.out
+    assert "tile_002.png: 60 x 64 pixels, its image tile_002.jpg 64 x 64" in found.out
     assert "train: values 7 are no classes, in 1 labels" in found.failed
     assert "val: 2 of 5 labels cannot be read" in found.failed
     assert "train: other" in found.ok
