@@ -35,8 +35,11 @@ def examine(config: dict, report: Report, processes: int, workers: int | None) -
         with report.section("probe") as section:
             section.attempt(run.open_probe, opened)
     with report.section("images") as section:
-        splits = images.find_splits(config, section)
+        names = [x for x in ("train", "val", "test") if train_cfg.get(f"{x}_data") is not None]
+        splits = [section.attempt(images.find_split, config, name) for name in names]
+        splits = [split for split in splits if split is not None]
         for split in splits:
+            section.ok(f"{split.name}: {len(split.images)} images")
             read, what = partial(images.examine_image, split=split), f"reading {split.name} images"
             facts[split.name] = list(map_files(read, split.images, what, workers))
             report.note(images.check_images(split, facts[split.name], section))

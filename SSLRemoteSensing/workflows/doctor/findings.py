@@ -130,9 +130,8 @@ class Report:
         """All findings so far, and whether that is all of them, to doctor.json."""
         if self.output is None:
             return
-        fails = self.count(FAIL)
-        report = {"complete": complete, "would_fail": fails > 0, "fails": fails}
-        report["warnings"] = self.count(WARNING)
+        counts = {"fails": self.count(FAIL), "warnings": self.count(WARNING)}
+        report = {"complete": complete, "would_fail": counts["fails"] > 0} | counts
         report["sections"] = {x.title: [asdict(f) for f in x.findings] for x in self.sections}
         text = json.dumps(report, indent=2, default=str)
         write_text(self.output / "doctor.json", f"{text}\n")

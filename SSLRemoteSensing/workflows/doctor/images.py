@@ -53,16 +53,6 @@ def is_fine_tuning(config: dict) -> bool:
     return "classes" in config or (isinstance(train_cfg, dict) and "val_data" in train_cfg)
 
 
-def find_splits(config: dict, section: Section) -> list[Split]:
-    """The splits of `config` that can be found; each other one is a finding that would fail."""
-    names = [name for name in ("train", "val", "test") if config["train_cfg"].get(f"{name}_data")]
-    splits = [section.attempt(find_split, config, name) for name in names]
-    splits = [split for split in splits if split is not None]
-    for split in splits:
-        section.ok(f"{split.name}: {len(split.images)} images")
-    return splits
-
-
 def find_split(config: dict, name: str) -> Split:
     """Raises: UserError, as the data sets do before they open an image or a label."""
     in_channels, data = config["backbone_cfg"].get("in_channels", 3), f"{name}_data"
@@ -109,10 +99,8 @@ def examine_image(file: str, split: Split) -> ImageFacts:
         value_bytes = np.dtype(header.dtype).itemsize + 1
         memory = header.pixels * min(header.bands, split.in_channels) * value_bytes
         if memory > available_memory():
-            size = f"{memory / 2**30:.1f} GiB to decode it"
-            raise UserError(
-                f"{claim}, {size}, are more than memory has room for; cut it into tiles"
-            )
+            fault = "are more than memory has room for; cut it into tiles"
+            raise UserError(f"{claim}, {memory / 2**30:.1f} GiB to decode it, {fault}")
         with one_at_a_time if memory > LARGE else contextlib.nullcontext():
             image = read_image(file, split.in_channels, split.settings.bands, split.max_value)
             pixel_hash = hashlib.blake2b(f"{image.shape}".encode(), digest_size=16)
@@ -150,8 +138,8 @@ def check_images(
     lasting = [image for image in bad_images if not image.skippable]
     reasons = Counter(image.fault.replace(image.file, "") for image in lasting)
     if max(reasons.values(), default=0) > MOST_ALIKE * total:
-        text = f"{name}: most images have one fault{MISLED}"
-        section.fail(text, [image.fault for image in bad_images])
+        faults = [image.fault for image in bad_images]
+        section.fail(f"{name}: most images have one fault{MISLED}", faults)
         return None
     # Of tiles that a fraction leaves out, opening the data set takes the header and no more.
     no_matter = split.dropped & {image.file for image in bad_images if image.header}

@@ -133,11 +133,9 @@ def check_disk(opened: Opened, section: Section) -> None:
     files = [loop.folder / "latest.pth", *(file for _, file in run_folder.epochs(loop.folder))]
     free = shutil.disk_usage(nearest(loop.folder)).free
     free += sum(file.stat().st_size for file in files if file.exists())
-    mark, remedy = OK, ""
-    if number * size > free:
-        mark, remedy = FAIL, ": make room, or lower checkpoints.max_keep"
     text = f"{number} checkpoints take {number * size / GIB:.2f} GiB of {free / GIB:.2f} free"
-    section.add(mark, f"{text}{remedy}")
+    remedy = "" if number * size <= free else ": make room, or lower checkpoints.max_keep"
+    section.add(FAIL if remedy else OK, f"{text}{remedy}")
 
 
 def check_run_folder(folder: Path, opened: Opened | None, section: Section) -> dict | None:
