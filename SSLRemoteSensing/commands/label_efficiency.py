@@ -59,26 +59,22 @@ def main() -> None:
     args = parse(flags())
     # Only now: they load torch, which takes seconds that --help need not wait for.
     from SSLRemoteSensing.workflows.finetuning import check_segmentation
+    from SSLRemoteSensing.workflows.label_efficiency import report
     from SSLRemoteSensing.workflows.label_efficiency.grid import plan_grid
     from SSLRemoteSensing.workflows.label_efficiency.jobs import slots_for
-    from SSLRemoteSensing.workflows.label_efficiency.report import (
-        choose_protocol,
-        describe,
-        preview,
-    )
     from SSLRemoteSensing.workflows.label_efficiency.run import ENOUGH, run_grid
 
     config = read_config(args)
     check_segmentation(config)
     if args.jobs is not None and args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: must be at least 1")
-    protocol = choose_protocol(config, args.protocol)
+    protocol = report.choose_protocol(config, args.protocol)
     axes = (args.init, args.fractions, args.seeds, args.lrs, args.init_set)
     grid = plan_grid(Path(args.output), config, *axes, args.against)
     slots = slots_for(config["train_cfg"].get("device", "auto"), args.jobs)
-    print("\n".join(describe(grid)))
+    print("\n".join(report.describe(grid)))
     if args.dry_run:
-        preview(grid, len(slots), FINETUNE, config_words(args))
+        report.preview(grid, len(slots), FINETUNE, config_words(args))
         return
     with stoppable("stopped; finished cells are kept, the same command goes on"):
         is_whole = run_grid(grid, FINETUNE, slots, args.metric, protocol, args.keep_weights)

@@ -38,10 +38,8 @@ def main() -> None:
     config = read_config(args)
     check_pretext(config)
     if config["train_cfg"].get("probe") is None:
-        raise UserError(
-            "train_cfg.probe: is missing in the config; set train_cfg.probe.path=FOLDER, of a "
-            "prepared set, or image_path, label_path and classes"
-        )
+        keys = "path=FOLDER, of a prepared set, or image_path, label_path and classes"
+        raise UserError(f"train_cfg.probe: is missing in the config; set train_cfg.probe.{keys}")
     if args.draws < 1:
         raise UserError(f"--draws {args.draws}: must be at least 1")
     device = choose_device(args.device, "--device ")
