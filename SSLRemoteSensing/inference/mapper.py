@@ -138,11 +138,12 @@ def map_scene(network: MapNetwork, outputs: Outputs, settings: MapSettings) -> M
     """
     import rasterio
 
-    start, remarks = time.perf_counter(), []
+    start = time.perf_counter()
     with (
         open_scene(outputs.scene, network, settings.bands, settings.max_value) as scene,
         ExitStack() as stack,
     ):
+        remarks = scene.remarks()
         require_memory(scene, len(network.classes), settings)
         # The map is made first, and takes its name last: where it stands, all others do.
         finals = (outputs.map, outputs.probabilities, outputs.preview, outputs.vectors)
@@ -159,17 +160,14 @@ def map_scene(network: MapNetwork, outputs: Outputs, settings: MapSettings) -> M
                 shares = counts / max(1, counts.sum())
                 preview.draw(scene.path.name, network, shares, hidden.preview)
             if hidden.vectors is not None:
-                number = write_polygons(
-                    hidden.map, hidden.vectors, scene.path.stem, network.classes,
-                    settings.min_area, settings.simplify, settings.vector_classes,
-                )  # fmt: skip
+                limits = settings.min_area, settings.simplify, settings.vector_classes
+                target, layer = hidden.vectors, scene.path.stem
+                number = write_polygons(hidden.map, target, layer, network.classes, *limits)
                 remarks.append(f"{number} polygons")
             if outputs.map.suffix.lower() == ".png":
                 make_png(hidden.map)
-    return Mapped(
-        outputs, scene.height, scene.width, time.perf_counter() - start, counts.tolist(),
-        network.classes, scene.remarks() + remarks,
-    )  # fmt: skip
+    seconds, size = time.perf_counter() - start, (scene.height, scene.width)
+    return Mapped(outputs, *size, seconds, counts.tolist(), network.classes, remarks)
 
 
 def write_map(

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,13 @@ class InputScene:
     """
 
     def __init__(
-        self, source: Tiff, choice: ChosenBands, in_channels: int, max_value: float | None,
+        self,
+        source: Tiff,
+        choice: ChosenBands,
+        in_channels: int,
+        max_value: float | None,
         image: np.ndarray | None,
-    ):  # fmt: skip
+    ):
         self.source, self.choice, self.image = source, choice, image
         self.in_channels, self.max_value = in_channels, max_value
         self.path, self.height, self.width = source.path, source.height, source.width
@@ -98,12 +103,11 @@ class InputScene:
             planes, valid = planes[:-1], planes[-1] > 0
         elif source.has_nodata:
             valid = source.mask(y, height, x, width) > 0
-        others = [] if choice.clear is None else [~choice.clear[planes[0]]]
-        if planes.dtype.kind == "f":
-            numbers = np.isfinite(planes).all(0)
-            others += [] if numbers.all() else [numbers]
-        for other in others:
-            valid = other if valid is None else valid & other
+        if choice.clear is not None:
+            opaque = ~choice.clear[planes[0]]
+            valid = opaque if valid is None else valid & opaque
+        if planes.dtype.kind == "f" and not (finite := np.isfinite(planes).all(0)).all():
+            valid = finite if valid is None else valid & finite
         return planes, valid
 
     def require_blocks(self, y: int, height: int) -> None:
@@ -113,14 +117,14 @@ class InputScene:
         """
         (wide, tall), blocks, errors = self.block, [], []
         with open_tiff(self.path, beside=True) as source:
-            for top in range(y - y % tall, y + height, tall):
-                for left in range(0, self.width, wide):
-                    below, right = min(top + tall, self.height), min(left + wide, self.width)
-                    try:
-                        self.read(source, top, left, below - top, right - left)
-                    except UnreadableImage as error:
-                        blocks.append(f"columns {left} to {right - 1}, rows {top} to {below - 1}")
-                        errors.append(error)
+            tops, lefts = range(y - y % tall, y + height, tall), range(0, self.width, wide)
+            for top, left in product(tops, lefts):
+                below, right = min(top + tall, self.height), min(left + wide, self.width)
+                try:
+                    self.read(source, top, left, below - top, right - left)
+                except UnreadableImage as error:
+                    blocks.append(f"columns {left} to {right - 1}, rows {top} to {below - 1}")
+                    errors.append(error)
         if not blocks:
             return  # something else is wrong
         more = f" and {len(blocks) - MOST_NAMED} more" if len(blocks) > MOST_NAMED else ""
