@@ -19,11 +19,12 @@ from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.console import progress, styled
 from SSLRemoteSensing.core.errors import CannotWrite, UserError, one_line
 from SSLRemoteSensing.core.files import atomic
+from SSLRemoteSensing.data.geotiff import open_tiff
 from SSLRemoteSensing.inference.network import MapNetwork
 from SSLRemoteSensing.inference.outputs import Outputs
 from SSLRemoteSensing.inference.polygons import write_polygons
 from SSLRemoteSensing.inference.preview import Preview
-from SSLRemoteSensing.inference.scene import InputScene, open_scene
+from SSLRemoteSensing.inference.scene import InputScene
 from SSLRemoteSensing.inference.windows import predict_scene, probabilities
 from SSLRemoteSensing.inference.writer import BLOCK, MapFile, make_png
 
@@ -139,10 +140,8 @@ def map_scene(network: MapNetwork, outputs: Outputs, settings: MapSettings) -> M
     import rasterio
 
     start = time.perf_counter()
-    with (
-        open_scene(outputs.scene, network, settings.bands, settings.max_value) as scene,
-        ExitStack() as stack,
-    ):
+    with open_tiff(outputs.scene, beside=True) as source, ExitStack() as stack:
+        scene = InputScene(source, network, settings.bands, settings.max_value)
         remarks = scene.remarks()
         require_memory(scene, len(network.classes), settings)
         # The map is made first, and takes its name last: where it stands, all others do.

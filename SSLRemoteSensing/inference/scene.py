@@ -1,10 +1,8 @@
 """A scene to be mapped: its rows as the network takes them, and which of its pixels hold data."""
 
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 
@@ -19,31 +17,49 @@ MOST_NAMED = 4  # blocks that cannot be read
 
 
 class InputScene:
-    """An open scene.
+    """An open scene as `network` wants it.
 
     Attributes:
         crs, transform, gcps, rpcs: where it lies, as the file has it; None where it does not.
         masked: what tells pixels without data, '' where all hold data.
         block: width and height of the blocks that the file is read in.
+
+    Args:
+        bands, max_value: in place of what the checkpoint says.
+
+    Raises:
+        UserError: another number of bands or kind of values than the network was trained on.
+        UnreadableImage: a damaged image, or one that claims more than can be.
     """
 
     def __init__(
         self,
         source: Tiff,
-        choice: ChosenBands,
-        in_channels: int,
+        network: MapNetwork,
+        bands: Sequence[int] | None,
         max_value: float | None,
-        image: np.ndarray | None,
     ):
-        self.source, self.choice, self.image = source, choice, image
-        self.in_channels, self.max_value = in_channels, max_value
-        self.path, self.height, self.width = source.path, source.height, source.width
+        self.source, self.path = source, source.path
+        self.height, self.width = source.height, source.width
+        if self.height * self.width > LARGEST:
+            raise UnreadableImage(
+                f"image {self.path}: claims {self.width} x {self.height} pixels, which no scene "
+                f"has; replace or remove it"
+            )
+        self.choice = choice = choose_bands(source, network, bands)
+        kind = source.dtype if choice.palette is None else choice.palette.dtype
+        self.max_value = agreed_scale(self.path, kind, network, max_value)
+        self.in_channels, self.image = network.in_channels, None
+        if self.path.suffix.lower() in JPEG_ENDINGS:  # GDAL fills what is missing with grey
+            as_stored = len(choice.bands) == 1 or choice.bands == list(range(1, source.count + 1))
+            file_bands = None if as_stored else choice.bands
+            self.image = read_image(self.path, self.in_channels, file_bands, self.max_value)
         points, points_crs = source.source.gcps
         self.crs, self.transform = source.crs or points_crs, source.transform
         self.gcps, self.rpcs = points or None, source.source.rpcs
         self.block = source.source.block_shapes[0][::-1]
         self.row_bytes = source.width * source.count * source.dtype.itemsize
-        self.masked = "" if image is not None else what_masks(source, choice)
+        self.masked = "" if self.image is not None else what_masks(source, choice)
         # By row, from when it is read until it is taken; None: all of it holds data.
         self.valid: dict[int, np.ndarray | None] = {}
 
@@ -147,39 +163,6 @@ class InputScene:
         if valid is not None:
             pixels[~valid] = 0
         return pixels
-
-
-@contextmanager
-def open_scene(
-    path: Path,
-    network: MapNetwork,
-    bands: Sequence[int] | None = None,
-    max_value: float | None = None,
-) -> Iterator[InputScene]:
-    """Open the scene at `path` as `network` wants it.
-
-    Args:
-        bands, max_value: in place of what the checkpoint says.
-
-    Raises:
-        UserError: another number of bands or kind of values than the network was trained on.
-        UnreadableImage: no image, a damaged one, or one that claims more than can be.
-    """
-    with open_tiff(path, beside=True) as source:
-        if source.height * source.width > LARGEST:
-            raise UnreadableImage(
-                f"image {path}: claims {source.width} x {source.height} pixels, which no scene "
-                f"has; replace or remove it"
-            )
-        choice = choose_bands(source, network, bands)
-        kind = source.dtype if choice.palette is None else choice.palette.dtype
-        max_value = agreed_scale(path, kind, network, max_value)
-        image = None
-        if source.path.suffix.lower() in JPEG_ENDINGS:  # GDAL fills what is missing with grey
-            as_stored = len(choice.bands) == 1 or choice.bands == list(range(1, source.count + 1))
-            file_bands = None if as_stored else choice.bands
-            image = read_image(path, network.in_channels, file_bands, max_value)
-        yield InputScene(source, choice, network.in_channels, max_value, image)
 
 
 def what_masks(source: Tiff, choice: ChosenBands) -> str:

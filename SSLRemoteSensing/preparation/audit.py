@@ -134,7 +134,21 @@ def check_scenes(records: Sequence[dict], collection: Catalog) -> Iterator[str]:
     absent = [n for n, share in zip(collection.classes, shares, strict=False) if not share]
     if absent:
         yield f"no pixel of train is {' or '.join(absent)}"
-    yield from check_shares(class_shares(usable, collection, ("train", "val")), collection)
+    shares = class_shares(usable, collection, ("train", "val"))
+    distances = {
+        name: sum(abs(a - b) for a, b in zip(shares, reference, strict=True)) / 2
+        for name, reference in (collection.shares if shares else {}).items()
+    }
+    name = min(distances, key=distances.get, default=None)
+    if name and distances[name] > FAR_SHARES:
+        measured, published = (
+            ", ".join(f"{100 * share:.1f}" for share in row)
+            for row in (shares, collection.shares[name])
+        )
+        yield (
+            f"class shares {measured} % are far from the published ones of {name}, {published} % "
+            f"({', '.join(collection.classes)})"
+        )
 
 
 def class_shares(
@@ -148,25 +162,6 @@ def class_shares(
             counts = record["labels"][kind]["pixels"]
             pixels = [a + b for a, b in zip(pixels, counts, strict=True)]
     return [count / sum(pixels) for count in pixels] if sum(pixels) else []
-
-
-def check_shares(shares: Sequence[float], collection: Catalog) -> Iterator[str]:
-    """A sentence where the shares of the classes are far from all that are published."""
-
-    def distance(reference: Sequence[float]) -> float:
-        return sum(abs(a - b) for a, b in zip(shares, reference, strict=True)) / 2
-
-    if not shares or not collection.shares:
-        return
-    name, reference = min(collection.shares.items(), key=lambda item: distance(item[1]))
-    if distance(reference) > FAR_SHARES:
-        measured, expected = (
-            ", ".join(f"{100 * share:.1f}" for share in row) for row in (shares, reference)
-        )
-        yield (
-            f"class shares {measured} % are far from the published ones of {name}, {expected} % "
-            f"({', '.join(collection.classes)})"
-        )
 
 
 def report(records: Sequence[dict], collection: Catalog, notes: Sequence[str], whole: bool) -> str:

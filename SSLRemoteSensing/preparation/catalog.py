@@ -145,31 +145,41 @@ def files_by_scene(
     return matches
 
 
-def assign_splits(splits: dict[str, Sequence[str]], requests: Sequence[str]) -> dict[str, str]:
-    """Scene -> split, as published unless `requests` say otherwise.
+def assign_splits(
+    splits: dict[str, Sequence[str]],
+    requests: Sequence[str],
+    choosable: Sequence[str] = ("val",),
+    default: Sequence[str] = (),
+) -> dict[str, str]:
+    """Scene -> split, as in `splits` unless `requests` say otherwise.
 
     Args:
-        splits: the published splits.
+        splits: as published.
         requests: the splits to prepare; 'val=2_10,3_10' names the validation scenes, taken from
             train, 'val=0.2' takes that share of train by a hash of the scene's name.
+        choosable: the splits whose scenes may be chosen so.
+        default: what is chosen where `requests` choose nothing.
 
     Raises:
         UserError: an unknown split, or a scene that is not of train.
     """
-    split_of = {scene: split for split, scenes in splits.items() for scene in scenes}
-    train = [scene for scene, split in split_of.items() if split in ("train", "val")]
-    names = set(splits)
-    if any("=" not in text for text in requests):  # 'val=0.2' alone leaves train and test
-        names = {text.partition("=")[0] for text in requests}
     for text in requests:
-        split, equals, which = text.partition("=")
+        split, equals, _ = text.partition("=")
         if split not in splits:
             raise UserError(f"--splits {text}: known are {', '.join(splits)}")
-        if equals and split != "val":
+        if equals and split not in choosable:
             raise UserError(f"--splits {text}: only val can be chosen; the others are published")
-        if equals:
-            validation = pick_scenes(train, which, text)
-            split_of |= {scene: "val" if scene in validation else "train" for scene in train}
+    split_of = {scene: split for split, scenes in splits.items() for scene in scenes}
+    choices = [text for text in requests if "=" in text] or default
+    start = 0.0  # each share has its own part of the hashes
+    for split, which in dict(text.split("=", 1) for text in choices).items():
+        split_of |= {scene: "train" for scene, current in split_of.items() if current == split}
+        train = [scene for scene, current in split_of.items() if current == "train"]
+        split_of |= dict.fromkeys(pick_scenes(train, which, f"{split}={which}", start), split)
+        start += float(which) if SHARE.fullmatch(which) else 0
+    if all("=" in text for text in requests):  # 'val=0.2' alone leaves train and test
+        return split_of
+    names = {text.partition("=")[0] for text in requests}
     return {scene: split for scene, split in split_of.items() if split in names}
 
 

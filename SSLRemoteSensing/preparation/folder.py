@@ -26,7 +26,7 @@ from SSLRemoteSensing.preparation.catalog import (
     SHARE,
     Catalog,
     SourceScene,
-    pick_scenes,
+    assign_splits,
 )
 from SSLRemoteSensing.preparation.sources import SourceFile
 from SSLRemoteSensing.preparation.tiling import open_raster, to_uint8_values
@@ -142,12 +142,10 @@ def pair_files(files: Sequence[SourceFile]) -> tuple[list[Pair], list[str]]:
 
 
 def assign_folders(
-    images: Sequence[str], splits: Sequence[str], notes: list[str]
+    images: Sequence[str], requests: Sequence[str], notes: list[str]
 ) -> dict[str, str]:
     """Image -> split, by sub-folder, or by a hash of the scene that a tile is of."""
-    requests = dict(text.partition("=")[::2] for text in splits)
-    for split in sorted(requests.keys() - {"train", "val", "test"}):
-        raise UserError(f"--splits {split}: known are train, val, test")
+    splits: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     split_of = {
         image: SPLITS[part]
         for image in images
@@ -158,39 +156,29 @@ def assign_folders(
         for image in images:
             if image not in split_of:
                 raise UserError(f"{image}: lies in no folder train, val or test as others do")
-        for split, which in requests.items():
-            if which:
-                raise UserError(f"--splits {split}=...: the folders say the split already")
-    else:
-        split_of = deal(images, requests, notes)
-    wanted_splits = SPLITS.values() if all(requests.values()) else requests
-    return {name: split for name, split in split_of.items() if split in wanted_splits}
-
-
-def deal(images: Sequence[str], requests: dict[str, str], notes: list[str]) -> dict[str, str]:
-    """Image -> split by what `requests` name, or their shares of the hashes of scenes."""
-    image_by_name = {stem(image): image for image in images}
+            splits[split_of[image]].append(image)
+        for text in requests:
+            if "=" in text:
+                raise UserError(f"--splits {text}: the folders say the split already")
+        return assign_splits(splits, requests)
     scenes = {image: scene_of(stem(image)) or stem(image) for image in images}
-    split_by_scene = dict.fromkeys(scenes.values(), "train")
-    named_images = {}
-    start = 0.0  # each share has its own part of the hashes
-    for split, which in ({s: w for s, w in requests.items() if w} or {"val": "0.1"}).items():
-        names = which.split(",")
-        if all(name in image_by_name and name not in split_by_scene for name in names):
-            named_images |= {image_by_name[name]: split for name in names}
-            continue
-        remaining = [scene for scene, current in split_by_scene.items() if current == "train"]
-        picks = pick_scenes(remaining, which, f"{split}={which}", start)
-        share = float(which) if SHARE.fullmatch(which) else None
-        start += share or 0
-        if requests.get(split) and not picks and share != 0:
-            raise UserError(f"--splits {split}={which}: no scene falls to it; name some")
-        split_by_scene |= dict.fromkeys(picks, split)
-    split_of = {image: split_by_scene[scene] for image, scene in scenes.items()} | named_images
+    names = {name for text in requests for name in text.partition("=")[2].split(",")}
+    tiles = names - set(scenes.values())
+    scenes |= {image: stem(image) for image in images if stem(image) in tiles}
+    splits["train"] = list(dict.fromkeys(scenes.values()))
+    split_by_scene = assign_splits(splits, requests, tuple(splits), ["val=0.1"])
+    for text in requests:
+        split, _, which = text.partition("=")
+        is_share = SHARE.fullmatch(which) and float(which) > 0
+        if is_share and split not in split_by_scene.values():
+            raise UserError(f"--splits {text}: no scene falls to it; name some")
+    split_of = {
+        image: split_by_scene[scene] for image, scene in scenes.items() if scene in split_by_scene
+    }
     counts = ", ".join(f"{split} {n}" for split, n in sorted(Counter(split_of.values()).items()))
     notes.append(
         "no folders train, val, test, so scenes are dealt by a hash of their names: "
-        f"{len(images)} images of {len(split_by_scene)} scenes, {counts}"
+        f"{len(images)} images of {len(splits['train'])} scenes, {counts}"
     )
     return split_of
 

@@ -2,7 +2,8 @@
 
 Source: the data sheets of the ISPRS 2D semantic labelling contest; the splits are those of the
 released test labels. The validation scenes are our choice, taken from train, none with a known
-fault. The sizes of Vaihingen give the published numbers of tiles (`tests/test_tiles.py`).
+fault. The sizes of Vaihingen give the published numbers of tiles, as
+`tests/preparation/test_tiles.py` counts them.
 """
 
 from collections.abc import Sequence

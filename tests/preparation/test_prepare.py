@@ -401,15 +401,9 @@ def test_levir_cs_validation_is_a_tenth_by_a_hash_of_the_name(levir):
     assert sum(name_hash(name) < 0.1 for name in many) == pytest.approx(307, abs=50)
 
 
-def test_0_128_255_labels_of_levir_cs_give_the_same(levir, tmp_path):
-    draw_levir(tmp_path / "source", train=12, test=2, codes=(0, 128, 255))
-    prepared(tmp_path, "levir_cs", "--stride", 20)
-    assert tiles_of(tmp_path / "out") == tiles_of(levir[1])
-    assert card_of(tmp_path / "out")["class_shares"] == card_of(levir[1])["class_shares"]
-
-
-def test_levir_cs_rgb_of_four_bands_and_test_scenes_without_labels(tmp_path):
-    drawn = draw_levir(tmp_path / "source", train=3, test=2, label_test=False)
+def test_levir_cs_rgb_labels_of_0_128_255_and_test_scenes_without_labels(tmp_path):
+    codes = (0, 128, 255)
+    drawn = draw_levir(tmp_path / "source", train=3, test=2, codes=codes, label_test=False)
     done = prepared(tmp_path, "levir_cs", "--bands", "rgb")
     assert "2 test scenes have no label and are in test_unlabelled" in done.stdout
     card = card_of(tmp_path / "out")
@@ -418,22 +412,25 @@ def test_levir_cs_rgb_of_four_bands_and_test_scenes_without_labels(tmp_path):
     assert not (tmp_path / "out/labels/test_unlabelled").exists()
     assert not (tmp_path / "out/labels/test").exists()
     assert_scenes(tmp_path / "out", drawn, labels=False)
+    for scene in card["scenes"]["train"]:
+        assert np.array_equal(assemble(tmp_path / "out/labels/train", scene), drawn[scene][1])
 
 
 # ---------------------------------------------------------------------------- folder
 
 
-def draw_folder(folder: Path, image: str, label: str | None = None, tops=6, offset=0) -> dict:
+AREAS = ["area1_0_0", "area1_0_64", "area2_0_0", "area2_0_64", "area3_0_0", "area4_0_0"]
+
+
+def draw_folder(folder: Path, image: str, label: str, tops=6, offset=0) -> dict:
     """Images and labels by the templates `image` and `label`; split, image, classes of each."""
     drawn = {}
-    scenes = ["area1_0_0", "area1_0_64", "area2_0_0", "area2_0_64", "area3_0_0", "area4_0_0"]
-    for number, name in enumerate(scenes):
+    for number, name in enumerate(AREAS):
         split = ("train", "train", "train", "val", "test", "train")[number]
         classes = draw_classes((64, 64), number, [1] * tops) + offset
         pixels = draw_image(3, (64, 64), number)
         write_png(folder / image.format(split=split, name=name), pixels.transpose(1, 2, 0))
-        if label:
-            write_png(folder / label.format(split=split, name=name), classes.astype(np.uint8))
+        write_png(folder / label.format(split=split, name=name), classes.astype(np.uint8))
         drawn[name] = split, pixels, classes - offset
     return drawn
 
@@ -483,35 +480,34 @@ def test_0_as_not_scored_becomes_255_and_is_said_where_it_was_not_stated(tmp_pat
     assert_scenes(tmp_path / "out", drawn)
 
 
+SITES = ["site_2019_05", "site_2020_05", "site_2021_05"]
+MANY = [f"s{number}x" for number in range(60)]
+
+
 @pytest.mark.parametrize(
-    ("scenes", "which", "validation"),
+    ("scenes", "flags", "expected"),
     [
-        (None, "area2,area4", ["area2_0_0", "area2_0_64", "area4_0_0"]),
-        (["site_2019_05", "site_2020_05", "site_2021_05"], "site_2020_05", ["site_2020_05"]),
+        (AREAS, ["val=area2,area4"], {"val": ["area2_0_0", "area2_0_64", "area4_0_0"]}),
+        (SITES, ["val=site_2020_05"], {"val": ["site_2020_05"]}),
+        (MANY, ["test=0.2", "val=0.2"],  # the shares do not overlap
+         {"test": [name for name in MANY if name_hash(name) < 0.2],
+          "val": [name for name in MANY if 0.2 <= name_hash(name) < 0.4]}),
     ],
-)
-def test_validation_scenes_of_a_folder_can_be_named(tmp_path, scenes, which, validation):
-    """Those that tiles are of, and whole scenes with numbers in their names."""
-    drawn = draw_folder(tmp_path / "source", "{name}.png") if scenes is None else scenes
-    for name in scenes or ():
-        image = draw_image(3, (64, 64)).transpose(1, 2, 0)
-        write_png(tmp_path / f"source/{name}.png", image)
-    prepared(tmp_path, "folder", "--splits", f"val={which}")
-    card = card_of(tmp_path / "out")["scenes"]
-    assert sorted(card["val"]) == validation
-    assert sorted(card["train"]) == sorted(set(drawn) - set(validation))
-
-
-def test_two_shares_of_a_folder_do_not_overlap(tmp_path):
-    for number in range(60):
+)  # fmt: skip
+def test_scenes_of_a_folder_without_labels_are_split_as_asked(tmp_path, scenes, flags, expected):
+    """By names, of what tiles are of or of whole scenes with numbers in theirs, or by shares."""
+    for number, name in enumerate(scenes):
         image = draw_image(3, (32, 32), number).transpose(1, 2, 0)
-        write_png(tmp_path / f"source/s{number}x.png", image)
-    prepared(tmp_path, "folder", "--splits", "test=0.2", "val=0.2")
-    scenes = card_of(tmp_path / "out")["scenes"]
-    for split, low in (("test", 0), ("val", 0.2)):
-        wanted = {f"s{n}x" for n in range(60) if low <= name_hash(f"s{n}x") < low + 0.2}
-        assert len(wanted) > 3
-        assert set(scenes[split]) == wanted
+        write_png(tmp_path / f"source/{name}.png", image)
+    done = prepared(tmp_path, "folder", "--splits", *flags)
+    assert "no labels found: tiles for pre-training only" in done.stdout
+    card = card_of(tmp_path / "out")
+    assert card["classes"] == card["labels"] == []
+    assert not (tmp_path / "out/labels").exists()
+    others = set(scenes) - {name for names in expected.values() for name in names}
+    expected = {split: set(names) for split, names in expected.items()} | {"train": others}
+    assert all(len(names) > 3 for names in expected.values()) or scenes is not MANY
+    assert {split: set(names) for split, names in card["scenes"].items()} == expected
 
 
 @pytest.mark.parametrize("how", ["colours", "codes"])
@@ -532,16 +528,6 @@ def test_colours_and_codes_of_a_folder_are_taken_as_stated(tmp_path, how):
         assert not (tmp_path / "out").exists()
         prepared(tmp_path, "folder", *classes, "--label_codes", 0, 255)
     assert_scenes(tmp_path / "out", drawn)
-
-
-def test_a_folder_without_labels_is_for_pre_training(tmp_path):
-    drawn = draw_folder(tmp_path / "source", "{name}.png")
-    done = prepared(tmp_path, "folder")
-    assert "no labels found: tiles for pre-training only" in done.stdout
-    card = card_of(tmp_path / "out")
-    assert card["classes"] == card["labels"] == []
-    assert sum(card["tiles"].values()) == 4 * len(drawn)
-    assert not (tmp_path / "out/labels").exists()
 
 
 @pytest.mark.parametrize("ending", ["tif", "png"])
