@@ -115,14 +115,16 @@ def draw(folders: list[Path], path: Path) -> None:
     from SSLRemoteSensing import load_segmentation
     from SSLRemoteSensing.core.machine import choose_device
     from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
-    from SSLRemoteSensing.inference.windows import classify
+    from SSLRemoteSensing.inference.windows import probabilities
     from SSLRemoteSensing.reports.figures import draw_examples
 
     device = choose_device("auto")
-    predicts = {
-        name: partial(classify, load_segmentation(folder / "best.pth").to(device), device, "fp32")
-        for name, folder in zip(STARTS, folders, strict=True)
-    }
+
+    def classify(net, images):
+        return probabilities(net, device, "fp32", images).argmax(1).byte()
+
+    nets = [load_segmentation(folder / "best.pth").to(device) for folder in folders]
+    predicts = {name: partial(classify, net) for name, net in zip(STARTS, nets, strict=True)}
     config = json.loads((folders[0] / "results.json").read_text())["config"]
     settings = TileSettings(**config["train_cfg"]["test_data"])
     tiles = SegmentationDataset(settings, num_classes=len(config["classes"]))

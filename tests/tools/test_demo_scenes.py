@@ -13,6 +13,7 @@ from demo_scenes.clouds import draw_clouds
 from demo_scenes.town import draw_town
 
 from SSLRemoteSensing.core.errors import run_command
+from SSLRemoteSensing.preparation.catalog import pick_scenes
 from SSLRemoteSensing.preparation.isprs import (
     PALETTE,
     POTSDAM_SHARES,
@@ -20,7 +21,6 @@ from SSLRemoteSensing.preparation.isprs import (
     VAIHINGEN_SPLITS,
 )
 from SSLRemoteSensing.preparation.levir_cs import VAL_SHARE
-from SSLRemoteSensing.preparation.splits import pick_scenes
 
 SIZE = 96
 SPLITS = {"potsdam": POTSDAM_SPLITS, "vaihingen": VAIHINGEN_SPLITS}

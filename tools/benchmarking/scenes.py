@@ -22,7 +22,7 @@ from SSLRemoteSensing.core.machine import choose_device, choose_precision
 from SSLRemoteSensing.data.prepared import positions
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.inference.mapper import MapSettings, map_scene
-from SSLRemoteSensing.inference.network import MapNetwork, likes_channels_last
+from SSLRemoteSensing.inference.network import MapNetwork
 from SSLRemoteSensing.inference.outputs import plan_outputs
 from SSLRemoteSensing.inference.windows import probabilities
 from SSLRemoteSensing.models.segmentation import build_segmentation
@@ -140,12 +140,13 @@ def build_network(args: argparse.Namespace) -> MapNetwork:
         backbone = {"name": args.network, "in_channels": 3, "pretrained": False}
         model = build_segmentation({"classes": list(CLASSES), "backbone_cfg": backbone})
     palette = default_palette(len(CLASSES))
-    layout = torch.preserve_format
-    if likes_channels_last(device, precision):
-        layout = torch.channels_last
-    model = model.eval().to(device, memory_format=layout)
     torch.backends.cudnn.benchmark = device.type == "cuda"
-    return MapNetwork(model, device, precision, list(CLASSES), palette, 3, None, None, args.network)
+    model = model.eval().to(device)
+    classes, name = list(CLASSES), args.network
+    network = MapNetwork(model, device, precision, classes, palette, 3, None, None, name)
+    if network.channels_last:
+        model.to(memory_format=torch.channels_last)
+    return network
 
 
 def draw_scene(path: Path, height: int, width: int) -> Path:
