@@ -105,8 +105,11 @@ def open_scenes(
         together: put prepared tiles together; others are scenes of their own in any case.
 
     Raises:
-        UserError: tiles of a scene are missing, as `hash_range` can have it.
+        UserError: tiles of a scene are missing, as `hash_range` can have it; or another tool cut
+            them, whose names tell the scene, not which pixels they share.
     """
+    if together and not tiles.card and any(scene_of(stem(file)) for file, _ in tiles.pairs):
+        raise UserError(f"where {tiles.name(0).name} and others lie in their scenes is not known")
     groups = prepared_groups(tiles) if together and tiles.card else single_groups(tiles)
     sources = [([file for file, _ in tiles.pairs], tiles.read_image)]
     sources += [(files, tiles.read_label) for files in kinds.values()]
@@ -160,12 +163,6 @@ def prepared_groups(tiles: SegmentationDataset) -> dict[str, tuple[Size, PlacedT
     return groups
 
 
-def are_scenes(tiles: SegmentationDataset) -> bool:
-    """Whether scenes can be told: of tiles that another tool cut from a scene, by their names, not
-    which pixels they share."""
-    return tiles.card is not None or not any(scene_of(stem(file)) for file, _ in tiles.pairs)
-
-
 def label_kinds(tiles: SegmentationDataset) -> dict[str, Sequence[str]]:
     """Kind of label -> a file for each tile: that of `label_path`, and the other one that a
     prepared set has. A kind that not every tile has is left out, which is said on stderr."""
@@ -182,8 +179,8 @@ def label_kinds(tiles: SegmentationDataset) -> dict[str, Sequence[str]]:
             files = [str(root / folder / path.relative_to(own_folder)) for path in paths]
             missing = sum(not os.path.isfile(file) for file in files)
             if missing:
-                text = f"{missing} of {len(files)} tiles have no {kind} label; "
-                warn(f"{text}{kind} labels are not scored")
+                text = f"{missing} of {len(files)} tiles have no {kind} label"
+                warn(f"{text}; {kind} labels are not scored")
             else:
                 kinds[kind] = files
     return {kind: kinds[kind] for kind in LABEL_FOLDERS if kind in kinds}

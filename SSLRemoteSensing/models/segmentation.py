@@ -65,9 +65,7 @@ class SegmentationNet(nn.Module):
         return self.decoder(self.backbone(x))[:, :, :height, :width]
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weighted losses by name: image uint8 (N, C, H, W), label uint8 (N, H, W), 255 = not
-        scored.
-        """
+        """Weighted losses; image uint8 (N, C, H, W), label uint8 (N, H, W), 255 = not scored."""
         logits = self.logits(batch["image"])
         return {
             name: weight * loss(logits, batch["label"])
@@ -147,11 +145,8 @@ def load_segmentation(path: str | Path) -> SegmentationNet:
     """
     contents = checkpoints.read(path)
     card = contents.get("card")
-    if (
-        "model" not in contents
-        or not isinstance(card, dict)
-        or not {"classes", "config"} <= set(card)
-    ):
+    is_trained = isinstance(card, dict) and {"classes", "config"} <= card.keys()
+    if "model" not in contents or not is_trained:
         raise UserError(
             f"weights {path}: no fine-tuned network with its card; take best.pth of fine-tuning, "
             f"or load_backbone for a backbone alone"

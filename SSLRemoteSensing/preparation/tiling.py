@@ -16,7 +16,7 @@ from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UnreadableImage
 from SSLRemoteSensing.data.geotiff import encode_tiff, open_tiff
 from SSLRemoteSensing.data.images import encode_png, read_image
-from SSLRemoteSensing.data.labels import ColourCoding, ValueCoding, histogram
+from SSLRemoteSensing.data.labels import ColourCoding, ValueCoding, count_values
 from SSLRemoteSensing.data.prepared import LABEL_FOLDERS, positions
 from SSLRemoteSensing.preparation.catalog import SourceScene
 from SSLRemoteSensing.preparation.sources import SourceFile
@@ -224,7 +224,7 @@ def read_rows(
     mask = image.mask(y, height) if image.mask else None
     depth = np.iinfo(image.dtype).max + 1
     rows = {"image": planes}
-    counts = {"image": np.stack([histogram(plane, depth, mask) for plane in planes])}
+    counts = {"image": np.stack([count_values(plane, depth, mask) for plane in planes])}
     counts["masked"] = 0 if mask is None else int((mask == 0).sum())
     for kind, label in labels.items():
         values = to_uint8_values(label.rows(y, height), label.name)

@@ -21,7 +21,7 @@ from SSLRemoteSensing.data.class_weights import label_shares, median_frequency
 from SSLRemoteSensing.data.images import read_header
 from SSLRemoteSensing.data.labels import ValueCoding
 from SSLRemoteSensing.data.scenes import require_eroded
-from SSLRemoteSensing.data.segmentation import Repeated, SegmentationDataset, TileSettings, collate
+from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings, collate
 from SSLRemoteSensing.evaluation.metrics import scores
 from SSLRemoteSensing.evaluation.scoring import Scoring, ScoringSettings, open_scored, score
 from SSLRemoteSensing.inference.windows import probabilities
@@ -258,7 +258,7 @@ def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
         names = "".join(f"{Path(file).name}\n" for file, _ in train_data.pairs)
         write_bytes(loop.folder / "train_tiles.txt", names.encode("utf-8", "backslashreplace"))
 
-    groups, dataset = opened.param_groups(), Repeated(train_data, full)
+    groups, dataset = opened.param_groups(), train_data.repeated()
     return Task(model, dataset, collate, card, groups, begin=begin, evaluate=validate), loop
 
 

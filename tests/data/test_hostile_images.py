@@ -18,7 +18,7 @@ from drawn import png_chunk, write_tiff
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.geotiff import open_tiff
 from SSLRemoteSensing.data.images import read_header, read_image, read_label
-from SSLRemoteSensing.data.labels import histogram
+from SSLRemoteSensing.data.labels import count_values
 
 SIDE = 20_000
 PLACE = dict(crs="EPSG:32633", transform=rasterio.Affine(2, 0, 9, 0, -2, 9))
@@ -78,7 +78,7 @@ def test_values_of_large_labels_are_counted_exactly_under_a_mask():
     wide = np.ones((1, 2**24 + 3), np.uint8)  # more than 2^24 pixels of one value
     mask = np.zeros_like(wide)
     mask[:, 1:] = 1
-    assert histogram(wide, 2, mask).tolist() == [0, 2**24 + 2]
+    assert count_values(wide, 2, mask).tolist() == [0, 2**24 + 2]
 
 
 @pytest.mark.parametrize("bands", [None, (1, 2, 3)])

@@ -14,7 +14,7 @@ from conftest import ROOT
 from drawn import draw_classes, draw_image, write_png
 
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.segmentation import Repeated, SegmentationDataset, TileSettings
+from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.data.subsets import choose_fraction, name_hash, scene_of
 from SSLRemoteSensing.evaluation.scoring import ScoringSettings, open_scored, score
 from SSLRemoteSensing.preparation.isprs import POTSDAM_SPLITS
@@ -182,7 +182,7 @@ def test_the_tiles_of_a_fraction_come_round_as_often_each_with_draws_of_its_own(
     paths = dict(image_path=str(tiles / "images"), label_path=str(tiles / "labels"))
     tiles = SegmentationDataset(TileSettings(**paths, fraction=0.25, crop_size=32), num_classes=2)
     assert (len(tiles), tiles.full_length) == (6, 24)
-    few = Repeated(tiles, tiles.full_length)
+    few = tiles.repeated()
     assert len(few) == 24
     assert set(Counter(few.name(i) for i in range(24)).values()) == {4}
     assert few.name(0) == few.name(6)

@@ -84,7 +84,7 @@ def open_labelled(config: dict, processes: int) -> Trial:
 
     def open_train(exclude: str | None, coding: ValueCoding | None) -> Dataset:
         tiles = opened.open_split("train", coding, checked=coding is not None, exclude=exclude)
-        return segmentation.Repeated(tiles, tiles.full_length)
+        return tiles.repeated()
 
     def open_scored_splits(coding: ValueCoding | None) -> None:
         for split in sorted({"val", opened.scored_split}):
