@@ -109,10 +109,8 @@ def leave_out(files: list[str], root: Path, exclude: str | Path | None) -> list[
 
 
 def list_folders(root: Path) -> list[tuple[str, list[str]]]:
-    """(folder below `root` with a '/' at its end, its files' names), `root` itself as ''.
-
-    Links to folders are followed, each real folder once.
-    """
+    """(folder below `root` with a '/' at its end, its files' names), `root` itself as ''; links to
+    folders are followed, each real folder once."""
     folders, real_folders = [], set()
     for folder, sub_folders, names in os.walk(root, followlinks=True):
         real_folder = os.path.realpath(folder)

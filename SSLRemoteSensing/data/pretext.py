@@ -159,11 +159,7 @@ class PretextDataset(Dataset):
 
 
 def choose_images(settings: PretextSettings) -> tuple[list[str], float | None]:
-    """The images of a `PretextDataset` and their max_value; none is opened.
-
-    Raises:
-        UserError: none is found; a prepared set as a whole, or in contradiction to `max_value`.
-    """
+    """The images of a `PretextDataset` and their max_value; none is opened."""
     data_path = settings.data_path
     card = read_card(data_path)
     if card is not None and Path(data_path).absolute() == card["root"]:

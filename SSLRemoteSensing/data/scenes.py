@@ -56,19 +56,14 @@ class TiledImage:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def read_strip(self, top: int) -> None:
-        """Hold the tiles whose first row is `top`, side by side.
-
-        Raises:
-            UserError: one that cannot be read, or is not of the size that the others have.
-        """
+        """Hold the tiles whose first row is `top`, side by side; they must be of one size."""
         places = sorted(x for y, x in self.files if y == top)
         names = [self.files[top, x] for x in places]
         with ThreadPoolExecutor(min(len(names), os.cpu_count() or 1)) as pool:
             tiles = list(pool.map(self.read, names))
         below = min((y for y in self.tops if y > top), default=self.height)
-        for name, (x, right), tile in zip(
-            names, pairwise([*places, self.width]), tiles, strict=True
-        ):
+        ends = pairwise([*places, self.width])
+        for name, (x, right), tile in zip(names, ends, tiles, strict=True):
             width = tile.shape[1]
             covers = below <= top + len(tile) and right <= x + width
             inside = top + len(tile) <= self.height and x + width <= self.width

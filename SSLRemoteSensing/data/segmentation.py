@@ -265,40 +265,29 @@ def find_tiles(settings: TileSettings, num_classes: int) -> Tiles:
 
 
 def find_pairs(settings: TileSettings) -> list[tuple[str, str]]:
-    """(image, label) for each image that `settings` choose, before `fraction`.
-
-    Raises:
-        UserError: no image is found, or none kept.
-    """
+    """(image, label) for each image that `settings` choose, before `fraction`; a `UserError` where
+    none is left."""
     image_path, exclude = settings.image_path, settings.exclude
     images = find_images(image_path, settings.data_format, keys=("image_path", "data_format"))
-    labels = label_files(images, settings)
+    is_folder = os.path.isdir(image_path)
+    root = Path(image_path) if is_folder else Path(image_path).parent
+    label_root, label_of = str(Path(settings.label_path)), {}
+    for image in images:  # a label lies in the sub-folder that its image lies in
+        name = image[len(str(root)) + 1 :] if is_folder else image.rpartition("/")[2]
+        folder, slash, name = name.rpartition("/")
+        name = settings.label_format.replace("{stem}", stem(name))
+        label_of[image] = f"{label_root}/{folder}{slash}{name}"
     # In a folder of both, a label is the label of another file, and no image. That an image is
     # left out does not make its label an image.
-    labels_beside = set(labels) & set(images) if settings.label_path == image_path else set()
-    root = Path(image_path) if os.path.isdir(image_path) else Path(image_path).parent
-    remaining = set(leave_out(images, root, exclude)) - labels_beside
-    pairs = [pair for pair in zip(images, labels, strict=True) if pair[0] in remaining]
-    if not pairs and exclude is not None:
-        raise UserError(f"exclude {exclude}: leaves none of the images of {root}")
+    labels_beside = set(label_of.values()) if settings.label_path == image_path else set()
+    images = [image for image in images if image not in labels_beside]
+    pairs = [(image, label_of[image]) for image in leave_out(images, root, exclude)]
     low, high = settings.hash_range
     if (low, high) != (0, 1):
         pairs = [pair for pair in pairs if low <= name_hash(stem(pair[0])) < high]
     if not pairs:
-        raise UserError(f"hash_range={settings.hash_range!r}: keeps none of {len(images)} images")
+        raise UserError(f"hash_range={settings.hash_range!r}: keeps none of {len(label_of)} images")
     return pairs
-
-
-def label_files(images: Sequence[str], settings: TileSettings) -> list[str]:
-    """The label of each image: in the same sub-folder of `label_path`, named by `label_format`."""
-    image_path = settings.image_path
-    skip = len(str(Path(image_path))) + 1 if os.path.isdir(image_path) else None
-    root, labels = str(Path(settings.label_path)), []
-    for image in images:
-        folder, slash, name = image[skip:].rpartition("/") if skip else ("", "", image)
-        name = settings.label_format.replace("{stem}", stem(name))
-        labels.append(f"{root}/{folder}{slash}{name}")
-    return labels
 
 
 def check_present(pairs: Sequence[tuple[str, str]], label_path: str, label_format: str) -> None:

@@ -125,9 +125,7 @@ class VGG(Backbone):
 
     def late_stages(self) -> tuple[list[nn.Module], list[nn.Module]]:
         modules = list(self.features)
-        *_, fourth, fifth = (
-            i for i, layer in enumerate(modules) if isinstance(layer, nn.MaxPool2d)
-        )
+        *_, fourth, fifth = (i for i, m in enumerate(modules) if isinstance(m, nn.MaxPool2d))
         # The pool stands first: the convolutions after it see the map that it no longer halves.
         return modules[fourth:fifth], modules[fifth:]
 

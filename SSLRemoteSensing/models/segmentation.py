@@ -116,11 +116,7 @@ ORIGINS = {"pretrained", "mean", "std", "transfer"}
 
 
 def trained_network(contents: dict, source: str | Path) -> SegmentationNet:
-    """The network of a fine-tuning's checkpoint, built by its card, as `load_segmentation` has it.
-
-    Raises:
-        UserError: weights that are not of the card's network.
-    """
+    """The network of a fine-tuning's checkpoint, built by its card, as by `load_segmentation`."""
     card = contents["card"]
     net = build_segmentation({"classes": card["classes"]} | parts_of(card["config"]))
     load_trained(net, contents, source)
@@ -155,11 +151,7 @@ def load_segmentation(path: str | Path) -> SegmentationNet:
 
 
 def load_trained(net: SegmentationNet, contents: dict, source: str | Path) -> None:
-    """Load a checkpoint's weights into `net`, and the mean and std of its card.
-
-    Raises:
-        UserError: weights of another network.
-    """
+    """Load a checkpoint's weights into `net`, and the mean and std of its card."""
     card = contents.get("card", {})
     checkpoints.load_network(net, contents, source)
     net.backbone.set_normalization(card.get("mean"), card.get("std"))

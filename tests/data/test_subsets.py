@@ -1,8 +1,6 @@
 """A few labels of many: the tiles that a fraction keeps."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -10,7 +8,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from drawn import draw_classes, draw_image, write_png
 
 from SSLRemoteSensing.core.errors import UserError
@@ -46,18 +43,6 @@ def test_the_same_tiles_are_chosen_everywhere(given, expected):
     assert sorted(names(SMALL, *given)) == expected
 
 
-def test_the_choice_does_not_depend_on_the_hash_seed_of_python():
-    code = (
-        "from SSLRemoteSensing.data.subsets import choose_fraction as f;"
-        f"s = {SMALL!r}; print([s[i] for i in f(s, 0.1, 0)])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONHASHSEED": "7"}, cwd=ROOT, capture_output=True,
-        text=True,
-    )  # fmt: skip
-    assert done.stdout.strip() == repr(CHOSEN[0.1, 0]), done.stderr
-
-
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_smaller_fraction_is_within_a_larger_one(seed):
     chosen = [names(POTSDAM, f, seed) for f in (0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 1)]
@@ -66,29 +51,23 @@ def test_a_smaller_fraction_is_within_a_larger_one(seed):
     assert len(chosen[-1]) == len(POTSDAM)
 
 
-def test_one_percent_of_24_scenes_of_576_tiles_are_138():
+def test_one_percent_of_24_scenes_of_576_tiles_are_138_of_all_scenes():
     assert len(POTSDAM) == 24 * 576
     chosen = names(POTSDAM, 0.01)
     assert len(chosen) == 138
     assert len({scene_of(name) for name in chosen}) == 24
 
 
-@pytest.mark.parametrize("fraction", [0.01, 0.05, 0.1, 0.25, 0.5])
+@pytest.mark.parametrize("fraction", [0.01, 0.05, 0.1, 0.3, 0.77])
 @pytest.mark.parametrize("seed", range(5))
-def test_each_scene_gives_its_share_of_potsdam(fraction, seed):
-    counts = Counter(scene_of(name) for name in names(POTSDAM, fraction, seed))
-    for scene in POTSDAM_SPLITS["train"]:
-        assert abs(counts[scene] - fraction * 576) < 1.1
-
-
-def test_each_scene_gives_its_share_where_scenes_differ_in_size():
+def test_each_scene_gives_its_share_also_where_scenes_differ_in_size(fraction, seed):
     sizes = {"a": 1, "b": 10, "c": 100, "d": 333, "e": 56}
     stems = [f"{scene}_{i}_0" for scene, count in sizes.items() for i in range(count)]
-    for seed in range(20):
-        for fraction in (0.02, 0.1, 0.3, 0.77):
-            counts = Counter(scene_of(name) for name in names(stems, fraction, seed))
-            for scene, count in sizes.items():
-                assert abs(counts[scene] - fraction * count) < 1.1, (seed, fraction, scene)
+    potsdam = dict.fromkeys(POTSDAM_SPLITS["train"] + POTSDAM_SPLITS["val"], 576)
+    for tiles, tiles_of in ((stems, sizes), (POTSDAM, potsdam)):
+        counts = Counter(scene_of(name) for name in names(tiles, fraction, seed))
+        for scene, count in tiles_of.items():
+            assert abs(counts[scene] - fraction * count) < 1.1, scene
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 99, 1000])
@@ -149,11 +128,6 @@ def test_a_fraction_outside_0_to_1_is_refused(fraction):
 )  # fmt: skip
 def test_the_scene_of_a_tile_is_told_by_its_name(stem, scene):
     assert scene_of(stem) == scene
-
-
-def test_names_without_a_place_are_of_one_stratum():
-    stems = [f"tile-{i}" for i in range(50)]
-    assert len(names(stems, 0.1)) == 5
 
 
 def test_a_hash_of_a_name_is_uniform_and_fixed():

@@ -203,9 +203,8 @@ def test_truncated_or_changed_safetensors_are_refused_in_one_line(ours, tmp_path
     if share is None:
         data[len(data) // 2] ^= 1
         said = "not what was written"
-    (tmp_path / "w.safetensors").write_bytes(
-        data if share is None else data[: int(len(data) * share)]
-    )
+    size = len(data) if share is None else int(len(data) * share)
+    (tmp_path / "w.safetensors").write_bytes(data[:size])
     with pytest.raises(UserError, match=rf"w\.safetensors: .*{said}") as error:
         read(tmp_path / "w.safetensors")
     assert "\n" not in str(error.value)
