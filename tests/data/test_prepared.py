@@ -60,19 +60,17 @@ def levir(tmp_path_factory) -> Path:
 
 def test_prepared_tiles_open_with_their_labels_as_they_are(potsdam, capsys):
     dataset = open_set(potsdam)
+    eroded = open_set(potsdam, label_path=str(potsdam / "labels_eroded/train"))
     assert len(dataset) == card_of(potsdam)["tiles"]["train"] == 18
+    assert dataset.max_value is None
     for index in range(len(dataset)):
         name = dataset.name(index).stem
         image, label = dataset.read(index)
         tile = read_tile(potsdam / f"images/train/{name}.png")
         assert np.array_equal(image, tile.transpose(1, 2, 0))
         assert np.array_equal(label, read_tile(potsdam / f"labels/train/{name}.png"))
+        assert 255 in eroded.read(index)[1]
     assert capsys.readouterr().err == ""
-
-
-def test_eroded_labels_open_with_255_as_not_scored(potsdam):
-    dataset = open_set(potsdam, label_path=str(potsdam / "labels_eroded/train"))
-    assert 255 in np.concatenate([dataset.read(i)[1] for i in range(3)])
 
 
 @pytest.mark.parametrize("num_classes", [5, 6, 7])
@@ -102,7 +100,7 @@ def test_bands_that_do_not_fit_are_refused_when_opened(levir):
     assert dataset.read(0)[0].shape == (32, 32, 3)
 
 
-def test_prepared_tiles_bring_their_scale(levir):
+def test_prepared_tiles_bring_their_scale_which_may_be_stated_and_no_other(levir):
     dataset = open_set(levir, num_classes=3, in_channels=4)
     assert dataset.max_value == 1023
     image, label = dataset.read(0)
@@ -111,9 +109,6 @@ def test_prepared_tiles_bring_their_scale(levir):
     assert np.abs(image - expected).max() <= 1
     assert image.max() == 255
     assert set(np.unique(label)) <= {0, 1, 2}
-
-
-def test_the_same_scale_may_be_stated_and_another_may_not(levir):
     assert open_set(levir, num_classes=3, in_channels=4, max_value=1023).max_value == 1023
     with pytest.raises(UserError, match=r"max_value=255: .* was prepared with 1023; leave it out"):
         open_set(levir, num_classes=3, in_channels=4, max_value=255)
@@ -131,9 +126,7 @@ def test_pre_training_takes_the_scale_too(levir):
         PretextDataset(PretextSettings(**given | dict(max_value=4095)), in_channels=4)
 
 
-def test_8_bit_tiles_and_those_without_a_card_are_read_as_they_are(potsdam, tmp_path):
-    assert agreed_scale(read_card(potsdam / "images/train"), None) is None
-    assert open_set(potsdam).max_value is None
+def test_tiles_without_a_card_have_the_scale_that_is_stated(tmp_path):
     assert read_card(tmp_path) is None
     assert agreed_scale(None, 1023) == 1023
 

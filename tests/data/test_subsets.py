@@ -51,11 +51,16 @@ def test_a_smaller_fraction_is_within_a_larger_one(seed):
     assert len(chosen[-1]) == len(POTSDAM)
 
 
-def test_one_percent_of_24_scenes_of_576_tiles_are_138_of_all_scenes():
+def test_one_percent_of_24_scenes_of_576_tiles_are_138_others_for_another_seed():
     assert len(POTSDAM) == 24 * 576
-    chosen = names(POTSDAM, 0.01)
-    assert len(chosen) == 138
-    assert len({scene_of(name) for name in chosen}) == 24
+    chosen = [names(POTSDAM, 0.01, seed) for seed in range(5)]
+    for tiles in chosen:
+        assert len(tiles) == 138
+        assert len({scene_of(name) for name in tiles}) == 24
+    assert len(set(map(frozenset, chosen))) == 5
+    assert len(chosen[0] & chosen[1]) < 20  # 1.4 by chance
+    # The order of the files does not matter.
+    assert names(np.random.default_rng(0).permutation(POTSDAM).tolist(), 0.01, 3) == chosen[3]
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.05, 0.1, 0.3, 0.77])
@@ -77,19 +82,6 @@ def test_size_is_the_rounded_share_and_at_least_one(count, fraction):
     chosen = choose_fraction(stems, fraction, 0)
     assert len(chosen) == max(1, round(fraction * count))
     assert chosen == sorted(set(chosen))
-
-
-def test_another_seed_chooses_other_tiles():
-    chosen = [frozenset(names(POTSDAM, 0.01, seed)) for seed in range(5)]
-    assert len(set(chosen)) == 5
-    assert len(chosen[0] & chosen[1]) < 20  # 1.4 by chance
-
-
-def test_the_order_of_the_files_does_not_matter():
-    rng = np.random.default_rng(0)
-    for _ in range(3):
-        shuffled = [str(name) for name in rng.permutation(POTSDAM)]
-        assert names(shuffled, 0.01, 3) == names(POTSDAM, 0.01, 3)
 
 
 def test_every_tile_of_a_scene_is_as_likely():

@@ -488,23 +488,23 @@ def cached_resnet18(imagenet):
     return without_classifier(state)
 
 
-@pytest.mark.parametrize("given", [{}, dict(mean=MEAN, std=STD)])
+@pytest.mark.parametrize(
+    ("given", "mean", "std"),
+    [
+        ({}, IMAGENET_MEAN, IMAGENET_STD),
+        (dict(mean=MEAN, std=STD), MEAN, STD),
+        # What is taken out widens likewise: the baseline gets no other images with four bands.
+        (dict(in_channels=4), *((*v, sum(v) / 3) for v in (IMAGENET_MEAN, IMAGENET_STD))),
+    ],
+)
 def test_imagenet_weights_in_the_cache_load_with_imagenets_mean_and_std_or_those_given(
-    cached_resnet18, given
+    cached_resnet18, given, mean, std
 ):
     model = BACKBONES["resnet18"](pretrained=True, **given)
-    check_loaded(model, cached_resnet18)
-    usual = dict(mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    assert dict(mean=model.mean, std=model.std) == usual | given
-
-
-def test_imagenet_weights_widen_to_four_bands(cached_resnet18):
-    model = BACKBONES["resnet18"](pretrained=True, in_channels=4)
-    assert (model.conv1.weight == 1).all()
-    assert model.conv1.weight.shape == (64, 4, 7, 7)
-    # What is taken out widens likewise: the baseline gets no other images with four bands.
-    for ours, theirs in ((model.mean, IMAGENET_MEAN), (model.std, IMAGENET_STD)):
-        assert ours == pytest.approx((*theirs, sum(theirs) / 3))
+    shape = (64, given.get("in_channels", 3), 7, 7)
+    check_loaded(model, cached_resnet18 | {"conv1.weight": torch.ones(shape)})
+    assert model.conv1.weight.shape == shape
+    assert (model.mean, model.std) == (pytest.approx(mean), pytest.approx(std))
 
 
 def test_weights_without_a_card_are_told_to_have_no_mean_and_std(tmp_path, resnet18_weights):
