@@ -1,34 +1,35 @@
-"""Small scenes in the files, names and colours of the data sets; tools/prepare.py in-process."""
+"""Small scenes in the files, names and colours of the data sets; `prepare` in this process."""
 
 import contextlib
 import io
 import json
 import re
-import runpy
 import struct
 import sys
 import warnings
 import zipfile
 import zlib
-from dataclasses import dataclass
-from functools import cache
+from collections import namedtuple
 from pathlib import Path
 from unittest import mock
 
 import cv2
 import numpy as np
 import rasterio
-from conftest import ROOT
 from rasterio import Affine
 from rasterio.errors import NotGeoreferencedWarning
 
+from SSLRemoteSensing.commands.prepare import main
 from SSLRemoteSensing.core.errors import run_command
 from SSLRemoteSensing.preparation.isprs import PALETTE, POTSDAM_SHARES
 
 COLOURS = np.array([*PALETTE, (0, 0, 0)], np.uint8)  # the last one: eroded
 SIZE = (70, 90)
+POTSDAM_SCENES = ("2_10", "3_10", "2_11", "2_13")
+Scenes = dict[str, tuple[np.ndarray, np.ndarray]]
 PLACE = {"crs": "EPSG:32633", "transform": Affine(0.05, 0, 366000, 0, -0.05, 5806000)}
-PRODUCTS = {"RGB": "2_Ortho_RGB", "IRRG": "3_Ortho_IRRG", "RGBIR": "4_Ortho_RGBIR"}
+PRODUCTS = {"RGB": ("2_Ortho_RGB", [0, 1, 2]), "IRRG": ("3_Ortho_IRRG", [3, 0, 1])}
+PRODUCTS["RGBIR"] = "4_Ortho_RGBIR", [0, 1, 2, 3]
 
 
 def draw_classes(size=SIZE, seed=0, shares=POTSDAM_SHARES, block=5) -> np.ndarray:
@@ -46,10 +47,8 @@ def draw_classes(size=SIZE, seed=0, shares=POTSDAM_SHARES, block=5) -> np.ndarra
 
 def draw_image(bands=3, size=SIZE, seed=0, top=255, dtype=np.uint8) -> np.ndarray:
     """Noise (bands, H, W), another range in each band."""
-    rng = np.random.default_rng([seed, bands])
-    return np.stack(
-        [rng.integers(0, top * (b + 2) // (bands + 2), size) for b in range(bands)]
-    ).astype(dtype)
+    rng, tops = np.random.default_rng([seed, bands]), range(2, bands + 2)
+    return np.stack([rng.integers(0, top * b // (bands + 2), size) for b in tops]).astype(dtype)
 
 
 def write_tiff(path: Path, planes: np.ndarray, **profile) -> Path:
@@ -99,15 +98,14 @@ def draw_potsdam(
     products=("RGB",),
     size=SIZE,
     bordered=True,
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+) -> Scenes:
     """Scenes as published; the bands R, G, B, IR and the classes of each."""
     drawn = {}
     for number, name in enumerate(scenes):
         planes, classes = draw_image(4, size, number), draw_classes(size, number)
-        order = {"RGB": (0, 1, 2), "IRRG": (3, 0, 1), "RGBIR": (0, 1, 2, 3)}
         for product in products:
-            file = folder / PRODUCTS[product] / f"top_potsdam_{name}_{product}.tif"
-            write_tiff(file, planes[list(order[product])])
+            place, bands = PRODUCTS[product]
+            write_tiff(folder / place / f"top_potsdam_{name}_{product}.tif", planes[bands])
         potsdam_label(folder, name, coloured(classes))
         if bordered:
             potsdam_label(folder, name, coloured(eroded(classes)), "_noBoundary")
@@ -122,7 +120,7 @@ def potsdam_label(folder: Path, name: str, colours: np.ndarray, ending="") -> Pa
 
 def draw_vaihingen(
     folder: Path, scenes=("1", "3", "11", "2"), labels="gts_for_participants/", size=SIZE
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+) -> Scenes:
     drawn = {}
     for number, name in enumerate(scenes):
         planes, classes = draw_image(3, size, number), draw_classes(size, number)
@@ -137,7 +135,7 @@ def draw_vaihingen(
 
 def draw_levir(
     folder: Path, train=8, test=2, codes=(0, 1, 2), label_test=True, size=SIZE
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+) -> Scenes:
     """Scenes as published; the bands R, G, B, NIR and the classes of each."""
     drawn = {}
     for number in range(train + test):
@@ -165,51 +163,39 @@ def zipped(folder: Path, file: Path, inside="", method=zipfile.ZIP_DEFLATED, **o
     return file
 
 
-@dataclass
-class Done:
-    """What a command said, and its exit status."""
-
-    returncode: int
-    stdout: str
-    stderr: str
+# What a command said, and its exit status.
+Done = namedtuple("Done", ["returncode", "stdout", "stderr"])
 
 
-@cache
-def prepare_main():
-    return runpy.run_path(str(ROOT / "tools/prepare.py"))["main"]
-
-
-def prepare(*arguments, tile: int | None = 32, workers: int = 2) -> Done:
-    """tools/prepare.py in this process; `--tile 32` and two workers unless said."""
-    given = [str(argument) for argument in arguments] + ["--workers", str(workers)]
-    given += ["--tile", str(tile)] if tile else []
-    out, err, status, threads = io.StringIO(), io.StringIO(), 0, cv2.getNumThreads()
+def prepare(*arguments, tile: int | None = 32, workers: int = 2, status: int | None = None) -> Done:
+    """`prepare` in this process; `--tile 32` and two workers unless said; ends with `status`."""
+    command = ["tools/prepare.py", *map(str, arguments), "--workers", str(workers)]
+    command += ["--tile", str(tile)] if tile else []
+    out, err, end, threads = io.StringIO(), io.StringIO(), 0, cv2.getNumThreads()
     with (
-        mock.patch.object(sys, "argv", ["tools/prepare.py", *given]),
+        mock.patch.object(sys, "argv", command),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
         try:
-            run_command(prepare_main())
+            run_command(main)
         except SystemExit as stop:
-            status = stop.code or 0
+            end = stop.code or 0
         finally:
             cv2.setNumThreads(threads)
-    return Done(status, out.getvalue(), err.getvalue())
+    assert status in (None, end), out.getvalue() + err.getvalue()
+    return Done(end, out.getvalue(), err.getvalue())
 
 
 def prepared(tmp_path: Path, name: str, *flags, status: int = 0, **options) -> Done:
     """`prepare` of `tmp_path`/source into `tmp_path`/out, which must end with `status`."""
     folders = ["--source", tmp_path / "source", "--output", tmp_path / "out"]
-    done = prepare(name, *folders, *flags, **options)
-    assert done.returncode == status, done.stdout + done.stderr
-    return done
+    return prepare(name, *folders, *flags, status=status, **options)
 
 
 def checked(source: Path, name: str, *flags, status: int = 0, **options) -> str:
     """What `prepare --check` says of `source`, which must end with `status`."""
-    done = prepare(name, "--source", source, "--check", *flags, **options)
-    assert done.returncode == status, done.stdout + done.stderr
+    done = prepare(name, "--source", source, "--check", *flags, status=status, **options)
     return done.stdout + done.stderr
 
 
@@ -229,12 +215,10 @@ def tiles_of(output: Path) -> dict[str, bytes]:
 
 def assemble(folder: Path, scene: str) -> np.ndarray:
     """A scene put together from its tiles; where tiles overlap they must agree."""
-    parts = []
-    for file in sorted(folder.iterdir()):
-        match = re.fullmatch(rf"{re.escape(scene)}_(\d+)_(\d+)", file.stem)
-        if match:
-            parts.append((int(match[1]), int(match[2]), read_tile(file)))
-    assert parts, f"no tiles of {scene} in {folder}"
+    files = {file: file.stem.removeprefix(f"{scene}_") for file in sorted(folder.iterdir())}
+    files = {file: place for file, place in files.items() if re.fullmatch(r"\d+_\d+", place)}
+    assert files, f"no tiles of {scene} in {folder}"
+    parts = [(*map(int, place.split("_")), read_tile(file)) for file, place in files.items()]
     side = parts[0][2].shape[-1]
     height, width = (max(part[i] for part in parts) + side for i in (0, 1))
     canvas = np.full((*parts[0][2].shape[:-2], height, width), -1, np.int64)

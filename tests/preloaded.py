@@ -31,6 +31,7 @@ import sys
 import threading
 import types
 
+# Those that our code imports.
 LIBRARIES = ("torch", "torch._dynamo", "torchvision", "torch.utils.tensorboard")
 LIBRARIES += ("matplotlib.pyplot", "rasterio.features", "concurrent.futures.process")
 LIBRARIES += ("multiprocessing.spawn",)  # notes the real sys.executable, to which it passes files
@@ -94,7 +95,8 @@ def serve(address: str, executable: str) -> dict:
     listener.listen(64)
     print("listening", flush=True)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    preload()
+    for name in LIBRARIES:
+        importlib.import_module(name)
     gc.collect()
     gc.freeze()  # a collection in a child would copy all pages that it looks at
     signal.signal(signal.SIGCHLD, reap)
@@ -116,12 +118,6 @@ def reap(number: int, frame) -> None:
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-
-
-def preload() -> None:
-    """Import the libraries that our code does."""
-    for name in LIBRARIES:
-        importlib.import_module(name)
 
 
 def keep(caller: socket.socket) -> dict:

@@ -4,6 +4,7 @@ import fnmatch
 import os
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from SSLRemoteSensing.core.console import warn
@@ -32,7 +33,16 @@ def find_images(
     """
     root, (path_key, format_key) = Path(data_path), keys
     if os.path.isfile(root):  # which says no to a path that cannot be, where Path raises
-        return leave_out(read_list(root, path_key), root.parent, exclude)
+        files = [str(root.parent / line) for line in listing(root, path_key)]
+        if not files:
+            raise UserError(f"{path_key} {root}: the list is empty; write one image path a line")
+        missing = [file for file in files if not os.path.isfile(file)]
+        if missing:
+            raise UserError(
+                f"{path_key} {root}: {len(missing)} of {len(files)} files do not exist, first "
+                f"{missing[0]}"
+            )
+        return leave_out(list(dict.fromkeys(files)), root.parent, exclude)
     if not os.path.isdir(root):
         raise UserError(f"{path_key} {root}: no such folder or list file; set {path_key}")
     patterns = [data_format] if isinstance(data_format, str) else list(data_format)
@@ -53,8 +63,9 @@ def find_images(
     if not files:
         endings = Counter(Path(name).suffix or "none" for _, names in folders for name in names)
         counts = ", ".join(f"{n} {ending}" for ending, n in endings.most_common(4)) or "no files"
-        remedy = f"; set {format_key}, '**/*.jpg' searches sub-folders" if format_key else ""
-        name = f"{format_key}=" if format_key else ""
+        name, remedy = "", ""
+        if format_key:
+            name, remedy = f"{format_key}=", f"; set {format_key}, '**/*.jpg' searches sub-folders"
         raise UserError(
             f"{path_key} {root}: no image matches {name}{data_format!r} (there: {counts}){remedy}"
         )
@@ -76,13 +87,11 @@ def leave_out(files: list[str], root: Path, exclude: str | Path | None) -> list[
     lines = listing(Path(exclude), "exclude")
     # Folders are compared as they really are, so that a link to one changes nothing; asking that
     # of each file of 100,000 would take seconds.
-    real_folders: dict[str, str] = {}
+    real_folder = cache(os.path.realpath)
 
     def real_path(file: str) -> str:
         folder, name = os.path.split(file)
-        if folder not in real_folders:
-            real_folders[folder] = os.path.realpath(folder)
-        return f"{real_folders[folder]}/{name}"
+        return f"{real_folder(folder)}/{name}"
 
     line_of = {real_path(os.path.join(root, line)): line for line in lines}
     paths = [real_path(file) for file in files]
@@ -100,10 +109,8 @@ def leave_out(files: list[str], root: Path, exclude: str | Path | None) -> list[
 
 
 def list_folders(root: Path) -> list[tuple[str, list[str]]]:
-    """(folder below `root` with a '/' at its end, its files' names), `root` itself as ''.
-
-    Links to folders are followed, each real folder once.
-    """
+    """(folder below `root` with a '/' at its end, its files' names), `root` itself as ''; links to
+    folders are followed, each real folder once."""
     folders, real_folders = [], set()
     for folder, sub_folders, names in os.walk(root, followlinks=True):
         real_folder = os.path.realpath(folder)
@@ -123,18 +130,6 @@ def in_folder(parts: list[str], pattern: list[str]) -> bool:
     if not pattern or not parts:
         return pattern == parts
     return fnmatch.fnmatchcase(parts[0], pattern[0]) and in_folder(parts[1:], pattern[1:])
-
-
-def read_list(path: Path, key: str) -> list[str]:
-    files = [str(path.parent / line) for line in listing(path, key)]
-    if not files:
-        raise UserError(f"{key} {path}: the list is empty; write one image path a line")
-    missing = [file for file in files if not os.path.isfile(file)]
-    if missing:
-        raise UserError(
-            f"{key} {path}: {len(missing)} of {len(files)} files do not exist, first {missing[0]}"
-        )
-    return list(dict.fromkeys(files))
 
 
 def listing(path: Path, key: str) -> list[str]:

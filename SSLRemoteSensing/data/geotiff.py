@@ -74,27 +74,20 @@ class Tiff:
         with reading(self.path):
             return [colour.name for colour in self.source.colorinterp]
 
-    def rows(self, bands: Sequence[int], y: int = 0, height: int | None = None) -> np.ndarray:
-        """Planes (bands, height, width) of the rows from `y`; all rows by default."""
-        return self.window(bands, y, 0, self.height - y if height is None else height, self.width)
-
-    def window(self, bands: Sequence[int], y: int, x: int, height: int, width: int) -> np.ndarray:
-        """Planes (bands, height, width) of the pixels from (y, x).
+    def rows(
+        self, bands: Sequence[int], y: int, height: int, x: int = 0, width: int | None = None
+    ) -> np.ndarray:
+        """Planes (bands, height, width) of the pixels from (y, x); whole rows by default.
 
         A damaged JPEG in the file is told once, by the window that decodes it: GDAL keeps the grey.
         """
-        from rasterio.windows import Window
-
         with reading(self.path), no_damage():
-            return self.source.read(list(bands), window=Window(x, y, width, height))
+            return self.source.read(list(bands), window=((y, y + height), (x, width and x + width)))
 
     def mask(self, y: int, height: int, x: int = 0, width: int | None = None) -> np.ndarray:
         """uint8 (height, width), 0 where there is no data; whole rows by default."""
-        from rasterio.windows import Window
-
-        window = Window(x, y, self.width - x if width is None else width, height)
         with reading(self.path):
-            return self.source.dataset_mask(window=window)
+            return self.source.dataset_mask(window=((y, y + height), (x, width and x + width)))
 
     def strips(self) -> Iterator[tuple[int, int]]:
         """First row and height of strips that are whole blocks of the file, some 2^22 pixels each,
@@ -172,29 +165,23 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-class Damage(logging.Handler):
-    """Keeps what GDAL logs of damage while the thread that made this reads."""
-
-    def __init__(self):
-        super().__init__(logging.WARNING)
-        self.own_thread, self.messages = threading.get_ident(), []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.thread == self.own_thread and DAMAGE.search(record.getMessage()):
-            self.messages.append(record.getMessage())
-
-
 @contextmanager
 def no_damage() -> Iterator[None]:
-    """Raise an OSError for damage that GDAL logs in the block, and goes on."""
-    logger, handler = logging.getLogger("rasterio._err"), Damage()
-    logger.addHandler(handler)
+    """Raise an OSError for damage that GDAL logs in the block, in this thread, and goes on."""
+    logger, thread, messages = logging.getLogger("rasterio._err"), threading.get_ident(), []
+
+    def note(record: logging.LogRecord) -> bool:
+        if record.thread == thread and DAMAGE.search(record.getMessage()):
+            messages.append(record.getMessage())
+        return True
+
+    logger.addFilter(note)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-    if handler.messages:
-        raise OSError(handler.messages[0].rpartition("CPLE_AppDefined:")[2])
+        logger.removeFilter(note)
+    if messages:
+        raise OSError(messages[0].rpartition("CPLE_AppDefined:")[2])
 
 
 def encode_tiff(planes: np.ndarray, crs=None, transform=None) -> bytes:
@@ -203,14 +190,12 @@ def encode_tiff(planes: np.ndarray, crs=None, transform=None) -> bytes:
     from rasterio.io import MemoryFile
 
     count, height, width = planes.shape
+    profile = {"driver": "GTiff", "count": count, "height": height, "width": width, "crs": crs}
+    profile |= {"dtype": planes.dtype, "transform": transform, "photometric": "MINISBLACK"}
     with MemoryFile() as memory:
         with _filters, warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            file = memory.open(
-                driver="GTiff", count=count, height=height, width=width, dtype=planes.dtype,
-                photometric="MINISBLACK", compress="deflate", zlevel=1, predictor=2, crs=crs,
-                transform=transform,
-            )  # fmt: skip
+            file = memory.open(**profile, compress="deflate", zlevel=1, predictor=2)
         with file:
             file.write(planes)
         return memory.read()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.core.files import write_bytes
-from SSLRemoteSensing.data.geotiff import Tiff, open_tiff, require_file
+from SSLRemoteSensing.data.geotiff import open_tiff, require_file
 
 # A file of a few bytes can claim any size. OpenCV refuses more than this before it allocates,
 # Pillow warns above its limit and refuses above twice that.
@@ -38,7 +38,6 @@ def read_image(
     `max_value` becomes 255, by default the largest value of the file's integer type.
 
     Args:
-        in_channels: number of bands wanted.
         bands: which bands of a multi-band file, counted from 1 as in GIS tools; default all.
         max_value: the value that becomes 255, e.g. 1023 for 10-bit data; values above are clipped.
 
@@ -104,10 +103,8 @@ def read_header(path: str | Path) -> Header:
             deep = image.mode.startswith("I;16") or (image.format == "PNG" and png_depth(path) > 8)
             bands = 3 if image.mode == "P" else len(image.getbands())
             return Header(image.height, image.width, bands, "uint16" if deep else "uint8")
-    except Image.DecompressionBombError as error:
-        fault = f"claims too many pixels ({error})"
-        raise UnreadableImage(f"image {path}: {fault}; remove it") from error
-    except (OSError, SyntaxError, ValueError):  # a JPEG with junk in it, which OpenCV passes over
+    # OpenCV passes over junk in a JPEG, and refuses the sizes that Pillow does.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         pixels = decode(path, _read_bytes(path), cv2.IMREAD_UNCHANGED)
         return Header(*pixels.shape[:2], pixels[0, 0].size, pixels.dtype.name)
 
@@ -127,11 +124,7 @@ def encode_png(pixels: np.ndarray, compression: int | None = None) -> bytes:
 
 
 def write_png(path: str | Path, pixels: np.ndarray, compression: int | None = None) -> None:
-    """Write `encode_png` to a file, whole or not at all.
-
-    Raises:
-        CannotWrite: the disk is full, say.
-    """
+    """Write `encode_png` to a file, whole or not at all; raises `CannotWrite`."""
     write_bytes(path, encode_png(pixels, compression))
 
 
@@ -227,21 +220,16 @@ def decode(
     except cv2.error:
         image = None
     if image is None:
-        fault = claim(data) or ("cannot be decoded" if ends else "is truncated")
+        fault = "cannot be decoded" if ends else "is truncated"
+        try:
+            with Image.open(io.BytesIO(data)):
+                pass
+        except Image.DecompressionBombError as error:  # which Pillow raises above MAX_PIXELS
+            fault = f"claims too many pixels ({error})"
+        except (OSError, SyntaxError, ValueError):
+            pass
         raise UnreadableImage(f"image {path}: {fault}; replace or remove it")
     return image
-
-
-def claim(data: bytes) -> str | None:
-    """What an image's header claims, where that is more than any reader takes."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-    except Image.DecompressionBombError as error:
-        return f"claims too many pixels ({error})"
-    except (OSError, SyntaxError, ValueError):
-        return None
-    return f"claims {width} x {height} pixels" if width * height > MAX_PIXELS else None
 
 
 def _choose_bands(
@@ -286,7 +274,13 @@ def _read_tiff(
             is_cmyk = source.is_cmyk and len(numbers) == 4
         count = 3 if is_cmyk or palette is not None else len(numbers)
         count = _usable_count(path, count, in_channels)
-        _require_room(source, len(numbers))
+        pixels = source.height * source.width
+        if pixels > MAX_PIXELS or pixels * len(numbers) * source.dtype.itemsize > MAX_BYTES:
+            raise UnreadableImage(
+                f"image {path}: claims {source.width} x {source.height} pixels of {len(numbers)} "
+                f"bands {source.dtype}, more than {MAX_PIXELS} pixels or {MAX_BYTES} bytes; cut it "
+                "into tiles, or remove it"
+            )
         image = np.empty((source.height, source.width, in_channels), np.uint8)
         for y, height in source.strips():
             part = source.rows(numbers, y, height).transpose(1, 2, 0)
@@ -309,16 +303,6 @@ def _usable_count(path: Path, count: int, in_channels: int) -> int:
             f"or choose with bands=(...) of train_data"
         )
     return count
-
-
-def _require_room(source: Tiff, bands: int) -> None:
-    pixels = source.height * source.width
-    if pixels > MAX_PIXELS or pixels * bands * source.dtype.itemsize > MAX_BYTES:
-        raise UnreadableImage(
-            f"image {source.path}: claims {source.width} x {source.height} pixels of {bands} bands "
-            f"{source.dtype}, more than {MAX_PIXELS} pixels or {MAX_BYTES} bytes; cut it into "
-            "tiles, or remove it"
-        )
 
 
 def _check_bands(path: Path, bands: Sequence[int], count: int) -> None:

@@ -65,7 +65,7 @@ class ColourCoding:
         code = cv2.LUT(planes[0], self.tables[0])
         for plane, table in zip(planes[1:3], self.tables[1:], strict=True):
             cv2.bitwise_or(code, cv2.LUT(plane, table), dst=code)
-        return cv2.LUT(code, self.classes), histogram(code, 32)
+        return cv2.LUT(code, self.classes), count_values(code, 32)
 
     def strangers(self, planes: np.ndarray) -> Counter:
         """Pixels of each (R, G, B) that is far from every pure colour.
@@ -109,7 +109,7 @@ class ValueCoding:
 
     def decode(self, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Classes uint8 (H, W) of values uint8 (1, H, W); counts int64 (256,) of the values."""
-        return cv2.LUT(planes[0], self.classes), histogram(planes[0], 256)
+        return cv2.LUT(planes[0], self.classes), count_values(planes[0])
 
     def summary(self, counts: np.ndarray) -> dict:
         """As of `ColourCoding`; a value is exact or it is unknown, and `values` lists all."""
@@ -126,19 +126,14 @@ def pixels_of(table: np.ndarray, counts: np.ndarray, num_classes: int) -> dict:
     }
 
 
-def histogram(values: np.ndarray, bins: int, mask: np.ndarray | None = None) -> np.ndarray:
+def count_values(values: np.ndarray, bins: int = 256, mask: np.ndarray | None = None) -> np.ndarray:
     """Pixels of each value 0..bins-1 of uint8 or uint16 (H, W), where `mask` is not 0, int64."""
     if values.size > 2**24:  # OpenCV counts in float32, and NumPy would take 8 bytes a pixel
         axis = int(np.argmax(values.shape))
         halves = np.array_split(values, 2, axis)
         masks = [None, None] if mask is None else np.array_split(mask, 2, axis)
-        return sum(histogram(v, bins, m) for v, m in zip(halves, masks, strict=True))
+        return sum(count_values(v, bins, m) for v, m in zip(halves, masks, strict=True))
     return cv2.calcHist([values], [0], mask, [bins], [0, bins]).ravel().astype(np.int64)
-
-
-def count_values(label: np.ndarray) -> np.ndarray:
-    """Pixels of each value of a label uint8 (H, W), int64 (256,)."""
-    return histogram(label, 256)
 
 
 def count_labels(read: Callable, labels: Sequence, what: str) -> np.ndarray:
@@ -146,7 +141,6 @@ def count_labels(read: Callable, labels: Sequence, what: str) -> np.ndarray:
 
     Args:
         read: one of `labels`, a file say, to its values uint8 (H, W).
-        what: before the bar.
     """
     counts = map_files(lambda label: count_values(read(label)), labels, what)
     return np.array(list(counts), np.int64).reshape(-1, 256)

@@ -121,9 +121,20 @@ class PretextDataset(Dataset):
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
         image, index, skipped = self.read(index)
-        keys = ("occluded", "anchor", "transformed", "transform_label")
-        sample = dict(zip(keys, self.three_images(image, rng), strict=True))
-        return sample | {"index": index, "skipped": skipped}
+        side, crop_size = self.settings.img_size, self.settings.crop_size
+        if crop_size is not None:
+            image = window(image, crop_size, crop_size, rng)
+        for transform in self.pre:
+            image = transform(image, rng)
+        anchor = np.ascontiguousarray(image)
+        occluded = self.distort(anchor, rng)
+        label = int(rng.integers(len(self.classes)))
+        transformed = self.classes[label](anchor, rng)
+        for i in rng.permutation(len(self.shortcut)):
+            transformed = self.shortcut[i](transformed, rng)
+        images = {"occluded": occluded, "anchor": anchor, "transformed": transformed}
+        sample = {key: resize(image, side, side) for key, image in images.items()}
+        return sample | {"transform_label": label, "index": index, "skipped": skipped}
 
     def read(self, index: int) -> tuple[np.ndarray, int, list[int]]:
         """The image of `index`, or with on_bad_image='skip' the next readable one after it."""
@@ -143,33 +154,12 @@ class PretextDataset(Dataset):
                     f"repair or remove them"
                 )
 
-    def three_images(
-        self, image: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-        """occluded, anchor, transformed (img_size, img_size, C) and the class of the transform."""
-        side, crop_size = self.settings.img_size, self.settings.crop_size
-        if crop_size is not None:
-            image = window(image, crop_size, crop_size, rng)
-        for transform in self.pre:
-            image = transform(image, rng)
-        anchor = np.ascontiguousarray(image)
-        occluded = self.distort(anchor, rng)
-        label = int(rng.integers(len(self.classes)))
-        transformed = self.classes[label](anchor, rng)
-        for i in rng.permutation(len(self.shortcut)):
-            transformed = self.shortcut[i](transformed, rng)
-        return *(resize(x, side, side) for x in (occluded, anchor, transformed)), label
-
     def name(self, index: int) -> Path:
         return Path(self.files[index])
 
 
 def choose_images(settings: PretextSettings) -> tuple[list[str], float | None]:
-    """The images of a `PretextDataset` and their max_value; none is opened.
-
-    Raises:
-        UserError: none is found; a prepared set as a whole, or in contradiction to `max_value`.
-    """
+    """The images of a `PretextDataset` and their max_value; none is opened."""
     data_path = settings.data_path
     card = read_card(data_path)
     if card is not None and Path(data_path).absolute() == card["root"]:

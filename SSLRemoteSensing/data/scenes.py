@@ -56,19 +56,14 @@ class TiledImage:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def read_strip(self, top: int) -> None:
-        """Hold the tiles whose first row is `top`, side by side.
-
-        Raises:
-            UserError: one that cannot be read, or is not of the size that the others have.
-        """
+        """Hold the tiles whose first row is `top`, side by side; they must be of one size."""
         places = sorted(x for y, x in self.files if y == top)
         names = [self.files[top, x] for x in places]
         with ThreadPoolExecutor(min(len(names), os.cpu_count() or 1)) as pool:
             tiles = list(pool.map(self.read, names))
         below = min((y for y in self.tops if y > top), default=self.height)
-        for name, (x, right), tile in zip(
-            names, pairwise([*places, self.width]), tiles, strict=True
-        ):
+        ends = pairwise([*places, self.width])
+        for name, (x, right), tile in zip(names, ends, tiles, strict=True):
             width = tile.shape[1]
             covers = below <= top + len(tile) and right <= x + width
             inside = top + len(tile) <= self.height and x + width <= self.width
@@ -105,8 +100,11 @@ def open_scenes(
         together: put prepared tiles together; others are scenes of their own in any case.
 
     Raises:
-        UserError: tiles of a scene are missing, as `hash_range` can have it.
+        UserError: tiles of a scene are missing, as `hash_range` can have it; or another tool cut
+            them, whose names tell the scene, not which pixels they share.
     """
+    if together and not tiles.card and any(scene_of(stem(file)) for file, _ in tiles.pairs):
+        raise UserError(f"where {tiles.name(0).name} and others lie in their scenes is not known")
     groups = prepared_groups(tiles) if together and tiles.card else single_groups(tiles)
     sources = [([file for file, _ in tiles.pairs], tiles.read_image)]
     sources += [(files, tiles.read_label) for files in kinds.values()]
@@ -160,12 +158,6 @@ def prepared_groups(tiles: SegmentationDataset) -> dict[str, tuple[Size, PlacedT
     return groups
 
 
-def are_scenes(tiles: SegmentationDataset) -> bool:
-    """Whether scenes can be told: of tiles that another tool cut from a scene, by their names, not
-    which pixels they share."""
-    return tiles.card is not None or not any(scene_of(stem(file)) for file, _ in tiles.pairs)
-
-
 def label_kinds(tiles: SegmentationDataset) -> dict[str, Sequence[str]]:
     """Kind of label -> a file for each tile: that of `label_path`, and the other one that a
     prepared set has. A kind that not every tile has is left out, which is said on stderr."""
@@ -182,8 +174,8 @@ def label_kinds(tiles: SegmentationDataset) -> dict[str, Sequence[str]]:
             files = [str(root / folder / path.relative_to(own_folder)) for path in paths]
             missing = sum(not os.path.isfile(file) for file in files)
             if missing:
-                text = f"{missing} of {len(files)} tiles have no {kind} label; "
-                warn(f"{text}{kind} labels are not scored")
+                text = f"{missing} of {len(files)} tiles have no {kind} label"
+                warn(f"{text}; {kind} labels are not scored")
             else:
                 kinds[kind] = files
     return {kind: kinds[kind] for kind in LABEL_FOLDERS if kind in kinds}

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -88,10 +89,7 @@ class SegmentationDataset(Dataset):
     begins again.
 
     Args:
-        settings: which tiles, and how they are read and changed.
-        num_classes: of the labels.
         in_channels: of the network; three take grey, repeated.
-        seed: of the draws.
         coding: that of the training labels, for the other splits: a few labels show too little.
         classes: names to compare with those that a prepared set has.
         checked: the labels have been looked through in `coding`; take them at its word.
@@ -133,19 +131,36 @@ class SegmentationDataset(Dataset):
             for remark in remarks:
                 print(remark, file=sys.stderr)
         chosen = range(len(tiles.pairs)) if tiles.chosen is None else tiles.chosen
-        self.full_length, self.pairs = len(tiles.pairs), [tiles.pairs[index] for index in chosen]
+        self.pairs = [tiles.pairs[index] for index in chosen]
+        self.length, self.full_length = len(self.pairs), len(tiles.pairs)
+
+    def repeated(self) -> "SegmentationDataset":
+        """This set for `full_length` samples an epoch: tiles come round again, each with its draws.
+
+        So an epoch has as many steps at any fraction, and fewer tiles than a batch can be trained.
+        """
+        result = copy(self)
+        result.length = self.full_length
+        return result
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return self.length
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         epoch, index = key
         image, label = self.read(index)
         rng = np.random.default_rng([self.seed, epoch, index])
-        if self.settings.crop_size is not None:
-            image, label = crop(image, label, self.settings.crop_size, rng)
+        side = self.settings.crop_size
+        down, right = (max(0, (side or 0) - length) for length in label.shape)
+        if down or right:
+            bands = image.shape[2]
+            image = cv2.copyMakeBorder(image, 0, down, 0, right, cv2.BORDER_REFLECT)
+            image = image.reshape(*image.shape[:2], bands)
+            label = np.pad(label, ((0, down), (0, right)), constant_values=IGNORE)
         # One array of C + 1 bands takes each geometric step, so that no two draws can part them.
         planes = np.dstack([image, label])
+        if side is not None:
+            planes = window(planes, side, side, rng)
         if self.settings.flips:
             planes = planes[:: 1 if rng.random() < 0.5 else -1, :: 1 if rng.random() < 0.5 else -1]
         if self.settings.turns:
@@ -180,39 +195,6 @@ class SegmentationDataset(Dataset):
 
     def name(self, index: int) -> Path:
         return Path(self.pairs[index % len(self.pairs)][0])
-
-
-class Repeated(Dataset):
-    """`tiles` for `length` samples an epoch: they come round again, each with draws of its own.
-
-    So an epoch has as many steps at any fraction, and fewer tiles than a batch can be trained on.
-    """
-
-    def __init__(self, tiles: SegmentationDataset, length: int):
-        self.tiles, self.length = tiles, length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, key: tuple[int, int]) -> dict:
-        return self.tiles[key]
-
-    def name(self, index: int) -> Path:
-        return self.tiles.name(index)
-
-
-def crop(
-    image: np.ndarray, label: np.ndarray, side: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """The same random square of both, padded at the bottom and right where they are smaller."""
-    down, right = (max(0, side - length) for length in label.shape)
-    if down or right:
-        bands = image.shape[2]
-        image = cv2.copyMakeBorder(image, 0, down, 0, right, cv2.BORDER_REFLECT)
-        image = image.reshape(*image.shape[:2], bands)
-        label = np.pad(label, ((0, down), (0, right)), constant_values=IGNORE)
-    planes = window(np.dstack([image, label]), side, side, rng)
-    return planes[:, :, :-1], planes[:, :, -1]
 
 
 def collate(samples: list[dict]) -> dict:
@@ -271,74 +253,49 @@ def find_tiles(settings: TileSettings, num_classes: int) -> Tiles:
     max_value = agreed_scale(image_card, settings.max_value)
     root = image_card and image_card["root"]
     label_card = image_card if root and Path(label_path).absolute().is_relative_to(root) else None
-    coding = stated_coding(label_card, settings, num_classes)
+    coding, offset, codes = None, settings.label_offset, settings.label_codes
+    if label_card is not None and (offset or codes is not None):
+        raise UserError(
+            f"label_offset, label_codes: {root} is prepared, its labels are in order; leave them "
+            "out"
+        )
+    if label_card is not None or offset is not None or codes is not None:
+        coding = value_coding(num_classes, offset, codes)
     return Tiles(pairs, chosen, image_card, label_card, coding, max_value)
 
 
 def find_pairs(settings: TileSettings) -> list[tuple[str, str]]:
-    """(image, label) for each image that `settings` choose, before `fraction`.
-
-    Raises:
-        UserError: no image is found, or none kept.
-    """
+    """(image, label) for each image that `settings` choose, before `fraction`; a `UserError` where
+    none is left."""
     image_path, exclude = settings.image_path, settings.exclude
     images = find_images(image_path, settings.data_format, keys=("image_path", "data_format"))
-    labels = label_files(images, settings)
+    is_folder = os.path.isdir(image_path)
+    root = Path(image_path) if is_folder else Path(image_path).parent
+    label_root, label_of = str(Path(settings.label_path)), {}
+    for image in images:  # a label lies in the sub-folder that its image lies in
+        name = image[len(str(root)) + 1 :] if is_folder else image.rpartition("/")[2]
+        folder, slash, name = name.rpartition("/")
+        name = settings.label_format.replace("{stem}", stem(name))
+        label_of[image] = f"{label_root}/{folder}{slash}{name}"
     # In a folder of both, a label is the label of another file, and no image. That an image is
     # left out does not make its label an image.
-    labels_beside = set(labels) & set(images) if settings.label_path == image_path else set()
-    root = Path(image_path) if os.path.isdir(image_path) else Path(image_path).parent
-    remaining = set(leave_out(images, root, exclude)) - labels_beside
-    pairs = [pair for pair in zip(images, labels, strict=True) if pair[0] in remaining]
-    if not pairs and exclude is not None:
-        raise UserError(f"exclude {exclude}: leaves none of the images of {root}")
+    labels_beside = set(label_of.values()) if settings.label_path == image_path else set()
+    images = [image for image in images if image not in labels_beside]
+    pairs = [(image, label_of[image]) for image in leave_out(images, root, exclude)]
     low, high = settings.hash_range
     if (low, high) != (0, 1):
         pairs = [pair for pair in pairs if low <= name_hash(stem(pair[0])) < high]
     if not pairs:
-        raise UserError(f"hash_range={settings.hash_range!r}: keeps none of {len(images)} images")
+        raise UserError(f"hash_range={settings.hash_range!r}: keeps none of {len(label_of)} images")
     return pairs
-
-
-def label_files(images: Sequence[str], settings: TileSettings) -> list[str]:
-    """The label of each image: in the same sub-folder of `label_path`, named by `label_format`."""
-    image_path = settings.image_path
-    skip = len(str(Path(image_path))) + 1 if os.path.isdir(image_path) else None
-    root, labels = str(Path(settings.label_path)), []
-    for image in images:
-        folder, slash, name = image[skip:].rpartition("/") if skip else ("", "", image)
-        name = settings.label_format.replace("{stem}", stem(name))
-        labels.append(f"{root}/{folder}{slash}{name}")
-    return labels
-
-
-def stated_coding(
-    card: dict | None, settings: TileSettings, num_classes: int
-) -> ValueCoding | None:
-    """The coding of labels where it is stated, by `card`, of their prepared set, or by `settings`.
-
-    Raises:
-        UserError: both do; see `value_coding`.
-    """
-    label_offset, label_codes = settings.label_offset, settings.label_codes
-    if card is not None and (label_offset or label_codes is not None):
-        raise UserError(
-            f"label_offset, label_codes: {card['root']} is prepared, its labels are in order; "
-            "leave them out"
-        )
-    if card is None and label_offset is None and label_codes is None:
-        return None
-    return value_coding(num_classes, label_offset, label_codes)
 
 
 def check_present(pairs: Sequence[tuple[str, str]], label_path: str, label_format: str) -> None:
     """Raise a `UserError` where labels are missing; each folder is listed once."""
     places = [label.rpartition("/")[::2] for _, label in pairs]
-    names = {
-        folder: set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        for folder in {folder for folder, _ in places}
-    }
-    missing = [name for folder, name in places if name not in names[folder]]
+    folders = {folder for folder, _ in places if os.path.isdir(folder)}
+    files = {(folder, name) for folder in folders for name in os.listdir(folder)}
+    missing = [name for folder, name in places if (folder, name) not in files]
     if missing:
         raise UserError(
             f"label_path {label_path}: {len(missing)} of {len(pairs)} images have no label, first "
@@ -349,11 +306,10 @@ def check_present(pairs: Sequence[tuple[str, str]], label_path: str, label_forma
 def check_card(dataset: SegmentationDataset, classes: Sequence[str] | None) -> None:
     """Raise a `UserError` where a config does not fit the prepared set that it names."""
     names, bands, root = (dataset.card[key] for key in ("classes", "bands", "root"))
-    if len(names) != dataset.num_classes or (classes is not None and list(classes) != names):
-        config_classes = dataset.num_classes if classes is None else ", ".join(classes)
+    if len(names) != dataset.num_classes or list(classes or names) != names:
+        text = ", ".join(classes or [str(dataset.num_classes)])
         raise UserError(
-            f"classes: {config_classes}, but {root} was prepared with {len(names)}: "
-            f"{', '.join(names)}"
+            f"classes: {text}, but {root} was prepared with {len(names)}: {', '.join(names)}"
         )
     if dataset.settings.bands is None and len(bands) not in (1, dataset.in_channels):
         raise UserError(

@@ -16,7 +16,7 @@ from SSLRemoteSensing.core.console import progress, warn
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.workers import end_workers, one_thread
 from SSLRemoteSensing.data.labels import require_one_size
-from SSLRemoteSensing.data.scenes import ScoredScene, are_scenes, label_kinds, open_scenes
+from SSLRemoteSensing.data.scenes import ScoredScene, label_kinds, open_scenes
 from SSLRemoteSensing.data.segmentation import SegmentationDataset
 from SSLRemoteSensing.evaluation.metrics import ConfusionMatrix
 from SSLRemoteSensing.evaluation.protocols import SUFFIXES, protocol_names, require_protocols
@@ -177,9 +177,6 @@ def open_scored(
     scenes = number = None
     if settings.on == "scenes":
         try:
-            if not are_scenes(tiles):
-                name = tiles.name(0).name
-                raise UserError(f"where {name} and others lie in their scenes is not known")
             scenes = open_scenes(tiles, kinds)
             number = len(scenes)
         except UserError as error:

@@ -114,7 +114,7 @@ class InputScene:
     ) -> tuple[np.ndarray, np.ndarray | None]:
         choice = self.choice
         bands = choice.bands if choice.alpha is None else [*choice.bands, choice.alpha]
-        planes, valid = source.window(bands, y, x, height, width), None
+        planes, valid = source.rows(bands, y, height, x, width), None
         if choice.alpha is not None:
             planes, valid = planes[:-1], planes[-1] > 0
         elif source.has_nodata:

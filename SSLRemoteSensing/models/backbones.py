@@ -20,6 +20,9 @@ class Backbone(nn.Module):
     returns the maps of `out_keys` and always `block6`, each (N, channels[key], H / stride, W /
     stride) with strides 2 to 32. `mean` and `std`, in 0..1, are taken out first; they are no part
     of the state_dict, which stays torchvision's, and travel in the card beside `backbone.pth`.
+
+    `late_stages()` gives the modules, in order, that make the map of 1/16 from that of 1/8, and
+    that of 1/32 from it.
     """
 
     channels: dict[str, int]
@@ -93,10 +96,6 @@ class Backbone(nn.Module):
                         if module.kernel_size != (1, 1):
                             module.dilation = module.padding = (spacing, spacing)
 
-    def late_stages(self) -> tuple[list[nn.Module], list[nn.Module]]:
-        """The modules, in order, that make the map of 1/16 from that of 1/8, and 1/32 from it."""
-        raise NotImplementedError
-
     def keep(self, maps: dict) -> dict:
         """Of a dict by map, the maps that this backbone returns."""
         return {key: x for key, x in maps.items() if key in self.out_keys or key == "block6"}
@@ -126,9 +125,7 @@ class VGG(Backbone):
 
     def late_stages(self) -> tuple[list[nn.Module], list[nn.Module]]:
         modules = list(self.features)
-        *_, fourth, fifth = (
-            i for i, layer in enumerate(modules) if isinstance(layer, nn.MaxPool2d)
-        )
+        *_, fourth, fifth = (i for i, m in enumerate(modules) if isinstance(m, nn.MaxPool2d))
         # The pool stands first: the convolutions after it see the map that it no longer halves.
         return modules[fourth:fifth], modules[fifth:]
 

@@ -47,11 +47,7 @@ def pretraining_decoder(
 
 
 def transfer_decoder(decoder: Decoder, source: bool | str | Path) -> str:
-    """Copy the inpainting decoder of the checkpoint `source`, all but `predict`; say what was done.
-
-    Raises:
-        UserError: a file without that decoder, or with one of other shapes.
-    """
+    """Copy the inpainting decoder of the checkpoint `source`, all but `predict`; say so."""
     if isinstance(source, bool):
         return f"decoder_cfg.transfer: nothing to transfer, backbone_cfg.pretrained={source}"
     state, expected = pretrained.decoder_weights(source), decoder.state_dict()

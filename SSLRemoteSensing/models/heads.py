@@ -40,15 +40,14 @@ class Decoder(nn.Module):
     ):
         super().__init__()
         check_in_channels(in_channels, map_channels)
+        where = f"feat_channels={tuple(feat_channels)}:"
         if len(feat_channels) != 5:
-            raise UserError(
-                f"feat_channels={tuple(feat_channels)}: expected 5 numbers, one a stage"
-            )
+            raise UserError(f"{where} expected 5 numbers, one a stage")
         for key, channels in zip(SKIPS, feat_channels, strict=False):
             if map_channels.get(key, channels) != channels:
                 raise UserError(
-                    f"feat_channels={tuple(feat_channels)}: {channels} where {key} of the "
-                    f"backbone, which is added there, has {map_channels[key]} channels"
+                    f"{where} {channels} where {key} of the backbone, which is added there, has "
+                    f"{map_channels[key]} channels"
                 )
         self.stages = nn.ModuleList(
             conv_bn_relu(before, after) for before, after in pairwise([in_channels, *feat_channels])
@@ -155,17 +154,14 @@ class MatchingHead(nn.Module):
         if embed_channels < 1:
             raise UserError(f"embed_channels={embed_channels}: must be at least 1")
         self.num_classes, self.cells = num_classes, cells
-        self.projections = nn.ModuleDict(
-            {
-                key: nn.Sequential(
-                    nn.Conv2d(map_channels[key], embed_channels, kernel_size=1, bias=False),
-                    nn.BatchNorm2d(embed_channels),
-                    nn.ReLU(inplace=True),
-                    nn.Conv2d(embed_channels, embed_channels, kernel_size=1),
-                )
-                for key in blocks
-            }
-        )
+        self.projections = nn.ModuleDict()
+        for key in blocks:
+            self.projections[key] = nn.Sequential(
+                nn.Conv2d(map_channels[key], embed_channels, kernel_size=1, bias=False),
+                nn.BatchNorm2d(embed_channels),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(embed_channels, embed_channels, kernel_size=1),
+            )
         # At first 12: the mean cosines of untrained maps differ by some hundredths.
         self.log_scale = nn.Parameter(torch.full((len(blocks),), 2.5))
 

@@ -197,9 +197,8 @@ class DiceLoss(nn.Module):
         classes = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
         truth = label == classes  # 255 is none of them
         probabilities = logits.float().softmax(1) * (label != IGNORE)
-        sums = torch.stack(
-            [part.sum((0, 2, 3)) for part in (probabilities * truth, probabilities, truth)]
-        )
+        parts = (probabilities * truth, probabilities, truth)
+        sums = torch.stack([part.sum((0, 2, 3)) for part in parts])
         overlap, likelihood, pixels = distributed.all_sum(sums)
         size = likelihood + pixels
         dice = (2 * overlap + self.smooth) / (size + self.smooth).clamp(min=1e-6)

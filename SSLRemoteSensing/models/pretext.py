@@ -102,7 +102,13 @@ class PretextNet(nn.Module):
             images["occluded"] = unit_range(batch["occluded"])
         if self.agr_head is not None or self.exemplar_head is not None:
             images |= {"anchor": anchor, "transformed": unit_range(batch["transformed"])}
-        maps, losses = self.pyramids(images), {}
+        if self.joint_pass:
+            all_maps = self.backbone(torch.cat(list(images.values())))
+            parts = {key: x.chunk(len(images)) for key, x in all_maps.items()}
+            maps = {name: {key: x[i] for key, x in parts.items()} for i, name in enumerate(images)}
+        else:
+            maps = {name: self.backbone(image) for name, image in images.items()}
+        losses = {}
         if self.inpainting_head is not None:
             prediction = self.inpainting_head(maps["occluded"])
             losses["inpainting"] = self.losses["inpainting"](prediction, anchor, images["occluded"])
@@ -114,16 +120,6 @@ class PretextNet(nn.Module):
             views = [self.exemplar_head(maps[key]["block6"]) for key in ("anchor", "transformed")]
             losses["exemplar"] = self.losses["exemplar"](*views)
         return {task: self.weights[task] * loss for task, loss in losses.items()}
-
-    def pyramids(self, images: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-        """The backbone's maps of each image by name, in a pass each or in one for all."""
-        if not self.joint_pass:
-            return {name: self.backbone(image) for name, image in images.items()}
-        maps = self.backbone(torch.cat(list(images.values())))
-        parts = {key: x.chunk(len(images)) for key, x in maps.items()}
-        return {
-            name: {key: x[index] for key, x in parts.items()} for index, name in enumerate(images)
-        }
 
 
 def count_pairs(label: Tensor, logits: Tensor) -> Tensor:

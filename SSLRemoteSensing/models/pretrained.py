@@ -182,12 +182,8 @@ def adapt_values(values: list | None, bands: int, adapt: Adaptation) -> list | N
 
 
 def match_weights(model: Backbone, state: dict[str, Tensor], source: str, strict: bool) -> dict:
-    """Which entries of `state` fit the model, as `load_backbone` returns them.
-
-    Raises:
-        UserError: weights of another architecture, and those of a part; without `strict`, only
-            those that have nothing of the model.
-    """
+    """Which entries of `state` fit the model, as `load_backbone` returns them; a `UserError` for
+    what it refuses."""
     expected = {key: value.shape for key, value in model.state_dict().items()}
     shapes = {key: value.shape for key, value in state.items()}
     matched_keys = [key for key in expected if shapes.get(key) == expected[key]]
@@ -222,11 +218,9 @@ def first_convolution(state: dict[str, Tensor]) -> str:
 
 def architecture_of(state: dict[str, Tensor]) -> str | None:
     """The name of the architecture whose every weight is in `state`, for any bands, or None."""
-    shapes = shapes_of(state)
-    for name in reversed(ARCHITECTURES):
-        if architecture_shapes(name).items() <= shapes.items():
-            return name
-    return None
+    shapes = shapes_of(state).items()
+    names = (n for n in reversed(ARCHITECTURES) if architecture_shapes(n).items() <= shapes)
+    return next(names, None)
 
 
 def shapes_of(state: dict[str, Tensor]) -> dict[str, tuple]:
@@ -256,14 +250,8 @@ TRAINED = (
     "student_backbone",  # lightly
     "student",
 )
-AVERAGED = (
-    "encoder_k",
-    "momentum_encoder",
-    "momentum_backbone",
-    "backbone_momentum",
-    "teacher_backbone",
-    "teacher",
-)
+AVERAGED = ("encoder_k", "momentum_encoder", "momentum_backbone", "backbone_momentum")
+AVERAGED += ("teacher_backbone", "teacher")
 WRAPPERS = ("module", "_orig_mod", "model")
 # How the weights of a ResNet or VGG begin; the last two: its children in a nn.Sequential, and a VGG
 # as timm's features_only has it.
@@ -306,11 +294,7 @@ def preference(prefix: str) -> tuple:
 
 
 def decoder_weights(path: str | Path) -> dict[str, Tensor]:
-    """The inpainting decoder's tensors in a checkpoint of a pre-training run, under its own names.
-
-    Raises:
-        UserError: no such file, or one without that decoder, as a backbone.pth is.
-    """
+    """The inpainting decoder's tensors in a checkpoint of pre-training, under its own names."""
     contents = checkpoints.read(path)
     contents = contents["model"] if isinstance(contents.get("model"), dict) else contents
     names = {match[1]: key for key in contents if (match := DECODER.fullmatch(str(key)))}

@@ -65,9 +65,7 @@ class SegmentationNet(nn.Module):
         return self.decoder(self.backbone(x))[:, :, :height, :width]
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weighted losses by name: image uint8 (N, C, H, W), label uint8 (N, H, W), 255 = not
-        scored.
-        """
+        """Weighted losses; image uint8 (N, C, H, W), label uint8 (N, H, W), 255 = not scored."""
         logits = self.logits(batch["image"])
         return {
             name: weight * loss(logits, batch["label"])
@@ -118,11 +116,7 @@ ORIGINS = {"pretrained", "mean", "std", "transfer"}
 
 
 def trained_network(contents: dict, source: str | Path) -> SegmentationNet:
-    """The network of a fine-tuning's checkpoint, built by its card, as `load_segmentation` has it.
-
-    Raises:
-        UserError: weights that are not of the card's network.
-    """
+    """The network of a fine-tuning's checkpoint, built by its card, as by `load_segmentation`."""
     card = contents["card"]
     net = build_segmentation({"classes": card["classes"]} | parts_of(card["config"]))
     load_trained(net, contents, source)
@@ -147,11 +141,8 @@ def load_segmentation(path: str | Path) -> SegmentationNet:
     """
     contents = checkpoints.read(path)
     card = contents.get("card")
-    if (
-        "model" not in contents
-        or not isinstance(card, dict)
-        or not {"classes", "config"} <= set(card)
-    ):
+    is_trained = isinstance(card, dict) and {"classes", "config"} <= card.keys()
+    if "model" not in contents or not is_trained:
         raise UserError(
             f"weights {path}: no fine-tuned network with its card; take best.pth of fine-tuning, "
             f"or load_backbone for a backbone alone"
@@ -160,11 +151,7 @@ def load_segmentation(path: str | Path) -> SegmentationNet:
 
 
 def load_trained(net: SegmentationNet, contents: dict, source: str | Path) -> None:
-    """Load a checkpoint's weights into `net`, and the mean and std of its card.
-
-    Raises:
-        UserError: weights of another network.
-    """
+    """Load a checkpoint's weights into `net`, and the mean and std of its card."""
     card = contents.get("card", {})
     checkpoints.load_network(net, contents, source)
     net.backbone.set_normalization(card.get("mean"), card.get("std"))

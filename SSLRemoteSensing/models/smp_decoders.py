@@ -77,10 +77,9 @@ def unet(
         decoder_channels: after each of the five stages, from 1/16 to 1/1.
         interpolation: how each stage doubles its map.
     """
-    check_maps("Unet", BLOCKS, map_channels)
     check_positive("decoder_channels", decoder_channels, 5)
     body = smp("decoders.unet.decoder").UnetDecoder(
-        pyramid(map_channels), decoder_channels, interpolation_mode=interpolation
+        pyramid("Unet", BLOCKS, map_channels), decoder_channels, interpolation_mode=interpolation
     )
     return PyramidDecoder(body, decoder_channels[-1], num_classes, 3, 1)
 
@@ -102,13 +101,12 @@ def fpn(
         merge_policy: whether the branches are added or put side by side.
         dropout: of whole channels, before the last convolution.
     """
-    check_maps("FPN", BLOCKS[1:], map_channels)
     check_positive("pyramid_channels", [pyramid_channels])
     check_dropout(dropout)
     if segmentation_channels < 32 or segmentation_channels % 32:
         raise UserError(f"segmentation_channels={segmentation_channels}: must be a multiple of 32")
     body = smp("decoders.fpn.decoder").FPNDecoder(
-        pyramid(map_channels),
+        pyramid("FPN", BLOCKS[1:], map_channels),
         pyramid_channels=pyramid_channels,
         segmentation_channels=segmentation_channels,
         dropout=dropout,
@@ -137,12 +135,11 @@ def deeplab_v3_plus(
         aspp_separable: separable convolutions in the ASPP, as in the paper.
         dropout: after the ASPP.
     """
-    check_maps("DeepLabV3Plus", ("block3", "block6"), map_channels)
     check_positive("decoder_channels", [decoder_channels])
     check_positive("atrous_rates", atrous_rates, 3)
     check_dropout(dropout)
     body = smp("decoders.deeplabv3.decoder").DeepLabV3PlusDecoder(
-        pyramid(map_channels),
+        pyramid("DeepLabV3Plus", ("block3", "block6"), map_channels),
         encoder_depth=5,
         out_channels=decoder_channels,
         atrous_rates=atrous_rates,
@@ -162,10 +159,9 @@ def upernet(
     Args:
         decoder_channels: of the pyramid pooling and of every level.
     """
-    check_maps("UPerNet", BLOCKS[1:], map_channels)
     check_positive("decoder_channels", [decoder_channels])
     body = smp("decoders.upernet.decoder").UPerNetDecoder(
-        pyramid(map_channels), decoder_channels=decoder_channels
+        pyramid("UPerNet", BLOCKS[1:], map_channels), decoder_channels=decoder_channels
     )
     return PyramidDecoder(body, decoder_channels, num_classes, 1, 4, 32, 2)
 
@@ -188,7 +184,7 @@ def pspnet(
     check_positive("decoder_channels", [decoder_channels])
     check_dropout(dropout)
     body = smp("decoders.pspnet.decoder").PSPDecoder(
-        pyramid(map_channels), out_channels=decoder_channels, dropout=dropout
+        pyramid("PSPNet", (), map_channels), out_channels=decoder_channels, dropout=dropout
     )
     return PyramidDecoder(body, decoder_channels, num_classes, 3, output_stride, output_stride)
 
@@ -203,8 +199,13 @@ def smp(part: str):
         ) from error
 
 
-def pyramid(map_channels: dict[str, int]) -> list[int]:
-    """Channels as the library lists them: of the image-sized map, unused, then 1/2 to 1/32."""
+def pyramid(name: str, keys: Sequence[str], map_channels: dict[str, int]) -> list[int]:
+    """Channels as the library lists them: of the image-sized map, unused, then 1/2 to 1/32.
+
+    Raises:
+        UserError: the decoder `name` needs maps of `keys` that are not there.
+    """
+    check_maps(name, keys, map_channels)
     return [0, *(map_channels.get(key, 0) for key in BLOCKS)]
 
 

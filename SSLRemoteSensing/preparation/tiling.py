@@ -1,7 +1,7 @@
 """Cut a scene into tiles, strip by strip, and count what is in it."""
 
 import threading
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack
@@ -16,7 +16,7 @@ from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UnreadableImage
 from SSLRemoteSensing.data.geotiff import encode_tiff, open_tiff
 from SSLRemoteSensing.data.images import encode_png, read_image
-from SSLRemoteSensing.data.labels import ColourCoding, ValueCoding, histogram
+from SSLRemoteSensing.data.labels import ColourCoding, ValueCoding, count_values
 from SSLRemoteSensing.data.prepared import LABEL_FOLDERS, positions
 from SSLRemoteSensing.preparation.catalog import SourceScene
 from SSLRemoteSensing.preparation.sources import SourceFile
@@ -181,42 +181,56 @@ def require_fit(
 def tile_strips(
     scene: SourceScene, image: Raster, labels: dict[str, Raster], job: TilingSettings
 ) -> dict:
-    """Write the tiles of `scene`, a strip of them after the other, and count its pixels.
+    """Write the tiles of `scene`, a strip of them after the other; the sum of `read_rows`' counts.
 
     Each row of the scene is read, and so counted, once: what a strip shares with the one above, it
     has from that.
-
-    Returns:
-        pixels of each value (bands, values) as 'image', without data as 'masked', of each code of
-        each kind of label, of the colours of no class as (kind, 'strangers').
     """
-    depth = np.iinfo(image.dtype).max + 1
-    counts = defaultdict(int) | {(kind, "strangers"): Counter() for kind in labels}
-    strip, end = {}, 0
+    strip, total, end = {}, {}, 0
     for y in positions(image.height, job.tile, job.stride):
         if job.stop.is_set():
             raise CancelledError
         shared = max(0, end - y)
-        place = y + shared, job.tile - shared
-        rows, mask = {"image": image.rows(*place)}, image.mask(*place) if image.mask else None
-        counts["image"] += np.stack([histogram(plane, depth, mask) for plane in rows["image"]])
-        counts["masked"] += 0 if mask is None else int((mask == 0).sum())
-        for kind, label in labels.items():
-            values = to_uint8_values(label.rows(*place), label.name)
-            rows[kind], codes = job.coding.decode(values)
-            if mask is not None:
-                rows[kind][mask == 0] = IGNORE
-                values = values[:, mask > 0][:, None]
-                codes = job.coding.decode(values)[1] if values.size else 0 * codes
-            counts[kind] += codes
-            if job.coding.planes == 3 and codes[16:].any():
-                counts[kind, "strangers"] += job.coding.strangers(values)
+        rows, counts = read_rows(image, labels, job.coding, y + shared, job.tile - shared)
         if shared:
             rows = {k: np.concatenate([strip[k][..., -shared:, :], rows[k]], -2) for k in rows}
         strip, end = rows, y + job.tile
+        total = {k: total[k] + count for k, count in counts.items()} if total else counts
         if job.output is not None:
             write_strip(scene, strip, y, image, job)
-    return counts
+    return total
+
+
+def read_rows(
+    image: Raster,
+    labels: dict[str, Raster],
+    coding: ColourCoding | ValueCoding | None,
+    y: int,
+    height: int,
+) -> tuple[dict[str, np.ndarray], dict]:
+    """Rows of a scene from `y`, and what was counted in those of its pixels that hold data.
+
+    Returns:
+        the planes of the 'image', and the classes of each kind of label, 255 where no data is;
+        pixels of each value (bands, values) as 'image', without data as 'masked', of each code of
+        each kind of label, of the colours of no class as (kind, 'strangers').
+    """
+    planes = image.rows(y, height)
+    mask = image.mask(y, height) if image.mask else None
+    depth = np.iinfo(image.dtype).max + 1
+    rows = {"image": planes}
+    counts = {"image": np.stack([count_values(plane, depth, mask) for plane in planes])}
+    counts["masked"] = 0 if mask is None else int((mask == 0).sum())
+    for kind, label in labels.items():
+        values = to_uint8_values(label.rows(y, height), label.name)
+        rows[kind], counts[kind] = coding.decode(values)
+        if mask is not None:
+            rows[kind][mask == 0] = IGNORE
+            values = values[:, mask > 0][:, None]
+            counts[kind] = coding.decode(values)[1] if values.size else 0 * counts[kind]
+        has_strangers = coding.planes == 3 and counts[kind][16:].any()
+        counts[kind, "strangers"] = coding.strangers(values) if has_strangers else Counter()
+    return rows, counts
 
 
 def to_uint8_values(values: np.ndarray, name: str) -> np.ndarray:

@@ -21,7 +21,7 @@ from SSLRemoteSensing.data.class_weights import label_shares, median_frequency
 from SSLRemoteSensing.data.images import read_header
 from SSLRemoteSensing.data.labels import ValueCoding
 from SSLRemoteSensing.data.scenes import require_eroded
-from SSLRemoteSensing.data.segmentation import Repeated, SegmentationDataset, TileSettings, collate
+from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings, collate
 from SSLRemoteSensing.evaluation.metrics import scores
 from SSLRemoteSensing.evaluation.scoring import Scoring, ScoringSettings, open_scored, score
 from SSLRemoteSensing.inference.windows import probabilities
@@ -196,6 +196,11 @@ def fill_class_weights(loss: dict, image_path: str | None, classes: list[str]) -
     return filled
 
 
+def open_finetuning(config: dict) -> tuple[Task, LoopSettings]:
+    """Check `config`, build its network, open its tiles; a `UserError` as of `open_network`."""
+    return open_task(open_network(config))
+
+
 def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
     """The training of `opened`, and its loop's keys; `best.pth` is chosen on val_data.
 
@@ -234,7 +239,7 @@ def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
         write_bytes(loop.folder / "train_tiles.txt", names.encode("utf-8", "backslashreplace"))
 
     groups = model.param_groups(opened.train_cfg.get("backbone_lr_factor", 1.0))
-    dataset = Repeated(train_data, full)
+    dataset = train_data.repeated()
     return Task(model, dataset, collate, card, groups, begin=begin, evaluate=validate), loop
 
 

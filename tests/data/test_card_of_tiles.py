@@ -9,18 +9,13 @@ from conftest import draw_tiles
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.geotiff import encode_tiff
-from SSLRemoteSensing.data.prepared import origin_of_tiles, read_card
+from SSLRemoteSensing.data.prepared import origin_of_tiles
 from SSLRemoteSensing.preparation.prepare import agreed_bands
 from SSLRemoteSensing.workflows import finetuning
 
 NAMES = ["near infrared", "red", "green"]
-SET = {
-    "version": 1,
-    "name": "town",
-    "classes": ["ground", "building"],
-    "bands": NAMES,
-    "scale": 255,
-}
+SET = {"version": 1, "name": "town", "classes": ["ground", "building"], "bands": NAMES}
+SET["scale"] = 255
 KNOWN = SET | {"source_bands": [4, 1, 2], "root": "set"}
 NONE = {"bands": None, "band_names": None, "prepared": False, "dataset": None}
 
@@ -54,27 +49,19 @@ def test_a_band_that_prepared_tiles_do_not_have_is_refused(bands):
 
 
 def test_scenes_that_gave_other_bands_of_their_files_agree_on_none():
-    one, other = {"source_bands": [4, 1, 2]}, {"source_bands": [1, 2, 3]}
-    assert agreed_bands([one, one]) == [4, 1, 2]
-    assert agreed_bands([one, other]) is None
-    assert agreed_bands([one, {}]) is None  # a record of an earlier version
-    assert agreed_bands([{}, {}]) is None
+    first, second = {"source_bands": [4, 1, 2]}, {"source_bands": [1, 2, 3]}
+    assert agreed_bands([first, first]) == [4, 1, 2]
+    # {}: a record of an earlier version.
+    for records in ([first, second], [first, {}], [{}, {}]):
+        assert agreed_bands(records) is None
 
 
-def test_an_old_dataset_json_opens(tmp_path):
-    (tmp_path / "dataset.json").write_text(json.dumps(SET))
-    assert origin_of_tiles(read_card(tmp_path), None, 3)["prepared"] is False
-
-
-@pytest.fixture
-def card_of_run():
+def card_of_run(config: dict) -> dict:
     """The card that a fine-tuning would write."""
-    return lambda config: finetuning.open_task(finetuning.open_network(config))[0].card
+    return finetuning.open_finetuning(config)[0].card
 
 
-def test_the_card_of_a_fine_tuning_on_prepared_tiles_knows_bands_and_values(
-    seg_config, tmp_path, card_of_run
-):
+def test_the_card_of_a_fine_tuning_on_prepared_tiles_knows_bands_and_values(seg_config, tmp_path):
     folder = draw_tiles(tmp_path / "set", 3)
     for path in (folder / "images").glob("*.jpg"):
         deep = cv2.imread(str(path)).transpose(2, 0, 1).astype(np.uint16) * 4
@@ -93,9 +80,12 @@ def test_the_card_of_a_fine_tuning_on_prepared_tiles_knows_bands_and_values(
     assert (found["prepared"], found["dataset"]) == (True, "town")
     assert (found["dtype"], found["max_value"]) == ("uint16", 1020)
     json.dumps(found)
+    seg_config["classes"] = seg_config["classes"][::-1]
+    with pytest.raises(UserError, match=r"classes: .* was prepared with 2"):
+        card_of_run(seg_config)
 
 
-def test_the_card_of_a_fine_tuning_on_other_tiles_has_the_configs_bands(seg_config, card_of_run):
+def test_the_card_of_a_fine_tuning_on_other_tiles_has_the_configs_bands(seg_config):
     seg_config["train_cfg"]["train_data"]["bands"] = (3, 2, 1)
     found = card_of_run(seg_config)
     assert {key: found[key] for key in NONE} == NONE | {"bands": [3, 2, 1]}

@@ -1,5 +1,6 @@
 """Label colours and label values become classes, or are refused, never guessed in silence."""
 
+import re
 from collections import Counter
 
 import cv2
@@ -127,29 +128,28 @@ def test_a_count_of_values_is_bincount_also_beyond_what_a_float_counts(shape):
     assert counts.dtype == np.int64
 
 
-def test_class_indices_stay_as_they_are_and_255_is_not_scored():
-    coding, said = detect_coding(counted(v0=5, v1=5, v5=1, v255=90), 6, "here")
-    assert said == ""
-    decoded, counts = coding.decode(np.array([[[0, 5, 255, 7]]], np.uint8))
-    assert decoded.tolist() == [[0, 5, 255, 255]]
-    summary = coding.summary(counts)
-    assert (summary["unknown"], summary["not_scored"]) == (1, 1)
-    assert summary["values"] == [0, 5, 7, 255]
-
-
-def test_0_as_not_scored_is_detected_and_said():
-    counts = counted(v0=10, v1=50, v2=50, v3=50, v4=50, v5=50, v6=50)
-    coding, said = detect_coding(counts, 6, "labels in there")
-    assert "labels in there: 0 is taken as not scored" in said
-    assert "label_offset=-1" in said
-    decoded, _ = coding.decode(np.arange(8, dtype=np.uint8)[None, None])
-    assert decoded.tolist() == [[255, 0, 1, 2, 3, 4, 5, 255]]
-
-
-def test_0_128_255_is_detected_for_three_classes_and_said():
-    coding, said = detect_coding(counted(v0=5, v128=5, v255=1), 3, "there")
-    assert "there: the values 0, 128, 255 are taken as the classes 0, 1, 2" in said
-    assert coding.decode(np.array([[[0, 128, 255]]], np.uint8))[0].tolist() == [[0, 1, 2]]
+@pytest.mark.parametrize(
+    ("counts", "num_classes", "said", "classes"),
+    [
+        (dict(v0=5, v1=5, v5=1, v255=90), 6, "", {0: 0, 5: 5, 255: 255, 7: 255}),
+        (
+            dict(v0=10, v1=50, v2=50, v3=50, v4=50, v5=50, v6=50), 6,
+            r"there: 0 is taken as not scored .*label_offset=-1", {0: 255, 1: 0, 6: 5, 7: 255},
+        ),
+        (
+            dict(v0=5, v128=5, v255=1), 3,
+            "there: the values 0, 128, 255 are taken as the classes 0, 1, 2",
+            {0: 0, 128: 1, 255: 2},
+        ),
+    ],
+)  # fmt: skip
+def test_a_coding_is_detected_and_one_that_is_not_ours_is_said(counts, num_classes, said, classes):
+    coding, remark = detect_coding(counted(**counts), num_classes, "there")
+    assert bool(remark) == bool(said)
+    assert re.search(said, remark)
+    decoded, found = coding.decode(np.array([[list(classes)]], np.uint8))
+    assert decoded.tolist() == [list(classes.values())]
+    assert coding.summary(found)["values"] == sorted(classes)
 
 
 EITHER = r"label_codes=\(0, 255\) or label_offset=0"
@@ -173,20 +173,22 @@ def test_values_that_are_no_class_or_have_two_meanings_are_refused(counts, num_c
         detect_coding(counted(**counts), num_classes, "there")
 
 
-def test_codes_are_taken_as_stated():
-    coding = value_coding(2, label_codes=(0, 255))
-    assert coding.decode(np.array([[[0, 255, 1]]], np.uint8))[0].tolist() == [[0, 1, 255]]
-    assert coding.table[1] == -1
-    swapped = value_coding(3, label_codes=(255, 0, 128))
-    assert swapped.decode(np.array([[[0, 128, 255]]], np.uint8))[0].tolist() == [[1, 2, 0]]
-
-
-def test_the_offset_is_taken_as_stated():
-    plain, shifted = value_coding(2, label_offset=0), value_coding(2, label_offset=-1)
-    values = np.array([[[0, 1, 2, 3, 255]]], np.uint8)
-    assert plain.decode(values)[0].tolist() == [[0, 1, 255, 255, 255]]
-    assert shifted.decode(values)[0].tolist() == [[255, 0, 1, 255, 255]]
-    assert np.flatnonzero(shifted.table == -1).tolist() == list(range(3, 255))
+@pytest.mark.parametrize(
+    ("num_classes", "given", "classes"),
+    [
+        (2, dict(label_codes=(0, 255)), {0: 0, 255: 1, 1: -1}),
+        (3, dict(label_codes=(255, 0, 128)), {0: 1, 128: 2, 255: 0}),
+        (2, dict(label_offset=0), {0: 0, 1: 1, 2: -1, 254: -1, 255: 255}),
+        (2, dict(label_offset=-1), {0: 255, 1: 0, 2: 1, 3: -1, 255: 255}),
+    ],
+)
+def test_codes_or_an_offset_are_taken_as_stated_and_other_values_are_unknown(
+    num_classes, given, classes
+):
+    coding = value_coding(num_classes, **given)
+    assert coding.table[list(classes)].tolist() == list(classes.values())
+    decoded, _ = coding.decode(np.array([[list(classes)]], np.uint8))
+    assert decoded.tolist() == [[255 if k == -1 else k for k in classes.values()]]
 
 
 @pytest.mark.parametrize(

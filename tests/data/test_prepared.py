@@ -6,7 +6,6 @@ import shutil
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -16,7 +15,7 @@ from drawn import (
     draw_image,
     draw_levir,
     draw_potsdam,
-    prepare,
+    prepared,
     read_tile,
     write_png,
 )
@@ -31,25 +30,20 @@ from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 
 
 def open_set(
-    folder: Path, split="train", num_classes=6, in_channels=3, coding=None, **changes
+    folder: Path, split="train", num_classes=6, in_channels=3, coding=None, classes=None, **changes
 ) -> SegmentationDataset:
     """A split of a prepared set, or of any folder of images/ and labels/."""
     paths = {f"{kind}_path": str(folder / f"{kind}s" / split) for kind in ("image", "label")}
     settings = TileSettings(**paths | changes)
-    return SegmentationDataset(settings, num_classes, in_channels, coding=coding)
-
-
-def prepared(folder: Path, name: str, *flags) -> Path:
-    done = prepare(name, "--source", folder / "source", "--output", folder / "out", *flags)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "out"
+    return SegmentationDataset(settings, num_classes, in_channels, coding=coding, classes=classes)
 
 
 @pytest.fixture(scope="module")
 def potsdam(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("potsdam")
     draw_potsdam(folder / "source")
-    return prepared(folder, "potsdam", "--labels", "both")
+    prepared(folder, "potsdam", "--labels", "both")
+    return folder / "out"
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +51,8 @@ def levir(tmp_path_factory) -> Path:
     """Four bands of 16 bits, prepared without a georeference's help."""
     folder = tmp_path_factory.mktemp("levir")
     draw_levir(folder / "source", train=3, test=1)
-    return prepared(folder, "levir_cs")
+    prepared(folder, "levir_cs")
+    return folder / "out"
 
 
 # ---------------------------------------------------------------------------- prepared tiles
@@ -65,41 +60,28 @@ def levir(tmp_path_factory) -> Path:
 
 def test_prepared_tiles_open_with_their_labels_as_they_are(potsdam, capsys):
     dataset = open_set(potsdam)
+    eroded = open_set(potsdam, label_path=str(potsdam / "labels_eroded/train"))
     assert len(dataset) == card_of(potsdam)["tiles"]["train"] == 18
+    assert dataset.max_value is None
     for index in range(len(dataset)):
         name = dataset.name(index).stem
         image, label = dataset.read(index)
         tile = read_tile(potsdam / f"images/train/{name}.png")
         assert np.array_equal(image, tile.transpose(1, 2, 0))
         assert np.array_equal(label, read_tile(potsdam / f"labels/train/{name}.png"))
+        assert 255 in eroded.read(index)[1]
     assert capsys.readouterr().err == ""
 
 
-def test_eroded_labels_open_with_255_as_not_scored(potsdam):
-    dataset = open_set(potsdam, label_path=str(potsdam / "labels_eroded/train"))
-    assert 255 in np.concatenate([dataset.read(i)[1] for i in range(3)])
-
-
-@pytest.mark.parametrize("num_classes", [5, 7])
-def test_another_number_of_classes_than_prepared_is_refused(potsdam, num_classes):
-    with pytest.raises(UserError, match=r"classes: .* was prepared with 6: impervious surface,"):
-        open_set(potsdam, num_classes=num_classes)
-
-
-def test_other_names_or_another_order_of_classes_than_prepared_is_refused(potsdam, run, seg_config):
+@pytest.mark.parametrize("num_classes", [5, 6, 7])
+def test_another_number_of_classes_or_their_names_in_another_order_than_prepared_is_refused(
+    potsdam, num_classes
+):
     """The same number in another order would learn and score under wrong names."""
-    classes = card_of(potsdam)["classes"]
-    seg_config["classes"] = [classes[1], classes[0], *classes[2:]]
-    seg_config.pop("palette", None)
-    for split, name in (("train", "train"), ("val", "val"), ("test", "test")):
-        data = seg_config["train_cfg"][f"{split}_data"]
-        data |= dict(image_path=str(potsdam / f"images/{name}"), data_format="*.png")
-        data |= dict(label_path=str(potsdam / f"labels/{name}"))
-        data.pop("hash_range", None)
-    done = run("finetune_seg.py", seg_config, "--backbone", "random", "--dry_run")
-    assert done.returncode == 2, done.stdout
-    assert "classes" in done.stderr
-    assert "prepared" in done.stderr
+    classes = [*card_of(potsdam)["classes"], "other"][::-1] if num_classes == 6 else None
+    classes = classes and [classes[2], classes[1], *classes[3:]]
+    with pytest.raises(UserError, match=r"classes: .* was prepared with 6: impervious surface,"):
+        open_set(potsdam, num_classes=num_classes, classes=classes)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +100,7 @@ def test_bands_that_do_not_fit_are_refused_when_opened(levir):
     assert dataset.read(0)[0].shape == (32, 32, 3)
 
 
-def test_prepared_tiles_bring_their_scale(levir):
+def test_prepared_tiles_bring_their_scale_which_may_be_stated_and_no_other(levir):
     dataset = open_set(levir, num_classes=3, in_channels=4)
     assert dataset.max_value == 1023
     image, label = dataset.read(0)
@@ -127,9 +109,6 @@ def test_prepared_tiles_bring_their_scale(levir):
     assert np.abs(image - expected).max() <= 1
     assert image.max() == 255
     assert set(np.unique(label)) <= {0, 1, 2}
-
-
-def test_the_same_scale_may_be_stated_and_another_may_not(levir):
     assert open_set(levir, num_classes=3, in_channels=4, max_value=1023).max_value == 1023
     with pytest.raises(UserError, match=r"max_value=255: .* was prepared with 1023; leave it out"):
         open_set(levir, num_classes=3, in_channels=4, max_value=255)
@@ -147,42 +126,32 @@ def test_pre_training_takes_the_scale_too(levir):
         PretextDataset(PretextSettings(**given | dict(max_value=4095)), in_channels=4)
 
 
-def test_8_bit_tiles_and_those_without_a_card_are_read_as_they_are(potsdam, tmp_path):
-    assert agreed_scale(read_card(potsdam / "images/train"), None) is None
-    assert open_set(potsdam).max_value is None
+def test_tiles_without_a_card_have_the_scale_that_is_stated(tmp_path):
     assert read_card(tmp_path) is None
     assert agreed_scale(None, 1023) == 1023
 
 
-def copied(potsdam: Path, target: Path) -> Path:
-    return shutil.copytree(potsdam, target)
-
-
-def test_an_unfinished_preparation_is_refused(potsdam, tmp_path):
-    folder = copied(potsdam, tmp_path / "out")
-    (folder / "dataset.json").rename(folder / "prepare.jsonl")
-    with pytest.raises(UserError, match=r"not finished; run tools/prepare.py again"):
-        open_set(folder)
-
-
 @pytest.mark.parametrize(
-    ("contents", "said"),
+    ("name", "contents", "said"),
     [
-        *((text, "damaged .*prepare the data set again") for text in ("", "{", "[]", "null")),
-        ('{"version": 1}', "damaged .*prepare the data set again"),
-        ('{"version": 1, "scale": "x"}', "damaged .*prepare the data set again"),
-        ('{"version": 1, "scale": 1, "classes": []}', "lacks bands"),
-        ('{"version": 1, "scale": 1, "bands": []}', "lacks classes"),
-        ('{"version": 2, "scale": 1, "bands": [], "classes": []}', "of version 2, known is 1"),
+        ("prepare.jsonl", "", "its preparation is not finished; run tools/prepare.py again"),
+        *(
+            ("dataset.json", text, "damaged .*prepare the data set")
+            for text in ("", "{", "[]", "null")
+        ),
+        ("dataset.json", '{"version": 1, "scale": "x"}', "damaged .*prepare the data set again"),
+        ("dataset.json", '{"version": 1, "scale": 1, "classes": []}', "lacks bands"),
+        ("dataset.json", '{"version": 1, "scale": 1, "bands": []}', "lacks classes"),
+        ("dataset.json", '{"version": 2, "scale": 1, "bands": []}', "of version 2, known is 1"),
     ],
 )
-def test_a_dataset_json_that_is_damaged_or_of_a_later_version_is_told(
-    potsdam, tmp_path, contents, said
+def test_a_set_that_is_unfinished_damaged_or_of_a_later_version_is_refused(
+    tmp_path, name, contents, said
 ):
-    folder = copied(potsdam, tmp_path / "out")
-    (folder / "dataset.json").write_text(contents)
-    with pytest.raises(UserError, match=f"dataset.json: .*{said}"):
-        open_set(folder)
+    draw_pairs(tmp_path, 1)
+    (tmp_path / name).write_text(contents)
+    with pytest.raises(UserError, match=said):
+        open_set(tmp_path, "")
 
 
 def test_a_dataset_json_of_another_tool_is_not_taken_for_ours(tmp_path):
@@ -193,7 +162,7 @@ def test_a_dataset_json_of_another_tool_is_not_taken_for_ours(tmp_path):
 
 
 def test_a_missing_label_of_a_prepared_tile_is_told(potsdam, tmp_path):
-    folder = copied(potsdam, tmp_path / "out")
+    folder = shutil.copytree(potsdam, tmp_path / "out")
     (folder / "labels/train/3_10_0_0.png").unlink()
     with pytest.raises(UserError, match=r"1 of 18 images have no label, first 3_10_0_0.png"):
         open_set(folder)
@@ -206,36 +175,33 @@ def test_test_scenes_without_labels_cannot_be_scored(tmp_path):
         open_set(tmp_path / "out", "test_unlabelled", num_classes=3, in_channels=4)
 
 
+def draw_empty_set(folder: Path, names: list[str]) -> None:
+    """A prepared set of tiles that are not to be read."""
+    for kind in ("images", "labels"):
+        (folder / kind / "train").mkdir(parents=True)
+        for name in names:
+            os.close(os.open(f"{folder}/{kind}/train/{name}.png", os.O_CREAT | os.O_WRONLY))
+    card = dict(version=1, scale=255, classes=list("abcdef"), bands=["r", "g", "b"])
+    (folder / "dataset.json").write_text(json.dumps(card))
+
+
 @pytest.mark.parametrize("name", ["Barren_00_0214", "area_2_10", "2_10"])
 def test_a_fraction_of_prepared_tiles_is_stratified_by_the_scenes_they_were_cut_from(
     tmp_path, name
 ):
     """Though the name of a tile may look like one with two corners: area_2_10_256_512."""
-    scenes = [name, name[:-1] + "5"]
     places = [f"{y}_{x}" for y in range(0, 2048, 256) for x in range(0, 2048, 256)]
-    for kind in ("images", "labels"):
-        (tmp_path / kind / "train").mkdir(parents=True)
-        for scene in scenes:
-            for place in places:
-                (tmp_path / kind / f"train/{scene}_{place}.png").touch()
-    card = dict(version=1, scale=255, classes=list("abcdef"), bands=["r", "g", "b"])
-    card |= dict(tile=256, stride=256, scenes={"train": scenes})
-    (tmp_path / "dataset.json").write_text(json.dumps(card))
+    scenes = (name, name[:-1] + "5")
+    draw_empty_set(tmp_path, [f"{scene}_{place}" for scene in scenes for place in places])
     for seed in range(6):
         kept = open_set(tmp_path, fraction=0.125, fraction_seed=seed).pairs
-        of_first = sum(Path(image).name.startswith(f"{scenes[0]}_") for image, _ in kept)
+        of_first = sum(Path(image).name.startswith(f"{name}_") for image, _ in kept)
         assert len(kept) == 16
         assert 7 <= of_first <= 9
 
 
 def test_20000_prepared_tiles_open_in_a_second(tmp_path):
-    for kind in ("images", "labels"):
-        folder = tmp_path / kind / "train"
-        folder.mkdir(parents=True)
-        for number in range(20_000):
-            os.close(os.open(f"{folder}/s{number % 40}_{number}_0.png", os.O_CREAT | os.O_WRONLY))
-    card = dict(version=1, scale=255, classes=list("abcdef"), bands=["r", "g", "b"])
-    (tmp_path / "dataset.json").write_text(json.dumps(card))
+    draw_empty_set(tmp_path, [f"s{number % 40}_{number}_0" for number in range(20_000)])
     fastest = 9.0
     for _ in range(2):  # other work of the machine must not fail it
         start = time.process_time()
@@ -258,29 +224,25 @@ def draw_pairs(folder: Path, count: int, classes: int = 6, shift: int = 0, endin
 
 
 @pytest.mark.parametrize(
-    ("shift", "given", "said"),
+    ("classes", "shift", "given", "said"),
     [
-        (0, {}, ""),
-        (1, {}, "0 is taken as not scored and 1 to 6 as the classes"),
-        (1, dict(label_offset=-1), ""),
+        (6, 0, {}, ""),
+        (6, 1, {}, "0 is taken as not scored and 1 to 6 as the classes"),
+        (6, 1, dict(label_offset=-1), ""),
+        # Either the first class is missing or, with an offset, the last.
+        (5, 1, {}, "class 0 never occurs; if the labels begin at 1, set label_offset=-1"),
     ],
 )
 def test_class_indices_open_and_an_offset_that_is_found_is_said(
-    tmp_path, capsys, shift, given, said
+    tmp_path, capsys, classes, shift, given, said
 ):
-    draw_pairs(tmp_path, 3, shift=shift)
-    dataset = open_set(tmp_path, "", **given)
-    assert np.array_equal(dataset.read(1)[1], draw_classes((32, 32), 1, [1] * 6))
+    draw_pairs(tmp_path, 3, classes, shift)
+    label = open_set(tmp_path, "", **given).read(1)[1]
+    found = classes == 6  # what is not certain is said, and nothing shifted
+    assert np.array_equal(label, draw_classes((32, 32), 1, [1] * classes) + (0 if found else 1))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == bool(said)
     assert all(said in line and str(tmp_path) in line for line in lines)
-
-
-def test_labels_from_1_whose_last_class_is_missing_are_not_shifted_in_silence(tmp_path, capsys):
-    """1 to 5 of six classes: either the first class is missing or, with an offset, the last."""
-    draw_pairs(tmp_path, 3, classes=5, shift=1)
-    open_set(tmp_path, "")
-    assert "label_offset" in capsys.readouterr().err
 
 
 def test_codes_are_found_for_three_classes_and_taken_as_stated_for_two(tmp_path, capsys):
@@ -297,7 +259,7 @@ def test_codes_are_found_for_three_classes_and_taken_as_stated_for_two(tmp_path,
     assert np.array_equal(dataset.read(2)[1], draw_classes((32, 32), 2, [1] * 2))
 
 
-def test_validation_labels_take_the_coding_of_train(tmp_path, capsys):
+def test_validation_labels_take_the_coding_of_train_and_are_refused_by_name_in_another(tmp_path):
     """A few labels in which the last class is missing look like class indices."""
     draw_pairs(tmp_path / "train", 3, shift=1)
     draw_pairs(tmp_path / "val", 2, classes=4, shift=1)
@@ -307,16 +269,8 @@ def test_validation_labels_take_the_coding_of_train(tmp_path, capsys):
     expected = draw_classes((32, 32), 1, [1] * 4)
     assert np.array_equal(alone.read(1)[1], expected + 1)
     assert np.array_equal(val.read(1)[1], expected)
-
-
-def test_validation_labels_of_another_coding_are_refused_by_name(tmp_path):
-    draw_pairs(tmp_path / "train", 3, shift=1)
-    draw_pairs(tmp_path / "val", 2)
-    file = tmp_path / "val/labels/t1.png"
-    label = read_tile(file).copy()
-    label[0, 0] = 255
-    write_png(file, label)
-    train = open_set(tmp_path / "train", "")
+    expected[0, 0] = 255
+    write_png(tmp_path / "val/labels/t1.png", expected)
     with pytest.raises(UserError, match=r"t1.png: value 255, .*as in train_data"):
         open_set(tmp_path / "val", "", coding=train.coding)
 
@@ -356,27 +310,24 @@ def test_a_label_that_cannot_be_is_told_by_name_when_opened(tmp_path, label, sai
         open_set(tmp_path, "")
 
 
-def test_a_flat_folder_of_jpg_and_png_opens(tmp_path):
+@pytest.mark.parametrize(
+    ("image", "label", "shift"),
+    [
+        ("t{}.jpg", "t{}.png", 0),  # one folder of both
+        ("img_dir/train/2_10_0_{}_512_512.jpg", "ann_dir/train/2_10_0_{}_512_512.png", 1),
+    ],
+)
+def test_other_layouts_of_images_and_labels_open(tmp_path, image, label, shift):
     for number in range(3):
-        image = draw_image(3, (32, 32), number).transpose(1, 2, 0)
-        write_png(tmp_path / f"t{number}.jpg", image)
-        write_png(tmp_path / f"t{number}.png", draw_classes((32, 32), number, [1] * 6))
-    dataset = SegmentationDataset(TileSettings(str(tmp_path), str(tmp_path)), 6)
-    assert [dataset.name(i).name for i in range(len(dataset))] == ["t0.jpg", "t1.jpg", "t2.jpg"]
+        pixels = draw_image(3, (32, 32), number).transpose(1, 2, 0)
+        write_png(tmp_path / image.format(number), pixels)
+        classes = draw_classes((32, 32), number, [1] * 6) + shift
+        write_png(tmp_path / label.format(number), classes.astype(np.uint8))
+    folders = (str(tmp_path / name.rpartition("/")[0].partition("/")[0]) for name in (image, label))
+    dataset = SegmentationDataset(TileSettings(*folders), 6)
+    names = [Path(image.format(number)).name for number in range(3)]
+    assert [dataset.name(i).name for i in range(len(dataset))] == names
     assert np.array_equal(dataset.read(2)[1], draw_classes((32, 32), 2, [1] * 6))
-
-
-def test_other_layouts_of_image_and_label_folders_open(tmp_path):
-    """img_dir/train/a.jpg with ann_dir/train/a.png."""
-    for number in range(3):
-        image = draw_image(3, (32, 32), number).transpose(1, 2, 0)
-        write_png(tmp_path / f"img_dir/train/2_10_0_{number}_512_512.jpg", image)
-        label = draw_classes((32, 32), number, [1] * 6) + 1
-        write_png(tmp_path / f"ann_dir/train/2_10_0_{number}_512_512.png", label.astype(np.uint8))
-    settings = TileSettings(str(tmp_path / "img_dir"), str(tmp_path / "ann_dir"))
-    dataset = SegmentationDataset(settings, 6)
-    assert len(dataset) == 3
-    assert set(np.unique(dataset.read(0)[1])) == set(range(6))
 
 
 def test_check_labels_gives_the_coding_and_what_to_say(oam):
@@ -421,10 +372,7 @@ def test_find_images_finds_what_pathlib_does(forest, pattern):
 
 def test_find_images_takes_several_patterns_each_file_once(forest):
     found = find_images(forest, ["*.png", "b*.png", "*.jpg"])
-    assert len(found) == len(set(found))
-    assert sorted(Path(file).name for file in found) == sorted(
-        {path.name for pattern in ("*.png", "*.jpg") for path in forest.glob(pattern)}
-    )
+    assert found == sorted(str(path) for path in forest.glob("*.[pj][np]g"))
 
 
 def test_find_images_follows_links_to_folders_and_files_once(tmp_path):
@@ -447,10 +395,3 @@ def test_find_images_follows_links_to_folders_and_files_once(tmp_path):
 def test_find_images_refuses_patterns_that_leave_the_folder(forest, pattern):
     with pytest.raises(UserError, match="data_format"):
         find_images(forest, pattern)
-
-
-def test_images_by_opencv_and_labels_agree_in_orientation(tmp_path):
-    """A photograph's turn flag must not turn the image against its label."""
-    draw_pairs(tmp_path, 1)
-    image = cv2.imread(str(tmp_path / "images/t0.png"))
-    assert np.array_equal(open_set(tmp_path, "").read(0)[0], image[:, :, ::-1])
