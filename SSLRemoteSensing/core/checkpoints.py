@@ -76,12 +76,13 @@ def read(path: str | Path) -> dict:
 def check_archive(path: Path) -> None:
     """Raise an error for an archive that is not what was written, or that would take more memory
     than it has bytes; torch's older format is none, and has no CRC."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
-                raise Damaged("claims more bytes than it has")
-            if archive.testzip() is not None:
-                raise Damaged("damaged, not what was written")
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+            raise Damaged("claims more bytes than it has")
+        if archive.testzip() is not None:
+            raise Damaged("damaged, not what was written")
 
 
 def check_values(contents) -> None:

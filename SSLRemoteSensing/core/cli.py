@@ -40,19 +40,19 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Flags(argparse.ArgumentParser):
-    """The flags of a command: --help and --version, and those that several commands share.
+    """The flags of a command: --help and --version, and those that several commands share. Of the
+    description, the command's docstring, indented lines are examples that can be copied.
 
         flags = Flags(__doc__).config().paths().dry_run()
-
-    Args:
-        description: the command's docstring, with examples as indented lines that can be copied.
     """
 
     def __init__(self, description: str):
         prog = os.path.basename(sys.argv[0])
         super().__init__(prog, description=as_started(description), formatter_class=Help)
         text = "print the versions of this package and of torch, and end"
-        self.add_argument("--version", action=Version, help=text)
+        self.add_argument(
+            "--version", action=Version, nargs=0, default=argparse.SUPPRESS, help=text
+        )
 
     def config(self, title: str = "config") -> "Flags":
         """--config_file and --set, for `read_config`, in a group of that title."""
@@ -88,9 +88,6 @@ class Flags(argparse.ArgumentParser):
 class Version(argparse.Action):
     """Print what is installed, and end."""
 
-    def __init__(self, option_strings, dest, help):
-        super().__init__(option_strings, argparse.SUPPRESS, 0, default=argparse.SUPPRESS, help=help)
-
     def __call__(self, parser, namespace, values, option_string=None):
         print_versions()
         parser.exit()
@@ -116,14 +113,12 @@ def overrides(args: argparse.Namespace) -> list[str]:
 
 
 def start(program: str, commands: Mapping[str, tuple[str, str]], words: list[str]) -> None:
-    """Go on as the command that the first of `words` names; without one, list them.
+    """Go on as the command that the first of `words` names, or raise a `UserError`; without one,
+    list them.
 
     Args:
         program: what stands before `words` on the command line.
         commands: name -> (the module of its `main`, a line of what it does).
-
-    Raises:
-        UserError: an unknown command.
     """
     name = words[0] if words else "--help"
     if name in commands:

@@ -150,11 +150,11 @@ def check(schema: Any, value: Any, path: str = "config") -> list[str]:
         return check(Part(schema.table[value["name"]], schema.given), rest, path)
 
     keys = parameters(schema)
-    problems = []
-    for key in value:
-        if key not in keys:
-            hint = nearest(key, keys) if keys else "it takes none"
-            problems.append(f"{path}: unknown key {key!r}, {hint}")
+    problems = [
+        f"{path}: unknown key {key!r}, {nearest(key, keys) if keys else 'it takes none'}"
+        for key in value
+        if key not in keys
+    ]
     for key, (annotation, is_required) in keys.items():
         if key in value:
             problems += check(annotation, value[key], f"{path}.{key}")
@@ -204,7 +204,11 @@ def parameters(part: Part) -> dict[str, tuple[Any, bool]]:
     """The keys `part` takes: name -> (annotation, whether it must be given)."""
     owner = part.owner
     if typing.is_typeddict(owner):
-        keys = typed_keys(owner)
+        keys = {}
+        for name, hint in typing.get_type_hints(owner, include_extras=True).items():
+            is_marked = typing.get_origin(hint) is typing.NotRequired
+            bare = typing.get_args(hint)[0] if is_marked else hint
+            keys[name] = bare, name in owner.__required_keys__
     else:
         function = owner.func if isinstance(owner, functools.partial) else owner
         function = function.__init__ if inspect.isclass(function) else function
@@ -215,17 +219,8 @@ def parameters(part: Part) -> dict[str, tuple[Any, bool]]:
             if parameter.kind not in VARIADIC
         }
     if part.extra is not None:
-        keys |= typed_keys(part.extra)
+        keys |= parameters(Part(part.extra))
     return {name: entry for name, entry in keys.items() if name not in part.given}
-
-
-def typed_keys(owner: type) -> dict[str, tuple[Any, bool]]:
-    keys = {}
-    for name, hint in typing.get_type_hints(owner, include_extras=True).items():
-        is_optional = typing.get_origin(hint) is typing.NotRequired
-        bare = typing.get_args(hint)[0] if is_optional else hint
-        keys[name] = bare, name in owner.__required_keys__
-    return keys
 
 
 def nearest(word: str, names) -> str:

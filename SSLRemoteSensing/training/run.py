@@ -25,7 +25,7 @@ from SSLRemoteSensing.training.sampler import load
 from SSLRemoteSensing.training.schedules import build_schedule
 from SSLRemoteSensing.training.settings import LoopSettings
 from SSLRemoteSensing.training.task import Place, Task
-from SSLRemoteSensing.training.train_step import open_step
+from SSLRemoteSensing.training.train_step import TrainStep
 
 
 class Run:
@@ -47,7 +47,7 @@ class Run:
         images, rank = len(task.dataset), distributed.rank()
         per_step = images_per_step(images, settings)
         self.schedule = build_schedule(settings.lr_schedule)
-        self.step = open_step(task.model, settings, task.param_groups)
+        self.step = TrainStep(task.model, settings, task.param_groups)
         key = "train_cfg.checkpoints.checkpoints_path"
         distributed.require_shared(make_folder(self.folder, key), key)
         log_folder = make_folder(settings.log.log_path, "train_cfg.log.log_path")
@@ -87,11 +87,8 @@ class Run:
 
     def go_on(self, state: dict) -> bool:
         """Give network, optimizer, generators and losses what `state`, from `run_folder.read`,
-        holds of them; say what differs. Whether anything is left to do.
-
-        Raises:
-            UserError: another network or optimizer; a last epoch that these steps cannot end.
-        """
+        holds of them; say what differs. Whether anything is left to do. A `UserError` for another
+        network or optimizer, or a last epoch that these steps cannot end."""
         plan, images, path = self.plan, len(self.task.dataset), self.folder / "latest.pth"
         compare_cards(state["card"], self.card, path)
         if plan.first >= plan.total:
@@ -105,7 +102,7 @@ class Run:
         self.best = state["best"]
         self.step.load_state_dict(state, path)
         rank, processes = distributed.rank(), state["processes"]
-        for part in processes[rank :: distributed.size()]:
+        for part in distributed.shard(processes):
             self.losses.load_state_dict(part["history"])
         if rank < len(processes):
             self.step.set_random_state(processes[rank]["random"])
@@ -117,8 +114,8 @@ class Run:
                 f"going on with steps of {plan.per_step} images, so far {state['per_step']}: at "
                 f"image {plan.position(plan.first)['offset']} of the epoch"
             )
-        place = f"step {plan.first} of {plan.total}, epoch {plan.epoch(plan.first)}"
-        print(f"going on from {path}: {place}")
+        epoch = plan.epoch(plan.first)
+        print(f"going on from {path}: step {plan.first} of {plan.total}, epoch {epoch}")
         return True
 
     def batches(self) -> Iterator[tuple[dict, float, bool]]:

@@ -19,9 +19,8 @@ def test_larger_steps_begin_behind_what_was_seen():
     large = make_plan(100, 10, 4, None, small.position(25))
     assert large.position(25) == {"step": 25, "epoch": 1, "offset": 30, "per_step": 10}
     assert large.total == 25 + 7 + 10 + 10
-    assert large.ends_epoch(25 + 7)
-    assert not large.ends_epoch(25 + 6)
-    assert large.seen(25) == 130
+    assert (large.epoch(25 + 6), large.epoch(25 + 7)) == (1, 2)
+    assert large.index(25) * large.per_step == 130
     assert large.progress(25) == (13, 40, 1)  # a third of the way, in epochs as in places
 
 

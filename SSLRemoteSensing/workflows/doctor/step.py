@@ -11,7 +11,7 @@ from torch import nn
 from SSLRemoteSensing.training.plan import make_plan, require_images
 from SSLRemoteSensing.training.rehearsal import measure_step
 from SSLRemoteSensing.training.settings import LoopSettings
-from SSLRemoteSensing.training.train_step import TrainStep, open_step
+from SSLRemoteSensing.training.train_step import TrainStep
 from SSLRemoteSensing.workflows.doctor.findings import Section
 from SSLRemoteSensing.workflows.doctor.images import default_workers
 from SSLRemoteSensing.workflows.doctor.trial import Trial
@@ -47,7 +47,7 @@ def prepare_step(trial: Trial, state: dict | None) -> TrainStep:
     Raises:
         UserError: as the training loop does.
     """
-    step = open_step(trial.model, trial.settings, trial.param_groups)
+    step = TrainStep(trial.model, trial.settings, trial.param_groups)
     if state is not None:
         step.load_state_dict(state, "latest.pth")
     return step
@@ -117,7 +117,7 @@ def check_step(trial: Trial, stepper: TrainStep, batch: dict, section: Section) 
     try:
         if not check_normalization(stepper, batch, section):
             return None
-        rehearsal = measure_step(stepper, batch, trial.settings.accumulate_steps)
+        losses, seconds = measure_step(stepper, batch, trial.settings.accumulate_steps)
     except torch.OutOfMemoryError as error:
         section.fail(
             f"a step does not fit the GPU's memory ({format_brief(error)}); lower batch_size"
@@ -126,14 +126,13 @@ def check_step(trial: Trial, stepper: TrainStep, batch: dict, section: Section) 
     except (RuntimeError, ValueError) as error:  # of torch or of ours: the rest is still to be told
         section.fail(f"a step ends in {type(error).__name__}: {format_brief(error)}")
         return None
-    for name, value in rehearsal.losses.items():
+    for name, value in losses.items():
         if not math.isfinite(value):
             section.fail(f"loss {name} is {value} in the second step; lower the learning rate")
     whose = "of the GPU" if stepper.device.type == "cuda" else "of this process, images included"
-    memory = f"peak memory {rehearsal.peak / 2**30:.2f} GiB {whose}"
-    section.ok(f"one step: {rehearsal.seconds:.3f} s, {memory}")
-
-    return rehearsal.seconds
+    memory = f"peak memory {stepper.peak_memory() / 2**30:.2f} GiB {whose}"
+    section.ok(f"one step: {seconds:.3f} s, {memory}")
+    return seconds
 
 
 def check_time(
