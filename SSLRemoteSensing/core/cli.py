@@ -14,6 +14,12 @@ from SSLRemoteSensing.core.config import load_config, nearest
 from SSLRemoteSensing.core.console import as_started
 from SSLRemoteSensing.core.errors import UserError
 
+# Keys of a run's folders, as flags -> what lies there.
+PATHS = {
+    "checkpoints_path": "the run's checkpoints and results",
+    "log_path": "metrics.jsonl and TensorBoard's events",
+}
+
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
     """Defaults after each flag's meaning; paragraphs filled, indented lines left as they are."""
@@ -71,12 +77,9 @@ class Flags(argparse.ArgumentParser):
 
     def paths(self) -> "Flags":
         """The folders of a run, beside the config."""
-        for flag, what in (
-            ("--checkpoints_path", "the run's checkpoints and results"),
-            ("--log_path", "metrics.jsonl and TensorBoard's events"),
-        ):
+        for key, what in PATHS.items():
             text = f"of {what}, in place of the config's"
-            self.of_config.add_argument(flag, metavar="FOLDER", help=text)
+            self.of_config.add_argument(f"--{key}", metavar="FOLDER", help=text)
         return self
 
     def dry_run(self) -> "Flags":
@@ -139,7 +142,7 @@ def start(program: str, commands: Mapping[str, tuple[str, str]], words: list[str
 def config_words(args: argparse.Namespace, *names: str) -> list[str]:
     """The config's flags, and those of `names` that were given, for a command that goes with it."""
     words = ["--config_file", args.config_file]
-    for name in ("checkpoints_path", "log_path", *names):
+    for name in (*PATHS, *names):
         if getattr(args, name, None) is not None:
             words += [f"--{name}", str(getattr(args, name))]
     return [*words, "--set", *overrides(args)] if overrides(args) else words
@@ -148,10 +151,10 @@ def config_words(args: argparse.Namespace, *names: str) -> list[str]:
 def read_config(args: argparse.Namespace, pretrained: bool | str | None = None) -> dict:
     """The config that the flags of `Flags.config` ask for, `pretrained` from `starting_weights` in
     place of backbone_cfg.pretrained. Raises as `load_config`."""
-    paths = []
-    for part, key in (("checkpoints", "checkpoints_path"), ("log", "log_path")):
-        if getattr(args, key, None):
-            paths.append(f"train_cfg.{part}.{key}={getattr(args, key)!r}")
+    folders = {key: getattr(args, key) for key in PATHS if getattr(args, key, None)}
+    paths = [
+        f"train_cfg.{key.removesuffix('_path')}.{key}={folder!r}" for key, folder in folders.items()
+    ]
     config = load_config(args.config_file, [*overrides(args), *paths])
     # Without such a dict the check of the config says what is wrong.
     if pretrained is not None and isinstance(config.get("backbone_cfg"), dict):

@@ -163,19 +163,16 @@ def check(schema: Any, value: Any, path: str = "config") -> list[str]:
     return problems
 
 
-def require(schema: Any, config: dict, path: str = "") -> None:
+def require(schema: Any, config: dict, path: str = "config") -> None:
     """Raise one `UserError` that names every problem `check` finds in `config`."""
-    problems = [line.removeprefix("config.") for line in check(schema, config, path or "config")]
+    problems = [line.removeprefix("config.") for line in check(schema, config, path)]
     if problems:
         raise UserError("; ".join(problems))
 
 
 def build(table: Mapping[str, Callable], cfg: dict, path: str, given: Mapping = NOTHING):
     """Call the entry of `table` that `cfg['name']` chooses with the rest of `cfg` and with `given`.
-
-    Raises:
-        UserError: unknown or missing keys, or what the constructor refuses, with `path` before it.
-    """
+    A `UserError` for unknown or missing keys, or of the constructor, has `path` before it."""
     require(OneOf(table, tuple(given)), cfg, path)
     arguments = {key: value for key, value in cfg.items() if key != "name"}
     with about(path):

@@ -80,11 +80,8 @@ def map_files(
 
 
 class Bar(tqdm):
-    """A bar of which nothing is drawn before its delay has passed.
-
-    tqdm's own delay does not hold for `refresh`, nor so for the lines that are printed meanwhile,
-    and what those draw is never cleared.
-    """
+    """A bar of which nothing is drawn before its delay has passed. tqdm's own delay does not hold
+    for `refresh`, nor so for lines that are printed meanwhile, and what those draw stays."""
 
     drawn = False
 
@@ -115,10 +112,8 @@ def print_summary(facts: Mapping[str, object], commands: Sequence[str] = ()) -> 
 
 
 def command_line(script: str, *arguments: object) -> str:
-    """A command of this repository, quoted so that it can be copied into a shell.
-
-    Where `sslrs` or `python -m SSLRemoteSensing` started this program, it is the command of that.
-    """
+    """A command of this repository, quoted so that it can be copied into a shell; of `sslrs` or
+    `python -m SSLRemoteSensing`, where that started this program."""
     words = [*program().split(), *COMMANDS[script].split()] if program() else ["python", script]
     return shlex.join([*words, *map(str, arguments)])
 

@@ -152,10 +152,8 @@ def first_before_others() -> Iterator[None]:
 
 
 def ask(values: Callable[[], Sequence[int]]) -> Callable[[], list[int]]:
-    """A function that gives the largest of each of `values()` over the processes.
-
-    With several processes `values` is called now, and its answers travel until they are asked for.
-    """
+    """A function that gives the largest of each of `values()` over the processes. With several of
+    them `values` is called now, and its answers travel until they are asked for."""
     if size() == 1:
         return lambda: list(values())
     numbers = torch.tensor(list(values()))

@@ -97,7 +97,7 @@ def run_command(main: Callable[[], None], message: str = "stopped") -> None:
 
 
 def note_ctrl_c(number: int, frame) -> None:
-    """SIGINT raises a KeyboardInterrupt, of which a library may make another error."""
+    """Raise a KeyboardInterrupt, of which a library may make another error."""
     PRESSES.append(number)
     raise KeyboardInterrupt
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
 
-# torch takes seconds, and what only reads images starts without it: it is imported where it is
-# used.
+# torch takes seconds, and what only reads images starts without it: imported where it is used.
 if TYPE_CHECKING:
     import torch
 
@@ -48,11 +47,8 @@ def device_name() -> str:
 def choose_device(name: str, setting: str = "train_cfg.device=") -> "torch.device":
     """'auto' takes CUDA where there is one, else the CPU; of several processes each its own GPU.
 
-    Args:
-        setting: what errors tell the user to set: a key of the config, or a flag.
-
-    Raises:
-        UserError: a device that is not there.
+    Raises a `UserError` for a device that is not there; it tells the user to set `setting`, a key
+    of the config or a flag.
     """
     import torch
 

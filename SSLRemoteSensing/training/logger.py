@@ -52,10 +52,8 @@ class RunLog:
         self.bar.update()
 
     def write(self, values: dict) -> None:
-        """Append one entry; `values` holds `step`, `epoch` and numbers.
-
-        A disk that is full does not end the run, which would lose more than the entry.
-        """
+        """Append one entry; `values` holds `step`, `epoch` and numbers. A full disk does not end the
+        run, which would lose more than the entry."""
         if self.folder is None:
             return
         try:
@@ -81,10 +79,8 @@ class RunLog:
         return tqdm.format_interval(pace * (self.total - step))
 
     def show(self, pictures: dict[str, np.ndarray], step: int) -> None:
-        """Put pictures, R, G, B uint8 (H, W, 3) by name, on the board, and into files if asked.
-
-        A disk that is full does not end the run.
-        """
+        """Put pictures, R, G, B uint8 (H, W, 3) by name, on the board, and into files if asked. A
+        disk that is full does not end the run."""
         files = {  # height, width, PNG
             name: (*pixels.shape[:2], cv2.imencode(".png", pixels[:, :, ::-1])[1].tobytes())
             for name, pixels in pictures.items()

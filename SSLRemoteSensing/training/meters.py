@@ -147,11 +147,9 @@ class LossMeter:
 
 
 class Throughput:
-    """Images a second and shares of the time, lap by lap.
-
-    `images_per_second` and `data_wait` are of the time of training, from which the time spent on
-    figures and pictures (`watching`, a share of the whole lap) is left out.
-    """
+    """Images a second and shares of the time, lap by lap; `images_per_second` and `data_wait` of the
+    time of training, from which that spent on figures and pictures (`watching`, a share of the
+    whole lap) is left out."""
 
     def __init__(self):
         self.pause()

@@ -83,8 +83,7 @@ def make_plan(
     images: int, per_step: int, num_epoch: int | None, num_step: int | None, state: dict | None
 ) -> Plan:
     """The plan of a run over `images` images, from the start or a checkpoint's `position`."""
-    per_epoch = images // per_step
-    first = shift = 0
+    per_epoch, first, shift = images // per_step, 0, 0
     if state is not None:
         first = state["step"]
         seen = min(math.ceil(state["offset"] / per_step), per_epoch)

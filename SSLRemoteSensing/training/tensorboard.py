@@ -42,14 +42,9 @@ CHARTS = {
 
 
 class Board:
-    """TensorBoard's writer of a run's folder; a disk that is full costs entries, not the run.
-
-    Args:
-        first: the step at which the run starts, or goes on; events after it are of a run that was
-            cut off, and hidden.
-        keys: of the entries so far.
-        complain: is told of an `OSError`.
-    """
+    """TensorBoard's writer of a run's folder, with the `keys` of the entries so far. Events after
+    the `first` step, of a run that was cut off, are hidden. A disk that is full costs entries, not
+    the run: `complain` is told of the `OSError`."""
 
     def __init__(
         self, folder: Path, first: int, keys: set[str], complain: Callable[[OSError], None]

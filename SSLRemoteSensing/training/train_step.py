@@ -23,17 +23,12 @@ CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # modes of torch.compile
 
 
 class TrainStep:
-    """`model` on its device with an optimizer: forward, backward and update, without waiting for
-    it.
+    """`model` on its device with an optimizer: forward, backward and update, without a wait for it;
+    a `UserError` for settings that cannot be had.
 
     With several processes the gradient is the mean over them. `sync_bn` alone makes the CPU wait
-    for the GPU, in each of its layers.
-
-    Args:
-        param_groups: groups as torch's optimizers take them, with `lr_factor` besides.
-
-    Raises:
-        UserError: settings that cannot be had.
+    for the GPU, in each of its layers. `param_groups` are as torch's optimizers take them, with
+    `lr_factor` besides.
     """
 
     def __init__(
@@ -47,8 +42,7 @@ class TrainStep:
                 f"accumulate_steps={settings.accumulate_steps}; set compile=True"
             )
         self.precision = choose_precision(settings.precision, self.device)
-        self.clip_grad_norm = settings.clip_grad_norm
-        last = settings.channels_last
+        self.clip_grad_norm, last = settings.clip_grad_norm, settings.channels_last
         self.memory_format = torch.channels_last if last else torch.contiguous_format
         if is_cuda:
             torch.backends.cudnn.benchmark = True  # training's batches are all of one size
@@ -61,10 +55,8 @@ class TrainStep:
         # for checkpoints.
         self.net, self.unsynced = self.model, contextlib.nullcontext
         if is_distributed:
-            devices = [self.device] if is_cuda else None
-            self.net = DistributedDataParallel(
-                self.model, device_ids=devices, gradient_as_bucket_view=True
-            )
+            ids = [self.device] if is_cuda else None
+            self.net = DistributedDataParallel(self.model, ids, gradient_as_bucket_view=True)
             self.unsynced = self.net.no_sync
             if compile:
                 distributed.keep_out_of_graphs()
@@ -96,10 +88,8 @@ class TrainStep:
         return moved
 
     def ahead(self, batches: Iterable[dict]) -> Iterator[dict]:
-        """`batches` with their tensors on the device, copied there while the GPU is at work.
-
-        On CUDA each is fetched and its copy begun before the one before it is handed out.
-        """
+        """`batches` with their tensors on the device, copied there while the GPU works: each is
+        fetched and its copy begun before the one before it is handed out."""
         if self.device.type != "cuda":
             yield from batches
             return
@@ -237,11 +227,9 @@ class TrainStep:
 
 
 def lay_out_moments(state: dict, weight: Tensor, group: dict) -> None:
-    """Lay out what an optimizer remembers of a weight as the weight itself is.
-
-    Fused kernels go through both in memory's order, and would pair values of different places where
-    a checkpoint was written in another memory format. They count steps on the device.
-    """
+    """Lay out what an optimizer remembers of a weight as the weight itself is: fused kernels go
+    through both in memory's order, and would pair values of different places where a checkpoint was
+    written in another memory format. They count steps on the device."""
     on_device = group.get("fused") or group.get("capturable")
     for key, value in state.items():
         if isinstance(value, Tensor) and value.shape == weight.shape:
@@ -251,10 +239,8 @@ def lay_out_moments(state: dict, weight: Tensor, group: dict) -> None:
 
 
 def with_fused(optimizer: dict) -> dict:
-    """`optimizer` with torch's fused update, unless it asks for another one.
-
-    One kernel for all weights on a GPU; on a CPU a vectorised loop in place of one a weight.
-    """
+    """`optimizer` with torch's fused update, unless it asks for another one: one kernel for all
+    weights on a GPU; on a CPU a vectorised loop in place of one a weight."""
     owner = OPTIMIZERS.get(optimizer.get("name"))
     others = {"fused", "foreach", "capturable", "differentiable"} & optimizer.keys()
     if owner is None or others or "fused" not in inspect.signature(owner).parameters:

@@ -33,6 +33,5 @@ def test_a_number_of_steps_is_kept():
 
 def test_a_rest_smaller_than_a_step_is_left_out():
     late = make_plan(20, 4, 3, None, None).position(4)
-    course = make_plan(20, 12, 3, None, late)
-    assert course.epoch(4) == 1
-    assert course.position(4)["offset"] == 0
+    plan = make_plan(20, 12, 3, None, late)
+    assert (plan.epoch(4), plan.position(4)["offset"]) == (1, 0)
