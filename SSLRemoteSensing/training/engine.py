@@ -9,8 +9,8 @@ from SSLRemoteSensing.training.task import Place, Seen, Task
 
 
 def fit(task: Task, settings: LoopSettings) -> bool:
-    """Train `task.model`, going on from the run folder's `latest.pth` where there is one;
-    whether there was anything left to do. Under torchrun every process calls it, alike; the first alone writes.
+    """Train `task.model`, going on from `latest.pth` where there is one; whether anything was left
+    to do. Under torchrun every process calls it, alike; the first alone writes.
 
     Raises:
         UserError: as `open_run`; too many unreadable files, a loss that is not finite, no room on

@@ -52,8 +52,8 @@ class RunLog:
         self.bar.update()
 
     def write(self, values: dict) -> None:
-        """Append one entry; `values` holds `step`, `epoch` and numbers. A full disk does not end the
-        run, which would lose more than the entry."""
+        """Append one entry; `values` holds `step`, `epoch` and numbers. A full disk does not end
+        the run, which would lose more than the entry."""
         if self.folder is None:
             return
         try:

@@ -73,9 +73,8 @@ class LossMeter:
         """The first step from `since` with a loss, or a gradient, that is not finite, 0 for none;
         waits for the device."""
         sums = [(b.step, torch.stack([*b.losses.values()]).sum()) for b in self.batches]
-        sums = [(step, value) for step, value in [*self.norms.items(), *sums] if step >= since]
-        values = [value.float() for _, value in sums]
-        finite = torch.stack(values).isfinite().tolist() if sums else []
+        sums = [(s, value.float()) for s, value in [*self.norms.items(), *sums] if s >= since]
+        finite = torch.stack([value for _, value in sums]).isfinite().tolist() if sums else []
         wrong = [step for (step, _), good in zip(sums, finite, strict=True) if not good]
         return min(wrong, default=0)
 
@@ -147,8 +146,8 @@ class LossMeter:
 
 
 class Throughput:
-    """Images a second and shares of the time, lap by lap; `images_per_second` and `data_wait` of the
-    time of training, from which that spent on figures and pictures (`watching`, a share of the
+    """Images a second and shares of the time, lap by lap; `images_per_second` and `data_wait` of
+    the time of training, from which that spent on figures and pictures (`watching`, a share of the
     whole lap) is left out."""
 
     def __init__(self):

@@ -150,8 +150,7 @@ def read(folder: str | Path) -> dict | None:
 
 def read_state(path: Path) -> dict:
     state = checkpoints.read(path)
-    missing = RUN_KEYS - state.keys()
-    if missing:
+    if missing := RUN_KEYS - state.keys():
         earlier = {"model", "optimizer", "step"} <= state.keys()
         reason = "is of an earlier version of the code" if earlier else "is no checkpoint of a run"
         raise UserError(
