@@ -141,8 +141,9 @@ class LoopSettings:
     seed: int = 0
 
     def __post_init__(self):
-        if isinstance(self.log, dict):  # not where a copy is made with another value
+        if isinstance(self.checkpoints, dict):  # not where a copy is made with another value
             self.checkpoints = CheckpointSettings(**self.checkpoints)
+        if isinstance(self.log, dict):
             self.log = LogSettings(**self.log)
         least = dict.fromkeys(("batch_size", "accumulate_steps", "num_epoch", "num_step"), 1)
         least |= dict.fromkeys(("num_workers", "seed", "max_skipped_steps"), 0)
