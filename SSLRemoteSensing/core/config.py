@@ -35,11 +35,9 @@ VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 @dataclass(frozen=True)
 class Part:
-    """A dict of keyword arguments of `owner`, less those that the code itself gives it.
-
-    `owner` may also be a TypedDict. `extra` is a TypedDict of further keys that live in the same
-    dict but go elsewhere.
-    """
+    """A dict of keyword arguments of `owner`, less those that the code itself gives it. `owner` may
+    also be a TypedDict. `extra` is a TypedDict of further keys that live in the same dict but go
+    elsewhere."""
 
     owner: Callable
     given: Sequence[str] = ()
@@ -124,9 +122,7 @@ def drop_idle_keys(config: dict) -> list[str]:
 
 def check(schema: Any, value: Any, path: str = "config") -> list[str]:
     """Compare `value` with `schema` at every depth; return one line a problem, none if it fits.
-
-    `schema` is a mark of this module or any type annotation. Nothing is built or opened.
-    """
+    `schema` is a mark of this module or any type annotation. Nothing is built or opened."""
     if typing.get_origin(schema) is Annotated:
         kind, *marks = typing.get_args(schema)
         mark = next((mark for mark in marks if isinstance(mark, Part | OneOf | Chain)), None)

@@ -20,11 +20,9 @@ COMMANDS |= {f"tools/show_{what}.py": f"show {what}" for what in ("pretext", "la
 
 
 def styled(text: str, style: str, stream: TextIO | None = None) -> str:
-    """`text` in a style of `STYLES` where `stream` (stdout) is a terminal, else as it is.
-
-    Plain as well with NO_COLOR (https://no-color.org) or TERM=dumb, and where the stream is a
-    stand-in that keeps what is printed.
-    """
+    """`text` in a style of `STYLES` where `stream` (stdout) is a terminal, else as it is. Plain as
+    well with NO_COLOR (https://no-color.org) or TERM=dumb, and where the stream is a stand-in that
+    keeps what is printed."""
     stream = stream or sys.stdout
     is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     if is_plain or stream not in (sys.__stdout__, sys.__stderr__) or not stream.isatty():

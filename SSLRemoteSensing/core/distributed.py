@@ -56,10 +56,8 @@ def alone() -> Iterator[None]:
 @contextlib.contextmanager
 def processes() -> Iterator[None]:
     """Join the processes that torchrun started for as long as the block (or function) lasts.
-
     Process 0 alone writes to stdout and stderr. An error of another one is raised with its number;
-    one that only follows from the end of another process says so.
-    """
+    one that only follows from the end of another process says so."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "RANK" not in os.environ:
         yield
         return

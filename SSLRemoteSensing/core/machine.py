@@ -46,10 +46,8 @@ def device_name() -> str:
 
 def choose_device(name: str, setting: str = "train_cfg.device=") -> "torch.device":
     """'auto' takes CUDA where there is one, else the CPU; of several processes each its own GPU.
-
     Raises a `UserError` for a device that is not there; it tells the user to set `setting`, a key
-    of the config or a flag.
-    """
+    of the config or a flag."""
     import torch
 
     from SSLRemoteSensing.core import distributed

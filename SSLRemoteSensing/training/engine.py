@@ -99,11 +99,9 @@ def tell(run: Run, place: Place, seen: Seen) -> None:
 
 
 def save(run: Run, place: Place) -> None:
-    """Write what is due; a disk that is full does not end training, the next attempt may do.
-
-    The checkpoint comes last, and only where all else of an epoch could be written: a run that goes
-    on from the one before it repeats the epoch.
-    """
+    """Write what is due; a disk that is full does not end training, the next attempt may do. The
+    checkpoint comes last, and only where all else of an epoch could be written: a run that goes on
+    from the one before it repeats the epoch."""
     task, run.unsaved, run.received.save = run.task, None, False
     run.step.require_finite(place.step)
     if place.is_checkpoint and task.export is not None:

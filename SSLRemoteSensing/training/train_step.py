@@ -122,10 +122,8 @@ class TrainStep:
         self, batch: dict, share: float = 1.0, is_last: bool = True
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Add the gradient of `share` times the losses of `batch`; return the losses, detached, and
-        what the network counted besides.
-
-        With the last batch of an update the processes put their gradients together.
-        """
+        what the network counted besides. With the last batch of an update the processes put their
+        gradients together."""
         self.model.train()
         with contextlib.nullcontext() if is_last else self.unsynced():
             with self.autocast():

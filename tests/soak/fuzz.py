@@ -318,7 +318,7 @@ def read_label(rng: np.random.Generator, folder: Path) -> None:
 def read_config_text(rng: np.random.Generator, folder: Path) -> None:
     name = CONFIGS[int(rng.integers(2))]
     text = (ROOT / "configs" / name).read_bytes()
-    start = text.index(b"\nimg_size" if b"\nimg_size" in text else b"\nimages")
+    start = text.index(b'"""\n\n') + 4  # behind the docstring
     path = folder / name
     path.write_bytes(damaged_text(text, start, rng))
     (check_pretext if "pretrain" in name else check_segmentation)(load_config(path))
