@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.nn.functional import all_reduce
 
 from SSLRemoteSensing.core.errors import UserError, one_line
 
@@ -28,6 +29,7 @@ LOST = re.compile(
 )
 
 _alone = False
+_all_sum = all_reduce
 
 
 def rank() -> int:
@@ -54,10 +56,8 @@ def alone() -> Iterator[None]:
 @contextlib.contextmanager
 def processes() -> Iterator[None]:
     """Join the processes that torchrun started for as long as the block (or function) lasts.
-
     Process 0 alone writes to stdout and stderr. An error of another one is raised with its number;
-    one that only follows from the end of another process says so.
-    """
+    one that only follows from the end of another process says so."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "RANK" not in os.environ:
         yield
         return
@@ -91,7 +91,8 @@ def processes() -> Iterator[None]:
 
 
 def all_sum(x: Tensor) -> Tensor:
-    """The sum of `x` over the processes, with its gradient."""
+    """The sum of `x` over the processes. Each one's part counts in the losses of all of them, so
+    gradients add up in turn."""
     return x if size() == 1 else _all_sum(x)
 
 
@@ -104,37 +105,16 @@ def all_gather(x: Tensor) -> Tensor:
     return _all_sum(torch.cat(parts))
 
 
-class _AllSum(torch.autograd.Function):
-    """Each process's part counts in the losses of all of them, so gradients add up in turn."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        x = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(x)
-        return x
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        return _AllSum.forward(ctx, gradient)
-
-
-_all_sum = _AllSum.apply
-
-
 def keep_out_of_graphs() -> None:
-    """Let compiled networks leave their graph for sums over the processes.
-
-    Only where one is compiled: to say so loads the compiler, which takes seconds.
-    """
+    """Let compiled networks leave their graph for sums over the processes; only where one is
+    compiled, as to say so loads the compiler, which takes seconds."""
     global _all_sum
-    _all_sum = torch.compiler.disable(_AllSum.apply)
+    _all_sum = torch.compiler.disable(all_reduce)
 
 
 def broadcast_buffers(module: torch.nn.Module) -> None:
-    """Give all processes the first one's buffers, as the statistics of batch normalization.
-
-    DistributedDataParallel does so at the start of a step, and not at the end of one.
-    """
+    """Give all processes the first one's buffers, as the statistics of batch normalization:
+    DistributedDataParallel does so at the start of a step, and not at the end of one."""
     if size() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)
@@ -148,10 +128,9 @@ def all_mean(values: dict[str, float]) -> dict[str, float]:
 
 def all_gather_object(value) -> list:
     """`value` of each process, in order; it is pickled, so it must be our own and small."""
-    if size() == 1:
-        return [value]
-    values = [None] * size()
-    dist.all_gather_object(values, value)
+    values = [value] * size()
+    if size() > 1:
+        dist.all_gather_object(values, value)
     return values
 
 
@@ -171,10 +150,8 @@ def first_before_others() -> Iterator[None]:
 
 
 def ask(values: Callable[[], Sequence[int]]) -> Callable[[], list[int]]:
-    """A function that gives the largest of each of `values()` over the processes.
-
-    With several processes `values` is called now, and its answers travel until they are asked for.
-    """
+    """A function that gives the largest of each of `values()` over the processes. With several of
+    them `values` is called now, and its answers travel until they are asked for."""
     if size() == 1:
         return lambda: list(values())
     numbers = torch.tensor(list(values()))

@@ -21,7 +21,7 @@ from conftest import ROOT, draw_tiles, fit_task
 from teams import joined, start_team, team_results
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
-from tiny_run import entries, images_of, interrupt_at, moved
+from tiny_run import entries, images_of, interrupt_at, moved, step_of
 from torch import nn
 
 from SSLRemoteSensing import load_config
@@ -38,7 +38,6 @@ from SSLRemoteSensing.training.logger import RunLog
 from SSLRemoteSensing.training.meters import LossMeter, Throughput
 from SSLRemoteSensing.training.settings import LogSettings, LoopSettings
 from SSLRemoteSensing.training.tensorboard import charts, tag
-from SSLRemoteSensing.training.train_step import TrainStep
 from SSLRemoteSensing.workflows.finetuning import open_network
 from SSLRemoteSensing.workflows.monitor import OWN_EPOCH, BatchMonitor, SampleMonitor, neighbours
 from SSLRemoteSensing.workflows.pretraining import open_monitors
@@ -222,7 +221,7 @@ def test_a_look_leaves_weights_statistics_gradients_modes_and_generators(config)
     torch.manual_seed(0)
     net = tiny_net(config).train()
     net.agr_head.eval()  # a part in another mode than the rest
-    step = TrainStep(net, dict(name="SGD", lr=0.1), torch.device("cpu"))
+    step = step_of(net)
     samples = sample_monitor(config, net)
     before = copy.deepcopy(net.state_dict())
     modes = [module.training for module in net.modules()]
@@ -388,7 +387,7 @@ def test_gradients_of_a_look_in_bf16_are_nearly_those_in_fp32(config):
     for precision in ("fp32", "bf16"):
         torch.manual_seed(0)
         net = tiny_net(config)
-        step = TrainStep(net, dict(name="SGD", lr=0.1), torch.device("cpu"), precision)
+        step = step_of(net, precision=precision)
         samples = sample_monitor(config, net, batch_size=8)
         figures.append(step.observe(samples.observe, {}, {}, step.to_device).figures)
     for task in TASKS:

@@ -17,7 +17,7 @@ from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, colla
 from SSLRemoteSensing.models.pretext import PretextNet
 from SSLRemoteSensing.training.plan import require_images
 from SSLRemoteSensing.training.settings import LoopSettings
-from SSLRemoteSensing.training.train_step import TrainStep, open_step
+from SSLRemoteSensing.training.train_step import TrainStep
 from SSLRemoteSensing.workflows.pretraining import check_pretext
 
 DEFAULTS = {"batch_size": (4, 64), "steps": (3, 30), "loop_steps": (5, 400)}  # on a CPU, on CUDA
@@ -93,7 +93,7 @@ class Bench:
         if "fused" in changes:
             fused = {"fused": changes.pop("fused")}
             changes["optimizer"] = self.settings["optimizer"] | fused
-        return open_step(network, LoopSettings(**self.settings | changes))
+        return TrainStep(network, LoopSettings(**self.settings | changes))
 
     def batch(self, size: int | None = None) -> dict:
         """A batch as the loader hands it over: pinned where there is a GPU."""

@@ -24,7 +24,7 @@ from SSLRemoteSensing.training.resume import compare_cards
 from SSLRemoteSensing.training.schedules import build_schedule
 from SSLRemoteSensing.training.settings import LoopSettings
 from SSLRemoteSensing.training.task import Task
-from SSLRemoteSensing.training.train_step import open_step
+from SSLRemoteSensing.training.train_step import TrainStep
 from SSLRemoteSensing.workflows import finetuning, pretraining
 from SSLRemoteSensing.workflows.doctor.findings import FAIL, OK, WARNING, Section
 from SSLRemoteSensing.workflows.doctor.images import is_fine_tuning
@@ -180,7 +180,7 @@ def check_step(
     if processes > 1:
         section.ok(f"{processes} processes of batch_size {loop.batch_size} each; one is measured")
     section.attempt(require_images, images, loop.batch_size, loop.accumulate_steps, processes)
-    step = section.attempt(open_step, task.model, loop, task.param_groups)
+    step = section.attempt(TrainStep, task.model, loop, task.param_groups)
     timed_batch = section.attempt(load_batch, task, loop.batch_size)
     if step is None or timed_batch is None:
         return
@@ -188,20 +188,20 @@ def check_step(
         section.attempt(step.load_state_dict, state, "latest.pth")
     section.ok(step.describe())
     try:
-        rehearsal = measure_step(step, timed_batch[0], loop.accumulate_steps)
+        losses, step_seconds = measure_step(step, timed_batch[0], loop.accumulate_steps)
     except (RuntimeError, ValueError) as error:  # of torch or of ours: the rest is still to be told
         remedy = "; lower batch_size" if isinstance(error, torch.OutOfMemoryError) else ""
         reason = " ".join(str(error).split())[:160]
         section.fail(f"a step ends in {type(error).__name__}: {reason}{remedy}")
         return
-    for name, value in rehearsal.losses.items():
+    for name, value in losses.items():
         if not math.isfinite(value):
             section.fail(f"loss {name} is {value} in the second step; lower the learning rate")
     whose = "of the GPU" if step.device.type == "cuda" else "of this process, images included"
-    memory = f"peak memory {rehearsal.peak / GIB:.2f} GiB {whose}"
-    section.ok(f"one step: {rehearsal.seconds:.3f} s, {memory}")
+    memory = f"peak memory {step.peak_memory() / GIB:.2f} GiB {whose}"
+    section.ok(f"one step: {step_seconds:.3f} s, {memory}")
     workers, cores = loop.num_workers, len(os.sched_getaffinity(0)) // processes
-    loading, seconds = timed_batch[1] * loop.accumulate_steps, rehearsal.seconds
+    loading, seconds = timed_batch[1] * loop.accumulate_steps, step_seconds
     is_slow = loading / max(1, workers) > seconds and workers < cores
     text = f"the images of a step take one process {loading:.3f} s to load"
     remedy = f", longer than the step; set train_cfg.num_workers, up to {cores}" if is_slow else ""
