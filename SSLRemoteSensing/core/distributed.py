@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_reduce
 
 from SSLRemoteSensing.core.errors import UserError, one_line
 
@@ -29,7 +28,6 @@ LOST = re.compile(
 )
 
 _alone = False
-_all_sum = all_reduce
 
 
 def rank() -> int:
@@ -105,11 +103,30 @@ def all_gather(x: Tensor) -> Tensor:
     return _all_sum(torch.cat(parts))
 
 
+class _AllSum(torch.autograd.Function):
+    """Each process's part counts in the losses of all of them, so gradients add up in turn."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        x = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return _AllSum.forward(ctx, gradient)
+
+
+_all_sum = _AllSum.apply
+
+
 def keep_out_of_graphs() -> None:
-    """Let compiled networks leave their graph for sums over the processes; only where one is
-    compiled, as to say so loads the compiler, which takes seconds."""
+    """Let compiled networks leave their graph for sums over the processes.
+
+    Only where one is compiled: to say so loads the compiler, which takes seconds.
+    """
     global _all_sum
-    _all_sum = torch.compiler.disable(all_reduce)
+    _all_sum = torch.compiler.disable(_AllSum.apply)
 
 
 def broadcast_buffers(module: torch.nn.Module) -> None:
