@@ -19,17 +19,19 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.evaluation.metrics import scores
 
 AGAINST_REST = "_against_rest"
 SUFFIXES = {"full": "", "eroded": "_eroded"}  # by kind of label
 
 
-def class_protocols(
-    classes: Sequence[str], clutter: str | None = None, one_against_rest: Sequence[str] = ()
+def protocol_names(
+    classes: Sequence[str],
+    clutter: str | None,
+    one_against_rest: Sequence[str],
+    kinds: Sequence[str],
 ) -> list[str]:
-    """The names that `classes` allow, without their suffix for the kind of label.
+    """All names that classes and kinds of labels allow.
 
     Args:
         clutter: the class that two of the protocols leave out; None, or no name of `classes`: none.
@@ -38,17 +40,7 @@ def class_protocols(
     names = ["all"]
     if clutter in classes and len(classes) > 2:
         names += ["mean_of_foreground", "clutter_ignored"]
-    return names + [f"{name}{AGAINST_REST}" for name in one_against_rest]
-
-
-def protocol_names(
-    classes: Sequence[str],
-    clutter: str | None,
-    one_against_rest: Sequence[str],
-    kinds: Sequence[str] = tuple(SUFFIXES),
-) -> list[str]:
-    """All names that classes and kinds of labels allow."""
-    names = class_protocols(classes, clutter, one_against_rest)
+    names += [f"{name}{AGAINST_REST}" for name in one_against_rest]
     return [f"{name}{SUFFIXES[kind]}" for kind in kinds for name in names]
 
 
@@ -63,44 +55,19 @@ def score_protocols(
 
     Args:
         matrices: kind of label ('full', 'eroded') -> counts, int64 (K, K), rows label.
-        wanted: names; None: all there are.
-
-    Raises:
-        UserError: a wanted protocol that these classes or labels do not allow.
+        wanted: names of those that there are; None: all.
     """
-    require_protocols(wanted, classes, clutter, one_against_rest, list(matrices))
     results = {
         f"{name}{SUFFIXES[kind]}": {"classes": name, "labels": kind}
         | score_classes(name, counts, classes, clutter)
         for kind, counts in matrices.items()
-        for name in class_protocols(classes, clutter, one_against_rest)
+        for name in protocol_names(classes, clutter, one_against_rest, ["full"])
     }
     return results if wanted is None else {name: results[name] for name in wanted}
 
 
-def require_protocols(
-    wanted: Sequence[str] | None,
-    classes: Sequence[str],
-    clutter: str | None,
-    one_against_rest: Sequence[str],
-    kinds: Sequence[str] = tuple(SUFFIXES),
-) -> None:
-    """Raise a `UserError` for a protocol that classes and kinds of labels do not allow."""
-    protocols = protocol_names(classes, clutter, one_against_rest, kinds)
-    for name in wanted or ():
-        if name not in protocols:
-            reason = f"there are {', '.join(protocols)}"
-            if name in protocol_names(classes, clutter, one_against_rest):
-                reason = "no eroded labels are there; prepare the data set with --labels both"
-            elif name.partition("_eroded")[0] in ("mean_of_foreground", "clutter_ignored"):
-                reason = (
-                    f"no class is named {clutter!r}; set scoring_cfg.clutter to one of the classes"
-                )
-            raise UserError(f"scoring_cfg.protocols: {name!r} is not to be had, {reason}")
-
-
 def score_classes(name: str, counts: Tensor, classes: Sequence[str], clutter: str | None) -> dict:
-    """Scores of one of `class_protocols` from a confusion matrix (K, K)."""
+    """Scores of a protocol, without its suffix, from a confusion matrix (K, K)."""
     if name == "all":
         return scores(counts, classes)
     foreground = [class_name for class_name in classes if class_name != clutter]

@@ -19,7 +19,7 @@ from SSLRemoteSensing.data.labels import require_one_size
 from SSLRemoteSensing.data.scenes import ScoredScene, are_scenes, label_kinds, open_scenes
 from SSLRemoteSensing.data.segmentation import SegmentationDataset
 from SSLRemoteSensing.evaluation.metrics import ConfusionMatrix
-from SSLRemoteSensing.evaluation.protocols import SUFFIXES, protocol_names, require_protocols
+from SSLRemoteSensing.evaluation.protocols import SUFFIXES, protocol_names
 from SSLRemoteSensing.evaluation.tile_errors import TileErrors
 from SSLRemoteSensing.inference.windows import predict_scene
 
@@ -79,8 +79,17 @@ class ScoringSettings:
         self, classes: Sequence[str], kinds: Sequence[str] = tuple(SUFFIXES)
     ) -> None:
         """Raise a `UserError` where a wanted protocol needs other classes or kinds of labels."""
-        rest = self.against_rest(classes)
-        require_protocols(self.protocols, classes, self.clutter, rest, kinds)
+        protocols = self.available(classes, kinds)
+        for name in self.protocols or ():
+            if name in protocols:
+                continue
+            reason = f"there are {', '.join(protocols)}"
+            if name in self.available(classes):
+                reason = "no eroded labels are there; prepare the data set with --labels both"
+            elif name.partition("_eroded")[0] in ("mean_of_foreground", "clutter_ignored"):
+                fault = f"no class is named {self.clutter!r}"
+                reason = f"{fault}; set scoring_cfg.clutter to one of the classes"
+            raise UserError(f"scoring_cfg.protocols: {name!r} is not to be had, {reason}")
 
     def kinds(self, existing: Sequence[str]) -> list[str]:
         """The kinds of labels to read, of the `existing` ones: that of the first protocol first,
@@ -91,11 +100,15 @@ class ScoringSettings:
         kinds = ["eroded" if name.endswith(eroded) else "full" for name in self.protocols]
         return list(dict.fromkeys(kinds))
 
+    def available(
+        self, classes: Sequence[str], kinds: Sequence[str] = tuple(SUFFIXES)
+    ) -> list[str]:
+        """The protocols that classes and kinds of labels allow."""
+        return protocol_names(classes, self.clutter, self.against_rest(classes), kinds)
+
     def names(self, classes: Sequence[str]) -> list[str]:
         """The protocols to report, as far as the classes tell."""
-        if self.protocols is not None:
-            return list(self.protocols)
-        return protocol_names(classes, self.clutter, self.against_rest(classes))
+        return list(self.protocols or self.available(classes))
 
 
 @dataclass(frozen=True)
@@ -105,8 +118,6 @@ class Scored:
     Attributes:
         scenes: with the images, and labels by kind.
         kinds: kind of label -> a file for each tile.
-        stacked: each scene is one tile, none larger than a window: they are predicted in stacks,
-            with the same result.
         number: of scenes; None where tiles are scored, each by itself.
     """
 
@@ -115,8 +126,16 @@ class Scored:
     settings: ScoringSettings
     scenes: list[ScoredScene]
     kinds: dict[str, Sequence[str]]
-    stacked: bool
     number: int | None
+
+    @property
+    def stacked(self) -> bool:
+        """Each scene is one tile, none larger than a window: they are predicted in stacks, with
+        the same result."""
+        return all(
+            len(scene.image.files) == 1 and max(scene.height, scene.width) <= self.settings.window
+            for scene in self.scenes
+        )
 
     def tile_errors(self, side: int, device: torch.device) -> TileErrors:
         """Where `score` can count errors tile by tile, of at most `side` pixels a side."""
@@ -174,23 +193,17 @@ def open_scored(
     kinds = {"full": [label for _, label in tiles.pairs]} if own_labels else label_kinds(tiles)
     settings.require_protocols(classes, list(kinds))
     kinds = {kind: kinds[kind] for kind in settings.kinds(list(kinds))}
-    scenes = number = None
     if settings.on == "scenes":
         try:
             if not are_scenes(tiles):
                 name = tiles.name(0).name
                 raise UserError(f"where {name} and others lie in their scenes is not known")
             scenes = open_scenes(tiles, kinds)
-            number = len(scenes)
+            return Scored(tiles, classes, settings, scenes, kinds, len(scenes))
         except UserError as error:
             warn(f"scored tile by tile: {error}")
-    if scenes is None:
-        scenes = open_scenes(tiles, kinds, together=False)
-    is_stacked = all(
-        len(scene.image.files) == 1 and max(scene.height, scene.width) <= settings.window
-        for scene in scenes
-    )
-    return Scored(tiles, classes, settings, scenes, kinds, is_stacked, number)
+    scenes = open_scenes(tiles, kinds, together=False)
+    return Scored(tiles, classes, settings, scenes, kinds, None)
 
 
 def score(
@@ -211,30 +224,27 @@ def score(
     """
     matrices = {kind: ConfusionMatrix(len(scored.classes), device) for kind in scored.kinds}
     if scored.stacked:
-        for numbers, classes, labels in predict_tiles(predict, scored, device, num_workers):
-            update(matrices, classes, labels)
-            if errors is not None:
-                errors.add_whole(numbers, classes, labels[0])
+        parts = predict_tiles(predict, scored, device, num_workers)
     else:
-        for number, y, classes, labels in predict_scenes(predict, scored, device):
-            update(matrices, classes, labels)
-            if errors is not None:
-                errors.add_rows(number, y, classes, labels[0])
+        parts = predict_scenes(predict, scored, device)
+    for numbers, y, classes, labels in parts:
+        for matrix, label in zip(matrices.values(), labels, strict=True):
+            matrix.update(classes, label)
+        if errors is not None:
+            errors.add(numbers, y, classes, labels[0])
     if errors is not None:
         errors.counts = distributed.all_sum(errors.counts.cpu())
     return {kind: distributed.all_sum(matrix.counts.cpu()) for kind, matrix in matrices.items()}
 
 
-def update(matrices: dict[str, ConfusionMatrix], classes: Tensor, labels: Sequence[Tensor]) -> None:
-    for matrix, label in zip(matrices.values(), labels, strict=True):
-        matrix.update(classes, label)
+# Numbers of scenes, the first row, classes (N, h, w), labels of each kind (N, h, w).
+Predicted = tuple[list[int], int, Tensor, Sequence[Tensor]]
 
 
 def predict_scenes(
     predict: Callable[[Tensor], Tensor], scored: Scored, device: torch.device
-) -> Iterator[tuple[int, int, Tensor, list[Tensor]]]:
-    """This process's scenes, some rows at a time: number of the scene, first row, classes (h, w),
-    labels of each kind (h, w)."""
+) -> Iterator[Predicted]:
+    """This process's scenes, some rows of one at a time."""
     scenes, settings = scored.scenes, scored.settings
     # The largest first, so that processes that take turns end at about the same time.
     order = sorted(range(len(scenes)), key=lambda i: -scenes[i].height * scenes[i].width)
@@ -250,7 +260,8 @@ def predict_scenes(
             for y, probabilities in strips:
                 classes = probabilities.argmax(0)
                 labels = [label.rows(y, len(classes)) for label in scene.labels.values()]
-                yield number, y, classes, [torch.from_numpy(rows).to(device) for rows in labels]
+                labels = [torch.from_numpy(rows).to(device)[None] for rows in labels]
+                yield [number], y, classes[None], labels
                 bar.update(len(classes))
 
 
@@ -271,9 +282,8 @@ class LabelledTiles(Dataset):
 
 def predict_tiles(
     predict: Callable[[Tensor], Tensor], scored: Scored, device: torch.device, num_workers: int
-) -> Iterator[tuple[list[int], Tensor, list[Tensor]]]:
-    """This process's tiles in order, stacked as long as they are of one size: their numbers,
-    classes (N, h, w), labels of each kind (N, h, w)."""
+) -> Iterator[Predicted]:
+    """This process's tiles in order, whole, stacked as long as they are of one size."""
     numbers = distributed.shard(range(len(scored.tiles)))
     loader = DataLoader(
         LabelledTiles(scored), sampler=numbers, batch_size=None, num_workers=num_workers,
@@ -288,6 +298,6 @@ def predict_tiles(
                 images = torch.stack(images).permute(0, 3, 1, 2)
                 classes = predict(images.to(device)).argmax(1)
                 labels = torch.stack(labels).to(device).unbind(1)
-                yield [number for number, _ in stack], classes, labels
+                yield [number for number, _ in stack], 0, classes, labels
     finally:
         end_workers(samples)

@@ -11,7 +11,7 @@ from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.data.prepared import positions
 from SSLRemoteSensing.data.scenes import ScoredScene, TiledImage
 from SSLRemoteSensing.evaluation.scoring import Scoring
-from SSLRemoteSensing.evaluation.tile_errors import Place, RankedTile
+from SSLRemoteSensing.evaluation.tile_errors import Place
 from SSLRemoteSensing.inference.windows import predict_scene
 from SSLRemoteSensing.reports.html import percent
 from SSLRemoteSensing.reports.pictures import tile_pictures
@@ -31,21 +31,17 @@ class Example:
     label: np.ndarray
     classes: np.ndarray
 
-    def confusions(self, names: Sequence[str]) -> str:
-        """The mistake that most wrong pixels are of, in words; empty where there is none."""
+    def describe(self, names: Sequence[str]) -> str:
+        """How much of it is wrong, and the mistake that most of that is of, in words."""
+        text = f"{percent(self.place.share)} % of {self.place.scored:,} scored pixels wrong"
         wrong = (self.label != IGNORE) & (self.label != self.classes)
         if not wrong.any():
-            return ""
+            return text
         pairs = self.label[wrong].astype(np.int64) * len(names) + self.classes[wrong]
-        counts = np.bincount(pairs, minlength=len(names) ** 2)
+        counts = np.bincount(pairs)
         label, prediction = divmod(int(counts.argmax()), len(names))
         share = percent(counts.max() / wrong.sum())
-        return f"{share} % of them {names[label]} taken for {names[prediction]}"
-
-    def describe(self, names: Sequence[str]) -> str:
-        """How much of it is wrong, and what most of that is, in words."""
-        text = f"{percent(self.place.share)} % of {self.place.scored:,} scored pixels wrong"
-        return ", ".join(filter(None, [text, self.confusions(names)]))
+        return f"{text}, {share} % of them {names[label]} taken for {names[prediction]}"
 
 
 def look_at(scoring: Scoring, place: Place, root: Path) -> Example:
@@ -55,10 +51,14 @@ def look_at(scoring: Scoring, place: Place, root: Path) -> Example:
         root: the folder that names of files are told from.
     """
     scene = scoring.scored.scenes[place.scene]
-    label = next(iter(scene.labels.values()))
     classes = predict_part(scoring, scene, place)
-    name = name_of(scene, place, root)
-    return Example(place, name, read_part(scene.image, place), read_part(label, place), classes)
+    image, label = (
+        read_part(tiles, place) for tiles in (scene.image, next(iter(scene.labels.values())))
+    )
+    name, below, right = file_name(scene.name, root), place.y + place.height, place.x + place.width
+    if (place.height, place.width) != (scene.height, scene.width):
+        name += f", rows {place.y} to {below}, columns {place.x} to {right}"
+    return Example(place, name, image, label, classes)
 
 
 def predict_part(scoring: Scoring, scene: ScoredScene, place: Place) -> np.ndarray:
@@ -93,35 +93,10 @@ def read_part(mosaic: TiledImage, place: Place) -> np.ndarray:
     return rows[:, place.x : place.x + place.width].copy()
 
 
-def name_of(scene: ScoredScene, place: Place, root: Path) -> str:
-    """The scene, or the file below `root`; and which part of it."""
-    name = file_name(scene.name, root)
-    if (place.height, place.width) == (scene.height, scene.width):
-        return name
-    below, right = place.y + place.height, place.x + place.width
-    return f"{name}, rows {place.y} to {below}, columns {place.x} to {right}"
-
-
 def file_name(name: str, root: Path) -> str:
     """A scene's name, without `root` where it is the path of a file below it."""
     path = Path(name)
     return str(path.relative_to(root)) if path.is_relative_to(root) else name
-
-
-def describe_ranking(
-    ranking: RankedTile, examples: Sequence[Example], bands: Sequence[str] | None
-) -> str:
-    """What the tiles are ranked by, and what their pictures show.
-
-    Args:
-        bands: names of the image's, where they are known.
-    """
-    count = "1 tile" if ranking.of == 1 else f"{ranking.of:,} tiles"
-    text = f"Ranked by the share of wrong pixels among those scored: {count}."
-    if ranking.left_out:
-        text += f" Not ranked, less than a tenth of their pixels scored: {ranking.left_out:,}."
-    channels = {example.image.shape[2] for example in examples}
-    return text + "".join(bands_shown(bands, count) for count in channels)
 
 
 def bands_shown(names: Sequence[str] | None, count: int) -> str:

@@ -7,6 +7,7 @@ import json
 import pprint
 import time
 from collections.abc import Sequence
+from dataclasses import astuple, fields
 from pathlib import Path
 
 from SSLRemoteSensing.core.classes import NOT_SCORED
@@ -16,7 +17,7 @@ from SSLRemoteSensing.evaluation.protocols import AGAINST_REST
 from SSLRemoteSensing.evaluation.scoring import Scored, Scoring
 from SSLRemoteSensing.evaluation.tile_errors import Place, rank
 from SSLRemoteSensing.reports.charts import Chart, histogram, line_chart, share_bars
-from SSLRemoteSensing.reports.examples import describe_ranking, draw, file_name, look_at
+from SSLRemoteSensing.reports.examples import bands_shown, draw, file_name, look_at
 from SSLRemoteSensing.reports.html import link, percent, write_page
 from SSLRemoteSensing.reports.pictures import ERROR
 from SSLRemoteSensing.reports.results import METRICS, row_names
@@ -51,12 +52,13 @@ def write_report(scoring: Scoring, results: dict) -> None:
     root = Path(config["train_cfg"][f"{scoring.split}_data"]["image_path"])
     places = scoring.errors.places()
     write_errors(folder / ERRORS, places, scoring.scored, root)
-    ranking = rank(places)
+    ranked, ranked_count = rank(places)
     groups = {
         group: [look_at(scoring, place, root) for place in members]
-        for group, members in ranking.groups.items()
+        for group, members in ranked.items()
     }
     examples = [example for group in groups.values() for example in group]
+    channels = {example.image.shape[2] for example in examples}
     note = f"Protocol {protocol}: {meaning(first)}; {first['pixels']:,} pixels scored."
     if scoring.split == "val":
         note += " These tiles also chose the checkpoint: the scores are a little too high."
@@ -79,7 +81,9 @@ def write_report(scoring: Scoring, results: dict) -> None:
         "classes": classes,
         "colours": colours,
         "marks": colours | {"not scored": NOT_SCORED, "wrong": ERROR},
-        "ranked_by": describe_ranking(ranking, examples, origin["band_names"]),
+        "ranked_count": ranked_count,
+        "left_out": len(places) - ranked_count,
+        "bands_shown": "".join(bands_shown(origin["band_names"], count) for count in channels),
         "groups": groups,
         "pictures": draw(examples, config["palette"]),
         "has_log": bool(steps),
@@ -97,11 +101,10 @@ def write_errors(path: Path, places: Sequence[Place], scored: Scored, root: Path
     """A row a tile: its scene or file, its place there, scored and wrong pixels."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    columns = ["y", "x", "height", "width", "scored", "wrong"]
-    writer.writerow(["scene", *columns])
+    writer.writerow(field.name for field in fields(Place))
     for place in places:
         name = file_name(scored.scenes[place.scene].name, root)
-        writer.writerow([name, *(getattr(place, column) for column in columns)])
+        writer.writerow([name, *astuple(place)[1:]])
     write_bytes(path, file.getvalue().encode("utf-8", "backslashreplace"))
 
 
