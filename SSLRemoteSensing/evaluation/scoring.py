@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,96 +18,9 @@ from SSLRemoteSensing.data.labels import require_one_size
 from SSLRemoteSensing.data.scenes import ScoredScene, are_scenes, label_kinds, open_scenes
 from SSLRemoteSensing.data.segmentation import SegmentationDataset
 from SSLRemoteSensing.evaluation.metrics import ConfusionMatrix
-from SSLRemoteSensing.evaluation.protocols import SUFFIXES, protocol_names
+from SSLRemoteSensing.evaluation.protocols import ScoringSettings
 from SSLRemoteSensing.evaluation.tile_errors import TileErrors
 from SSLRemoteSensing.inference.windows import predict_scene
-
-
-@dataclass
-class ScoringSettings:
-    """The `scoring_cfg` of a config.
-
-    Attributes:
-        on: 'scenes', put together from their tiles and predicted by overlapping windows, or
-            'tiles', each on its own: quicker, and pixels of overlapping tiles count twice.
-        window: side of a window in pixels.
-        overlap: share of its side by which a window overlaps the next, 0 to below 1.
-        batch_size: windows predicted at a time.
-        tta: take the mean over the 8 turns and flips of each window.
-        protocols: names of those to report, see docs/evaluation.md; None: all that apply.
-        clutter: the class that some protocols leave out, where there is a class of that name.
-        one_against_rest: classes to score on their own too; None: cloud and snow, where there are
-            such classes and others besides.
-    """
-
-    on: Literal["scenes", "tiles"] = "scenes"
-    window: int = 512
-    overlap: float = 0.5
-    batch_size: int = 8
-    tta: bool = False
-    protocols: Sequence[str] | None = None
-    clutter: str | None = "clutter"
-    one_against_rest: Sequence[str] | None = None
-
-    def against_rest(self, classes: Sequence[str]) -> list[str]:
-        """The classes to score on their own."""
-        if self.one_against_rest is not None:
-            return list(self.one_against_rest)
-        return [name for name in ("cloud", "snow") if name in classes and len(classes) > 2]
-
-    def check(self, classes: Sequence[str]) -> None:
-        """Raise a `UserError` for values that cannot be, or a protocol that is not to be had."""
-        names, rest = list(classes), self.one_against_rest or ()
-        for key, is_good, expected in (
-            ("window", self.window >= 32, "must be at least 32"),
-            ("batch_size", self.batch_size >= 1, "must be at least 1"),
-            ("overlap", 0 <= self.overlap < 1, "must be in 0 to below 1"),
-            ("clutter", self.clutter in (None, "clutter", *names), f"is none of {names}"),
-            ("one_against_rest", set(rest) <= set(names), f"must be some of {names}"),
-            (
-                "protocols",
-                self.protocols is None or len(self.protocols),
-                "names none; leave it out for all that apply",
-            ),
-        ):
-            if not is_good:
-                raise UserError(f"scoring_cfg.{key}={getattr(self, key)!r}: {expected}")
-        self.require_protocols(classes)
-
-    def require_protocols(
-        self, classes: Sequence[str], kinds: Sequence[str] = tuple(SUFFIXES)
-    ) -> None:
-        """Raise a `UserError` where a wanted protocol needs other classes or kinds of labels."""
-        protocols = self.available(classes, kinds)
-        for name in self.protocols or ():
-            if name in protocols:
-                continue
-            reason = f"there are {', '.join(protocols)}"
-            if name in self.available(classes):
-                reason = "no eroded labels are there; prepare the data set with --labels both"
-            elif name.partition("_eroded")[0] in ("mean_of_foreground", "clutter_ignored"):
-                fault = f"no class is named {self.clutter!r}"
-                reason = f"{fault}; set scoring_cfg.clutter to one of the classes"
-            raise UserError(f"scoring_cfg.protocols: {name!r} is not to be had, {reason}")
-
-    def kinds(self, existing: Sequence[str]) -> list[str]:
-        """The kinds of labels to read, of the `existing` ones: that of the first protocol first,
-        since tile by tile errors are counted by it."""
-        if self.protocols is None:
-            return list(existing)
-        eroded = SUFFIXES["eroded"]
-        kinds = ["eroded" if name.endswith(eroded) else "full" for name in self.protocols]
-        return list(dict.fromkeys(kinds))
-
-    def available(
-        self, classes: Sequence[str], kinds: Sequence[str] = tuple(SUFFIXES)
-    ) -> list[str]:
-        """The protocols that classes and kinds of labels allow."""
-        return protocol_names(classes, self.clutter, self.against_rest(classes), kinds)
-
-    def names(self, classes: Sequence[str]) -> list[str]:
-        """The protocols to report, as far as the classes tell."""
-        return list(self.protocols or self.available(classes))
 
 
 @dataclass(frozen=True)

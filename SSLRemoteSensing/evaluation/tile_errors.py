@@ -98,22 +98,22 @@ def edges(length: int, side: int) -> list[int]:
 
 
 LEAST = 0.1  # share of a tile's pixels that must be scored for it to be ranked
+EACH = 3  # tiles of a group, at most
 
 
-def rank(places: Sequence[Place], each: int = 3) -> tuple[dict[str, list[Place]], int]:
+def rank(places: Sequence[Place]) -> tuple[dict[str, list[Place]], int]:
     """The tiles to be looked at by their share of wrong pixels, and how many of them were ranked.
 
-    They are up to `each` of the 'best', the 'median' and the 'worst', or 'all' where there are
-    fewer than three: from few errors to many; the worst the other way round. Equal shares stay in
-    the order of the scenes. Tiles of which less than a tenth is scored are not ranked, unless there
-    are no others.
+    They are the 'best', the 'median' and the 'worst', or 'all' where there are fewer than three:
+    from few errors to many; the worst the other way round. Equal shares stay in the order of the
+    scenes. Tiles of which less than a tenth is scored are not ranked, unless there are no others.
     """
     candidates = [place for place in places if place.scored]
     tiles = [
         place for place in candidates if place.scored >= LEAST * place.height * place.width
     ] or candidates
     tiles.sort(key=lambda place: place.share)
-    each, count = min(each, len(tiles) // 3), len(tiles)
+    each, count = min(EACH, len(tiles) // 3), len(tiles)
     if not each:
         return ({"all": tiles} if tiles else {}), count
     middle = (count - each) // 2

@@ -187,7 +187,8 @@ def page(request) -> Path:
     return request.getfixturevalue(folder) / name
 
 
-def test_a_page_is_well_formed_small_and_asks_for_nothing(page):
+def test_a_page_is_well_formed_small_and_links_to_files_that_are_there(page):
+    """And asks for nothing else."""
     reader, text = Reader(page), page.read_text()
     assert page.stat().st_size < 5e6
     assert reader.all("script") == reader.all("link")[1:] == []
@@ -203,12 +204,8 @@ def test_a_page_is_well_formed_small_and_asks_for_nothing(page):
     assert len(reader.all("h1")) == 1
     ids = re.findall(r'\sid="([^"]*)"', text)
     assert len(ids) == len(set(ids))
-
-
-def test_links_lead_to_files_that_are_there(page):
-    targets = Reader(page).all("a", "href")
-    assert targets
-    for target in targets:
+    assert reader.all("a")
+    for target in reader.all("a", "href"):
         assert not target.startswith(("/", "file:"))
         assert (page.parent / unquote(target)).is_file(), target
 
@@ -403,11 +400,11 @@ def test_pictures_shrink_until_all_fit(monkeypatch, most, side):
 
 def test_the_mistake_that_is_told_is_the_most_frequent_one():
     label = np.array([[0, 0, 1, IGNORE]], np.uint8)
-    classes = np.array([[1, 1, 0, 0]], np.uint8)
-    one = Example(Place(0, 0, 0, 1, 4, 3, 3), "x", np.zeros((1, 4, 3), np.uint8), label, classes)
-    assert one.confusions(["road", "roof"]) == "66.67 % of them road taken for roof"
-    right = Example(one.place, "x", one.image, label, label)
-    assert right.confusions(["road", "roof"]) == ""
+    place, image = Place(0, 0, 0, 1, 4, 3, 3), np.zeros((1, 4, 3), np.uint8)
+    for classes, told in ((1 - label, ", 66.67 % of them road taken for roof"), (label, "")):
+        example = Example(place, "x", image, label, classes)
+        text = f"100.00 % of 3 scored pixels wrong{told}"
+        assert example.describe(["road", "roof"]) == text
 
 
 def test_a_grid_says_its_answer_and_links_each_cell_that_has_a_report(grid):
