@@ -14,7 +14,7 @@ import pytest
 import torch
 from calls import command
 from conftest import ROOT, fit_task
-from drawn import draw_classes, draw_potsdam, prepare, write_png
+from drawn import draw_classes, draw_potsdam, prepared, write_png
 from preloaded import python
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
@@ -226,17 +226,15 @@ def test_tiles_of_one_scene_are_divided_one_by_one_or_as_val_format_says(three):
 
 def test_a_prepared_set_gives_its_train_part_and_classes(tmp_path):
     draw_potsdam(tmp_path / "source", size=(96, 96))
-    prepared = tmp_path / "prepared"
-    done = prepare("potsdam", "--source", tmp_path / "source", "--output", prepared)
-    assert (prepared / "dataset.json").exists(), done.stderr
-    probe = LinearProbe(
-        ProbeSettings(path=str(prepared), train_tiles=4, val_tiles=4, pixels=16), img_size=32
-    )
+    prepared(tmp_path, "potsdam")
+    root = tmp_path / "out"
+    settings = ProbeSettings(path=str(root), train_tiles=4, val_tiles=4, pixels=16)
+    probe = LinearProbe(settings, img_size=32)
     assert len(probe.classes) == 6
     for file in probe.fitted + probe.scored:
-        assert Path(file).parent == prepared / "images/train"
+        assert Path(file).parent == root / "images/train"
     assert "of 1 scenes" in probe.describe()
-    test = dict(image_path=f"{prepared}/images/test", label_path=f"{prepared}/labels/test")
+    test = dict(image_path=f"{root}/images/test", label_path=f"{root}/labels/test")
     with pytest.raises(UserError, match="is the test part of"):
         LinearProbe(ProbeSettings(**test, classes=probe.classes), img_size=32)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawn import draw_potsdam, prepare
+from drawn import draw_potsdam, prepared
 from torch import nn
 
 from SSLRemoteSensing.data.class_weights import label_shares
@@ -34,9 +34,8 @@ class Blurred(nn.Module):
 def potsdam(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("potsdam")
     draw_potsdam(folder / "source", ("2_10", "2_13", "2_14"), size=(150, 190))
-    arguments = ("--source", folder / "source", "--output", folder / "tiles", "--labels", "both")
-    assert prepare("potsdam", *arguments, "--stride", 40, tile=64).returncode == 0
-    return folder / "tiles"
+    prepared(folder, "potsdam", "--labels", "both", "--stride", 40, tile=64)
+    return folder / "out"
 
 
 def open_test(root: Path) -> SegmentationDataset:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, draw_tiles
-from drawn import draw_potsdam, prepare
+from drawn import draw_potsdam, prepared
 
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.config import load_config
@@ -113,12 +113,11 @@ def scenes(tmp_path_factory) -> Path:
     """A report of two scenes of six classes, scored by windows."""
     folder = tmp_path_factory.mktemp("scenes")
     draw_potsdam(folder / "source", ("2_10", "2_13", "2_14"), size=(300, 270))
-    given = ("--source", folder / "source", "--output", folder / "tiles", "--labels", "both")
-    assert prepare("potsdam", *given, tile=128).returncode == 0
+    prepared(folder, "potsdam", "--labels", "both", tile=128)
     config = load_config(ROOT / "configs/seg_potsdam_resnet50_cfg.py")
     for split in ("train", "val", "test"):
         for kind in ("image", "label"):
-            path = f"{folder}/tiles/{kind}s/{split}"
+            path = f"{folder}/out/{kind}s/{split}"
             config["train_cfg"][f"{split}_data"][f"{kind}_path"] = path
     config["scoring_cfg"] = dict(window=128, overlap=0)
     return scored_run(folder, config)

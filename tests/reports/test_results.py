@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 import torch
 from conftest import ROOT
-from drawn import draw_levir, draw_potsdam, prepare
+from drawn import draw_levir, draw_potsdam, prepared
 
 from SSLRemoteSensing.core.config import load_config
 from SSLRemoteSensing.core.errors import UserError
@@ -28,9 +28,8 @@ CLUTTER = ["all", "mean_of_foreground", "clutter_ignored"]
 def potsdam(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("potsdam")
     draw_potsdam(folder / "source", ("2_10", "2_11", "2_13", "2_14"), size=(150, 190))
-    arguments = ("--source", folder / "source", "--output", folder / "tiles", "--labels", "both")
-    assert prepare("potsdam", *arguments, tile=64).returncode == 0
-    return folder / "tiles"
+    prepared(folder, "potsdam", "--labels", "both", tile=64)
+    return folder / "out"
 
 
 def seg_config(root: Path, folder: Path, name="seg_potsdam_resnet50") -> dict:
@@ -158,10 +157,8 @@ def test_what_is_another_network_is_told_from_what_is_written_otherwise(trained,
 
 def test_cloud_and_snow_are_scored_against_the_rest(run, tmp_path):
     draw_levir(tmp_path / "source", train=5, test=2, size=(70, 90))
-    arguments = ("--source", tmp_path / "source", "--output", tmp_path / "tiles")
-    done = prepare("levir_cs", *arguments, "--splits", "val=0.3", "train", "test", tile=32)
-    assert done.returncode == 0, done.stderr + done.stdout
-    config = seg_config(tmp_path / "tiles", tmp_path, "seg_levir_cs_resnet50")
+    prepared(tmp_path, "levir_cs", "--splits", "val=0.3", "train", "test")
+    config = seg_config(tmp_path / "out", tmp_path, "seg_levir_cs_resnet50")
     done = run("finetune_seg.py", config, "--backbone", "random")
     assert done.returncode == 0, done.stderr
     protocols = results_of(tmp_path / "run")["protocols"]

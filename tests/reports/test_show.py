@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from calls import command
 from conftest import draw_tiles
-from drawn import Done, draw_levir, prepare, write_png, write_tiff
+from drawn import Done, draw_levir, prepared, write_png, write_tiff
 from torch.utils.data import DataLoader
 
 from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
@@ -264,12 +264,12 @@ def test_val_labels_mean_what_the_training_labels_show(show, seg_config, tmp_pat
 
 
 def test_a_prepared_set_is_shown_with_its_classes_and_bands(show, tmp_path):
-    source, tiles = tmp_path / "source", tmp_path / "set"
+    source, tiles = tmp_path / "source", tmp_path / "out"
     draw_levir(source, size=(64, 64))
-    assert prepare("levir_cs", "--source", source, "--output", tiles).returncode == 0
+    prepared(tmp_path, "levir_cs")
     done = show("labels", None, "--tiles", tiles, "--part", "test", "--samples", 2)
     assert done.returncode == 0, done.stderr
-    assert "set, test: 2 of 8 tiles" in done.stdout
+    assert "out, test: 2 of 8 tiles" in done.stdout
     classes = ["background", "cloud", "snow"]
     assert [line.split()[0] for line in done.stdout.splitlines()[2:5]] == classes
     settings = TileSettings(f"{tiles}/images/test", f"{tiles}/labels/test")
