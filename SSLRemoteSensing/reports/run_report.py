@@ -18,8 +18,8 @@ from SSLRemoteSensing.evaluation.scoring import Scored, Scoring
 from SSLRemoteSensing.evaluation.tile_errors import Place, rank
 from SSLRemoteSensing.reports.charts import Chart, histogram, line_chart, share_bars
 from SSLRemoteSensing.reports.examples import bands_shown, draw, file_name, look_at
+from SSLRemoteSensing.reports.figures import ERROR
 from SSLRemoteSensing.reports.html import link, percent, write_page
-from SSLRemoteSensing.reports.pictures import ERROR
 from SSLRemoteSensing.reports.results import METRICS, row_names
 
 NAME, ERRORS = "report.html", "tile_errors.csv"
@@ -64,9 +64,6 @@ def write_report(scoring: Scoring, results: dict) -> None:
         note += " These tiles also chose the checkpoint: the scores are a little too high."
     log = log_of(scoring.card.get("config", config), folder)
     steps = read_log(log)
-    commands = {"Command": this_command(), "Trained by": trained_by(folder)}
-    if commands["Trained by"] == commands["Command"]:
-        del commands["Trained by"]
     files = [*(folder / name for name in BESIDE), log]
     colours = dict(zip(classes, config["palette"], strict=True))
     values = {
@@ -90,7 +87,8 @@ def write_report(scoring: Scoring, results: dict) -> None:
         "charts": training_charts(steps, results["step"]) + data_charts(scoring, places, first),
         "next_commands": next_commands(results),
         "made_of": made_of(results, scoring.card),
-        "commands": commands,
+        "command": this_command(),
+        "trained_by": trained_by(folder),
         "config": pprint.pformat(config, width=88, sort_dicts=False),
         "files": [link(path, folder) for path in files if path.is_file()],
     }
@@ -239,14 +237,10 @@ def log_of(config: dict, folder: Path) -> Path:
 
 def read_log(path: Path) -> list[dict]:
     """The entries of metrics.jsonl; none where there is no file."""
-    try:
-        lines = path.read_text(errors="replace").splitlines()
-    except OSError:
-        return []
     entries = []
-    for line in lines:
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
         with contextlib.suppress(ValueError):  # cut off by a crash
-            entries.append(json.loads(line))
-    return [
-        entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("step"), int)
-    ]
+            entry = json.loads(line)
+            if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+                entries.append(entry)
+    return entries
