@@ -2,7 +2,6 @@
 same with it."""
 
 import contextlib
-import json
 import re
 import subprocess
 from copy import deepcopy
@@ -13,18 +12,17 @@ import numpy as np
 import pytest
 import torch
 from calls import command
-from conftest import ROOT, fit_task
+from conftest import ROOT
 from drawn import draw_classes, draw_potsdam, prepared, write_png
 from preloaded import python
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
-from tiny_run import TinyNet, at_call, entries, interrupt_at
+from tiny_run import at_call, entries, interrupt_at, moved, train
 from torch import nn
 from torch.nn import functional as F
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.file_lists import stem
-from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
 from SSLRemoteSensing.data.subsets import scene_of
 from SSLRemoteSensing.evaluation.linear_classifier import (
     L2,
@@ -39,11 +37,9 @@ from SSLRemoteSensing.models.heads import AGPHead, Decoder, ExamplarHead
 from SSLRemoteSensing.models.pretext import PretextNet, pretext_losses
 from SSLRemoteSensing.models.pretrained import BACKBONES
 from SSLRemoteSensing.training.run import Run
-from SSLRemoteSensing.training.settings import LoopSettings
 from SSLRemoteSensing.training.task import Seen
 from SSLRemoteSensing.training.tensorboard import charts, tag
 from SSLRemoteSensing.workflows.monitor import EpochProbe
-from SSLRemoteSensing.workflows.pretraining import open_probe
 
 CLASSES = ("ground", "roof", "water")
 
@@ -298,19 +294,12 @@ def pretext_net() -> PretextNet:
     return PretextNet(backbone, *heads, pretext_losses())
 
 
-def pretrain(config: dict, folder: Path, probe: dict | None, seed=0, **changes) -> PretextNet:
-    """As train.py does; 2 epochs of 2 steps unless said."""
-    train_cfg = config["train_cfg"] | dict(num_epoch=2, batch_size=12, seed=seed) | changes
-    train_cfg["checkpoints"] = dict(checkpoints_path=str(folder))
-    train_cfg["log"] = dict(log_path=str(folder / "log"), log_step=2)
-    train_cfg.pop("losses")
-    torch.manual_seed(seed)
-    model = pretext_net()
-    dataset = PretextDataset(PretextSettings(**train_cfg.pop("train_data")), seed=seed)
-    settings, side = LoopSettings(**train_cfg), dataset.settings.img_size
-    monitor = probe and open_probe(probe, model, settings, side)
-    fit_task(model, dataset, collate, **train_cfg, probe=monitor)
-    return model
+def pretrain(config: dict, folder: Path, probe: dict | None) -> None:
+    """2 epochs of 2 steps."""
+    torch.manual_seed(0)
+    net = pretext_net()
+    monitor = probe and EpochProbe(LinearProbe(ProbeSettings(**probe), img_size=32), net.backbone)
+    train(moved(config, folder), build=lambda _: net, probe=monitor, num_epoch=2, batch_size=12)
 
 
 def test_training_is_the_same_bit_for_bit_with_a_probe(pretext_config, probe_cfg, tmp_path):
@@ -323,8 +312,7 @@ def test_training_is_the_same_bit_for_bit_with_a_probe(pretext_config, probe_cfg
     for name, weights in states[0]["model"].items():
         assert torch.equal(weights, states[1]["model"][name]), name
     assert torch.equal(*(state["processes"][0]["random"]["cpu"] for state in states))
-    texts = [(folder / "log/metrics.jsonl").read_text() for folder in folders]
-    logs = [[json.loads(line) for line in text.splitlines()] for text in texts]
+    logs = [entries(moved(pretext_config, folder)) for folder in folders]
     assert [one["loss"] for one in logs[0]] == [one["loss"] for one in logs[1] if "loss" in one]
     probed = [one for one in logs[1] if "probe_miou" in one]
     assert [(one["step"], one["epoch"]) for one in probed] == [(0, 0), (2, 0), (4, 1)]
@@ -338,12 +326,7 @@ def test_training_is_the_same_bit_for_bit_with_a_probe(pretext_config, probe_cfg
 def run_tiny(config: dict, sabotage=None, every=1, **changes) -> list[tuple[int, bool]]:
     """Train TinyNet with a probe that gives a figure; after which epochs, and whether at the end,
     it was asked."""
-    train_cfg = config["train_cfg"] | changes
-    settings = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
-    torch.manual_seed(0)
-    model, calls = TinyNet(), []
-    if sabotage:
-        sabotage(model)
+    calls = []
 
     class Counting(EpochProbe):
         def measure(self, place):
@@ -352,8 +335,7 @@ def run_tiny(config: dict, sabotage=None, every=1, **changes) -> list[tuple[int,
             return Seen({"probe_miou": epochs / 10}, {"probe": "it is dear"})
 
     probe = Counting(SimpleNamespace(score=print, settings=SimpleNamespace(every=every)), None)
-    dataset = PretextDataset(PretextSettings(**train_cfg["train_data"]))
-    fit_task(model, dataset, collate, **settings, probe=probe)
+    train(config, sabotage, probe=probe, **changes)
     return calls
 
 

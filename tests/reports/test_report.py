@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import csv
+import itertools
 import json
 import re
 import shutil
@@ -128,14 +129,13 @@ def hostile(tmp_path_factory) -> Path:
     """A report of tiles, classes and a run with names that are HTML."""
     folder = tmp_path_factory.mktemp("hostile <i>&'")
     draw_tiles(folder, 7)
-    for n, image in enumerate(sorted((folder / "images").iterdir())):
-        label = folder / "labels" / f"{image.stem}.png"
-        image.rename(image.with_name(EVIL_FILE.format(n=n)))
-        label.rename(label.with_name(EVIL_FILE.format(n=n)))
+    for part in ("images", "labels"):
+        for n, file in enumerate(sorted((folder / part).iterdir())):
+            file.rename(file.with_name(EVIL_FILE.format(n=n)))
     config = load_config(ROOT / "configs/demo_oam_finetune_resnet18_cfg.py")
     config |= dict(name="</title><script>alert(3)</script>", classes=EVIL_CLASSES)
     data = dict(image_path=f"{folder}/images", label_path=f"{folder}/labels", data_format="*.png")
-    config["train_cfg"] |= {f"{split}_data": dict(data) for split in ("train", "val", "test")}
+    config["train_cfg"] |= dict(train_data=dict(data), val_data=dict(data), test_data=dict(data))
     return scored_run(folder, config)
 
 
@@ -147,8 +147,8 @@ def grid(scenes, tmp_path_factory) -> Path:
     shutil.copy(scenes / "confusion_matrix.png", folder / "curves.png")
     (folder / "table.md").write_text("# table")
     head, rows = ["labels", "10 % (5 tiles)"], [["ours - <b>", "**+1.5 ± 0.2**"]]
-    asked = [("mIoU", "all"), ("mF1", "all"), ("mIoU", "all_eroded"), ("mF1", "all_eroded")]
-    tables = [GridTable(f"{name} in %, protocol {p}", head, rows, p) for name, p in asked]
+    asked = itertools.product(("all", "all_eroded"), ("mIoU", "mF1"))
+    tables = [GridTable(f"{name} in %, protocol {p}", head, rows, p) for p, name in asked]
     cells = [
         CellEntry("random, 100 %, seed 0", folder / "cells/random_f1_s0", "done", 0.4321),
         CellEntry("ours, 10 %, seed 0", folder / "cells/ours_f0.1_s0", "failed <oom>", None),
@@ -158,6 +158,11 @@ def grid(scenes, tmp_path_factory) -> Path:
     return folder
 
 
+def outputs_of(folder: Path, name: str) -> Outputs:
+    files = folder / f"{name}.tif", folder / f"{name}_preview.png"
+    return Outputs(Path(f"in/{name}.tif"), files[0], None, files[1], None)
+
+
 @pytest.fixture(scope="module")
 def maps(scenes, tmp_path_factory) -> Path:
     """The page of two mapped scenes, one of them by an earlier command."""
@@ -165,10 +170,9 @@ def maps(scenes, tmp_path_factory) -> Path:
     folder.mkdir()
     plan = []
     for name in ("one <i>", "two"):
-        files = folder / f"{name}.tif", folder / f"{name}_preview.png"
-        files[0].write_bytes(b"map")
-        shutil.copy(scenes / "examples.png", files[1])
-        plan.append(Outputs(Path(f"in/{name}.tif"), files[0], None, files[1], None))
+        plan.append(outputs_of(folder, name))
+        plan[-1].map.write_bytes(b"map")
+        shutil.copy(scenes / "examples.png", plan[-1].preview)
     names = ["other", "building"]
     network = SimpleNamespace(classes=names, palette=[(255, 255, 255), (200, 60, 50)])
     made, page = [Mapped(plan[0], 20, 25, 1.0, [300, 100], names)], folder / "maps.html"
@@ -429,11 +433,9 @@ def test_a_page_of_maps_has_shares_errors_and_the_networks_report(maps, scenes):
 
 
 def test_a_page_of_somebody_else_is_not_replaced(tmp_path):
-    files = [(tmp_path / f"{n}.tif", tmp_path / f"{n}_preview.png") for n in range(2)]
-    planned = [Outputs(Path("in.tif"), file, None, picture, None) for file, picture in files]
-    assert page_of(planned[:1]) == tmp_path / "0_preview.html"
-    page = page_of(planned)
-    assert page == tmp_path / "maps.html"
+    planned, page = [outputs_of(tmp_path, name) for name in "ab"], tmp_path / "maps.html"
+    assert page_of(planned[:1]) == tmp_path / "a_preview.html"
+    assert page_of(planned) == page
     require_own_page(page)
     network = SimpleNamespace(classes=[], palette=[])
     write_map_page(page, Path("best.pth"), network, [], [], [])
