@@ -23,7 +23,8 @@ from SSLRemoteSensing.data.labels import ValueCoding
 from SSLRemoteSensing.data.scenes import require_eroded
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings, collate
 from SSLRemoteSensing.evaluation.metrics import scores
-from SSLRemoteSensing.evaluation.scoring import Scoring, ScoringSettings, open_scored, score
+from SSLRemoteSensing.evaluation.protocols import ScoringSettings
+from SSLRemoteSensing.evaluation.scoring import Scoring, open_scored, score
 from SSLRemoteSensing.inference.windows import probabilities
 from SSLRemoteSensing.models.decoders import DECODERS
 from SSLRemoteSensing.models.losses import SEGMENTATION_LOSSES

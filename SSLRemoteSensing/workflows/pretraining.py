@@ -13,7 +13,8 @@ from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.core.machine import choose_device, choose_precision, versions
 from SSLRemoteSensing.data.prepared import origin_of_tiles, read_card
 from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
-from SSLRemoteSensing.evaluation.linear_probe import ProbeSettings, read_probe
+from SSLRemoteSensing.evaluation.linear_probe import read_probe
+from SSLRemoteSensing.evaluation.probe_tiles import ProbeSettings
 from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_HEADS, TURNS
 from SSLRemoteSensing.models.pretext import PretextNet, build_pretext, pretext_losses
 from SSLRemoteSensing.models.pretrained import BACKBONES

@@ -7,7 +7,7 @@ from SSLRemoteSensing.core.console import print_summary, progress
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import write_text
 from SSLRemoteSensing.core.templates import render
-from SSLRemoteSensing.evaluation.scoring import ScoringSettings
+from SSLRemoteSensing.evaluation.protocols import ScoringSettings
 from SSLRemoteSensing.reports.grid_report import CellEntry, write_grid_report
 from SSLRemoteSensing.workflows.label_efficiency.cells import mean_seconds, remaining_cells, rows_of
 from SSLRemoteSensing.workflows.label_efficiency.comparison import (
