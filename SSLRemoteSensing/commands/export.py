@@ -23,42 +23,23 @@ RESULTS = ("logits", "probabilities", "classes")
 
 
 def flags() -> Flags:
+    # fmt: off
     flags = Flags(__doc__)
-    flags.add_argument(
-        "--checkpoint",
-        required=True,
-        type=Path,
-        metavar="FILE",
-        help="backbone.pth, or a checkpoint of train.py or finetune_seg.py",
-    )
-    flags.add_argument(
-        "--format", required=True, choices=FORMATS, help="whose names or which graph the file has"
-    )
-    flags.add_argument(
-        "--output",
-        required=True,
-        type=Path,
-        metavar="FILE",
-        help="the file to write; README.md is written beside it",
-    )
-    flags.add_argument("--overwrite", action="store_true", help="replace what is there")
-    graphs = flags.add_argument_group("onnx")
-    graphs.add_argument(
-        "--preprocess",
-        action="store_true",
-        help="the graph takes uint8, and scales, takes out mean and std itself",
-    )
-    graphs.add_argument(
-        "--result",
-        choices=RESULTS,
-        default="logits",
-        help="what the graph of a fine-tuned network gives",
-    )
-    card = flags.add_argument_group("model card")
-    card.add_argument(
-        "--license", metavar="NAME", help="of the weights, as model hubs name it, e.g. cc-by-4.0"
-    )
-    card.add_argument("--dataset", metavar="NAME", help="the data's name on a model hub")
+    add = flags.add_argument
+    add("--checkpoint", required=True, type=Path, metavar="FILE",
+        help="backbone.pth, or a checkpoint of train.py or finetune_seg.py")
+    add("--format", required=True, choices=FORMATS, help="whose names or which graph the file has")
+    add("--output", required=True, type=Path, metavar="FILE",
+        help="the file to write; README.md is written beside it")
+    add("--overwrite", action="store_true", help="replace what is there")
+    add = flags.add_argument_group("onnx").add_argument
+    add("--preprocess", action="store_true",
+        help="the graph takes uint8, and scales, takes out mean and std itself")
+    add("--result", choices=RESULTS, default="logits",
+        help="what the graph of a fine-tuned network gives")
+    add = flags.add_argument_group("model card").add_argument
+    add("--license", metavar="NAME", help="of the weights, as model hubs name it, e.g. cc-by-4.0")
+    add("--dataset", metavar="NAME", help="the data's name on a model hub")
     return flags
 
 

@@ -23,24 +23,16 @@ from SSLRemoteSensing.core.errors import UserError
 
 
 def flags() -> Flags:
+    # fmt: off
     flags = Flags(__doc__).config().paths().dry_run()
-    flags.add_argument(
-        "--backbone",
-        metavar="random|imagenet|FILE",
-        help="weights to begin from, in place of backbone_cfg.pretrained",
-    )
-    scoring = flags.add_argument_group("scoring")
-    scoring.add_argument(
-        "--evaluate",
-        metavar="CHECKPOINT",
-        help="only score this checkpoint; the results are written beside it",
-    )
-    scoring.add_argument(
-        "--tta", action="store_true", help="score the mean over 8 turns and flips: scoring_cfg.tta"
-    )
-    scoring.add_argument(
-        "--tiles", action="store_true", help="score tile by tile, which is quicker: scoring_cfg.on"
-    )
+    flags.add_argument("--backbone", metavar="random|imagenet|FILE",
+        help="weights to begin from, in place of backbone_cfg.pretrained")
+    add = flags.add_argument_group("scoring").add_argument
+    add("--evaluate", metavar="CHECKPOINT",
+        help="only score this checkpoint; the results are written beside it")
+    add("--tta", action="store_true", help="score the mean over 8 turns and flips: scoring_cfg.tta")
+    add("--tiles", action="store_true",
+        help="score tile by tile, which is quicker: scoring_cfg.on")
     return flags
 
 
@@ -62,11 +54,10 @@ def main() -> None:
             print_summary({}, [mapping(Path(args.evaluate))])
             return
         checkpoint = finetune(config, args.dry_run)
-        if checkpoint is None:
-            return
-        words = ("--evaluate", checkpoint, "--tta")
-        tta = [] if args.tta else [command_line("finetune_seg.py", *config_words(args), *words)]
-        print_summary({"weights": checkpoint}, [mapping(checkpoint), *tta])
+        if checkpoint is not None:
+            words = (*config_words(args), "--evaluate", checkpoint, "--tta")
+            tta = [] if args.tta else [command_line("finetune_seg.py", *words)]
+            print_summary({"weights": checkpoint}, [mapping(checkpoint), *tta])
 
 
 def mapping(checkpoint: Path) -> str:

@@ -18,11 +18,9 @@ from SSLRemoteSensing.core.console import command_line, print_summary
 
 def flags() -> Flags:
     flags = Flags(__doc__).config().paths().dry_run()
-    flags.add_argument(
-        "--with_imagenet",
-        choices=("true", "false"),
-        help="begin from ImageNet's weights or not, in place of backbone_cfg.pretrained",
-    )
+    # fmt: off
+    flags.add_argument("--with_imagenet", choices=("true", "false"),
+        help="begin from ImageNet's weights or not, in place of backbone_cfg.pretrained")
     return flags
 
 

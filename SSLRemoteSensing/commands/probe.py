@@ -32,13 +32,8 @@ def main() -> None:
     args = parse(flags())
     # Only now: torch takes seconds, which --help need not wait for.
     from SSLRemoteSensing.core.machine import choose_device, choose_precision
+    from SSLRemoteSensing.workflows import probing
     from SSLRemoteSensing.workflows.pretraining import check_pretext
-    from SSLRemoteSensing.workflows.probing import (
-        Weights,
-        lines_of_classes,
-        lines_of_draws,
-        score_draws,
-    )
 
     config = read_config(args)
     check_pretext(config)
@@ -51,11 +46,11 @@ def main() -> None:
         raise UserError(f"--draws {args.draws}: must be at least 1")
     device = choose_device(args.device, "--device ")
     precision = choose_precision(args.precision, device, "--precision ")
-    weights, draws = Weights(args.backbone, args.seed, args.blocks), []
-    for scores, summary in score_draws(config, weights, args.draws, device, precision):
+    weights, draws = probing.Weights(args.backbone, args.seed, args.blocks), []
+    for scores, summary in probing.score_draws(config, weights, args.draws, device, precision):
         if args.draws == 1:
-            print("\n".join(lines_of_classes(scores)))
+            print("\n".join(probing.lines_of_classes(scores)))
         print(summary, flush=True)
         draws.append(scores)
     if args.draws > 1:
-        print("\n".join(lines_of_draws(draws)))
+        print("\n".join(probing.lines_of_draws(draws)))

@@ -19,6 +19,11 @@ from SSLRemoteSensing.core.console import print_line, print_summary
 from SSLRemoteSensing.core.errors import UserError
 
 MOST = 100  # tiles; a picture of more cannot be looked at
+# Which flags go with which source alone.
+FLAGS_OF = {
+    "config_file": ("augmented", "set"),
+    "images": ("labels", "classes", "label_format", "label_offset", "label_codes", "max_value"),
+}
 
 
 def flags() -> Flags:
@@ -52,31 +57,26 @@ def flags() -> Flags:
 
 def check_flags(args: Namespace) -> None:
     """Raise a `UserError` for flags of `show labels` that do not go together."""
-    sources = {"config_file": args.config_file, "tiles": args.tiles, "images": args.images}
-    given_sources = [name for name, value in sources.items() if value is not None]
-    if len(given_sources) != 1:
+    sources = [name for name in ("config_file", "tiles", "images") if vars(args)[name] is not None]
+    if len(sources) != 1:
         raise UserError("give one of --config_file, --tiles, --images")
-    for source, names in {
-        "config_file": ("augmented", "set"),
-        "images": ("labels", "classes", "label_format", "label_offset", "label_codes", "max_value"),
-    }.items():
-        set_flags = [name for name in names if getattr(args, name) not in (None, [], False)]
-        if set_flags and given_sources[0] != source:
-            raise UserError(
-                f"--{set_flags[0]}: goes with --{source}, not with --{given_sources[0]}"
-            )
-    if args.images is not None and (args.labels is None or args.classes is None):
-        raise UserError(f"--images {args.images}: give --labels and --classes too")
-    if args.images is not None and args.part != "train":
-        raise UserError(
-            f"--part {args.part}: name the folders of that part with --images, --labels"
-        )
-    if args.augmented and args.part != "train":
-        raise UserError(f"--augmented --part {args.part}: only train_data is augmented")
-    if not 1 <= args.samples <= MOST:
-        raise UserError(f"--samples {args.samples}: must be 1 to {MOST}")
-    if args.seed is not None and args.seed < 0:
-        raise UserError(f"--seed {args.seed}: must be at least 0")
+    for source, names in FLAGS_OF.items():
+        for name in names:
+            if vars(args)[name] not in (None, [], False) and source != sources[0]:
+                raise UserError(f"--{name}: goes with --{source}, not with --{sources[0]}")
+    of_folders, other_part = args.images is not None, args.part != "train"
+    for is_wrong, text in (
+        (of_folders and None in (args.labels, args.classes),
+         f"--images {args.images}: give --labels and --classes too"),
+        (of_folders and other_part,
+         f"--part {args.part}: name the folders of that part with --images, --labels"),
+        (args.augmented and other_part,
+         f"--augmented --part {args.part}: only train_data is augmented"),
+        (not 1 <= args.samples <= MOST, f"--samples {args.samples}: must be 1 to {MOST}"),
+        (args.seed is not None and args.seed < 0, f"--seed {args.seed}: must be at least 0"),
+    ):  # fmt: skip
+        if is_wrong:
+            raise UserError(text)
 
 
 def main() -> None:

@@ -29,15 +29,10 @@ def main() -> None:
     args = parse(flags())
     # Only now: they load torch, which takes seconds that --help need not wait for.
     from SSLRemoteSensing.data.images import write_png
+    from SSLRemoteSensing.reports import pretext_figures as figures
     from SSLRemoteSensing.reports.image_grid import COMPRESSION, png_path
-    from SSLRemoteSensing.reports.pretext_figures import (
-        class_names,
-        describe,
-        draw_samples,
-        first_samples,
-    )
     from SSLRemoteSensing.training.settings import split
-    from SSLRemoteSensing.workflows.doctor.subject import is_fine_tuning
+    from SSLRemoteSensing.workflows.doctor.images import is_fine_tuning
     from SSLRemoteSensing.workflows.pretraining import PretextData, check_pretext, open_images
 
     config = read_config(args)
@@ -51,11 +46,11 @@ def main() -> None:
     keys, settings = split(config["train_cfg"], PretextData)
     channels = config["backbone_cfg"].get("in_channels", 3)
     dataset = open_images(keys["train_data"], channels, settings.seed)
-    classes = class_names(dataset)
-    samples = first_samples(dataset, settings, args.epoch, args.samples)
+    classes = figures.class_names(dataset)
+    samples = figures.first_samples(dataset, settings, args.epoch, args.samples)
     title = f"{config['name']}: {len(dataset)} images, epoch {args.epoch}, seed {dataset.seed}"
-    page = draw_samples(samples, channels, f"{title}, from the first batch on")
+    page = figures.draw_samples(samples, channels, f"{title}, from the first batch on")
     write_png(output, page, COMPRESSION)
-    for line in [title, *describe(samples, classes)]:
+    for line in [title, *figures.describe(samples, classes)]:
         print_line(line)
     print_summary({"picture": output}, [command_line("train.py", *config_words(args))])

@@ -95,17 +95,14 @@ def print_outcome(plan: MapPlan, results: Sequence[tuple[list[Mapped], list[str]
             print(scene)
         for line in errors:
             print(styled("error:", "red", sys.stderr), line, file=sys.stderr)
-    failed_count = sum(len(lines) for _, lines in results)
-    mapped_scenes = [scene for scenes, _ in results for scene in scenes]
-    if len(mapped_scenes) > 1:
+    failures = sum(len(errors) for _, errors in results)
+    maps = [scene for scenes, _ in results for scene in scenes]
+    if len(maps) > 1:
         seconds = max(sum(scene.seconds for scene in scenes) for scenes, _ in results)
-        pixels = sum(scene.pixels for scene in mapped_scenes)
-        rate = pixels / 1e6 / seconds
-        sizes = f"{len(mapped_scenes)} scenes, {pixels / 1e6:.1f} megapixels in {seconds:.1f} s"
-        print(f"{sizes}, {rate:.3g} megapixels a second")
-    if failed_count and len(plan.outputs) > 1:
-        print(
-            f"{failed_count} of {len(mapped_scenes) + failed_count} scenes are not mapped",
-            file=sys.stderr,
-        )
-    return failed_count
+        megapixels = sum(scene.pixels for scene in maps) / 1e6
+        sizes = f"{len(maps)} scenes, {megapixels:.1f} megapixels in {seconds:.1f} s"
+        print(f"{sizes}, {megapixels / seconds:.3g} megapixels a second")
+    if failures and len(plan.outputs) > 1:
+        text = f"{failures} of {len(maps) + failures} scenes are not mapped"
+        print(text, file=sys.stderr)
+    return failures

@@ -3,6 +3,7 @@
 Both are made by the first process alone. Training with them and without gives the same weights.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -19,11 +20,7 @@ from SSLRemoteSensing.evaluation.linear_probe import LinearProbe
 from SSLRemoteSensing.evaluation.task_gradients import task_gradients, unchanged
 from SSLRemoteSensing.models.backbones import Backbone
 from SSLRemoteSensing.models.pretext import PretextNet, count_pairs
-from SSLRemoteSensing.reports.pretext_figures import (
-    inpainting_page,
-    neighbours_page,
-    transforms_page,
-)
+from SSLRemoteSensing.reports import pretext_figures as figures
 from SSLRemoteSensing.training.task import Place, Seen
 
 COLLAPSED = 1e-3  # embedding_std; an untrained network has some 0.02
@@ -44,45 +41,39 @@ class BatchMonitor:
     """
 
     def __init__(self, net: PretextNet, transforms: Sequence[str]):
-        self.net, self.transforms = net, list(transforms)
+        self.net, self.transforms = net, transforms
 
     def is_due(self, place: Place) -> bool:
         return place.logs
 
     def observe(self, batch: dict[str, Tensor], counts: dict[str, Tensor], to_device) -> Seen:
-        figures, warnings = self.accuracy(counts.get("agr_confusion")), {}
+        values, warnings = {}, {}
+        confusion = counts.get("agr_confusion")  # (K, K), a row a true transform
+        if confusion is not None and confusion.sum():
+            values["agr_accuracy"] = float(confusion.trace() / confusion.sum())
+            rows = zip(self.transforms, confusion.diag(), confusion.sum(1), strict=True)
+            for name, hits, count in rows:
+                values[f"agr_accuracy_{name}"] = float(hits / count) if count else None
         if self.net.exemplar_head is not None and len(batch["anchor"]) >= 2:
             with unchanged(self.net), torch.no_grad():
                 self.net.eval()
-                maps = self.net.features(batch["anchor"])
-                std = spread(self.net.exemplar_head(maps["block6"]))
-            figures["embedding_std"] = std
+                std = spread(self.net.exemplar_head(self.net.features(batch["anchor"])["block6"]))
+            values["embedding_std"] = std
             if std < COLLAPSED:
                 warnings["collapse"] = (
                     f"the embeddings of all images are nearly the same (embedding_std {std:.1e}); "
                     f"lower the temperature of ExamplarLoss or the learning rate, or enlarge the "
                     f"batch"
                 )
-        return Seen(figures, warnings)
-
-    def accuracy(self, confusion: Tensor | None) -> dict[str, float | None]:
-        """Shares of right predictions in a confusion matrix (K, K), in all and by row."""
-        if confusion is None or not confusion.sum():
-            return {}
-        right, shown = confusion.diag(), confusion.sum(1)
-        figures = {"agr_accuracy": float(right.sum() / shown.sum())}
-        for name, hits, count in zip(self.transforms, right, shown, strict=True):
-            figures[f"agr_accuracy_{name}"] = float(hits / count) if count else None
-        return figures
+        return Seen(values, warnings)
 
 
 class SampleMonitor:
     """Sees a bank of fixed samples every `every` steps, and after the last one.
 
-    The bank is as many whole batches of training's size as 128 images make, at least one, spread
-    evenly over the data set, each image as (occluded, anchor, transformed) by draws of its own: the
-    same in every run of a seed, and after every restart. It is read when it is first looked at, and
-    kept in memory. For batches of that size kernels are already chosen.
+    The bank is as many whole batches of training's size, for which kernels are already chosen, as
+    128 images make, at least one; spread evenly over the data set, each image as (occluded, anchor,
+    transformed) by draws of its own: the same in every run of a seed, and after every restart.
 
     `effective_rank`, `alignment`, `uniformity` of the bank's embeddings, in evaluation mode (of the
     exemplar head, or where that is not trained of the pooled last map); the figures of
@@ -105,7 +96,7 @@ class SampleMonitor:
         every: int = 1,
     ):
         self.net, self.dataset, self.collate = net, dataset, collate
-        self.batch_size, self.transforms, self.every = batch_size, list(transforms), every
+        self.batch_size, self.transforms, self.every = batch_size, transforms, every
         self.bank: list[dict] | None = None
 
     def is_due(self, place: Place) -> bool:
@@ -115,90 +106,77 @@ class SampleMonitor:
         try:
             return self.look(to_device)
         except torch.OutOfMemoryError:
-            remedy = "the GPU's memory is full; set a smaller batch_size, or log.vis_step=0"
-            return self.blind(remedy)
-
-    def blind(self, reason: str) -> Seen:
-        return Seen(warnings={"watching": f"no figures and pictures of fixed samples: {reason}"})
+            return blind("the GPU's memory is full; set a smaller batch_size, or log.vis_step=0")
 
     def look(self, to_device: Callable[[dict], dict[str, Tensor]]) -> Seen:
-        if self.bank is None:
-            self.bank = self.read_bank()
+        self.bank = self.read_bank() if self.bank is None else self.bank
         if sum(len(batch["index"]) for batch in self.bank) < 2:
-            return self.blind("too few images, or too few to be read")
+            return blind("too few images, or too few to be read")
+        first, restored = to_device(self.bank[0]), None
         with unchanged(self.net), torch.no_grad():
             self.net.eval()
             views, confusion = self.embed(to_device)
-            restored = self.restore(to_device(self.bank[0]))
+            if self.net.inpainting_head is not None:
+                restored = self.net.inpainting_head(self.net.features(first["occluded"]))[:ROWS]
         if not torch.stack(views).isfinite().all():
-            return self.blind("their embeddings are not finite")
-        figures = {
+            return blind("their embeddings are not finite")
+        values = {
             "effective_rank": effective_rank(views[0]),
             "alignment": alignment(*views),
             "uniformity": uniformity(views[0]),
         }
-        figures |= task_gradients(self.net, to_device(self.bank[0]))
-        figures = {key: value for key, value in figures.items() if math.isfinite(value)}
-        return Seen(figures, pictures=self.draw(views[0], confusion, restored))
+        values |= task_gradients(self.net, first)
+        values = {key: value for key, value in values.items() if math.isfinite(value)}
+        return Seen(values, pictures=self.draw(views[0], confusion, restored))
 
     def read_bank(self) -> list[dict]:
         """Whole batches of fixed samples, each of them from all over the data set; files that
         cannot be read are passed over."""
-        batches = max(1, min(BANK, len(self.dataset)) // self.batch_size)
-        count = batches * self.batch_size
-        numbers = np.linspace(0, len(self.dataset) - 1, count).round().astype(int)
-        samples = []
-        for index in numbers.reshape(self.batch_size, batches).T.ravel():
-            try:
-                samples.append(self.dataset[(OWN_EPOCH, int(index))])
-            except UnreadableImage:
-                continue
         size = self.batch_size
+        batches = max(1, min(BANK, len(self.dataset)) // size)
+        indices = np.linspace(0, len(self.dataset) - 1, batches * size).round().astype(int)
+        samples = []
+        for index in indices.reshape(size, batches).T.ravel():
+            with contextlib.suppress(UnreadableImage):
+                samples.append(self.dataset[(OWN_EPOCH, int(index))])
         whole = range(0, len(samples) - size + 1, size)
         return [self.collate(samples[start : start + size]) for start in whole]
 
     def embed(self, to_device) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
         """Embeddings (N, D) of anchors and transformed images of the bank, on the CPU, and the
         confusion matrix of their transforms."""
-        views, confusion = ([], []), None
-        for batch in self.bank:
-            moved = to_device(batch)
-            maps = [self.net.features(moved[key]) for key in ("anchor", "transformed")]
+        views, confusion, head = ([], []), None, self.net.exemplar_head
+        for batch in map(to_device, self.bank):
+            maps = [self.net.features(batch[key]) for key in ("anchor", "transformed")]
             for embeddings, pyramid in zip(views, maps, strict=True):
-                head, last_map = self.net.exemplar_head, pyramid["block6"]
+                last_map = pyramid["block6"]
                 embedding = last_map.mean((2, 3)) if head is None else head(last_map)
                 embeddings.append(embedding.float().cpu())
             if self.net.agr_head is not None:
-                logits = self.net.agr_head(*maps).float()
-                pairs = count_pairs(moved["transform_label"], logits).cpu()
+                pairs = count_pairs(
+                    batch["transform_label"], self.net.agr_head(*maps).float()
+                ).cpu()
                 confusion = pairs if confusion is None else confusion + pairs
         return (torch.cat(views[0]), torch.cat(views[1])), confusion
 
-    def restore(self, batch: dict[str, Tensor]) -> np.ndarray | None:
-        """What the inpainting head makes of a batch: float (ROWS, H, W, C)."""
-        if self.net.inpainting_head is None:
-            return None
-        restored = self.net.inpainting_head(self.net.features(batch["occluded"]))
-        return pixels(restored[:ROWS].float())
-
     def draw(
-        self, embeddings: Tensor, confusion: Tensor | None, restored: np.ndarray | None
+        self, embeddings: Tensor, confusion: Tensor | None, restored: Tensor | None
     ) -> dict[str, np.ndarray]:
         """The pictures by name."""
         names = [self.dataset.name(int(i)).name for batch in self.bank for i in batch["index"]]
         pictures, remark = {}, f"of {len(names)} fixed images, in evaluation mode"
         if restored is not None:
             occluded, anchor = (pixels(self.bank[0][key][:ROWS]) for key in ("occluded", "anchor"))
-            pictures["inpainting"] = inpainting_page(
-                occluded, restored, anchor, names[: len(anchor)]
+            pictures["inpainting"] = figures.inpainting_page(
+                occluded, pixels(restored.float()), anchor, names[: len(anchor)]
             )
         if confusion is not None:
             header = f"transforms {remark}"
-            pictures["transforms"] = transforms_page(confusion.numpy(), self.transforms, header)
-        nearest, similarity = neighbours(embeddings, ROWS, NEIGHBOURS)
+            page = figures.transforms_page(confusion.numpy(), self.transforms, header)
+            pictures["transforms"] = page
         images = np.concatenate([pixels(batch["anchor"]) for batch in self.bank])
-        pictures["neighbours"] = neighbours_page(
-            images, nearest, similarity, names, f"nearest {remark}"
+        pictures["neighbours"] = figures.neighbours_page(
+            images, *neighbours(embeddings, ROWS, NEIGHBOURS), names, f"nearest {remark}"
         )
         return pictures
 
@@ -208,20 +186,17 @@ class EpochProbe:
 
     `probe_miou`, `probe_oa`, `probe_iou_<class>` (None for a class in neither label nor
     prediction), `probe_seconds`; from the second time on `probe_share`, the seconds over those of
-    training since the time before.
-
-    Args:
-        precision, channels_last: as training computes.
+    training since the time before. It computes as training does.
     """
 
     def __init__(
         self,
         probe: LinearProbe,
-        backbone: Backbone,
+        net: Backbone,
         precision: str = "fp32",
         channels_last: bool = False,
     ):
-        self.score = partial(probe.score, backbone, precision, channels_last)
+        self.score = partial(probe.score, net, precision, channels_last)
         self.every = probe.settings.every
         self.ended: float | None = None  # when the last score was there
 
@@ -235,14 +210,18 @@ class EpochProbe:
         begun = time.perf_counter()
         scores = self.score()
         now = time.perf_counter()
-        figures = {"probe_miou": scores["miou"], "probe_oa": scores["oa"]}
-        for name, values in scores["per_class"].items():
-            figures[f"probe_iou_{'_'.join(name.split())}"] = values["iou"]
-        figures["probe_seconds"] = now - begun
+        values = {"probe_miou": scores["miou"], "probe_oa": scores["oa"]}
+        for name, of_class in scores["per_class"].items():
+            values[f"probe_iou_{'_'.join(name.split())}"] = of_class["iou"]
+        values["probe_seconds"] = now - begun
         if self.ended is not None:
-            figures["probe_share"] = (now - begun) / (begun - self.ended)
+            values["probe_share"] = (now - begun) / (begun - self.ended)
         self.ended = now
-        return Seen(figures)
+        return Seen(values)
+
+
+def blind(reason: str) -> Seen:
+    return Seen(warnings={"watching": f"no figures and pictures of fixed samples: {reason}"})
 
 
 def pixels(images: Tensor) -> np.ndarray:

@@ -9,11 +9,10 @@ from SSLRemoteSensing.core.classes import default_palette
 from SSLRemoteSensing.core.console import command_line
 from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.data.file_lists import find_images
-from SSLRemoteSensing.data.geotiff import open_tiff
-from SSLRemoteSensing.data.images import TIFF_ENDINGS
+from SSLRemoteSensing.data.images import TIFF_ENDINGS, read_header
 from SSLRemoteSensing.data.prepared import LABEL_FOLDERS, read_card
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
-from SSLRemoteSensing.workflows.doctor.subject import is_fine_tuning
+from SSLRemoteSensing.workflows.doctor.images import is_fine_tuning
 from SSLRemoteSensing.workflows.finetuning import check_segmentation
 
 FORMATS = ("**/*.png", "**/*.jpg", "**/*.tif", "**/*.tiff")
@@ -36,15 +35,13 @@ def open_part(args: Namespace, config: dict | None) -> Part:
         config: of --config_file, None without it.
 
     Raises:
-        UserError: a config of pre-training; and as the functions below.
+        UserError: a config of pre-training; no such part, or one without labels; as
+            `SegmentationDataset`.
     """
     if args.tiles is not None:
         return part_of_prepared(args.tiles, args.part)
     if args.images is not None:
-        return part_of_folders(
-            args.images, args.labels, args.classes, args.label_format or "{stem}.png",
-            args.label_offset, args.label_codes, args.max_value,
-        )  # fmt: skip
+        return part_of_folders(args)
     if not is_fine_tuning(config):
         command = command_line("tools/show_pretext.py")
         raise UserError(f"config file {args.config_file}: is for pre-training; {command} shows it")
@@ -53,19 +50,15 @@ def open_part(args: Namespace, config: dict | None) -> Part:
 
 
 def part_of_config(config: dict, part: str) -> Part:
-    """`part` ('train', 'val', 'test') of a config of finetune_seg.py, opened as it opens it.
-
-    Raises:
-        UserError: no such part, or as `SegmentationDataset`.
-    """
+    """`part` ('train', 'val', 'test') of a config of finetune_seg.py, opened as it opens it."""
     classes, train_cfg = list(config["classes"]), config["train_cfg"]
-    arguments = {"num_classes": len(classes), "classes": classes, "seed": train_cfg.get("seed", 0)}
-    arguments["in_channels"] = config["backbone_cfg"].get("in_channels", 3)
+    given = {"num_classes": len(classes), "classes": classes, "seed": train_cfg.get("seed", 0)}
+    given["in_channels"] = config["backbone_cfg"].get("in_channels", 3)
 
     def open_split(name: str, coding=None) -> SegmentationDataset:
         with about(f"train_cfg.{name}_data"):
             settings = TileSettings(**train_cfg[f"{name}_data"])
-            return SegmentationDataset(settings, **arguments, coding=coding)
+            return SegmentationDataset(settings, **given, coding=coding)
 
     if train_cfg.get(f"{part}_data") is None:
         raise UserError(f"--part {part}: the config has no train_cfg.{part}_data")
@@ -77,57 +70,36 @@ def part_of_config(config: dict, part: str) -> Part:
 
 
 def part_of_prepared(folder: str, part: str) -> Part:
-    """`part` of a folder that tools/prepare.py made.
-
-    Raises:
-        UserError: no dataset.json there, no such part, or one without labels.
-    """
+    """`part` of a folder that tools/prepare.py made."""
     card = read_card(folder)
     if card is None or card["root"] != Path(folder).absolute():
         raise UserError(
             f"--tiles {folder}: has no dataset.json of tools/prepare.py; use --images and --labels"
         )
-    kinds = [kind for kind in ("full", "eroded") if kind in card.get("labels", ())]
+    kinds = [kind for kind in LABEL_FOLDERS if kind in card.get("labels", ())]
     if not kinds:
         raise UserError(f"--tiles {folder}: was prepared without labels")
     labels = Path(folder) / LABEL_FOLDERS[kinds[0]] / part
     if not labels.is_dir():
         parts = ", ".join(sorted(path.name for path in labels.parent.iterdir()))
         raise UserError(f"--part {part}: {folder} has no labels of it, but of {parts}")
-    count = len(card["bands"])
+    classes, count = card["classes"], len(card["bands"])
     settings = TileSettings(str(Path(folder) / "images" / part), str(labels))
-    dataset = SegmentationDataset(settings, len(card["classes"]), in_channels=count)
-    palette = card.get("palette") or default_palette(len(card["classes"]))
-    return Part(dataset, f"{card['root'].name}, {part}", card["classes"], palette)
+    dataset = SegmentationDataset(settings, len(classes), in_channels=count)
+    palette = card.get("palette") or default_palette(len(classes))
+    return Part(dataset, f"{card['root'].name}, {part}", classes, palette)
 
 
-def part_of_folders(
-    images: str,
-    labels: str,
-    classes: Sequence[str],
-    label_format: str,
-    label_offset: int | None,
-    label_codes: Sequence[int] | None,
-    max_value: float | None,
-) -> Part:
-    """Two folders of images and labels of the same names; arguments as of `TileSettings`.
-
-    Raises:
-        UserError: as `SegmentationDataset`.
-    """
+def part_of_folders(args: Namespace) -> Part:
+    """Two folders of images and labels of the same names; a TIFF's bands are all read."""
+    images, classes = args.images, args.classes
     with about("--images, --labels"):
-        channels = band_count(find_images(images, FORMATS, keys=("folder", None))[0])
+        first = find_images(images, FORMATS, keys=("folder", None))[0]
+        is_tiff = Path(first).suffix.lower() in TIFF_ENDINGS
         settings = TileSettings(
-            images, labels, FORMATS, label_format, label_offset=label_offset,
-            label_codes=label_codes, max_value=max_value,
+            images, args.labels, FORMATS, args.label_format or "{stem}.png",
+            label_offset=args.label_offset, label_codes=args.label_codes, max_value=args.max_value,
         )  # fmt: skip
+        channels = max(3, read_header(first).bands) if is_tiff else 3
         dataset = SegmentationDataset(settings, len(classes), in_channels=channels)
     return Part(dataset, Path(images).name, classes, default_palette(len(classes)))
-
-
-def band_count(file: str) -> int:
-    """How many bands to read of an image: those of a TIFF with more than three, or else three."""
-    if Path(file).suffix.lower() not in TIFF_ENDINGS:
-        return 3
-    with open_tiff(file) as source:
-        return max(3, source.count)

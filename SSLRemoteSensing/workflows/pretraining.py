@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, NotRequired, TypedDict
+from typing import Annotated, NamedTuple, NotRequired, TypedDict
 
 import torch
 
@@ -23,6 +23,8 @@ from SSLRemoteSensing.training.run_folder import write_run_card
 from SSLRemoteSensing.training.settings import LoopSettings, divide_batch, split
 from SSLRemoteSensing.training.task import Monitor, Place, Task
 from SSLRemoteSensing.workflows.monitor import BatchMonitor, EpochProbe, SampleMonitor
+
+MAPS = ("map_channels",)  # what a head takes of the backbone
 
 
 class PretextData(TypedDict):
@@ -61,13 +63,9 @@ class PretextConfig(TypedDict):
 
     name: str
     backbone_cfg: Annotated[dict, OneOf(BACKBONES)]
-    inpainting_head_cfg: NotRequired[
-        Annotated[dict | None, OneOf(INPAINTING_HEADS, given=("map_channels",))]
-    ]
-    agr_head_cfg: NotRequired[Annotated[dict | None, OneOf(AGR_HEADS, given=("map_channels",))]]
-    examplar_head_cfg: NotRequired[
-        Annotated[dict | None, OneOf(EXAMPLAR_HEADS, given=("map_channels",))]
-    ]
+    inpainting_head_cfg: NotRequired[Annotated[dict | None, OneOf(INPAINTING_HEADS, given=MAPS)]]
+    agr_head_cfg: NotRequired[Annotated[dict | None, OneOf(AGR_HEADS, given=MAPS)]]
+    examplar_head_cfg: NotRequired[Annotated[dict | None, OneOf(EXAMPLAR_HEADS, given=MAPS)]]
     train_cfg: Annotated[dict, Part(LoopSettings, (), PretextData)]
 
 
@@ -80,8 +78,7 @@ def check_pretext(config: dict) -> None:
     if agr is not None and agr["num_classes"] != len(transforms):
         raise UserError(
             f"agr_head_cfg.num_classes={agr['num_classes']}: there are {len(transforms)} "
-            f"transforms in "
-            f"train_data.agr_transforms_cfg.transforms_cfg; make them equal"
+            f"transforms in train_data.agr_transforms_cfg.transforms_cfg; make them equal"
         )
     batch_size = divide_batch(train_cfg)["batch_size"]
     if agr is not None and agr["name"] == "MatchingHead":
@@ -125,24 +122,49 @@ def are_published(transforms: dict[str, dict]) -> bool:
     )
 
 
-def open_pretraining(config: dict, processes: int | None = None) -> tuple[Task, LoopSettings]:
-    """Check `config`, build its network, open its images.
+class Pretraining(NamedTuple):
+    """A config, its network, and its keys of `train_cfg`: the task's and the loop's."""
+
+    config: dict
+    model: PretextNet
+    keys: dict
+    loop: LoopSettings
+
+
+def open_network(config: dict, processes: int | None = None) -> Pretraining:
+    """Check `config` and build its network; no image is opened.
 
     Args:
         processes: of the run; default as many as there are now.
 
     Raises:
+        UserError: naming every wrong key; weights that do not fit.
+    """
+    check_pretext(config)
+    keys, loop = split(config["train_cfg"], PretextData, processes)
+    torch.manual_seed(loop.seed)
+    return Pretraining(config, build_pretext(config), keys, loop)
+
+
+def open_pretraining(config: dict) -> tuple[Task, LoopSettings]:
+    """Check `config`, build its network, open its images.
+
+    Raises:
         UserError: naming every wrong key, or the files that cannot be used.
     """
-    network, keys, settings = open_network(config, processes)
+    return open_task(open_network(config))
+
+
+def open_task(opened: Pretraining) -> tuple[Task, LoopSettings]:
+    """The training of `opened`, its images and probe opened, and its loop's keys."""
+    config, network, keys, settings = opened
     backbone, data = network.backbone, keys["train_data"]
-    dataset = open_images(data, backbone.in_channels, settings.seed)
+    channels = backbone.in_channels
+    dataset = open_images(data, channels, settings.seed)
     with about("train_cfg.train_data"):
-        origin = origin_of_tiles(
-            read_card(data["data_path"]), data.get("bands"), backbone.in_channels
-        )
+        origin = origin_of_tiles(read_card(data["data_path"]), data.get("bands"), channels)
     probe = keys.get("probe") and open_probe(keys["probe"], network, settings, data["img_size"])
-    origin["bands"] = origin["bands"] or list(range(1, backbone.in_channels + 1))
+    origin["bands"] = origin["bands"] or list(range(1, channels + 1))
     card = backbone.card() | origin
     card |= {"max_value": dataset.max_value, "img_size": data["img_size"]}
     card |= {"config": config, "versions": versions()}
@@ -158,17 +180,6 @@ def open_pretraining(config: dict, processes: int | None = None) -> tuple[Task, 
         network, dataset, collate, card, monitors=monitors, probe=probe, begin=begin, export=export
     )
     return task, settings
-
-
-def open_network(
-    config: dict, processes: int | None = None
-) -> tuple[PretextNet, dict, LoopSettings]:
-    """The network of a config, which is checked; its keys of `train_cfg` that are no key of the
-    loop, and the loop's. No image is opened."""
-    check_pretext(config)
-    keys, settings = split(config["train_cfg"], PretextData, processes)
-    torch.manual_seed(settings.seed)
-    return build_pretext(config), keys, settings
 
 
 def open_images(data: dict, in_channels: int, seed: int) -> PretextDataset:

@@ -91,14 +91,9 @@ def test_a_stopped_run_goes_on_with_the_same_command(
     file = tmp_path / "config.py"
     file.write_text(f"config = {pretext_config!r}\n")
     command = ["train.py", "--config_file", str(file)]
-    first = subprocess.Popen(
-        [sys.executable if fresh else python(), *command],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    program = sys.executable if fresh else python()
+    first = subprocess.Popen([program, *command], **pipes, start_new_session=True)
     log = tmp_path / "run/log/metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
@@ -109,8 +104,7 @@ def test_a_stopped_run_goes_on_with_the_same_command(
     assert "Traceback" not in err
     assert "the same command goes on from there" in out
     command = [python(), *command, "--set", "train_cfg.num_epoch=1"]
-    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    text = ok(second)
+    text = ok(subprocess.run(command, cwd=ROOT, capture_output=True, text=True))
     assert "going on from" in text or "nothing is left" in text
 
 
@@ -125,17 +119,15 @@ def test_dry_run_says_sizes_and_time_and_writes_nothing(run, pretext_config, seg
 
 def test_flags_take_the_place_of_keys(run, pretext_config, tmp_path):
     pretext_config["agr_head_cfg"] = None
-    out = ok(
-        run(
-            "train.py",
-            pretext_config,
-            *("--checkpoints_path", str(tmp_path / "elsewhere")),
-            *("--log_path", str(tmp_path / "log")),
-            *("--with_imagenet", "false"),
-            *("--set", "train_cfg.num_epoch=None", "train_cfg.num_step=1"),
-            *("--set", "train_cfg.device=auto"),
-        )
+    folders = (
+        "--checkpoints_path",
+        str(tmp_path / "elsewhere"),
+        "--log_path",
+        str(tmp_path / "log"),
     )
+    keys = ("--set", "train_cfg.num_epoch=None", "train_cfg.num_step=1")
+    keys += ("--set", "train_cfg.device=auto")
+    out = ok(run("train.py", pretext_config, *folders, "--with_imagenet", "false", *keys))
     assert "agr" not in out
     assert (tmp_path / "elsewhere/backbone.pth").exists()
     assert (tmp_path / "log/metrics.jsonl").exists()
@@ -163,20 +155,3 @@ def test_an_error_in_a_worker_is_one_line_too(run, pretext_config, tmp_path):
     pretext_config["train_cfg"]["train_data"]["data_path"] = str(folder / "images")
     pretext_config["train_cfg"]["num_workers"] = 1
     assert "tile_005.jpg: is truncated" in refused(run("train.py", pretext_config, fresh=True))
-
-
-def test_weights_of_another_architecture_are_refused_by_name(run, seg_config, tmp_path):
-    from torchvision.models import resnet34
-
-    torch.save(resnet34(weights=None).state_dict(), tmp_path / "r34.pth")
-    backbone = str(tmp_path / "r34.pth")
-    line = refused(run("finetune_seg.py", seg_config, "--backbone", backbone, fresh=True))
-    assert "resnet34" in line
-
-
-def test_help_shows_the_flags_and_an_example(run):
-    for script in ("train.py", "finetune_seg.py"):
-        out = ok(run(script, None, "--help"))
-        for flag in ("--config_file", "--set", "--dry_run", "--checkpoints_path", "--log_path"):
-            assert flag in out
-        assert f"python {script}" in out

@@ -1,7 +1,6 @@
 """`sslrs` and `python -m SSLRemoteSensing`: which commands there are, and that they are the same as
 the scripts."""
 
-import importlib.util
 import os
 import re
 import runpy
@@ -19,18 +18,8 @@ from SSLRemoteSensing.commands.show import PICTURES
 from SSLRemoteSensing.core import console
 from SSLRemoteSensing.core.errors import run_command, stoppable
 
-
-def is_there(module: str) -> bool:
-    return importlib.util.find_spec(f"SSLRemoteSensing.commands.{module}") is not None
-
-
 WORDS = {name: module for name, (module, _) in COMMANDS.items() if name != "show"}
 WORDS |= {f"show {name}": module for name, (module, _) in PICTURES.items()}
-MISSING = pytest.mark.skip(reason="its module is still to come")
-EACH = [
-    pytest.param(words, marks=[] if is_there(module) else MISSING)
-    for words, module in WORDS.items()
-]
 SCRIPTS = {command: script for script, command in console.COMMANDS.items()}
 
 
@@ -85,7 +74,7 @@ def test_every_script_that_users_know_has_a_command():
     assert all((ROOT / script).is_file() for script in console.COMMANDS)
 
 
-@pytest.mark.parametrize("words", EACH)
+@pytest.mark.parametrize("words", WORDS)
 def test_a_command_has_the_flags_of_its_script(sslrs, words, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "100")
     status, text, _ = sslrs(*words.split(), "--help")
@@ -107,7 +96,7 @@ def test_a_command_has_the_flags_of_its_script(sslrs, words, monkeypatch, capsys
     assert not re.search(r"(?<![\w/.])(tools/\w+|train|finetune_seg)\.py", text)  # a wheel has none
 
 
-@pytest.mark.parametrize("words", EACH)
+@pytest.mark.parametrize("words", WORDS)
 def test_help_loads_neither_torch_nor_the_other_commands(words):
     code = (
         "import runpy, sys\n"
@@ -125,23 +114,27 @@ def test_help_loads_neither_torch_nor_the_other_commands(words):
     assert done.stdout.splitlines()[-1] == expected, done.stderr
 
 
-def test_the_next_command_is_named_as_this_one_was_started(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["tools/predict.py", "--input", "a b.tif"])
-    assert console.command_line("train.py", "--set", "a=1") == "python train.py --set a=1"
-    assert console.this_command() == "python tools/predict.py --input 'a b.tif'"
-    monkeypatch.setattr(sys, "argv", ["sslrs show labels", "--tiles", "a b"])
-    assert console.command_line("train.py", "--set", "a=1") == "sslrs pretrain --set a=1"
-    assert console.command_line("tools/show_labels.py") == "sslrs show labels"
-    assert console.this_command() == "sslrs show labels --tiles 'a b'"
-    assert console.argv_words() == ["sslrs", "show", "labels", "--tiles", "a b"]
-    assert console.as_started("not finished; run tools/prepare.py, /my/train.py is left") == (
-        "not finished; run sslrs prepare, /my/train.py is left"
-    )
-    assert console.this_command(["--help"]) == "sslrs show labels --help"
-    monkeypatch.setattr(sys, "argv", ["python -m SSLRemoteSensing predict", "--input", "a"])
-    module = "python -m SSLRemoteSensing"
-    assert console.command_line("train.py", "--set", "a=1") == f"{module} pretrain --set a=1"
-    assert console.this_command() == f"{module} predict --input a"
+MODULE = "python -m SSLRemoteSensing"
+
+
+@pytest.mark.parametrize(
+    ("start", "train", "this"),
+    [
+        ("tools/predict.py", "python train.py", "python tools/predict.py"),
+        ("sslrs show labels", "sslrs pretrain", "sslrs show labels"),
+        (f"{MODULE} predict", f"{MODULE} pretrain", f"{MODULE} predict"),
+    ],
+)
+def test_the_next_command_is_named_as_this_one_was_started(monkeypatch, start, train, this):
+    monkeypatch.setattr(sys, "argv", [start, "--input", "a b.tif"])
+    assert console.command_line("train.py", "--set", "a=1") == f"{train} --set a=1"
+    assert console.this_command() == f"{this} --input 'a b.tif'"
+    assert console.this_command(["--help"]) == f"{this} --help"
+    assert console.argv_words() == [*start.split(), "--input", "a b.tif"]
+    sentence = "not finished; run tools/prepare.py, /my/train.py is left"
+    is_script = start.endswith(".py")
+    prepare = "tools/prepare.py" if is_script else "sslrs prepare"
+    assert console.as_started(sentence) == sentence.replace("tools/prepare.py", prepare)
 
 
 def test_sigterm_stops_as_ctrl_c_and_says_what_is_kept(capsys):
@@ -176,7 +169,6 @@ def test_a_wheel_has_the_commands_and_no_tools(tmp_path):
         names = wheel.namelist()
         entry = next(name for name in names if name.endswith("entry_points.txt"))
         assert "sslrs = SSLRemoteSensing.__main__:main" in wheel.read(entry).decode()
-    modules = {module for module in WORDS.values() if is_there(module)}
-    assert {f"SSLRemoteSensing/commands/{module}.py" for module in modules} <= set(names)
+    assert {f"SSLRemoteSensing/commands/{module}.py" for module in WORDS.values()} <= set(names)
     assert "SSLRemoteSensing/__main__.py" in names
     assert not [name for name in names if name.startswith(("tools", "tests", "configs"))]

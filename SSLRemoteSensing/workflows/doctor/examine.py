@@ -1,27 +1,16 @@
 """The whole examination of a config, section by section, whatever the sections before found."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from SSLRemoteSensing.data.labels import ValueCoding
-from SSLRemoteSensing.workflows.doctor import labels, machine, step
+from SSLRemoteSensing.core.config import Part, require
+from SSLRemoteSensing.training.plan import require_images
+from SSLRemoteSensing.workflows.doctor import images, labels, run
 from SSLRemoteSensing.workflows.doctor.findings import FAIL, Section, count
-from SSLRemoteSensing.workflows.doctor.images import (
-    ImageFacts,
-    check_duplicates,
-    check_images,
-    scan,
-)
-from SSLRemoteSensing.workflows.doctor.machine import check_changes, check_machine, check_run_folder
-from SSLRemoteSensing.workflows.doctor.subject import Split, find_splits, is_fine_tuning
-from SSLRemoteSensing.workflows.doctor.trial import (
-    Trial,
-    kept_config,
-    open_trial,
-    open_without,
-    require_keys,
-)
+from SSLRemoteSensing.workflows.finetuning import Finetuning, SegmentationConfig
+from SSLRemoteSensing.workflows.pretraining import PretextConfig
 
 
 @dataclass
@@ -29,144 +18,106 @@ class Examination:
     """What is examined, and what was found so far.
 
     Attributes:
-        workers: images read at a time.
+        workers: images read at a time; None: one a core.
         processes: of the run, as torchrun would start them.
         tell: gets the examination after each section, the last of `sections`.
         sections: in order.
-        unusable: each image that training cannot use, and why; None before all have been read.
+        bad_images: those that training cannot use, and why; all once `is_read`.
         misled: whether a fault of most files says that the config is what is wrong.
-        coding: that of the training labels.
     """
 
     config: dict
-    workers: int
+    workers: int | None
     processes: int
     tell: Callable[["Examination"], None]
     sections: list[Section] = field(default_factory=list)
-    unusable: dict[str, str] | None = None
+    bad_images: dict[str, str] = field(default_factory=dict)
+    is_read: bool = False
     misled: bool = False
-    coding: ValueCoding | None = None
+
+    def note(self, bad_images: dict[str, str] | None) -> None:
+        """Keep bad images and why they are, None where the config is what is wrong."""
+        self.misled |= bad_images is None
+        self.bad_images = (bad_images or {}) | self.bad_images
+
+    @contextlib.contextmanager
+    def section(self, title: str) -> Iterator[Section]:
+        """A section to fill in the block, told after it but for what others have told."""
+        section = Section(title)
+        yield section
+        earlier = {finding.text for section in self.sections for finding in section.findings}
+        section.findings = [x for x in section.findings if x.text not in earlier]
+        self.sections.append(section)
+        self.tell(self)
 
 
 def examine(examination: Examination) -> None:
     """Examine the config of `examination`.
 
     Raises:
-        UserError: wrong keys in the config, a number of processes that does not divide its batch.
-            All else that is wrong is a finding.
+        UserError: wrong keys in the config. All else that is wrong is a finding.
     """
-    require_keys(examination.config)
-    section = Section("machine")
-    check_machine(examination.config["train_cfg"], section)
-    finish(examination, section)
-    section = Section("network")
-    trial = section.attempt(open_trial, examination.config, examination.processes)
-    if trial is not None:
-        name = examination.config["backbone_cfg"]["name"]
-        section.ok(f"{type(trial.model).__name__} of {name} is built")
-    finish(examination, section)
-    if trial is not None and trial.open_probe is not None:
-        section = Section("probe")
-        section.attempt(trial.open_probe)
-        finish(examination, section)
-    splits, image_facts = examine_files(examination)
-    if image_facts:
-        section = Section("duplicates")
-        check_duplicates(image_facts, section)
-        finish(examination, section)
-    state = examine_folder(examination, trial)
-    if trial is not None and splits and splits[0].name == "train":
-        examine_step(examination, trial, state, len(splits[0].images))
+    config, state, coding = examination.config, None, None
+    is_tuning = images.is_fine_tuning(config)
+    require(Part(SegmentationConfig if is_tuning else PretextConfig), config)
+    train_cfg = config["train_cfg"]
+    with examination.section("machine") as section:
+        run.check_machine(train_cfg, section)
+    with examination.section("network") as section:
+        opened = section.attempt(run.open_network, config, examination.processes)
+        if opened is not None:
+            name = config["backbone_cfg"]["name"]
+            section.ok(f"{type(opened.model).__name__} of {name} is built")
+    if opened is not None and train_cfg.get("probe") is not None:
+        with examination.section("probe") as section:
+            section.attempt(run.open_probe, opened)
+    with examination.section("images") as section:
+        splits = images.find_splits(config, section)
+        facts = {split.name: images.scan(split, examination.workers) for split in splits}
+        for split in splits:
+            examination.note(images.check_images(split, facts[split.name], section))
+        examination.is_read = not is_tuning
+    if is_tuning:
+        with examination.section("labels") as section:
+            for split in splits:
+                label_facts = labels.scan_labels(split, facts[split.name], examination.workers)
+                bad_images, own_coding = labels.check_labels(split, label_facts, coding, section)
+                examination.note(bad_images)
+                coding = own_coding if split.name == "train" else coding
+            examination.is_read = True
+    if splits:
+        with examination.section("duplicates") as section:
+            images.check_duplicates(facts, section)
+    with examination.section("folders") as section:
+        folder = train_cfg["checkpoints"]["checkpoints_path"]
+        run.check_folder(train_cfg["log"]["log_path"], "log_path", section)
+        if run.check_folder(folder, "checkpoints_path", section):
+            if opened is not None:
+                run.check_disk(opened, section)
+            state = run.check_run_folder(Path(folder), opened, section)
+    if opened is not None and splits and splits[0].name == "train":
+        with examination.section("a step") as section:
+            examine_step(examination, opened, len(splits[0].images), state, section)
 
 
-def finish(examination: Examination, section: Section) -> None:
-    """Tell `section`, without the failures that were told before it."""
-    failures = {
-        finding.text
-        for told_section in examination.sections
-        for finding in told_section.findings
-        if finding.mark == FAIL
-    }
-    section.findings = [finding for finding in section.findings if finding.text not in failures]
-    examination.sections.append(section)
-    examination.tell(examination)
-
-
-def examine_files(examination: Examination) -> tuple[list[Split], dict[str, list[ImageFacts]]]:
-    """Read every image and label, and settle which of them training cannot use."""
-    section, unusable = Section("images"), {}
-    splits = find_splits(examination.config, section)
-    image_facts = {split.name: scan(split, examination.workers) for split in splits}
-    for split in splits:
-        bad_files = check_images(split, image_facts[split.name], section)
-        examination.misled |= bad_files is None
-        faults = {image.file: image.fault for image in image_facts[split.name]}
-        unusable |= {file: faults[file] for file in bad_files or ()}
-    if not is_fine_tuning(examination.config):
-        examination.unusable = unusable
-        finish(examination, section)
-        return splits, image_facts
-    finish(examination, section)
-    section = Section("labels")
-    for split in splits:
-        facts = labels.scan_labels(split, image_facts[split.name], examination.workers)
-        known_coding = split.coding or examination.coding
-        bad_files, coding = labels.check_labels(
-            split, facts, known_coding, list(examination.config["classes"]), section
-        )
-        examination.misled |= bad_files is None
-        if split.name == "train":
-            examination.coding = coding
-        unusable = {file: f"image {file}: its label" for file in bad_files or ()} | unusable
-    examination.unusable = unusable
-    finish(examination, section)
-    return splits, image_facts
-
-
-def examine_folder(examination: Examination, trial: Trial | None) -> dict | None:
-    """The run's folders and disk; the state that it would go on from."""
-    train_cfg, section, state = examination.config["train_cfg"], Section("folders"), None
-    folder = train_cfg["checkpoints"]["checkpoints_path"]
-    machine.check_folder(train_cfg["log"]["log_path"], "log_path", section)
-    if machine.check_folder(folder, "checkpoints_path", section):
-        if trial is not None:
-            settings = trial.settings
-            max_keep = settings.checkpoints.max_keep
-            max_keep = min(max_keep, settings.num_epoch or max_keep)
-            needed_bytes, breakdown = machine.checkpoint_bytes(
-                trial.model, settings.optimizer, max_keep, is_fine_tuning(examination.config)
-            )
-            machine.check_disk(needed_bytes, breakdown, folder, section)
-        state = check_run_folder(Path(folder), section)
-        if state is not None and trial is not None:
-            check_changes(state, kept_config(trial), section)
-    finish(examination, section)
-    return state
-
-
-def examine_step(examination: Examination, trial: Trial, state: dict | None, images: int) -> None:
+def examine_step(
+    examination: Examination, opened: run.Opened, images: int, state: dict | None, section: Section
+) -> None:
     """Open the data as training does, run a step on it, and look ahead."""
-    section = Section("a step")
-    step.check_batch(trial.settings, examination.processes, images, trial.model, section)
-    if examination.misled:
+    loop, processes = opened.loop, examination.processes
+    if processes > 1:
+        section.ok(f"{processes} processes of batch_size {loop.batch_size} each; one is measured")
+    section.attempt(require_images, images, loop.batch_size, loop.accumulate_steps, processes)
+    per_step = loop.batch_size * loop.accumulate_steps * processes
+    if images >= per_step:
+        section.ok(f"{images} images, {images // per_step} steps of {per_step} an epoch")
+    opening = None
+    if not examination.misled:
+        opening = section.attempt(run.open_task, opened, examination.bad_images)
+    if opening is None:
         section.warn("not measured: mend what is named above first")
-        finish(examination, section)
         return
-    if trial.open_scored is not None and count(examination.sections, FAIL) == 0:
-        section.attempt(trial.open_scored, examination.coding)
-    dataset = section.attempt(open_without, trial, examination.unusable, examination.coding)
-    stepper = section.attempt(step.prepare_step, trial, state)
-    if stepper is None:  # the checkpoint is of another network, say; the step can still be tried
-        state, stepper = None, Section("").attempt(step.prepare_step, trial, None)
-    timed_batch = None if dataset is None else section.attempt(step.load_batch, trial, dataset)
-    seconds = None
-    if stepper is not None and timed_batch is not None:
-        batch, image = timed_batch
-        seconds = step.check_step(trial, stepper, batch, section)
-        if seconds is not None:
-            step.check_time(
-                trial.settings, examination.processes, len(dataset), seconds, image, state, section
-            )
-    else:
-        section.warn("not measured: mend what is named above first")
-    finish(examination, section)
+    task, _ = opening
+    if isinstance(opened, Finetuning) and count(examination.sections, FAIL) == 0:
+        section.attempt(run.open_scoring, opened, task)
+    run.check_step(task, loop, processes, state, section)

@@ -1,13 +1,19 @@
-"""Findings in sections: how they are marked, told, kept as JSON, and what they mean for the run."""
+"""Findings in sections: how they are marked, told and kept as files, and what they mean."""
 
 import contextlib
 import io
+import json
+import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partialmethod
+from pathlib import Path
 from typing import Any
 
 from SSLRemoteSensing.core.errors import UserError, one_line
+from SSLRemoteSensing.core.files import write_bytes, write_text
+from SSLRemoteSensing.data.file_lists import as_listed
 
 OK, WARNING, FAIL = "ok", "warning", "fail"
 SHOWN = {OK: "ok  ", WARNING: "warn", FAIL: "FAIL"}
@@ -23,10 +29,10 @@ class Finding:
     files: Sequence[str] = ()
 
     def lines(self) -> list[str]:
-        lines = [f"          {file}" for file in self.files[:MOST_FILES]]
+        names = list(self.files[:MOST_FILES])
         if len(self.files) > MOST_FILES:
-            lines.append(f"          and {len(self.files) - MOST_FILES} more")
-        return [f"  {SHOWN[self.mark]}  {self.text}", *lines]
+            names.append(f"and {len(self.files) - MOST_FILES} more")
+        return [f"  {SHOWN[self.mark]}  {self.text}", *(f"          {name}" for name in names)]
 
 
 @dataclass
@@ -36,14 +42,12 @@ class Section:
     title: str
     findings: list[Finding] = field(default_factory=list)
 
-    def ok(self, text: str, files: Sequence[str] = ()) -> None:
-        self.findings.append(Finding(OK, text, tuple(files)))
+    def add(self, mark: str, text: str, files: Sequence[str] = ()) -> None:
+        self.findings.append(Finding(mark, text, tuple(files)))
 
-    def warn(self, text: str, files: Sequence[str] = ()) -> None:
-        self.findings.append(Finding(WARNING, text, tuple(files)))
-
-    def fail(self, text: str, files: Sequence[str] = ()) -> None:
-        self.findings.append(Finding(FAIL, text, tuple(files)))
+    ok = partialmethod(add, OK)
+    warn = partialmethod(add, WARNING)
+    fail = partialmethod(add, FAIL)
 
     def attempt(self, function: Callable, *arguments) -> Any:
         """`function(*arguments)`, or None where it finds a user's mistake, which would fail.
@@ -64,9 +68,8 @@ class Section:
                 self.warn(line.removeprefix("warning: "))
 
     def __str__(self) -> str:
-        return "\n".join(
-            [self.title, *(line for finding in self.findings for line in finding.lines())]
-        )
+        lines = (line for finding in self.findings for line in finding.lines())
+        return "\n".join([self.title, *lines])
 
 
 class Excluded(io.StringIO):
@@ -94,18 +97,23 @@ def verdict(sections: Sequence[Section]) -> str:
     return f"{meaning}: {fails} to mend, {warnings} warnings"
 
 
-def as_json(sections: Sequence[Section], complete: bool) -> dict:
-    """The report so far in JSON's types, and whether that is all of it."""
-    return {
-        "complete": complete,
-        "would_fail": count(sections, FAIL) > 0,
-        "fails": count(sections, FAIL),
-        "warnings": count(sections, WARNING),
-        "sections": {
-            section.title: [
-                {"mark": finding.mark, "text": finding.text, "files": list(finding.files)}
-                for finding in section.findings
-            ]
-            for section in sections
-        },
+def write_json(sections: Sequence[Section], path: Path, complete: bool) -> None:
+    """All findings so far, and whether that is all of them."""
+    fails = count(sections, FAIL)
+    report = {"complete": complete, "would_fail": fails > 0, "fails": fails}
+    report["warnings"] = count(sections, WARNING)
+    report["sections"] = {
+        section.title: [asdict(finding) for finding in section.findings] for section in sections
     }
+    write_text(path, json.dumps(report, indent=2, default=str) + "\n")
+
+
+def write_list(unusable: Mapping[str, str], path: Path) -> None:
+    """The images that training cannot use, each after why, as `exclude` takes them."""
+    lines = ["# images that training cannot use, written by tools/doctor.py"]
+    for image, reason in unusable.items():
+        file = os.path.abspath(image)
+        lines.append(f"# {reason}")
+        lines.append(file if as_listed(file) else f"# no line can hold {file!r}; rename it")
+    text = "\n".join(line if as_listed(line) else repr(line) for line in lines)
+    write_bytes(path, f"{text}\n".encode("utf-8", "surrogateescape"))

@@ -1,27 +1,88 @@
-"""Decode every image of a split: what cannot be read, sizes, bands, a hash of the pixels."""
+"""The images of a config: what each split is, what cannot be read, sizes, bands, equal pixels."""
 
+import contextlib
 import hashlib
-import os
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby
 from pathlib import Path
 
 import numpy as np
 
-from SSLRemoteSensing.core.console import progress
-from SSLRemoteSensing.core.errors import UnreadableImage, UserError, one_line
+from SSLRemoteSensing.core.console import map_files
+from SSLRemoteSensing.core.errors import UnreadableImage, UserError, about, one_line
 from SSLRemoteSensing.data.images import MAX_PIXELS, Header, read_header, read_image
-from SSLRemoteSensing.data.pretext import MOST_SKIPPED
-from SSLRemoteSensing.workflows.doctor.findings import Section
-from SSLRemoteSensing.workflows.doctor.subject import Split
+from SSLRemoteSensing.data.labels import ValueCoding
+from SSLRemoteSensing.data.pretext import MOST_SKIPPED, PretextSettings, choose_images
+from SSLRemoteSensing.data.segmentation import TileSettings, find_tiles
+from SSLRemoteSensing.workflows.doctor.findings import FAIL, WARNING, Section
 
 LARGE = 2**27  # bytes decoded; such images are read one at a time
 MOST_ALIKE = 0.5  # share of the files; more with one fault speak against the config, not the files
+MISLED = ", so the config is probably what is wrong"
 one_at_a_time = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one split, with how training reads them.
+
+    Attributes:
+        name: train, val or test.
+        side: pixels of a training image's side, None where tiles are taken whole.
+        labels: one an image; None in pre-training.
+        classes: of the labels.
+        dropped: the images that `fraction` leaves out.
+        coding: of the labels, where it is stated or the set is prepared.
+    """
+
+    name: str
+    settings: PretextSettings | TileSettings
+    in_channels: int
+    images: Sequence[str]
+    max_value: float | None = None
+    side: int | None = None
+    labels: Sequence[str] | None = None
+    classes: Sequence[str] = ()
+    dropped: frozenset[str] = frozenset()
+    coding: ValueCoding | None = None
+
+
+def is_fine_tuning(config: dict) -> bool:
+    """Whether `config` is one of finetune_seg.py, rather than of train.py."""
+    train_cfg = config.get("train_cfg")
+    return "classes" in config or (isinstance(train_cfg, dict) and "val_data" in train_cfg)
+
+
+def find_splits(config: dict, section: Section) -> list[Split]:
+    """The splits of `config` that can be found; each other one is a finding that would fail."""
+    names = [name for name in ("train", "val", "test") if config["train_cfg"].get(f"{name}_data")]
+    splits = [section.attempt(find_split, config, name) for name in names]
+    splits = [split for split in splits if split is not None]
+    for split in splits:
+        section.ok(f"{split.name}: {len(split.images)} images")
+    return splits
+
+
+def find_split(config: dict, name: str) -> Split:
+    """Raises: UserError, as the data sets do before they open an image or a label."""
+    in_channels, data = config["backbone_cfg"].get("in_channels", 3), f"{name}_data"
+    with about(f"train_cfg.{data}"):
+        if not is_fine_tuning(config):
+            settings = PretextSettings(**config["train_cfg"][data])
+            side = settings.crop_size or settings.img_size
+            return Split(name, settings, in_channels, *choose_images(settings), side)
+        settings, classes = TileSettings(**config["train_cfg"][data]), list(config["classes"])
+        tiles = find_tiles(settings, len(classes))
+    images, labels = zip(*tiles.pairs, strict=True)
+    chosen = range(len(images)) if tiles.chosen is None else tiles.chosen
+    dropped = frozenset(images).difference(images[index] for index in chosen)
+    return Split(
+        name, settings, in_channels, images, tiles.max_value, settings.crop_size, labels, classes,
+        dropped, tiles.coding,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,16 +91,22 @@ class ImageFacts:
 
     Attributes:
         header: None where it cannot be read.
-        digest: of the pixels as training sees them; None where they cannot be read.
+        digest: a hash of size and pixels as training sees them; None where they cannot be read.
         fault: why training cannot use it, as one line; None where it can.
         skippable: whether `on_bad_image='skip'` passes over that fault.
     """
 
     file: str
-    header: Header | None = None
+    header: Header | None
     digest: bytes | None = None
     fault: str | None = None
     skippable: bool = False
+
+
+def scan(split: Split, workers: int | None) -> list[ImageFacts]:
+    """`examine_image` for every image of `split`."""
+    what = f"reading {split.name} images"
+    return list(map_files(lambda file: examine_image(file, split), split.images, what, workers))
 
 
 def examine_image(file: str, split: Split) -> ImageFacts:
@@ -47,181 +114,118 @@ def examine_image(file: str, split: Split) -> ImageFacts:
     header = None
     try:
         header = read_header(file)
+        claim = f"image {file}: {header.size} pixels"
         if header.pixels > MAX_PIXELS:
-            text = f"image {file}: claims {header.size} pixels, more than {MAX_PIXELS}; remove it"
-            return ImageFacts(file, header, fault=text, skippable=True)
+            raise UnreadableImage(f"{claim} are claimed, more than {MAX_PIXELS}; remove it")
         # As stored and as uint8; a TIFF, read by strips, takes less.
-        bands = min(header.bands, split.in_channels)
-        memory = header.pixels * bands * (np.dtype(header.dtype).itemsize + 1)
+        value_bytes = np.dtype(header.dtype).itemsize + 1
+        memory = header.pixels * min(header.bands, split.in_channels) * value_bytes
         if memory > available_memory():
-            text = (
-                f"image {file}: {header.size} pixels, {memory / 2**30:.1f} GiB to decode it, are "
-                f"more than the memory has room for; cut it into tiles"
+            size = f"{memory / 2**30:.1f} GiB to decode it"
+            raise UserError(
+                f"{claim}, {size}, are more than memory has room for; cut it into tiles"
             )
-            return ImageFacts(file, header, fault=text)
-        if memory > LARGE:
-            with one_at_a_time:
-                return ImageFacts(file, header, digest(file, split))
-        return ImageFacts(file, header, digest(file, split))
+        with one_at_a_time if memory > LARGE else contextlib.nullcontext():
+            image = read_image(file, split.in_channels, split.settings.bands, split.max_value)
+            pixel_hash = hashlib.blake2b(f"{image.shape}".encode(), digest_size=16)
+            pixel_hash.update(np.ascontiguousarray(image))
+            return ImageFacts(file, header, pixel_hash.digest())
     except UserError as error:
-        skippable = isinstance(error, UnreadableImage)
-        return ImageFacts(file, header, fault=one_line(error), skippable=skippable)
-
-
-def digest(file: str, split: Split) -> bytes:
-    """A hash of size and pixels, the same for a file and a copy of it in another lossless format.
-
-    Raises:
-        UserError: as `read_image`.
-    """
-    image = read_image(file, split.in_channels, split.bands, split.max_value)
-    pixel_hash = hashlib.blake2b(f"{image.shape}".encode(), digest_size=16)
-    pixel_hash.update(image.data if image.flags.c_contiguous else image.tobytes())
-    return pixel_hash.digest()
+        return ImageFacts(file, header, None, one_line(error), isinstance(error, UnreadableImage))
 
 
 def available_memory() -> float:
     """Bytes that can be taken without swapping; infinite where the system does not tell."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        kib = next(line.split()[1] for line in lines if line.startswith("MemAvailable"))
+        return 1024 * next(int(x.split()[1]) for x in lines if x.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return float("inf")
-    return int(kib) * 1024
 
 
-def in_parallel(function: Callable, tasks: Sequence, workers: int, what: str) -> list:
-    """`function` of each task, in threads, with a bar on a terminal.
-
-    Threads suffice: reading, decoding and hashing all release Python's lock.
-    """
-    pool = ThreadPoolExecutor(workers)
-    try:
-        results = pool.map(function, tasks)
-        return list(progress(what, results, len(tasks), "file"))
-    finally:  # Ctrl-C need not wait for all that is queued
-        pool.shutdown(cancel_futures=True)
-
-
-def default_workers() -> int:
-    """The processor's cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def scan(split: Split, workers: int) -> list[ImageFacts]:
-    """`examine_image` for every image of `split`."""
-    what = f"reading {split.name} images"
-    return in_parallel(lambda file: examine_image(file, split), split.images, workers, what)
-
-
-def check_images(split: Split, facts: Sequence[ImageFacts], section: Section) -> list[str] | None:
+def check_images(
+    split: Split, facts: Sequence[ImageFacts], section: Section
+) -> dict[str, str] | None:
     """What can be read, sizes and bands of one split.
 
     Returns:
-        The images that training cannot use; None where the config is what is wrong.
+        The images that training cannot use, and why; None where the config is what is wrong.
     """
+    name, total = split.name, len(facts)
     bad_images = [image for image in facts if image.fault is not None]
-    good_count, total = len(facts) - len(bad_images), len(facts)
-    if good_count:
-        check_sizes(
-            split, [image for image in facts if image.fault is None and image.header], section
-        )
+    if len(bad_images) < total:
+        check_sizes(split, [image for image in facts if image.fault is None], section)
         check_bands(split, [image for image in facts if image.header], section)
     if not bad_images:
-        section.ok(f"{split.name}: all {total} images can be read")
-        return []
-    reasons = Counter(
-        image.fault.replace(image.file, "") for image in bad_images if not image.skippable
-    )
-    if reasons and reasons.most_common(1)[0][1] > MOST_ALIKE * total:
-        text = f"{split.name}: most images have one fault, so the config is probably what is wrong"
+        section.ok(f"{name}: all {total} images can be read")
+        return {}
+    lasting = [image for image in bad_images if not image.skippable]
+    reasons = Counter(image.fault.replace(image.file, "") for image in lasting)
+    if max(reasons.values(), default=0) > MOST_ALIKE * total:
+        text = f"{name}: most images have one fault{MISLED}"
         section.fail(text, [image.fault for image in bad_images])
         return None
-    kept_files = None if split.kept is None else {split.images[index] for index in split.kept}
     # Of tiles that a fraction leaves out, opening the data set takes the header and no more.
-    leftovers = [
-        image
-        for image in bad_images
-        if kept_files is not None and image.file not in kept_files and image.header
-    ]
-    if leftovers:
-        text = f"{split.name}: {len(leftovers)} of {total} images cannot be decoded; fraction drops"
-        section.warn(f"{text} them, another one may not", [image.fault for image in leftovers])
-    bad_images = [image for image in bad_images if image not in leftovers]
-    if bad_images:
-        training_skips = split.skips and all(image.skippable for image in bad_images)
-        remedy = "mend or exclude them"
-        if training_skips:
-            most_allowed = max(1, total // 100)  # as the training loop counts them
-            row = longest_run([image.fault is not None for image in facts])
-            if row >= min(MOST_SKIPPED, total):
-                remedy += f": {row} in a row are more than training passes over"
-            elif len(bad_images) > most_allowed:
-                remedy += ": they are more than 1 %"
-            else:
-                remedy = "training passes over them"
-        say = section.warn if remedy == "training passes over them" else section.fail
-        text = f"{split.name}: {len(bad_images)} of {total} images cannot be used; {remedy}"
-        say(text, [image.fault for image in bad_images])
-    return [image.file for image in [*bad_images, *leftovers]]
+    no_matter = split.dropped & {image.file for image in bad_images if image.header}
+    dropped_images = [image for image in bad_images if image.file in no_matter]
+    others = [image for image in bad_images if image.file not in no_matter]
+    passes = split.labels is None and split.settings.on_bad_image == "skip" and not lasting
+    row = longest_run([image.fault is not None for image in facts])
+    mark, what = FAIL, "cannot be used; mend or exclude them"
+    if passes and row >= min(MOST_SKIPPED, total):
+        what += f": {row} in a row are more than training passes over"
+    elif passes and len(others) > max(1, total // 100):  # as the training loop counts them
+        what += ": they are more than 1 %"
+    elif passes:
+        mark, what = WARNING, "cannot be used; training passes over them"
+    dropping = "cannot be decoded; fraction drops them, another one may not"
+    for images, say, text in ((dropped_images, WARNING, dropping), (others, mark, what)):
+        if images:
+            faults = [image.fault for image in images]
+            section.add(say, f"{name}: {len(images)} of {total} images {text}", faults)
+    return {image.file: image.fault for image in bad_images}
 
 
 def longest_run(marks: Sequence[bool]) -> int:
     """The most marks that are true in a row; the last and the first are neighbours."""
-    if all(marks):
-        return len(marks)
-    begin = marks.index(False)
-    runs = groupby([*marks[begin:], *marks[:begin]])
-    return max((len(list(run)) for mark, run in runs if mark), default=0)
+    runs = [len(list(run)) for mark, run in groupby([*marks, *marks]) if mark]
+    return min(max(runs, default=0), len(marks))
 
 
 def check_sizes(split: Split, facts: Sequence[ImageFacts], section: Section) -> None:
-    if not facts:
-        return
-    ordered_images = sorted(facts, key=lambda image: image.header.pixels)
-    smallest, median, largest = (
-        ordered_images[index].header.size for index in (0, len(ordered_images) // 2, -1)
-    )
-    if smallest == largest:
-        section.ok(f"{split.name}: all of {smallest} pixels")
-    else:
-        section.ok(f"{split.name}: {smallest} to {largest} pixels, median {median}")
+    name, images = split.name, sorted(facts, key=lambda image: image.header.pixels)
+    smallest, median, largest = (images[index].header.size for index in (0, len(images) // 2, -1))
+    sizes = f"{smallest} to {largest} pixels, median {median}"
+    section.ok(f"{name}: {f'all of {smallest} pixels' if smallest == largest else sizes}")
+    shapes = {image.header.shape for image in images}
     if split.side is not None:
-        small_images = [
-            image
-            for image in ordered_images
-            if min(image.header.height, image.header.width) < split.side
-        ]
+        small_images = [image for image in images if min(image.header.shape) < split.side]
         if small_images:
             names = [f"{image.file}: {image.header.size}" for image in small_images]
             how = "enlarged" if split.labels is None else "padded"
             text = f"{len(small_images)} images are smaller than {split.side} pixels and are {how}"
-            section.warn(f"{split.name}: {text}", names)
-    elif split.name == "train":
-        shapes = {(image.header.height, image.header.width) for image in facts}
-        if len(shapes) > 1:
-            section.fail("train: tiles of a batch must be of one size; set crop_size")
-        elif split.turns and any(height != width for height, width in shapes):
-            section.fail("train: tiles that are no squares cannot be turned; set crop_size")
+            section.warn(f"{name}: {text}", names)
+    elif name == "train" and len(shapes) > 1:
+        section.fail("train: tiles of a batch must be of one size; set crop_size")
+    elif (
+        name == "train"
+        and split.settings.turns
+        and any(height != width for height, width in shapes)
+    ):
+        section.fail("train: tiles that are no squares cannot be turned; set crop_size")
 
 
 def check_bands(split: Split, facts: Sequence[ImageFacts], section: Section) -> None:
-    kinds = Counter((image.header.bands, image.header.dtype) for image in facts)
-    descriptions = [
-        f"{bands} bands {dtype} ({file_count} files)"
-        for (bands, dtype), file_count in kinds.most_common()
-    ]
-    if len(kinds) <= 1:
-        section.ok(f"{split.name}: {''.join(descriptions)}")
-        return
     files = defaultdict(list)
     for image in facts:
-        files[image.header.bands, image.header.dtype].append(image.file)
-    rare_files = [
-        f"{file}: {kind[0]} bands {kind[1]}" for kind, _ in kinds.most_common()[1:]
-        for file in files[kind]
-    ]  # fmt: skip
-    section.warn(f"{split.name}: bands differ: {', '.join(descriptions)}", rare_files)
+        files[f"{image.header.bands} bands {image.header.dtype}"].append(image.file)
+    kinds = sorted(files, key=lambda kind: -len(files[kind]))
+    text = ", ".join(f"{kind} ({len(files[kind])} files)" for kind in kinds)
+    rare_files = [f"{file}: {kind}" for kind in kinds[1:] for file in files[kind]]
+    if rare_files:
+        section.warn(f"{split.name}: bands differ: {text}", rare_files)
+    else:
+        section.ok(f"{split.name}: {text}")
 
 
 def check_duplicates(image_facts: dict[str, Sequence[ImageFacts]], section: Section) -> None:
@@ -229,34 +233,23 @@ def check_duplicates(image_facts: dict[str, Sequence[ImageFacts]], section: Sect
 
     Neither makes a run fail, but scores on images that were trained on say nothing.
     """
-    contents = {name: by_pixels(facts) for name, facts in image_facts.items()}
-    for name, groups in contents.items():
-        twins = [files for files in groups.values() if len(files) > 1]
+    files = {name: defaultdict(list) for name in image_facts}
+    for name, facts in image_facts.items():
+        for image in facts:
+            if image.digest is not None:
+                files[name][image.digest].append(image.file)
+        twins = [" = ".join(names) for names in files[name].values() if len(names) > 1]
+        copies = sum(map(len, files[name].values())) - len(files[name])
         if twins:
-            copies = sum(len(files) - 1 for files in twins)
-            text = f"{name}: {copies} images are there again ({len(twins)} groups of equal pixels)"
-            section.warn(text, [" = ".join(files) for files in twins])
+            text = f"{copies} images are there again ({len(twins)} groups of equal pixels)"
+            section.warn(f"{name}: {text}", twins)
         else:
             section.ok(f"{name}: no image is there twice")
-    for first, second in combinations(contents, 2):
-        hashes = [digest for digest in contents[first] if digest in contents[second]]
-        if hashes:
-            names = [
-                f"{contents[first][digest][0]} = {contents[second][digest][0]}" for digest in hashes
-            ]
-            section.warn(
-                f"{first} and {second} share {len(hashes)} images: scores would not be of unseen "
-                f"images",
-                names,
-            )
+    for first, second in combinations(files, 2):
+        digests = [digest for digest in files[first] if digest in files[second]]
+        pairs = [f"{files[first][digest][0]} = {files[second][digest][0]}" for digest in digests]
+        if pairs:
+            text = f"share {len(pairs)} images: scores would not be of unseen images"
+            section.warn(f"{first} and {second} {text}", pairs)
         else:
             section.ok(f"{first} and {second} share no image")
-
-
-def by_pixels(facts: Sequence[ImageFacts]) -> dict[bytes, list[str]]:
-    """The files of each content, in the order of `facts`."""
-    groups = defaultdict(list)
-    for image in facts:
-        if image.digest is not None:
-            groups[image.digest].append(image.file)
-    return groups

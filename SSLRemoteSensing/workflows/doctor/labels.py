@@ -7,169 +7,142 @@ from dataclasses import dataclass
 import numpy as np
 
 from SSLRemoteSensing.core.classes import IGNORE
+from SSLRemoteSensing.core.console import map_files
 from SSLRemoteSensing.core.errors import UserError, one_line
-from SSLRemoteSensing.data.images import MAX_PIXELS, read_header, read_label
+from SSLRemoteSensing.data.images import read_label
 from SSLRemoteSensing.data.labels import INVALID, ValueCoding, count_values, settle_coding
 from SSLRemoteSensing.workflows.doctor.findings import Section
-from SSLRemoteSensing.workflows.doctor.images import (
-    MOST_ALIKE,
-    ImageFacts,
-    in_parallel,
-)
-from SSLRemoteSensing.workflows.doctor.subject import Split
+from SSLRemoteSensing.workflows.doctor.images import MISLED, MOST_ALIKE, ImageFacts, Split
+
+MISSING, UNREADABLE = "labels are missing", "labels cannot be read"
+OTHER_SIZE = "labels are of another size than their image"
 
 
 @dataclass(frozen=True)
 class LabelFacts:
-    """One label: the pixels of each value (256,), or why it cannot be used; `kind` is missing, size
-    or unreadable."""
+    """One label: the pixels of each value (256,), or what kind of fault it has, and which."""
 
     image: str
     label: str
     counts: np.ndarray | None = None
-    fault: str | None = None
-    kind: str = ""
+    kind: str | None = None
+    fault: str = ""
 
 
 def examine_label(image: ImageFacts, label: str) -> LabelFacts:
-    """Read `label`, once its header says that it is of its image's size."""
+    """Read `label`, and compare its size with what its image's header says."""
     if not os.path.lexists(label):
-        return LabelFacts(image.file, label, fault=f"{label} (of {image.file})", kind="missing")
+        return LabelFacts(image.file, label, None, MISSING, f"{label} (of {image.file})")
     try:
-        header = read_header(label)
-        if header.pixels > MAX_PIXELS:
-            text = f"label {label}: claims {header.size} pixels; replace it"
-            return LabelFacts(image.file, label, fault=text, kind="unreadable")
-        if image.header is not None and header.size != image.header.size:
-            text = f"{label}: {header.size} pixels, its image {image.header.size}"
-            return LabelFacts(image.file, label, fault=text, kind="size")
-        return LabelFacts(image.file, label, count_values(read_label(label)))
+        values = read_label(label)
     except UserError as error:
-        return LabelFacts(image.file, label, fault=one_line(error), kind="unreadable")
+        return LabelFacts(image.file, label, None, UNREADABLE, one_line(error))
+    if image.header is not None and values.shape != image.header.shape:
+        text = f"{label}: {values.shape[1]} x {values.shape[0]} pixels"
+        text = f"{text}, its image {image.header.size}"
+        return LabelFacts(image.file, label, None, OTHER_SIZE, text)
+    return LabelFacts(image.file, label, count_values(values))
 
 
 def scan_labels(split: Split, images: Sequence[ImageFacts], workers: int) -> list[LabelFacts]:
     """`examine_label` for each image of `split`."""
-    pairs = list(zip(images, split.labels, strict=True))
-    return in_parallel(
-        lambda pair: examine_label(*pair), pairs, workers, f"reading {split.name} labels"
-    )
+    pairs, what = zip(images, split.labels, strict=True), f"reading {split.name} labels"
+    return list(map_files(lambda pair: examine_label(*pair), pairs, what, workers))
 
 
 def check_labels(
-    split: Split,
-    facts: Sequence[LabelFacts],
-    coding: ValueCoding | None,
-    classes: Sequence[str],
-    section: Section,
-) -> tuple[list[str] | None, ValueCoding | None]:
+    split: Split, facts: Sequence[LabelFacts], coding: ValueCoding | None, section: Section
+) -> tuple[dict[str, str] | None, ValueCoding | None]:
     """Findings on the labels of one split.
 
     Args:
-        coding: the one that is stated, or that the training labels have; None: to be found out.
+        coding: that of the training labels, where the split's own is not stated; None: to be found
+            out.
 
     Returns:
-        The images whose labels cannot be used, None where the config is what is wrong; the coding,
-        None where no coding fits.
+        The images whose labels cannot be used, and why, None where the config is what is wrong; the
+        coding, None where no coding fits.
     """
-    faults = {
-        "missing": "labels are missing",
-        "size": "labels are of another size than their image",
-        "unreadable": "labels cannot be read",
-    }
-    bad_labels, total = [label for label in facts if label.fault is not None], len(facts)
-    config_to_blame = False
-    for kind, fault in faults.items():
-        kind_faults = [label.fault for label in bad_labels if label.kind == kind]
-        if not kind_faults:
-            continue
-        many = len(kind_faults) > MOST_ALIKE * total
-        config_to_blame |= many
-        hint = ", so the config is probably what is wrong" if many else ""
-        section.fail(f"{split.name}: {len(kind_faults)} of {total} {fault}{hint}", kind_faults)
-    if not bad_labels:
-        section.ok(f"{split.name}: all {total} labels are there, of their image's size")
-    readable_labels = [label for label in facts if label.fault is None]
-    if not readable_labels:
+    name, total, is_misled = split.name, len(facts), False
+    for kind in (MISSING, OTHER_SIZE, UNREADABLE):
+        faults = [label.fault for label in facts if label.kind == kind]
+        many = len(faults) > MOST_ALIKE * total
+        is_misled |= many
+        if faults:
+            text = f"{name}: {len(faults)} of {total} {kind}{MISLED if many else ''}"
+            section.fail(text, faults)
+    readable = [label for label in facts if label.kind is None]
+    if len(readable) == total:
+        section.ok(f"{name}: all {total} labels are there, of their image's size")
+    if not readable:
         return None, coding
-    coding, outliers = settle_codings(split, readable_labels, coding, len(classes), section)
-    if coding is not None:
-        check_classes(
-            split.name, sum(label.counts for label in readable_labels), coding, classes, section
-        )
-    if coding is not None and split.kept is not None:
-        used_counts = [facts[index].counts for index in split.kept if facts[index].fault is None]
-        name = f"{split.name}, the {len(split.kept)} tiles that fraction keeps"
-        check_classes(name, sum(used_counts, np.zeros(256, np.int64)), coding, classes, section)
-    if config_to_blame or coding is None:
-        return None, coding
-    return [label.image for label in [*bad_labels, *outliers]], coding
+    coding, outliers = settle(split, readable, split.coding or coding, section)
+    if coding is None:
+        return None, None
+    check_classes(split, readable, coding, section)
+    if split.dropped:
+        used_labels = [label for label in readable if label.image not in split.dropped]
+        of = f", the {total - len(split.dropped)} tiles that fraction keeps"
+        check_classes(split, used_labels, coding, section, of)
+    bad_images = [label.image for label in facts if label.kind is not None] + outliers
+    reasons = {image: f"image {image}: its label" for image in bad_images}
+    return None if is_misled else reasons, coding
 
 
-def settle_codings(
-    split: Split,
-    readable_labels: Sequence[LabelFacts],
-    coding: ValueCoding | None,
-    num_classes: int,
-    section: Section,
-) -> tuple[ValueCoding | None, list[LabelFacts]]:
-    """The coding as opening the data set finds it, and the labels that have other values.
+def settle(
+    split: Split, labels: Sequence[LabelFacts], coding: ValueCoding | None, section: Section
+) -> tuple[ValueCoding | None, list[str]]:
+    """The coding as opening the data set finds it, and the images of labels with other values.
 
     Some labels with values that no coding has do not hide what the others are coded in.
     """
-    total = sum(label.counts for label in readable_labels)
-    values = np.flatnonzero(total)
-    section.ok(f"{split.name}: values {', '.join(map(str, values))}")
-    usual_values = np.isin(np.arange(256), [*range(num_classes + 1), IGNORE])
-    sound_values = usual_values if coding is None else coding.table != INVALID
-    outliers = [label for label in readable_labels if label.counts[~sound_values].any()]
-    few_outliers = 0 < len(outliers) <= MOST_ALIKE * len(readable_labels)
+    num_classes = len(split.classes)
 
-    def attempt_coding(facts: Sequence[LabelFacts], section: Section) -> tuple | None:
-        counts, files = np.array([fact.counts for fact in facts]), [fact.label for fact in facts]
+    def attempt(labels: Sequence[LabelFacts]) -> tuple | None:
+        counts, files = np.array([label.counts for label in labels]), [x.label for x in labels]
         return section.attempt(settle_coding, counts, files, num_classes, coding)
 
-    coding_and_remarks = attempt_coding(readable_labels, Section(""))
-    if coding_and_remarks is not None:
-        outliers = []
-    elif few_outliers:
-        odd_values = np.flatnonzero(total * ~sound_values)
-        text = f"values {', '.join(map(str, odd_values))} are no classes, in {len(outliers)} labels"
-        label_values = [
-            f"{label.label}: {np.flatnonzero(label.counts * ~sound_values).tolist()}"
-            for label in outliers
-        ]
-        hint = "mend them, or set label_offset or label_codes"
-        section.fail(f"{split.name}: {text}; {hint}", label_values)
-        other_labels = [label for label in readable_labels if not label.counts[~sound_values].any()]
-        coding_and_remarks = attempt_coding(other_labels, section)
-    else:
-        coding_and_remarks = attempt_coding(readable_labels, section)
+    total, outliers = sum(label.counts for label in labels), []
+    section.ok(f"{split.name}: values {', '.join(map(str, np.flatnonzero(total)))}")
+    coding_and_remarks = attempt(labels)
     if coding_and_remarks is None:
-        return None, []
-    for sentence in coding_and_remarks[1]:
-        section.warn(sentence)
-    return coding_and_remarks[0], outliers
+        odd = np.arange(256) > num_classes if coding is None else coding.table == INVALID
+        odd[IGNORE] = False
+        outliers = [label for label in labels if label.counts[odd].any()]
+        if not 0 < len(outliers) <= MOST_ALIKE * len(labels):
+            return None, []
+        section.findings.pop()  # of the first such value; here of all
+        values = ", ".join(map(str, np.flatnonzero(total * odd)))
+        text = f"{split.name}: values {values} are no classes, in {len(outliers)} labels"
+        names = [f"{x.label}: {np.flatnonzero(x.counts * odd).tolist()}" for x in outliers]
+        section.fail(f"{text}; mend them, or set label_offset or label_codes", names)
+        coding_and_remarks = attempt([label for label in labels if not label.counts[odd].any()])
+    coding, remarks = coding_and_remarks or (None, [])
+    for remark in remarks:
+        section.warn(remark)
+    return coding, [label.image for label in outliers]
 
 
 def check_classes(
-    name: str, total: np.ndarray, coding: ValueCoding, classes: Sequence[str], section: Section
+    split: Split, labels: Sequence[LabelFacts], coding: ValueCoding, section: Section, of: str = ""
 ) -> None:
     """Shares of the classes in the scored pixels; classes without a pixel."""
-    counts = [int(total[coding.table == index].sum()) for index in range(len(classes))]
-    pixels, ignored_share = sum(counts), total[coding.table == IGNORE].sum() / max(1, total.sum())
+    total, name = sum((x.counts for x in labels), np.zeros(256, np.int64)), f"{split.name}{of}"
+    counts = {
+        class_name: int(total[coding.table == index].sum())
+        for index, class_name in enumerate(split.classes)
+    }
+    pixels, ignored_share = (
+        sum(counts.values()),
+        total[coding.table == IGNORE].sum() / max(1, total.sum()),
+    )
     if not pixels:
         section.fail(f"{name}: no pixel has a class, all are not scored")
         return
-    shares = ", ".join(
-        f"{class_name} {count / pixels:.2%}"
-        for class_name, count in zip(classes, counts, strict=True)
-    )
+    shares = ", ".join(f"{class_name} {n / pixels:.2%}" for class_name, n in counts.items())
     say = section.warn if ignored_share > 0.5 else section.ok
     say(f"{name}: {shares}; not scored {ignored_share:.2%} of all pixels")
-    absent_classes = [
-        class_name for class_name, count in zip(classes, counts, strict=True) if not count
-    ]
+    absent_classes = [class_name for class_name, n in counts.items() if not n]
     if absent_classes:
-        why = "it cannot be learned" if name.startswith("train") else "it has no score there"
+        why = "it cannot be learned" if split.name == "train" else "it has no score there"
         section.warn(f"{name}: no pixel is {' or '.join(absent_classes)}; {why}")
