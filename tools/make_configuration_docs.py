@@ -47,8 +47,8 @@ class Section:
     """A dict of the config: the keys of `schema`, met at `paths` (in order) by `commands`."""
 
     schema: Schema
-    paths: list[str] = field(default_factory=list)
-    commands: list[str] = field(default_factory=list)
+    paths: dict[str, None] = field(default_factory=dict)
+    commands: dict[str, None] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -59,8 +59,8 @@ class Section:
         if TRANSFORMS in self.names:
             return "The transforms"
         others = (section.paths for section in sections().values() if section is not self)
-        is_shared = not {*self.paths}.isdisjoint(itertools.chain(*others))
-        of_command = f" of `{self.commands[0]}`" if is_shared and len(self.commands) == 1 else ""
+        is_shared = not self.paths.keys().isdisjoint(itertools.chain(*others))
+        of_command = f" of {ticked(self.commands)}" if is_shared and len(self.commands) == 1 else ""
         return ticked(self.paths) + of_command
 
     @property
@@ -112,9 +112,7 @@ def sections() -> dict[frozenset, Section]:
 
     def visit(schema: Schema, path: str, command: str) -> None:
         section = found.setdefault(choices(schema), Section(schema))
-        for items, item in (section.paths, path), (section.commands, command):
-            if item not in items:
-                items.append(item)
+        section.paths[path] = section.commands[command] = None
         for key, below in inside(schema):
             visit(below, ".".join(filter(None, (path.removeprefix("config"), key))), command)
 
@@ -127,8 +125,8 @@ def choices(schema: Schema) -> frozenset[tuple]:
     """What a dict can hold, the keys of its owner or the names of its table; marks of the same
     dict, be they given twice, have the same."""
     if isinstance(schema, Part):
-        keys = parameters(Part(schema.owner, schema.given))
-        return frozenset((schema.owner, key) for key in keys)
+        own_keys = parameters(Part(schema.owner, schema.given))
+        return frozenset((schema.owner, key) for key in own_keys)
     return frozenset(schema.table.items())
 
 

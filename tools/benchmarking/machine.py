@@ -42,7 +42,9 @@ def measure_ceilings(bench: Bench) -> Iterator[dict]:
     say("ceilings: JPEG decoding, transfer")
     yield decode_rates(bench.dataset.files[:200])
     if device.type == "cuda":
-        yield host_to_device(device)
+        host = torch.randint(0, 256, (2**28,), dtype=torch.uint8).pin_memory()
+        copy = partial(torch.empty_like(host, device=device).copy_, host, non_blocking=True)
+        yield {"host_to_device_gb_per_second": 2**28 / in_turn([copy], device, 10)[0] / 1e9}
 
 
 def matmul_tflops(device: torch.device, precision: str, sizes: Sequence[int]) -> dict[str, float]:
@@ -71,16 +73,9 @@ def decode_rates(files: Sequence[str | Path]) -> dict[str, float]:
     def decode() -> list[np.ndarray]:
         return [cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) for data in contents]
 
-    pixels, taken = sum(image.shape[0] * image.shape[1] for image in decode()), in_turn([decode])[0]
-    rates = {"images": len(contents) / taken, "megapixels": pixels / taken / 1e6}
+    megapixels, taken = sum(image.size for image in decode()) / 3e6, in_turn([decode])[0]
+    rates = {"images": len(contents) / taken, "megapixels": megapixels / taken}
     return {f"decode_{name}_per_second": rate for name, rate in rates.items()}
-
-
-def host_to_device(device: torch.device, size: int = 2**28) -> dict[str, float]:
-    """10^9 bytes a second of copying pinned memory to a GPU."""
-    host = torch.randint(0, 256, (size,), dtype=torch.uint8).pin_memory()
-    copy = partial(torch.empty_like(host, device=device).copy_, host, non_blocking=True)
-    return {"host_to_device_gb_per_second": size / in_turn([copy], device, 10)[0] / 1e9}
 
 
 def measure_data(bench: Bench) -> Iterator[dict]:

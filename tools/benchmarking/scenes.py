@@ -124,12 +124,12 @@ def build_network(args: argparse.Namespace) -> MapNetwork:
     device = choose_device(args.device, "--device ")
     precision = choose_precision(args.precision, device, "--precision ")
     torch.manual_seed(0)
-    backbone = {"name": args.network, "in_channels": 3, "pretrained": False}
-    if args.network == "pointwise":
-        model = Pointwise(3, len(CLASSES), kernel_size=1)
-    else:
-        model = build_segmentation({"classes": list(CLASSES), "backbone_cfg": backbone})
     classes, palette = list(CLASSES), default_palette(len(CLASSES))
+    if args.network == "pointwise":
+        model = Pointwise(3, len(classes), kernel_size=1)
+    else:
+        backbone = {"name": args.network, "in_channels": 3, "pretrained": False}
+        model = build_segmentation({"classes": classes, "backbone_cfg": backbone})
     network = MapNetwork(
         model.eval().to(device), device, precision, classes, palette, 3, None, None, args.network
     )
@@ -174,8 +174,9 @@ def measure_predict(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:
         rounds.append(rates)
     yield {"network": args.network, "precision": precision, "scene": [args.width, args.height]}
     yield {"tile": tile, "batch_size": size, "overlap": args.overlap}
-    for name in works if args.rounds else ():
-        yield {f"{name}_pixels_per_second": statistics.median(r[name] for r in rounds[1:])}
-    if ratios := [rates["map"] / rates["bare"] for rates in rounds[1:]]:
+    if args.rounds:
+        for name in works:
+            yield {f"{name}_pixels_per_second": statistics.median(r[name] for r in rounds[1:])}
+        ratios = [rates["map"] / rates["bare"] for rates in rounds[1:]]
         yield {"map_over_bare": statistics.median(ratios), "map_over_bare_rounds": ratios}
     yield {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
