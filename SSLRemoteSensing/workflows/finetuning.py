@@ -196,6 +196,11 @@ def fill_class_weights(loss: dict, image_path: str | None, classes: list[str]) -
     return filled
 
 
+def open_finetuning(config: dict) -> tuple[Task, LoopSettings]:
+    """`open_task` of a config, checked; raises a `UserError` as `open_network` does besides."""
+    return open_task(open_network(config))
+
+
 def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
     """The training of `opened`, and its loop's keys; `best.pth` is chosen on val_data.
 
@@ -247,10 +252,10 @@ def finetune(config: dict, dry_run: bool = False) -> Path | None:
     Returns:
         the best checkpoint; None of a dry run.
     """
-    opened = open_network(config)
     if dry_run:
-        rehearse(*open_task(opened))
+        rehearse(*open_finetuning(config))
         return None
+    opened = open_network(config)
     trained = fit(*open_task(opened))  # with nothing of it held while the best is scored
     best = opened.loop.folder / "best.pth"
     results, report = best.with_name("results.json"), best.with_name("report.html")

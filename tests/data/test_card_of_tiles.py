@@ -69,7 +69,7 @@ def test_an_old_dataset_json_opens(tmp_path):
 @pytest.fixture
 def card_of_run():
     """The card that a fine-tuning would write."""
-    return lambda config: finetuning.open_task(finetuning.open_network(config))[0].card
+    return lambda config: finetuning.open_finetuning(config)[0].card
 
 
 def test_the_card_of_a_fine_tuning_on_prepared_tiles_knows_bands_and_values(
