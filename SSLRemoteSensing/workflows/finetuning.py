@@ -253,10 +253,10 @@ def finetune(config: dict, dry_run: bool = False) -> Path | None:
     Returns:
         the best checkpoint; None of a dry run.
     """
-    opened = open_network(config)
     if dry_run:
-        rehearse(*open_task(opened))
+        rehearse(*open_finetuning(config))
         return None
+    opened = open_network(config)
     trained = fit(*open_task(opened))  # with nothing of it held while the best is scored
     best = opened.loop.folder / "best.pth"
     results, report = best.with_name("results.json"), best.with_name("report.html")
