@@ -135,6 +135,11 @@ def open_network(config: dict, processes: int | None = None) -> Pretraining:
     return Pretraining(config, build_pretext(config), keys, loop)
 
 
+def open_pretraining(config: dict) -> tuple[Task, LoopSettings]:
+    """`open_task` of a config, checked; raises a `UserError` as `open_network` does besides."""
+    return open_task(open_network(config))
+
+
 def open_task(opened: Pretraining) -> tuple[Task, LoopSettings]:
     """The training of `opened`, and its loop's keys; its images and the probe's are opened.
 
@@ -191,7 +196,7 @@ def pretrain(config: dict, dry_run: bool = False) -> dict[str, object]:
     Args:
         dry_run: run and describe one step, write nothing, return nothing.
     """
-    task, settings = open_task(open_network(config))
+    task, settings = open_pretraining(config)
     if dry_run:
         rehearse(task, settings)
         return {}
