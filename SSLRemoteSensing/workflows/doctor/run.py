@@ -92,7 +92,7 @@ def open_task(opened: Opened, unusable: Iterable[str]) -> tuple[Task, LoopSettin
 
 def open_scoring(opened: Finetuning, task: Task) -> None:
     """Raises: UserError, as scoring the best weights does before it predicts."""
-    tiles = opened.open_split(opened.scored_split, task.dataset.tiles.coding)
+    tiles = opened.open_split(opened.scored_split, task.dataset.coding)
     open_scored(tiles, opened.classes, opened.scoring)
 
 
