@@ -1,7 +1,22 @@
 """Which bands of a scene a network takes, and which of their values becomes 255.
 
-The first of `RULES` that holds for a file decides. A tile is one with just as many bands as the
+The first of these rules that holds for a file decides. A tile is one with just as many bands as the
 network, whose training tiles were cut from scenes with the bands of the card.
+
+| rule | holds for | gives |
+|---|---|---|
+| absent band | --bands, one of which the file does not have | refused |
+| other number | --bands, more or fewer than the network's channels | refused |
+| flag | --bands | the bands of the flag |
+| palette | a palette, for a network of red, green, blue | its colours |
+| indices | a palette, but for a network of one band that training took as it stood | refused |
+| CMYK | CMYK, but for a JPEG and a network of red, green, blue | refused |
+| photograph | any other file of CMYK | all: decoding converts them |
+| training | a file that has the card's bands, and is no tile | the card's bands |
+| as stored | a tile, or as many bands as the network where the card names none | all of them |
+| without alpha | as many bands not called alpha as the network where the card names none | those |
+| grey | one band not called alpha, for a network of red, green, blue | it, repeated |
+| other | any file | refused |
 
 A band called alpha masks, unless the network takes it, as near infrared is often called so.
 """

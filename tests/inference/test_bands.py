@@ -8,6 +8,7 @@ import pytest
 from mapped import network
 
 from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.inference import bands
 from SSLRemoteSensing.inference.bands import RULES, Case, agreed_scale, choose_bands
 
 IRRG = dict(bands=(4, 1, 2), band_names=("near infrared", "red", "green"))
@@ -91,8 +92,11 @@ def test_a_rule_refuses_a_file_in_one_line(rule, file, card, flag, message):
     assert "\n" not in str(error.value)
 
 
-def test_each_rule_has_a_test():
-    assert {case[0] for case in GIVEN + REFUSED} == {rule.name for rule in RULES}
+def test_each_rule_has_a_test_and_a_row_of_the_table():
+    names = [rule.name for rule in RULES]
+    assert {case[0] for case in GIVEN + REFUSED} == set(names)
+    rows = [line.split(" | ")[0][2:] for line in bands.__doc__.splitlines() if line[:2] == "| "]
+    assert rows == ["rule", *names]
 
 
 def test_transparent_colours_are_those_that_the_palette_says():

@@ -92,9 +92,14 @@ def open_task(opened: Opened, unusable: Iterable[str], coding: ValueCoding | Non
 
 def open_scoring(opened: Finetuning, coding: ValueCoding | None) -> None:
     """Raises: UserError, as scoring the best weights does before it predicts."""
+<<<<<<< HEAD
     for name in sorted({"val", opened.scored_split}):
         tiles = opened.open_split(name, coding, checked=coding is not None)
         open_scored(tiles, opened.classes, opened.scoring)
+=======
+    tiles = opened.open_split(opened.scored_split, task.dataset.coding)
+    open_scored(tiles, opened.classes, opened.scoring)
+>>>>>>> pass2-4
 
 
 def check_folder(path: str, key: str, section: Section) -> bool:
