@@ -140,13 +140,18 @@ class Finetuning:
     def scored_split(self) -> str:
         return scored_split(self.config)
 
-    def open_split(self, split: str, coding: ValueCoding | None = None) -> SegmentationDataset:
-        """The tiles of `split`, whose labels are in `coding` or, without it, in their own."""
+    def open_split(
+        self, split: str, coding: ValueCoding | None = None, checked: bool = False
+    ) -> SegmentationDataset:
+        """The tiles of `split`, whose labels are in `coding` or, without it, in their own;
+        `checked`: they have been looked through in it."""
         classes, bands = self.classes, self.model.backbone.in_channels
         with about(f"train_cfg.{split}_data"):
             data, seed = self.train_cfg[f"{split}_data"], self.train_cfg.get("seed", 0)
             settings = TileSettings(**data)
-            return SegmentationDataset(settings, len(classes), bands, seed, coding, classes)
+            return SegmentationDataset(
+                settings, len(classes), bands, seed, coding, classes, checked
+            )
 
 
 def open_network(config: dict, trains: bool = True, processes: int | None = None) -> Finetuning:

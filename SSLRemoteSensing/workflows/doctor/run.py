@@ -86,20 +86,15 @@ def open_task(opened: Opened, unusable: Iterable[str], coding: ValueCoding | Non
         if isinstance(opened, Pretraining):
             return pretraining.open_task(opened)[0]
         tiles = opened.open_split("train", coding, checked=coding is not None)
-        dataset, groups = segmentation.Repeated(tiles, tiles.full_length), opened.param_groups()
-        return Task(opened.model, dataset, segmentation.collate, param_groups=groups)
+        groups = opened.model.param_groups(opened.train_cfg.get("backbone_lr_factor", 1.0))
+        return Task(opened.model, tiles.repeated(), segmentation.collate, param_groups=groups)
 
 
 def open_scoring(opened: Finetuning, coding: ValueCoding | None) -> None:
     """Raises: UserError, as scoring the best weights does before it predicts."""
-<<<<<<< HEAD
     for name in sorted({"val", opened.scored_split}):
         tiles = opened.open_split(name, coding, checked=coding is not None)
         open_scored(tiles, opened.classes, opened.scoring)
-=======
-    tiles = opened.open_split(opened.scored_split, task.dataset.coding)
-    open_scored(tiles, opened.classes, opened.scoring)
->>>>>>> pass2-4
 
 
 def check_folder(path: str, key: str, section: Section) -> bool:
