@@ -7,13 +7,9 @@ Against configs/vr_resnet50_inapinting_agr_examplar_cfg.py: MatchingHead for the
 prediction, the exemplar loss at temperature 0.2, without the own entry and with a weight of 0.1 for
 1, batches of 32 in a joint pass, Adam 1e-3 with a cosine, bf16 where the hardware has it.
 
-Not measured with ResNet-50, nor at 256 pixels. The same changes to ResNet-18 on whole tiles at 64
-pixels, 18,304 samples (docs/results.md, `best_whole`):
-Frozen, a linear classifier reads 57.3 ± 0.4 % mIoU off it on training sites (mean of five;
-published settings on the same tiles 54.4 ± 2.7, random weights 55.6 ± 0.9); the transform
-prediction is right in 94 to 96 % of the samples (published: 15 to 17 %, chance). On the test sites,
-minus random weights: 1.0 ± 1.8 frozen, and fine-tuned whole with 1, 5 and 10 % of the labels
--0.2 ± 0.9, -0.0 ± 0.8 and -0.2 ± 2.1. No gain is shown there.
+Not measured with ResNet-50, nor at 256 pixels. With frozen ResNet-18 at 64 pixels the same changes
+are better than random weights on training sites; on test sites no gain is shown. Figures stand in
+configs/oam_pretrain_resnet18_modern_cfg.py.
 """
 
 img_size = 256

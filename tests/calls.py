@@ -10,11 +10,13 @@ from conftest import ROOT
 from SSLRemoteSensing.core.errors import run_command
 
 
-def command(script: str, config: dict, folder: Path, *flags: str) -> int:
+def command(script: str, config: dict | None, folder: Path, *flags: object) -> int:
     """Run a command in this process; its exit status."""
-    file = folder / "config.py"
-    file.write_text(f"config = {config!r}\n")
-    arguments = [script, "--config_file", str(file), *flags]
+    arguments = [script, *map(str, flags)]
+    if config is not None:
+        file = folder / "config.py"
+        file.write_text(f"config = {config!r}\n")
+        arguments += ["--config_file", str(file)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", arguments)
         try:

@@ -1,6 +1,5 @@
 """Drawn images, small configs, and the commands as a user runs them."""
 
-import copy
 import os
 import signal
 import subprocess
@@ -100,12 +99,17 @@ def tiles(tmp_path_factory) -> Path:
     return draw_tiles(tmp_path_factory.mktemp("tiles"), 24)
 
 
+def small_config(which: str, **train_cfg) -> dict:
+    config = load_config(ROOT / f"configs/demo_oam_{which}_resnet18_cfg.py")
+    config["train_cfg"] |= dict(batch_size=4, num_workers=0, device="cpu") | train_cfg
+    config["train_cfg"] |= dict(precision="fp32", channels_last=False)
+    return config
+
+
 @pytest.fixture
 def pretext_config(tiles, tmp_path) -> dict:
     """The demo config of pre-training, at 32 x 32 pixels, on drawn tiles."""
-    config = copy.deepcopy(load_config(ROOT / "configs/demo_oam_pretrain_resnet18_cfg.py"))
-    config["train_cfg"] |= dict(batch_size=4, num_epoch=2, num_workers=0, device="cpu")
-    config["train_cfg"] |= dict(precision="fp32", channels_last=False)
+    config = small_config("pretrain", num_epoch=2)
     data = dict(data_path=str(tiles / "images"), data_format="*.jpg", img_size=32, crop_size=None)
     config["train_cfg"]["train_data"] |= data
     config["train_cfg"]["checkpoints"]["checkpoints_path"] = str(tmp_path / "run")
@@ -116,15 +120,11 @@ def pretext_config(tiles, tmp_path) -> dict:
 @pytest.fixture
 def seg_config(tiles, tmp_path) -> dict:
     """The demo config of fine-tuning on drawn tiles: 16 to train, 8 to validate."""
-    config = copy.deepcopy(load_config(ROOT / "configs/demo_oam_finetune_resnet18_cfg.py"))
-    config["train_cfg"] |= dict(batch_size=4, num_step=6, num_workers=0, device="cpu")
-    config["train_cfg"] |= dict(precision="fp32", channels_last=False)
+    config = small_config("finetune", num_step=6)
     config["train_cfg"]["optimizer"] = dict(name="SGD", lr=0.01)  # a third of AdamW's checkpoints
     paths = dict(image_path=str(tiles / "images"), label_path=str(tiles / "labels"))
-    config["train_cfg"]["train_data"] |= paths | dict(
-        data_format=["tile_00*.jpg", "tile_010.jpg", "tile_011.jpg", "tile_012.jpg"], crop_size=32
-    )
-    config["train_cfg"]["train_data"]["hash_range"] = (0, 1)
+    train_data = paths | dict(data_format=["tile_00*.jpg", "tile_01[0-2].jpg"], crop_size=32)
+    config["train_cfg"]["train_data"] |= train_data | dict(hash_range=(0, 1))
     config["train_cfg"]["val_data"] = paths | dict(data_format="tile_01[3-7].jpg")
     config["train_cfg"]["test_data"] = paths | dict(data_format="tile_02*.jpg")
     config["train_cfg"]["checkpoints"]["checkpoints_path"] = str(tmp_path / "seg")

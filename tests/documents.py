@@ -35,12 +35,6 @@ class Command:
         return f"{self.file}: {self.text}"
 
 
-def markdown_files() -> list[str]:
-    """All Markdown files of the repository, relative to its root."""
-    found = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
-    return sorted(str(file.relative_to(ROOT)) for file in found)
-
-
 def blocks(text: str) -> list[tuple[str, str]]:
     """(language, content) of each code block; '' for those without one and for indented ones."""
     found = [(match.start(), match[2], match[3]) for match in FENCE.finditer(text)]
@@ -81,12 +75,11 @@ def commands(file: str, text: str | None = None) -> list[Command]:
 
 def python_blocks(file: str) -> list[tuple[str | None, str]]:
     """(name, code) of each Python block; the name of the file that the line before says it is."""
-    found = []
-    for match in FENCE.finditer((ROOT / file).read_text()):
+    text, found = (ROOT / file).read_text(), []
+    for match in FENCE.finditer(text):
         if match[2] == "python":
-            before = match.string[: match.start()].rstrip().splitlines()[-1]
-            name = re.search(r"`(\w+\.py)`:$", before)
-            found.append((name[1] if name else None, match[3]))
+            name = re.search(r"`(\w+\.py)`:\s*\Z", text[: match.start()])
+            found.append((name and name[1], match[3]))
     return found
 
 

@@ -83,7 +83,6 @@ class Exports:
 
     Attributes:
         checkpoints: what is exported, by kind.
-        said: what the command printed, by the folder of the export.
     """
 
     def __init__(self, factory):
@@ -113,8 +112,6 @@ class Exports:
     def ours(self, checkpoint: str | Path, pixels: torch.Tensor) -> torch.Tensor:
         """Logits, or the last map, of the network in a checkpoint, for uint8 images."""
         source = self.source(checkpoint)
+        unit = pixels.float() / 255
         with torch.no_grad():
-            unit = pixels.float() / 255
-            if source.net is None:
-                return source.backbone(unit)["block6"]
-            return source.net.logits(unit)
+            return source.net.logits(unit) if source.net else source.backbone(unit)["block6"]

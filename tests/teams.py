@@ -37,18 +37,18 @@ def start_team(script: str, folder: Path, groups: list[int], timeout: int = 800)
             team.append(subprocess.Popen(command, stdout=said, stderr=said, env=own, cwd=ROOT))
     end = time.monotonic() + timeout
     try:
-        while any(one.poll() is None for one in team):
-            assert not any(one.poll() for one in team), "a process failed"
+        while any(process.poll() is None for process in team):
             assert time.monotonic() < end, "the processes wait for each other"
+            assert not any(process.poll() for process in team), "a process failed"
             time.sleep(0.1)
-        assert not any(one.poll() for one in team), "a process failed"
+        assert not any(process.poll() for process in team), "a process failed"
     except AssertionError as error:
         said = [(folder / f"said.{rank}").read_text()[-3000:] for rank in range(len(team))]
         raise AssertionError(f"{error}\n" + "\n".join(said)) from None
     finally:
-        for one in team:
-            one.kill()
-            one.wait()
+        for process in team:
+            process.kill()
+            process.wait()
 
 
 @contextlib.contextmanager

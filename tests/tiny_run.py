@@ -11,6 +11,8 @@ from conftest import fit_task
 from torch import nn
 
 from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
+from SSLRemoteSensing.training.settings import LoopSettings
+from SSLRemoteSensing.training.train_step import TrainStep
 
 
 class TinyNet(nn.Module):
@@ -32,15 +34,19 @@ class TinyNet(nn.Module):
         return {"inpainting": anchor.square().mean(), "agr": agr, "exemplar": exemplar}
 
 
-def tiny(config: dict) -> nn.Module:
-    return TinyNet()
+def step_of(model: nn.Module, param_groups: list[dict] | None = None, **settings) -> TrainStep:
+    """A training step on the CPU, of SGD unless the settings say otherwise."""
+    places = dict(checkpoints=dict(checkpoints_path="."), log=dict(log_path="."))
+    optimizer = dict(name="SGD", lr=0.1)
+    keys = dict(batch_size=1, num_step=1, device="cpu", optimizer=optimizer) | places | settings
+    return TrainStep(model, LoopSettings(**keys), param_groups)
 
 
 def images_of(config: dict) -> PretextDataset:
     return PretextDataset(PretextSettings(**config["train_cfg"]["train_data"]))
 
 
-def train(config: dict, sabotage=None, build=tiny, dataset=None, **changes) -> nn.Module:
+def train(config: dict, sabotage=None, build=None, dataset=None, **changes) -> nn.Module:
     """Run `config` in this process; `sabotage(model)` may lay hands on the network first.
 
     Args:
@@ -50,7 +56,7 @@ def train(config: dict, sabotage=None, build=tiny, dataset=None, **changes) -> n
     for key in ("losses", "train_data"):
         train_cfg.pop(key)
     torch.manual_seed(train_cfg.get("seed", 0))
-    model = build(config)
+    model = build(config) if build else TinyNet()
     dataset = images_of(config) if dataset is None else dataset
     if sabotage:
         sabotage(model)
@@ -86,14 +92,13 @@ def at_call(number: int, act):
     """Call `act()` as the model begins step `number`, counted from 1."""
 
     def sabotage(model):
-        forward, numbers = model.forward, itertools.count(1)
+        numbers = itertools.count(1)
 
-        def counting(batch):
+        def count(*_) -> None:
             if next(numbers) == number:
                 act()
-            return forward(batch)
 
-        model.forward = counting
+        model.register_forward_pre_hook(count)
 
     return sabotage
 

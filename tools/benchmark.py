@@ -36,59 +36,76 @@ MODULES = {"ceilings": "machine", "data": "machine", "loop": "training", "step":
 MODULES |= dict.fromkeys(("published", "contrastive", "switches"), "variants")
 TRAINING = tuple(MODULES)  # what is measured under that name
 MODULES |= {"watching": "training", "prepare": "scenes", "predict": "scenes"}
-MODULES["processes"] = "processes"
+MODULES["processes"] = "machine"
 NAMES = ("training", *MODULES, "table")
-LEAST = {"steps": 1, "loop_steps": 2, "embeddings": 4, "num_workers": 0, "processes": 2}
-LEAST |= {"rounds": 0, "batch_size": 1}
+# Flag -> its least value, its default and its meaning.
+NUMBERS = {
+    "batch_size": (1, None, "images or windows (default: 4, training on CUDA 64, mapping 1)"),
+    "rounds": (0, 3, "of processes, prepare and predict, in turn; predict 0: its memory alone"),
+    "img_size": (1, 256, "side of an image in training, in pixels"),
+    "steps": (1, None, "counted, of each kind (default: 3, on CUDA 30)"),
+    "loop_steps": (2, None, "of fit(), whose second half counts (default: 5, on CUDA 400)"),
+    "num_workers": (0, None, "that make samples (default: 1, on CUDA one a core, at most 16)"),
+    "embeddings": (4, 8192, "rows of the contrastive loss"),
+    "processes": (2, 2, "compared with one"),
+    "tile": (1, 512, "of predict: side of a window, in pixels"),
+    "workers": (1, 1, "of predict: threads that read and compress"),
+    "width": (1, 2048, "of predict: the scene's, in pixels"),
+    "height": (1, 2048, "of predict: the scene's, in pixels"),
+    "side": (1, 6000, "of prepare: the scenes', in pixels"),
+    "open_tiles": (1, 100_000, "of prepare: tiles of the set to open"),
+}
+# What a figure's name does not say by itself.
+MEANINGS = {
+    "fast_precision": "what this machine does in hardware; bf16 with channels_last",
+    "matmul_tflops": "by precision and side of the square matrices",
+    "sample_ms": "file to occluded, anchor and transformed, one core",
+    "cores_to_feed": "cores that make samples as fast as the fast step takes them",
+    "step_split_s": "the device is waited for after each part",
+    "counted_steps": "of fit() from files, after the warm-up",
+    "data_wait": "share of the time the loop waited for data",
+    "peak_memory_gib": "CUDA: of this run's tensors; CPU: of the process",
+    "flops_per_image": "products and convolutions, forward and backward",
+    "mfu": "flops_per_image x images_per_second / ceiling_matmul_tflops",
+    "mfu_bare": "the same with batch_size / fast_step_s, on a ready batch",
+    "loop_efficiency": "images_per_second of fit() / bare steps on a ready batch",
+    "published_step_s": "as published: also its contrastive loss, no fused optimizer",
+    "switches": "each alone: images a second over the fast step's, in turn",
+    "watching_step_s": "a training step (CPU: seconds of this process)",
+    "watching_entry_s": "figures of an entry of the log",
+    "watching_look_s": "figures and pictures of the fixed samples; the first reads them",
+    "watching_share": "of the time, by the default log_step and vis_step",
+    "prepare_scene_s": "one core; copied are its pixels, by rasterio and OpenCV",
+    "images_per_second_one": "one process, on a CPU with as many threads and batches",
+    "efficiency": "all over one, on GPUs over so many times one",
+}
 
 
 def flags() -> argparse.ArgumentParser:
-    # fmt: off
     flags = Flags(__doc__)
-    add = flags.add_argument
-    add("measurement", nargs="?", default="training", choices=NAMES, metavar="MEASUREMENT",
-        help=", ".join(NAMES))
+    add, names = flags.add_argument, ", ".join(NAMES)
+    add("measurement", nargs="?", default="training", choices=NAMES, metavar="NAME", help=names)
     add("file", nargs="?", type=Path, metavar="FILE", help="of table: what --output wrote")
-    add("--device", default="auto", help="cpu, cuda or auto, which is a GPU if there is one")
-    add("--batch_size", type=int, metavar="N",
-        help="images or windows a step (default: 4, training on CUDA 64, mapping 1)")
-    add("--rounds", type=int, default=3, metavar="N",
-        help="of processes, prepare and predict, in turn; predict 0: its memory alone")
     add("--output", metavar="FILE", help="write the figures to this JSON file")
-    add = flags.add_argument_group("training and processes").add_argument
+    add("--device", default="auto", help="cpu, cuda or auto, which is a GPU if there is one")
     add("--config_file", metavar="FILE", default=str(CONFIG), help="of a pre-training")
     add("--images", metavar="FOLDER", help="of JPEG files (default: drawn ones of 256 x 256)")
-    add("--img_size", type=int, default=256, metavar="PIXELS", help="side of an image")
-    add("--steps", type=int, metavar="N", help="counted, of each kind (default: 3, on CUDA 30)")
-    add("--loop_steps", type=int, metavar="N", help="of fit() (default: 5, on CUDA 400)")
-    add("--num_workers", type=int, metavar="N",
-        help="processes that make samples (default: 1, on CUDA one a core, at most 16)")
     add("--compile", action="store_true", help="compile the fast step and the loop")
-    add("--embeddings", type=int, default=8192, metavar="N", help="rows of the contrastive loss")
     add("--switches", nargs="*", choices=SWITCHES, default=SWITCHES, help="those to turn")
     add("--profile", metavar="FILE", help="write a trace of three fast steps, for ui.perfetto.dev")
-    add("--processes", type=int, default=2, metavar="N", help="compared with one")
-    add = flags.add_argument_group("prepare and predict").add_argument
-    add("--network", default="vgg16_bn", metavar="NAME",
-        help="pointwise, or a backbone (vgg16_bn, resnet18, ...)")
-    add("--precision", default="auto", choices=("auto", "fp32", "bf16"),
-        help="of the network; auto is bf16 where the hardware has it")
-    add("--tile", type=int, default=512, metavar="PIXELS", help="side of a window")
-    add("--overlap", type=float, default=0.0, metavar="SHARE",
-        help="share of its side by which a window overlaps the next")
-    add("--workers", type=int, default=1, metavar="N", help="threads that read and compress")
-    add("--width", type=int, default=2048, metavar="PIXELS", help="of the scene to map")
-    add("--height", type=int, default=2048, metavar="PIXELS", help="of the scene to map")
-    add("--side", type=int, default=6000, metavar="PIXELS", help="of the scenes to prepare")
-    add("--open_tiles", type=int, default=100_000, metavar="N", help="of the set to open")
-    # fmt: on
+    text = "of predict: pointwise, or a backbone (vgg16_bn, resnet18, ...)"
+    add("--network", default="vgg16_bn", metavar="NAME", help=text)
+    text = "of predict; auto is bf16 where the hardware has it"
+    add("--precision", default="auto", choices=("auto", "fp32", "bf16"), help=text)
+    text = "of predict: share of its side by which a window overlaps the next"
+    add("--overlap", type=float, default=0.0, metavar="SHARE", help=text)
+    for name, (_, default, text) in NUMBERS.items():
+        add(f"--{name}", type=int, default=default, metavar="N", help=text)
     return flags
 
 
 def main() -> None:
     args = parse(flags())
-    from benchmarking.table import table
-
     if args.measurement == "table":
         if args.file is None or not args.file.is_file():
             raise UserError(f"table {args.file}: no such file; name what --output wrote")
@@ -108,13 +125,15 @@ def main() -> None:
 
 def write(output: str | None, figures: dict) -> None:
     if output:
-        write_text(Path(output), json.dumps(figures, indent=2) + "\n")
+        write_text(output, json.dumps(figures, indent=2) + "\n")
 
 
 def check(args: argparse.Namespace) -> None:
     """Raise a `UserError` for flags that cannot be."""
-    for name, least in LEAST.items():
+    for name, (least, *_) in NUMBERS.items():
         value = getattr(args, name)
+        if name in ("batch_size", "rounds") and args.measurement != "predict":
+            least += 1  # batch normalization and the contrastive loss need two images
         if value is not None and value < least:
             raise UserError(f"--{name} {value}: must be at least {least}")
     for name in ("output", "profile"):
@@ -128,19 +147,18 @@ def measure(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:
     import torch
     from benchmarking.bench import Bench
 
-    name = args.measurement
-    names = TRAINING if name == "training" else (name,)
-    modules = [import_module(f"benchmarking.{MODULES[name]}") for name in names]
+    names = TRAINING if args.measurement == "training" else (args.measurement,)
     subject = (args, scratch)
-    if name in ("training", *TRAINING, "watching"):
+    if names[0] in (*TRAINING, "watching"):
         subject = (Bench(args, scratch),)
-        yield subject[0].describe()
+        yield subject[0].description
     try:
-        for name, module in zip(names, modules, strict=True):
+        for name in names:
+            module = import_module(f"benchmarking.{MODULES[name]}")
             yield from getattr(module, f"measure_{name}")(*subject)
     except torch.OutOfMemoryError as error:
-        said = f"--batch_size {args.batch_size}: out of memory; set a smaller one"
-        raise UserError(said) from error
+        text = f"--batch_size {args.batch_size}: out of memory; set a smaller one"
+        raise UserError(text) from error
 
 
 def shares(figures: dict) -> dict:
@@ -152,6 +170,24 @@ def shares(figures: dict) -> dict:
     ready, of_ceiling = figures["batch_size"] / figures["fast_step_s"], flops / (ceiling * 1e12)
     cores = ready * sample_ms / 1000
     return {"mfu": rate * of_ceiling, "mfu_bare": ready * of_ceiling, "cores_to_feed": cores}
+
+
+def table(figures: dict, depth: int = 1) -> str:
+    """A line for each figure, its name ending with its unit, where it is no share or ratio; a dict
+    among them is a line for each of its entries."""
+    lines = []
+    for key, value in figures.items():
+        text = "" if isinstance(value, dict) else readable(value)
+        lines.append(f"{'  ' * depth + key:<40}{text:<22} {MEANINGS.get(key, '')}".rstrip())
+        if isinstance(value, dict) and value:
+            lines.append(table(value, depth + 1))
+    return "\n".join(lines)
+
+
+def readable(value) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(readable, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -94,17 +94,17 @@ def compare(folders: list[Path]) -> str:
     results = [json.loads((folder / "results.json").read_text()) for folder in folders]
     config = results[0]["config"]
     both = [result["protocols"]["all"] for result in results]
-    rows = {"mIoU": "miou", "mF1": "mf1", "overall accuracy": "oa", "kappa": "kappa"}
-    rows = {name: [scores[key] for scores in both] for name, key in rows.items()}
+    keys = {"mIoU": "miou", "mF1": "mf1", "overall accuracy": "oa", "kappa": "kappa"}
+    rows = {name: [scores[key] for scores in both] for name, key in keys.items()}
     for name in config["classes"]:
         rows[f"IoU {name}"] = [scores["per_class"][name]["iou"] for scores in both]
     labels = f"{config['train_cfg']['train_data']['fraction']:.0%} of the labels"
     tiles = len((folders[0] / "train_tiles.txt").read_text().splitlines())
     lines = [f"\nTest scores in %, fine-tuned with {labels}, {tiles} tiles:"]
-    lines.append(f"{'':<22}" + "".join(f"{name:>14}" for name in STARTS))
+    lines.append("{:<22}{:>14}{:>14}".format("", *STARTS))
     for name, values in rows.items():
         texts = ("none" if value is None else f"{100 * value:.1f}" for value in values)
-        lines.append(f"{name:<22}" + "".join(f"{text:>14}" for text in texts))
+        lines.append("{:<22}{:>14}{:>14}".format(name, *texts))
     lines.append("One seed, drawn scenes, minutes of training: it shows that all parts work, not")
     lines.append("how much pre-training helps; docs/results.md has what was measured of that.\n")
     return "\n".join(lines)
@@ -115,14 +115,16 @@ def draw(folders: list[Path], path: Path) -> None:
     from SSLRemoteSensing import load_segmentation
     from SSLRemoteSensing.core.machine import choose_device
     from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
-    from SSLRemoteSensing.inference.windows import classify
+    from SSLRemoteSensing.inference.windows import probabilities
     from SSLRemoteSensing.reports.figures import draw_examples
 
     device = choose_device("auto")
-    predicts = {
-        name: partial(classify, load_segmentation(folder / "best.pth").to(device), device, "fp32")
-        for name, folder in zip(STARTS, folders, strict=True)
-    }
+
+    def classify(net, images):
+        return probabilities(net, device, "fp32", images).argmax(1).byte()
+
+    nets = [load_segmentation(folder / "best.pth").to(device) for folder in folders]
+    predicts = {name: partial(classify, net) for name, net in zip(STARTS, nets, strict=True)}
     config = json.loads((folders[0] / "results.json").read_text())["config"]
     settings = TileSettings(**config["train_cfg"]["test_data"])
     tiles = SegmentationDataset(settings, num_classes=len(config["classes"]))

@@ -38,42 +38,30 @@ def flags() -> Flags:
 def main() -> None:
     args = parse(flags())
     # Only now: they load torch, which takes seconds that --help need not wait for.
-    from SSLRemoteSensing.workflows.doctor import findings
-    from SSLRemoteSensing.workflows.doctor.examine import Examination, examine
+    from SSLRemoteSensing.workflows.doctor.examine import examine
+    from SSLRemoteSensing.workflows.doctor.findings import FAIL, Report
 
     for name in ("workers", "processes"):
         if vars(args)[name] is not None and vars(args)[name] < 1:
             raise UserError(f"--{name} {vars(args)[name]}: must be at least 1")
     config = read_config(args, starting_weights(args))
     # Made now: after hours of reading it would be too late to learn that it cannot be.
-    output = None if args.output is None else make_folder(args.output, "--output")
-
-    def tell(examination: Examination) -> None:
-        print_line(f"{examination.sections[-1]}\n")
-        write(examination, complete=False)
-
-    def write(examination: Examination, complete: bool) -> None:
-        """In files after each section: what crashes later must not lose what is known."""
-        if output is not None:
-            findings.write_json(examination.sections, output / "doctor.json", complete)
-        if output is not None and examination.is_read:
-            findings.write_list(examination.bad_images, output / "exclude.txt")
-
-    examination = Examination(config, args.workers, args.processes, tell)
-    examine(examination)
-    write(examination, complete=True)
-    if output is not None:
-        print_line(f"{len(examination.bad_images)} images to exclude: {output / 'exclude.txt'}")
-        print_line(f"all findings: {output / 'doctor.json'}")
-    print_line(findings.verdict(examination.sections))
-    if findings.count(examination.sections, findings.FAIL):
+    report = Report(None if args.output is None else make_folder(args.output, "--output"))
+    examine(config, report, args.processes, args.workers)
+    report.write(complete=True)
+    if report.output is not None:
+        listed = report.output / "exclude.txt"
+        print_line(f"{len(report.bad_images)} images to exclude: {listed}")
+        print_line(f"all findings: {report.output / 'doctor.json'}")
+    print_line(report.verdict())
+    if report.count(FAIL):
         sys.exit(1)
     # What to run next: the run that was examined, without the images that it could not use.
     is_tuning = "classes" in config
     words = config_words(args, "backbone" if is_tuning else "with_imagenet")
-    if examination.bad_images and output is not None:
+    if report.bad_images and report.output is not None:
         words += [] if "--set" in words else ["--set"]
         for key, part in config["train_cfg"].items():
             if key.endswith("_data") and part:
-                words.append(f"train_cfg.{key}.exclude={output / 'exclude.txt'}")
+                words.append(f"train_cfg.{key}.exclude={listed}")
     print_summary({}, [command_line("finetune_seg.py" if is_tuning else "train.py", *words)])

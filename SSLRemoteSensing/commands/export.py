@@ -51,6 +51,5 @@ def main() -> None:
     options = {key: getattr(args, key) for key in ("preprocess", "result", "overwrite", "dataset")}
     request = Request(args.checkpoint, args.format, args.output, licence=args.license, **options)
     contents, card = write_export(request)
-    print_summary(
-        {"weights": args.output, "holds": contents, "card": f"{card}, with the lines that load it"}
-    )
+    card = f"{card}, with the lines that load it"
+    print_summary({"weights": args.output, "holds": contents, "card": card})

@@ -11,6 +11,7 @@ The same command goes on where it was stopped and repeats no finished cell; more
 initialisations extend the grid. Exit status 1: a cell failed; the same command tries it again.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -58,29 +59,26 @@ def main() -> None:
     args = parse(flags())
     # Only now: they load torch, which takes seconds that --help need not wait for.
     from SSLRemoteSensing.workflows.finetuning import check_segmentation
+    from SSLRemoteSensing.workflows.label_efficiency import report
     from SSLRemoteSensing.workflows.label_efficiency.grid import plan_grid
     from SSLRemoteSensing.workflows.label_efficiency.jobs import slots_for
-    from SSLRemoteSensing.workflows.label_efficiency.report import (
-        choose_protocol,
-        describe,
-        preview,
-    )
-    from SSLRemoteSensing.workflows.label_efficiency.run import ENOUGH, run_grid, with_seeds
+    from SSLRemoteSensing.workflows.label_efficiency.run import ENOUGH, run_grid
 
     config = read_config(args)
     check_segmentation(config)
     if args.jobs is not None and args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: must be at least 1")
-    protocol = choose_protocol(config, args.protocol)
+    protocol = report.choose_protocol(config, args.protocol)
     axes = (args.init, args.fractions, args.seeds, args.lrs, args.init_set)
     grid = plan_grid(Path(args.output), config, *axes, args.against)
     slots = slots_for(config["train_cfg"].get("device", "auto"), args.jobs)
-    print("\n".join(describe(grid)))
+    print("\n".join(report.describe(grid)))
     if args.dry_run:
-        preview(grid, len(slots), FINETUNE, config_words(args))
+        report.preview(grid, len(slots), FINETUNE, config_words(args))
         return
     with stoppable("stopped; finished cells are kept, the same command goes on"):
         is_whole = run_grid(grid, FINETUNE, slots, args.metric, protocol, args.keep_weights)
     if is_whole and max(args.seeds) == len(args.seeds) - 1 < ENOUGH - 1:
-        print_summary({}, [this_command(with_seeds(sys.argv[1:], ENOUGH))])  # narrower intervals
+        seeds = " ".join(map(str, range(ENOUGH)))  # narrower intervals
+        print_summary({}, [re.sub(r" --seeds( \d+)+", "", this_command()) + f" --seeds {seeds}"])
     sys.exit(0 if is_whole else 1)

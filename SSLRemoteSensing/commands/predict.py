@@ -83,8 +83,6 @@ def main() -> None:
         failures = print_outcome(plan, results)
         if failures and len(plan.outputs) == 1:
             sys.exit(2)
-        command = this_command(
-            [*sys.argv[1:], *([] if args.skip_existing else ["--skip_existing"])]
-        )
-        print_summary({"maps": args.output}, [command] if failures else [])
+        again = sys.argv[1:] + ([] if args.skip_existing else ["--skip_existing"])
+        print_summary({"maps": args.output}, [this_command(again)] if failures else [])
     sys.exit(1 if failures else 0)

@@ -11,10 +11,11 @@ again goes on where it was stopped. Exit status 1: something must not be used, a
 """
 
 import os
+import shlex
 import sys
 
 from SSLRemoteSensing.core.cli import Flags, parse
-from SSLRemoteSensing.core.console import argv_words, print_summary
+from SSLRemoteSensing.core.console import print_summary, this_command
 from SSLRemoteSensing.core.errors import stoppable
 
 
@@ -60,7 +61,8 @@ def main() -> None:
     from SSLRemoteSensing.preparation.request import next_commands, prepare_request
 
     with stoppable("stopped; finished scenes are kept, the same command goes on"):
-        is_good = prepare_request(args, made_by=argv_words())
+        words = shlex.split(this_command().removeprefix("python "))
+        is_good = prepare_request(args, made_by=words)
     if is_good and not args.check:
         print_summary({"tiles": args.output}, next_commands(args))
     sys.exit(0 if is_good else 1)

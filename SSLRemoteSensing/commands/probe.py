@@ -38,16 +38,14 @@ def main() -> None:
     config = read_config(args)
     check_pretext(config)
     if config["train_cfg"].get("probe") is None:
-        raise UserError(
-            "train_cfg.probe: is missing in the config; set train_cfg.probe.path=FOLDER, of a "
-            "prepared set, or image_path, label_path and classes"
-        )
+        keys = "path=FOLDER, of a prepared set, or image_path, label_path and classes"
+        raise UserError(f"train_cfg.probe: is missing in the config; set train_cfg.probe.{keys}")
     if args.draws < 1:
         raise UserError(f"--draws {args.draws}: must be at least 1")
     device = choose_device(args.device, "--device ")
     precision = choose_precision(args.precision, device, "--precision ")
-    weights, draws = probing.Weights(args.backbone, args.seed, args.blocks), []
-    for scores, summary in probing.score_draws(config, weights, args.draws, device, precision):
+    wanted, draws = (args.backbone, args.seed, args.blocks, args.draws), []
+    for scores, summary in probing.score_draws(config, *wanted, device, precision):
         if args.draws == 1:
             print("\n".join(probing.lines_of_classes(scores)))
         print(summary, flush=True)

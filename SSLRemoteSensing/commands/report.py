@@ -38,10 +38,8 @@ def main() -> None:
     elif (args.folder / "best.pth").is_file():
         report_run(args)
     else:
-        raise UserError(
-            f"{args.folder}: has neither best.pth of a fine-tuning nor grid.json of a "
-            f"label-efficiency grid; name the folder of one"
-        )
+        need = "best.pth of a fine-tuning nor grid.json of a label-efficiency grid"
+        raise UserError(f"{args.folder}: has neither {need}; name the folder of one")
 
 
 def report_run(args: Namespace) -> None:

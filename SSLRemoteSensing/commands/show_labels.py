@@ -102,7 +102,6 @@ def main() -> None:
     table = figures.class_table(tiles, counts, part.classes)
     page = figures.draw_tiles(tiles, table, part.classes, part.palette, title)
     write_png(output, page, COMPRESSION)
-    print_line(title)
-    for line in figures.table_lines(table):
+    for line in [title, *figures.table_lines(table)]:
         print_line(line)
     print_summary({"picture": output})

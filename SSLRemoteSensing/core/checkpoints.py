@@ -9,6 +9,7 @@ file's SHA-256.
 
 import hashlib
 import json
+import re
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -54,15 +55,15 @@ def read(path: str | Path) -> dict:
             warnings.simplefilter("ignore")
             contents = torch.load(path, map_location="cpu", weights_only=True)
         check_values(contents)
+        if not isinstance(contents, dict):
+            raise Damaged(f"holds a {type(contents).__name__}, expected a state_dict")
     except Exception as error:  # bytes of any kind may stand in the file, and any error come of it
         reason = str(error) if isinstance(error, Damaged) else "damaged or no checkpoint"
-        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
+        if re.search("Unsupported (global|class)", str(error)):
             reason = "holds Python objects besides weights"
         raise Damaged(
             f"weights {path}: refused, {reason}; take another file, or an epoch_*.pth"
         ) from error
-    if not isinstance(contents, dict):
-        raise Damaged(f"weights {path}: holds a {type(contents).__name__}, expected a state_dict")
     contents.pop("checksum", None)  # of version 1
     version = contents.pop("format_version", 1)
     if version not in (1, VERSION):
@@ -76,12 +77,13 @@ def read(path: str | Path) -> dict:
 def check_archive(path: Path) -> None:
     """Raise an error for an archive that is not what was written, or that would take more memory
     than it has bytes; torch's older format is none, and has no CRC."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
-                raise Damaged("claims more bytes than it has")
-            if archive.testzip() is not None:
-                raise Damaged("damaged, not what was written")
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+            raise Damaged("claims more bytes than it has")
+        if archive.testzip() is not None:
+            raise Damaged("damaged, not what was written")
 
 
 def check_values(contents) -> None:
@@ -152,10 +154,8 @@ def export_backbone(folder: Path, weights: dict[str, Tensor], card: dict) -> Non
 
 
 def write_plain(path: Path, contents: dict, card: dict) -> None:
-    """Write `contents` to `path`, and its card with its SHA-256 to the `.json` beside.
-
-    Both are written before either takes its name.
-    """
+    """Write `contents` to `path`, and its card with its SHA-256 to the `.json` beside; both are
+    written before either takes its name."""
     with atomic(path.with_suffix(".json")) as card_part, atomic(path) as part:
         save(part, contents)
         full_card = card | {"sha256": sha256(part)}
@@ -163,12 +163,8 @@ def write_plain(path: Path, contents: dict, card: dict) -> None:
 
 
 def read_card(path: Path, contents: dict) -> dict:
-    """What is known of the weights: from a run's checkpoint or the `.json` beside the file.
-
-    Raises:
-        UserError: a card that cannot be read.
-        Damaged: one that has the SHA-256 of another file.
-    """
+    """What is known of the weights: from a run's checkpoint or the `.json` beside the file. Raises
+    a `UserError` for a card that cannot be read, `Damaged` for the SHA-256 of another file."""
     if isinstance(contents.get("card"), dict):
         return contents["card"]
     card_path = path.with_suffix(".json")

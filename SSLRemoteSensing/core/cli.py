@@ -14,6 +14,12 @@ from SSLRemoteSensing.core.config import load_config, nearest
 from SSLRemoteSensing.core.console import as_started
 from SSLRemoteSensing.core.errors import UserError
 
+# Keys of a run's folders, as flags -> what lies there.
+PATHS = {
+    "checkpoints_path": "the run's checkpoints and results",
+    "log_path": "metrics.jsonl and TensorBoard's events",
+}
+
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
     """Defaults after each flag's meaning; paragraphs filled, indented lines left as they are."""
@@ -40,19 +46,19 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Flags(argparse.ArgumentParser):
-    """The flags of a command: --help and --version, and those that several commands share.
+    """The flags of a command: --help and --version, and those that several commands share. Of the
+    description, the command's docstring, indented lines are examples that can be copied.
 
         flags = Flags(__doc__).config().paths().dry_run()
-
-    Args:
-        description: the command's docstring, with examples as indented lines that can be copied.
     """
 
     def __init__(self, description: str):
         prog = os.path.basename(sys.argv[0])
         super().__init__(prog, description=as_started(description), formatter_class=Help)
         text = "print the versions of this package and of torch, and end"
-        self.add_argument("--version", action=Version, help=text)
+        self.add_argument(
+            "--version", action=Version, nargs=0, default=argparse.SUPPRESS, help=text
+        )
 
     def config(self, title: str = "config") -> "Flags":
         """--config_file and --set, for `read_config`, in a group of that title."""
@@ -71,12 +77,9 @@ class Flags(argparse.ArgumentParser):
 
     def paths(self) -> "Flags":
         """The folders of a run, beside the config."""
-        for flag, what in (
-            ("--checkpoints_path", "the run's checkpoints and results"),
-            ("--log_path", "metrics.jsonl and TensorBoard's events"),
-        ):
+        for key, what in PATHS.items():
             text = f"of {what}, in place of the config's"
-            self.of_config.add_argument(flag, metavar="FOLDER", help=text)
+            self.of_config.add_argument(f"--{key}", metavar="FOLDER", help=text)
         return self
 
     def dry_run(self) -> "Flags":
@@ -87,9 +90,6 @@ class Flags(argparse.ArgumentParser):
 
 class Version(argparse.Action):
     """Print what is installed, and end."""
-
-    def __init__(self, option_strings, dest, help):
-        super().__init__(option_strings, argparse.SUPPRESS, 0, default=argparse.SUPPRESS, help=help)
 
     def __call__(self, parser, namespace, values, option_string=None):
         print_versions()
@@ -116,14 +116,12 @@ def overrides(args: argparse.Namespace) -> list[str]:
 
 
 def start(program: str, commands: Mapping[str, tuple[str, str]], words: list[str]) -> None:
-    """Go on as the command that the first of `words` names; without one, list them.
+    """Go on as the command that the first of `words` names, or raise a `UserError`; without one,
+    list them.
 
     Args:
         program: what stands before `words` on the command line.
         commands: name -> (the module of its `main`, a line of what it does).
-
-    Raises:
-        UserError: an unknown command.
     """
     name = words[0] if words else "--help"
     if name in commands:
@@ -144,7 +142,7 @@ def start(program: str, commands: Mapping[str, tuple[str, str]], words: list[str
 def config_words(args: argparse.Namespace, *names: str) -> list[str]:
     """The config's flags, and those of `names` that were given, for a command that goes with it."""
     words = ["--config_file", args.config_file]
-    for name in ("checkpoints_path", "log_path", *names):
+    for name in (*PATHS, *names):
         if getattr(args, name, None) is not None:
             words += [f"--{name}", str(getattr(args, name))]
     return [*words, "--set", *overrides(args)] if overrides(args) else words
@@ -153,10 +151,10 @@ def config_words(args: argparse.Namespace, *names: str) -> list[str]:
 def read_config(args: argparse.Namespace, pretrained: bool | str | None = None) -> dict:
     """The config that the flags of `Flags.config` ask for, `pretrained` from `starting_weights` in
     place of backbone_cfg.pretrained. Raises as `load_config`."""
-    paths = []
-    for part, key in (("checkpoints", "checkpoints_path"), ("log", "log_path")):
-        if getattr(args, key, None):
-            paths.append(f"train_cfg.{part}.{key}={getattr(args, key)!r}")
+    folders = {key: getattr(args, key) for key in PATHS if getattr(args, key, None)}
+    paths = [
+        f"train_cfg.{key.removesuffix('_path')}.{key}={folder!r}" for key, folder in folders.items()
+    ]
     config = load_config(args.config_file, [*overrides(args), *paths])
     # Without such a dict the check of the config says what is wrong.
     if pretrained is not None and isinstance(config.get("backbone_cfg"), dict):

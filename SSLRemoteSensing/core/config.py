@@ -35,11 +35,9 @@ VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 @dataclass(frozen=True)
 class Part:
-    """A dict of keyword arguments of `owner`, less those that the code itself gives it.
-
-    `owner` may also be a TypedDict. `extra` is a TypedDict of further keys that live in the same
-    dict but go elsewhere.
-    """
+    """A dict of keyword arguments of `owner`, less those that the code itself gives it. `owner` may
+    also be a TypedDict. `extra` is a TypedDict of further keys that live in the same dict but go
+    elsewhere."""
 
     owner: Callable
     given: Sequence[str] = ()
@@ -124,9 +122,7 @@ def drop_idle_keys(config: dict) -> list[str]:
 
 def check(schema: Any, value: Any, path: str = "config") -> list[str]:
     """Compare `value` with `schema` at every depth; return one line a problem, none if it fits.
-
-    `schema` is a mark of this module or any type annotation. Nothing is built or opened.
-    """
+    `schema` is a mark of this module or any type annotation. Nothing is built or opened."""
     if typing.get_origin(schema) is Annotated:
         kind, *marks = typing.get_args(schema)
         mark = next((mark for mark in marks if isinstance(mark, Part | OneOf | Chain)), None)
@@ -150,11 +146,11 @@ def check(schema: Any, value: Any, path: str = "config") -> list[str]:
         return check(Part(schema.table[value["name"]], schema.given), rest, path)
 
     keys = parameters(schema)
-    problems = []
-    for key in value:
-        if key not in keys:
-            hint = nearest(key, keys) if keys else "it takes none"
-            problems.append(f"{path}: unknown key {key!r}, {hint}")
+    problems = [
+        f"{path}: unknown key {key!r}, {nearest(key, keys) if keys else 'it takes none'}"
+        for key in value
+        if key not in keys
+    ]
     for key, (annotation, is_required) in keys.items():
         if key in value:
             problems += check(annotation, value[key], f"{path}.{key}")
@@ -163,19 +159,16 @@ def check(schema: Any, value: Any, path: str = "config") -> list[str]:
     return problems
 
 
-def require(schema: Any, config: dict, path: str = "") -> None:
+def require(schema: Any, config: dict, path: str = "config") -> None:
     """Raise one `UserError` that names every problem `check` finds in `config`."""
-    problems = [line.removeprefix("config.") for line in check(schema, config, path or "config")]
+    problems = [line.removeprefix("config.") for line in check(schema, config, path)]
     if problems:
         raise UserError("; ".join(problems))
 
 
 def build(table: Mapping[str, Callable], cfg: dict, path: str, given: Mapping = NOTHING):
     """Call the entry of `table` that `cfg['name']` chooses with the rest of `cfg` and with `given`.
-
-    Raises:
-        UserError: unknown or missing keys, or what the constructor refuses, with `path` before it.
-    """
+    A `UserError` for unknown or missing keys, or of the constructor, has `path` before it."""
     require(OneOf(table, tuple(given)), cfg, path)
     arguments = {key: value for key, value in cfg.items() if key != "name"}
     with about(path):
@@ -204,7 +197,11 @@ def parameters(part: Part) -> dict[str, tuple[Any, bool]]:
     """The keys `part` takes: name -> (annotation, whether it must be given)."""
     owner = part.owner
     if typing.is_typeddict(owner):
-        keys = typed_keys(owner)
+        keys = {}
+        for name, hint in typing.get_type_hints(owner, include_extras=True).items():
+            is_marked = typing.get_origin(hint) is typing.NotRequired
+            bare = typing.get_args(hint)[0] if is_marked else hint
+            keys[name] = bare, name in owner.__required_keys__
     else:
         function = owner.func if isinstance(owner, functools.partial) else owner
         function = function.__init__ if inspect.isclass(function) else function
@@ -215,17 +212,8 @@ def parameters(part: Part) -> dict[str, tuple[Any, bool]]:
             if parameter.kind not in VARIADIC
         }
     if part.extra is not None:
-        keys |= typed_keys(part.extra)
+        keys |= parameters(Part(part.extra))
     return {name: entry for name, entry in keys.items() if name not in part.given}
-
-
-def typed_keys(owner: type) -> dict[str, tuple[Any, bool]]:
-    keys = {}
-    for name, hint in typing.get_type_hints(owner, include_extras=True).items():
-        is_optional = typing.get_origin(hint) is typing.NotRequired
-        bare = typing.get_args(hint)[0] if is_optional else hint
-        keys[name] = bare, name in owner.__required_keys__
-    return keys
 
 
 def nearest(word: str, names) -> str:

@@ -13,27 +13,17 @@ STYLES = {"bold": "1", "red": "1;31", "yellow": "33"}
 PROGRAMS = ("sslrs", "python -m SSLRemoteSensing")
 DELAY = 1.0  # seconds of work before a bar appears
 # The scripts that users know, and the commands of `sslrs` that do the same.
-COMMANDS = {
-    "train.py": "pretrain",
-    "finetune_seg.py": "finetune",
-    "tools/predict.py": "predict",
-    "tools/prepare.py": "prepare",
-    "tools/doctor.py": "doctor",
-    "tools/label_efficiency.py": "label_efficiency",
-    "tools/probe.py": "probe",
-    "tools/export.py": "export",
-    "tools/show_pretext.py": "show pretext",
-    "tools/show_labels.py": "show labels",
-}
+COMMANDS = {"train.py": "pretrain", "finetune_seg.py": "finetune"}
+TOOLS = ("predict", "prepare", "doctor", "label_efficiency", "probe", "export")
+COMMANDS |= {f"tools/{name}.py": name for name in TOOLS}
+COMMANDS |= {f"tools/show_{what}.py": f"show {what}" for what in ("pretext", "labels")}
 
 
 def styled(text: str, style: str, stream: TextIO | None = None) -> str:
-    """`text` in a style of `STYLES` where `stream` (stdout) is a terminal, else as it is.
-
-    Plain as well with NO_COLOR (https://no-color.org) or TERM=dumb, and where the stream is a
-    stand-in that keeps what is printed.
-    """
-    stream = sys.stdout if stream is None else stream
+    """`text` in a style of `STYLES` where `stream` (stdout) is a terminal, else as it is. Plain as
+    well with NO_COLOR (https://no-color.org) or TERM=dumb, and where the stream is a stand-in that
+    keeps what is printed."""
+    stream = stream or sys.stdout
     is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     if is_plain or stream not in (sys.__stdout__, sys.__stderr__) or not stream.isatty():
         return text
@@ -55,7 +45,7 @@ def progress(
     """A tqdm bar with the time that is left, over `items` or, without them, to be updated.
 
     On stderr, only on a terminal, only of work that takes longer than `DELAY`, and gone when the
-    work is done. Lines printed meanwhile go through `say`.
+    work is done. Lines printed meanwhile go through `print_line`.
 
     Args:
         what: is done to the items, as a word or two before the bar.
@@ -69,20 +59,13 @@ def progress(
 
 
 def map_files(
-    function: Callable,
-    items: Iterable,
-    what: str,
-    workers: int | None = None,
-    unit: str = "file",
+    function: Callable, items: Iterable, what: str, workers: int | None = None, unit: str = "file"
 ) -> Iterator:
     """`function` of each item, in the order of the items, with a bar.
 
-    By threads: reading, decoding, hashing and encoding all release Python's lock. The first error
-    is raised in its turn; what has not begun by then, or at Ctrl-C, is not done.
-
-    Args:
-        what, unit: as `progress` has them.
-        workers: threads; None: one a core of the machine.
+    By threads, one a core if no other number of `workers` is given: reading, decoding, hashing and
+    encoding all release Python's lock. The first error is raised in its turn; what has not begun by
+    then, or at Ctrl-C, is not done. `what` and `unit` are as `progress` has them.
     """
     from concurrent.futures import ThreadPoolExecutor  # not for --help
 
@@ -95,11 +78,8 @@ def map_files(
 
 
 class Bar(tqdm):
-    """A bar of which nothing is drawn before its delay has passed.
-
-    tqdm's own delay does not hold for `refresh`, nor so for the lines that are printed meanwhile,
-    and what those draw is never cleared.
-    """
+    """A bar of which nothing is drawn before its delay has passed. tqdm's own delay does not hold
+    for `refresh`, nor so for lines that are printed meanwhile, and what those draw stays."""
 
     drawn = False
 
@@ -130,10 +110,8 @@ def print_summary(facts: Mapping[str, object], commands: Sequence[str] = ()) -> 
 
 
 def command_line(script: str, *arguments: object) -> str:
-    """A command of this repository, quoted so that it can be copied into a shell.
-
-    Where `sslrs` or `python -m SSLRemoteSensing` started this program, it is the command of that.
-    """
+    """A command of this repository, quoted so that it can be copied into a shell; of `sslrs` or
+    `python -m SSLRemoteSensing`, where that started this program."""
     words = [*program().split(), *COMMANDS[script].split()] if program() else ["python", script]
     return shlex.join([*words, *map(str, arguments)])
 
@@ -142,11 +120,6 @@ def this_command(words: Sequence[str] | None = None) -> str:
     """The command that runs now as it was typed, or with `words` in place of its own."""
     start = sys.argv[0].split() if program() else ["python", sys.argv[0]]
     return shlex.join([*start, *(sys.argv[1:] if words is None else words)])
-
-
-def argv_words() -> list[str]:
-    """The words of the command that runs now."""
-    return [*sys.argv[0].split(), *sys.argv[1:]] if program() else list(sys.argv)
 
 
 def as_started(text: str) -> str:

@@ -54,10 +54,8 @@ def alone() -> Iterator[None]:
 @contextlib.contextmanager
 def processes() -> Iterator[None]:
     """Join the processes that torchrun started for as long as the block (or function) lasts.
-
     Process 0 alone writes to stdout and stderr. An error of another one is raised with its number;
-    one that only follows from the end of another process says so.
-    """
+    one that only follows from the end of another process says so."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "RANK" not in os.environ:
         yield
         return
@@ -91,7 +89,8 @@ def processes() -> Iterator[None]:
 
 
 def all_sum(x: Tensor) -> Tensor:
-    """The sum of `x` over the processes, with its gradient."""
+    """The sum of `x` over the processes. Each one's part counts in the losses of all of them, so
+    gradients add up in turn."""
     return x if size() == 1 else _all_sum(x)
 
 
@@ -131,10 +130,8 @@ def keep_out_of_graphs() -> None:
 
 
 def broadcast_buffers(module: torch.nn.Module) -> None:
-    """Give all processes the first one's buffers, as the statistics of batch normalization.
-
-    DistributedDataParallel does so at the start of a step, and not at the end of one.
-    """
+    """Give all processes the first one's buffers, as the statistics of batch normalization:
+    DistributedDataParallel does so at the start of a step, and not at the end of one."""
     if size() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)
@@ -148,10 +145,9 @@ def all_mean(values: dict[str, float]) -> dict[str, float]:
 
 def all_gather_object(value) -> list:
     """`value` of each process, in order; it is pickled, so it must be our own and small."""
-    if size() == 1:
-        return [value]
-    values = [None] * size()
-    dist.all_gather_object(values, value)
+    values = [value] * size()
+    if size() > 1:
+        dist.all_gather_object(values, value)
     return values
 
 
@@ -171,10 +167,8 @@ def first_before_others() -> Iterator[None]:
 
 
 def ask(values: Callable[[], Sequence[int]]) -> Callable[[], list[int]]:
-    """A function that gives the largest of each of `values()` over the processes.
-
-    With several processes `values` is called now, and its answers travel until they are asked for.
-    """
+    """A function that gives the largest of each of `values()` over the processes. With several of
+    them `values` is called now, and its answers travel until they are asked for."""
     if size() == 1:
         return lambda: list(values())
     numbers = torch.tensor(list(values()))

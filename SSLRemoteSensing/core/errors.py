@@ -34,14 +34,6 @@ def about(what: str) -> Iterator[None]:
 PRESSES: list[int] = []  # of Ctrl-C: a library that it meets while it is imported may hide it
 
 
-class Stopped(KeyboardInterrupt):
-    """A signal that stops the command, by its number, and what is to be said of what was done."""
-
-    def __init__(self, number: int, text: str):
-        super().__init__(number)
-        self.text = text
-
-
 def stop_signal(error: BaseException) -> int:
     """The number of the signal that an error came of; 0: of none."""
     if isinstance(error, KeyboardInterrupt):
@@ -64,7 +56,7 @@ def stoppable(text: str) -> Iterator[None]:
     except BaseException as error:
         if not stop_signal(error):
             raise
-        raise Stopped(stop_signal(error), text) from None
+        raise KeyboardInterrupt(stop_signal(error), text) from None
     finally:
         if signal.getsignal(signal.SIGTERM) is terminate:
             signal.signal(signal.SIGTERM, handler)
@@ -73,10 +65,10 @@ def stoppable(text: str) -> Iterator[None]:
 def run_command(main: Callable[[], None], message: str = "stopped") -> None:
     """Call `main()`; turn a `UserError` into one line on stderr and exit status 2.
 
-    Ctrl-C says `message`, or what `stoppable` has, and ends with 130 (a KeyboardInterrupt that
-    carries the number of another signal with 128 and that). Where what reads the output has gone,
-    as `head` does, the command ends without a word and with 141, as SIGPIPE would end it. Anything
-    else is a defect of ours and keeps its traceback.
+    Ctrl-C says `message` and ends with 130; a KeyboardInterrupt may carry the number of another
+    signal, added to 128, and another message. Where what reads the output has gone, as `head` does,
+    the command ends without a word and with 141, as SIGPIPE would end it. Anything else is a defect
+    of ours and keeps its traceback.
     """
     # It asks a run for a checkpoint; before its first step there is none to write.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -93,7 +85,8 @@ def run_command(main: Callable[[], None], message: str = "stopped") -> None:
             if not stop_signal(error):
                 raise
             if os.environ.get("RANK", "0") == "0":  # torchrun's other processes need not say it too
-                print(error.text if isinstance(error, Stopped) else message, file=sys.stderr)
+                texts = error.args[1:] if isinstance(error, KeyboardInterrupt) else ()
+                print(*texts or [message], file=sys.stderr)
             sys.exit(128 + stop_signal(error))
         finally:
             sys.stdout.flush()  # here, where a reader that has gone can be told from a defect
@@ -104,7 +97,7 @@ def run_command(main: Callable[[], None], message: str = "stopped") -> None:
 
 
 def note_ctrl_c(number: int, frame) -> None:
-    """SIGINT raises a KeyboardInterrupt, of which a library may make another error."""
+    """Raise a KeyboardInterrupt, of which a library may make another error."""
     PRESSES.append(number)
     raise KeyboardInterrupt
 

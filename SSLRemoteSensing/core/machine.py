@@ -1,5 +1,6 @@
 """The machine: device, precision, versions of what is installed."""
 
+import contextlib
 import os
 import platform
 import re
@@ -11,29 +12,24 @@ from typing import TYPE_CHECKING
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
 
-# torch takes seconds, and what only reads images starts without it: it is imported where it is
-# used.
+# torch takes seconds, and what only reads images starts without it: imported where it is used.
 if TYPE_CHECKING:
     import torch
-
-PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless")
 
 
 def versions() -> dict[str, str | None]:
     """Versions of Python, this code (with its commit in a checkout) and what it computes with."""
     root, result = Path(__file__).resolve().parents[2], {"python": platform.python_version()}
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
-    try:
-        process = subprocess.run(command, capture_output=True, text=True, check=True)
-        # Installed elsewhere, it has no .git.
-        result["commit"] = process.stdout.strip() if (root / ".git").exists() else None
-    except (OSError, subprocess.CalledProcessError):
-        result["commit"] = None
-    for name in ("SSLRemoteSensing", *PACKAGES):
-        try:
+    packages = ("SSLRemoteSensing", "torch", "torchvision", "numpy", "opencv-python-headless")
+    result |= dict.fromkeys(("commit", *packages))
+    if (root / ".git").exists():  # installed elsewhere, it has none
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+        with contextlib.suppress(OSError):
+            process = subprocess.run(command, capture_output=True, text=True)
+            result["commit"] = process.stdout.strip() or None
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             result[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            result[name] = None
     return result
 
 
@@ -50,13 +46,8 @@ def device_name() -> str:
 
 def choose_device(name: str, setting: str = "train_cfg.device=") -> "torch.device":
     """'auto' takes CUDA where there is one, else the CPU; of several processes each its own GPU.
-
-    Args:
-        setting: what errors tell the user to set: a key of the config, or a flag.
-
-    Raises:
-        UserError: a device that is not there.
-    """
+    Raises a `UserError` for a device that is not there; it tells the user to set `setting`, a key
+    of the config or a flag."""
     import torch
 
     from SSLRemoteSensing.core import distributed
@@ -64,27 +55,23 @@ def choose_device(name: str, setting: str = "train_cfg.device=") -> "torch.devic
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         name = "cuda" if count else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"{setting}{name!r}: no such device; set auto, cpu or cuda") from error
-    if device.type not in ("cpu", "cuda"):
+    match = re.fullmatch(r"(cpu|cuda)(?::(\d+))?", name)
+    if match is None:
         raise UserError(f"{setting}{name!r}: not supported; set auto, cpu or cuda")
-    if device.type == "cpu":
-        return device
+    if match[1] == "cpu":
+        return torch.device("cpu")
     is_distributed = distributed.size() > 1
     # 'cuda:0', as the published configs have it, would be the same GPU for all.
-    index = int(os.environ["LOCAL_RANK"]) if is_distributed else device.index or 0
-    device = torch.device("cuda", index)
-    if device.index >= count:
+    index = int(os.environ["LOCAL_RANK"] if is_distributed else match[2] or 0)
+    if index >= count:
         flag = setting if setting.startswith("--") else f"--set {setting}"
         remedy = "start one process a GPU" if is_distributed else f"pass {flag}auto"
         raise UserError(
-            f"{setting}{name!r}: {device} is asked for, this machine has {count} CUDA "
+            f"{setting}{name!r}: cuda:{index} is asked for, this machine has {count} CUDA "
             f"devices; {remedy} (or {setting}cpu)"
         )
-    torch.cuda.set_device(device)
-    return device
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 def has_fast_bf16(device: "torch.device") -> bool:

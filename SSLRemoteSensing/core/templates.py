@@ -9,11 +9,9 @@ if TYPE_CHECKING:
 
 
 def render(room: str, name: str, **values: object) -> str:
-    """The template `name` of a room, 'reports' say, with its `values` filled in.
-
-    In a template whose name ends with .html every value is escaped, but `markupsafe.Markup`. A
-    name without a value is an error.
-    """
+    """The template `name` of a room, 'reports' say, with its `values` filled in. In a template
+    whose name ends with .html every value is escaped, but `markupsafe.Markup`. A name without a
+    value is an error."""
     folder = Path(__file__).parents[1] / room / "templates"
     return environment(folder).get_template(name).render(values)
 

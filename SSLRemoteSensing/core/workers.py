@@ -22,10 +22,8 @@ def one_thread(worker: int) -> None:
 
 
 def end_workers(batches) -> None:
-    """End the workers of a loader's iterator now, whoever still holds it.
-
-    After an error its traceback does, and the process would wait for workers that wait for it.
-    """
+    """End the workers of a loader's iterator now, whoever still holds it: after an error its
+    traceback does, and the process would wait for workers that wait for it."""
     if hasattr(batches, "_shutdown_workers"):  # torch has no public name for it
         try:
             batches._shutdown_workers()

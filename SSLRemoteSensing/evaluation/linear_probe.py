@@ -7,7 +7,6 @@ the features get better for segmentation, which the losses of the pretext tasks 
 import math
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,70 +16,14 @@ from torch.optim.swa_utils import update_bn
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.data.file_lists import stem
-from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
+from SSLRemoteSensing.data.segmentation import collate
 from SSLRemoteSensing.data.subsets import scene_of
 from SSLRemoteSensing.evaluation.linear_classifier import fit_linear, pixel_classes, pixel_features
 from SSLRemoteSensing.evaluation.metrics import ConfusionMatrix, scores
-from SSLRemoteSensing.evaluation.probe_tiles import (
-    divide,
-    draw_pixels,
-    load,
-    prepared_part,
-    require_no_test,
-    thin,
-)
+from SSLRemoteSensing.evaluation.probe_tiles import ProbeSettings, choose, draw_pixels, open_tiles
 from SSLRemoteSensing.models.backbones import Backbone, unit_range
 
 BATCH = 8  # tiles at a time
-# Keys that a probe shares with `TileSettings`.
-TILE_KEYS = ("data_format", "label_format", "label_offset", "label_codes", "bands", "max_value")
-TILE_KEYS += ("exclude",)
-
-
-@dataclass
-class ProbeSettings:
-    """The `probe` of a pre-training config.
-
-    Attributes:
-        path: a folder that tools/prepare.py made; or else give the next three.
-        image_path, label_path: folders of images and labels, as in fine-tuning.
-        classes: names of the classes; needed unless `image_path` is of a prepared set.
-        data_format, label_format, label_offset, label_codes, bands, max_value, exclude: as in the
-            train_data of fine-tuning, see `TileSettings`.
-        val_format: pattern(s) of the images to be scored, of those that data_format finds, as of
-            sites of their own. Default: a third of the scenes, by hash; single tiles where names
-            tell of no scenes.
-        every: epochs between two scores. The first is before the first step, the last at the end.
-        train_tiles, val_tiles: how many tiles to fit on, and to score, at most.
-        pixels: how many labelled pixels of each tile to fit on.
-        crop_size: side, in pixels, of the square that is taken of each tile, a multiple of 32;
-            smaller tiles are padded. Default: the img_size of training.
-        seed: of the choice of scenes, tiles, squares and pixels.
-    """
-
-    path: str | None = None
-    image_path: str | None = None
-    label_path: str | None = None
-    classes: Sequence[str] | None = None
-    data_format: str | Sequence[str] = ("**/*.png", "**/*.jpg", "**/*.tif", "**/*.tiff")
-    val_format: str | Sequence[str] | None = None
-    label_format: str = "{stem}.png"
-    label_offset: int | None = None
-    label_codes: Sequence[int] | None = None
-    bands: Sequence[int] | None = None
-    max_value: float | None = None
-    exclude: str | None = None
-    every: int = 1
-    train_tiles: int = 64
-    val_tiles: int = 64
-    pixels: int = 256
-    crop_size: int | None = None
-    seed: int = 0
-
-    def __post_init__(self):
-        for key in ("every", "train_tiles", "val_tiles", "pixels"):
-            if getattr(self, key) < 1:
-                raise UserError(f"{key}={getattr(self, key)}: must be at least 1")
 
 
 class LinearProbe:
@@ -100,29 +43,25 @@ class LinearProbe:
     """
 
     def __init__(self, settings: ProbeSettings, in_channels: int = 3, img_size: int = 256):
-        side = img_size if settings.crop_size is None else settings.crop_size
-        if side < 32 or side % 32:
-            raise UserError(f"crop_size={side}: must be a multiple of 32, the backbone's stride")
-        tiles, self.classes = open_tiles(settings, side, in_channels)
+        tiles, self.classes = open_tiles(settings, in_channels, img_size)
         self.settings, self.prepared = settings, tiles.card is not None
-        seed, limits = settings.seed, (settings.train_tiles, settings.val_tiles)
-        parts = divide(tiles, settings.val_format, seed)
-        parts = [thin(tiles, part, most, seed) for part, most in zip(parts, limits, strict=True)]
+        parts = choose(tiles, settings)
         self.fitted, self.scored = ([tiles.pairs[index][0] for index in part] for part in parts)
-        images, labels = load(tiles, parts[0])
-        numbers, self.places, self.labels = draw_pixels(labels, settings.pixels, seed)
+        fitted, scored = (collate([tiles[(0, index)] for index in part]) for part in parts)
+        places = draw_pixels(fitted["label"], settings.pixels, settings.seed)
+        numbers, self.places, self.labels = places
+        self.images = fitted["image"][numbers]
+        self.scored_images, self.scored_labels = scored["image"], scored["label"]
+        where, remedy = f"tiles of {tiles.settings.image_path}", "or set another seed"
         if len(self.labels.unique()) < 2:
             raise UserError(
-                f"labels of {len(self.fitted)} tiles of {tiles.settings.image_path}: the "
-                f"{self.labels.numel()} pixels to fit on are not of two classes; raise "
-                f"train_tiles, or set another seed"
+                f"labels of {len(self.fitted)} {where}: the {self.labels.numel()} pixels to fit on "
+                f"are not of two classes; raise train_tiles, {remedy}"
             )
-        self.images = images[numbers]
-        self.scored_images, self.scored_labels = load(tiles, parts[1])
         if (self.scored_labels == IGNORE).all():
             raise UserError(
-                f"labels of {len(self.scored)} tiles of {tiles.settings.image_path}: no pixel to "
-                f"score has a class; raise val_tiles, or set another seed"
+                f"labels of {len(self.scored)} {where}: no pixel to score has a class; raise "
+                f"val_tiles, {remedy}"
             )
 
     def describe(self) -> str:
@@ -188,42 +127,9 @@ class LinearProbe:
         return scores(matrix.counts.cpu(), self.classes)
 
 
-def open_tiles(
-    settings: ProbeSettings, side: int, in_channels: int
-) -> tuple[SegmentationDataset, list[str]]:
-    """The tiles that `settings` name, in squares of `side` pixels, and their classes."""
-    image_path, label_path = settings.image_path, settings.label_path
-    if (settings.path is None) == (image_path is None and label_path is None):
-        raise UserError("give either path, of a prepared set, or image_path and label_path")
-    classes = settings.classes or ()
-    if settings.path is not None:
-        image_path, label_path, names = prepared_part(settings.path)
-        classes = classes or names
-    elif image_path is None or label_path is None:
-        missing_key = "image_path" if image_path is None else "label_path"
-        raise UserError(f"missing key {missing_key!r}, which goes with the other one")
-    if len(classes) < 2:
-        raise UserError(
-            f"classes={settings.classes!r}: name the classes of the labels, at least two"
-        )
-    shared = {key: getattr(settings, key) for key in TILE_KEYS}
-    tile_settings = TileSettings(image_path, label_path, crop_size=side, **shared)
-    tiles = SegmentationDataset(
-        tile_settings, len(classes), in_channels, settings.seed, classes=list(classes)
-    )
-    require_no_test(tiles)
-    if len(tiles) < 2:
-        raise UserError(f"image_path {image_path}: 1 tile, needed are one to fit on and others")
-    return tiles, list(classes)
-
-
-def batch_norms(network: nn.Module) -> list[_BatchNorm]:
-    return [module for module in network.modules() if isinstance(module, _BatchNorm)]
-
-
 def has_seen_nothing(network: nn.Module) -> bool:
     """Whether its batch normalization has the statistics it was made with."""
-    norms = batch_norms(network)
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     return bool(norms) and all(
         bool((norm.running_mean == 0).all() and (norm.running_var == 1).all()) for norm in norms
     )
@@ -232,9 +138,9 @@ def has_seen_nothing(network: nn.Module) -> bool:
 def with_statistics(backbone: Backbone, images: Tensor) -> Backbone:
     """A copy whose batch normalization has the statistics of `images` (N, C, H, W), uint8."""
     backbone, device = deepcopy(backbone), next(backbone.parameters()).device
-    for norm in batch_norms(backbone):
-        if isinstance(norm, nn.SyncBatchNorm):  # which would wait for the other processes
-            norm.__class__ = nn.BatchNorm2d
+    for module in backbone.modules():
+        if isinstance(module, nn.SyncBatchNorm):  # which would wait for the other processes
+            module.__class__ = nn.BatchNorm2d
     # A map of 1 x 1 has no variance in a batch of one tile.
     images = images if len(images) > 1 else images.repeat(2, 1, 1, 1)
     parts = images.tensor_split(math.ceil(len(images) / BATCH))

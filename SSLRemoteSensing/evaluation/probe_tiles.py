@@ -1,7 +1,7 @@
-"""The few labelled tiles of a linear probe: the same ones each time, held in memory."""
+"""The few labelled tiles of a linear probe: which ones, the same each time, and their pixels."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,91 +12,141 @@ from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.file_lists import find_images, stem
 from SSLRemoteSensing.data.prepared import read_card
-from SSLRemoteSensing.data.segmentation import SegmentationDataset, collate
+from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.data.subsets import choose_fraction, name_hash, scene_of
 
 SCORED = 1 / 3  # share of the scenes that are scored, the rest is fitted on
+# Keys that a probe shares with `TileSettings`.
+TILE_KEYS = ("data_format", "label_format", "label_offset", "label_codes", "bands", "max_value")
+TILE_KEYS += ("exclude",)
 
 
-def prepared_part(path: str) -> tuple[str, str, list[str]]:
-    """Images, labels and classes of the train part of a set that tools/prepare.py made.
+@dataclass
+class ProbeSettings:
+    """The `probe` of a pre-training config.
 
-    Raises:
-        UserError: no such set, or one without that part.
+    Attributes:
+        path: a folder that tools/prepare.py made; or else give the next three.
+        image_path, label_path: folders of images and labels, as in fine-tuning.
+        classes: names of the classes; needed unless `image_path` is of a prepared set.
+        data_format, label_format, label_offset, label_codes, bands, max_value, exclude: as in the
+            train_data of fine-tuning, see `TileSettings`.
+        val_format: pattern(s) of the images to be scored, of those that data_format finds, as of
+            sites of their own. Default: a third of the scenes, by hash; single tiles where names
+            tell of no scenes.
+        every: epochs between two scores. The first is before the first step, the last at the end.
+        train_tiles, val_tiles: how many tiles to fit on, and to score, at most.
+        pixels: how many labelled pixels of each tile to fit on.
+        crop_size: side, in pixels, of the square that is taken of each tile, a multiple of 32;
+            smaller tiles are padded. Default: the img_size of training.
+        seed: of the choice of scenes, tiles, squares and pixels.
     """
-    card = read_card(path) if Path(path).is_dir() else None
-    if card is None or Path(path).absolute() != card["root"]:
+
+    path: str | None = None
+    image_path: str | None = None
+    label_path: str | None = None
+    classes: Sequence[str] | None = None
+    data_format: str | Sequence[str] = ("**/*.png", "**/*.jpg", "**/*.tif", "**/*.tiff")
+    val_format: str | Sequence[str] | None = None
+    label_format: str = "{stem}.png"
+    label_offset: int | None = None
+    label_codes: Sequence[int] | None = None
+    bands: Sequence[int] | None = None
+    max_value: float | None = None
+    exclude: str | None = None
+    every: int = 1
+    train_tiles: int = 64
+    val_tiles: int = 64
+    pixels: int = 256
+    crop_size: int | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        for key in ("every", "train_tiles", "val_tiles", "pixels"):
+            if getattr(self, key) < 1:
+                raise UserError(f"{key}={getattr(self, key)}: must be at least 1")
+
+
+def open_tiles(
+    settings: ProbeSettings, in_channels: int, img_size: int
+) -> tuple[SegmentationDataset, list[str]]:
+    """The tiles that `settings` name, in squares, and their classes; raises as `LinearProbe`."""
+    side = img_size if settings.crop_size is None else settings.crop_size
+    if side < 32 or side % 32:
+        raise UserError(f"crop_size={side}: must be a multiple of 32, the backbone's stride")
+    path, image_path, label_path = settings.path, settings.image_path, settings.label_path
+    if not (path is None) == (image_path is not None) == (label_path is not None):
+        raise UserError("give either path, of a prepared set, or both image_path and label_path")
+    classes = list(settings.classes or ())
+    if path is not None:
+        card = read_card(path) if Path(path).is_dir() else None
+        if card is None or Path(path).absolute() != card["root"]:
+            raise UserError(
+                f"path {path}: no dataset.json in it; name the output folder of tools/prepare.py, "
+                f"or give image_path, label_path and classes"
+            )
+        image_path, label_path = f"{path}/images/train", f"{path}/labels/train"
+        classes = classes or list(card["classes"])
+    if len(classes) < 2:
         raise UserError(
-            f"path {path}: no dataset.json in it; name the output folder of tools/prepare.py, or "
-            f"give image_path, label_path and classes"
+            f"classes={settings.classes!r}: name the classes of the labels, at least two"
         )
-    return f"{path}/images/train", f"{path}/labels/train", list(card["classes"])
-
-
-def require_no_test(tiles: SegmentationDataset) -> None:
-    """Raise a `UserError` for tiles of the test part of a prepared set."""
-    card = read_card(Path(tiles.pairs[0][0]).parent)
-    test = card and card["root"] / "images/test"
-    if test and any(Path(file).absolute().is_relative_to(test) for file, _ in tiles.pairs):
+    shared = {key: getattr(settings, key) for key in TILE_KEYS}
+    tile_settings = TileSettings(image_path, label_path, crop_size=side, **shared)
+    tiles = SegmentationDataset(
+        tile_settings, len(classes), in_channels, settings.seed, classes=classes
+    )
+    files = [Path(file).absolute() for file, _ in tiles.pairs]
+    card = read_card(files[0].parent)
+    if card and any(file.is_relative_to(card["root"] / "images/test") for file in files):
         raise UserError(
-            f"image_path {tiles.settings.image_path}: is the test part of {card['root']}, by which "
-            f"nothing may be chosen; name images/train"
+            f"image_path {image_path}: is the test part of {card['root']}, by which nothing may be "
+            f"chosen; name images/train"
         )
+    if len(tiles) < 2:
+        raise UserError(f"image_path {image_path}: 1 tile, needed are one to fit on and others")
+    return tiles, classes
 
 
-def divide(
-    tiles: SegmentationDataset, val_format: str | Sequence[str] | None, seed: int
-) -> tuple[list[int], list[int]]:
+def choose(tiles: SegmentationDataset, settings: ProbeSettings) -> tuple[list[int], list[int]]:
     """Indices of the tiles to fit on and of those to score, which share no scene.
 
     Those that `val_format` names are scored. Without it a third of the scenes is, by a hash of
     (seed, scene); tiles that are all of one scene, or whose names tell of none, are divided one by
-    one, likewise.
+    one, likewise. Of more tiles than there may be each scene keeps its share, see
+    `choose_fraction`.
 
     Raises:
         UserError: `val_format` names no tile, or all.
     """
     files, image_path = [file for file, _ in tiles.pairs], tiles.settings.image_path
+    stems, prepared = [stem(file) for file in files], tiles.card is not None
+    val_format, seed = settings.val_format, settings.seed
     if val_format is not None:
         named = set(find_images(image_path, val_format, keys=("image_path", "val_format")))
-        by_part = group(file in named for file in files)
-        if len(by_part) < 2:
+        is_scored = np.array([file in named for file in files])
+        if is_scored.all() or not is_scored.any():
             raise UserError(
-                f"val_format={val_format!r}: names {'all' if True in by_part else 'none'} of the "
+                f"val_format={val_format!r}: names {'all' if is_scored.all() else 'none'} of the "
                 f"{len(files)} tiles of {image_path}; some must be scored and others fitted on"
             )
-        return by_part[False], by_part[True]
-    stems = [stem(file) for file in files]
-    scenes = group(scene_of(name, tiles.card is not None) for name in stems)
-    if len(scenes) < 2:
-        scenes = group(stems)
-    order = sorted(scenes, key=lambda scene: name_hash(f"{seed} {scene}"))
-    count = min(max(1, round(SCORED * len(order))), len(order) - 1)
-    parts = order[count:], order[:count]
-    return tuple(sorted(index for scene in part for index in scenes[scene]) for part in parts)
-
-
-def group(keys: Iterable) -> dict[object, list[int]]:
-    """Key -> the places where it stands."""
-    groups = defaultdict(list)
-    for index, key in enumerate(keys):
-        groups[key].append(index)
-    return groups
-
-
-def thin(tiles: SegmentationDataset, indices: list[int], most: int, seed: int) -> list[int]:
-    """At most `most` of the tiles, from each scene its share; see `choose_fraction`."""
-    if len(indices) <= most:
-        return indices
-    stems = [stem(tiles.pairs[index][0]) for index in indices]
-    places = choose_fraction(stems, most / len(indices), seed, prepared=tiles.card is not None)
-    return [indices[place] for place in places]
-
-
-def load(tiles: SegmentationDataset, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Images uint8 (N, C, H, W), channels_last, and labels uint8 (N, H, W) of tiles of one size."""
-    batch = collate([tiles[(0, index)] for index in indices])
-    return batch["image"], batch["label"]
+    else:
+        scenes = [scene_of(name, prepared) for name in stems]
+        if len(set(scenes)) < 2:
+            scenes = stems
+        order = sorted(set(scenes), key=lambda scene: name_hash(f"{seed} {scene}"))
+        count = min(max(1, round(SCORED * len(order))), len(order) - 1)
+        chosen = set(order[:count])
+        is_scored = np.array([scene in chosen for scene in scenes])
+    parts = []
+    for mask, most in ((~is_scored, settings.train_tiles), (is_scored, settings.val_tiles)):
+        indices = np.flatnonzero(mask).tolist()
+        if len(indices) > most:
+            names = [stems[index] for index in indices]
+            places = choose_fraction(names, most / len(indices), seed, prepared)
+            indices = [indices[place] for place in places]
+        parts.append(indices)
+    return tuple(parts)
 
 
 def draw_pixels(labels: Tensor, pixels: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:

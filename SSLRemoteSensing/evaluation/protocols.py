@@ -1,4 +1,4 @@
-"""Named protocols: which classes and which labels a score is of.
+"""How scores are taken, and named protocols: which classes and which labels a score is of.
 
 Published figures of one data set differ by ten points for no other reason. Of one confusion matrix
 a label kind, `score_protocols` gives every score that the classes allow:
@@ -15,6 +15,8 @@ not scored.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,81 +28,117 @@ AGAINST_REST = "_against_rest"
 SUFFIXES = {"full": "", "eroded": "_eroded"}  # by kind of label
 
 
-def class_protocols(
-    classes: Sequence[str], clutter: str | None = None, one_against_rest: Sequence[str] = ()
-) -> list[str]:
-    """The names that `classes` allow, without their suffix for the kind of label.
+@dataclass
+class ScoringSettings:
+    """The `scoring_cfg` of a config.
 
-    Args:
-        clutter: the class that two of the protocols leave out; None, or no name of `classes`: none.
-        one_against_rest: the classes to score on their own.
+    Attributes:
+        on: 'scenes', put together from their tiles and predicted by overlapping windows, or
+            'tiles', each on its own: quicker, and pixels of overlapping tiles count twice.
+        window: side of a window in pixels.
+        overlap: share of its side by which a window overlaps the next, 0 to below 1.
+        batch_size: windows predicted at a time.
+        tta: take the mean over the 8 turns and flips of each window.
+        protocols: names of those to report, see docs/evaluation.md; None: all that apply.
+        clutter: the class that some protocols leave out, where there is a class of that name.
+        one_against_rest: classes to score on their own too; None: cloud and snow, where there are
+            such classes and others besides.
     """
-    names = ["all"]
-    if clutter in classes and len(classes) > 2:
-        names += ["mean_of_foreground", "clutter_ignored"]
-    return names + [f"{name}{AGAINST_REST}" for name in one_against_rest]
 
+    on: Literal["scenes", "tiles"] = "scenes"
+    window: int = 512
+    overlap: float = 0.5
+    batch_size: int = 8
+    tta: bool = False
+    protocols: Sequence[str] | None = None
+    clutter: str | None = "clutter"
+    one_against_rest: Sequence[str] | None = None
 
-def protocol_names(
-    classes: Sequence[str],
-    clutter: str | None,
-    one_against_rest: Sequence[str],
-    kinds: Sequence[str] = tuple(SUFFIXES),
-) -> list[str]:
-    """All names that classes and kinds of labels allow."""
-    names = class_protocols(classes, clutter, one_against_rest)
-    return [f"{name}{SUFFIXES[kind]}" for kind in kinds for name in names]
+    def against_rest(self, classes: Sequence[str]) -> list[str]:
+        """The classes to score on their own."""
+        if self.one_against_rest is not None:
+            return list(self.one_against_rest)
+        return [name for name in ("cloud", "snow") if name in classes and len(classes) > 2]
+
+    def check(self, classes: Sequence[str]) -> None:
+        """Raise a `UserError` for values that cannot be, or a protocol that is not to be had."""
+        names, rest = list(classes), self.one_against_rest or ()
+        for key, is_good, expected in (
+            ("window", self.window >= 32, "must be at least 32"),
+            ("batch_size", self.batch_size >= 1, "must be at least 1"),
+            ("overlap", 0 <= self.overlap < 1, "must be in 0 to below 1"),
+            ("clutter", self.clutter in (None, "clutter", *names), f"is none of {names}"),
+            ("one_against_rest", set(rest) <= set(names), f"must be some of {names}"),
+            (
+                "protocols",
+                self.protocols is None or len(self.protocols),
+                "names none; leave it out",
+            ),
+        ):
+            if not is_good:
+                raise UserError(f"scoring_cfg.{key}={getattr(self, key)!r}: {expected}")
+        self.require_protocols(classes)
+
+    def require_protocols(
+        self, classes: Sequence[str], kinds: Sequence[str] = tuple(SUFFIXES)
+    ) -> None:
+        """Raise a `UserError` where a wanted protocol needs other classes or kinds of labels."""
+        protocols = self.available(classes, kinds)
+        for name in self.protocols or ():
+            if name in protocols:
+                continue
+            reason = f"there are {', '.join(protocols)}"
+            if name in self.available(classes):
+                reason = "no eroded labels are there; prepare the data set with --labels both"
+            elif name.partition("_eroded")[0] in ("mean_of_foreground", "clutter_ignored"):
+                fault = f"no class is named {self.clutter!r}"
+                reason = f"{fault}; set scoring_cfg.clutter to one of the classes"
+            raise UserError(f"scoring_cfg.protocols: {name!r} is not to be had, {reason}")
+
+    def kinds(self, existing: Sequence[str]) -> list[str]:
+        """The kinds of labels to read, of the `existing` ones: that of the first protocol first,
+        since tile by tile errors are counted by it."""
+        if self.protocols is None:
+            return list(existing)
+        eroded = SUFFIXES["eroded"]
+        kinds = ["eroded" if name.endswith(eroded) else "full" for name in self.protocols]
+        return list(dict.fromkeys(kinds))
+
+    def available(
+        self, classes: Sequence[str], kinds: Sequence[str] = tuple(SUFFIXES)
+    ) -> list[str]:
+        """The protocols that classes and kinds of labels allow."""
+        names = ["all"]
+        if self.clutter in classes and len(classes) > 2:
+            names += ["mean_of_foreground", "clutter_ignored"]
+        names += [f"{name}{AGAINST_REST}" for name in self.against_rest(classes)]
+        return [f"{name}{SUFFIXES[kind]}" for kind in kinds for name in names]
+
+    def names(self, classes: Sequence[str]) -> list[str]:
+        """The protocols to report, as far as the classes tell."""
+        return list(self.protocols or self.available(classes))
 
 
 def score_protocols(
-    matrices: Mapping[str, Tensor],
-    classes: Sequence[str],
-    clutter: str | None = None,
-    one_against_rest: Sequence[str] = (),
-    wanted: Sequence[str] | None = None,
+    matrices: Mapping[str, Tensor], classes: Sequence[str], settings: ScoringSettings
 ) -> dict[str, dict]:
-    """Protocol -> its scores, see `scores`, with `classes` and `labels`, the parts of its name.
+    """Protocol to report -> its scores, see `scores`, with `classes` and `labels`, the parts of its
+    name.
 
     Args:
         matrices: kind of label ('full', 'eroded') -> counts, int64 (K, K), rows label.
-        wanted: names; None: all there are.
-
-    Raises:
-        UserError: a wanted protocol that these classes or labels do not allow.
     """
-    require_protocols(wanted, classes, clutter, one_against_rest, list(matrices))
     results = {
         f"{name}{SUFFIXES[kind]}": {"classes": name, "labels": kind}
-        | score_classes(name, counts, classes, clutter)
+        | score_classes(name, counts, classes, settings.clutter)
         for kind, counts in matrices.items()
-        for name in class_protocols(classes, clutter, one_against_rest)
+        for name in settings.available(classes, ["full"])
     }
-    return results if wanted is None else {name: results[name] for name in wanted}
-
-
-def require_protocols(
-    wanted: Sequence[str] | None,
-    classes: Sequence[str],
-    clutter: str | None,
-    one_against_rest: Sequence[str],
-    kinds: Sequence[str] = tuple(SUFFIXES),
-) -> None:
-    """Raise a `UserError` for a protocol that classes and kinds of labels do not allow."""
-    protocols = protocol_names(classes, clutter, one_against_rest, kinds)
-    for name in wanted or ():
-        if name not in protocols:
-            reason = f"there are {', '.join(protocols)}"
-            if name in protocol_names(classes, clutter, one_against_rest):
-                reason = "no eroded labels are there; prepare the data set with --labels both"
-            elif name.partition("_eroded")[0] in ("mean_of_foreground", "clutter_ignored"):
-                reason = (
-                    f"no class is named {clutter!r}; set scoring_cfg.clutter to one of the classes"
-                )
-            raise UserError(f"scoring_cfg.protocols: {name!r} is not to be had, {reason}")
+    return {name: results[name] for name in settings.protocols or results}
 
 
 def score_classes(name: str, counts: Tensor, classes: Sequence[str], clutter: str | None) -> dict:
-    """Scores of one of `class_protocols` from a confusion matrix (K, K)."""
+    """Scores of a protocol, without its suffix, from a confusion matrix (K, K)."""
     if name == "all":
         return scores(counts, classes)
     foreground = [class_name for class_name in classes if class_name != clutter]

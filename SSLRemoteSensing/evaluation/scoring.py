@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,83 +18,9 @@ from SSLRemoteSensing.data.labels import require_one_size
 from SSLRemoteSensing.data.scenes import ScoredScene, label_kinds, open_scenes
 from SSLRemoteSensing.data.segmentation import SegmentationDataset
 from SSLRemoteSensing.evaluation.metrics import ConfusionMatrix
-from SSLRemoteSensing.evaluation.protocols import SUFFIXES, protocol_names, require_protocols
+from SSLRemoteSensing.evaluation.protocols import ScoringSettings
 from SSLRemoteSensing.evaluation.tile_errors import TileErrors
 from SSLRemoteSensing.inference.windows import predict_scene
-
-
-@dataclass
-class ScoringSettings:
-    """The `scoring_cfg` of a config.
-
-    Attributes:
-        on: 'scenes', put together from their tiles and predicted by overlapping windows, or
-            'tiles', each on its own: quicker, and pixels of overlapping tiles count twice.
-        window: side of a window in pixels.
-        overlap: share of its side by which a window overlaps the next, 0 to below 1.
-        batch_size: windows predicted at a time.
-        tta: take the mean over the 8 turns and flips of each window.
-        protocols: names of those to report, see docs/evaluation.md; None: all that apply.
-        clutter: the class that some protocols leave out, where there is a class of that name.
-        one_against_rest: classes to score on their own too; None: cloud and snow, where there are
-            such classes and others besides.
-    """
-
-    on: Literal["scenes", "tiles"] = "scenes"
-    window: int = 512
-    overlap: float = 0.5
-    batch_size: int = 8
-    tta: bool = False
-    protocols: Sequence[str] | None = None
-    clutter: str | None = "clutter"
-    one_against_rest: Sequence[str] | None = None
-
-    def against_rest(self, classes: Sequence[str]) -> list[str]:
-        """The classes to score on their own."""
-        if self.one_against_rest is not None:
-            return list(self.one_against_rest)
-        return [name for name in ("cloud", "snow") if name in classes and len(classes) > 2]
-
-    def check(self, classes: Sequence[str]) -> None:
-        """Raise a `UserError` for values that cannot be, or a protocol that is not to be had."""
-        names, rest = list(classes), self.one_against_rest or ()
-        for key, is_good, expected in (
-            ("window", self.window >= 32, "must be at least 32"),
-            ("batch_size", self.batch_size >= 1, "must be at least 1"),
-            ("overlap", 0 <= self.overlap < 1, "must be in 0 to below 1"),
-            ("clutter", self.clutter in (None, "clutter", *names), f"is none of {names}"),
-            ("one_against_rest", set(rest) <= set(names), f"must be some of {names}"),
-            (
-                "protocols",
-                self.protocols is None or len(self.protocols),
-                "names none; leave it out for all that apply",
-            ),
-        ):
-            if not is_good:
-                raise UserError(f"scoring_cfg.{key}={getattr(self, key)!r}: {expected}")
-        self.require_protocols(classes)
-
-    def require_protocols(
-        self, classes: Sequence[str], kinds: Sequence[str] = tuple(SUFFIXES)
-    ) -> None:
-        """Raise a `UserError` where a wanted protocol needs other classes or kinds of labels."""
-        rest = self.against_rest(classes)
-        require_protocols(self.protocols, classes, self.clutter, rest, kinds)
-
-    def kinds(self, existing: Sequence[str]) -> list[str]:
-        """The kinds of labels to read, of the `existing` ones: that of the first protocol first,
-        since tile by tile errors are counted by it."""
-        if self.protocols is None:
-            return list(existing)
-        eroded = SUFFIXES["eroded"]
-        kinds = ["eroded" if name.endswith(eroded) else "full" for name in self.protocols]
-        return list(dict.fromkeys(kinds))
-
-    def names(self, classes: Sequence[str]) -> list[str]:
-        """The protocols to report, as far as the classes tell."""
-        if self.protocols is not None:
-            return list(self.protocols)
-        return protocol_names(classes, self.clutter, self.against_rest(classes))
 
 
 @dataclass(frozen=True)
@@ -105,8 +30,6 @@ class Scored:
     Attributes:
         scenes: with the images, and labels by kind.
         kinds: kind of label -> a file for each tile.
-        stacked: each scene is one tile, none larger than a window: they are predicted in stacks,
-            with the same result.
         number: of scenes; None where tiles are scored, each by itself.
     """
 
@@ -115,8 +38,16 @@ class Scored:
     settings: ScoringSettings
     scenes: list[ScoredScene]
     kinds: dict[str, Sequence[str]]
-    stacked: bool
     number: int | None
+
+    @property
+    def stacked(self) -> bool:
+        """Each scene is one tile, none larger than a window: they are predicted in stacks, with
+        the same result."""
+        return all(
+            len(scene.image.files) == 1 and max(scene.height, scene.width) <= self.settings.window
+            for scene in self.scenes
+        )
 
     def tile_errors(self, side: int, device: torch.device) -> TileErrors:
         """Where `score` can count errors tile by tile, of at most `side` pixels a side."""
@@ -174,20 +105,14 @@ def open_scored(
     kinds = {"full": [label for _, label in tiles.pairs]} if own_labels else label_kinds(tiles)
     settings.require_protocols(classes, list(kinds))
     kinds = {kind: kinds[kind] for kind in settings.kinds(list(kinds))}
-    scenes = number = None
     if settings.on == "scenes":
         try:
             scenes = open_scenes(tiles, kinds)
-            number = len(scenes)
+            return Scored(tiles, classes, settings, scenes, kinds, len(scenes))
         except UserError as error:
             warn(f"scored tile by tile: {error}")
-    if scenes is None:
-        scenes = open_scenes(tiles, kinds, together=False)
-    is_stacked = all(
-        len(scene.image.files) == 1 and max(scene.height, scene.width) <= settings.window
-        for scene in scenes
-    )
-    return Scored(tiles, classes, settings, scenes, kinds, is_stacked, number)
+    scenes = open_scenes(tiles, kinds, together=False)
+    return Scored(tiles, classes, settings, scenes, kinds, None)
 
 
 def score(
@@ -208,30 +133,27 @@ def score(
     """
     matrices = {kind: ConfusionMatrix(len(scored.classes), device) for kind in scored.kinds}
     if scored.stacked:
-        for numbers, classes, labels in predict_tiles(predict, scored, device, num_workers):
-            update(matrices, classes, labels)
-            if errors is not None:
-                errors.add_whole(numbers, classes, labels[0])
+        parts = predict_tiles(predict, scored, device, num_workers)
     else:
-        for number, y, classes, labels in predict_scenes(predict, scored, device):
-            update(matrices, classes, labels)
-            if errors is not None:
-                errors.add_rows(number, y, classes, labels[0])
+        parts = predict_scenes(predict, scored, device)
+    for numbers, y, classes, labels in parts:
+        for matrix, label in zip(matrices.values(), labels, strict=True):
+            matrix.update(classes, label)
+        if errors is not None:
+            errors.add(numbers, y, classes, labels[0])
     if errors is not None:
         errors.counts = distributed.all_sum(errors.counts.cpu())
     return {kind: distributed.all_sum(matrix.counts.cpu()) for kind, matrix in matrices.items()}
 
 
-def update(matrices: dict[str, ConfusionMatrix], classes: Tensor, labels: Sequence[Tensor]) -> None:
-    for matrix, label in zip(matrices.values(), labels, strict=True):
-        matrix.update(classes, label)
+# Numbers of scenes, the first row, classes (N, h, w), labels of each kind (N, h, w).
+Predicted = tuple[list[int], int, Tensor, Sequence[Tensor]]
 
 
 def predict_scenes(
     predict: Callable[[Tensor], Tensor], scored: Scored, device: torch.device
-) -> Iterator[tuple[int, int, Tensor, list[Tensor]]]:
-    """This process's scenes, some rows at a time: number of the scene, first row, classes (h, w),
-    labels of each kind (h, w)."""
+) -> Iterator[Predicted]:
+    """This process's scenes, some rows of one at a time."""
     scenes, settings = scored.scenes, scored.settings
     # The largest first, so that processes that take turns end at about the same time.
     order = sorted(range(len(scenes)), key=lambda i: -scenes[i].height * scenes[i].width)
@@ -247,7 +169,8 @@ def predict_scenes(
             for y, probabilities in strips:
                 classes = probabilities.argmax(0)
                 labels = [label.rows(y, len(classes)) for label in scene.labels.values()]
-                yield number, y, classes, [torch.from_numpy(rows).to(device) for rows in labels]
+                labels = [torch.from_numpy(rows).to(device)[None] for rows in labels]
+                yield [number], y, classes[None], labels
                 bar.update(len(classes))
 
 
@@ -268,9 +191,8 @@ class LabelledTiles(Dataset):
 
 def predict_tiles(
     predict: Callable[[Tensor], Tensor], scored: Scored, device: torch.device, num_workers: int
-) -> Iterator[tuple[list[int], Tensor, list[Tensor]]]:
-    """This process's tiles in order, stacked as long as they are of one size: their numbers,
-    classes (N, h, w), labels of each kind (N, h, w)."""
+) -> Iterator[Predicted]:
+    """This process's tiles in order, whole, stacked as long as they are of one size."""
     numbers = distributed.shard(range(len(scored.tiles)))
     loader = DataLoader(
         LabelledTiles(scored), sampler=numbers, batch_size=None, num_workers=num_workers,
@@ -285,6 +207,6 @@ def predict_tiles(
                 images = torch.stack(images).permute(0, 3, 1, 2)
                 classes = predict(images.to(device)).argmax(1)
                 labels = torch.stack(labels).to(device).unbind(1)
-                yield [number for number, _ in stack], classes, labels
+                yield [number for number, _ in stack], 0, classes, labels
     finally:
         end_workers(samples)

@@ -51,27 +51,29 @@ class TileErrors:
             self.first.append(self.first[-1] + (len(tops) - 1) * (len(lefts) - 1))
         self.counts = torch.zeros(2, self.first[-1], dtype=torch.int64, device=device)
 
-    def add_rows(self, scene: int, y: int, classes: Tensor, label: Tensor) -> None:
-        """Add rows of a scene from row `y`: two integer maps (h, width); label 255 is not scored.
+    def add(self, scenes: Sequence[int], y: int, classes: Tensor, label: Tensor) -> None:
+        """Add rows of one scene from row `y`, or several scenes that are one tile each, whole.
 
         Rows may come in any order and in parts of any height.
+
+        Args:
+            classes, label: integer maps (N, h, w) of N scenes; label 255 is not scored.
         """
-        tops, lefts = self.tops[scene], self.lefts[scene]
-        masks = error_masks(classes, label)
-        bounds = torch.tensor(lefts, device=masks.device)
-        columns = len(lefts) - 1
+        mask = label != IGNORE
+        masks = torch.stack([mask & (classes != label), mask])
+        if len(scenes) > 1:
+            indices = torch.tensor([self.first[scene] for scene in scenes], device=masks.device)
+            self.counts[:, indices] += masks.flatten(2).sum(2)
+            return
+        tops, start = self.tops[scenes[0]], self.first[scenes[0]]
+        bounds = torch.tensor(self.lefts[scenes[0]], device=masks.device)
+        columns = len(bounds) - 1
         for row in range(len(tops) - 1):
-            part = masks[:, max(0, tops[row] - y) : max(0, tops[row + 1] - y)]
+            part = masks[:, 0, max(0, tops[row] - y) : max(0, tops[row + 1] - y)]
             if part.shape[1]:
                 sums = torch.nn.functional.pad(part.sum(1).cumsum(1), (1, 0))
-                start = self.first[scene] + row * columns
-                self.counts[:, start : start + columns] += sums[:, bounds].diff(dim=1)
-
-    def add_whole(self, scenes: Sequence[int], classes: Tensor, label: Tensor) -> None:
-        """Add scenes that are one tile each: two integer maps (N, h, w)."""
-        masks = error_masks(classes, label)
-        indices = torch.tensor([self.first[scene] for scene in scenes], device=masks.device)
-        self.counts[:, indices] += masks.flatten(2).sum(2)
+                first = start + row * columns
+                self.counts[:, first : first + columns] += sums[:, bounds].diff(dim=1)
 
     def places(self) -> list[Place]:
         """All tiles with what was counted, scene by scene, from top to bottom."""
@@ -85,11 +87,6 @@ class TileErrors:
         return [Place(*box, *pixels) for box, *pixels in zip(boxes, scored, wrong, strict=True)]
 
 
-def error_masks(classes: Tensor, label: Tensor) -> Tensor:
-    mask = label != IGNORE
-    return torch.stack([mask & (classes != label), mask])
-
-
 def edges(length: int, side: int) -> list[int]:
     """Where nearly equal parts of at most `side` begin, and the end.
 
@@ -100,39 +97,25 @@ def edges(length: int, side: int) -> list[int]:
     return [length * number // count for number in range(count + 1)]
 
 
-@dataclass(frozen=True)
-class RankedTile:
-    """Tiles by their share of wrong pixels: up to `each` of the best, the median, the worst.
-
-    Attributes:
-        groups: 'best', 'median', 'worst', or 'all' where there are fewer than three, each from few
-            errors to many; the worst the other way round.
-        of: how many were ranked.
-        left_out: how many were not, as too few of their pixels are scored.
-    """
-
-    groups: dict[str, list[Place]]
-    of: int
-    left_out: int
-
-
 LEAST = 0.1  # share of a tile's pixels that must be scored for it to be ranked
+EACH = 3  # tiles of a group, at most
 
 
-def rank(places: Sequence[Place], each: int = 3) -> RankedTile:
-    """The tiles to be looked at. Equal shares stay in the order of the scenes.
+def rank(places: Sequence[Place]) -> tuple[dict[str, list[Place]], int]:
+    """The tiles to be looked at by their share of wrong pixels, and how many of them were ranked.
 
-    Tiles of which less than a tenth is scored are not ranked, unless there are no others.
+    They are the 'best', the 'median' and the 'worst', or 'all' where there are fewer than three:
+    from few errors to many; the worst the other way round. Equal shares stay in the order of the
+    scenes. Tiles of which less than a tenth is scored are not ranked, unless there are no others.
     """
     candidates = [place for place in places if place.scored]
     tiles = [
         place for place in candidates if place.scored >= LEAST * place.height * place.width
     ] or candidates
     tiles.sort(key=lambda place: place.share)
-    each, count = min(each, len(tiles) // 3), len(tiles)
-    rest = len(places) - count
+    each, count = min(EACH, len(tiles) // 3), len(tiles)
     if not each:
-        return RankedTile({"all": tiles} if tiles else {}, count, rest)
+        return ({"all": tiles} if tiles else {}), count
     middle = (count - each) // 2
     groups = {"best": tiles[:each], "median": tiles[middle : middle + each]}
-    return RankedTile(groups | {"worst": tiles[: -each - 1 : -1]}, count, rest)
+    return groups | {"worst": tiles[: -each - 1 : -1]}, count

@@ -8,15 +8,10 @@ from torch import Tensor, nn
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.templates import render
-from SSLRemoteSensing.export.source import Source
+from SSLRemoteSensing.export.source import Source, plain
 from SSLRemoteSensing.models.backbones import VGG
 
 TOLERANCE = 1e-4
-
-
-def torchvision_weights(source: Source) -> dict[str, Tensor]:
-    """The backbone under torchvision's names, which are timm's and those of smp's encoders too."""
-    return plain(source.weights())
 
 
 def smp_weights(source: Source) -> tuple[dict[str, Tensor], str | None]:
@@ -31,7 +26,7 @@ def smp_weights(source: Source) -> tuple[dict[str, Tensor], str | None]:
     """
     call = smp_call(source)
     if call is None:
-        return torchvision_weights(source), None
+        return source.weights(), None
     try:
         import segmentation_models_pytorch as smp
     except ImportError as error:
@@ -104,7 +99,7 @@ def mmseg_weights(source: Source) -> dict:
     has no VGG; it takes that of mmpretrain, whose layers are convolution, normalization and ReLU in
     one and are numbered so.
     """
-    weights = plain(source.weights())
+    weights = source.weights()
     if isinstance(source.backbone, VGG):
         weights = mmpretrain_vgg(source.backbone.features, weights)
     state = {f"backbone.{key}": value for key, value in weights.items()}
@@ -140,10 +135,6 @@ def mmseg_config(source: Source, file: str) -> str:
         std=[round(255 * value, 3) for value in backbone.std or [1] * channels],
     )
     return config.rstrip("\n")
-
-
-def plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value.detach().cpu().contiguous() for key, value in state.items()}
 
 
 def without_normalization(source: Source) -> nn.Module:

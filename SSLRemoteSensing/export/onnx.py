@@ -35,11 +35,9 @@ class Graph(nn.Module):
 
     def __init__(self, source: Source, preprocess: bool, result: str):
         super().__init__()
-        self.backbone, self.decoder = source.backbone, getattr(source.net, "decoder", None)
-        if not preprocess:
-            module = without_normalization(source)
-            self.backbone = getattr(module, "backbone", module)
-            self.decoder = getattr(module, "decoder", None)
+        module = (source.net or source.backbone) if preprocess else without_normalization(source)
+        self.backbone = getattr(module, "backbone", module)
+        self.decoder = getattr(module, "decoder", None)
         self.preprocess, self.result = preprocess, result
 
     def forward(self, images: Tensor):
@@ -155,8 +153,8 @@ def compare(
         UserError: above 1e-4 (of the largest value, where that is above 1), or more than 1 in
             1000 pixels of another class.
     """
-    own = source.net or source.backbone
-    reference, worst = own if preprocess else without_normalization(source), 0.0
+    reference = (source.net or source.backbone) if preprocess else without_normalization(source)
+    worst = 0.0
     for size in progress("comparing", SIZES, unit="size"):
         x = images(source, preprocess, size)
         with torch.no_grad():

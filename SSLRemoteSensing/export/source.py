@@ -62,8 +62,9 @@ class Source:
         return self.card.get("config", {}).get("decoder_cfg") or {"name": "Decoder"}
 
     def weights(self) -> dict[str, Tensor]:
-        """The backbone's, under torchvision's names."""
-        return self.backbone.state_dict()
+        """The backbone's, under torchvision's names, which are timm's and those of smp's encoders
+        too."""
+        return plain(self.backbone.state_dict())
 
     def public_card(self) -> dict:
         """What must be known to use the weights: no paths, no machine, in JSON's types.
@@ -79,6 +80,10 @@ class Source:
 
 PUBLIC = ("bands", "band_names", "prepared", "dataset", "dtype", "max_value", "img_size", "epoch")
 PUBLIC += ("images_seen", "classes", "palette", "train_tiles")
+
+
+def plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().cpu().contiguous() for key, value in state.items()}
 
 
 def open_source(path: Path) -> Source:

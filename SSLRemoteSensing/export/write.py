@@ -64,26 +64,23 @@ def check(request: Request) -> None:
 
 def write_form(source: Source, request: Request) -> tuple[str, bool, str | None]:
     """Write the file: what was written in words, whether it is a whole network, and smp's call."""
-    output, form, is_tuned = request.output, request.form, source.net is not None
-    decoder = f" with {source.decoder_cfg['name']}" if is_tuned else ""
-    network = source.backbone.name + decoder
-    backbone = f"the backbone alone, {source.backbone.name}"
-    if form in ("torchvision", "timm"):
-        checkpoints.write_plain(output, layouts.torchvision_weights(source), source.public_card())
-        return backbone, False, None
-    if form == "smp":
-        weights, call = layouts.smp_weights(source)
-        checkpoints.write_plain(output, weights, source.public_card())
-        return (call or f"{backbone}, an encoder"), call is not None, call
-    if form == "mmseg":
-        checkpoints.write_plain(output, layouts.mmseg_weights(source), source.public_card())
-        print(layouts.mmseg_config(source, output.name))
-        return backbone, False, None
+    output, form, card = request.output, request.form, source.public_card()
+    is_tuned, name, call = source.net is not None, source.backbone.name, None
+    network = f"{name} with {source.decoder_cfg['name']}" if is_tuned else name
     if form == "safetensors":
         weights = source.net.state_dict() if is_tuned else source.weights()
-        checkpoints.write_safetensors(output, layouts.plain(weights), source.public_card())
+        checkpoints.write_safetensors(output, weights, card)
         return network, is_tuned, None
-    texts = {"card": json.dumps(source.public_card())}
-    data, worst = onnx.onnx_model(source, request.preprocess, request.result, texts)
-    write_bytes(output, data)
-    return f"{network}, within {worst:.1e} of the network in onnxruntime", is_tuned, None
+    if form == "onnx":
+        texts = {"card": json.dumps(card)}
+        data, worst = onnx.onnx_model(source, request.preprocess, request.result, texts)
+        write_bytes(output, data)
+        return f"{network}, within {worst:.1e} of the network in onnxruntime", is_tuned, None
+    if form == "smp":
+        weights, call = layouts.smp_weights(source)
+    else:
+        weights = layouts.mmseg_weights(source) if form == "mmseg" else source.weights()
+    checkpoints.write_plain(output, weights, card)
+    if form == "mmseg":
+        print(layouts.mmseg_config(source, output.name))
+    return call or f"the backbone alone, {name}", call is not None, call

@@ -1,22 +1,7 @@
 """Which bands of a scene a network takes, and which of their values becomes 255.
 
-The first of these rules that holds for a file decides. A tile is one with just as many bands as the
+The first of `RULES` that holds for a file decides. A tile is one with just as many bands as the
 network, whose training tiles were cut from scenes with the bands of the card.
-
-| rule | holds for | gives |
-|---|---|---|
-| absent band | --bands, one of which the file does not have | refused |
-| other number | --bands, more or fewer than the network's channels | refused |
-| flag | --bands | the bands of the flag |
-| palette | a palette, for a network of red, green, blue | its colours |
-| indices | a palette, but for a network of one band that training took as it stood | refused |
-| CMYK | CMYK, but for a JPEG and a network of red, green, blue | refused |
-| photograph | any other file of CMYK | all: decoding converts them |
-| training | a file that has the card's bands, and is no tile | the card's bands |
-| as stored | a tile, or as many bands as the network where the card names none | all of them |
-| without alpha | as many bands not called alpha as the network where the card names none | those |
-| grey | one band not called alpha, for a network of red, green, blue | it, repeated |
-| other | any file | refused |
 
 A band called alpha masks, unless the network takes it, as near infrared is often called so.
 """
@@ -120,8 +105,8 @@ def choose_bands(file: Tiff, network: MapNetwork, flag: Sequence[int] | None) ->
     if isinstance(rule.outcome, str):
         numbers = {"count": file.count, "flag": len(case.flag)}
         facts = {key: f"{n} band{'s' if n != 1 else ''}" for key, n in numbers.items()}
-        others = "choose them in this order with --bands"
-        facts["remedy"] = others if file.count >= case.channels else "take another one"
+        order = "choose them in this order with --bands"
+        facts["remedy"] = order if file.count >= case.channels else "take another one"
         raise UserError(f"image {file.path}: {rule.outcome.format(case=case, **facts)}")
     bands = rule.outcome(case)
     alpha = min(set(case.stored) - set(case.data) - set(bands), default=None)

@@ -19,11 +19,12 @@ from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.console import progress, styled
 from SSLRemoteSensing.core.errors import CannotWrite, UserError, one_line
 from SSLRemoteSensing.core.files import atomic
+from SSLRemoteSensing.data.geotiff import open_tiff
 from SSLRemoteSensing.inference.network import MapNetwork
 from SSLRemoteSensing.inference.outputs import Outputs
 from SSLRemoteSensing.inference.polygons import write_polygons
 from SSLRemoteSensing.inference.preview import Preview
-from SSLRemoteSensing.inference.scene import InputScene, open_scene
+from SSLRemoteSensing.inference.scene import InputScene
 from SSLRemoteSensing.inference.windows import predict_scene, probabilities
 from SSLRemoteSensing.inference.writer import BLOCK, MapFile, make_png
 
@@ -138,11 +139,10 @@ def map_scene(network: MapNetwork, outputs: Outputs, settings: MapSettings) -> M
     """
     import rasterio
 
-    start, remarks = time.perf_counter(), []
-    with (
-        open_scene(outputs.scene, network, settings.bands, settings.max_value) as scene,
-        ExitStack() as stack,
-    ):
+    start = time.perf_counter()
+    with open_tiff(outputs.scene, beside=True) as source, ExitStack() as stack:
+        scene = InputScene(source, network, settings.bands, settings.max_value)
+        remarks = scene.remarks()
         require_memory(scene, len(network.classes), settings)
         # The map is made first, and takes its name last: where it stands, all others do.
         finals = (outputs.map, outputs.probabilities, outputs.preview, outputs.vectors)
@@ -159,17 +159,14 @@ def map_scene(network: MapNetwork, outputs: Outputs, settings: MapSettings) -> M
                 shares = counts / max(1, counts.sum())
                 preview.draw(scene.path.name, network, shares, hidden.preview)
             if hidden.vectors is not None:
-                number = write_polygons(
-                    hidden.map, hidden.vectors, scene.path.stem, network.classes,
-                    settings.min_area, settings.simplify, settings.vector_classes,
-                )  # fmt: skip
+                limits = settings.min_area, settings.simplify, settings.vector_classes
+                target, layer = hidden.vectors, scene.path.stem
+                number = write_polygons(hidden.map, target, layer, network.classes, *limits)
                 remarks.append(f"{number} polygons")
             if outputs.map.suffix.lower() == ".png":
                 make_png(hidden.map)
-    return Mapped(
-        outputs, scene.height, scene.width, time.perf_counter() - start, counts.tolist(),
-        network.classes, scene.remarks() + remarks,
-    )  # fmt: skip
+    seconds, size = time.perf_counter() - start, (scene.height, scene.width)
+    return Mapped(outputs, *size, seconds, counts.tolist(), network.classes, remarks)
 
 
 def write_map(

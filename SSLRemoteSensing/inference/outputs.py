@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
@@ -74,11 +75,9 @@ def plan_outputs(
         UserError: one file for several scenes, a file on a scene, a folder that is none.
     """
     maps = names_for(scenes, output, "--output", MAP_ENDINGS)
-    polygons = [None] * len(scenes)
-    if vectors is not None:
-        polygons = names_for(scenes, vectors, "--vectors", (".gpkg",))
+    polygons = names_for(scenes, vectors, "--vectors", (".gpkg",)) if vectors is not None else ()
     plan = []
-    for scene, map_, polygon in zip(scenes, maps, polygons, strict=True):
+    for scene, map_, polygon in zip_longest(scenes, maps, polygons):
         shares = map_.with_name(f"{map_.stem}_probabilities.tif") if probabilities else None
         picture = map_.with_name(f"{map_.stem}_preview.png") if preview else None
         plan.append(Outputs(scene, map_, shares, picture, polygon))

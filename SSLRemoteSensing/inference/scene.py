@@ -1,9 +1,8 @@
 """A scene to be mapped: its rows as the network takes them, and which of its pixels hold data."""
 
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 
@@ -18,27 +17,49 @@ MOST_NAMED = 4  # blocks that cannot be read
 
 
 class InputScene:
-    """An open scene.
+    """An open scene as `network` wants it.
 
     Attributes:
         crs, transform, gcps, rpcs: where it lies, as the file has it; None where it does not.
         masked: what tells pixels without data, '' where all hold data.
         block: width and height of the blocks that the file is read in.
+
+    Args:
+        bands, max_value: in place of what the checkpoint says.
+
+    Raises:
+        UserError: another number of bands or kind of values than the network was trained on.
+        UnreadableImage: a damaged image, or one that claims more than can be.
     """
 
     def __init__(
-        self, source: Tiff, choice: ChosenBands, in_channels: int, max_value: float | None,
-        image: np.ndarray | None,
-    ):  # fmt: skip
-        self.source, self.choice, self.image = source, choice, image
-        self.in_channels, self.max_value = in_channels, max_value
-        self.path, self.height, self.width = source.path, source.height, source.width
+        self,
+        source: Tiff,
+        network: MapNetwork,
+        bands: Sequence[int] | None,
+        max_value: float | None,
+    ):
+        self.source, self.path = source, source.path
+        self.height, self.width = source.height, source.width
+        if self.height * self.width > LARGEST:
+            raise UnreadableImage(
+                f"image {self.path}: claims {self.width} x {self.height} pixels, which no scene "
+                f"has; replace or remove it"
+            )
+        self.choice = choice = choose_bands(source, network, bands)
+        kind = source.dtype if choice.palette is None else choice.palette.dtype
+        self.max_value = agreed_scale(self.path, kind, network, max_value)
+        self.in_channels, self.image = network.in_channels, None
+        if self.path.suffix.lower() in JPEG_ENDINGS:  # GDAL fills what is missing with grey
+            as_stored = len(choice.bands) == 1 or choice.bands == list(range(1, source.count + 1))
+            file_bands = None if as_stored else choice.bands
+            self.image = read_image(self.path, self.in_channels, file_bands, self.max_value)
         points, points_crs = source.source.gcps
         self.crs, self.transform = source.crs or points_crs, source.transform
         self.gcps, self.rpcs = points or None, source.source.rpcs
         self.block = source.source.block_shapes[0][::-1]
         self.row_bytes = source.width * source.count * source.dtype.itemsize
-        self.masked = "" if image is not None else what_masks(source, choice)
+        self.masked = "" if self.image is not None else what_masks(source, choice)
         # By row, from when it is read until it is taken; None: all of it holds data.
         self.valid: dict[int, np.ndarray | None] = {}
 
@@ -98,12 +119,11 @@ class InputScene:
             planes, valid = planes[:-1], planes[-1] > 0
         elif source.has_nodata:
             valid = source.mask(y, height, x, width) > 0
-        others = [] if choice.clear is None else [~choice.clear[planes[0]]]
-        if planes.dtype.kind == "f":
-            numbers = np.isfinite(planes).all(0)
-            others += [] if numbers.all() else [numbers]
-        for other in others:
-            valid = other if valid is None else valid & other
+        if choice.clear is not None:
+            opaque = ~choice.clear[planes[0]]
+            valid = opaque if valid is None else valid & opaque
+        if planes.dtype.kind == "f" and not (finite := np.isfinite(planes).all(0)).all():
+            valid = finite if valid is None else valid & finite
         return planes, valid
 
     def require_blocks(self, y: int, height: int) -> None:
@@ -113,14 +133,14 @@ class InputScene:
         """
         (wide, tall), blocks, errors = self.block, [], []
         with open_tiff(self.path, beside=True) as source:
-            for top in range(y - y % tall, y + height, tall):
-                for left in range(0, self.width, wide):
-                    below, right = min(top + tall, self.height), min(left + wide, self.width)
-                    try:
-                        self.read(source, top, left, below - top, right - left)
-                    except UnreadableImage as error:
-                        blocks.append(f"columns {left} to {right - 1}, rows {top} to {below - 1}")
-                        errors.append(error)
+            tops, lefts = range(y - y % tall, y + height, tall), range(0, self.width, wide)
+            for top, left in product(tops, lefts):
+                below, right = min(top + tall, self.height), min(left + wide, self.width)
+                try:
+                    self.read(source, top, left, below - top, right - left)
+                except UnreadableImage as error:
+                    blocks.append(f"columns {left} to {right - 1}, rows {top} to {below - 1}")
+                    errors.append(error)
         if not blocks:
             return  # something else is wrong
         more = f" and {len(blocks) - MOST_NAMED} more" if len(blocks) > MOST_NAMED else ""
@@ -143,39 +163,6 @@ class InputScene:
         if valid is not None:
             pixels[~valid] = 0
         return pixels
-
-
-@contextmanager
-def open_scene(
-    path: Path,
-    network: MapNetwork,
-    bands: Sequence[int] | None = None,
-    max_value: float | None = None,
-) -> Iterator[InputScene]:
-    """Open the scene at `path` as `network` wants it.
-
-    Args:
-        bands, max_value: in place of what the checkpoint says.
-
-    Raises:
-        UserError: another number of bands or kind of values than the network was trained on.
-        UnreadableImage: no image, a damaged one, or one that claims more than can be.
-    """
-    with open_tiff(path, beside=True) as source:
-        if source.height * source.width > LARGEST:
-            raise UnreadableImage(
-                f"image {path}: claims {source.width} x {source.height} pixels, which no scene "
-                f"has; replace or remove it"
-            )
-        choice = choose_bands(source, network, bands)
-        kind = source.dtype if choice.palette is None else choice.palette.dtype
-        max_value = agreed_scale(path, kind, network, max_value)
-        image = None
-        if source.path.suffix.lower() in JPEG_ENDINGS:  # GDAL fills what is missing with grey
-            as_stored = len(choice.bands) == 1 or choice.bands == list(range(1, source.count + 1))
-            file_bands = None if as_stored else choice.bands
-            image = read_image(path, network.in_channels, file_bands, max_value)
-        yield InputScene(source, choice, network.in_channels, max_value, image)
 
 
 def what_masks(source: Tiff, choice: ChosenBands) -> str:

@@ -40,13 +40,6 @@ def probabilities(
     return total / 8 if tta else total
 
 
-def classify(
-    net: nn.Module, device: torch.device, precision: str, images: Tensor, tta: bool = False
-) -> Tensor:
-    """Class of each pixel: images (N, C, H, W), uint8 or float in 0..1, to uint8 (N, H, W)."""
-    return probabilities(net, device, precision, images, tta).argmax(1).to(torch.uint8)
-
-
 def predict_scene(
     predict: Callable[[Tensor], Tensor],
     rows: Rows,

@@ -1,8 +1,7 @@
 """Judge what was counted in the scenes of a data set: what to warn of, what must not be used."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
 from SSLRemoteSensing.preparation.catalog import UNLABELLED, Catalog, listing
 
@@ -16,66 +15,62 @@ SPLIT_ORDER = ["train", "val", "test", UNLABELLED]
 FAR_SHARES = 0.25
 
 
-class Finding(NamedTuple):
-    """A sentence about a scene, and whether it must not be used for that."""
-
-    is_refusal: bool
-    text: str
-
-
 def check_scene(record: dict, collection: Catalog) -> None:
     """Add `warnings`, and `refused` where it must not be used, to a record of `tile_scene`."""
-    masked = record.get("masked", 0) / (record.get("height", 1) * record.get("width", 1))
-    fault, mask, apart = collection.faults.get(record["scene"]), *map(record.get, ("mask", "apart"))
-    rules = [
-        ("refused" in record, True, record.get("refused")),
-        (fault, False, fault),
-        (masked, False, f"{masked:.1%} of the pixels hold no data ({mask}); not scored"),
-        (apart, False, f"{apart} lies at another place on the map than its image"),
-    ]  # fmt: skip
-    findings = [Finding(is_refusal, text) for applies, is_refusal, text in rules if applies]
+    fault = collection.faults.get(record["scene"])
+    warnings = [fault] if fault else []
+    refusals = [record["refused"]] if "refused" in record else []
+    if record.get("masked"):
+        share = record["masked"] / (record["height"] * record["width"])
+        text = f"{share:.1%} of the pixels hold no data ({record['mask']}); not scored"
+        warnings.append(text)
+    if record.get("apart"):
+        warnings.append(f"{record['apart']} lies at another place on the map than its image")
     for kind, label in record["labels"].items():
         name = "" if len(record["labels"]) == 1 else f"{kind} label: "
-        findings += [Finding(f[0], name + f.text) for f in check_label(label, kind, collection)]
-    record["warnings"] = [text for is_refusal, text in findings if not is_refusal]
-    refusals = [text for is_refusal, text in findings if is_refusal]
+        for is_refusal, text in check_label(label, kind, collection):
+            (refusals if is_refusal else warnings).append(name + text)
+    record["warnings"] = warnings
     record |= {"refused": "; ".join(refusals)} if refusals else {}
 
 
-def check_label(label: dict, kind: str, collection: Catalog) -> list[Finding]:
-    """What there is to say of one label map, from its `summary`."""
+def check_label(label: dict, kind: str, collection: Catalog) -> Iterator[tuple[bool, str]]:
+    """What there is to say of one label map, from its `summary`: (must it not be used, why)."""
     total = all_pixels(label)
-    unknown, far, inexact, unscored = (
-        label[key] / total for key in ("unknown", "far", "inexact", "not_scored")
-    )
+    keys = ("unknown", "far", "inexact", "not_scored")
+    unknown, far, inexact, unscored = (label[key] / total for key in keys)
     values = label.get("values")  # None of colours
     is_colour, content = values is None, "colours" if values is None else f"values {values}"
     families = None if is_colour else collection.coding.families
-    is_mixed = families and not any(set(values) <= set(family) for family in families)
+    if families and not any(set(values) <= set(family) for family in families):
+        yield True, f"{content} mix the codes {' and '.join(map(str, families))}"
+    if unknown > (ONE_COLOUR if is_colour else 0):
+        yield True, f"{unknown:.2%} of the pixels are of no class ({content})"
+    elif unknown:
+        yield False, f"{label['unknown']} pixels have a colour of no class; not scored"
     colour, count = label.get("stranger", ((), 0))
-    stranger = f"colour {tuple(colour)}, which is no class's, covers {count / total:.2%}"
+    text = f"colour {tuple(colour)}, which is no class's, covers {count / total:.2%}"
+    if count / total > ONE_COLOUR:
+        yield True, f"wrong palette: {text}"
+    elif count / total > FEW:
+        yield False, text
+    if far > MANY_FAR:
+        yield True, f"wrong palette: {far:.0%} are far from any class colour"
+    if inexact:
+        text = f"{label['inexact']} pixels ({inexact:.2%}) are not exactly a class colour"
+        yield False, f"{text}; decoded by threshold"
+    if unscored == 1:
+        yield is_colour, "no pixel has a class"
+    elif unscored > 0.5:
+        yield is_colour, f"{unscored:.0%} of the pixels are not scored"
+    elif is_colour and kind == "full" and unscored > FEW:
+        text = "are black, as in an eroded label, though this is a full one"
+        yield False, f"{unscored:.2%} {text}"
+    elif is_colour and kind == "eroded" and not unscored:
+        yield False, "nothing is black, so this is no eroded label"
     names = [name for name, n in zip(collection.classes, label["pixels"], strict=True) if n]
-    rules = [
-        (is_mixed, True, f"{content} mix the codes {' and '.join(map(str, families or ()))}"),
-        (unknown > (ONE_COLOUR if is_colour else 0), True,
-         f"{unknown:.2%} of the pixels are of no class ({content})"),
-        (is_colour and 0 < unknown <= ONE_COLOUR, False,
-         f"{label['unknown']} pixels have a colour of no class; not scored"),
-        (count / total > ONE_COLOUR, True, f"wrong palette: {stranger}"),
-        (FEW < count / total <= ONE_COLOUR, False, stranger),
-        (far > MANY_FAR, True, f"wrong palette: {far:.0%} are far from any class colour"),
-        (inexact, False, f"{label['inexact']} pixels ({inexact:.2%}) are not exactly a class "
-                         "colour; decoded by threshold"),
-        (unscored == 1, is_colour, "no pixel has a class"),
-        (0.5 < unscored < 1, is_colour, f"{unscored:.0%} of the pixels are not scored"),
-        (is_colour and kind == "full" and FEW < unscored <= 0.5, False,
-         f"{unscored:.2%} are black, as in an eroded label, though this is a full one"),
-        (is_colour and kind == "eroded" and not unscored, False,
-         "nothing is black, so this is no eroded label"),
-        (len(names) == 1 and unscored < 1, collection.one_value_is_wrong,
-         f"the whole label is one single class, {''.join(names)}"),
-    ]  # fmt: skip
-    return [Finding(is_refusal, text) for applies, is_refusal, text in rules if applies]
+    if len(names) == 1 and unscored < 1:
+        yield collection.one_value_is_wrong, f"the whole label is one single class, {names[0]}"
 
 
 def all_pixels(label: dict) -> int:
@@ -85,21 +80,22 @@ def all_pixels(label: dict) -> int:
 
 def check_agreement(records: Sequence[dict], collection: Catalog) -> None:
     """Mark as refused the records whose bands, values or codes few others have."""
-
-    def codes_of(record: dict) -> set[int]:
-        return {v for label in record["labels"].values() for v in label.get("values", ())}
-
     usable = [record for record in records if "refused" not in record]
-    kinds = Counter((record["bands"], record["dtype"]) for record in usable).most_common(1)
-    for record in usable:
-        if (record["bands"], record["dtype"]) != kinds[0][0]:
-            record["refused"] = (
-                f"has {record['bands']} bands of {record['dtype']} where most scenes have "
-                f"{kinds[0][0][0]} of {kinds[0][0][1]}; see --bands, or convert it"
-            )
+    counts = Counter((record["bands"], record["dtype"]) for record in usable)
+    for (usual_bands, usual_dtype), _ in counts.most_common(1):
+        for record in usable:
+            bands, dtype = record["bands"], record["dtype"]
+            if (bands, dtype) != (usual_bands, usual_dtype):
+                record["refused"] = (
+                    f"has {bands} bands of {dtype} where most scenes have {usual_bands} of "
+                    f"{usual_dtype}; see --bands, or convert it"
+                )
     families = getattr(collection.coding, "families", None) or ()
     remaining = [record for record in usable if "refused" not in record]
-    codes = list(map(codes_of, remaining))
+    codes = [
+        {v for label in record["labels"].values() for v in label.get("values", ())}
+        for record in remaining
+    ]
     if families and not any(set().union(*codes) <= set(family) for family in families):
         usual = max(families, key=lambda family: sum(values <= set(family) for values in codes))
         for record, values in zip(remaining, codes, strict=True):
@@ -107,37 +103,52 @@ def check_agreement(records: Sequence[dict], collection: Catalog) -> None:
                 record["refused"] = f"values {sorted(values)} where others have {usual}"
 
 
-def check_scenes(records: Sequence[dict], collection: Catalog) -> list[str]:
+def check_scenes(records: Sequence[dict], collection: Catalog) -> Iterator[str]:
     """What the scenes show only together, a sentence each."""
+    yield from collection.notes
     usable = [record for record in records if "refused" not in record]
     splits = {record["split"] for record in usable}
-    has_train = "train" in splits
-    odd_sizes = []
-    for record in usable:
-        name, size = record["scene"], (record["height"], record["width"])
-        if collection.sizes.get(name, size) != size:
-            odd_sizes.append(f"{name} {size[0]} x {size[1]}")
+    odd_sizes = [
+        f"{record['scene']} {record['height']} x {record['width']}"
+        for record in usable
+        if collection.sizes.get(record["scene"]) not in (None, (record["height"], record["width"]))
+    ]
+    if odd_sizes:
+        yield f"{len(odd_sizes)} scenes are not of their published size: {listing(odd_sizes)}"
     unplaced = [record["scene"] for record in usable if record["transform"] is None]
-    on_no_map = f"no georeference: {listing(unplaced)}; their tiles lie on no map"
-    if len(unplaced) == len(usable):
-        on_no_map = "no scene has a georeference; the tiles lie on no map"
+    if unplaced and len(unplaced) == len(usable):
+        yield "no scene has a georeference; the tiles lie on no map"
+    elif unplaced:
+        yield f"no georeference: {listing(unplaced)}; their tiles lie on no map"
     unlabelled = [record["scene"] for record in usable if record["split"] == UNLABELLED]
+    if unlabelled:
+        text = f"{len(unlabelled)} test scenes have no label and are in {UNLABELLED}"
+        yield f"{text}: {listing(unlabelled)}"
     shares = class_shares(usable, collection, ("train",))
+    if usable and "train" not in splits:
+        yield "no scene is in train, so there is no mean, std, class share"
+    elif collection.classes and usable and "val" not in splits:
+        yield "no scene is in val; name some with --splits train val=SCENE,SCENE test"
+    if collection.coding and "train" in splits and not shares:
+        yield "no pixel of train has a class"
     absent = [n for n, share in zip(collection.classes, shares, strict=False) if not share]
-    rules = [
-        (odd_sizes, f"{len(odd_sizes)} scenes are not of their published size: "
-                    f"{listing(odd_sizes)}"),
-        (unplaced, on_no_map),
-        (unlabelled, f"{len(unlabelled)} test scenes have no label and are in {UNLABELLED}: "
-                     f"{listing(unlabelled)}"),
-        (usable and not has_train, "no scene is in train, so there is no mean, std, class share"),
-        (collection.classes and has_train and "val" not in splits,
-         "no scene is in val; name some with --splits train val=SCENE,SCENE test"),
-        (collection.coding and has_train and not shares, "no pixel of train has a class"),
-        (absent, f"no pixel of train is {' or '.join(absent)}"),
-    ]  # fmt: skip
-    notes = [*collection.notes, *(text for applies, text in rules if applies)]
-    return notes + check_shares(class_shares(usable, collection, ("train", "val")), collection)
+    if absent:
+        yield f"no pixel of train is {' or '.join(absent)}"
+    shares = class_shares(usable, collection, ("train", "val"))
+    distances = {
+        name: sum(abs(a - b) for a, b in zip(shares, reference, strict=True)) / 2
+        for name, reference in (collection.shares if shares else {}).items()
+    }
+    name = min(distances, key=distances.get, default=None)
+    if name and distances[name] > FAR_SHARES:
+        measured, published = (
+            ", ".join(f"{100 * share:.1f}" for share in row)
+            for row in (shares, collection.shares[name])
+        )
+        yield (
+            f"class shares {measured} % are far from the published ones of {name}, {published} % "
+            f"({', '.join(collection.classes)})"
+        )
 
 
 def class_shares(
@@ -151,23 +162,6 @@ def class_shares(
             counts = record["labels"][kind]["pixels"]
             pixels = [a + b for a, b in zip(pixels, counts, strict=True)]
     return [count / sum(pixels) for count in pixels] if sum(pixels) else []
-
-
-def check_shares(shares: Sequence[float], collection: Catalog) -> list[str]:
-    """Whether the shares of the classes are far from all that are published."""
-
-    def distance(reference: Sequence[float]) -> float:
-        return sum(abs(a - b) for a, b in zip(shares, reference, strict=True)) / 2
-
-    if not shares or not collection.shares:
-        return []
-    name, reference = min(collection.shares.items(), key=lambda item: distance(item[1]))
-    if distance(reference) <= FAR_SHARES:
-        return []
-    measured, expected = (", ".join(f"{100 * s:.1f}" for s in row) for row in (shares, reference))
-    classes = ", ".join(collection.classes)
-    text = f"class shares {measured} % are far from the published ones of {name}, {expected} %"
-    return [f"{text} ({classes})"]
 
 
 def report(records: Sequence[dict], collection: Catalog, notes: Sequence[str], whole: bool) -> str:

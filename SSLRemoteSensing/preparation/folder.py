@@ -3,7 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -21,9 +21,14 @@ from SSLRemoteSensing.data.labels import (
 )
 from SSLRemoteSensing.data.subsets import scene_of
 from SSLRemoteSensing.preparation import isprs
-from SSLRemoteSensing.preparation.catalog import BAND_NAMES, UNLABELLED, Catalog, SourceScene
+from SSLRemoteSensing.preparation.catalog import (
+    BAND_NAMES,
+    SHARE,
+    Catalog,
+    SourceScene,
+    assign_splits,
+)
 from SSLRemoteSensing.preparation.sources import SourceFile
-from SSLRemoteSensing.preparation.splits import SHARE, pick_scenes
 from SSLRemoteSensing.preparation.tiling import open_raster, to_uint8_values
 
 # Of two files with one stem, the label is the one whose ending stands later.
@@ -34,6 +39,7 @@ IMAGE_SUFFIX = re.compile(r"(.+)[_-](?:images?|img|sat)", re.IGNORECASE)
 LABEL_SUFFIX = re.compile(r"(.+)[_-](?:labels?|masks?|gt)", re.IGNORECASE)
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 BANDS = {"rgb": (1, 2, 3), "irrg": (4, 1, 2), "rgbir": (1, 2, 3, 4)}
+Pair = tuple[SourceFile, SourceFile | None]  # an image, and its label if there is one
 
 
 def read_folder(
@@ -69,27 +75,28 @@ def read_folder(
     if labels and not classes:
         raise UserError("there are labels, so name their classes in order: --classes A B ...")
     if classes and not labels:
-        raise UserError("--classes are given, but no label was found: put images and labels into "
-                        "images/ and labels/, or beside each other as a.jpg and a.png")  # fmt: skip
+        raise UserError(
+            "--classes are given, but no label was found: put images and labels into images/ and "
+            "labels/, or beside each other as a.jpg and a.png"
+        )
     shares = isprs.SHARES if tuple(classes) == isprs.CLASSES else {}
     band_names = BAND_NAMES.get(bands)
     catalog = Catalog("folder", classes, palette, band_names, max_value, None, shares=shares)
     catalog.notes = [f"{name}: a label without a scene; not used" for name in orphans]
     split_of = assign_folders([image.name for image, _ in pairs], splits, catalog.notes)
-    scenes: dict[str, SourceScene] = {}
     for image, label in pairs:
-        name, split = stem(image.name), split_of.get(image.name)
-        if split and labels and label is None and split != "test":
-            catalog.problems.append((name, f"{image.name} has no label"))
-        elif split:
-            split = UNLABELLED if labels and label is None else split
-            kinds = {} if label is None else {"full": label}
-            scene = SourceScene(name, split, image, kinds, BANDS.get(bands))
-            other = scenes.setdefault(scene.key, scene)
-            if other is not scene:
-                raise UserError(f"{other.image.name} and {image.name} are of one name, as their "
-                                "tiles would be; rename one")  # fmt: skip
-    catalog.scenes = list(scenes.values())
+        if image.name in split_of:
+            own, split = {"full": label} if label else {}, split_of[image.name]
+            scene = SourceScene(stem(image.name), split, image, own, BANDS.get(bands))
+            catalog.add_scene(scene, ["full"] if labels else [])
+    image_of: dict[str, str] = {}
+    for scene in catalog.scenes:
+        other = image_of.setdefault(scene.key, scene.image.name)
+        if other != scene.image.name:
+            raise UserError(
+                f"{other} and {scene.image.name} are of one name, as their tiles would be; rename "
+                "one"
+            )
     if not labels:
         catalog.notes.append("no labels found: tiles for pre-training only")
     elif palette is None:
@@ -103,10 +110,8 @@ def read_folder(
     return catalog
 
 
-def pair_files(
-    files: Sequence[SourceFile],
-) -> tuple[list[tuple[SourceFile, SourceFile | None]], list[str]]:
-    """(image, label or None), sorted by what both share; and the names of labels left alone."""
+def pair_files(files: Sequence[SourceFile]) -> tuple[list[Pair], list[str]]:
+    """Images with their labels, sorted by what both share; and the names of labels left alone."""
     images: dict[str, list[SourceFile]] = defaultdict(list)
     labels: dict[str, list[SourceFile]] = defaultdict(list)
     loose_files: dict[str, list[SourceFile]] = defaultdict(list)
@@ -117,8 +122,7 @@ def pair_files(
         in_images = any(map(IMAGE_FOLDER.fullmatch, parts)) and not in_labels
         suffix = None if in_images else LABEL_SUFFIX.fullmatch(path.stem)
         ending = suffix or (None if in_labels else IMAGE_SUFFIX.fullmatch(path.stem))
-        kinds = (LABEL_FOLDER, IMAGE_FOLDER)
-        rest = [part for part in parts if not any(kind.fullmatch(part) for kind in kinds)]
+        rest = [p for p in parts if not (LABEL_FOLDER.fullmatch(p) or IMAGE_FOLDER.fullmatch(p))]
         key = "/".join([*rest, ending[1] if ending else path.stem])
         is_label = in_labels or suffix
         (images if in_images else labels if is_label else loose_files)[key].append(file)
@@ -134,17 +138,14 @@ def pair_files(
                 "the label? Keep one of a kind, or put them into images/ and labels/"
             )
     orphans = sorted(labels[key][0].name for key in labels.keys() - images.keys())
-    return [(images[key][0], labels[key][0] if key in labels else None)
-            for key in sorted(images)], orphans  # fmt: skip
+    return [(images[key][0], labels.get(key, [None])[0]) for key in sorted(images)], orphans
 
 
 def assign_folders(
-    images: Sequence[str], splits: Sequence[str], notes: list[str]
+    images: Sequence[str], requests: Sequence[str], notes: list[str]
 ) -> dict[str, str]:
     """Image -> split, by sub-folder, or by a hash of the scene that a tile is of."""
-    requests = {text.partition("=")[0]: text.partition("=")[2] for text in splits}
-    for split in sorted(requests.keys() - {"train", "val", "test"}):
-        raise UserError(f"--splits {split}: known are train, val, test")
+    splits: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     split_of = {
         image: SPLITS[part]
         for image in images
@@ -155,40 +156,29 @@ def assign_folders(
         for image in images:
             if image not in split_of:
                 raise UserError(f"{image}: lies in no folder train, val or test as others do")
-        for split, which in requests.items():
-            if which:
-                raise UserError(f"--splits {split}=...: the folders say the split already")
-    else:
-        split_of = deal(images, requests, notes)
-        if all(requests.values()):
-            return split_of
-    return {name: split for name, split in split_of.items() if not requests or split in requests}
-
-
-def deal(images: Sequence[str], requests: dict[str, str], notes: list[str]) -> dict[str, str]:
-    """Image -> split by what `requests` name, or their shares of the hashes of scenes."""
-    image_by_name = {stem(image): image for image in images}
+            splits[split_of[image]].append(image)
+        for text in requests:
+            if "=" in text:
+                raise UserError(f"--splits {text}: the folders say the split already")
+        return assign_splits(splits, requests)
     scenes = {image: scene_of(stem(image)) or stem(image) for image in images}
-    split_by_scene = dict.fromkeys(scenes.values(), "train")
-    named_images = {}
-    start = 0.0  # each share has its own part of the hashes
-    for split, which in ({s: w for s, w in requests.items() if w} or {"val": "0.1"}).items():
-        names = which.split(",")
-        if all(name in image_by_name and name not in split_by_scene for name in names):
-            named_images |= {image_by_name[name]: split for name in names}
-            continue
-        remaining = [scene for scene, current in split_by_scene.items() if current == "train"]
-        picks = pick_scenes(remaining, which, f"{split}={which}", start)
-        share = float(which) if SHARE.fullmatch(which) else None
-        start += share or 0
-        if requests.get(split) and not picks and share != 0:
-            raise UserError(f"--splits {split}={which}: no scene falls to it; name some")
-        split_by_scene |= dict.fromkeys(picks, split)
-    split_of = {image: split_by_scene[scene] for image, scene in scenes.items()} | named_images
+    names = {name for text in requests for name in text.partition("=")[2].split(",")}
+    tiles = names - set(scenes.values())
+    scenes |= {image: stem(image) for image in images if stem(image) in tiles}
+    splits["train"] = list(dict.fromkeys(scenes.values()))
+    split_by_scene = assign_splits(splits, requests, tuple(splits), ["val=0.1"])
+    for text in requests:
+        split, _, which = text.partition("=")
+        is_share = SHARE.fullmatch(which) and float(which) > 0
+        if is_share and split not in split_by_scene.values():
+            raise UserError(f"--splits {text}: no scene falls to it; name some")
+    split_of = {
+        image: split_by_scene[scene] for image, scene in scenes.items() if scene in split_by_scene
+    }
     counts = ", ".join(f"{split} {n}" for split, n in sorted(Counter(split_of.values()).items()))
     notes.append(
         "no folders train, val, test, so scenes are dealt by a hash of their names: "
-        f"{len(images)} images of {len(split_by_scene)} scenes, {counts}"
+        f"{len(images)} images of {len(splits['train'])} scenes, {counts}"
     )
     return split_of
 
@@ -220,13 +210,8 @@ def read_coding(
 def label_values(file: SourceFile) -> np.ndarray:
     """Pixels of each value of a label, read as it will be when it is cut; none where it cannot be,
     which is told then."""
-    counts = np.zeros(256, np.int64)
-    try:
-        with ExitStack() as stack:
-            label = open_raster(file, (1,), stack, has_colours=False)
-            for y in range(0, label.height, 1024):
-                rows = label.rows(y, min(1024, label.height - y))
-                counts += count_values(to_uint8_values(rows, file.name)[0])
-    except UserError:
-        counts[:] = 0
-    return counts
+    with suppress(UserError), ExitStack() as stack:
+        label = open_raster(file, (1,), stack, has_colours=False)
+        strips = (label.rows(y, min(1024, label.height - y)) for y in range(0, label.height, 1024))
+        return sum(count_values(to_uint8_values(strip, file.name)[0]) for strip in strips)
+    return np.zeros(256, np.int64)

@@ -2,16 +2,16 @@
 
 Source: the data sheets of the ISPRS 2D semantic labelling contest; the splits are those of the
 released test labels. The validation scenes are our choice, taken from train, none with a known
-fault. The sizes of Vaihingen give the published numbers of tiles (`tests/test_tiles.py`).
+fault. The sizes of Vaihingen give the published numbers of tiles, as
+`tests/preparation/test_tiles.py` counts them.
 """
 
 from collections.abc import Sequence
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.labels import ColourCoding
-from SSLRemoteSensing.preparation.catalog import BAND_NAMES, Catalog
+from SSLRemoteSensing.preparation.catalog import BAND_NAMES, Catalog, assign_splits, files_by_scene
 from SSLRemoteSensing.preparation.sources import SourceFile
-from SSLRemoteSensing.preparation.splits import assign_splits, files_by_scene
 
 CLASSES = ("impervious surface", "building", "low vegetation", "tree", "car", "clutter")
 # R, G, B; black, in eroded labels, is the boundary that is not scored.
@@ -83,28 +83,22 @@ def potsdam(
     Raises:
         UserError: no scenes found.
     """
-
-    def named(ending: str) -> dict[str, list[SourceFile]]:
-        start = r"(?:.*/)?top_potsdam_0?(\d+)_0?(\d+)_"
-        return files_by_scene(files, start + ending + TIFF, r"\1_\2")
-
+    pattern = rf"(?:.*/)?top_potsdam_0?(\d+)_0?(\d+)_{{}}{TIFF}"
     images, bands_of = {}, {}
     for product, numbers in POTSDAM_BANDS[bands]:
-        matches = named(product)
+        matches = files_by_scene(files, pattern.format(product), r"\1_\2")
         images = matches | images
         bands_of = dict.fromkeys(matches, numbers) | bands_of
     if not images:
         names = " or ".join(f"top_potsdam_*_{name}.tif" for name, _ in POTSDAM_BANDS[bands])
-        raise UserError(
-            f"no {names} among {len(files)} files of --source; --bands {bands} needs it"
-        )
+        text = f"no {names} among {len(files)} files of --source; --bands {bands} needs it"
+        raise UserError(text)
     endings = {"full": "label", "eroded": "label_noBoundary"}
-    labels = {kind: named(endings[kind]) for kind in kinds}
-    catalog = Catalog(
-        "potsdam", CLASSES, PALETTE, BAND_NAMES[bands], 255, ColourCoding(PALETTE),
-        shares={"Potsdam": POTSDAM_SHARES}, faults=POTSDAM_FAULTS,
-        sizes=dict.fromkeys(images, POTSDAM_SIZE), one_value_is_wrong=True,
-    )  # fmt: skip
+    labels = {
+        kind: files_by_scene(files, pattern.format(endings[kind]), r"\1_\2") for kind in kinds
+    }
+    catalog = isprs_catalog("Potsdam", bands, POTSDAM_SHARES)
+    catalog.faults, catalog.sizes = POTSDAM_FAULTS, dict.fromkeys(images, POTSDAM_SIZE)
     catalog.add_scenes(assign_splits(POTSDAM_SPLITS, splits), images, labels, bands_of)
     return catalog
 
@@ -121,15 +115,22 @@ def vaihingen(
     area = r"top_mosaic_09cm_area(\d+)"
     images = files_by_scene(files, rf"(?:.*/)?top/{area}{TIFF}")
     if not images:
-        raise UserError(f"no top/top_mosaic_09cm_area*.tif among {len(files)} files of --source; "
-                        "images must lie in a folder named top")  # fmt: skip
+        raise UserError(
+            f"no top/top_mosaic_09cm_area*.tif among {len(files)} files of --source; images must "
+            "lie in a folder named top"
+        )
     endings = {"full": TIFF, "eroded": f"_noBoundary{TIFF}"}
     start = rf"(?!(?:.*/)?top/)(?:.*/)?{area}"
     labels = {kind: files_by_scene(files, start + endings[kind]) for kind in kinds}
-    catalog = Catalog(
-        "vaihingen", CLASSES, PALETTE, BAND_NAMES[bands], 255, ColourCoding(PALETTE),
-        shares={"Vaihingen": VAIHINGEN_SHARES}, sizes=VAIHINGEN_SIZES, one_value_is_wrong=True,
-    )  # fmt: skip
+    catalog = isprs_catalog("Vaihingen", bands, VAIHINGEN_SHARES)
+    catalog.sizes = VAIHINGEN_SIZES
     split_of = assign_splits(VAIHINGEN_SPLITS, splits)
     catalog.add_scenes(split_of, images, labels, dict.fromkeys(images, (1, 2, 3)))
+    return catalog
+
+
+def isprs_catalog(name: str, bands: str, shares: Sequence[float]) -> Catalog:
+    coding = ColourCoding(PALETTE)
+    catalog = Catalog(name.lower(), CLASSES, PALETTE, BAND_NAMES[bands], 255, coding)
+    catalog.shares, catalog.one_value_is_wrong = {name: shares}, True
     return catalog

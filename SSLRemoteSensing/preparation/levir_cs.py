@@ -10,9 +10,14 @@ import numpy as np
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.labels import INVALID, ValueCoding
-from SSLRemoteSensing.preparation.catalog import BAND_NAMES, Catalog
+from SSLRemoteSensing.preparation.catalog import (
+    BAND_NAMES,
+    Catalog,
+    assign_splits,
+    files_by_scene,
+    pick_scenes,
+)
 from SSLRemoteSensing.preparation.sources import SourceFile
-from SSLRemoteSensing.preparation.splits import assign_splits, files_by_scene, pick_scenes
 
 CLASSES = ("background", "cloud", "snow")
 PALETTE = ((90, 130, 80), (255, 255, 255), (0, 190, 255))  # for pictures; the set has no colours
@@ -35,13 +40,7 @@ def levir_cs(
 ) -> Catalog:
     """The scenes of train/ and test/, `mss/NAME_mss.tiff` with `label_0_1_2/NAME_roiMap.tif`.
 
-    Args:
-        bands: 'rgb', 'irrg' or 'rgbir'.
-        kinds: ('full',); there are no others.
-        splits: see `assign_splits`.
-
-    Raises:
-        UserError: no scenes found, eroded labels asked for.
+    Arguments and errors as of `isprs.potsdam`; there are no eroded labels.
     """
     if list(kinds) != ["full"]:
         raise UserError("--labels: Levir_CS has full labels only")
@@ -55,8 +54,8 @@ def levir_cs(
         images |= matches
         labels |= files_by_scene(files, rf"{start}([^/]+)_roiMap\.tiff?")
     if not images:
-        raise UserError(f"no train/mss/*_mss.tiff or test/mss/*_mss.tiff among {len(files)} files "
-                        "of --source")  # fmt: skip
+        names = "train/mss/*_mss.tiff or test/mss/*_mss.tiff"
+        raise UserError(f"no {names} among {len(files)} files of --source")
     val = pick_scenes(published["train"], str(VAL_SHARE), "val")
     published["val"] = sorted(val)
     published["train"] = [name for name in published["train"] if name not in val]

@@ -21,7 +21,6 @@ from SSLRemoteSensing.preparation import audit
 from SSLRemoteSensing.preparation.catalog import UNLABELLED, Catalog, SourceScene, listing
 from SSLRemoteSensing.preparation.tiling import (
     TILE_FOLDERS,
-    Stopped,
     TilingSettings,
     record_key,
     tile_files,
@@ -70,8 +69,8 @@ def prepare(
     if records:
         print(f"going on: {len(records)} of {len(scenes)} scenes are done")
 
-    coding, scale = collection.coding, collection.scale
-    job = TilingSettings(*sizes, None if check else output, coding, scale)
+    output_or_none = None if check else output
+    job = TilingSettings(*sizes, output_or_none, collection.coding, collection.scale)
     remaining = [scene for scene in scenes if scene.key not in records]
     try:
         with closing(cut_scenes(remaining, job, workers)) as new_records:
@@ -86,7 +85,7 @@ def prepare(
     finally:
         if not check:
             remove_others(output, records, *sizes)
-    notes = audit.check_scenes(entries, collection)
+    notes = list(audit.check_scenes(entries, collection))
     if leave_out:
         notes.append(f"left out as asked: {', '.join(leave_out)}")
     print(audit.report(entries, collection, notes, whole=check))
@@ -95,17 +94,19 @@ def prepare(
         return is_ready
     contents = {"settings": settings, "notes": notes, "scenes": entries}
     write_text(output / AUDIT, json.dumps(contents, indent=1) + "\n")
-    if is_ready:
-        card = describe(entries, collection, settings, leave_out) | {"made_by": made_by}
-        write_text(output / CARD, json.dumps(card, indent=1) + "\n")
-        (output / STATE).unlink()
-        tiles = ", ".join(f"{split} {count}" for split, count in card["tiles"].items())
-        print(f"{output / CARD}: tiles of {sizes[0]} x {sizes[0]}: {tiles}; audit in "
-              f"{output / AUDIT}")  # fmt: skip
-    else:
-        print(f"{output} is not ready: mend the scenes named above, or --leave_out them, and run "
-              "the command again; what is done is kept")  # fmt: skip
-    return is_ready
+    if not is_ready:
+        print(
+            f"{output} is not ready: mend the scenes named above, or --leave_out them, and run "
+            "the command again; what is done is kept"
+        )
+        return False
+    card = describe(entries, collection, settings, leave_out) | {"made_by": made_by}
+    write_text(output / CARD, json.dumps(card, indent=1) + "\n")
+    (output / STATE).unlink()
+    tiles = ", ".join(f"{split} {count}" for split, count in card["tiles"].items())
+    side = settings["tile"]
+    print(f"{output / CARD}: tiles of {side} x {side}: {tiles}; audit in {output / AUDIT}")
+    return True
 
 
 def chosen_scenes(
@@ -114,8 +115,9 @@ def chosen_scenes(
     """The scenes of `collection` but those to leave out, train first; records of its problems."""
     names = {scene.name for scene in collection.scenes} | {name for name, _ in collection.problems}
     for name in sorted(set(leave_out) - names):
-        known = listing(sorted(names), 12)
-        raise UserError(f"--leave_out {name}: no such scene; there are {known}")
+        raise UserError(
+            f"--leave_out {name}: no such scene; there are {listing(sorted(names), 12)}"
+        )
     scenes = [scene for scene in collection.scenes if scene.name not in leave_out]
     problems = [
         {"scene": name, "split": "", "labels": {}, "warnings": [], "refused": text}
@@ -134,8 +136,7 @@ def resume_records(output: Path, settings: dict, scenes: Sequence[SourceScene]) 
     for kind in TILE_FOLDERS.values() if old is None else ():
         if any((output / kind).glob("*")):
             raise UserError(f"--output {output}: has {kind}, but not by this tool; name another")
-    old = settings if old is None else old
-    for key in settings | old:
+    for key in () if old is None else settings | old:
         if old.get(key) != settings.get(key):
             raise UserError(
                 f"--output {output}: was begun with {key} {old.get(key)!r}, now "
@@ -145,9 +146,8 @@ def resume_records(output: Path, settings: dict, scenes: Sequence[SourceScene]) 
     existing, current = existing_tiles(output), {}
     for scene in scenes:
         record = records.get(scene.key, {})
-        files = [scene.image, *scene.labels.values()]
-        stamps = {file.name: list(file.stamp) for file in files}
-        is_same = (record.get("kinds"), record.get("stamps")) == (sorted(scene.labels), stamps)
+        state = sorted(scene.labels), scene.stamps
+        is_same = (record.get("kinds"), record.get("stamps")) == state
         if is_same and tile_files(record, *sizes) <= existing:
             current[scene.key] = record
     if len(current) < len(records):
@@ -212,8 +212,6 @@ def cut_scenes(scenes: Sequence[SourceScene], job: TilingSettings, workers: int)
         futures = [pool.submit(tile_scene, scene, job) for scene in scenes]
         for future in progress("preparing", as_completed(futures), len(futures), "scene"):
             yield future.result()
-    except Stopped:
-        raise KeyboardInterrupt from None
     finally:
         job.stop.set()
         pool.shutdown(cancel_futures=True)
@@ -223,9 +221,9 @@ def describe(
     records: Sequence[dict], collection: Catalog, settings: dict, leave_out: Sequence[str]
 ) -> dict:
     """The contents of `dataset.json`."""
-    splits = {record["split"]: [] for record in records}
+    splits: dict[str, list[dict]] = {}
     for record in records:
-        splits[record["split"]].append(record)
+        splits.setdefault(record["split"], []).append(record)
     scenes = {split: [r["scene"] for r in group] for split, group in splits.items()}
     scale = collection.scale or 255
     mean, std = band_statistics(splits.get("train", []), scale)
@@ -271,7 +269,7 @@ def band_statistics(records: Sequence[dict], scale: float) -> tuple[list[float],
     """Mean and standard deviation of each band in 0..1, from exact sums over the scenes' pixels."""
     means, stds = [], []
     for sums in zip(*(record["sums"] for record in records), strict=True):
-        count, total, squares = (sum(column) for column in zip(*sums, strict=True))
+        count, total, squares = map(sum, zip(*sums, strict=True))
         mean = total / max(1, count)
         means.append(mean / scale)
         stds.append(sqrt(max(0.0, squares / max(1, count) - mean**2)) / scale)

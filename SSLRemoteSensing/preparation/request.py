@@ -3,7 +3,7 @@
 import json
 import os
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -20,8 +20,6 @@ from SSLRemoteSensing.preparation.sources import list_files
 PRETRAINING = "configs/vr_vgg16_inapinting_agr_examplar_cfg.py"
 PUBLISHED = {"potsdam": potsdam, "vaihingen": vaihingen, "levir_cs": levir_cs}
 BANDS = {"potsdam": "rgb", "vaihingen": "irrg", "levir_cs": "rgbir", "folder": None}
-
-
 FOLDER_FLAGS = ("classes", "palette", "max_value", "label_offset", "label_codes")
 
 
@@ -35,27 +33,26 @@ def prepare_request(request: Namespace, made_by: Sequence[str]) -> bool:
         UserError: flags that do not go together, and as `prepare`.
     """
     request.stride = request.tile if request.stride is None else request.stride
-    check(request)
+    for fault in faults(request):
+        raise UserError(fault)
     name, bands = request.set, request.bands or BANDS[request.set]
     settings = {"set": name, "tile": request.tile, "stride": request.stride, "bands": bands}
     settings |= {"labels": request.labels, "splits": request.splits}
     files = list_files(request.source)
     if name == "folder":
         options = {key: getattr(request, key) for key in FOLDER_FLAGS}
-        options["palette"] = request.palette and [read_colour(text) for text in request.palette]
+        options["palette"] = request.palette and list(map(read_colour, request.palette))
         settings |= options
         catalog = read_folder(files, bands, request.splits, **options)
     else:
         kinds = ("full", "eroded") if request.labels == "both" else (request.labels,)
         catalog = PUBLISHED[name](files, bands, kinds, request.splits)
     cv2.setNumThreads(1)  # --workers are the threads
-    origin = {"command": made_by, "versions": versions()}
     workers = os.cpu_count() if request.workers is None else request.workers
+    output, left_out = Path(request.output or "."), request.leave_out
+    made_by = {"command": made_by, "versions": versions()}
     try:
-        return prepare(
-            catalog, Path(request.output or "."), settings, workers, request.leave_out,
-            request.check, origin,
-        )  # fmt: skip
+        return prepare(catalog, output, settings, workers, left_out, request.check, made_by)
     except OSError as error:
         raise CannotWrite(
             f"--output {request.output}: {error.filename} cannot be written ({error.strerror}); "
@@ -63,30 +60,27 @@ def prepare_request(request: Namespace, made_by: Sequence[str]) -> bool:
         ) from error
 
 
-def check(request: Namespace) -> None:
-    """Raise a `UserError` for what can be refused before a file is looked for."""
-    tile, stride, highest = request.tile, request.stride, request.max_value
-    is_folder, output = request.set == "folder", request.output
-    inside = output and Path(output).resolve().is_relative_to(Path(request.source).resolve())
-    rules = [
-        (output is None and not request.check,
-         "--output: name the folder of the tiles, or --check to write nothing"),
-        (highest is not None and not 0 < highest < float("inf"),
-         f"--max_value {highest}: must be above 0"),
-        (tile < 1, f"--tile {tile}: must be at least 1"),
-        (not 0 < stride <= tile,
-         f"--stride {stride}: must be 1 to --tile {tile}, so that nothing is left"),
-        (is_folder and inside and not request.check,
-         f"--output {output}: lies in --source, whose images are scenes"),
-        (is_folder and request.labels != "full",
-         "--labels: a folder of your own has one kind of labels"),
-    ]  # fmt: skip
-    for key in () if is_folder else FOLDER_FLAGS:
-        text = f"--{key}: is for tools/prepare.py folder; {request.set} has its own"
-        rules.append((getattr(request, key) not in (None, []), text))
-    for applies, text in rules:
-        if applies:
-            raise UserError(text)
+def faults(request: Namespace) -> Iterator[str]:
+    """What can be refused before a file is looked for."""
+    tile, stride, highest, output = request.tile, request.stride, request.max_value, request.output
+    if output is None and not request.check:
+        yield "--output: name the folder of the tiles, or --check to write nothing"
+    if highest is not None and not 0 < highest < float("inf"):
+        yield f"--max_value {highest}: must be above 0"
+    if tile < 1:
+        yield f"--tile {tile}: must be at least 1"
+    if not 0 < stride <= tile:
+        yield f"--stride {stride}: must be 1 to --tile {tile}, so that nothing is left"
+    if request.set != "folder":
+        for key in FOLDER_FLAGS:
+            if getattr(request, key) not in (None, []):
+                yield f"--{key}: is for tools/prepare.py folder; {request.set} has its own"
+        return
+    source = Path(request.source).resolve()
+    if output and Path(output).resolve().is_relative_to(source) and not request.check:
+        yield f"--output {output}: lies in --source, whose images are scenes"
+    if request.labels != "full":
+        yield "--labels: a folder of your own has one kind of labels"
 
 
 def next_commands(request: Namespace) -> list[str]:
@@ -115,7 +109,7 @@ def next_commands(request: Namespace) -> list[str]:
 
 def read_colour(text: str) -> list[int]:
     try:
-        r, g, b = (int(part) for part in text.split(","))
+        r, g, b = map(int, text.split(","))
     except ValueError:
         raise UserError(f"--palette {text}: write each colour as R,G,B") from None
     return [r, g, b]

@@ -3,9 +3,9 @@
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,6 @@ ALPHA = "a band called alpha; --bands rgbir if it is near infrared"
 TILE_FOLDERS = {"image": "images"} | LABEL_FOLDERS
 
 
-class Stopped(Exception):
-    """The user asked to stop."""
-
-
 @dataclass(frozen=True)
 class TilingSettings:
     """How scenes are cut. With `output` None nothing is written."""
@@ -43,8 +39,11 @@ class TilingSettings:
 
 @dataclass(frozen=True)
 class Raster:
-    """An open scene or label. `rows(y, height)` gives planes (bands, height, width), and where not
-    every pixel holds data `mask(y, height)` uint8 (height, width), 0 = none."""
+    """An open scene or label.
+
+    `rows(y, height)` gives planes (bands, height, width), and where not every pixel holds data
+    `mask(y, height)` uint8 (height, width), 0 = none. `numbers` are the bands in the file, from 1.
+    """
 
     name: str
     height: int
@@ -52,7 +51,7 @@ class Raster:
     bands: int
     dtype: np.dtype
     rows: Callable[[int, int], np.ndarray]
-    numbers: list[int] | None = None  # which bands of its file these are, from 1
+    numbers: list[int] | None = None
     mask: Callable[[int, int], np.ndarray] | None = None
     mask_origin: str = ""
     crs: Any = None
@@ -69,39 +68,38 @@ def open_raster(
         has_colours: False for a label of one band of values, which may be indices of a palette.
     """
     if has_colours and file.ending in (".jpg", ".jpeg"):  # GDAL fills what is missing with grey
-        return whole_raster(file, file.photograph(), bands, list(bands or (1, 2, 3)))
+        return raster_in_memory(file, file.photograph(), bands, list(bands or (1, 2, 3)))
     source = stack.enter_context(open_tiff(file.address, beside=True))
     if has_colours and source.is_cmyk:
-        return whole_raster(file, read_image(file.address, 3), bands, None)
+        return raster_in_memory(file, read_image(file.address, 3), bands, None)
     if not has_colours and source.count > 1:
         raise UnreadableImage(
             f"{file.name}: has {source.count} bands, expected class values in one"
         )
-    place = {"crs": source.crs, "transform": source.transform}
-    origin = ALPHA if source.has_alpha else "nodata value or mask"
-    size = file.name, source.height, source.width
+    table = numbers = mask = None
     if has_colours and source.palette is not None:
-        indices = band_indices(file, bands, 3)
-        table = source.palette.T[indices]
+        table = source.palette.T[band_indices(file, bands, 3)]
+    else:
+        numbers = list(bands or source.data_bands)
+        band_indices(file, numbers, source.count)
+        # A band called alpha may be near infrared; it masks only where nobody asked for bands.
+        if source.has_nodata or (bands is None and source.has_alpha):
+            mask = source.mask
 
-        def rows(y: int, height: int) -> np.ndarray:
-            return table[:, source.rows([1], y, height)[0]]
+    def rows(y: int, height: int) -> np.ndarray:
+        planes = source.rows(numbers or [1], y, height)
+        return planes if table is None else table[:, planes[0]]
 
-        return Raster(*size, len(indices), table.dtype, rows, mask_origin=origin, **place)
-    numbers = list(bands or source.data_bands)
-    band_indices(file, numbers, source.count)
-    # A band called alpha may be near infrared; it masks only where nobody asked for bands.
-    has_mask = source.has_nodata or (bands is None and source.has_alpha)
-    return Raster(
-        *size, len(numbers), source.dtype, partial(source.rows, numbers), numbers,
-        source.mask if has_mask else None, origin, **place,
-    )  # fmt: skip
+    count, dtype = (len(numbers), source.dtype) if table is None else (len(table), table.dtype)
+    origin = ALPHA if source.has_alpha else "nodata value or mask"
+    size, place = (source.height, source.width), (source.crs, source.transform)
+    return Raster(file.name, *size, count, dtype, rows, numbers, mask, origin, *place)
 
 
-def whole_raster(
+def raster_in_memory(
     file: SourceFile, pixels: np.ndarray, bands: Sequence[int] | None, numbers: list[int] | None
 ) -> Raster:
-    """An image (H, W, C) in memory."""
+    """A raster of the image (H, W, C)."""
     planes = pixels.transpose(2, 0, 1)[band_indices(file, bands, pixels.shape[2])]
 
     def rows(y: int, height: int) -> np.ndarray:
@@ -120,17 +118,16 @@ def band_indices(file: SourceFile, bands: Sequence[int] | None, count: int) -> l
 def tile_scene(scene: SourceScene, job: TilingSettings) -> dict:
     """Write the tiles of `scene` and return its record: sizes, sums of bands, counts of labels.
 
-    A scene that must not be used has `refused` in its record. Tiles of it may be left, and where
+    A scene that must not be used has `refused` in its record. Tiles of it may be left, as of one
+    that an error ends; whoever keeps the records removes them.
 
     Raises:
-        OSError: a tile cannot be written. Stopped: `job.stop` was set.
+        OSError: a tile cannot be written. CancelledError: `job.stop` was set.
     """
-    files = [scene.image, *scene.labels.values()]
     record = {"scene": scene.name, "split": scene.split, "sources": {}, "labels": {}}
-    record["stamps"] = {file.name: list(file.stamp) for file in files}
-    record["kinds"] = sorted(scene.labels)
+    record |= {"stamps": scene.stamps, "kinds": sorted(scene.labels)}
     try:
-        record["sources"] = {file.name: file.sha256() for file in files}
+        record["sources"] = {file.name: file.sha256() for file in scene.files}
         with ExitStack() as stack:
             image = open_raster(scene.image, scene.bands, stack)
             planes = range(1, 1 + job.coding.planes) if job.coding else ()
@@ -148,11 +145,10 @@ def tile_scene(scene: SourceScene, job: TilingSettings) -> dict:
                 "transform": image.transform and list(image.transform)[:6],
             }
             require_fit(scene, image, labels, job)
-            counts = tile_strips(scene, image, labels, job)
-            record |= summarize(image, labels, counts, job)
+            record |= summarize(image, labels, tile_strips(scene, image, labels, job), job)
     except UnreadableImage as error:
         record["refused"] = str(error)
-        for file in files:  # as the user knows it
+        for file in scene.files:  # as the user knows it
             record["refused"] = record["refused"].replace(file.address, file.name)
     return record
 
@@ -162,25 +158,24 @@ def require_fit(
 ) -> None:
     """Raise an `UnreadableImage` for what keeps a scene from being cut."""
     name, height, width = image.name, image.height, image.width
-    size = f"{height} x {width}"
-    rules = [
-        ((label.height, label.width) != (height, width),
-         f"{label.name} is {label.height} x {label.width} pixels (height x width), its image "
-         f"{name} {size}")
-        for label in labels.values()
-    ]  # fmt: skip
-    rules += [
-        (min(height, width) < job.tile,
-         f"{name} is {size} pixels, smaller than a tile; set --tile {min(height, width)} or less, "
-         f"or --leave_out {scene.name}"),
-        (image.dtype not in (np.uint8, np.uint16),
-         f"{name} holds {image.dtype}; convert it to uint8 or uint16"),
-        (image.dtype == np.uint16 and job.scale is None,
-         f"{name} holds 16-bit values; set --max_value, the value that becomes 1"),
-    ]  # fmt: skip
-    for applies, text in rules:
-        if applies:
-            raise UnreadableImage(text)
+    for label in labels.values():
+        if (label.height, label.width) != (height, width):
+            raise UnreadableImage(
+                f"{label.name} is {label.height} x {label.width} pixels (height x width), its "
+                f"image {name} {height} x {width}"
+            )
+    side = min(height, width)
+    if side < job.tile:
+        raise UnreadableImage(
+            f"{name} is {height} x {width} pixels, smaller than a tile; set --tile {side} or less, "
+            f"or --leave_out {scene.name}"
+        )
+    if image.dtype not in (np.uint8, np.uint16):
+        raise UnreadableImage(f"{name} holds {image.dtype}; convert it to uint8 or uint16")
+    if image.dtype == np.uint16 and job.scale is None:
+        raise UnreadableImage(
+            f"{name} holds 16-bit values; set --max_value, the value that becomes 1"
+        )
 
 
 def tile_strips(
@@ -194,7 +189,7 @@ def tile_strips(
     strip, total, end = {}, {}, 0
     for y in positions(image.height, job.tile, job.stride):
         if job.stop.is_set():
-            raise Stopped
+            raise CancelledError
         shared = max(0, end - y)
         rows, counts = read_rows(image, labels, job.coding, y + shared, job.tile - shared)
         if shared:
@@ -294,7 +289,7 @@ def tile_files(record: dict, tile: int, stride: int) -> set[str]:
 
 
 def summarize(image: Raster, labels: dict[str, Raster], counts: dict, job: TilingSettings) -> dict:
-    """What a scene's record says of its pixels, from the counts of `read_rows`."""
+    """What a scene's record says of its pixels, from the counts of `tile_strips`."""
     if not counts["image"].any():
         raise UnreadableImage(f"{image.name}: no pixel of it holds data")
     summaries = {kind: job.coding.summary(counts[kind]) for kind in labels}
@@ -316,11 +311,10 @@ def summarize(image: Raster, labels: dict[str, Raster], counts: dict, job: Tilin
 
 def lie_apart(image: Raster, label: Raster) -> bool:
     """Whether both have a place on the map, and these are more than half a pixel apart."""
-    if image.transform is None or label.transform is None:
+    a, b = image.transform, label.transform
+    if a is None or b is None:
         return False
-    pixel = abs(image.transform[0]) + abs(image.transform[1])
-    pairs = zip(image.transform[2:6:3], label.transform[2:6:3], strict=True)
-    return any(abs(a - b) > pixel / 2 for a, b in pairs)
+    return max(abs(a.c - b.c), abs(a.f - b.f)) > (abs(a.a) + abs(a.b)) / 2
 
 
 def band_sums(counts: np.ndarray, scale: float) -> list[int | float]:

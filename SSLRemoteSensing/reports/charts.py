@@ -56,7 +56,9 @@ def line_chart(
     title: str, points: Sequence[tuple[float, float]], unit: str, dot_step: float | None = None
 ) -> Chart:
     """Values over steps; a dot at the step `dot_step`. Many points are drawn as means of some."""
-    curve, value_at = thinned(points), dict(points)
+    value_at, size = dict(points), -(-len(points) // MOST)
+    groups = (points[start : start + size] for start in range(0, len(points), size))
+    curve = [tuple(np.mean(group, axis=0).tolist()) for group in groups]
     if len(points) == 1:
         dot_step = points[0][0]
     dot = ""
@@ -99,7 +101,8 @@ def share_bars(title: str, names: Sequence[str], series: dict[str, Sequence[floa
         axes.set_axis_off()
         axes.set(position=(0, 0, 1, 1), xlim=(0, WIDTH), ylim=(height, 0))
         for name, top in zip(names, tops, strict=True):
-            axes.text(0, top + 13, printable(name))
+            text = "".join(char if char.isprintable() else "?" for char in name)  # else no XML
+            axes.text(0, top + 13, text if len(text) <= 40 else f"{text[:39]}…")
         for place, (key, colour) in enumerate(zip(series, (BLUE, ORANGE), strict=False)):
             widths = np.maximum(1, (WIDTH - 66) * np.array(series[key]) / high)
             y = tops + 18 + 14 * place
@@ -154,16 +157,3 @@ def svg_text(axes: "Axes", label: str) -> Markup:
             if colour in element.get("style", ""):
                 element.set("style", element.get("style").replace(colour, variable))
     return Markup(ElementTree.tostring(root, encoding="unicode"))
-
-
-def printable(name: str, most: int = 40) -> str:
-    """`name` without what XML cannot hold, at most so many characters long."""
-    text = "".join(char if char.isprintable() else "?" for char in name)
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most `MOST` points, each the mean of as many that follow each other."""
-    size = -(-len(points) // MOST)
-    groups = [points[start : start + size] for start in range(0, len(points), size)]
-    return [tuple(np.mean(group, axis=0).tolist()) for group in groups]

@@ -2,23 +2,30 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
+from PIL import Image
 
-from SSLRemoteSensing.core.classes import IGNORE
+from SSLRemoteSensing.core.classes import IGNORE, colour_map
 from SSLRemoteSensing.data.prepared import positions
 from SSLRemoteSensing.data.scenes import ScoredScene, TiledImage
 from SSLRemoteSensing.evaluation.scoring import Scoring
-from SSLRemoteSensing.evaluation.tile_errors import Place, RankedTile
+from SSLRemoteSensing.evaluation.tile_errors import Place
 from SSLRemoteSensing.inference.windows import predict_scene
-from SSLRemoteSensing.reports.html import percent
-from SSLRemoteSensing.reports.pictures import tile_pictures
+from SSLRemoteSensing.reports.figures import error_map
+from SSLRemoteSensing.reports.html import embed, percent
+from SSLRemoteSensing.reports.image_grid import as_rgb
 
 SIDES = (512, 384, 256, 128)  # pixels of a picture, the largest with which all are below BYTES
 BYTES = 4_000_000  # of all pictures together, as they stand in the page
 RGB = ("red", "green", "blue")
+# Full colour resolution, as the errors are thin coloured lines.
+FULL = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
+JPEG = (cv2.IMWRITE_JPEG_QUALITY, 82, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, FULL)
 
 
 @dataclass(frozen=True)
@@ -31,21 +38,31 @@ class Example:
     label: np.ndarray
     classes: np.ndarray
 
-    def confusions(self, names: Sequence[str]) -> str:
-        """The mistake that most wrong pixels are of, in words; empty where there is none."""
+    def describe(self, names: Sequence[str]) -> str:
+        """How much of it is wrong, and the mistake that most of that is of, in words."""
+        text = f"{percent(self.place.share)} % of {self.place.scored:,} scored pixels wrong"
         wrong = (self.label != IGNORE) & (self.label != self.classes)
         if not wrong.any():
-            return ""
+            return text
         pairs = self.label[wrong].astype(np.int64) * len(names) + self.classes[wrong]
-        counts = np.bincount(pairs, minlength=len(names) ** 2)
+        counts = np.bincount(pairs)
         label, prediction = divmod(int(counts.argmax()), len(names))
         share = percent(counts.max() / wrong.sum())
-        return f"{share} % of them {names[label]} taken for {names[prediction]}"
+        return f"{text}, {share} % of them {names[label]} taken for {names[prediction]}"
 
-    def describe(self, names: Sequence[str]) -> str:
-        """How much of it is wrong, and what most of that is, in words."""
-        text = f"{percent(self.place.share)} % of {self.place.scored:,} scored pixels wrong"
-        return ", ".join(filter(None, [text, self.confusions(names)]))
+    def pictures(self, palette: Sequence, side: int) -> dict[str, str]:
+        """Image, label, map and errors by these names, for a page, no side longer than `side`."""
+        image = shrink(as_rgb(self.image), side, cv2.INTER_AREA)
+        maps = self.label, self.classes
+        label, classes = (shrink(pixels, side, cv2.INTER_NEAREST) for pixels in maps)
+        # Not by Pillow, whose optimized JPEG fails on noise.
+        image_file, error_file = (
+            cv2.imencode(".jpg", picture[:, :, ::-1], JPEG)[1].tobytes()
+            for picture in (image, error_map(image, label, classes))
+        )
+        label_file, map_file = (encode_classes(pixels, palette) for pixels in (label, classes))
+        files = {"image": image_file, "label": label_file, "map": map_file, "errors": error_file}
+        return {title: embed(data) for title, data in files.items()}
 
 
 def look_at(scoring: Scoring, place: Place, root: Path) -> Example:
@@ -55,10 +72,14 @@ def look_at(scoring: Scoring, place: Place, root: Path) -> Example:
         root: the folder that names of files are told from.
     """
     scene = scoring.scored.scenes[place.scene]
-    label = next(iter(scene.labels.values()))
     classes = predict_part(scoring, scene, place)
-    name = name_of(scene, place, root)
-    return Example(place, name, read_part(scene.image, place), read_part(label, place), classes)
+    image, label = (
+        read_part(tiles, place) for tiles in (scene.image, next(iter(scene.labels.values())))
+    )
+    name, below, right = file_name(scene.name, root), place.y + place.height, place.x + place.width
+    if (place.height, place.width) != (scene.height, scene.width):
+        name += f", rows {place.y} to {below}, columns {place.x} to {right}"
+    return Example(place, name, image, label, classes)
 
 
 def predict_part(scoring: Scoring, scene: ScoredScene, place: Place) -> np.ndarray:
@@ -93,35 +114,10 @@ def read_part(mosaic: TiledImage, place: Place) -> np.ndarray:
     return rows[:, place.x : place.x + place.width].copy()
 
 
-def name_of(scene: ScoredScene, place: Place, root: Path) -> str:
-    """The scene, or the file below `root`; and which part of it."""
-    name = file_name(scene.name, root)
-    if (place.height, place.width) == (scene.height, scene.width):
-        return name
-    below, right = place.y + place.height, place.x + place.width
-    return f"{name}, rows {place.y} to {below}, columns {place.x} to {right}"
-
-
 def file_name(name: str, root: Path) -> str:
     """A scene's name, without `root` where it is the path of a file below it."""
     path = Path(name)
     return str(path.relative_to(root)) if path.is_relative_to(root) else name
-
-
-def describe_ranking(
-    ranking: RankedTile, examples: Sequence[Example], bands: Sequence[str] | None
-) -> str:
-    """What the tiles are ranked by, and what their pictures show.
-
-    Args:
-        bands: names of the image's, where they are known.
-    """
-    count = "1 tile" if ranking.of == 1 else f"{ranking.of:,} tiles"
-    text = f"Ranked by the share of wrong pixels among those scored: {count}."
-    if ranking.left_out:
-        text += f" Not ranked, less than a tenth of their pixels scored: {ranking.left_out:,}."
-    channels = {example.image.shape[2] for example in examples}
-    return text + "".join(bands_shown(bands, count) for count in channels)
 
 
 def bands_shown(names: Sequence[str] | None, count: int) -> str:
@@ -137,12 +133,29 @@ def bands_shown(names: Sequence[str] | None, count: int) -> str:
 
 
 def draw(examples: Sequence[Example], palette: Sequence) -> dict[Place, dict[str, str]]:
-    """The `tile_pictures` of each, as large as all together may be."""
+    """The pictures of each, as large as all together may be."""
     for side in SIDES:
-        pictures = {
-            tile.place: tile_pictures(tile.image, tile.label, tile.classes, palette, side)
-            for tile in examples
-        }
+        pictures = {example.place: example.pictures(palette, side) for example in examples}
         if sum(len(data) for files in pictures.values() for data in files.values()) <= BYTES:
             break
     return pictures
+
+
+def encode_classes(classes: np.ndarray, palette: Sequence) -> bytes:
+    """Classes (H, W) as a PNG of a palette, a third of its size with R, G, B."""
+    picture = Image.fromarray(classes)
+    picture.putpalette(colour_map(np.arange(256, dtype=np.uint8), palette).tobytes())
+    file = BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def shrink(pixels: np.ndarray, side: int, interpolation: int) -> np.ndarray:
+    """`pixels` as they are, or smaller, so that no side is longer than `side`."""
+    height, width = pixels.shape[:2]
+    scale = side / max(height, width)
+    pixels = np.ascontiguousarray(pixels)
+    if scale >= 1:
+        return pixels
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(pixels, size, interpolation=interpolation)

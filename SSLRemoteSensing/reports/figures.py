@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from SSLRemoteSensing.core.classes import colour_map
+from SSLRemoteSensing.core.classes import IGNORE, colour_map
 from SSLRemoteSensing.reports.image_grid import as_rgb
-from SSLRemoteSensing.reports.pictures import ERROR, error_map
+
+ERROR = (230, 0, 200)
 
 
 def draw_confusion_matrix(counts: Sequence, classes: Sequence[str], path: Path) -> None:
@@ -79,6 +80,21 @@ def draw_examples(
     for text in legend.get_texts():
         text.set_parse_math(False)  # a class may be called $
     figure.savefig(path)
+
+
+def error_map(image: np.ndarray, label: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The image pale, wrong pixels in one colour, what is not scored dark: R, G, B (H, W, 3).
+
+    Args:
+        image: uint8 (H, W, C).
+        label, classes: uint8 (H, W).
+    """
+    grey = as_rgb(image).mean(2, keepdims=True)
+    scored = label != IGNORE
+    shade = np.where(scored[:, :, None], grey / 2 + 120, grey / 3)
+    picture = np.repeat(shade, 3, axis=2).astype(np.uint8)
+    picture[scored & (label != classes)] = ERROR
+    return picture
 
 
 def middle(pixels: np.ndarray, side: int = 1024) -> np.ndarray:

@@ -50,8 +50,8 @@ def write_grid_report(
         CannotWrite: the disk is full, say.
     """
     curves = folder / "curves.png"
-    hrefs = [link(page, folder).href if page.is_file() else None
-             for page in (cell.folder / NAME for cell in cells)]  # fmt: skip
+    pages = [cell.folder / NAME for cell in cells]
+    hrefs = [link(page, folder).href if page.is_file() else None for page in pages]
     values = {
         "title": f"Label efficiency: {heading}",
         "heading": heading,

@@ -17,10 +17,10 @@ class Link(NamedTuple):
     href: str
 
 
-def link(target: str | Path, start: Path, text: str | None = None) -> Link:
+def link(target: str | Path, start: Path) -> Link:
     """A link to a file or folder, relative to `start`, the folder of the page."""
     relative = os.path.relpath(target, start)
-    return Link(relative if text is None else text, quote(os.fsencode(relative)))
+    return Link(relative, quote(os.fsencode(relative)))
 
 
 def embed(data: bytes) -> str:
@@ -35,9 +35,8 @@ def write_page(path: Path, template: str, values: Mapping[str, object]) -> None:
     Raises:
         CannotWrite: the disk is full, say.
     """
-    date = time.strftime("%Y-%m-%d %H:%M")
-    shared = {"date": date, "percent": percent, "number": "{:,}".format}
-    text = render("reports", template, **shared, **values)
+    shared = {"date": time.strftime("%Y-%m-%d %H:%M"), "percent": percent}
+    text = render("reports", template, number="{:,}".format, **shared, **values)
     # Names of files may have bytes that are no text.
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 

@@ -54,14 +54,10 @@ def write_map_page(
         if not outputs.preview.exists():
             continue
         files = [path for path in reversed(outputs.files) if path.exists()]
-        scenes.append(
-            {
-                "name": outputs.scene.name,
-                "preview": link(outputs.preview, page.parent).href,
-                "rows": share_rows(map_by_path.get(outputs.map), network.classes),
-                "files": [link(path, page.parent) for path in files],
-            }
-        )
+        scene_map, preview = map_by_path.get(outputs.map), link(outputs.preview, page.parent).href
+        scene = {"name": outputs.scene.name, "preview": preview}
+        scene["rows"] = share_rows(scene_map, network.classes) if scene_map else []
+        scenes.append(scene | {"files": [link(path, page.parent) for path in files]})
     report = checkpoint.with_name(NAME)
     has_report = report.is_file()
     values = {
@@ -76,10 +72,8 @@ def write_map_page(
     return f"page: {page}" + (f", with a link to {report}" if has_report else "")
 
 
-def share_rows(scene_map: Mapped | None, classes: Sequence[str]) -> list[list[str]]:
-    """Class, share in per cent, pixels; without data at the end; none of no map."""
-    if scene_map is None:
-        return []
+def share_rows(scene_map: Mapped, classes: Sequence[str]) -> list[list[str]]:
+    """Class, share in per cent, pixels; without data at the end."""
     total = sum(scene_map.counts)
     rows = [
         [name, percent(count / (total or 1)), f"{count:,}"]

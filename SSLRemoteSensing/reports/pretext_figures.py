@@ -167,8 +167,9 @@ def draw_samples(samples: Sequence[Sample], bands: int, title: str) -> np.ndarra
     largest value of the row is white."""
     side = len(samples[0].weight)
     scale = image_grid.panel_scale(side, side)
+    shown = "s" if bands == 3 else "s (1, 2, 3 are shown)" if bands > 3 else ", in grey"
     subtitle = (
-        f"{side} x {side} pixels, {describe_bands(bands)}, 0 to 255; "
+        f"{side} x {side} pixels, {bands} band{shown}, 0 to 255; "
         f"{image_grid.describe_scale(scale)}. M is the mean of the bands, 0 to 1; white is the "
         f"largest of its row"
     )
@@ -182,13 +183,6 @@ def draw_samples(samples: Sequence[Sample], bands: int, title: str) -> np.ndarra
         columns = (f"the block covers {sample.covered:.1%}", "", transform, white)
         captions.append([f"{sample.place}   {sample.origin}", columns])
     return draw_page(panels, TITLES, captions, [title, subtitle], scale)
-
-
-def describe_bands(count: int) -> str:
-    """How many bands there are, and which of them `as_rgb` shows."""
-    if count == 3:
-        return "3 bands"
-    return f"{count} bands (1, 2, 3 are shown)" if count > 3 else f"{count} band, in grey"
 
 
 def describe(samples: Sequence[Sample], classes: Sequence[str]) -> list[str]:

@@ -30,8 +30,7 @@ def write_results(scoring: Scoring) -> dict:
     tiles, scenes, classes, settings = scored.tiles, scored.number, scored.classes, scored.settings
     folder, step = source.parent, scoring.checkpoint.get("step")
     in_windows = not scored.stacked
-    rest = settings.against_rest(classes)
-    protocols = score_protocols(scoring.counts, classes, settings.clutter, rest, settings.protocols)
+    protocols = score_protocols(scoring.counts, classes, settings)
     results = {
         "version": VERSION,
         "split": split,

@@ -7,6 +7,7 @@ import json
 import pprint
 import time
 from collections.abc import Sequence
+from dataclasses import astuple, fields
 from pathlib import Path
 
 from SSLRemoteSensing.core.classes import NOT_SCORED
@@ -16,9 +17,9 @@ from SSLRemoteSensing.evaluation.protocols import AGAINST_REST
 from SSLRemoteSensing.evaluation.scoring import Scored, Scoring
 from SSLRemoteSensing.evaluation.tile_errors import Place, rank
 from SSLRemoteSensing.reports.charts import Chart, histogram, line_chart, share_bars
-from SSLRemoteSensing.reports.examples import describe_ranking, draw, file_name, look_at
+from SSLRemoteSensing.reports.examples import bands_shown, draw, file_name, look_at
+from SSLRemoteSensing.reports.figures import ERROR
 from SSLRemoteSensing.reports.html import link, percent, write_page
-from SSLRemoteSensing.reports.pictures import ERROR
 from SSLRemoteSensing.reports.results import METRICS, row_names
 
 NAME, ERRORS = "report.html", "tile_errors.csv"
@@ -51,20 +52,18 @@ def write_report(scoring: Scoring, results: dict) -> None:
     root = Path(config["train_cfg"][f"{scoring.split}_data"]["image_path"])
     places = scoring.errors.places()
     write_errors(folder / ERRORS, places, scoring.scored, root)
-    ranking = rank(places)
+    ranked, ranked_count = rank(places)
     groups = {
         group: [look_at(scoring, place, root) for place in members]
-        for group, members in ranking.groups.items()
+        for group, members in ranked.items()
     }
     examples = [example for group in groups.values() for example in group]
+    channels = {example.image.shape[2] for example in examples}
     note = f"Protocol {protocol}: {meaning(first)}; {first['pixels']:,} pixels scored."
     if scoring.split == "val":
         note += " These tiles also chose the checkpoint: the scores are a little too high."
     log = log_of(scoring.card.get("config", config), folder)
     steps = read_log(log)
-    commands = {"Command": this_command(), "Trained by": trained_by(folder)}
-    if commands["Trained by"] == commands["Command"]:
-        del commands["Trained by"]
     files = [*(folder / name for name in BESIDE), log]
     colours = dict(zip(classes, config["palette"], strict=True))
     values = {
@@ -79,14 +78,17 @@ def write_report(scoring: Scoring, results: dict) -> None:
         "classes": classes,
         "colours": colours,
         "marks": colours | {"not scored": NOT_SCORED, "wrong": ERROR},
-        "ranked_by": describe_ranking(ranking, examples, origin["band_names"]),
+        "ranked_count": ranked_count,
+        "left_out": len(places) - ranked_count,
+        "bands_shown": "".join(bands_shown(origin["band_names"], count) for count in channels),
         "groups": groups,
         "pictures": draw(examples, config["palette"]),
         "has_log": bool(steps),
         "charts": training_charts(steps, results["step"]) + data_charts(scoring, places, first),
         "next_commands": next_commands(results),
         "made_of": made_of(results, scoring.card),
-        "commands": commands,
+        "command": this_command(),
+        "trained_by": trained_by(folder),
         "config": pprint.pformat(config, width=88, sort_dicts=False),
         "files": [link(path, folder) for path in files if path.is_file()],
     }
@@ -97,11 +99,10 @@ def write_errors(path: Path, places: Sequence[Place], scored: Scored, root: Path
     """A row a tile: its scene or file, its place there, scored and wrong pixels."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    columns = ["y", "x", "height", "width", "scored", "wrong"]
-    writer.writerow(["scene", *columns])
+    writer.writerow(field.name for field in fields(Place))
     for place in places:
         name = file_name(scored.scenes[place.scene].name, root)
-        writer.writerow([name, *(getattr(place, column) for column in columns)])
+        writer.writerow([name, *astuple(place)[1:]])
     write_bytes(path, file.getvalue().encode("utf-8", "backslashreplace"))
 
 
@@ -236,14 +237,10 @@ def log_of(config: dict, folder: Path) -> Path:
 
 def read_log(path: Path) -> list[dict]:
     """The entries of metrics.jsonl; none where there is no file."""
-    try:
-        lines = path.read_text(errors="replace").splitlines()
-    except OSError:
-        return []
     entries = []
-    for line in lines:
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
         with contextlib.suppress(ValueError):  # cut off by a crash
-            entries.append(json.loads(line))
-    return [
-        entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("step"), int)
-    ]
+            entry = json.loads(line)
+            if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+                entries.append(entry)
+    return entries

@@ -9,12 +9,8 @@ from SSLRemoteSensing.training.task import Place, Seen, Task
 
 
 def fit(task: Task, settings: LoopSettings) -> bool:
-    """Train `task.model`, going on from the run folder's `latest.pth` if there is one.
-
-    Under torchrun every process calls it with the same arguments; the first alone writes.
-
-    Returns:
-        Whether there was anything left to do.
+    """Train `task.model`, going on from `latest.pth` where there is one; whether anything was left
+    to do. Under torchrun every process calls it, alike; the first alone writes.
 
     Raises:
         UserError: as `open_run`; too many unreadable files, a loss that is not finite, no room on
@@ -57,10 +53,8 @@ def fit(task: Task, settings: LoopSettings) -> bool:
 
 
 def observe(run: Run, place: Place, batch: dict) -> None:
-    """Write what is due after a step: means of the losses, rates, and what the monitors see.
-
-    All processes call it; the first alone looks, and the others wait for it.
-    """
+    """Write what is due after a step: means of the losses, rates, and what the monitors see. All
+    processes call it; the first alone looks, and the others wait for it."""
     due = [monitor for monitor in run.task.monitors if monitor.is_due(place)]
     if not place.logs and not due:
         return
@@ -85,10 +79,8 @@ def observe(run: Run, place: Place, batch: dict) -> None:
 
 
 def probe(run: Run, place: Place) -> None:
-    """Measure and write what the task's probe tells, where it is due.
-
-    Before the checkpoint, as the scores: else a kill in between would lose them.
-    """
+    """Measure and write what the task's probe tells, where it is due; before the checkpoint, as the
+    scores: else a kill in between would lose them."""
     if run.task.probe is None or not run.task.probe.is_due(place):
         return
     run.losses.check(run.log.say)
@@ -107,11 +99,9 @@ def tell(run: Run, place: Place, seen: Seen) -> None:
 
 
 def save(run: Run, place: Place) -> None:
-    """Write what is due; a disk that is full does not end training, the next attempt may do.
-
-    The checkpoint comes last, and only where all else of an epoch could be written: a run that goes
-    on from the one before it repeats the epoch.
-    """
+    """Write what is due; a disk that is full does not end training, the next attempt may do. The
+    checkpoint comes last, and only where all else of an epoch could be written: a run that goes on
+    from the one before it repeats the epoch."""
     task, run.unsaved, run.received.save = run.task, None, False
     run.step.require_finite(place.step)
     if place.is_checkpoint and task.export is not None:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from SSLRemoteSensing.core.console import warn
+from SSLRemoteSensing.core.console import print_line, warn
 from SSLRemoteSensing.core.errors import CannotWrite
 from SSLRemoteSensing.core.files import write_bytes, write_text
 from SSLRemoteSensing.training.tensorboard import Board
@@ -24,14 +24,11 @@ PICTURE = re.compile(r"step_(\d{7,})_[a-z_]+\.png")
 
 
 class RunLog:
-    """Entries of a run of `total` steps that starts, or goes on, at step `first`.
+    """Entries of a run of `total` steps that starts, or goes on, at step `first`; without a folder,
+    as for all processes but the first, nothing is said or written.
 
     Entries after `first`, left by a run that was cut off, are removed: each step is there once. A
-    run that starts anew puts an earlier `metrics.jsonl` aside.
-
-    Args:
-        folder: None for all processes but the first: they say and write nothing.
-        pictures: folder for PNG files, None to write none.
+    run that starts anew puts an earlier `metrics.jsonl` aside. PNG files go to `pictures`.
     """
 
     def __init__(self, folder: Path | None, first: int, total: int, pictures: Path | None = None):
@@ -55,10 +52,8 @@ class RunLog:
         self.bar.update()
 
     def write(self, values: dict) -> None:
-        """Append one entry; `values` holds `step`, `epoch` and numbers.
-
-        A disk that is full does not end the run, which would lose more than the entry.
-        """
+        """Append one entry; `values` holds `step`, `epoch` and numbers. A full disk does not end
+        the run, which would lose more than the entry."""
         if self.folder is None:
             return
         try:
@@ -67,7 +62,8 @@ class RunLog:
             self.complain(error)
         step = values["step"]
         figures = {key: value for key, value in values.items() if key not in ("step", "epoch")}
-        self.board.draw(step, {key: value for key, value in figures.items() if value is not None})
+        numbers = {key: value for key, value in figures.items() if value is not None}
+        self.board.write(step, numbers, {})
         if not self.bar.disable and "loss" in figures:  # scores stay on a terminal, too
             self.bar.set_postfix_str(on_the_bar(values))
             return
@@ -83,15 +79,13 @@ class RunLog:
         return tqdm.format_interval(pace * (self.total - step))
 
     def show(self, pictures: dict[str, np.ndarray], step: int) -> None:
-        """Put pictures, R, G, B uint8 (H, W, 3) by name, on the board, and into files if asked.
-
-        A disk that is full does not end the run.
-        """
-        files = {}  # name -> height, width, PNG
-        for name, pixels in pictures.items():
-            data = cv2.imencode(".png", pixels[:, :, ::-1])[1].tobytes()
-            files[name] = (*pixels.shape[:2], data)
-        self.board.show(step, files)
+        """Put pictures, R, G, B uint8 (H, W, 3) by name, on the board, and into files if asked. A
+        disk that is full does not end the run."""
+        files = {  # height, width, PNG
+            name: (*pixels.shape[:2], cv2.imencode(".png", pixels[:, :, ::-1])[1].tobytes())
+            for name, pixels in pictures.items()
+        }
+        self.board.write(step, {}, files)
         if self.pictures is None:
             return
         try:
@@ -118,10 +112,7 @@ class RunLog:
         if self.folder is None:
             return
         with contextlib.suppress(OSError):  # a full disk again, or a terminal that was closed
-            if self.bar.disable:
-                print(text, flush=True)
-            else:
-                self.bar.write(text)
+            print_line(text)
 
     def close(self) -> None:
         self.bar.close()
@@ -175,8 +166,8 @@ def append(path: Path, line: str) -> None:
 def on_the_bar(values: dict) -> str:
     """The main figures of an entry, short enough for a line of 80 columns with the bar."""
     rate = values.get("images_per_second")
-    shown = [f"epoch {values['epoch']}", f"loss {brief(values['loss'])}"]
-    return ", ".join(shown if rate is None else [*shown, f"{rate:.3g} images/s"])
+    speed = "" if rate is None else f", {rate:.3g} images/s"
+    return f"epoch {values['epoch']}, loss {brief(values['loss'])}{speed}"
 
 
 def brief(value: float | None) -> str:

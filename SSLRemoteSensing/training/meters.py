@@ -27,12 +27,9 @@ class LossMeter:
     """Losses and norms of gradients, left on the device until they are asked for.
 
     Reading a loss waits for the device, so it happens once a log step; the batches' numbers are
-    kept with them, so that a loss that is not finite can still be traced to its files. Each process
-    has those of its own batches; of what is wrong all come to know at `check` and `leave_out`.
-
-    Args:
-        dataset: gives a sample's name, for messages.
-        limit: how many files may be unreadable.
+    kept with them, so that a loss that is not finite can still be traced to its files, which
+    `dataset` names. Each process has those of its own batches; of what is wrong all come to know at
+    `check` and `leave_out`. More than `limit` files that cannot be read are an error.
     """
 
     def __init__(self, dataset, limit: int):
@@ -68,20 +65,18 @@ class LossMeter:
         for index in sorted(self.unsaid):
             say(f"skipped, cannot be read: {self.dataset.name(index)} ({len(self.skipped)} so far)")
         self.unsaid.clear()
-        first = min((step for _, step in reports if step is not None), default=None)
-        if first is not None:
-            what, files = self.culprits(first)
-            raise UserError(f"step {first}: {what} is not finite; {STOPPED}; files: {files}")
+        if steps := [step for _, step in reports if step]:
+            what, files = self.culprits(min(steps))
+            raise UserError(f"step {min(steps)}: {what} is not finite; {STOPPED}; files: {files}")
 
-    def not_finite(self, since: int = 0) -> int | None:
-        """The first step from `since` with a loss, or a gradient, that is not finite; waits for the
-        device."""
+    def not_finite(self, since: int = 0) -> int:
+        """The first step from `since` with a loss, or a gradient, that is not finite, 0 for none;
+        waits for the device."""
         sums = [(b.step, torch.stack([*b.losses.values()]).sum()) for b in self.batches]
-        sums = [(step, value) for step, value in [*self.norms.items(), *sums] if step >= since]
-        values = [value.float() for _, value in sums]
-        finite = torch.stack(values).isfinite().tolist() if sums else []
+        sums = [(s, value.float()) for s, value in [*self.norms.items(), *sums] if s >= since]
+        finite = torch.stack([value for _, value in sums]).isfinite().tolist() if sums else []
         wrong = [step for (step, _), good in zip(sums, finite, strict=True) if not good]
-        return min(wrong, default=None)
+        return min(wrong, default=0)
 
     def culprits(self, step: int) -> tuple[str, str]:
         """What is not finite at `step`, 'loss agr' or 'the gradient', and the files it came of; the
@@ -101,11 +96,8 @@ class LossMeter:
         return not any(distributed.all_gather_object(self.not_finite(step)))
 
     def leave_out(self, step: int, limit: int, say: Callable) -> None:
-        """Forget the losses of `step`, which are not finite, and say whose they were.
-
-        Raises:
-            UserError: more than `limit` steps of the run have been left out.
-        """
+        """Forget the losses of `step`, which are not finite, and say whose they were; raise a
+        `UserError` where more than `limit` steps of the run have been left out."""
         self.left_out += 1
         what, files = self.culprits(step)
         message = f"step {step}: {what} is not finite"
@@ -154,11 +146,9 @@ class LossMeter:
 
 
 class Throughput:
-    """Images a second and shares of the time, lap by lap.
-
-    `images_per_second` and `data_wait` are of the time of training, from which the time spent on
-    figures and pictures (`watching`, a share of the whole lap) is left out.
-    """
+    """Images a second and shares of the time, lap by lap; `images_per_second` and `data_wait` of
+    the time of training, from which that spent on figures and pictures (`watching`, a share of the
+    whole lap) is left out."""
 
     def __init__(self):
         self.pause()

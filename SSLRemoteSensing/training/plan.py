@@ -13,19 +13,20 @@ from SSLRemoteSensing.training.task import Place
 def images_per_step(images: int, settings: LoopSettings) -> int:
     """Images that a step of all processes takes, of `images` that each of them sees. Raises a
     `UserError` for processes that see others than the first, or fewer than a step takes."""
-    processes = distributed.size()
     distributed.require_equal("data", images, "give all machines the same images")
-    require_images(images, settings.batch_size, settings.accumulate_steps, processes)
-    return settings.batch_size * settings.accumulate_steps * processes
+    processes = distributed.size()
+    return require_images(images, settings.batch_size, settings.accumulate_steps, processes)
 
 
-def require_images(images: int, batch_size: int, accumulate_steps: int, processes: int = 1) -> None:
-    """Raise a `UserError` for fewer images than a step takes."""
-    if images < batch_size * accumulate_steps * processes:
+def require_images(images: int, batch_size: int, accumulate_steps: int, processes: int = 1) -> int:
+    """Images that a step takes; raise a `UserError` for fewer."""
+    per_step = batch_size * accumulate_steps * processes
+    if images < per_step:
         raise UserError(
             f"train_cfg.batch_size={batch_size} (x accumulate_steps={accumulate_steps}, x "
             f"{processes} processes): only {images} images; add images or set a smaller batch_size"
         )
+    return per_step
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,6 @@ class Plan:
     def epoch(self, step: int) -> int:
         return self.index(step) // self.per_epoch
 
-    def seen(self, step: int) -> int:
-        """Images seen before `step`, in all epochs."""
-        return self.index(step) * self.per_step
-
-    def ends_epoch(self, done: int) -> bool:
-        return self.index(done) % self.per_epoch == 0
-
     def progress(self, step: int) -> tuple[int, int, int]:
         """What a schedule takes: step and total (places, where epochs are counted), and epoch."""
         shift = 0 if self.counts_steps else self.shift
@@ -69,11 +63,11 @@ class Plan:
 
     def after(self, step: int, settings: LoopSettings) -> Place:
         """Where the run stands when `step` steps are done."""
-        epoch = self.epoch(max(0, step - 1))
-        ends_epoch, is_last = step > 0 and self.ends_epoch(step), step == self.total
+        epoch, index, is_last = self.epoch(max(0, step - 1)), self.index(step), step == self.total
+        ends_epoch = step > 0 and index % self.per_epoch == 0
         saves = ends_epoch and (epoch + 1) % settings.checkpoints.save_step == 0
-        logs = is_last or step % settings.log.log_step == 0
-        return Place(step, epoch, self.seen(step), ends_epoch, is_last, logs, is_last or saves)
+        logs, images = is_last or step % settings.log.log_step == 0, index * self.per_step
+        return Place(step, epoch, images, ends_epoch, is_last, logs, is_last or saves)
 
     def position(self, step: int) -> dict[str, int]:
         """What a checkpoint keeps of it, in images, for going on with other steps."""
@@ -89,8 +83,7 @@ def make_plan(
     images: int, per_step: int, num_epoch: int | None, num_step: int | None, state: dict | None
 ) -> Plan:
     """The plan of a run over `images` images, from the start or a checkpoint's `position`."""
-    per_epoch = images // per_step
-    first = shift = 0
+    per_epoch, first, shift = images // per_step, 0, 0
     if state is not None:
         first = state["step"]
         seen = min(math.ceil(state["offset"] / per_step), per_epoch)

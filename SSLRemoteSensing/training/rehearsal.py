@@ -1,19 +1,12 @@
 """Two steps of a run, measured, before it begins; nothing is written."""
 
 import time
-from typing import NamedTuple
 
 from SSLRemoteSensing.training.plan import images_per_step, make_plan
 from SSLRemoteSensing.training.schedules import build_schedule
 from SSLRemoteSensing.training.settings import LoopSettings
 from SSLRemoteSensing.training.task import Task
-from SSLRemoteSensing.training.train_step import TrainStep, open_step
-
-
-class Rehearsal(NamedTuple):
-    losses: dict[str, float]
-    seconds: float
-    peak: int  # bytes, the most so far: of the GPU where there is one, else of the process
+from SSLRemoteSensing.training.train_step import TrainStep
 
 
 def rehearse(task: Task, settings: LoopSettings) -> None:
@@ -22,20 +15,22 @@ def rehearse(task: Task, settings: LoopSettings) -> None:
     images = len(task.dataset)
     per_step = images_per_step(images, settings)
     build_schedule(settings.lr_schedule)
-    step = open_step(task.model, settings, task.param_groups)
+    step = TrainStep(task.model, settings, task.param_groups)
     plan = make_plan(images, per_step, settings.num_epoch, settings.num_step, None)
     print(f"{images} images, {plan.describe()}, {step.describe()}")
     batch = task.collate([task.dataset[(0, index)] for index in range(settings.batch_size)])
     for key, value in step.to_device(batch).items():
         print(f"batch: {key} {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}")
-    losses, seconds, peak = measure_step(step, batch, settings.accumulate_steps)
+    losses, seconds = measure_step(step, batch, settings.accumulate_steps)
     print("losses: " + ", ".join(f"{name} {value:.4f}" for name, value in losses.items()))
-    memory = f"peak memory {peak / 2**30:.2f} GiB"
+    memory = f"peak memory {step.peak_memory() / 2**30:.2f} GiB"
     print(f"one step: {seconds:.3f} s, {memory}; nothing is written")
 
 
-def measure_step(step: TrainStep, batch: dict, accumulate_steps: int) -> Rehearsal:
-    """Run two steps on `batch`; the first one is longer, the second one is what others take."""
+def measure_step(
+    step: TrainStep, batch: dict, accumulate_steps: int
+) -> tuple[dict[str, float], float]:
+    """Run two steps on `batch`; losses and seconds of the second: the first one is longer."""
     for _ in range(2):
         start = time.perf_counter()
         for number in range(accumulate_steps):
@@ -44,4 +39,4 @@ def measure_step(step: TrainStep, batch: dict, accumulate_steps: int) -> Rehears
         step.update()
         values = {name: float(loss) for name, loss in losses.items()}
         seconds = time.perf_counter() - start
-    return Rehearsal(values, seconds, step.peak_memory())
+    return values, seconds

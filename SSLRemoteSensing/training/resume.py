@@ -16,12 +16,11 @@ OPTIMIZER_KEYS = {"train_cfg.optimizer.name", "train_cfg.optimizer.amsgrad"}
 def compare_cards(old: dict, new: dict, path: Path) -> None:
     """Name what changed in the config since the checkpoint at `path`; raise a `UserError` for
     another network or optimizer."""
-    refusals = []
-    for key, before, now, is_refused in config_changes(old, new):
-        if is_refused:
-            refusals.append(f"{key} was {before!r} and is now {now!r}")
-        else:
+    changes = config_changes(old, new)
+    for key, before, now, is_refused in changes:
+        if not is_refused:
             warn(f"going on with {key}={now!r}, so far {before!r}")
+    refusals = [f"{k} was {was!r} and is now {now!r}" for k, was, now, bad in changes if bad]
     if refusals:
         raise UserError(
             f"{path}: {', '.join(refusals)}; set another checkpoints_path for a new run, or the "

@@ -25,7 +25,7 @@ from SSLRemoteSensing.training.sampler import load
 from SSLRemoteSensing.training.schedules import build_schedule
 from SSLRemoteSensing.training.settings import LoopSettings
 from SSLRemoteSensing.training.task import Place, Task
-from SSLRemoteSensing.training.train_step import open_step
+from SSLRemoteSensing.training.train_step import TrainStep
 
 
 class Run:
@@ -35,8 +35,6 @@ class Run:
     `unsaved` has the reason until then.
 
     Attributes:
-        card: of the task, in JSON's types.
-        loading: the batches, in order.
         best: the score of `best.pth`, None before there is one.
         saved_at: when the last checkpoint was written, or the run began; in seconds.
         is_finished: nothing is left to do, and the rest not there.
@@ -47,7 +45,7 @@ class Run:
         images, rank = len(task.dataset), distributed.rank()
         per_step = images_per_step(images, settings)
         self.schedule = build_schedule(settings.lr_schedule)
-        self.step = open_step(task.model, settings, task.param_groups)
+        self.step = TrainStep(task.model, settings, task.param_groups)
         key = "train_cfg.checkpoints.checkpoints_path"
         distributed.require_shared(make_folder(self.folder, key), key)
         log_folder = make_folder(settings.log.log_path, "train_cfg.log.log_path")
@@ -59,9 +57,8 @@ class Run:
                 ends.enter_context(run_folder.locked(place))
         with distributed.first_before_others():
             state = run_folder.read(self.folder)
-        reached = None if state is None else state["step"]
         remedy = f"see that all read the same {self.folder}"
-        distributed.require_equal("latest.pth, step", reached, remedy)
+        distributed.require_equal("latest.pth, step", state and state["step"], remedy)
         self.plan = make_plan(images, per_step, settings.num_epoch, settings.num_step, state)
         print(f"{images} images, {self.plan.describe()}, {self.step.describe()}")
         self.losses, self.throughput = LossMeter(task.dataset, max(1, images // 100)), Throughput()
@@ -87,11 +84,8 @@ class Run:
 
     def go_on(self, state: dict) -> bool:
         """Give network, optimizer, generators and losses what `state`, from `run_folder.read`,
-        holds of them; say what differs. Whether anything is left to do.
-
-        Raises:
-            UserError: another network or optimizer; a last epoch that these steps cannot end.
-        """
+        holds of them; say what differs. Whether anything is left to do. A `UserError` for another
+        network or optimizer, or a last epoch that these steps cannot end."""
         plan, images, path = self.plan, len(self.task.dataset), self.folder / "latest.pth"
         compare_cards(state["card"], self.card, path)
         if plan.first >= plan.total:
@@ -105,7 +99,7 @@ class Run:
         self.best = state["best"]
         self.step.load_state_dict(state, path)
         rank, processes = distributed.rank(), state["processes"]
-        for part in processes[rank :: distributed.size()]:
+        for part in distributed.shard(processes):
             self.losses.load_state_dict(part["history"])
         if rank < len(processes):
             self.step.set_random_state(processes[rank]["random"])
@@ -117,8 +111,8 @@ class Run:
                 f"going on with steps of {plan.per_step} images, so far {state['per_step']}: at "
                 f"image {plan.position(plan.first)['offset']} of the epoch"
             )
-        place = f"step {plan.first} of {plan.total}, epoch {plan.epoch(plan.first)}"
-        print(f"going on from {path}: {place}")
+        epoch = plan.epoch(plan.first)
+        print(f"going on from {path}: step {plan.first} of {plan.total}, epoch {epoch}")
         return True
 
     def batches(self) -> Iterator[tuple[dict, float, bool]]:
@@ -168,17 +162,15 @@ class Run:
         contents = self.step.state_dict() | self.plan.position(place.step)
         contents |= {"best": self.best, "images": len(self.task.dataset), "card": self.card}
         contents["processes"] = distributed.all_gather_object(own)
-        finished_epoch = place.epoch + 1 if place.is_checkpoint else None
-        max_keep = self.settings.checkpoints.max_keep
+        epoch = place.epoch + 1 if place.is_checkpoint else None
         if self.unsaved is None:
-            self.attempt_to_save(run_folder.save, self.folder, contents, finished_epoch, max_keep)
+            most = self.settings.checkpoints.max_keep
+            self.attempt_to_save(run_folder.save, self.folder, contents, epoch, most)
         distributed.barrier()
 
     def end(self, place: Place, number: int) -> None:
-        """End the program as signal `number` asks; after the last step it ends by itself.
-
-        What could not be written of the last checkpoint is an error.
-        """
+        """End the program as signal `number` asks; after the last step it ends by itself. What
+        could not be written of the last checkpoint is an error."""
         if self.unsaved:
             raise self.unsaved
         if not place.is_last:
@@ -188,10 +180,9 @@ class Run:
 
 @contextlib.contextmanager
 def open_run(task: Task, settings: LoopSettings) -> Iterator[Run]:
-    """The run of `task` in its folder, for as long as the block lasts.
-
-    Its folder is locked, what its `latest.pth` holds is gone on with, `task.begin` is called, and
-    signals are noted. What is drawn at random hangs on the order in which `Run` does so.
+    """The run of `task` in its folder for as long as the block lasts: locked, gone on with from its
+    `latest.pth`, `task.begin` called, and signals noted. What is drawn at random hangs on the order
+    in which `Run` does so.
 
     Raises:
         UserError: fewer images than a step takes, a folder that cannot be written or is another
@@ -210,11 +201,9 @@ class Received:
 
 @contextlib.contextmanager
 def signals() -> Iterator[Received]:
-    """Note SIGINT and SIGTERM, which stop the run after a step, and SIGUSR1, which has it save; a
-    second SIGINT ends at once.
-
-    A second SIGTERM does not: some batch systems signal a process and its parent, which passes it.
-    """
+    """Note SIGINT and SIGTERM, which stop the run after a step, and SIGUSR1, which has it save. A
+    second SIGINT ends at once; a second SIGTERM does not, as some batch systems signal a process
+    and its parent, which passes it."""
     received = Received()
 
     def note(number: int, frame) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from SSLRemoteSensing.core import checkpoints, distributed
 from SSLRemoteSensing.core.console import this_command, warn
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.files import atomic, write_text
+from SSLRemoteSensing.core.files import atomic, read_json, write_text
 from SSLRemoteSensing.core.machine import device_name, versions
 
 RUN_KEYS = {"model", "optimizer", "step", "epoch", "offset", "per_step", "best", "images"}
@@ -81,10 +81,8 @@ def take_lock(lock: int, kind: int) -> str | None:
 
 
 def holder(folder: Path) -> str | None:
-    """Which run writes in `folder` now, None where none does or where that cannot be seen.
-
-    Nothing is written. The lock is tried, shared, for an instant; it must be another process's.
-    """
+    """Which run writes in `folder` now, None where none does or where that cannot be seen. The lock
+    is tried, shared, for an instant; it must be another process's."""
     with contextlib.suppress(OSError):
         lock = os.open(folder / ".lock", os.O_RDONLY)
         try:
@@ -123,10 +121,8 @@ def read(folder: str | Path) -> dict | None:
     """All that going on needs, from `latest.pth`; None where the folder has no checkpoint.
 
     Where that file is damaged, which is put aside as `latest.damaged.pth`, or gone, the newest good
-    epoch takes its place; that is said on stderr.
-
-    Raises:
-        UserError: no checkpoint of a run; damaged, and no epoch to go back to.
+    epoch takes its place; that is said on stderr. Without one that is a `UserError`, as a file that
+    is no checkpoint of a run.
     """
     folder = Path(folder)
     latest, damage, what = folder / "latest.pth", None, "is not there"
@@ -154,8 +150,7 @@ def read(folder: str | Path) -> dict | None:
 
 def read_state(path: Path) -> dict:
     state = checkpoints.read(path)
-    missing = RUN_KEYS - state.keys()
-    if missing:
+    if missing := RUN_KEYS - state.keys():
         earlier = {"model", "optimizer", "step"} <= state.keys()
         reason = "is of an earlier version of the code" if earlier else "is no checkpoint of a run"
         raise UserError(
@@ -170,10 +165,6 @@ def read_state(path: Path) -> dict:
 def write_run_card(config: dict) -> None:
     """Add what makes this run to `run.json`: config, versions, command, processes, device."""
     path = Path(config["train_cfg"]["checkpoints"]["checkpoints_path"]) / "run.json"
-    try:
-        runs = json.loads(path.read_text())["runs"]
-    except (OSError, ValueError, KeyError, TypeError):
-        runs = []
     card = {
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "command": this_command().removeprefix("python "),
@@ -182,4 +173,5 @@ def write_run_card(config: dict) -> None:
         "processes": distributed.size(),
         "config": config,
     }
-    write_text(path, json.dumps({"runs": [*runs, card]}, indent=2, default=str) + "\n")
+    runs = [*read_json(path).get("runs", []), card]
+    write_text(path, json.dumps({"runs": runs}, indent=2, default=str) + "\n")

@@ -23,16 +23,11 @@ class KeySampler:
     part of each, so that together they see what one process with that batch would see. One iterator
     runs through all epochs, so that a loader's workers never pause between two of them, and going
     on in mid-epoch is starting at another `first`.
-
-    Attributes:
-        size: number of samples in the data set.
-        batch_size: samples of this process.
-        per_epoch: batches an epoch.
     """
 
-    size: int
-    batch_size: int
-    per_epoch: int
+    size: int  # samples in the data set
+    batch_size: int  # samples of this process
+    per_epoch: int  # batches
     first: int
     last: int
     seed: int
@@ -41,7 +36,6 @@ class KeySampler:
 
     def __post_init__(self):
         assert 0 < self.per_epoch * self.batch_size * self.processes <= self.size
-        assert 0 <= self.rank < self.processes
 
     def __len__(self) -> int:
         return max(0, self.last - self.first)

@@ -13,13 +13,10 @@ ABOVE_ZERO = 1e-12
 
 
 def divide_batch(train_cfg: dict, processes: int | None = None) -> dict:
-    """`train_cfg` with batch_size = global_batch_size / processes, where that is given.
-
-    Raises:
-        UserError: a global_batch_size that does not divide by the number of processes.
-    """
-    whole, processes = train_cfg.get("global_batch_size"), processes or size()
-    rest = {key: value for key, value in train_cfg.items() if key != "global_batch_size"}
+    """`train_cfg` with batch_size = global_batch_size / processes, where that is given; a
+    `UserError` for one that does not divide by their number."""
+    rest, processes = dict(train_cfg), processes or size()
+    whole = rest.pop("global_batch_size", None)
     if whole is None:
         return rest
     if whole < 1 or whole % processes:
@@ -163,11 +160,8 @@ class LoopSettings:
 def split(
     train_cfg: dict, task_keys: type, processes: int | None = None
 ) -> tuple[dict, LoopSettings]:
-    """The keys of `train_cfg` that `task_keys`, a TypedDict, names, and the others, the loop's.
-
-    Args:
-        processes: of the run; default as many as there are now.
-    """
+    """The keys of `train_cfg` that `task_keys`, a TypedDict, names, and the others, the loop's, for
+    a run of so many `processes`, by default as many as there are now."""
     cfg = divide_batch(train_cfg, processes)
     own = {key: cfg.pop(key) for key in task_keys.__annotations__ if key in cfg}
     return own, LoopSettings(**cfg)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-# TensorBoard's tags: group/name, by how a key begins; a key that begins otherwise is a loss.
+# TensorBoard's tags: group/name, by how a key begins.
 GROUPS = {
     "share_": "shares",
     "agr_": "transforms",
@@ -12,6 +12,7 @@ GROUPS = {
     "gradient_": "gradients",
     "val_": "validation",
     "probe_": "probe",
+    "": "losses",
 }
 COURSE = ("lr", "images_per_second", "data_wait", "watching", "memory_gb")
 COURSE += ("probe_seconds", "probe_share")
@@ -41,14 +42,9 @@ CHARTS = {
 
 
 class Board:
-    """TensorBoard's writer of a run's folder; a disk that is full costs entries, not the run.
-
-    Args:
-        first: the step at which the run starts, or goes on; events after it are of a run that was
-            cut off, and hidden.
-        keys: of the entries so far.
-        complain: is told of an `OSError`.
-    """
+    """TensorBoard's writer of a run's folder, with the `keys` of the entries so far. Events after
+    the `first` step, of a run that was cut off, are hidden. A disk that is full costs entries, not
+    the run: `complain` is told of the `OSError`."""
 
     def __init__(
         self, folder: Path, first: int, keys: set[str], complain: Callable[[OSError], None]
@@ -65,40 +61,26 @@ class Board:
         self.writer = SummaryWriter(str(self.folder), purge_step=purge_step)
         self.charts: dict = {}  # as laid out in this writer's file
 
-    def draw(self, step: int, scalars: dict[str, float]) -> None:
-        """Add a point to the curve of each key."""
+    def write(self, step: int, scalars: dict[str, float], pictures: dict[str, tuple]) -> None:
+        """Add a point to the curve of each key, and pictures: name -> height, width, PNG."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
 
-        def add(writer) -> None:
+        try:
+            if self.writer is None:  # after an error, of which TensorBoard's thread has ended
+                self.open(step)
             self.keys |= scalars.keys()
             if charts(self.keys) != self.charts:  # TensorBoard takes the last one
                 self.charts = charts(self.keys)
-                writer.add_custom_scalars(self.charts)
+                self.writer.add_custom_scalars(self.charts)
             for key, value in scalars.items():
-                writer.add_scalar(tag(key), value, step)
-
-        self.write(add, step)
-
-    def show(self, step: int, pictures: dict[str, tuple[int, int, bytes]]) -> None:
-        """Add pictures: name -> height, width, PNG."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        def add(writer) -> None:
+                self.writer.add_scalar(tag(key), value, step)
             for name, (height, width, png) in pictures.items():
                 # SummaryWriter.add_image would encode it once more, and slowly.
                 image = Summary.Image(
                     height=height, width=width, colorspace=3, encoded_image_string=png
                 )
                 value = Summary.Value(tag=f"pictures/{name}", image=image)
-                writer.file_writer.add_summary(Summary(value=[value]), step)
-
-        self.write(add, step)
-
-    def write(self, add: Callable, step: int) -> None:
-        """Call `add` with TensorBoard's writer, and see that the disk has what it adds."""
-        try:
-            if self.writer is None:  # after an error, of which TensorBoard's thread has ended
-                self.open(step)
-            add(self.writer)
+                self.writer.file_writer.add_summary(Summary(value=[value]), step)
             self.writer.flush()  # else SIGKILL loses two minutes of entries
         except OSError as error:
             self.complain(error)
@@ -114,12 +96,8 @@ class Board:
 
 def tag(key: str) -> str:
     """The TensorBoard tag of a key of metrics.jsonl."""
-    if key in GROUP_OF:
-        return GROUP_OF[key]
-    for start, group in GROUPS.items():
-        if key.startswith(start):
-            return f"{group}/{key.removeprefix(start)}"
-    return f"losses/{key}"
+    start = next(start for start in GROUPS if key.startswith(start))
+    return GROUP_OF.get(key, f"{GROUPS[start]}/{key.removeprefix(start)}")
 
 
 def charts(keys: Iterable[str]) -> dict:

@@ -22,63 +22,41 @@ from SSLRemoteSensing.training.settings import LoopSettings
 CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # modes of torch.compile
 
 
-def open_step(
-    model: nn.Module, settings: LoopSettings, param_groups: list[dict] | None = None
-) -> "TrainStep":
-    """The step of `model` as `settings` say; a `UserError` for what of them cannot be had."""
-    device, compile = choose_device(settings.device), settings.compile
-    if device.type == "cuda" and settings.accumulate_steps > 1 and compile in CUDA_GRAPHS:
-        raise UserError(
-            f"train_cfg.compile={compile!r}: its CUDA graphs cannot add up the gradients of "
-            f"accumulate_steps={settings.accumulate_steps}; set compile=True"
-        )
-    return TrainStep(
-        model, settings.optimizer, device, settings.precision, settings.channels_last,
-        compile, settings.clip_grad_norm, param_groups, settings.sync_bn,
-    )  # fmt: skip
-
-
 class TrainStep:
-    """`model` on its device with an optimizer: forward, backward and update, without waiting for
-    it.
+    """`model` on its device with an optimizer: forward, backward and update, without a wait for it;
+    a `UserError` for settings that cannot be had.
 
     With several processes the gradient is the mean over them. `sync_bn` alone makes the CPU wait
-    for the GPU, in each of its layers. The arguments are as `LoopSettings` has them.
-
-    Args:
-        param_groups: groups as torch's optimizers take them, with `lr_factor` besides.
+    for the GPU, in each of its layers. `param_groups` are as torch's optimizers take them, with
+    `lr_factor` besides.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        optimizer: dict,
-        device: torch.device,
-        precision: str = "fp32",
-        channels_last: bool = False,
-        compile: bool | str = False,
-        clip_grad_norm: float | None = None,
-        param_groups: list[dict] | None = None,
-        sync_bn: bool = False,
+        self, model: nn.Module, settings: LoopSettings, param_groups: list[dict] | None = None
     ):
-        self.precision = choose_precision(precision, device)
-        self.device, self.clip_grad_norm = device, clip_grad_norm
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        if device.type == "cuda":
+        self.device, compile = choose_device(settings.device), settings.compile
+        is_cuda, is_distributed = self.device.type == "cuda", distributed.size() > 1
+        if is_cuda and settings.accumulate_steps > 1 and compile in CUDA_GRAPHS:
+            raise UserError(
+                f"train_cfg.compile={compile!r}: its CUDA graphs cannot add up the gradients of "
+                f"accumulate_steps={settings.accumulate_steps}; set compile=True"
+            )
+        self.precision = choose_precision(settings.precision, self.device)
+        self.clip_grad_norm, last = settings.clip_grad_norm, settings.channels_last
+        self.memory_format = torch.channels_last if last else torch.contiguous_format
+        if is_cuda:
             torch.backends.cudnn.benchmark = True  # training's batches are all of one size
-        if sync_bn and distributed.size() > 1:
-            if device.type == "cpu":
+        if settings.sync_bn and is_distributed:
+            if not is_cuda:
                 raise UserError("train_cfg.sync_bn=True: torch has it for GPUs only; leave it out")
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        self.model = model.to(device, memory_format=self.memory_format)
+        self.model = model.to(self.device, memory_format=self.memory_format)
         # Compiled and distributed modules share the weights; the plain one keeps the plain names
         # for checkpoints.
         self.net, self.unsynced = self.model, contextlib.nullcontext
-        if distributed.size() > 1:
-            devices = [device] if device.type == "cuda" else None
-            self.net = DistributedDataParallel(
-                self.model, device_ids=devices, gradient_as_bucket_view=True
-            )
+        if is_distributed:
+            ids = [self.device] if is_cuda else None
+            self.net = DistributedDataParallel(self.model, ids, gradient_as_bucket_view=True)
             self.unsynced = self.net.no_sync
             if compile:
                 distributed.keep_out_of_graphs()
@@ -89,14 +67,14 @@ class TrainStep:
             raise UserError(f"train_cfg.compile={compile!r}: {error}") from error
         groups = param_groups or [{"params": [p for p in model.parameters() if p.requires_grad]}]
         self.factors = [group.get("lr_factor", 1.0) for group in groups]
-        given = [{k: v for k, v in group.items() if k != "lr_factor"} for group in groups]
-        optimizer = with_fused(optimizer)
+        params = [{k: v for k, v in group.items() if k != "lr_factor"} for group in groups]
+        optimizer, key = with_fused(settings.optimizer), "train_cfg.optimizer"
         try:
-            self.optimizer = build(OPTIMIZERS, optimizer, "train_cfg.optimizer", {"params": given})
+            self.optimizer = build(OPTIMIZERS, optimizer, key, {"params": params})
         except UserError:
             raise
         except (TypeError, ValueError, RuntimeError) as error:  # torch's checks of its parameters
-            raise UserError(f"train_cfg.optimizer: {error}") from error
+            raise UserError(f"{key}: {error}") from error
         self.base_lr = self.optimizer.defaults["lr"]
 
     def to_device(self, batch: dict) -> dict[str, Tensor]:
@@ -110,10 +88,8 @@ class TrainStep:
         return moved
 
     def ahead(self, batches: Iterable[dict]) -> Iterator[dict]:
-        """`batches` with their tensors on the device, copied there while the GPU is at work.
-
-        On CUDA each is fetched and its copy begun before the one before it is handed out.
-        """
+        """`batches` with their tensors on the device, copied there while the GPU works: each is
+        fetched and its copy begun before the one before it is handed out."""
         if self.device.type != "cuda":
             yield from batches
             return
@@ -136,29 +112,22 @@ class TrainStep:
         enabled = self.precision == "bf16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
-    def forward(self, batch: dict) -> dict[str, Tensor]:
-        with self.autocast():
-            return self.net(batch)
-
-    def observe(self, watch: Callable, *given):
-        """What `watch` makes of what it is given, in the precision of training, by the first
-        process alone: nothing in it is put together with the others."""
+    def observe(self, watch: Callable, *args):
+        """`watch(*args)` in the precision of training, by the first process alone: nothing in it is
+        put together with the others."""
         with distributed.alone(), self.autocast():
-            return watch(*given)
+            return watch(*args)
 
     def forward_backward(
         self, batch: dict, share: float = 1.0, is_last: bool = True
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Add the gradient of `share` times the losses of `batch`.
-
-        With the last batch of an update the processes put their gradients together.
-
-        Returns:
-            the losses, detached, and what the network counted besides.
-        """
+        """Add the gradient of `share` times the losses of `batch`; return the losses, detached, and
+        what the network counted besides. With the last batch of an update the processes put their
+        gradients together."""
         self.model.train()
         with contextlib.nullcontext() if is_last else self.unsynced():
-            losses = self.forward(self.to_device(batch))
+            with self.autocast():
+                losses = self.net(self.to_device(batch))
             (sum(losses.values()) * share).backward()
         # Cloned, as the memory of a CUDA graph's results is the next step's.
         detached = {name: loss.detach().clone() for name, loss in losses.items()}
@@ -256,11 +225,9 @@ class TrainStep:
 
 
 def lay_out_moments(state: dict, weight: Tensor, group: dict) -> None:
-    """Lay out what an optimizer remembers of a weight as the weight itself is.
-
-    Fused kernels go through both in memory's order, and would pair values of different places where
-    a checkpoint was written in another memory format. They count steps on the device.
-    """
+    """Lay out what an optimizer remembers of a weight as the weight itself is: fused kernels go
+    through both in memory's order, and would pair values of different places where a checkpoint was
+    written in another memory format. They count steps on the device."""
     on_device = group.get("fused") or group.get("capturable")
     for key, value in state.items():
         if isinstance(value, Tensor) and value.shape == weight.shape:
@@ -270,10 +237,8 @@ def lay_out_moments(state: dict, weight: Tensor, group: dict) -> None:
 
 
 def with_fused(optimizer: dict) -> dict:
-    """`optimizer` with torch's fused update, unless it asks for another one.
-
-    One kernel for all weights on a GPU; on a CPU a vectorised loop in place of one a weight.
-    """
+    """`optimizer` with torch's fused update, unless it asks for another one: one kernel for all
+    weights on a GPU; on a CPU a vectorised loop in place of one a weight."""
     owner = OPTIMIZERS.get(optimizer.get("name"))
     others = {"fused", "foreach", "capturable", "differentiable"} & optimizer.keys()
     if owner is None or others or "fused" not in inspect.signature(owner).parameters:

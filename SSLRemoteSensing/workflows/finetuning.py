@@ -23,7 +23,8 @@ from SSLRemoteSensing.data.labels import ValueCoding
 from SSLRemoteSensing.data.scenes import require_eroded
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings, collate
 from SSLRemoteSensing.evaluation.metrics import scores
-from SSLRemoteSensing.evaluation.scoring import Scoring, ScoringSettings, open_scored, score
+from SSLRemoteSensing.evaluation.protocols import ScoringSettings
+from SSLRemoteSensing.evaluation.scoring import Scoring, open_scored, score
 from SSLRemoteSensing.inference.windows import probabilities
 from SSLRemoteSensing.models.decoders import DECODERS
 from SSLRemoteSensing.models.losses import SEGMENTATION_LOSSES
@@ -42,6 +43,7 @@ from SSLRemoteSensing.training.run_folder import write_run_card
 from SSLRemoteSensing.training.settings import LoopSettings, split
 from SSLRemoteSensing.training.task import Task
 
+SMALLEST_TILE = 256  # pixels a side of the tiles whose errors are counted, at least
 TRAIN_TILES = Part(TileSettings)
 # Scoring takes each tile whole and as it is.
 SCORED_TILES = Part(
@@ -107,27 +109,20 @@ class SegmentationConfig(TypedDict):
 def check_segmentation(config: dict) -> None:
     """Raise a `UserError` naming every wrong key of a fine-tuning config."""
     require(Part(SegmentationConfig), config)
-    if len(set(config["classes"])) < len(config["classes"]):
-        raise UserError(f"classes={config['classes']!r}: a name stands there twice")
+    classes, palette = list(config["classes"]), config.get("palette")
+    if len(set(classes)) < len(classes):
+        raise UserError(f"classes={classes!r}: a name stands there twice")
     if config["train_cfg"].get("backbone_lr_factor", 1.0) < 0:
         raise UserError("train_cfg.backbone_lr_factor: must not be negative")
-    palette = config.get("palette")
-    if palette is not None and len(palette) != len(config["classes"]):
-        raise UserError(f"palette: {len(palette)} colours for {len(config['classes'])} classes")
-    ScoringSettings(**config.get("scoring_cfg") or {}).check(list(config["classes"]))
-
-
-SMALLEST_TILE = 256  # pixels a side of the tiles whose errors are counted, at least
+    if palette is not None and len(palette) != len(classes):
+        raise UserError(f"palette: {len(palette)} colours for {len(classes)} classes")
+    ScoringSettings(**config.get("scoring_cfg") or {}).check(classes)
 
 
 @dataclass
 class Finetuning:
-    """A network to train or to score, and what both share.
-
-    Attributes:
-        config: with numbers in place of 'median_frequency', and a palette.
-        loop: the keys of the training loop; None where nothing is trained.
-    """
+    """A network to train or to score; its `config` has a palette, and numbers in place of
+    'median_frequency'. `loop` is None where nothing is trained."""
 
     config: dict
     classes: list[str]
@@ -142,30 +137,16 @@ class Finetuning:
         return self.config["train_cfg"]
 
     @property
-    def workers(self) -> int:
-        return self.train_cfg.get("num_workers", 0)
-
-    @property
     def scored_split(self) -> str:
-        return "val" if self.train_cfg.get("test_data") is None else "test"
+        return scored_split(self.config)
 
-    def param_groups(self) -> list[dict]:
-        return self.model.param_groups(self.train_cfg.get("backbone_lr_factor", 1.0))
-
-    def open_split(
-        self,
-        split: str,
-        coding: ValueCoding | None = None,
-        checked: bool = False,
-        exclude: str | None = None,
-    ) -> SegmentationDataset:
-        """The tiles of `split`; `exclude` in place of the config's, the others as the data set."""
-        data = self.train_cfg[f"{split}_data"] | ({} if exclude is None else {"exclude": exclude})
-        given = {"num_classes": len(self.classes), "in_channels": self.model.backbone.in_channels}
-        given |= {"coding": coding, "classes": self.classes, "checked": checked}
+    def open_split(self, split: str, coding: ValueCoding | None = None) -> SegmentationDataset:
+        """The tiles of `split`, whose labels are in `coding` or, without it, in their own."""
+        classes, bands = self.classes, self.model.backbone.in_channels
         with about(f"train_cfg.{split}_data"):
-            seed = self.train_cfg.get("seed", 0)
-            return SegmentationDataset(TileSettings(**data), **given, seed=seed)
+            data, seed = self.train_cfg[f"{split}_data"], self.train_cfg.get("seed", 0)
+            settings = TileSettings(**data)
+            return SegmentationDataset(settings, len(classes), bands, seed, coding, classes)
 
 
 def open_network(config: dict, trains: bool = True, processes: int | None = None) -> Finetuning:
@@ -183,9 +164,7 @@ def open_network(config: dict, trains: bool = True, processes: int | None = None
     classes, train_cfg = list(config["classes"]), config["train_cfg"]
     loop = split(train_cfg, SegmentationData, processes)[1] if trains else None
     if trains and loop.log.with_vis:
-        raise UserError(
-            "train_cfg.log.with_vis=True: there are pictures of pre-training only; leave it out"
-        )
+        raise UserError("train_cfg.log.with_vis=True: only pre-training has pictures; leave it out")
     if train_cfg.get("loss"):
         image_path = train_cfg["train_data"]["image_path"] if trains else None
         loss = fill_class_weights(train_cfg["loss"], image_path, classes)
@@ -197,10 +176,14 @@ def open_network(config: dict, trains: bool = True, processes: int | None = None
     torch.manual_seed(train_cfg.get("seed", 0))
     model = build_segmentation(config)
     scoring = ScoringSettings(**config.get("scoring_cfg") or {})
-    opened = Finetuning(config, classes, model, device, precision, scoring, loop)
-    scored = train_cfg[f"{opened.scored_split}_data"]
+    scored = train_cfg[f"{scored_split(config)}_data"]
     require_eroded(scoring.protocols, scored["image_path"], scored["label_path"])
-    return opened
+    return Finetuning(config, classes, model, device, precision, scoring, loop)
+
+
+def scored_split(config: dict) -> str:
+    """Which tiles the scores at the end are of."""
+    return "val" if config["train_cfg"].get("test_data") is None else "test"
 
 
 def fill_class_weights(loss: dict, image_path: str | None, classes: list[str]) -> dict:
@@ -209,17 +192,14 @@ def fill_class_weights(loss: dict, image_path: str | None, classes: list[str]) -
     filled = dict(loss)
     if loss.get("class_weights") == "median_frequency":
         filled["class_weights"] = image_path and median_frequency(image_path, classes)
-    if loss.get("losses"):
-        filled["losses"] = {
-            name: fill_class_weights(part, image_path, classes)
-            for name, part in loss["losses"].items()
-        }
+    for name, part in (loss.get("losses") or {}).items():
+        filled["losses"] = filled["losses"] | {name: fill_class_weights(part, image_path, classes)}
     return filled
 
 
-def open_finetuning(config: dict, processes: int | None = None) -> tuple[Task, LoopSettings]:
-    """`open_task` of a config, checked; raises a `UserError` as `open_network` does besides."""
-    return open_task(open_network(config, processes=processes))
+def open_finetuning(config: dict) -> tuple[Task, LoopSettings]:
+    """Check `config`, build its network, open its tiles; a `UserError` as of `open_network`."""
+    return open_task(open_network(config))
 
 
 def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
@@ -232,17 +212,18 @@ def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
     train_data = opened.open_split("train")
     val_data = opened.open_split("val", train_data.coding)
     used, full = len(train_data), train_data.full_length
-    fraction = opened.train_cfg["train_data"].get("fraction", 1.0)
-    none = f" (fraction={fraction} asks for none, one is the least)"
-    least = none if round(fraction * full) < 1 else ""
+    fraction = train_data.settings.fraction
+    least = f" (fraction={fraction} asks for none, one is the least)"
+    least = "" if round(fraction * full) else least
     print(f"labels of {used} of {full} train tiles{least}, {len(val_data)} val tiles")
     card = model.backbone.card() | {"classes": opened.classes, "config": config}
     card |= {"palette": config["palette"], "train_tiles": {"used": used, "of": full}}
     card |= {"label_table": train_data.coding.table.tolist(), "max_value": train_data.max_value}
-    card["label_shares"] = label_shares(train_data)
-    card |= train_data.origin | {"dtype": read_header(train_data.pairs[0][0]).dtype}
-    quick = {"on": "tiles", "tta": False, "protocols": None, "batch_size": loop.batch_size}
-    quick = replace(opened.scoring, **quick)
+    card |= {"label_shares": label_shares(train_data)} | train_data.origin
+    card["dtype"] = read_header(train_data.pairs[0][0]).dtype
+    quick = replace(
+        opened.scoring, on="tiles", tta=False, protocols=None, batch_size=loop.batch_size
+    )
     tiles = open_scored(val_data, opened.classes, quick, own_labels=True)
     predict = partial(probabilities, model, opened.device, opened.precision)
 
@@ -258,7 +239,8 @@ def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
         names = "".join(f"{Path(file).name}\n" for file, _ in train_data.pairs)
         write_bytes(loop.folder / "train_tiles.txt", names.encode("utf-8", "backslashreplace"))
 
-    groups, dataset = opened.param_groups(), train_data.repeated()
+    groups = model.param_groups(opened.train_cfg.get("backbone_lr_factor", 1.0))
+    dataset = train_data.repeated()
     return Task(model, dataset, collate, card, groups, begin=begin, evaluate=validate), loop
 
 
@@ -271,17 +253,16 @@ def finetune(config: dict, dry_run: bool = False) -> Path | None:
     Returns:
         the best checkpoint; None of a dry run.
     """
-    opened = open_network(config)
     if dry_run:
-        rehearse(*open_task(opened))
+        rehearse(*open_finetuning(config))
         return None
+    opened = open_network(config)
     trained = fit(*open_task(opened))  # with nothing of it held while the best is scored
     best = opened.loop.folder / "best.pth"
     results, report = best.with_name("results.json"), best.with_name("report.html")
-    if not trained and report.exists() and is_scored(results, config):
-        print_summary({"results": results, "report": report})
-    else:
+    if trained or not report.exists() or not is_scored(results, config):
         write_scores(opened, best)
+    print_summary({"results": results, "report": report})
     return best
 
 
@@ -299,6 +280,8 @@ def score_checkpoint(config: dict, source: Path) -> None:
             # The checkpoint brings all weights.
             config = config | {key: config[key] | {weights: False}}
     write_scores(open_network(config, trains=False), source)
+    files = {"results": source.with_name("results.json"), "report": source.with_name("report.html")}
+    print_summary(files)
 
 
 def write_scores(opened: Finetuning, source: Path) -> None:
@@ -308,26 +291,21 @@ def write_scores(opened: Finetuning, source: Path) -> None:
     card = best.get("card", {})
     require_same_network(card.get("config", opened.config), opened.config, source)
     load_trained(opened.model, best, source)
-    if distributed.rank() == 0:
-        make_folder(
-            source.parent, "--evaluate, results beside it: folder"
-        )  # before hours of scoring
+    if distributed.rank() == 0:  # before hours of scoring
+        make_folder(source.parent, "--evaluate, results beside it: folder")
     table = card.get("label_table")
     coding = table and ValueCoding(np.array(table, np.int16), len(classes))
     tiles = open_scored(opened.open_split(opened.scored_split, coding), classes, scoring)
-    model = opened.model.to(device)
+    model, workers = opened.model.to(device), opened.train_cfg.get("num_workers", 0)
     predict = partial(probabilities, model, device, opened.precision, tta=scoring.tta)
     errors = tiles.tile_errors(max(scoring.window, SMALLEST_TILE), device)
-    counts = score(predict, tiles, device, opened.workers, errors)
-    if distributed.rank() > 0:
-        return
-    results, report = source.with_name("results.json"), source.with_name("report.html")
-    report.unlink(missing_ok=True)  # is_scored takes it to be of results.json
-    done = Scoring(
-        source, best, opened.config, opened.scored_split, tiles, predict, device, counts, errors
-    )
-    write_report(done, write_results(done))
-    print_summary({"results": results, "report": report})
+    counts = score(predict, tiles, device, workers, errors)
+    if distributed.rank() == 0:
+        # is_scored takes it to be of results.json.
+        source.with_name("report.html").unlink(missing_ok=True)
+        config, split = opened.config, opened.scored_split
+        done = Scoring(source, best, config, split, tiles, predict, device, counts, errors)
+        write_report(done, write_results(done))
 
 
 def is_scored(path: Path, config: dict) -> bool:
@@ -337,8 +315,8 @@ def is_scored(path: Path, config: dict) -> bool:
     is_best = Path(results.get("checkpoint", "")).name == "best.pth"
     if results.get("version") != VERSION or not is_best or "config" not in results:
         return False
-    ways = []
-    for cfg in (results["config"], config):
-        data = cfg["train_cfg"].get("test_data") or cfg["train_cfg"]["val_data"]
-        ways.append(json.dumps([cfg.get("scoring_cfg"), data]))
+    ways = [
+        json.dumps([cfg.get("scoring_cfg"), cfg["train_cfg"][f"{scored_split(cfg)}_data"]])
+        for cfg in (results["config"], config)
+    ]
     return ways[0] == ways[1]

@@ -11,12 +11,7 @@ from SSLRemoteSensing.core.console import styled
 from SSLRemoteSensing.core.machine import choose_device, choose_precision
 from SSLRemoteSensing.inference.mapper import Mapped, MapSettings, map_scenes
 from SSLRemoteSensing.inference.network import open_network
-from SSLRemoteSensing.inference.outputs import (
-    Outputs,
-    find_scenes,
-    plan_outputs,
-    require_absent,
-)
+from SSLRemoteSensing.inference.outputs import Outputs, find_scenes, plan_outputs, require_absent
 from SSLRemoteSensing.inference.polygons import require_vectors
 from SSLRemoteSensing.reports.map_page import page_of, require_own_page, write_map_page
 
@@ -33,17 +28,13 @@ class MapPlan:
 def plan_maps(
     inputs: Sequence[str],
     output: str,
-    probabilities: bool = False,
-    preview: bool = False,
-    vectors: str | None = None,
-    skip_existing: bool = False,
-    overwrite: bool = False,
+    probabilities: bool,
+    preview: bool,
+    vectors: str | None,
+    skip_existing: bool,
+    overwrite: bool,
 ) -> MapPlan:
-    """What is made of the scenes that `inputs` name; arguments as `plan_outputs` has them.
-
-    Args:
-        skip_existing: scenes that have their map are not mapped again.
-        overwrite: replace files that are there.
+    """What is made of the scenes that `inputs` name; arguments as the command's flags, see there.
 
     Raises:
         UserError: no such scene, files that cannot be written or must not be replaced.
@@ -72,10 +63,9 @@ def map_planned(
     Raises:
         UserError: settings or a checkpoint that cannot be used; a full disk.
     """
-    place = choose_device(device, "--device ")
-    precision = choose_precision(precision, place, "--precision ")
+    place, source = choose_device(device, "--device "), Path(checkpoint)
+    network = open_network(source, place, choose_precision(precision, place, "--precision "))
     settings = settings.on(place)
-    network = open_network(Path(checkpoint), place, precision)
     settings.check_classes(network.classes)
     map_count = len(plan.outputs) - len(plan.remaining)
     if map_count:
@@ -83,7 +73,6 @@ def map_planned(
     results = distributed.all_gather_object(map_scenes(network, plan.remaining, settings))
     if plan.page is not None and distributed.rank() == 0:
         mapped_scenes, errors = ([*itertools.chain(*parts)] for parts in zip(*results, strict=True))
-        source = Path(checkpoint)
         print(write_map_page(plan.page, source, network, plan.outputs, mapped_scenes, errors))
     return results
 
@@ -103,6 +92,5 @@ def print_outcome(plan: MapPlan, results: Sequence[tuple[list[Mapped], list[str]
         sizes = f"{len(maps)} scenes, {megapixels:.1f} megapixels in {seconds:.1f} s"
         print(f"{sizes}, {megapixels / seconds:.3g} megapixels a second")
     if failures and len(plan.outputs) > 1:
-        text = f"{failures} of {len(maps) + failures} scenes are not mapped"
-        print(text, file=sys.stderr)
+        print(f"{failures} of {len(maps) + failures} scenes are not mapped", file=sys.stderr)
     return failures

@@ -7,12 +7,14 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from SSLRemoteSensing.core.errors import UnreadableImage
 from SSLRemoteSensing.evaluation.embeddings import alignment, effective_rank, spread, uniformity
@@ -29,6 +31,7 @@ OWN_EPOCH = 2**32 - 1  # whose draws no epoch of training has
 ROWS, NEIGHBOURS = 4, 5  # of the pictures
 
 
+@dataclass
 class BatchMonitor:
     """Sees the batch of each entry of the log.
 
@@ -36,12 +39,12 @@ class BatchMonitor:
     does not tell from success. `agr_accuracy` and `agr_accuracy_TRANSFORM`: of the training batches
     since the last entry, with dropout; a transform that none of them had is None.
 
-    Args:
+    Attributes:
         transforms: names of the classes of the transform prediction, in order.
     """
 
-    def __init__(self, net: PretextNet, transforms: Sequence[str]):
-        self.net, self.transforms = net, transforms
+    net: PretextNet
+    transforms: Sequence[str]
 
     def is_due(self, place: Place) -> bool:
         return place.logs
@@ -62,12 +65,12 @@ class BatchMonitor:
             if std < COLLAPSED:
                 warnings["collapse"] = (
                     f"the embeddings of all images are nearly the same (embedding_std {std:.1e}); "
-                    f"lower the temperature of ExamplarLoss or the learning rate, or enlarge the "
-                    f"batch"
+                    "lower the temperature of ExamplarLoss or the learning rate, or enlarge batches"
                 )
         return Seen(values, warnings)
 
 
+@dataclass
 class SampleMonitor:
     """Sees a bank of fixed samples every `every` steps, and after the last one.
 
@@ -79,25 +82,20 @@ class SampleMonitor:
     exemplar head, or where that is not trained of the pooled last map); the figures of
     `task_gradients` of its first batch. Pictures: inpainting, transforms, neighbours.
 
-    Args:
+    Attributes:
         dataset: samples of `dataset[(epoch, index)]`, names of `dataset.name(index)`.
         collate: samples to a batch.
         batch_size: of training.
         transforms: names of the classes of the transform prediction, in order.
     """
 
-    def __init__(
-        self,
-        net: PretextNet,
-        dataset,
-        collate: Callable[[list[dict]], dict],
-        batch_size: int,
-        transforms: Sequence[str],
-        every: int = 1,
-    ):
-        self.net, self.dataset, self.collate = net, dataset, collate
-        self.batch_size, self.transforms, self.every = batch_size, transforms, every
-        self.bank: list[dict] | None = None
+    net: PretextNet
+    dataset: Dataset
+    collate: Callable[[list[dict]], dict]
+    batch_size: int
+    transforms: Sequence[str]
+    every: int = 1
+    bank: list[dict] | None = None  # read when it is first looked at
 
     def is_due(self, place: Place) -> bool:
         return place.is_last or place.step % self.every == 0
@@ -120,12 +118,8 @@ class SampleMonitor:
                 restored = self.net.inpainting_head(self.net.features(first["occluded"]))[:ROWS]
         if not torch.stack(views).isfinite().all():
             return blind("their embeddings are not finite")
-        values = {
-            "effective_rank": effective_rank(views[0]),
-            "alignment": alignment(*views),
-            "uniformity": uniformity(views[0]),
-        }
-        values |= task_gradients(self.net, first)
+        values = {"effective_rank": effective_rank(views[0]), "alignment": alignment(*views)}
+        values |= {"uniformity": uniformity(views[0])} | task_gradients(self.net, first)
         values = {key: value for key, value in values.items() if math.isfinite(value)}
         return Seen(values, pictures=self.draw(views[0], confusion, restored))
 
@@ -142,38 +136,35 @@ class SampleMonitor:
         whole = range(0, len(samples) - size + 1, size)
         return [self.collate(samples[start : start + size]) for start in whole]
 
-    def embed(self, to_device) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
+    def embed(self, to_device) -> tuple[list[Tensor], np.ndarray]:
         """Embeddings (N, D) of anchors and transformed images of the bank, on the CPU, and the
-        confusion matrix of their transforms."""
-        views, confusion, head = ([], []), None, self.net.exemplar_head
+        confusion matrix of their transforms; 0 where they are not told."""
+        views, confusion = ([], []), np.array(0)
+        head = self.net.exemplar_head
+        if head is None:
+            head = partial(torch.mean, dim=(2, 3))
         for batch in map(to_device, self.bank):
             maps = [self.net.features(batch[key]) for key in ("anchor", "transformed")]
             for embeddings, pyramid in zip(views, maps, strict=True):
-                last_map = pyramid["block6"]
-                embedding = last_map.mean((2, 3)) if head is None else head(last_map)
-                embeddings.append(embedding.float().cpu())
+                embeddings.append(head(pyramid["block6"]).float().cpu())
             if self.net.agr_head is not None:
-                pairs = count_pairs(
-                    batch["transform_label"], self.net.agr_head(*maps).float()
-                ).cpu()
-                confusion = pairs if confusion is None else confusion + pairs
-        return (torch.cat(views[0]), torch.cat(views[1])), confusion
+                logits = self.net.agr_head(*maps).float()
+                confusion = confusion + count_pairs(batch["transform_label"], logits).cpu().numpy()
+        return [torch.cat(view) for view in views], confusion
 
     def draw(
-        self, embeddings: Tensor, confusion: Tensor | None, restored: Tensor | None
+        self, embeddings: Tensor, confusion: np.ndarray, restored: Tensor | None
     ) -> dict[str, np.ndarray]:
         """The pictures by name."""
         names = [self.dataset.name(int(i)).name for batch in self.bank for i in batch["index"]]
         pictures, remark = {}, f"of {len(names)} fixed images, in evaluation mode"
         if restored is not None:
             occluded, anchor = (pixels(self.bank[0][key][:ROWS]) for key in ("occluded", "anchor"))
-            pictures["inpainting"] = figures.inpainting_page(
-                occluded, pixels(restored.float()), anchor, names[: len(anchor)]
-            )
-        if confusion is not None:
+            panels = (occluded, pixels(restored.float()), anchor)
+            pictures["inpainting"] = figures.inpainting_page(*panels, names[: len(anchor)])
+        if confusion.any():
             header = f"transforms {remark}"
-            page = figures.transforms_page(confusion.numpy(), self.transforms, header)
-            pictures["transforms"] = page
+            pictures["transforms"] = figures.transforms_page(confusion, self.transforms, header)
         images = np.concatenate([pixels(batch["anchor"]) for batch in self.bank])
         pictures["neighbours"] = figures.neighbours_page(
             images, *neighbours(embeddings, ROWS, NEIGHBOURS), names, f"nearest {remark}"
@@ -181,6 +172,7 @@ class SampleMonitor:
         return pictures
 
 
+@dataclass
 class EpochProbe:
     """Scores a linear probe before the first step, after every `every` epochs and at the end.
 
@@ -189,26 +181,21 @@ class EpochProbe:
     training since the time before. It computes as training does.
     """
 
-    def __init__(
-        self,
-        probe: LinearProbe,
-        net: Backbone,
-        precision: str = "fp32",
-        channels_last: bool = False,
-    ):
-        self.score = partial(probe.score, net, precision, channels_last)
-        self.every = probe.settings.every
-        self.ended: float | None = None  # when the last score was there
+    probe: LinearProbe
+    net: Backbone
+    precision: str = "fp32"
+    channels_last: bool = False
+    ended: float | None = None  # when the last score was there
 
     def is_due(self, place: Place) -> bool:
-        at_end = place.ends_epoch and (place.epoch + 1) % self.every == 0
+        at_end = place.ends_epoch and (place.epoch + 1) % self.probe.settings.every == 0
         return place.step == 0 or place.is_last or at_end
 
     def measure(self, place: Place) -> Seen:
         if torch.cuda.is_available():
             torch.cuda.synchronize()  # what training has left to do is not the probe's
         begun = time.perf_counter()
-        scores = self.score()
+        scores = self.probe.score(self.net, self.precision, self.channels_last)
         now = time.perf_counter()
         values = {"probe_miou": scores["miou"], "probe_oa": scores["oa"]}
         for name, of_class in scores["per_class"].items():

@@ -29,10 +29,7 @@ class Part:
 
 
 def open_part(args: Namespace, config: dict | None) -> Part:
-    """What the flags of `show labels` name, which go together.
-
-    Args:
-        config: of --config_file, None without it.
+    """What the flags of `show labels` name, which go together; `config` is of --config_file.
 
     Raises:
         UserError: a config of pre-training; no such part, or one without labels; as
@@ -52,13 +49,12 @@ def open_part(args: Namespace, config: dict | None) -> Part:
 def part_of_config(config: dict, part: str) -> Part:
     """`part` ('train', 'val', 'test') of a config of finetune_seg.py, opened as it opens it."""
     classes, train_cfg = list(config["classes"]), config["train_cfg"]
-    given = {"num_classes": len(classes), "classes": classes, "seed": train_cfg.get("seed", 0)}
-    given["in_channels"] = config["backbone_cfg"].get("in_channels", 3)
+    in_channels, seed = config["backbone_cfg"].get("in_channels", 3), train_cfg.get("seed", 0)
 
     def open_split(name: str, coding=None) -> SegmentationDataset:
         with about(f"train_cfg.{name}_data"):
             settings = TileSettings(**train_cfg[f"{name}_data"])
-            return SegmentationDataset(settings, **given, coding=coding)
+            return SegmentationDataset(settings, len(classes), in_channels, seed, coding, classes)
 
     if train_cfg.get(f"{part}_data") is None:
         raise UserError(f"--part {part}: the config has no train_cfg.{part}_data")
@@ -96,10 +92,9 @@ def part_of_folders(args: Namespace) -> Part:
     with about("--images, --labels"):
         first = find_images(images, FORMATS, keys=("folder", None))[0]
         is_tiff = Path(first).suffix.lower() in TIFF_ENDINGS
-        settings = TileSettings(
-            images, args.labels, FORMATS, args.label_format or "{stem}.png",
-            label_offset=args.label_offset, label_codes=args.label_codes, max_value=args.max_value,
-        )  # fmt: skip
+        given = {key: vars(args)[key] for key in ("label_offset", "label_codes", "max_value")}
+        label_format = args.label_format or "{stem}.png"
+        settings = TileSettings(images, args.labels, FORMATS, label_format, **given)
         channels = max(3, read_header(first).bands) if is_tiff else 3
         dataset = SegmentationDataset(settings, len(classes), in_channels=channels)
     return Part(dataset, Path(images).name, classes, default_palette(len(classes)))

@@ -13,7 +13,8 @@ from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.core.machine import choose_device, choose_precision, versions
 from SSLRemoteSensing.data.prepared import origin_of_tiles, read_card
 from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
-from SSLRemoteSensing.evaluation.linear_probe import ProbeSettings, read_probe
+from SSLRemoteSensing.evaluation.linear_probe import read_probe
+from SSLRemoteSensing.evaluation.probe_tiles import ProbeSettings
 from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_HEADS, TURNS
 from SSLRemoteSensing.models.pretext import PretextNet, build_pretext, pretext_losses
 from SSLRemoteSensing.models.pretrained import BACKBONES
@@ -82,7 +83,7 @@ def check_pretext(config: dict) -> None:
         )
     batch_size = divide_batch(train_cfg)["batch_size"]
     if agr is not None and agr["name"] == "MatchingHead":
-        check_matching(agr, data, batch_size)
+        check_matching(data, batch_size)
     if config.get("examplar_head_cfg") is None:
         return
     loss = train_cfg.get("losses", {}).get("ExamplarLoss") or {}
@@ -93,33 +94,25 @@ def check_pretext(config: dict) -> None:
         )
 
 
-def check_matching(head: dict, data: dict, batch_size: int) -> None:
+def check_matching(data: dict, batch_size: int) -> None:
     """Raise a `UserError` where a MatchingHead could not learn from such data."""
-    if not are_published(data["agr_transforms_cfg"]["transforms_cfg"]):
-        raise UserError(
-            "agr_head_cfg: MatchingHead tells the published six transforms apart, in their "
-            "order; give train_data.agr_transforms_cfg.transforms_cfg as in "
-            "configs/vr_vgg16_inapinting_agr_examplar_cfg.py, or use AGPHead"
-        )
-    if batch_size < 3:
-        raise UserError(
-            f"train_cfg.batch_size={batch_size} (of each process): MatchingHead takes the batch's "
-            f"mean out of its images; set at least 3, or use AGPHead"
-        )
-    if data["img_size"] < 64:
-        raise UserError(
-            f"train_data.img_size={data['img_size']}: block6 is a single cell, which MatchingHead "
-            f"cannot turn; set at least 64"
-        )
-
-
-def are_published(transforms: dict[str, dict]) -> bool:
-    """Whether `transforms_cfg` has the published six, always applied, in the published order."""
-    turns = [(cfg["name"], cfg.get("angle")) for cfg in transforms.values()]
-    always = {"Rotate": 1.0}  # p where a config leaves it out; a flip's is 0.5
-    return turns == list(TURNS) and all(
-        cfg.get("p", always.get(cfg["name"])) == 1 for cfg in transforms.values()
+    transforms = data["agr_transforms_cfg"]["transforms_cfg"].values()
+    # A rotation is always applied where a config does not say it; a flip is not, every second time.
+    are_published = [(cfg["name"], cfg.get("angle")) for cfg in transforms] == list(TURNS) and all(
+        cfg.get("p", 1.0 if cfg["name"] == "Rotate" else 0.5) == 1 for cfg in transforms
     )
+    faults = {
+        "agr_head_cfg: MatchingHead tells the published six transforms apart, in their order; give "
+        "train_data.agr_transforms_cfg.transforms_cfg as in "
+        "configs/vr_vgg16_inapinting_agr_examplar_cfg.py": not are_published,
+        f"train_cfg.batch_size={batch_size} (of each process): MatchingHead takes the batch's mean "
+        "out of its images; set at least 3": batch_size < 3,
+        f"train_data.img_size={data['img_size']}: block6 is a single cell, which MatchingHead "
+        "cannot turn; set at least 64": data["img_size"] < 64,
+    }
+    for fault, is_so in faults.items():
+        if is_so:
+            raise UserError(f"{fault}, or use AGPHead")
 
 
 class Pretraining(NamedTuple):
@@ -132,13 +125,10 @@ class Pretraining(NamedTuple):
 
 
 def open_network(config: dict, processes: int | None = None) -> Pretraining:
-    """Check `config` and build its network; no image is opened.
-
-    Args:
-        processes: of the run; default as many as there are now.
+    """Check `config` and build its network, for `processes` (default: as many as there are now).
 
     Raises:
-        UserError: naming every wrong key; weights that do not fit.
+        UserError: naming every wrong key; weights that do not fit. No image is opened.
     """
     check_pretext(config)
     keys, loop = split(config["train_cfg"], PretextData, processes)
@@ -156,18 +146,20 @@ def open_pretraining(config: dict) -> tuple[Task, LoopSettings]:
 
 
 def open_task(opened: Pretraining) -> tuple[Task, LoopSettings]:
-    """The training of `opened`, its images and probe opened, and its loop's keys."""
+    """The training of `opened`, and its loop's keys; its images and the probe's are opened.
+
+    Raises:
+        UserError: files that cannot be used.
+    """
     config, network, keys, settings = opened
-    backbone, data = network.backbone, keys["train_data"]
-    channels = backbone.in_channels
+    backbone, data, channels = network.backbone, keys["train_data"], network.backbone.in_channels
     dataset = open_images(data, channels, settings.seed)
     with about("train_cfg.train_data"):
         origin = origin_of_tiles(read_card(data["data_path"]), data.get("bands"), channels)
     probe = keys.get("probe") and open_probe(keys["probe"], network, settings, data["img_size"])
     origin["bands"] = origin["bands"] or list(range(1, channels + 1))
-    card = backbone.card() | origin
+    card = backbone.card() | origin | {"config": config, "versions": versions()}
     card |= {"max_value": dataset.max_value, "img_size": data["img_size"]}
-    card |= {"config": config, "versions": versions()}
 
     def export(place: Place) -> None:
         reached = {"epoch": place.epoch + 1, "step": place.step, "images_seen": place.images}
@@ -175,11 +167,8 @@ def open_task(opened: Pretraining) -> tuple[Task, LoopSettings]:
 
     transforms = list(data["agr_transforms_cfg"]["transforms_cfg"])
     monitors = open_monitors(network, dataset, transforms, settings)
-    begin = partial(write_run_card, config)
-    task = Task(
-        network, dataset, collate, card, monitors=monitors, probe=probe, begin=begin, export=export
-    )
-    return task, settings
+    calls = {"begin": partial(write_run_card, config), "export": export}
+    return Task(network, dataset, collate, card, monitors=monitors, probe=probe, **calls), settings
 
 
 def open_images(data: dict, in_channels: int, seed: int) -> PretextDataset:
@@ -207,13 +196,10 @@ def open_probe(cfg: dict, network: PretextNet, settings: LoopSettings, img_size:
 
 
 def pretrain(config: dict, dry_run: bool = False) -> dict[str, object]:
-    """Pre-train as `config` says, or go on with it.
+    """Pre-train as `config` says, or go on with it; where the results lie, by what they are.
 
     Args:
-        dry_run: run and describe one step, write nothing.
-
-    Returns:
-        where the results lie, by what they are; nothing of a dry run.
+        dry_run: run and describe one step, write nothing, return nothing.
     """
     task, settings = open_pretraining(config)
     if dry_run:

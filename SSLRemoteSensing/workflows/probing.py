@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -15,39 +14,34 @@ from SSLRemoteSensing.reports.html import percent
 from SSLRemoteSensing.workflows.label_efficiency.comparison import METRICS, estimate_interval
 
 
-@dataclass(frozen=True)
-class Weights:
-    """What is probed.
-
-    Attributes:
-        name: 'random', 'imagenet', or a file, which brings its architecture.
-        seed: of random weights; each draw takes the next.
-        blocks: the maps that are read alone, None for all.
-    """
-
-    name: str
-    seed: int = 0
-    blocks: Sequence[str] | None = None
-
-
 def score_draws(
-    config: dict, weights: Weights, draws: int, device: torch.device, precision: str
+    config: dict,
+    weights: str,
+    weights_seed: int,
+    blocks: Sequence[str] | None,
+    draws: int,
+    device: torch.device,
+    precision: str,
 ) -> Iterator[tuple[dict, str]]:
     """The scores of each draw of `train_cfg.probe`, whose seeds follow its own, and a line of them.
 
+    Args:
+        weights: 'random', 'imagenet', or a file, which brings its architecture.
+        weights_seed: of random weights; each draw takes the next.
+        blocks: the maps that are read alone, None for all.
+
     Raises:
-        UserError: weights that cannot be loaded, maps that there are not, tiles that cannot be
-            used.
+        UserError: weights that cannot be loaded, maps or tiles that cannot be used.
     """
     cfg, img_size = config["train_cfg"]["probe"], config["train_cfg"]["train_data"]["img_size"]
     for draw in range(draws):
-        if draw == 0 or weights.name == "random":
-            seed = weights.seed + draw
-            backbone = open_backbone(config["backbone_cfg"], weights.name, seed).to(device)
+        if draw == 0 or weights == "random":
+            seed = weights_seed + draw
+            backbone = open_backbone(config["backbone_cfg"], weights, seed).to(device)
         probe = read_probe(cfg | {"seed": cfg.get("seed", 0) + draw}, backbone, img_size)
         start = time.perf_counter()
         with about("--blocks"):
-            scores = probe.score(backbone, precision, blocks=weights.blocks)
+            scores = probe.score(backbone, precision, blocks=blocks)
         summary = f"mIoU {percent(scores['miou'])}, OA {percent(scores['oa'])}, in %"
         yield scores, f"{summary}; {time.perf_counter() - start:.1f} s"
 

@@ -31,7 +31,12 @@ def refused(done: subprocess.CompletedProcess) -> str:
     return lines[0]
 
 
-def test_pretrain_then_finetune_then_evaluate(run, pretext_config, seg_config, tmp_path):
+def report(*words) -> subprocess.CompletedProcess:
+    line = [python(), "-m", "SSLRemoteSensing", "report", *map(str, words)]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_pretrain_finetune_evaluate_report(run, pretext_config, seg_config, tmp_path):
     pretext_config["train_cfg"] |= dict(num_epoch=1, num_workers=1)
     pretext_config["backbone_cfg"] |= dict(mean=(0.4, 0.4, 0.3), std=(0.2, 0.2, 0.2))
     out = ok(run("train.py", pretext_config))
@@ -69,6 +74,19 @@ def test_pretrain_then_finetune_then_evaluate(run, pretext_config, seg_config, t
     again = json.loads((seg / "results.json").read_text())
     assert again["protocols"] == results["protocols"]
     assert re.search(rf"^all +{100 * scores['miou']:.2f} ", out, re.MULTILINE)
+    for name in ("results.json", "report.html"):
+        (seg / name).unlink()
+    assert f"results: {seg / 'results.json'}\n" in ok(report(seg))
+    again = json.loads((seg / "results.json").read_text())
+    assert again["protocols"] == results["protocols"]
+    assert "python -m SSLRemoteSensing report" in (seg / "report.html").read_text()
+    assert "leave out the flags of a grid" in refused(report(seg, "--metric", "mf1"))
+
+
+def test_a_report_of_what_is_neither_run_nor_grid_is_refused_in_one_line(tmp_path):
+    for folder in (tmp_path, tmp_path / "none"):
+        line = refused(report(folder))
+        assert line.startswith(f"error: {folder}: has neither best.pth")
 
 
 def test_test_files_are_not_opened_before_the_end(run, seg_config, tmp_path):
@@ -88,9 +106,8 @@ def test_a_stopped_run_goes_on_with_the_same_command(
 ):
     """A signal to the process group, workers included, as Ctrl-C and batch systems send it."""
     pretext_config["train_cfg"] |= dict(num_epoch=30, num_workers=1)
-    file = tmp_path / "config.py"
-    file.write_text(f"config = {pretext_config!r}\n")
-    command = ["train.py", "--config_file", str(file)]
+    (tmp_path / "config.py").write_text(f"config = {pretext_config!r}\n")
+    command = ["train.py", "--config_file", str(tmp_path / "config.py")]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     program = sys.executable if fresh else python()
     first = subprocess.Popen([program, *command], **pipes, start_new_session=True)
@@ -113,18 +130,13 @@ def test_dry_run_says_sizes_and_time_and_writes_nothing(run, pretext_config, seg
         out = ok(run(script, config, "--dry_run"))
         assert "parameters, device cpu" in out
         assert "one step:" in out
-    assert not (tmp_path / "run").exists()
-    assert not (tmp_path / "seg").exists()
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
 def test_flags_take_the_place_of_keys(run, pretext_config, tmp_path):
     pretext_config["agr_head_cfg"] = None
-    folders = (
-        "--checkpoints_path",
-        str(tmp_path / "elsewhere"),
-        "--log_path",
-        str(tmp_path / "log"),
-    )
+    folders = dict(checkpoints_path=tmp_path / "elsewhere", log_path=tmp_path / "log")
+    folders = [word for key, path in folders.items() for word in (f"--{key}", str(path))]
     keys = ("--set", "train_cfg.num_epoch=None", "train_cfg.num_step=1")
     keys += ("--set", "train_cfg.device=auto")
     out = ok(run("train.py", pretext_config, *folders, "--with_imagenet", "false", *keys))

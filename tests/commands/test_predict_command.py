@@ -10,7 +10,6 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import rasterio
@@ -100,18 +99,6 @@ def test_a_scene_to_all_its_files(predict, best, tmp_path):
     model.backbone.set_normalization([0.4] * 3, [0.2] * 3)
     whole = probabilities(model, torch.device("cpu"), "fp32", torch.from_numpy(planes)[None])[0]
     assert (read(tmp_path / "one.tif") == whole.argmax(0).numpy()).mean() > 0.999
-
-
-def test_the_package_maps_a_scene_as_the_script_does(predict, best, tmp_path):
-    scene = write(tmp_path / "scene.tif", draw(96, 130), **PLACE)
-    flags = ["--checkpoint", str(best), "--device", "cpu", "--precision", "fp32", "--tile", "64"]
-    flags += ["--input", str(scene), "--output", str(tmp_path / "package.tif")]
-    line = [python(), "-m", "SSLRemoteSensing", "predict", *flags]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith(f"\nmaps: {tmp_path / 'package.tif'}\n")
-    assert predict("--input", scene, "--output", tmp_path / "script.tif")[0] == 0
-    assert np.array_equal(read(tmp_path / "package.tif"), read(tmp_path / "script.tif"))
 
 
 def test_a_pattern_to_a_folder_and_one_bad_scene_does_not_stop_the_others(predict, tmp_path):
@@ -294,7 +281,8 @@ def test_a_stopped_run_leaves_nothing_under_the_final_names(
 ):
     output = tmp_path / "maps"
     flags = ("--input", large, "--output", output, "--probabilities", "--tile", "128")
-    line = [sys.executable if fresh else python(), *command(best, *flags)]
+    program = [sys.executable if fresh else python(), "-m", "SSLRemoteSensing", "predict"]
+    line = [*program, *command(best, *flags)[1:]]
     run = subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     part, end = output / ".large.tif.part", time.monotonic() + 100
     while not part.exists() and time.monotonic() < end:
@@ -366,15 +354,3 @@ def test_two_processes_share_the_scenes(best, tmp_path):
     assert "4 scenes" in done.stdout
     assert done.stderr.count("3.tif: cannot be read") == 1  # of the second process
     assert "1 of 5 scenes are not mapped" in done.stderr
-
-
-def test_a_map_as_png_has_the_palette(predict, tmp_path):
-    scene = tmp_path / "scene.jpg"
-    cv2.imwrite(str(scene), draw(64, 80).transpose(1, 2, 0))
-    code, out, err = predict("--input", scene, "--output", tmp_path / "map.png")
-    assert (code, err) == (0, "")
-    assert "has no coordinate system" in out
-    colours = cv2.imread(str(tmp_path / "map.png"))[:, :, ::-1]
-    classes = read(tmp_path / "map.png")
-    assert np.array_equal(colours, np.array(PALETTE, np.uint8)[classes])
-    assert names(tmp_path) == ["map.png", "scene.jpg"]

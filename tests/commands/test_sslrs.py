@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import version
 
 import pytest
 from conftest import ROOT
@@ -39,39 +40,39 @@ def sslrs(monkeypatch, capsys):
     return call
 
 
-def test_without_a_command_all_are_listed_with_a_line_each(sslrs):
+# The command line of a program whose package is that of the folder `site` alone.
+OF_THE_WHEEL = """
+import sys, SSLRemoteSensing
+from SSLRemoteSensing.__main__ import main
+assert "/site/" in SSLRemoteSensing.__file__, SSLRemoteSensing.__file__
+sys.exit(main())
+"""
+
+
+def test_without_a_command_all_are_listed_with_a_line_each_and_versions_are_told(sslrs):
     status, listed, _ = sslrs()
     assert status == 0
     assert sslrs("--help") == sslrs("-h") == (0, listed, "")
     for name, (_, line) in COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(line)}$", listed, re.MULTILINE)
     assert all(f"  {name} " in sslrs("show")[1] for name in PICTURES)
+    versions = f"SSLRemoteSensing {__version__}\ntorch {version('torch')}\n"
+    assert sslrs("--version") == (0, versions, "")
 
 
-def test_the_versions(sslrs):
-    status, versions, _ = sslrs("--version")
-    assert status == 0
-    assert versions.startswith(f"SSLRemoteSensing {__version__}\ntorch ")
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["pretrian"], "error: sslrs pretrian: no such command, did you mean 'pretrain'?\n"),
-        (["--sett"], "error: sslrs --sett: no such command, known: "),
-        (["show", "label"], "error: sslrs show label: no such command, did you mean 'labels'?\n"),
-    ],
-)
-def test_an_unknown_command_is_one_line_with_the_nearest_name(sslrs, words, message):
-    status, out, error = sslrs(*words)
-    assert (status, out) == (2, "")
-    assert error.startswith(message)
-    assert error.count("\n") == 1
+def test_an_unknown_command_is_one_line_with_the_nearest_name(sslrs):
+    for words, said in (
+        ("pretrian", "no such command, did you mean 'pretrain'?"),
+        ("--sett", "no such command, known: "),
+        ("show label", "no such command, did you mean 'labels'?"),
+    ):
+        status, out, error = sslrs(*words.split())
+        assert (status, out, error.count("\n")) == (2, "", 1)
+        assert error.startswith(f"error: sslrs {words}: {said}")
 
 
 def test_every_script_that_users_know_has_a_command():
     assert set(console.COMMANDS.values()) | {"report"} == WORDS.keys()
-    assert all((ROOT / script).is_file() for script in console.COMMANDS)
 
 
 @pytest.mark.parametrize("words", WORDS)
@@ -98,20 +99,17 @@ def test_a_command_has_the_flags_of_its_script(sslrs, words, monkeypatch, capsys
 
 @pytest.mark.parametrize("words", WORDS)
 def test_help_loads_neither_torch_nor_the_other_commands(words):
-    code = (
-        "import runpy, sys\n"
-        f"sys.argv = ['', *{words.split()!r}, '--help']\n"
-        "try:\n"
-        "    runpy.run_module('SSLRemoteSensing', run_name='__main__')\n"
-        "except SystemExit as end:\n"
-        "    loaded = [n for n in sys.modules if n.startswith('SSLRemoteSensing.commands.')]\n"
-        "    print('status', end.code, 'torch' in sys.modules, *sorted(loaded))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    loaded = [f"SSLRemoteSensing.commands.{WORDS[words]}"]
-    loaded += ["SSLRemoteSensing.commands.show"] if words.startswith("show ") else []
-    expected = f"status 0 False {' '.join(sorted(loaded))}"
-    assert done.stdout.splitlines()[-1] == expected, done.stderr
+    code = """if True:
+        import atexit, runpy, sys
+        atexit.register(lambda: print(*sys.modules))
+        runpy.run_module('SSLRemoteSensing', run_name='__main__')"""
+    command = [sys.executable, "-c", code, *words.split(), "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    expected = {WORDS[words]} | ({"show"} if words.startswith("show ") else set())
+    room = "SSLRemoteSensing.commands."
+    assert {name for name in loaded if name.startswith(room)} == {f"{room}{x}" for x in expected}
+    assert "torch" not in loaded
 
 
 MODULE = "python -m SSLRemoteSensing"
@@ -130,10 +128,8 @@ def test_the_next_command_is_named_as_this_one_was_started(monkeypatch, start, t
     assert console.command_line("train.py", "--set", "a=1") == f"{train} --set a=1"
     assert console.this_command() == f"{this} --input 'a b.tif'"
     assert console.this_command(["--help"]) == f"{this} --help"
-    assert console.argv_words() == [*start.split(), "--input", "a b.tif"]
     sentence = "not finished; run tools/prepare.py, /my/train.py is left"
-    is_script = start.endswith(".py")
-    prepare = "tools/prepare.py" if is_script else "sslrs prepare"
+    prepare = "tools/prepare.py" if start.endswith(".py") else "sslrs prepare"
     assert console.as_started(sentence) == sentence.replace("tools/prepare.py", prepare)
 
 
@@ -155,20 +151,39 @@ def test_sigterm_stops_as_ctrl_c_and_says_what_is_kept(capsys):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_wheel_has_the_commands_and_no_tools(tmp_path):
+def test_a_wheel_has_the_commands_and_templates_and_no_tools(run, seg_config, tmp_path):
     pytest.importorskip("setuptools", minversion="77", reason="builds the wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
     # A copy: setuptools would leave its build folder in the checkout.
     tree = tmp_path / "tree"
     tree.mkdir()
     for name in ("SSLRemoteSensing", "pyproject.toml", "README.md", "LICENSE", "tools"):
         (tree / name).symlink_to(ROOT / name)
-    command += ["--quiet", "--wheel-dir", str(tmp_path), str(tree)]
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
+    command += ["--wheel-dir", str(tmp_path), str(tree)]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         names = wheel.namelist()
         entry = next(name for name in names if name.endswith("entry_points.txt"))
         assert "sslrs = SSLRemoteSensing.__main__:main" in wheel.read(entry).decode()
+        wheel.extractall(tmp_path / "site")
     assert {f"SSLRemoteSensing/commands/{module}.py" for module in WORDS.values()} <= set(names)
     assert "SSLRemoteSensing/__main__.py" in names
     assert not [name for name in names if name.startswith(("tools", "tests", "configs"))]
+
+    seg_config["train_cfg"]["num_step"] = 1
+    done = run("finetune_seg.py", seg_config, "--backbone", "random")
+    assert done.returncode == 0, done.stderr
+    folder, card = tmp_path / "seg", tmp_path / "card/README.md"
+    (folder / "report.html").unlink()
+    card.parent.mkdir()
+    export = ["--checkpoint", folder / "best.pth", "--format", "torchvision", "--output"]
+    for words in (["report", folder], ["export", *export, card.parent / "backbone.pth"]):
+        line = [sys.executable, "-P", "-W", "error::ImportWarning", "-c", OF_THE_WHEEL, *words]
+        settings = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+        done = subprocess.run(
+            [str(word) for word in line],
+            cwd=tmp_path, env=settings, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert "<h1>" in (folder / "report.html").read_text()
+    assert "load_state_dict" in card.read_text()

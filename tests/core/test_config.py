@@ -140,41 +140,26 @@ def test_a_modern_config_differs_from_the_published_one_in_what_it_names(modern,
     assert {path for path, _, _ in differences(*configs)} - {"name"} == MODERN | more
 
 
-MISSPELT = [
-    ("backbone_cgf", "backbone_cfg"),
-    ("backbone_cfg.in_chanels", "in_channels"),
-    ("inpainting_head_cfg.feat_chanels", "feat_channels"),
-    ("agr_head_cfg.num_clases", "num_classes"),
-    ("examplar_head_cfg.out_chanels", "out_channels"),
-    ("train_cfg.batchsize", "batch_size"),
-    ("train_cfg.optimizer.lrr", "lr"),
-    ("train_cfg.lr_schedule.gama", "gamma"),
-    ("train_cfg.checkpoints.save_steps", "save_step"),
-    ("train_cfg.log.log_steps", "log_step"),
-    ("train_cfg.losses.factor", "factors"),
-    ("train_cfg.losses.ExamplarLoss.temprature", "temperature"),
-    ("train_cfg.train_data.img_sise", "img_size"),
-    ("train_cfg.train_data.inpainting_transforms_cfg.hues", "hue"),
-    ("train_cfg.train_data.pre_transforms_cfg.Rotate.angel", "angle"),
-    ("train_cfg.train_data.agr_transforms_cfg.shortcut_cfgs", "shortcut_cfg"),
-    ("train_cfg.train_data.agr_transforms_cfg.shortcut_cfg.ColorJitter.contrst", "contrast"),
-]
-
-
-MISSPELT_SEGMENTATION = [
-    ("clases", "classes"),
-    ("palete", "palette"),
-    ("backbone_cfg.pretraned", "pretrained"),
-    ("decoder_cfg.feat_chanels", "feat_channels"),
-    ("train_cfg.val_dat", "val_data"),
-    ("train_cfg.backbone_lr_facto", "backbone_lr_factor"),
-    ("train_cfg.train_data.label_pth", "label_path"),
-    ("train_cfg.train_data.jitter.brightnes", "brightness"),
-    ("train_cfg.val_data.hash_rang", "hash_range"),
-    ("train_cfg.loss.class_weight", "class_weights"),
-    ("train_cfg.optimizer.weight_deca", "weight_decay"),
-    ("train_cfg.lr_schedule.warmup_step", "warmup_steps"),
-]
+# Keys at every depth of the two trees.
+KEYS = {
+    "pretext": """
+        backbone_cfg backbone_cfg.in_channels inpainting_head_cfg.feat_channels
+        agr_head_cfg.num_classes examplar_head_cfg.out_channels train_cfg.batch_size
+        train_cfg.optimizer.lr train_cfg.lr_schedule.gamma train_cfg.checkpoints.save_step
+        train_cfg.log.log_step train_cfg.losses.factors train_cfg.losses.ExamplarLoss.temperature
+        train_cfg.train_data.img_size train_cfg.train_data.inpainting_transforms_cfg.hue
+        train_cfg.train_data.pre_transforms_cfg.Rotate.angle
+        train_cfg.train_data.agr_transforms_cfg.shortcut_cfg
+        train_cfg.train_data.agr_transforms_cfg.shortcut_cfg.ColorJitter.contrast
+    """,
+    "segmentation": """
+        classes palette backbone_cfg.pretrained decoder_cfg.feat_channels train_cfg.val_data
+        train_cfg.backbone_lr_factor train_cfg.train_data.label_path
+        train_cfg.train_data.jitter.brightness train_cfg.val_data.hash_range
+        train_cfg.loss.class_weights train_cfg.optimizer.weight_decay
+        train_cfg.lr_schedule.warmup_steps
+    """,
+}
 
 
 @pytest.fixture
@@ -193,39 +178,27 @@ def refusal(pretext_config, seg_config):
     return refused
 
 
-@pytest.mark.parametrize(
-    ("tree", "path", "meant"),
-    [
-        *(("pretext", *case) for case in MISSPELT),
-        *(("segmentation", *case) for case in MISSPELT_SEGMENTATION),
-    ],
-)
-def test_a_misspelt_key_is_named_with_the_nearest_at_every_depth(refusal, tree, path, meant):
-    where, _, key = path.rpartition(".")
+@pytest.mark.parametrize(("tree", "path"), [(k, path) for k in KEYS for path in KEYS[k].split()])
+@pytest.mark.parametrize("way", ["left out", "twice"])
+def test_a_misspelt_key_is_named_with_the_nearest_at_every_depth(refusal, tree, path, way):
+    """Of its letters the last but one is missing, or the last stands there twice."""
+    where, _, meant = path.rpartition(".")
+    key = meant + meant[-1] if way == "twice" or len(meant) < 3 else meant[:-2] + meant[-1]
     text = f"{where}: unknown key '{key}', did you mean '{meant}'?".lstrip(": ")
-    assert text in refusal(tree, f"{path}=1")
+    assert text in refusal(tree, f"{where}.{key}=1".lstrip("."))
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "name",
-        "backbone_cfg",
-        "backbone_cfg.name",
-        "agr_head_cfg.num_classes",
-        "train_cfg.batch_size",
-        "train_cfg.optimizer.name",
-        "train_cfg.train_data.data_path",
-        "train_cfg.train_data.pre_transforms_cfg.Rotate.name",
-        "train_cfg.log.log_path",
-    ],
-)
+REQUIRED = """
+    name backbone_cfg backbone_cfg.name agr_head_cfg.num_classes train_cfg.batch_size
+    train_cfg.optimizer.name train_cfg.train_data.data_path train_cfg.log.log_path
+    train_cfg.train_data.pre_transforms_cfg.Rotate.name
+"""
+
+
+@pytest.mark.parametrize("path", REQUIRED.split())
 def test_a_missing_key_is_named_at_every_depth(pretext_config, path):
     *parents, key = path.split(".")
-    owner = pretext_config
-    for parent in parents:
-        owner = owner[parent]
-    del owner[key]
+    del functools.reduce(dict.get, parents, pretext_config)[key]
     with pytest.raises(UserError, match=f"missing key '{key}'") as error:
         check_pretext(pretext_config)
     assert ".".join(parents) in str(error.value)
@@ -279,26 +252,22 @@ def test_all_mistakes_are_reported_at_once(refusal):
 HEADS = ("inpainting_head_cfg", "agr_head_cfg", "examplar_head_cfg")
 
 
-@pytest.mark.parametrize("kept", range(1, 8))
+@pytest.mark.parametrize("chosen", range(8))
 @pytest.mark.parametrize("absent", ["none", "deleted"])
-def test_any_subset_of_the_heads_trains(pretext_config, kept, absent):
+def test_any_subset_of_the_heads_trains_but_none(pretext_config, chosen, absent):
     for bit, head in enumerate(HEADS):
-        if not kept >> bit & 1:
-            if absent == "none":
-                pretext_config[head] = None
-            else:
+        if not chosen >> bit & 1:
+            pretext_config[head] = None
+            if absent == "deleted":
                 del pretext_config[head]
+    if not chosen:
+        with pytest.raises(UserError, match="at least one of inpainting_head_cfg"):
+            build_pretext(pretext_config)
+        return
     check_pretext(pretext_config)
     net = build_pretext(pretext_config)
     present = [net.inpainting_head, net.agr_head, net.exemplar_head]
-    assert [head is not None for head in present] == [bool(kept >> bit & 1) for bit in range(3)]
-
-
-def test_no_head_at_all_is_refused(pretext_config):
-    for head in HEADS:
-        pretext_config[head] = None
-    with pytest.raises(UserError, match="at least one of inpainting_head_cfg"):
-        build_pretext(pretext_config)
+    assert [head is not None for head in present] == [bool(chosen >> bit & 1) for bit in range(3)]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ import pytest
 from conftest import ROOT, draw_tiles
 
 from SSLRemoteSensing.core import console
-from SSLRemoteSensing.core.errors import run_command
+from SSLRemoteSensing.core.errors import note_ctrl_c, run_command
 from SSLRemoteSensing.training.logger import on_the_bar
 
 # Every command with flags, and those whose help may load torch: their networks are classes there.
@@ -149,10 +149,8 @@ def test_a_terminal_has_colours_and_a_bar_that_goes_away():
     status, said = on_a_terminal([sys.executable, "-c", BARS, "0.1"])
     assert status == 2
     assert re.search(r"counting: +\d+%\|.*/16 \[.*file", said)
-    assert "\x1b[33mwarning:\x1b[0m odd" in said
-    assert "\x1b[1;31merror:\x1b[0m nothing: is wrong; mend it" in said
-    assert "\x1b[1mresults:\x1b[0m a b.json" in said
-    assert "\x1b[1mnext:\x1b[0m python train.py --config_file 'a b.py'" in said
+    for word, style in (("warning", 33), ("error", "1;31"), ("results", 1), ("next", 1)):
+        assert f"\x1b[{style}m{word}:\x1b[0m " in said
     assert seen(said) == [LINES[0], WARNINGS[0], *LINES[1:], WARNINGS[1]]
 
 
@@ -224,41 +222,24 @@ def test_a_broken_pipe_of_something_else_is_a_defect():
         run_command(main)
 
 
-@pytest.mark.parametrize(
-    ("raised", "status"), [((), 130), ((signal.SIGTERM,), 143)], ids=["SIGINT", "SIGTERM"]
-)
-def test_ctrl_c_is_one_line_and_its_status(capsys, raised, status):
-    def main():
-        raise KeyboardInterrupt(*raised)
-
-    with pytest.raises(SystemExit) as end:
-        run_command(main, "stopped; go on")
-    assert end.value.code == status
-    assert capsys.readouterr() == ("", "stopped; go on\n")
-
-
 @pytest.mark.parametrize("presses", [True, False])
-def test_ctrl_c_that_a_library_makes_another_error_of_is_one_line_too(presses):
+def test_ctrl_c_that_a_library_makes_another_error_of_is_one_line_too(capsys, presses):
     """As NumPy does while it is imported: a RecursionError."""
-    code = (
-        "import contextlib, os, signal\n"
-        "from SSLRemoteSensing.core.errors import run_command\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "def main():\n"
-        "    with contextlib.suppress(KeyboardInterrupt):\n"
-        f"        os.kill(os.getpid(), signal.SIGINT if {presses} else 0)\n"
-        "    raise RecursionError('half imported')\n"
-        "run_command(main, 'stopped; go on')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    if presses:
-        assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped; go on\n")
-    else:
-        assert done.returncode == 1
-        assert "RecursionError: half imported" in done.stderr
+    number = signal.SIGINT if presses else 0
+
+    def main():
+        signal.signal(signal.SIGINT, note_ctrl_c)
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        raise RecursionError("half imported")
+
+    with pytest.raises(SystemExit if presses else RecursionError) as end:
+        run_command(main, "stopped; go on")
+    assert str(end.value) == ("130" if presses else "half imported")
+    assert capsys.readouterr() == ("", "stopped; go on\n" if presses else "")
 
 
-def test_ctrl_c_while_a_tool_works_is_130(tmp_path):
+def test_ctrl_c_while_a_tool_works_is_one_line_and_130(tmp_path):
     scenes = tmp_path / "scenes"
     command = [sys.executable, "tools/make_demo_scenes.py", "--output", str(scenes)]
     command += ["--size", "600", "--scenes", "38"]
@@ -280,59 +261,46 @@ def test_the_bar_of_training_fits_eighty_columns():
     assert on_the_bar(values | {"loss": 0.25}) == "epoch 12, loss 0.25"
 
 
-FILES = ("backbone", "card", "figures", "results", "weights", "tiles", "maps", "scenes", "config")
-
-
-def summary(text: str) -> dict[str, str]:
+def summary(text: str) -> list[tuple[str, str]]:
     """The lines `key: value` whose value begins with a file, and `next`."""
-    pairs = (line.partition(": ") for line in text.splitlines())
-    return {key: value for key, colon, value in pairs if colon and key in (*FILES, "next")}
+    keys = "backbone|card|figures|results|weights|tiles|maps|scenes|config|picture|next"
+    return re.findall(rf"^({keys}): (.*)", text, re.M)
 
 
 def test_the_closing_lines_of_each_command_name_files_and_commands_that_exist(
-    run, parser_of, pretext_config, seg_config, tmp_path
+    run, parser_of, pretext_config, seg_config, tiles, tmp_path
 ):
     """The whole way: each command is told by the one before it what to run."""
     pretext_config["train_cfg"] |= dict(num_epoch=None, num_step=1)
     seg_config["train_cfg"] |= dict(num_step=1)
     scene = draw_tiles(tmp_path / "scene", 1) / "images/tile_000.jpg"
-    seg = tmp_path / "seg"
+    mine, best = tmp_path / "mine", tmp_path / "seg/best.pth"
+    predict = f"--checkpoint {best} --input {scene} --output {tmp_path}/map.tif --tile 64"
+    export = f"--checkpoint {best} --format timm --output {tmp_path}/out/net.pth"
+    prepare = f"folder --source {tiles} --output {mine} --classes other building --tile 64"
     ways = [
-        ("tools/doctor.py", pretext_config, ["--workers", "1"]),
-        ("train.py", pretext_config, []),
-        ("finetune_seg.py", seg_config, ["--backbone", str(tmp_path / "run/backbone.pth")]),
-        ("tools/predict.py", None, ["--checkpoint", str(seg / "best.pth"), "--input", str(scene),
-                                    "--output", str(tmp_path / "map.tif"), "--tile", "64"]),
-        ("tools/export.py", None, ["--checkpoint", str(seg / "best.pth"), "--format", "timm",
-                                   "--output", str(tmp_path / "out/net.pth")]),
+        ("tools/doctor.py", pretext_config, "--workers 1", "next"),
+        ("train.py", pretext_config, "", "backbone card figures next"),
+        ("finetune_seg.py", seg_config, f"--backbone {tmp_path}/run/backbone.pth",
+         "results weights next"),
+        ("tools/predict.py", None, predict, "maps"),
+        ("tools/export.py", None, export, "weights card"),
+        ("tools/prepare.py", None, prepare, "tiles next"),
+        ("tools/show_labels.py", None, None, "picture"),
     ]  # fmt: skip
-    wanted = [{"next"}, {"backbone", "card", "figures", "next"}, {"results", "weights", "next"}]
-    wanted += [{"maps"}, {"weights", "card"}]
-    for (command, config, words), keys in zip(ways, wanted, strict=True):
-        done = run(command, config, *words)
+    told = []
+    for command, config, flags, keys in ways:
+        done = run(command, config, *(told[-2][1] if flags is None else flags.split()))
         assert done.returncode == 0, done.stderr
         assert not CONTROL.search(done.stdout + done.stderr), command
         found = summary(done.stdout)
-        assert set(found) == keys, done.stdout
-        for key in keys - {"next"}:
-            assert Path(found[key].partition(",")[0]).exists(), (command, found[key])
-        if "next" in keys:
-            _, script, *arguments = shlex.split(found["next"])
-            parser_of(script).parse_args(arguments)
-
-
-def test_prepare_says_what_to_look_at_next(run, parser_of, tiles, tmp_path):
-    output = tmp_path / "mine"
-    flags = ["--output", str(output), "--classes", "other", "building", "--tile", "64"]
-    done = run("tools/prepare.py", None, "folder", "--source", str(tiles), *flags)
-    assert done.returncode == 0, done.stderr
-    assert f"\ntiles: {output}\n" in done.stdout
-    told = [line.removeprefix("next: ") for line in done.stdout.splitlines() if "next: " in line]
-    commands = [shlex.split(line)[1:] for line in told]
-    assert [command[0] for command in commands] == ["tools/show_labels.py", "tools/doctor.py"]
-    for script, *words in commands:
-        parser_of(script).parse_args(words)
-    done = run("tools/show_labels.py", None, *commands[0][1:])
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith(f"\npicture: {output}_labels.png\n")
-    assert Path(f"{output}_labels.png").exists()
+        assert {key for key, _ in found} == set(keys.split()), done.stdout
+        for key, value in found:
+            if key == "next":
+                _, script, *words = shlex.split(value)
+                parser_of(script).parse_args(words)
+                told.append((script, words))
+            else:
+                assert Path(value.partition(",")[0]).exists(), (command, value)
+    assert [script for script, _ in told[-2:]] == ["tools/show_labels.py", "tools/doctor.py"]
+    assert value == f"{mine}_labels.png"

@@ -2,32 +2,27 @@
 same with it."""
 
 import contextlib
-import io
-import json
 import re
-import runpy
 import subprocess
-import sys
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, fit_task
-from drawn import draw_classes, draw_potsdam, prepare, write_png
+from calls import command
+from conftest import ROOT
+from drawn import draw_classes, draw_potsdam, prepared, write_png
 from preloaded import python
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
-from tiny_run import TinyNet, at_call, entries, interrupt_at
+from tiny_run import at_call, entries, interrupt_at, moved, train
 from torch import nn
 from torch.nn import functional as F
 
-from SSLRemoteSensing.core.errors import UserError, run_command
+from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.file_lists import stem
-from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
 from SSLRemoteSensing.data.subsets import scene_of
 from SSLRemoteSensing.evaluation.linear_classifier import (
     L2,
@@ -35,17 +30,16 @@ from SSLRemoteSensing.evaluation.linear_classifier import (
     pixel_classes,
     pixel_features,
 )
-from SSLRemoteSensing.evaluation.linear_probe import LinearProbe, ProbeSettings
+from SSLRemoteSensing.evaluation.linear_probe import LinearProbe
+from SSLRemoteSensing.evaluation.probe_tiles import ProbeSettings
 from SSLRemoteSensing.models.backbones import BLOCKS
 from SSLRemoteSensing.models.heads import AGPHead, Decoder, ExamplarHead
 from SSLRemoteSensing.models.pretext import PretextNet, pretext_losses
 from SSLRemoteSensing.models.pretrained import BACKBONES
 from SSLRemoteSensing.training.run import Run
-from SSLRemoteSensing.training.settings import LoopSettings
 from SSLRemoteSensing.training.task import Seen
 from SSLRemoteSensing.training.tensorboard import charts, tag
 from SSLRemoteSensing.workflows.monitor import EpochProbe
-from SSLRemoteSensing.workflows.pretraining import check_pretext, open_probe
 
 CLASSES = ("ground", "roof", "water")
 
@@ -77,10 +71,8 @@ def draw_three(folder: Path, names, size=64, not_scored=()) -> Path:
 
 def probe_of(folder: Path, classes=CLASSES, **changes) -> LinearProbe:
     paths = dict(image_path=str(folder / "images"), label_path=str(folder / "labels"))
-    small = dict(classes=classes, img_size=64, train_tiles=6, val_tiles=6, pixels=64)
-    given = paths | small | changes
-    side = given.pop("img_size")
-    return LinearProbe(ProbeSettings(**given), img_size=side)
+    small = dict(classes=classes, train_tiles=6, val_tiles=6, pixels=64)
+    return LinearProbe(ProbeSettings(**paths | small | changes), img_size=64)
 
 
 @pytest.fixture(scope="module")
@@ -95,20 +87,16 @@ def probe_cfg(tiles) -> dict:
     return paths | dict(classes=("other", "roof"), train_tiles=4, val_tiles=4, pixels=32)
 
 
-def test_features_that_hold_the_label_score_one(three):
-    found = probe_of(three).score(Shown(lambda images: images))
+def test_features_with_the_label_score_one_and_constant_ones_the_most_frequent_class(three):
+    probe = probe_of(three)
+    found = probe.score(Shown(lambda images: images))
     assert found["miou"] == found["oa"] == 1
     assert [one["iou"] for one in found["per_class"].values()] == [1, 1, 1]
     assert found["pixels"] == 3 * 64 * 64  # a third of nine tiles
-
-
-def test_constant_features_score_as_the_most_frequent_class_everywhere(three):
-    probe = probe_of(three)
     found = probe.score(Shown(torch.ones_like))
-    share = float((probe.scored_labels == 0).float().mean())
-    assert found["oa"] == pytest.approx(share)
-    assert [one["iou"] for one in found["per_class"].values()] == [pytest.approx(share), 0, 0]
-    assert found["miou"] == pytest.approx(share / 3)
+    share = pytest.approx(float((probe.scored_labels == 0).float().mean()))
+    assert [one["iou"] for one in found["per_class"].values()] == [share, 0, 0]
+    assert (found["oa"], 3 * found["miou"]) == (share, share)
 
 
 def test_features_of_a_pixel_are_those_of_the_enlarged_maps():
@@ -147,28 +135,20 @@ def test_the_classifier_is_the_least_of_its_loss():
 
 
 def test_pixels_that_are_not_scored_are_neither_fitted_on_nor_scored(tmp_path):
-    names = [f"tile{i}" for i in range(9)]
-    folder = draw_three(tmp_path, names, not_scored=range(16, 64))
+    """Nor are tiles without any other fitted on."""
+    folder = draw_three(tmp_path, [f"tile{i}" for i in range(9)], not_scored=range(16, 64))
     probe = probe_of(folder)
-    x = (probe.places[..., 0] + 1) / 2 * 64
-    assert (x < 16).all()
+    assert ((probe.places[..., 0] + 1) / 2 * 64 < 16).all()
     assert (probe.labels < 3).all()
-    beside = torch.zeros(64, dtype=torch.bool)
-    beside[:16] = True
+    beside = torch.arange(64) < 16
     found = probe.score(Shown(lambda images: images * beside))
-    assert found["pixels"] == 3 * 64 * 16
-    assert found["miou"] == 1
-
-
-def test_tiles_without_labelled_pixels_are_not_fitted_on(tmp_path):
-    folder = draw_three(tmp_path, [f"tile{i}" for i in range(9)])
-    first = probe_of(folder)
-    for file in first.fitted[:2]:
+    assert (found["pixels"], found["miou"]) == (3 * 64 * 16, 1)
+    for file in probe.fitted[:2]:
         write_png(folder / f"labels/{Path(file).name}", np.full((64, 64), 255, np.uint8))
     again = probe_of(folder)
-    assert again.fitted == first.fitted
-    assert len(again.images) == len(again.places) == len(first.images) - 2
-    assert torch.equal(again.images, first.images[2:])
+    assert again.fitted == probe.fitted
+    assert len(again.places) == len(probe.images) - 2
+    assert torch.equal(again.images, probe.images[2:])
 
 
 def test_random_weights_are_scored_with_statistics_of_their_own_features(tiles, monkeypatch):
@@ -205,10 +185,8 @@ def test_random_weights_are_scored_with_statistics_of_their_own_features(tiles, 
 @pytest.mark.parametrize("count", [1, 9])
 def test_random_weights_are_scored_on_tiles_of_one_pixel_in_the_last_map(tmp_path, count):
     """Of which batch normalization has no variance where a tile is alone in its batch."""
-    probe = probe_of(
-        draw_three(tmp_path, [f"tile{i}" for i in range(14)], size=32), img_size=32,
-        train_tiles=count, val_tiles=1,
-    )  # fmt: skip
+    folder = draw_three(tmp_path, [f"tile{i}" for i in range(14)], size=32)
+    probe = probe_of(folder, crop_size=32, train_tiles=count, val_tiles=1)
     assert len(probe.images) == count
     assert 0 <= probe.score(Pyramid())["miou"] <= 1
 
@@ -227,10 +205,7 @@ def test_a_probe_and_its_score_are_the_same_each_time(tiles):
 def test_tiles_fitted_on_and_scored_share_no_scene(tmp_path, seed):
     names = [f"{scene}_{y}_{x}" for scene in "abcdef" for y in (0, 64) for x in (0, 64)]
     probe = probe_of(draw_three(tmp_path, names), seed=seed)
-    fitted, scored = (
-        {scene_of(stem(file)) for file in part} for part in (probe.fitted, probe.scored)
-    )
-    assert (len(fitted), len(scored)) == (4, 2)
+    fitted, scored = (set(map(scene_of, map(stem, part))) for part in (probe.fitted, probe.scored))
     assert not fitted & scored
     assert "6 tiles of 4 scenes, scored on 6 tiles of 2 scenes" in probe.describe()
 
@@ -247,17 +222,15 @@ def test_tiles_of_one_scene_are_divided_one_by_one_or_as_val_format_says(three):
 
 def test_a_prepared_set_gives_its_train_part_and_classes(tmp_path):
     draw_potsdam(tmp_path / "source", size=(96, 96))
-    prepared = tmp_path / "prepared"
-    done = prepare("potsdam", "--source", tmp_path / "source", "--output", prepared)
-    assert (prepared / "dataset.json").exists(), done.stderr
-    probe = LinearProbe(
-        ProbeSettings(path=str(prepared), train_tiles=4, val_tiles=4, pixels=16), img_size=32
-    )
+    prepared(tmp_path, "potsdam")
+    root = tmp_path / "out"
+    settings = ProbeSettings(path=str(root), train_tiles=4, val_tiles=4, pixels=16)
+    probe = LinearProbe(settings, img_size=32)
     assert len(probe.classes) == 6
     for file in probe.fitted + probe.scored:
-        assert Path(file).parent == prepared / "images/train"
+        assert Path(file).parent == root / "images/train"
     assert "of 1 scenes" in probe.describe()
-    test = dict(image_path=f"{prepared}/images/test", label_path=f"{prepared}/labels/test")
+    test = dict(image_path=f"{root}/images/test", label_path=f"{root}/labels/test")
     with pytest.raises(UserError, match="is the test part of"):
         LinearProbe(ProbeSettings(**test, classes=probe.classes), img_size=32)
 
@@ -267,7 +240,7 @@ def test_a_prepared_set_gives_its_train_part_and_classes(tmp_path):
     [
         (dict(image_path="nowhere"), "image_path nowhere: no such folder or list"),
         (dict(label_path="nowhere"), "label_path nowhere: no such folder"),
-        (dict(label_path=None), "missing key 'label_path'"),
+        (dict(label_path=None), "both image_path and label_path"),
         (dict(path="nowhere", image_path=None, label_path=None), "path nowhere: no dataset.json"),
         (dict(path="nowhere"), "give either path"),
         (dict(classes=None), "name the classes"),
@@ -287,14 +260,6 @@ def test_mistakes_are_named_in_one_line(three, changes, said):
         probe_of(three, **changes)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def test_a_misspelt_key_of_the_probe_is_named(pretext_config, probe_cfg):
-    pretext_config["train_cfg"]["probe"] = probe_cfg
-    check_pretext(pretext_config)
-    pretext_config["train_cfg"]["probe"] = probe_cfg | dict(evry=2)
-    with pytest.raises(UserError, match=r"train_cfg.probe: unknown key 'evry', did you mean 'ev"):
-        check_pretext(pretext_config)
 
 
 class Pyramid(nn.Module):
@@ -329,59 +294,39 @@ def pretext_net() -> PretextNet:
     return PretextNet(backbone, *heads, pretext_losses())
 
 
-def pretrain(config: dict, folder: Path, probe: dict | None, seed=0, **changes) -> PretextNet:
-    """As train.py does; 2 epochs of 2 steps unless said."""
-    train_cfg = config["train_cfg"] | dict(num_epoch=2, batch_size=12, seed=seed) | changes
-    train_cfg["checkpoints"] = dict(checkpoints_path=str(folder))
-    train_cfg["log"] = dict(log_path=str(folder / "log"), log_step=2)
-    train_cfg.pop("losses")
-    torch.manual_seed(seed)
-    model = pretext_net()
-    dataset = PretextDataset(PretextSettings(**train_cfg.pop("train_data")), seed=seed)
-    settings, side = LoopSettings(**train_cfg), dataset.settings.img_size
-    monitor = probe and open_probe(probe, model, settings, side)
-    fit_task(model, dataset, collate, **train_cfg, probe=monitor)
-    return model
+def pretrain(config: dict, folder: Path, probe: dict | None) -> None:
+    """2 epochs of 2 steps."""
+    torch.manual_seed(0)
+    net = pretext_net()
+    monitor = probe and EpochProbe(LinearProbe(ProbeSettings(**probe), img_size=32), net.backbone)
+    train(moved(config, folder), build=lambda _: net, probe=monitor, num_epoch=2, batch_size=12)
 
 
 def test_training_is_the_same_bit_for_bit_with_a_probe(pretext_config, probe_cfg, tmp_path):
     """Statistics of batch normalization and dropout's generator included."""
     folders = tmp_path / "without", tmp_path / "with"
-    models = [
+    states = []
+    for folder, probe in zip(folders, (None, probe_cfg), strict=True):
         pretrain(pretext_config, folder, probe)
-        for folder, probe in zip(folders, (None, probe_cfg), strict=True)
-    ]
-    for (name, one), two in zip(
-        models[0].state_dict().items(), models[1].state_dict().values(), strict=True
-    ):
-        assert torch.equal(one, two), name
-    states = [torch.load(folder / "latest.pth", weights_only=True) for folder in folders]
-    draws = [state["processes"][0]["random"]["cpu"] for state in states]
-    assert torch.equal(*draws)
-    texts = [(folder / "log/metrics.jsonl").read_text() for folder in folders]
-    logs = [[json.loads(line) for line in text.splitlines()] for text in texts]
+        states.append(torch.load(folder / "latest.pth", weights_only=True))
+    for name, weights in states[0]["model"].items():
+        assert torch.equal(weights, states[1]["model"][name]), name
+    assert torch.equal(*(state["processes"][0]["random"]["cpu"] for state in states))
+    logs = [entries(moved(pretext_config, folder)) for folder in folders]
     assert [one["loss"] for one in logs[0]] == [one["loss"] for one in logs[1] if "loss" in one]
     probed = [one for one in logs[1] if "probe_miou" in one]
     assert [(one["step"], one["epoch"]) for one in probed] == [(0, 0), (2, 0), (4, 1)]
     keys = {"probe_miou", "probe_oa", "probe_iou_other", "probe_iou_roof", "probe_seconds"}
     assert set(probed[0]) == keys | {"step", "epoch"}
     assert set(probed[1]) == set(probed[0]) | {"probe_share"}
-    assert (
-        0
-        < probed[2]["probe_miou"]
-        == pytest.approx((probed[2]["probe_iou_other"] + probed[2]["probe_iou_roof"]) / 2)
-    )
+    ious = probed[2]["probe_iou_other"], probed[2]["probe_iou_roof"]
+    assert 0 < probed[2]["probe_miou"] == pytest.approx(sum(ious) / 2)
 
 
 def run_tiny(config: dict, sabotage=None, every=1, **changes) -> list[tuple[int, bool]]:
     """Train TinyNet with a probe that gives a figure; after which epochs, and whether at the end,
     it was asked."""
-    train_cfg = config["train_cfg"] | changes
-    settings = {k: v for k, v in train_cfg.items() if k not in ("losses", "train_data")}
-    torch.manual_seed(0)
-    model, calls = TinyNet(), []
-    if sabotage:
-        sabotage(model)
+    calls = []
 
     class Counting(EpochProbe):
         def measure(self, place):
@@ -390,8 +335,7 @@ def run_tiny(config: dict, sabotage=None, every=1, **changes) -> list[tuple[int,
             return Seen({"probe_miou": epochs / 10}, {"probe": "it is dear"})
 
     probe = Counting(SimpleNamespace(score=print, settings=SimpleNamespace(every=every)), None)
-    dataset = PretextDataset(PretextSettings(**train_cfg["train_data"]))
-    fit_task(model, dataset, collate, **settings, probe=probe)
+    train(config, sabotage, probe=probe, **changes)
     return calls
 
 
@@ -509,33 +453,11 @@ def test_two_processes_probe_once_and_end(pretext_config, probe_cfg, tmp_path):
     assert probed_steps(pretext_config) == [0, 2]
 
 
-def test_a_wrong_folder_ends_the_command_in_one_line(run, pretext_config, probe_cfg):
-    pretext_config["train_cfg"]["probe"] = probe_cfg | dict(label_path="nowhere")
-    done = run("train.py", pretext_config, "--dry_run")
-    assert done.returncode == 2
-    assert done.stderr == "error: train_cfg.probe: label_path nowhere: no such folder\n"
+def probe_tool(config: dict, folder: Path, *flags: str) -> int:
+    return command("tools/probe.py", config, folder, "--backbone", *flags)
 
 
-def probe_tool(config: dict, tmp_path: Path, *arguments: str) -> tuple[int, str, str]:
-    """tools/probe.py in this process: status, stdout, stderr."""
-    file = tmp_path / "probe_config.py"
-    file.write_text(f"config = {config!r}\n")
-    given = ["tools/probe.py", "--config_file", str(file), *arguments]
-    tool = runpy.run_path(str(ROOT / "tools/probe.py"))
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        mock.patch.object(sys, "argv", given),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        try:
-            run_command(tool["main"])
-        except SystemExit as stop:
-            return stop.code, out.getvalue(), err.getvalue()
-    return 0, out.getvalue(), err.getvalue()
-
-
-def test_the_tool_scores_random_weights_and_files(pretext_config, probe_cfg, tmp_path):
+def test_the_tool_scores_random_weights_and_files(pretext_config, probe_cfg, tmp_path, capsys):
     """With all maps, and with those alone that are named."""
     pretext_config["train_cfg"]["probe"] = probe_cfg
     torch.manual_seed(3)
@@ -547,8 +469,8 @@ def test_the_tool_scores_random_weights_and_files(pretext_config, probe_cfg, tmp
         mious.append(found["miou"])
         for words in (["random", "--seed", "3"], [str(tmp_path / "weights.pth")]):
             words += ["--blocks", *blocks] if blocks else []
-            status, out, err = probe_tool(pretext_config, tmp_path, "--backbone", *words)
-            assert status == 0, err
+            assert probe_tool(pretext_config, tmp_path, *words) == 0
+            out = capsys.readouterr().out
             assert f"mIoU {100 * found['miou']:.2f}, OA {100 * found['oa']:.2f}, in %;" in out
             iou = f"{100 * found['per_class']['roof']['iou']:.2f}"
             assert re.search(rf"^roof +{iou} ", out, re.MULTILINE)
@@ -562,17 +484,20 @@ def test_the_tool_scores_random_weights_and_files(pretext_config, probe_cfg, tmp
         (["--draws", "0"], "--draws 0: must be at least 1"),
         (["--blocks", "block1"], "--blocks: 'block1' is no map of resnet18: block2, block3"),
         (["--set", "train_cfg.probe=None"], "train_cfg.probe: is missing in the config; set"),
+        (["--set", "train_cfg.probe.evry=2"], "train_cfg.probe: unknown key 'evry', did you mean"),
+        (["--set", "train_cfg.probe.label_path=gone"], "train_cfg.probe: label_path gone: no such"),
     ],
 )
-def test_a_mistake_of_the_tool_is_told(pretext_config, probe_cfg, tmp_path, words, said):
+def test_a_mistake_is_told_in_one_line(pretext_config, probe_cfg, tmp_path, capsys, words, said):
     pretext_config["train_cfg"]["probe"] = probe_cfg
-    status, _, err = probe_tool(pretext_config, tmp_path, "--backbone", "random", *words)
-    assert status == 2
+    assert probe_tool(pretext_config, tmp_path, "random", *words) == 2
+    err = capsys.readouterr().err
     assert err.startswith(f"error: {said}")
+    assert err.count("\n") == 1
 
 
 def test_the_tool_averages_over_draws_of_tiles_and_of_random_weights(
-    pretext_config, probe_cfg, tmp_path
+    pretext_config, probe_cfg, tmp_path, capsys
 ):
     pretext_config["train_cfg"]["probe"] = probe_cfg
     scores = []
@@ -580,9 +505,8 @@ def test_the_tool_averages_over_draws_of_tiles_and_of_random_weights(
         torch.manual_seed(5 + draw)
         probe = LinearProbe(ProbeSettings(**probe_cfg, seed=draw), img_size=32)
         scores.append(100 * probe.score(BACKBONES["resnet18"]())["miou"])
-    words = ("--backbone", "random", "--seed", "5", "--draws", "2")
-    status, out, err = probe_tool(pretext_config, tmp_path, *words)
-    assert status == 0, err
+    assert probe_tool(pretext_config, tmp_path, "random", "--seed", "5", "--draws", "2") == 0
+    out = capsys.readouterr().out
     mean, half = map(float, re.search(r"^mIoU +([\d.]+) ± ([\d.]+)$", out, re.MULTILINE).groups())
     assert mean == pytest.approx(sum(scores) / 2, abs=0.01)
     assert half == pytest.approx(12.7062 * abs(scores[0] - scores[1]) / 2, rel=1e-3)

@@ -59,11 +59,6 @@ def test_scores_equal_torchmetrics(seed):
     assert (ours["pixels"], ours["absent"]) == (sum(labelled), [])
 
 
-def test_rows_are_labels_and_columns_predictions():
-    counts = counted([[0, 1, 1, 2]], [[0, 0, 0, 1]], 3)
-    assert counts.tolist() == [[1, 2, 0], [0, 0, 1], [0, 0, 0]]
-
-
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
 def test_counts_are_int64_whatever_the_maps_are_and_batches_add_up(dtype):
     prediction, label = maps(0)
@@ -78,7 +73,9 @@ def test_counts_are_int64_whatever_the_maps_are_and_batches_add_up(dtype):
     assert counts.sum() == 3
 
 
-def test_ignored_pixels_count_nowhere():
+def test_rows_are_labels_columns_predictions_and_ignored_pixels_count_nowhere():
+    counts = counted([[0, 1, 1, 2, 255]], [[0, 0, 0, 1, 255]], 3)
+    assert counts.tolist() == [[1, 2, 0], [0, 0, 1], [0, 0, 0]]
     prediction, label = maps(0)
     elsewhere = torch.where(label == 255, 0, prediction)
     counts = counted(prediction, label, 5)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import draw_tiles
-from drawn import draw_potsdam, eroded, prepare, write_png
+from drawn import draw_potsdam, eroded, prepared, write_png
 from torch import nn
 
 from SSLRemoteSensing.core.errors import UserError
@@ -43,6 +43,12 @@ def scored(net, tiles, num_classes=6, **settings):
     return score(predict, opened, CPU), opened.number
 
 
+def open_tiles(folder: Path) -> SegmentationDataset:
+    """Tiles of no prepared set."""
+    paths = dict(image_path=str(folder / "images"), label_path=str(folder / "labels"))
+    return SegmentationDataset(TileSettings(**paths), num_classes=2)
+
+
 def scenes_of(tiles):
     return open_scenes(tiles, label_kinds(tiles))
 
@@ -56,10 +62,8 @@ def potsdam(request, tmp_path_factory):
     """A prepared set with both kinds of labels, and what was drawn."""
     folder = tmp_path_factory.mktemp("potsdam")
     drawn = draw_potsdam(folder / "source", SCENES, size=SIZE)
-    arguments = ("--source", folder / "source", "--output", folder / "tiles", "--labels", "both")
-    done = prepare("potsdam", *arguments, "--stride", request.param, tile=64)
-    assert done.returncode == 0, done.stderr + done.stdout
-    return folder / "tiles", drawn
+    prepared(folder, "potsdam", "--labels", "both", "--stride", request.param, tile=64)
+    return folder / "out", drawn
 
 
 def open_part(root, split="test", labels="labels", **more) -> SegmentationDataset:
@@ -82,16 +86,12 @@ def test_scenes_are_those_that_were_cut(potsdam, rows):
         ):
             parts = [mosaic.rows(y, min(rows, 150 - y)) for y in range(0, 150, rows)]
             assert np.array_equal(np.concatenate(parts), expected)
+            assert mosaic.strip.size == 0  # nothing is kept of a scene that was read
 
 
 def test_each_tile_is_read_once_when_tiles_lie_side_by_side(potsdam):
-    root, _ = potsdam
-    scene = scenes_of(open_part(root))[0]
-    read = []
-    image = scene.image
-    counting = TiledImage(
-        image.files, lambda file: read.append(file) or image.read(file), image.height, image.width
-    )
+    image, read = scenes_of(open_part(potsdam[0]))[0].image, []
+    counting = TiledImage(image.files, lambda file: read.append(file) or image.read(file), *SIZE)
     for y in range(0, 150, 10):
         counting.rows(y, 10)
     assert len(read) == len(set(read))
@@ -158,11 +158,11 @@ def test_the_middle_of_a_window_outweighs_its_border():
     assert (weights > 0).all()
     torch.testing.assert_close(weights[:32] + weights[32:], torch.ones(32))
     image = np.zeros((32, 96, 3), np.uint8)
-    strips = list(
-        predict_scene(
-            predict_with(Corner()), lambda y, h: image[y : y + h], 32, 96, 32, 0.5, 8, CPU
-        )
-    )
+
+    def rows(y, height):
+        return image[y : y + height]
+
+    strips = predict_scene(predict_with(Corner()), rows, 32, 96, 32, 0.5, 8, CPU)
     row = torch.cat([p for _, p in strips], 1)[1, 0]
     high, low = np.exp(4) / (1 + np.exp(4)), 0.5
     for x in (16, 20, 31):  # in the right half of the first window and the left of the second
@@ -170,13 +170,12 @@ def test_the_middle_of_a_window_outweighs_its_border():
         assert row[x].item() == pytest.approx(float(low * first + high * second), abs=1e-5)
 
 
-@pytest.mark.parametrize("size", [(32, 32), (24, 40)])
-def test_turns_and_flips_are_undone_and_averaged(size):
-    found = probabilities(Corner(), CPU, "fp32", torch.zeros(1, 3, *size), tta=True)[0, 1]
+def test_turns_and_flips_are_undone_and_averaged():
+    found = probabilities(Corner(), CPU, "fp32", torch.zeros(1, 3, 24, 40), tta=True)[0, 1]
     # By symmetry each quarter is 'upper left' in 2 of the 8 views.
     high = np.exp(4) / (1 + np.exp(4))
-    assert found.shape == size
-    torch.testing.assert_close(found, torch.full(size, (2 * high + 6 * 0.5) / 8), atol=1e-5, rtol=0)
+    expected = torch.full((24, 40), (2 * high + 6 * 0.5) / 8)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("view", range(8))
@@ -188,31 +187,30 @@ def test_the_eight_views_are_the_eight_of_a_square(view):
 
     class OneView(nn.Module):
         def logits(self, images):
-            return (
-                images[:, :2]
-                * torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
-                * torch.equal(images, seen)
-            )
+            second = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
+            return images[:, :2] * second * torch.equal(images, seen)
 
     found = probabilities(OneView(), CPU, "fp32", image, tta=True)[0, 1]
     expected = (torch.sigmoid(image[0, 0]) + 7 * 0.5) / 8
     torch.testing.assert_close(found, expected)
 
 
-def test_tiles_that_were_not_prepared_are_scenes_of_their_own(tmp_path):
-    draw_tiles(tmp_path, 3, size=64)
-    paths = dict(image_path=str(tmp_path / "images"), label_path=str(tmp_path / "labels"))
-    tiles = SegmentationDataset(TileSettings(**paths), num_classes=2)
-    scenes = scenes_of(tiles)
-    assert [(Path(s.name).stem, s.height, s.width) for s in scenes] == [
-        (f"tile_00{n}", 64, 64) for n in range(3)
-    ]
-    net = Pointwise(2)
-    by_windows, _ = scored(net, tiles, 2, window=40)
-    whole, number = scored(net, tiles, 2)
+@pytest.mark.parametrize("on", ["scenes", "tiles"])
+def test_tiles_that_were_not_prepared_are_scored_each_by_windows_or_whole(tmp_path, on):
+    tiles, shown = open_tiles(draw_tiles(tmp_path, 3, size=100)), []
+    scenes = [(Path(s.name).stem, s.height, s.width) for s in scenes_of(tiles)]
+    assert scenes == [(f"tile_00{n}", 100, 100) for n in range(3)]
+
+    class Watching(Pointwise):
+        def logits(self, images):
+            shown.append(images.shape)
+            return super().logits(images)
+
+    by_windows, number = scored(Watching(2), tiles, 2, on=on, window=64, batch_size=2)
+    assert all(len(shape) == 4 and shape[0] <= 2 and shape[2:] == (64, 64) for shape in shown)
+    whole, _ = scored(Pointwise(2), tiles, 2, on=on)
     assert torch.equal(by_windows["full"], whole["full"])
-    assert number == 3
-    assert list(whole) == ["full"]
+    assert (number, list(whole)) == (3 if on == "scenes" else None, ["full"])
 
 
 def test_scoring_tiles_counts_the_pixels_of_overlapping_tiles_twice(potsdam):
@@ -248,15 +246,6 @@ def test_a_tile_or_label_of_another_size_is_named(potsdam, tmp_path, folder, siz
         assert bad.name in str(error.value)
 
 
-def test_no_pixels_are_kept_of_a_scene_that_was_scored(potsdam):
-    root, _ = potsdam
-    for scene in scenes_of(open_part(root)):
-        for mosaic in (scene.image, *scene.labels.values()):
-            for y in range(0, 150, 50):
-                mosaic.rows(y, 50)
-                assert (mosaic.strip.size > 0) == (y < 100)
-
-
 def test_the_cost_of_opening_a_scene_does_not_grow_with_their_number(potsdam):
     root, _ = potsdam
 
@@ -283,8 +272,7 @@ def test_tiles_that_another_tool_cut_are_no_scenes_and_that_is_said(tmp_path, ca
     for place in ("0_0_64_64", "32_0_96_64"):
         write_png(tmp_path / f"images/2_10_{place}.png", np.zeros((64, 64, 3), np.uint8))
         write_png(tmp_path / f"labels/2_10_{place}.png", np.eye(64, dtype=np.uint8))
-    paths = dict(image_path=str(tmp_path / "images"), label_path=str(tmp_path / "labels"))
-    _, number = scored(Pointwise(2), SegmentationDataset(TileSettings(**paths), num_classes=2), 2)
+    _, number = scored(Pointwise(2), open_tiles(tmp_path), 2)
     assert number is None
     assert "scored tile by tile: where 2_10_0_0_64_64.png" in capsys.readouterr().err
 
@@ -298,23 +286,6 @@ def test_a_list_of_prepared_tiles_is_of_their_set_wherever_it_lies(potsdam, tmp_
     counts, number = scored(Pointwise(), tiles)
     assert number == 2
     assert list(counts) == ["full", "eroded"]
-
-
-def test_tiles_larger_than_a_window_are_scored_by_windows(tmp_path):
-    draw_tiles(tmp_path, 2, size=100)
-    paths = dict(image_path=str(tmp_path / "images"), label_path=str(tmp_path / "labels"))
-    tiles = SegmentationDataset(TileSettings(**paths), num_classes=2)
-    shown = []
-
-    class Watching(Pointwise):
-        def logits(self, images):
-            shown.append(images.shape)
-            return super().logits(images)
-
-    by_windows, _ = scored(Watching(2), tiles, 2, on="tiles", window=64, batch_size=2)
-    assert all(len(shape) == 4 and shape[0] <= 2 and shape[2:] == (64, 64) for shape in shown)
-    whole, _ = scored(Pointwise(2), tiles, 2, on="tiles")
-    assert torch.equal(by_windows["full"], whole["full"])
 
 
 def test_a_set_trained_on_eroded_labels_is_scored_on_both_kinds(potsdam):
@@ -369,6 +340,7 @@ def test_a_card_without_places_is_named(potsdam):
         (dict(clutter="cluter"), "scoring_cfg.clutter='cluter': is none of"),
         (dict(one_against_rest=["water"]), r"scoring_cfg.one_against_rest=\['water'\]"),
         (dict(protocols=["clutter_ignored"]), "no class is named 'clutter'"),
+        (dict(protocols=["mean_of_foreground_eroded"]), "no class is named 'clutter'"),
         (dict(protocols=["cloud_against_rest"]), "there are all, all_eroded"),
     ],
 )
@@ -377,8 +349,9 @@ def test_settings_that_cannot_be_are_refused(keys, said):
         ScoringSettings(**keys).check(["ground", "roof"])
 
 
-def test_cloud_and_snow_are_scored_on_their_own_where_there_are_both():
-    settings = ScoringSettings()
-    assert settings.against_rest(["background", "cloud", "snow"]) == ["cloud", "snow"]
-    assert settings.against_rest(["background", "cloud"]) == []
-    assert settings.against_rest(["ground", "roof"]) == []
+@pytest.mark.parametrize(
+    ("classes", "rest"),
+    [("background cloud snow", ["cloud", "snow"]), ("background cloud", []), ("ground roof", [])],
+)
+def test_cloud_and_snow_are_scored_on_their_own_where_there_are_others(classes, rest):
+    assert ScoringSettings().against_rest(classes.split()) == rest

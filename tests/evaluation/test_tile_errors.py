@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawn import draw_potsdam, prepare
+from drawn import draw_potsdam, prepared
 from torch import nn
 
 from SSLRemoteSensing.data.class_weights import label_shares
@@ -34,9 +34,8 @@ class Blurred(nn.Module):
 def potsdam(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("potsdam")
     draw_potsdam(folder / "source", ("2_10", "2_13", "2_14"), size=(150, 190))
-    arguments = ("--source", folder / "source", "--output", folder / "tiles", "--labels", "both")
-    assert prepare("potsdam", *arguments, "--stride", 40, tile=64).returncode == 0
-    return folder / "tiles"
+    prepared(folder, "potsdam", "--labels", "both", "--stride", 40, tile=64)
+    return folder / "out"
 
 
 def open_test(root: Path) -> SegmentationDataset:
@@ -63,8 +62,8 @@ def test_counts_are_those_of_plain_loops_however_the_rows_come(strip):
     errors = TileErrors(sizes, side, CPU)
     for scene, (classes, label) in enumerate(zip(maps, labels, strict=True)):
         for y in range(0, len(label), strip):
-            rows = (torch.from_numpy(one[y : y + strip]) for one in (classes, label))
-            errors.add_rows(scene, y, *rows)
+            rows = (torch.from_numpy(one[None, y : y + strip]) for one in (classes, label))
+            errors.add([scene], y, *rows)
     for one in errors.places():
         box = np.s_[one.y : one.y + one.height, one.x : one.x + one.width]
         classes, label = maps[one.scene][box], labels[one.scene][box]
@@ -89,7 +88,7 @@ def score_test(root, settings, classes):
 def test_whole_tiles_are_counted_under_their_own_numbers():
     errors = TileErrors([(4, 4)] * 3, 8, CPU)
     label = torch.tensor([0, 1, 255]).view(3, 1, 1).expand(3, 4, 4)
-    errors.add_whole([2, 0, 1], torch.zeros(3, 4, 4, dtype=torch.int64), label)
+    errors.add([2, 0, 1], 0, torch.zeros(3, 4, 4, dtype=torch.int64), label)
     assert [(one.scored, one.wrong) for one in errors.places()] == [(16, 16), (0, 0), (16, 0)]
 
 
@@ -105,8 +104,8 @@ def test_a_tile_that_is_shown_has_the_errors_that_were_scored(potsdam, on, windo
         shown = look_at(scoring, one, potsdam)
         assert shown.image.shape[:2] == shown.label.shape == shown.classes.shape
         assert int((shown.label != shown.classes).sum()) == one.wrong
-        kept = (shown.image, shown.label)
-        assert all(pixels.base is None for pixels in kept)  # and not the scene with them
+        for pixels in (shown.image, shown.label):
+            assert pixels.base is None  # and does not keep the scene
 
 
 @pytest.mark.parametrize(
@@ -142,37 +141,34 @@ def place(number: int, wrong: int, scored: int = 100) -> Place:
     return Place(number, 0, 0, 10, 10, scored, wrong)
 
 
-def numbers(ranked) -> dict[str, list[int]]:
-    return {name: [one.scene for one in group] for name, group in ranked.groups.items()}
-
-
-def test_best_median_and_worst_are_those_of_the_shares():
-    wrong = [50, 3, 90, 10, 70, 20, 0, 99, 40, 60, 30]
-    found = rank([place(i, w) for i, w in enumerate(wrong)], each=2)
-    # In order: 6 1 3 5 10 8 0 9 4 2 7, of which 8 is the median.
-    assert numbers(found) == {"best": [6, 1], "median": [10, 8], "worst": [7, 2]}
-    assert (found.of, found.left_out) == (11, 0)
-
-
 @pytest.mark.parametrize(
     ("wrong", "groups"),
     [
+        # In order: 6 1 3 5 10 8 0 9 4 2 7, of which 8 is the median.
+        (
+            [50, 3, 90, 10, 70, 20, 0, 99, 40, 60, 30],
+            {"best": [6, 1, 3], "median": [10, 8, 0], "worst": [7, 2, 4]},
+        ),
         ([5] * 9, {"best": [0, 1, 2], "median": [3, 4, 5], "worst": [8, 7, 6]}),
         ([9, 5], {"all": [1, 0]}),
         ([9, 5, 7], {"best": [1], "median": [2], "worst": [0]}),
     ],
 )
-def test_equal_tiles_stay_in_order_and_few_are_all_shown(wrong, groups):
-    assert numbers(rank([place(i, w) for i, w in enumerate(wrong)])) == groups
+def test_best_median_and_worst_are_those_of_the_shares_and_few_are_all_shown(wrong, groups):
+    """Equal ones stay in order."""
+    assert numbers([place(i, w) for i, w in enumerate(wrong)]) == (groups, len(wrong))
+
+
+def numbers(places: list[Place]) -> tuple[dict[str, list[int]], int]:
+    groups, count = rank(places)
+    return {name: [one.scene for one in group] for name, group in groups.items()}, count
 
 
 def test_tiles_of_which_hardly_anything_is_scored_are_not_ranked():
-    found = rank([place(0, 9, 9), place(1, 0, 0), place(2, 1), place(3, 10, 10)])
-    assert numbers(found) == {"all": [2, 3]}
-    assert (found.of, found.left_out) == (2, 2)
-    only = rank([place(0, 9, 9), place(1, 0, 0)])  # better than nothing
-    assert (numbers(only), only.left_out) == ({"all": [0]}, 1)
-    assert rank([place(0, 0, 0)]).groups == {}
+    sparse = [place(0, 9, 9), place(1, 0, 0)]
+    assert numbers([*sparse, place(2, 1), place(3, 10, 10)]) == ({"all": [2, 3]}, 2)
+    assert numbers(sparse) == ({"all": [0]}, 1)  # better than nothing
+    assert numbers([place(0, 0, 0)]) == ({}, 0)
 
 
 def test_shares_of_classes_are_those_of_the_labels(potsdam):

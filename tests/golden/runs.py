@@ -20,6 +20,7 @@ from frozen import entries_of
 from preloaded import python
 
 STEPS = {"latest": 5, "epoch": 4}  # of the runs of version 1
+OLD_NAMES = {"latest": "latest.pth", "epoch": "epoch_0001.pth"}
 RATE = 0.0001  # low: each step of Adam takes machines further apart
 JITTER = dict(brightness=0.3, contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-0.3, 0.3))
 # What a command reads of its environment must not depend on who runs it.
@@ -57,9 +58,8 @@ def pretraining_config(tiles: Path, run: Path) -> dict:
     """
     labelled = dict(image_path=str(tiles / "images"), label_path=str(tiles / "labels"))
     turns = {f"Rotate_{angle}": dict(name="Rotate", angle=angle) for angle in (0, 90, 180, 270)}
-    flips = {
-        name: dict(name=name, p=1.0) for name in ("RandomHorizontalFlip", "RandomVerticalFlip")
-    }
+    flips = ("RandomHorizontalFlip", "RandomVerticalFlip")
+    block = dict(min_cover_ratio=0.2, max_cover_ratio=1 / 3, **JITTER)
     return dict(
         name="golden",
         backbone_cfg=dict(name="resnet18", in_channels=3),
@@ -79,16 +79,10 @@ def pretraining_config(tiles: Path, run: Path) -> dict:
                 data_format="*.png",
                 img_size=64,
                 crop_size=64,
-                inpainting_transforms_cfg=dict(
-                    min_cover_ratio=0.2, max_cover_ratio=1 / 3, **JITTER
-                ),
-                pre_transforms_cfg=dict(
-                    RandomHorizontalFlip=dict(name="RandomHorizontalFlip"),
-                    RandomVerticalFlip=dict(name="RandomVerticalFlip"),
-                    Rotate=dict(name="Rotate"),
-                ),
+                inpainting_transforms_cfg=block,
+                pre_transforms_cfg={name: dict(name=name) for name in (*flips, "Rotate")},
                 agr_transforms_cfg=dict(
-                    transforms_cfg=flips | turns,
+                    transforms_cfg={name: dict(name=name, p=1.0) for name in flips} | turns,
                     shortcut_cfg=dict(
                         RandomCrop=dict(name="RandomCrop", crop_ratio_min=0.7, crop_ratio_max=0.95),
                         ColorJitter=dict(name="ColorJitter", **JITTER),
@@ -115,11 +109,8 @@ def finetuning_config(tiles: Path, run: Path) -> dict:
     """Eight steps on prepared tiles, with a rate of its own for the backbone."""
 
     def split(name: str) -> dict:
-        return dict(
-            image_path=str(tiles / "images" / name),
-            label_path=str(tiles / "labels" / name),
-            data_format="*.png",
-        )
+        paths = {f"{kind}_path": str(tiles / f"{kind}s" / name) for kind in ("image", "label")}
+        return paths | dict(data_format="*.png")
 
     return dict(
         name="golden",
@@ -167,21 +158,20 @@ class Runs:
     def scene(self) -> Path:
         return draw_scene(self.folder / "scene.tif")
 
-    @functools.cached_property
-    def pretraining_file(self) -> Path:
-        config = pretraining_config(self.tiles, self.folder / "pretraining")
-        return write_config(config, self.folder / "pretraining_cfg.py")
+    def pretrain(self, name: str, *flags) -> Done:
+        """train.py in the folder of that name."""
+        folder, file = self.folder / name, self.folder / f"{name}_cfg.py"
+        write_config(pretraining_config(self.tiles, folder), file)
+        return command("train.py", "--config_file", file, *flags, folder=folder)
 
     @functools.cached_property
     def dry_pretraining(self) -> Done:
-        flags = ("--config_file", self.pretraining_file, "--dry_run")
         no_pictures = ("--set", "train_cfg.log.with_vis=False")  # a dry run refuses them
-        return command("train.py", *flags, *no_pictures, folder=self.folder / "pretraining")
+        return self.pretrain("pretraining", "--dry_run", *no_pictures)
 
     @functools.cached_property
     def pretraining(self) -> Done:
-        flags = ("--config_file", self.pretraining_file)
-        return command("train.py", *flags, folder=self.folder / "pretraining")
+        return self.pretrain("pretraining")
 
     @functools.cached_property
     def preparation(self) -> Done:
@@ -240,11 +230,10 @@ class Runs:
         latest.pth."""
         folder = self.folder / f"old_{name}"
         config = pretraining_config(self.tiles, folder)
-        file = write_config(config, self.folder / f"old_{name}_cfg.py")
         entries = entries_of(self.pretraining.folder / "log")
-        file_of_run = version1.write_run(folder, config, STEPS[name], entries, name == "latest")
+        file_of_run = version1.write_run(folder, config, STEPS[name], entries, OLD_NAMES[name])
         self.written[name] = version1.structure(torch.load(file_of_run, weights_only=True))
-        return command("train.py", "--config_file", file, folder=folder)
+        return self.pretrain(f"old_{name}")
 
     @functools.cached_property
     def old_best(self) -> Path:

@@ -46,13 +46,9 @@ def agreement(known: dict, now: dict) -> float:
     return float((classes[0] == classes[1]).mean())
 
 
-def test_a_task_prints_the_frozen_lines(task):
-    known, now = ({key: part[key] for key in WORDS if key in part} for part in task)
-    assert now == known
-
-
-def test_a_task_makes_the_frozen_files(task):
-    known, now = ({key: part[key] for key in FILES if key in part} for part in task)
+@pytest.mark.parametrize("keys", [WORDS, FILES], ids=["lines", "files"])
+def test_a_task_prints_the_frozen_lines_and_makes_the_frozen_files(task, keys):
+    known, now = ({key: part[key] for key in keys if key in part} for part in task)
     assert now == known
 
 

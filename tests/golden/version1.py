@@ -74,7 +74,11 @@ def pretraining_state(config: dict, steps: int) -> dict:
             epoch, place = divmod(step - 1, PER_EPOCH)
             order = np.random.default_rng([0, epoch]).permutation(IMAGES)[4 * place : 4 * place + 4]
             batch = collate([dataset[(epoch, int(index))] for index in order])
-            train(model, optimizer, batch, step, RATE * 0.95**epoch, history)
+            optimizer.param_groups[0]["lr"] = RATE * 0.95**epoch
+            losses, norm, counts = train(model, optimizer, batch)
+            history["entries"].append((step, batch["index"], losses))
+            history["gradients"].append((step, norm))
+            history["counts"].append((step, counts))
             if step % LOG_STEP == 0:  # the log has taken what there was
                 history |= {"entries": [], "gradients": [], "counts": []}
         generator = torch.get_rng_state()
@@ -94,17 +98,8 @@ def pretraining_state(config: dict, steps: int) -> dict:
     }
 
 
-def train(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: dict,
-    step: int,
-    rate: float,
-    history: dict,
-) -> None:
-    """One step; what the log has not yet said of it goes to `history`."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, batch: dict) -> tuple:
+    """A step. What the log says of it: losses, norm of the gradient and counts."""
     tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
     images = {key: value.contiguous() for key, value in tensors.items() if value.ndim == 4}
     model.train()
@@ -112,12 +107,10 @@ def train(
     sum(losses.values()).backward()
     norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
     losses = {name: loss.detach().clone() for name, loss in losses.items()}
-    history["entries"].append((step, batch["index"], losses))
-    history["gradients"].append((step, norm))
     counts = {name: count.clone() for name, count in model.counted.items()}
-    history["counts"].append((step, counts))
     optimizer.step()
     optimizer.zero_grad()
+    return losses, norm, counts
 
 
 def pretraining_card(config: dict) -> dict:
@@ -137,17 +130,10 @@ def pretraining_card(config: dict) -> dict:
     }
 
 
-def write_run(
-    folder: Path, config: dict, steps: int, entries: list[dict], latest: bool = True
-) -> Path:
-    """The folder of a run that was stopped after `steps`; without `latest`, a run that lost it.
-    Gives its checkpoint.
-
-    Args:
-        entries: of metrics.jsonl; those until `steps` were written.
-    """
+def write_run(folder: Path, config: dict, steps: int, entries: list[dict], name: str) -> Path:
+    """The folder of a run that was stopped after `steps`, with a checkpoint of that name, which it
+    gives; of the `entries` of metrics.jsonl those until `steps` were written."""
     (folder / "log").mkdir(parents=True)
-    name = "latest.pth" if latest else f"epoch_{steps // PER_EPOCH:04d}.pth"
     write(folder / name, pretraining_state(config, steps))
     written = [json.dumps(entry) + "\n" for entry in entries if entry["step"] <= steps]
     (folder / "log/metrics.jsonl").write_text("".join(written))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import draw_tiles
+from tiny_run import step_of
 from torch import nn
 
 from SSLRemoteSensing import build_segmentation
@@ -193,15 +194,9 @@ def test_a_training_that_cannot_be_is_refused(seg_config, change, said):
 
 
 def test_the_backbone_s_rate_is_a_factor_of_the_decoder_s(seg_config):
-    from SSLRemoteSensing.training.train_step import TrainStep
-
     net = build_segmentation(seg_config)
-    step = TrainStep(
-        net,
-        dict(name="AdamW", lr=0.01),
-        torch.device("cpu"),
-        param_groups=net.param_groups(backbone_lr_factor=0.1),
-    )
+    groups = net.param_groups(backbone_lr_factor=0.1)
+    step = step_of(net, groups, optimizer=dict(name="AdamW", lr=0.01))
     step.set_lr(0.5)
     assert [group["lr"] for group in step.optimizer.param_groups] == [0.0005, 0.005]
     assert step.lr() == 0.005

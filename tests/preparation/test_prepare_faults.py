@@ -1,6 +1,7 @@
 """tools/prepare.py with bad input, stopped half-way, or run again: named, and nothing half left."""
 
 import errno
+import itertools
 import json
 import re
 import shutil
@@ -38,10 +39,7 @@ from drawn import (
     zipped,
 )
 
-from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.preparation.catalog import Catalog
 from SSLRemoteSensing.preparation.isprs import CLASSES, POTSDAM_SHARES, VAIHINGEN_SHARES
-from SSLRemoteSensing.preparation.prepare import prepare as prepare_collection
 
 IMAGE = "2_Ortho_RGB/top_potsdam_3_10_RGB.tif"
 LABEL = "5_Labels_all/top_potsdam_3_10_label.tif"
@@ -145,6 +143,13 @@ def recode(source: Path, rows: int, value: int, others=None):
     write_tiff(source / LEVIR_LABEL, classes)
 
 
+def twice(source: Path):
+    """A part of the download within another."""
+    less = source / "5_Labels_for_participants"
+    less.mkdir()
+    shutil.copy(source / LABEL, less)
+
+
 def in_place_of(source: Path, planes: np.ndarray, **profile):
     (source / PICTURE).unlink()
     write_tiff((source / PICTURE).with_suffix(".tif"), planes, **profile)
@@ -210,16 +215,6 @@ def test_a_faulty_scene_is_named_the_rest_is_kept_and_mending_it_finishes(
     assert_equal_sets(output, clean[1])
 
 
-def test_leaving_a_faulty_scene_out_finishes_too(source, tmp_path):
-    POTSDAM_FAULTS["orange"][0](source)
-    prepared(tmp_path, "potsdam", status=1)
-    prepared(tmp_path, "potsdam", "--leave_out", "3_10")
-    card = card_of(tmp_path / "out")
-    assert card["left_out"] == ["3_10"]
-    assert card["scenes"]["train"] == ["2_10"]
-    assert not any("3_10" in name for name in tiles_of(tmp_path / "out"))
-
-
 LABELLED = [*TWO, "--label_offset", "0"]
 NAMED = "must not be used: b"
 # Set, what is done to its files, flags; the exit status and what is said.
@@ -230,6 +225,10 @@ FAULTS = [
     ("potsdam", broken_link, [], 2, IMAGE),
     ("potsdam", without_place, [], 0, "no georeference: 3_10; their tiles lie on no map"),
     ("potsdam", elsewhere, [], 0, f"3_10: {LABEL} lies at another place"),
+    ("potsdam", twice, [], 0, "5_Labels_for_participants: 1 scenes are also in 5_Labels_all"),
+    ("potsdam", lambda s: recolour(s, (255, 165, 0)), ["--leave_out", "3_10"], 0,
+     "left out as asked: 3_10"),
+    ("potsdam", None, ["--leave_out", "2_10", "2_11", "2_13", "3_10"], 2, "no scene to prepare"),
     ("potsdam", None, ["--tile", "80"], 1, "70 x 90 pixels, smaller than a tile; set --tile 70"),
     ("potsdam", None, ["--bands", "rgbir"], 2, "top_potsdam_*_RGBIR.tif"),
     ("potsdam", None, ["--classes", "a"], 2, "--classes: is for tools/prepare.py folder"),
@@ -337,12 +336,6 @@ def test_an_output_inside_the_source_is_not_taken_for_a_source(own, inside):
     done = prepare("folder", "--source", own, "--output", own / inside, *TWO)
     assert done.returncode == 2
     assert "--output" in done.stderr
-
-
-def test_a_collection_without_scenes_is_refused(tmp_path):
-    empty = Catalog("x", CLASSES, None, None, 255, None)
-    with pytest.raises(UserError, match="no scene to prepare"):
-        prepare_collection(empty, tmp_path / "out", {"tile": 32, "stride": 32}, 1)
 
 
 # ---------------------------------------------------------------------------- known faults, audit
@@ -602,25 +595,38 @@ def test_what_changed_of_a_finished_set_is_made_again_and_no_more(
         assert_equal_sets(tmp_path / "out", clean[1])
 
 
-def fill_the_disk(monkeypatch, after: int) -> None:
-    """From the tile number `after` on, files are written half and then the disk is full."""
-    real, count = Path.write_bytes, iter(range(10**9))
+def fill_the_disk(monkeypatch, is_full) -> None:
+    """Of files of which `is_full` holds the first bytes are written, and then the disk is full."""
+    real = Path.open
 
-    def write(path, data):
-        if path.suffix in (".png", ".tif") and next(count) >= after:
-            real(path, data[: len(data) // 2])
+    def begin(path, mode="r", *args, **kwargs):
+        file = real(path, mode, *args, **kwargs)
+        if mode[0] in "wa" and is_full(path):
+            with file:
+                file.write(b"\x89PNG" if "b" in mode else "")
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        return real(path, data)
+        return file
 
-    monkeypatch.setattr(Path, "write_bytes", write)
+    monkeypatch.setattr(Path, "open", begin)
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("after", [0, 25, 60])
-def test_a_full_disk_leaves_no_half_scene(clean, tmp_path, monkeypatch, workers, after):
-    output = tmp_path / "out"
+LISTS = ["prepare.jsonl", ".dataset.json.part", ".audit.json.part"]
+
+
+@pytest.mark.parametrize(
+    ("full", "workers"), [*itertools.product((0, 25, 60), (1, 3)), *((name, 2) for name in LISTS)]
+)
+def test_a_full_disk_leaves_no_half_scene(clean, tmp_path, monkeypatch, full, workers):
+    """Full from that number of tiles on, or for that file."""
+    output, count = tmp_path / "out", itertools.count()
+
+    def is_full(path: Path) -> bool:
+        if full in LISTS:
+            return path.name == full
+        return path.suffix in (".png", ".tif") and next(count) >= full
+
     with monkeypatch.context() as patch:
-        fill_the_disk(patch, after)
+        fill_the_disk(patch, is_full)
         flags = ["--source", clean[0]]
         done = prepared(tmp_path, "potsdam", *flags, status=2, workers=workers)
     assert "cannot be written (No space left on device)" in done.stderr
@@ -638,24 +644,6 @@ def test_a_full_disk_leaves_no_half_scene(clean, tmp_path, monkeypatch, workers,
     assert finished <= scenes
     prepared(tmp_path, "potsdam", "--source", clean[0])
     assert_equal_sets(output, clean[1])
-
-
-@pytest.mark.parametrize("name", ["prepare.jsonl", ".dataset.json.part", ".audit.json.part"])
-def test_a_disk_that_is_full_for_the_lists_is_told_too(clean, tmp_path, monkeypatch, name):
-    real = Path.open
-
-    def full(path, mode="r", *args, **kwargs):
-        if path.name == name and mode[0] in "wa":
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        return real(path, mode, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", full)
-        done = prepared(tmp_path, "potsdam", "--source", clean[0], status=2)
-    assert "cannot be written (No space left on device)" in done.stderr
-    assert not (tmp_path / "out/dataset.json").exists()
-    prepared(tmp_path, "potsdam", "--source", clean[0])
-    assert_equal_sets(tmp_path / "out", clean[1])
 
 
 def test_a_command_stopped_by_ctrl_c_goes_on_to_the_same_end(tmp_path):

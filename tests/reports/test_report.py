@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import csv
+import itertools
 import json
 import re
 import shutil
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, draw_tiles
-from drawn import draw_potsdam, prepare
+from drawn import draw_potsdam, prepared
 
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.config import load_config
@@ -113,12 +114,11 @@ def scenes(tmp_path_factory) -> Path:
     """A report of two scenes of six classes, scored by windows."""
     folder = tmp_path_factory.mktemp("scenes")
     draw_potsdam(folder / "source", ("2_10", "2_13", "2_14"), size=(300, 270))
-    given = ("--source", folder / "source", "--output", folder / "tiles", "--labels", "both")
-    assert prepare("potsdam", *given, tile=128).returncode == 0
+    prepared(folder, "potsdam", "--labels", "both", tile=128)
     config = load_config(ROOT / "configs/seg_potsdam_resnet50_cfg.py")
     for split in ("train", "val", "test"):
         for kind in ("image", "label"):
-            path = f"{folder}/tiles/{kind}s/{split}"
+            path = f"{folder}/out/{kind}s/{split}"
             config["train_cfg"][f"{split}_data"][f"{kind}_path"] = path
     config["scoring_cfg"] = dict(window=128, overlap=0)
     return scored_run(folder, config)
@@ -129,14 +129,13 @@ def hostile(tmp_path_factory) -> Path:
     """A report of tiles, classes and a run with names that are HTML."""
     folder = tmp_path_factory.mktemp("hostile <i>&'")
     draw_tiles(folder, 7)
-    for n, image in enumerate(sorted((folder / "images").iterdir())):
-        label = folder / "labels" / f"{image.stem}.png"
-        image.rename(image.with_name(EVIL_FILE.format(n=n)))
-        label.rename(label.with_name(EVIL_FILE.format(n=n)))
+    for part in ("images", "labels"):
+        for n, file in enumerate(sorted((folder / part).iterdir())):
+            file.rename(file.with_name(EVIL_FILE.format(n=n)))
     config = load_config(ROOT / "configs/demo_oam_finetune_resnet18_cfg.py")
     config |= dict(name="</title><script>alert(3)</script>", classes=EVIL_CLASSES)
     data = dict(image_path=f"{folder}/images", label_path=f"{folder}/labels", data_format="*.png")
-    config["train_cfg"] |= {f"{split}_data": dict(data) for split in ("train", "val", "test")}
+    config["train_cfg"] |= dict(train_data=dict(data), val_data=dict(data), test_data=dict(data))
     return scored_run(folder, config)
 
 
@@ -148,8 +147,8 @@ def grid(scenes, tmp_path_factory) -> Path:
     shutil.copy(scenes / "confusion_matrix.png", folder / "curves.png")
     (folder / "table.md").write_text("# table")
     head, rows = ["labels", "10 % (5 tiles)"], [["ours - <b>", "**+1.5 ± 0.2**"]]
-    asked = [("mIoU", "all"), ("mF1", "all"), ("mIoU", "all_eroded"), ("mF1", "all_eroded")]
-    tables = [GridTable(f"{name} in %, protocol {p}", head, rows, p) for name, p in asked]
+    asked = itertools.product(("all", "all_eroded"), ("mIoU", "mF1"))
+    tables = [GridTable(f"{name} in %, protocol {p}", head, rows, p) for p, name in asked]
     cells = [
         CellEntry("random, 100 %, seed 0", folder / "cells/random_f1_s0", "done", 0.4321),
         CellEntry("ours, 10 %, seed 0", folder / "cells/ours_f0.1_s0", "failed <oom>", None),
@@ -159,6 +158,11 @@ def grid(scenes, tmp_path_factory) -> Path:
     return folder
 
 
+def outputs_of(folder: Path, name: str) -> Outputs:
+    files = folder / f"{name}.tif", folder / f"{name}_preview.png"
+    return Outputs(Path(f"in/{name}.tif"), files[0], None, files[1], None)
+
+
 @pytest.fixture(scope="module")
 def maps(scenes, tmp_path_factory) -> Path:
     """The page of two mapped scenes, one of them by an earlier command."""
@@ -166,10 +170,9 @@ def maps(scenes, tmp_path_factory) -> Path:
     folder.mkdir()
     plan = []
     for name in ("one <i>", "two"):
-        files = folder / f"{name}.tif", folder / f"{name}_preview.png"
-        files[0].write_bytes(b"map")
-        shutil.copy(scenes / "examples.png", files[1])
-        plan.append(Outputs(Path(f"in/{name}.tif"), files[0], None, files[1], None))
+        plan.append(outputs_of(folder, name))
+        plan[-1].map.write_bytes(b"map")
+        shutil.copy(scenes / "examples.png", plan[-1].preview)
     names = ["other", "building"]
     network = SimpleNamespace(classes=names, palette=[(255, 255, 255), (200, 60, 50)])
     made, page = [Mapped(plan[0], 20, 25, 1.0, [300, 100], names)], folder / "maps.html"
@@ -187,7 +190,8 @@ def page(request) -> Path:
     return request.getfixturevalue(folder) / name
 
 
-def test_a_page_is_well_formed_small_and_asks_for_nothing(page):
+def test_a_page_is_well_formed_small_and_links_to_files_that_are_there(page):
+    """And asks for nothing else."""
     reader, text = Reader(page), page.read_text()
     assert page.stat().st_size < 5e6
     assert reader.all("script") == reader.all("link")[1:] == []
@@ -203,12 +207,8 @@ def test_a_page_is_well_formed_small_and_asks_for_nothing(page):
     assert len(reader.all("h1")) == 1
     ids = re.findall(r'\sid="([^"]*)"', text)
     assert len(ids) == len(set(ids))
-
-
-def test_links_lead_to_files_that_are_there(page):
-    targets = Reader(page).all("a", "href")
-    assert targets
-    for target in targets:
+    assert reader.all("a")
+    for target in reader.all("a", "href"):
         assert not target.startswith(("/", "file:"))
         assert (page.parent / unquote(target)).is_file(), target
 
@@ -290,8 +290,7 @@ def test_any_values_make_a_chart_with_its_numbers(values):
 
 def test_long_curves_are_drawn_as_means():
     chart = line_chart("loss", [(step, float(step % 2)) for step in range(2400)], "")
-    assert len(chart.rows) == 240
-    assert chart.rows[0] == ["4.5", "0.5"]
+    assert (len(chart.rows), chart.rows[0]) == (240, ["4.5", "0.5"])
 
 
 def test_bars_and_histograms_have_all_their_numbers():
@@ -322,7 +321,7 @@ def test_a_config_that_could_not_train_can_be_scored(scenes):
     config["train_cfg"] |= {"num_epoch": None, "num_step": None, "batch_size": 0}
     config["train_cfg"]["log"] |= {"with_vis": True}
     opened = open_network(config, trains=False)
-    assert (opened.loop, opened.workers) == (None, 0)
+    assert opened.loop is None
     with pytest.raises(UserError):
         open_network(config)
 
@@ -377,13 +376,14 @@ def test_a_log_that_is_cut_off_or_not_there_does_no_harm(tmp_path):
 
 
 def test_where_a_backbone_comes_from_is_told_by_its_card(tmp_path):
-    assert start_of({"pretrained": False}) == "random weights"
-    assert "ImageNet" in start_of({"pretrained": True})
     card = {"epoch": 13, "images_seen": 12345, "config": {"inpainting_head_cfg": {"name": "x"}}}
     (tmp_path / "backbone.json").write_text(json.dumps(card))
-    told = start_of({"pretrained": str(tmp_path / "backbone.pth")})
-    assert told.endswith("epoch 13, 12,345 images seen, pre-trained on inpainting")
-    assert start_of({"pretrained": "gone <b>.pth"}) == "gone <b>.pth"
+    file, facts = tmp_path / "backbone.pth", "epoch 13, 12,345 images seen, pre-trained on inpaint"
+    for pretrained, told in (
+        (False, "random weights"), (True, "ImageNet"), ("gone <b>.pth", "gone <b>.pth"),
+        (str(file), f"{file}: {facts}"),
+    ):  # fmt: skip
+        assert start_of({"pretrained": pretrained}).startswith(told)
 
 
 @pytest.mark.parametrize(("most", "side"), [(10**6, 300), (200_000, 256), (133_000, 128)])
@@ -403,11 +403,11 @@ def test_pictures_shrink_until_all_fit(monkeypatch, most, side):
 
 def test_the_mistake_that_is_told_is_the_most_frequent_one():
     label = np.array([[0, 0, 1, IGNORE]], np.uint8)
-    classes = np.array([[1, 1, 0, 0]], np.uint8)
-    one = Example(Place(0, 0, 0, 1, 4, 3, 3), "x", np.zeros((1, 4, 3), np.uint8), label, classes)
-    assert one.confusions(["road", "roof"]) == "66.67 % of them road taken for roof"
-    right = Example(one.place, "x", one.image, label, label)
-    assert right.confusions(["road", "roof"]) == ""
+    place, image = Place(0, 0, 0, 1, 4, 3, 3), np.zeros((1, 4, 3), np.uint8)
+    for classes, told in ((1 - label, ", 66.67 % of them road taken for roof"), (label, "")):
+        example = Example(place, "x", image, label, classes)
+        text = f"100.00 % of 3 scored pixels wrong{told}"
+        assert example.describe(["road", "roof"]) == text
 
 
 def test_a_grid_says_its_answer_and_links_each_cell_that_has_a_report(grid):
@@ -433,13 +433,9 @@ def test_a_page_of_maps_has_shares_errors_and_the_networks_report(maps, scenes):
 
 
 def test_a_page_of_somebody_else_is_not_replaced(tmp_path):
-    planned = [
-        Outputs(Path(f"{n}.tif"), tmp_path / f"{n}.tif", None, tmp_path / f"{n}_preview.png", None)
-        for n in range(2)
-    ]
-    assert page_of(planned[:1]) == tmp_path / "0_preview.html"
-    page = page_of(planned)
-    assert page == tmp_path / "maps.html"
+    planned, page = [outputs_of(tmp_path, name) for name in "ab"], tmp_path / "maps.html"
+    assert page_of(planned[:1]) == tmp_path / "a_preview.html"
+    assert page_of(planned) == page
     require_own_page(page)
     network = SimpleNamespace(classes=[], palette=[])
     write_map_page(page, Path("best.pth"), network, [], [], [])

@@ -4,20 +4,19 @@ import contextlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
 import pytest
 import torch
 from conftest import ROOT
-from drawn import draw_levir, draw_potsdam, prepare
+from drawn import draw_levir, draw_potsdam, prepared
 
 from SSLRemoteSensing.core.config import load_config
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.class_weights import median_frequency
 from SSLRemoteSensing.models.segmentation import build_segmentation, require_same_network
-from SSLRemoteSensing.workflows.finetuning import check_segmentation
+from SSLRemoteSensing.workflows.finetuning import check_segmentation, finetune
 
 SCHEMA = json.loads((ROOT / "docs/results.schema.json").read_text())
 KINDS = ("images", "labels", "labels_eroded")
@@ -28,9 +27,8 @@ CLUTTER = ["all", "mean_of_foreground", "clutter_ignored"]
 def potsdam(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("potsdam")
     draw_potsdam(folder / "source", ("2_10", "2_11", "2_13", "2_14"), size=(150, 190))
-    arguments = ("--source", folder / "source", "--output", folder / "tiles", "--labels", "both")
-    assert prepare("potsdam", *arguments, tile=64).returncode == 0
-    return folder / "tiles"
+    prepared(folder, "potsdam", "--labels", "both", tile=64)
+    return folder / "out"
 
 
 def seg_config(root: Path, folder: Path, name="seg_potsdam_resnet50") -> dict:
@@ -53,15 +51,6 @@ def results_of(folder: Path) -> dict:
     results = json.loads((folder / "results.json").read_text())
     jsonschema.validate(results, SCHEMA)
     return results
-
-
-def numbers(value) -> Iterator[float]:
-    """Every score of a results.json."""
-    if isinstance(value, dict):
-        for inside in value.values():
-            yield from numbers(inside)
-    elif isinstance(value, float):
-        yield value
 
 
 def test_the_schema_is_a_schema_and_refuses_what_is_not_of_it():
@@ -158,10 +147,8 @@ def test_what_is_another_network_is_told_from_what_is_written_otherwise(trained,
 
 def test_cloud_and_snow_are_scored_against_the_rest(run, tmp_path):
     draw_levir(tmp_path / "source", train=5, test=2, size=(70, 90))
-    arguments = ("--source", tmp_path / "source", "--output", tmp_path / "tiles")
-    done = prepare("levir_cs", *arguments, "--splits", "val=0.3", "train", "test", tile=32)
-    assert done.returncode == 0, done.stderr + done.stdout
-    config = seg_config(tmp_path / "tiles", tmp_path, "seg_levir_cs_resnet50")
+    prepared(tmp_path, "levir_cs", "--splits", "val=0.3", "train", "test")
+    config = seg_config(tmp_path / "out", tmp_path, "seg_levir_cs_resnet50")
     done = run("finetune_seg.py", config, "--backbone", "random")
     assert done.returncode == 0, done.stderr
     protocols = results_of(tmp_path / "run")["protocols"]
@@ -170,15 +157,12 @@ def test_cloud_and_snow_are_scored_against_the_rest(run, tmp_path):
     cloud = protocols["cloud_against_rest"]["confusion_matrix"]
     assert cloud[1][1] == int(matrix[1, 1])
     assert cloud[0][0] == int(matrix[[0, 2]][:, [0, 2]].sum())
-    for value in numbers({name: scores["per_class"] for name, scores in protocols.items()}):
-        assert 0 <= value <= 1
 
 
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
         (["scoring_cfg.protocols=('all','cloud_against_rest')"], "'cloud_against_rest' is not to"),
-        (["scoring_cfg.clutter=None", "scoring_cfg.protocols=('clutter_ignored',)"], "no class is"),
         (["scoring_cfg.windw=64"], "scoring_cfg: unknown key 'windw', did you mean 'window'?"),
         (["train_cfg.loss.class_weights=median"], "train_cfg.loss.class_weights"),
     ],
@@ -189,15 +173,14 @@ def test_what_cannot_be_is_refused_before_anything_is_opened(overrides, said):
         check_segmentation(config)
 
 
-def test_eroded_labels_that_are_not_there_are_missed_before_training(run, potsdam, tmp_path):
+def test_eroded_labels_that_are_not_there_are_missed_before_training(potsdam, tmp_path):
     shutil.copytree(potsdam, tmp_path / "tiles")
     card = json.loads((tmp_path / "tiles/dataset.json").read_text()) | {"labels": ["full"]}
     (tmp_path / "tiles/dataset.json").write_text(json.dumps(card))
     config = seg_config(tmp_path / "tiles", tmp_path)
     config["scoring_cfg"] = dict(protocols=("all", "all_eroded"))
-    done = run("finetune_seg.py", config)
-    assert done.returncode == 2
-    assert "has no eroded labels; prepare the data set with --labels both" in done.stderr
+    with pytest.raises(UserError, match="has no eroded labels"):
+        finetune(config)
     assert not (tmp_path / "run").exists()
 
 
@@ -220,13 +203,10 @@ def test_median_frequency_weighs_a_class_by_the_median_share_over_its_own(potsda
     assert weights == pytest.approx([0.6, 1, 1.5, 0, 0, 0])
 
 
-def test_weights_reach_losses_inside_a_sum(run, potsdam, tmp_path):
+def test_weights_reach_losses_inside_a_sum(potsdam, tmp_path, capsys):
     config = seg_config(potsdam, tmp_path)
-    parts = dict(
-        a=dict(name="CrossEntropyLoss", class_weights="median_frequency"),
-        b=dict(name="DiceLoss"),
-    )
+    weighted = dict(name="CrossEntropyLoss", class_weights="median_frequency")
+    parts = dict(a=weighted, b=dict(name="DiceLoss"))
     config["train_cfg"]["loss"] = dict(name="SumLoss", losses=parts, factors=(1, 0.5))
-    done = run("finetune_seg.py", config, "--dry_run")
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"losses: a \d.* b \d", done.stdout)
+    finetune(config, dry_run=True)
+    assert re.search(r"losses: a \d.* b \d", capsys.readouterr().out)

@@ -12,7 +12,6 @@ of a run read as if nothing was wrong, with other contents. A case depends on se
 alone. Children do the work, so that a crash is seen and counted. Exit status 1: a bad outcome.
 """
 
-import argparse
 import copy
 import json
 import os
@@ -28,7 +27,7 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-from harness import ROOT, differing, in_child, require_no_thread, write
+from harness import ROOT, differing, flags, in_child, require_no_thread, write
 
 # isort: split
 import cv2
@@ -59,26 +58,23 @@ CONFIGS = ("demo_oam_pretrain_resnet18_cfg.py", "demo_oam_finetune_resnet18_cfg.
 
 
 def main() -> None:
-    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    flags.add_argument("--cases", type=int, default=20000, help="in all, those in OUTPUT included")
-    flags.add_argument("--output", type=Path, default=Path("soak_fuzz.json"))
-    flags.add_argument("--seed", type=int, default=0)
-    flags.add_argument("--case", metavar="KIND:NUMBER", help="only this one, its traceback shown")
-    args = flags.parse_args()
+    parser = flags(__doc__, "soak_fuzz.json")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cases", type=int, default=20000, help="in all, those in OUTPUT included")
+    parser.add_argument("--case", metavar="KIND:NUMBER", help="only this one, its traceback shown")
+    args = parser.parse_args()
     require_no_thread()
-    folder = Path(tempfile.mkdtemp(prefix="fuzz_"))
-    try:
+    with tempfile.TemporaryDirectory(prefix="fuzz_", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
         if args.case:
             kind, _, number = args.case.partition(":")
-            os.chdir(folder)
             draw(folder)
+            os.chdir(folder)
             outcome = judge(kind, int(number), args.seed, folder, show=True)
             print(json.dumps(outcome, indent=1))
             return
         in_child(draw, folder)  # no thread of OpenCV or torch may start in this process
         found = fuzz(args.cases, args.seed, folder, args.output)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     print(json.dumps(found["figures"], indent=1))
     sys.exit(int(any(found["figures"]["outcomes"].get(bad) for bad in BAD)))
 
@@ -87,47 +83,33 @@ def fuzz(cases: int, seed: int, folder: Path, output: Path) -> dict:
     """Run what is missing of `cases` cases, each kind its share of them; all that is known."""
     found = json.loads(output.read_text()) if output.exists() else {"seed": seed, "kinds": {}}
     assert found["seed"] == seed, f"{output} is of --seed {found['seed']}"
+    new = {"done": 0, "outcomes": {}, "bad": [], "most_mb": 0, "most_seconds": 0}
     for kind, (share, _) in KINDS.items():
-        entry = found["kinds"].setdefault(kind, {"done": 0, "outcomes": {}, "bad": []})
+        entry = found["kinds"].setdefault(kind, copy.deepcopy(new))
         while entry["done"] < round(cases * share):
             last = min(round(cases * share), entry["done"] + CHUNK)
-            for outcome in chunk(kind, entry["done"], last, seed, folder):
-                add(entry, outcome)
-            found["figures"] = figures(found)
+            outcomes = chunk(kind, entry["done"], last, seed, folder)
+            entry["done"] += len(outcomes)
+            counts = Counter(case["outcome"] for case in outcomes)
+            entry["outcomes"] = dict(counts + Counter(entry["outcomes"]))
+            entry["bad"] += [case for case in outcomes if case["outcome"] in BAD]
+            for key in ("mb", "seconds"):
+                entry[f"most_{key}"] = max(entry[f"most_{key}"], *(c[key] for c in outcomes))
+            found["figures"] = figures(found["kinds"], seed)
             write(output, found)
     return found
 
 
-def add(entry: dict, outcome: dict) -> None:
-    what = outcome["outcome"]
-    entry["done"] += 1
-    entry["outcomes"][what] = entry["outcomes"].get(what, 0) + 1
-    for key in ("mb", "seconds"):
-        entry[f"most_{key}"] = max(entry.get(f"most_{key}", 0), outcome[key])
-    if what in BAD:
-        entry["bad"].append(outcome)
-
-
-def figures(found: dict) -> dict:
-    outcomes, kinds = Counter(), found["kinds"]
-    for entry in kinds.values():
-        outcomes += entry["outcomes"]
+def figures(kinds: dict[str, dict], seed: int) -> dict:
     bad = [case for entry in kinds.values() for case in entry["bad"]]
     times = Counter(case["what"] for case in bad)
+    # One of each kind of defect, with the command that shows it.
+    again = {case["what"]: f"--seed {seed} --case {case['case']}" for case in bad}
     return {
         "cases": sum(entry["done"] for entry in kinds.values()),
-        "outcomes": dict(outcomes),
-        "by_kind": {
-            kind: {k: entry[k] for k in entry if k != "bad"} for kind, entry in kinds.items()
-        },
-        # One of each kind of defect, with the command that shows it.
-        "defects": {
-            case["what"]: {
-                "times": times[case["what"]],
-                "again": f"--seed {found['seed']} --case {case['case']}",
-            }
-            for case in bad
-        },
+        "outcomes": dict(sum((Counter(entry["outcomes"]) for entry in kinds.values()), Counter())),
+        "by_kind": {k: {**entry, "bad": len(entry["bad"])} for k, entry in kinds.items()},
+        "defects": {what: {"times": times[what], "again": again[what]} for what in times},
     }
 
 
@@ -179,18 +161,15 @@ def judge(kind: str, number: int, seed: int, folder: Path, show: bool = False) -
     began = os.times().elapsed
     signal.signal(signal.SIGALRM, late)
     signal.alarm(SECONDS)
-    outcome, what = "ok", None
+    what = None
     try:
         what = KINDS[kind][1](rng, folder)
         outcome = "let in" if what else "ok"
-    except UserError:
-        outcome = "refused"
-        if show:
-            traceback.print_exc()
     except Hang:
         outcome, what = "hang", f"{kind}: more than {SECONDS} s"
     except BaseException as error:  # SystemExit too: only the commands may end the process
-        outcome, what = "error", signature(error)
+        refused = isinstance(error, UserError)
+        outcome, what = ("refused", None) if refused else ("error", signature(error))
         if show:
             traceback.print_exc()
     finally:
@@ -232,15 +211,15 @@ def draw(folder: Path) -> None:
     images, labels = folder / "images", folder / "labels"
     images.mkdir()
     labels.mkdir()
-    cv2.imwrite(str(images / "colour.jpg"), colour)
-    cv2.imwrite(str(images / "grey.jpg"), colour[:, :, 0])
-    Image.fromarray(colour).convert("CMYK").save(images / "cmyk.jpg")
-    Image.fromarray(colour).save(images / "progressive.jpg", progressive=True)
-    cv2.imwrite(str(images / "colour.png"), colour)
-    cv2.imwrite(str(images / "grey.png"), colour[:, :, 0])
-    cv2.imwrite(str(images / "deep.png"), deep)
-    cv2.imwrite(str(images / "alpha.png"), np.dstack([colour, colour[:, :, :1]]))
-    Image.fromarray(colour).quantize(16).save(images / "palette.png")
+    grey, alpha = colour[:, :, 0], np.dstack([colour, colour[:, :, :1]])
+    written = {"colour.jpg": colour, "grey.jpg": grey, "colour.png": colour, "grey.png": grey}
+    for name, pixels in (written | {"deep.png": deep, "alpha.png": alpha}).items():
+        cv2.imwrite(str(images / name), pixels)
+    photograph = Image.fromarray(colour)
+    photograph.convert("CMYK").save(images / "cmyk.jpg")
+    photograph.save(images / "progressive.jpg", progressive=True)
+    photograph.quantize(16).save(images / "palette.png")
+    photograph.quantize(16).save(images / "palette.tif")
     planes = colour.transpose(2, 0, 1)
     write_tiff(images / "plain.tif", planes)
     write_tiff(images / "packed.tif", planes, compress="deflate", predictor=2)
@@ -248,8 +227,7 @@ def draw(folder: Path) -> None:
     write_tiff(images / "tiled.tif", planes, tiled=True, blockxsize=16, blockysize=16)
     write_tiff(images / "jpeg.tif", planes, compress="jpeg", interleave="pixel")
     write_tiff(images / "float.tif", planes.astype(np.float32))
-    Image.fromarray(colour).quantize(16).save(images / "palette.tif")
-    classes = (colour[:, :, 0] // 64).astype(np.uint8)
+    classes = (grey // 64).astype(np.uint8)
     Image.fromarray(classes).save(labels / "grey.png")
     Image.fromarray(classes > 1).save(labels / "one_bit.png")
     Image.fromarray(classes).quantize(4).save(labels / "palette.png")
@@ -309,17 +287,12 @@ def damaged_file(folder: Path, kind: str, rng: np.random.Generator) -> Path:
     whole = sorted((folder / kind).iterdir())
     chosen = whole[int(rng.integers(len(whole)))]
     data = bytearray(damaged(chosen.read_bytes(), rng))
-    if chosen.suffix == ".png" and rng.random() < 0.5:
-        mend_png(data)
+    if chosen.suffix == ".png" and rng.random() < 0.5 and len(data) > 33:
+        # The header's checksum is mended, as a decoder would stop there otherwise.
+        data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     path = folder / f"damaged{chosen.suffix}"
     path.write_bytes(data)
     return path
-
-
-def mend_png(data: bytearray) -> None:
-    """Make the checksum of the header right, as a decoder would stop there otherwise."""
-    if len(data) > 33:
-        data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
 
 
 ARGUMENTS = (
@@ -345,7 +318,7 @@ def read_label(rng: np.random.Generator, folder: Path) -> None:
 def read_config_text(rng: np.random.Generator, folder: Path) -> None:
     name = CONFIGS[int(rng.integers(2))]
     text = (ROOT / "configs" / name).read_bytes()
-    start = text.index(b"\nimg_size" if b"\nimg_size" in text else b"\nimages")
+    start = text.index(b'"""\n\n') + 4  # behind the docstring
     path = folder / name
     path.write_bytes(damaged_text(text, start, rng))
     (check_pretext if "pretrain" in name else check_segmentation)(load_config(path))
@@ -382,16 +355,16 @@ def damage_values(config: dict, rng: np.random.Generator) -> None:
     for _ in range(int(rng.choice([1, 1, 2, 3]))):
         owners, waiting = [], [config]
         while waiting:
-            one = waiting.pop()
-            if isinstance(one, dict) and one:
-                owners.append(one)
-                waiting += one.values()
+            part = waiting.pop()
+            if isinstance(part, dict) and part:
+                owners.append(part)
+                waiting += part.values()
         if not owners:
             return
         owner = owners[int(rng.integers(len(owners)))]
         key = list(owner)[int(rng.integers(len(owner)))]
         way = int(rng.integers(8))
-        alike = [one for one in STRANGE if type(one) is type(owner[key])]
+        alike = [value for value in STRANGE if type(value) is type(owner[key])]
         pool = alike if way > 3 and alike else STRANGE
         value = copy.deepcopy(pool[int(rng.integers(len(pool)))])
         if way == 0:
@@ -458,27 +431,23 @@ def override_config(rng: np.random.Generator, folder: Path) -> None:
     for _ in range(int(rng.integers(1, 4))):
         text = damaged(sound[int(rng.integers(len(sound)))].encode(), rng)
         given.append(text.decode(errors="surrogateescape").replace("\0", "0"))
-    flags = Flags("fuzz").config()
-    args = flags.parse_args(
-        ["--config_file", str(ROOT / "configs" / CONFIGS[0]), "--set=" + given[0]]
-    )
+    words = ["--config_file", str(ROOT / "configs" / CONFIGS[0]), "--set=" + given[0]]
+    args = Flags("fuzz").config().parse_args(words)
     args.set += [given[1:]]
     check_pretext(read_config(args))
 
 
 def read_latest(rng: np.random.Generator, folder: Path) -> str | None:
     """A checkpoint of a run is what was written, or it is refused."""
-    whole = folder / "whole/latest.pth"
-    at = folder / "run"
+    whole, at = folder / "whole/latest.pth", folder / "run"
     shutil.rmtree(at, ignore_errors=True)
     at.mkdir()
-    path = at / "latest.pth"
+    data = bytearray(whole.read_bytes())
     if rng.random() < 0.3:  # one bit alone: in a tensor's bytes no decoder would notice
-        data = bytearray(whole.read_bytes())
         data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
-        path.write_bytes(data)
     else:
-        path.write_bytes(damaged(whole.read_bytes(), rng))
+        data = damaged(data, rng)
+    (at / "latest.pth").write_bytes(data)
     state, expected = run_folder.read(at), checkpoints.read(whole)
     return "latest.pth: read with other contents" if differing(state, expected) else None
 
@@ -486,23 +455,20 @@ def read_latest(rng: np.random.Generator, folder: Path) -> str | None:
 def read_backbone(rng: np.random.Generator, folder: Path) -> str | None:
     """So is a backbone beside its card; without the card it has no checksum."""
     at = folder / "exported"
+    path, card = at / "backbone.pth", at / "backbone.json"
     shutil.rmtree(at, ignore_errors=True)
     shutil.copytree(folder / "whole", at)
-    path = at / "backbone.pth"
     path.write_bytes(damaged(path.read_bytes(), rng))
-    carded = rng.random() < 0.5
-    if not carded:
-        (at / "backbone.json").unlink()
+    if rng.random() >= 0.5:
+        card.unlink()
     elif rng.random() < 0.3:
-        (at / "backbone.json").write_bytes(damaged((at / "backbone.json").read_bytes(), rng))
+        card.write_bytes(damaged(card.read_bytes(), rng))
     contents = checkpoints.read(path)
     checkpoints.read_card(path, contents)
     state = backbone_weights(contents)[0]
     expected = backbone_weights(checkpoints.read(folder / "whole/backbone.pth"))[0]
-    intact = (at / "backbone.json").exists() and "sha256" in json.loads(
-        (at / "backbone.json").read_text()
-    )
-    if carded and intact and differing(state, expected):
+    intact = card.exists() and "sha256" in json.loads(card.read_text())
+    if intact and differing(state, expected):
         return "backbone.pth: read with other contents beside its card"
     load_backbone(None, path, strict=False)
     return None

@@ -4,6 +4,7 @@ A process that has loaded torch takes 5 seconds to start, one that is forked fro
 have started no thread, as those are not forked: so all work is done in children.
 """
 
+import argparse
 import json
 import os
 import sys
@@ -15,6 +16,12 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+
+def flags(document: str, output: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=document.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path(output))
+    return parser
 
 
 def require_no_thread() -> None:

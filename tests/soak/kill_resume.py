@@ -11,7 +11,6 @@ in the folder are read. Every figure of the JSON is
 of all calls so far; it is written after each run. Exit status 1: something differed.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -26,7 +25,7 @@ import time
 import traceback
 from pathlib import Path
 
-from harness import ROOT, differing, in_child, require_no_thread, write
+from harness import ROOT, differing, flags, in_child, require_no_thread, write
 
 # isort: split
 import torch
@@ -77,28 +76,25 @@ SCENARIOS = {
 
 
 def main() -> None:
-    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    flags.add_argument("--kills", type=int, default=100, help="in all, those in OUTPUT included")
-    flags.add_argument("--output", type=Path, default=Path("soak_kills.json"))
-    flags.add_argument("--folder", type=Path, help="of the runs; by default a temporary one")
-    flags.add_argument("--seed", type=int, default=0)
-    flags.add_argument("--most", type=int, default=6, help="kills of one run")
-    args = flags.parse_args()
+    parser = flags(__doc__, "soak_kills.json")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kills", type=int, default=100, help="in all, those in OUTPUT included")
+    parser.add_argument("--most", type=int, default=6, help="kills of one run")
+    args = parser.parse_args()
     require_no_thread()
-    folder = args.folder or Path(tempfile.mkdtemp(prefix="kill_resume_"))
-    known = json.loads(args.output.read_text()) if args.output.exists() else {"runs": []}
-    runs = known["runs"]
+    runs = json.loads(args.output.read_text())["runs"] if args.output.exists() else []
     commands = {name: runpy.run_path(str(ROOT / SCENARIOS[name][0]))["main"] for name in SCENARIOS}
-    try:
+    with tempfile.TemporaryDirectory(prefix="kill_", ignore_cleanup_errors=True) as folder:
+        folder, straight = Path(folder), {}
         in_child(draw, folder / "tiles")
-        straight = {}
-        number = len(runs)
         while sum(len(run["kills"]) for run in runs) < args.kills:
+            number = len(runs)
             name = list(SCENARIOS)[number % len(SCENARIOS)]
             if name not in straight:
                 started = time.monotonic()
-                status = run_to_end(commands[name], write_config(name, folder, "straight"), 0)
-                assert status == 0, f"the straight run failed: {folder}/straight/{name}/said.txt"
+                config = write_config(name, folder, "straight")
+                status = run_to_end(commands[name], config, 0)
+                assert status == 0, (config.parent / "said.txt").read_text()
                 straight[name] = time.monotonic() - started
             draws = random.Random(f"{args.seed} {number}")
             run = {"scenario": name, "number": number, "kills": [], "outcome": "unfinished"}
@@ -111,10 +107,6 @@ def main() -> None:
             if outcome != "identical":
                 shutil.move(remains, args.output.absolute().with_suffix(f".run_{number}"))
             shutil.rmtree(remains, ignore_errors=True)
-            number += 1
-    finally:
-        if args.folder is None:
-            shutil.rmtree(folder, ignore_errors=True)
     print(json.dumps(report(args.output, args.seed, runs), indent=1))
     sys.exit(int(any(run["outcome"] != "identical" for run in runs)))
 
@@ -140,16 +132,16 @@ def write_config(name: str, folder: Path, kind: str) -> Path:
     train |= {"batch_size": 4, "device": "cpu", "precision": "fp32", "channels_last": False}
     train["checkpoints"] = {"checkpoints_path": str(run), "save_step": 1, "max_keep": 2}
     train["log"] = {"log_path": str(run / "log"), "log_step": 1}
-    some, others = ["tile_00*.jpg", "tile_01[0-5].jpg"], ["tile_01[6-9].jpg"]
+    first = ["tile_00*.jpg", "tile_01[0-5].jpg"]
     if pretrains:
         config["examplar_head_cfg"]["out_channels"] = 64
         train["optimizer"] = {"name": "SGD", "lr": 0.01, "momentum": 0.9}  # smaller than Adam's
-        train["train_data"] |= {"data_path": str(tiles / "images"), "data_format": some}
+        train["train_data"] |= {"data_path": str(tiles / "images"), "data_format": first}
         train["train_data"] |= {"img_size": 32, "crop_size": None}
     else:
         paths = {"image_path": str(tiles / "images"), "label_path": str(tiles / "labels")}
-        train["train_data"] |= paths | {"data_format": some, "crop_size": 32, "hash_range": (0, 1)}
-        train["val_data"] = paths | {"data_format": others}
+        train["train_data"] |= paths | {"data_format": first, "crop_size": 32, "hash_range": (0, 1)}
+        train["val_data"] = paths | {"data_format": "tile_01[6-9].jpg"}
         train["test_data"] = paths | {"data_format": "tile_02*.jpg"}
     for text in overrides:
         override(config, text)
@@ -222,20 +214,13 @@ def attempt(run: dict, command, name: str, folder: Path, whole: float, draws, mo
         reached, saved = last_step(at), saved_step(at)
         finished = {file.name: file.stat().st_size for file in at.glob("*.pth")}
         damaged = in_child(unreadable, str(at))
-        run["kills"].append(
-            {
-                "moment": moment,
-                "workers": workers,
-                "workers_too": not alone,
-                "saved_before": before,
-                "reached": reached,
-                "saved": saved,
-                "steps_lost": max(0, reached - saved),
-                "bytes_of_checkpoints": sum(finished.values()),
-                "bytes_lost": sum(finished[name] for name in damaged),
-                "parts_left": {part.name: part.stat().st_size for part in parts(at)},
-            }
-        )
+        kill = {"moment": moment, "workers": workers, "workers_too": not alone}
+        kill |= {"saved_before": before, "reached": reached, "saved": saved}
+        kill["steps_lost"] = max(0, reached - saved)
+        kill["bytes_of_checkpoints"] = sum(finished.values())
+        kill["bytes_lost"] = sum(finished[name] for name in damaged)
+        kill["parts_left"] = {part.name: part.stat().st_size for part in parts(at)}
+        run["kills"].append(kill)
     next_second()
     status = run_to_end(command, config, draws.choice(WORKERS))
     run["status"] = status
@@ -302,49 +287,29 @@ def saved_step(folder: Path) -> int:
 
 def compare(straight: str, killed: str) -> list[str]:
     """What differs between two runs' folders."""
-    one, two = Path(straight), Path(killed)
-    found = []
-    for name in sorted({file.name for file in one.glob("*.pth")} | {"latest.pth"}):
-        if not (two / name).exists():
-            found.append(f"{name} is missing")
-            continue
-        a, b = (torch.load(folder / name, weights_only=True) for folder in (one, two))
-        a.pop("card", None), b.pop("card", None)  # their paths differ
-        found += [f"{name}: {path}" for path in differing(a, b)]
-    for name in sorted({file.name for file in two.glob("*.pth")}):
-        if not (one / name).exists():
-            found.append(f"{name} is too many")
-    entries = [entries_of(folder) for folder in (one, two)]
-    if entries[0] != entries[1]:
-        found.append(f"metrics.jsonl: {entries[0]} and {entries[1]}")
-    scalars = [scalars_of(folder) for folder in (one, two)]
-    for tag in scalars[0] | scalars[1]:
-        a, b = (side.get(tag, []) for side in scalars)
-        if tag not in TIMED and a != b:
-            found.append(f"events {tag}: {a} and {b}")
-        elif [step for step, _ in a] != [step for step, _ in b]:
-            found.append(f"events {tag}: other steps")
-    if (one / "results.json").exists():
-        a, b = (json.loads((folder / "results.json").read_text()) for folder in (one, two))
-        if a["protocols"] != b["protocols"]:
-            found.append("results.json: other scores")
-    json.loads((two / "run.json").read_text())
-    return found
+    ours, theirs = contents_of(Path(straight)), contents_of(Path(killed))
+    others = sorted(ours.keys() ^ theirs.keys())
+    return [f"only one has {', '.join(others)}"] if others else differing(ours, theirs)
 
 
-def entries_of(folder: Path) -> list[dict]:
+def contents_of(folder: Path) -> dict:
+    """What a run leaves, by file, less what is not its doing: paths and times."""
+    files = sorted(folder.glob("*.pth"))
+    found = {file.name: torch.load(file, weights_only=True) for file in files}
+    for checkpoint in found.values():
+        checkpoint.pop("card", None)
     lines = (folder / "log/metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMED} for line in lines]
-
-
-def scalars_of(folder: Path) -> dict[str, list]:
-    """tag -> (step, value), as TensorBoard shows them."""
+    found["metrics.jsonl"] = [
+        {k: v for k, v in json.loads(line).items() if k not in TIMED} for line in lines
+    ]
     events = EventAccumulator(str(folder / "log"))
     events.Reload()
-    return {
-        tag: [(event.step, event.value) for event in events.Scalars(tag)]
-        for tag in events.Tags()["scalars"]
-    }
+    for tag in sorted(events.Tags()["scalars"]):  # as TensorBoard shows them
+        found[tag] = [(e.step, tag in TIMED or e.value) for e in events.Scalars(tag)]
+    if (folder / "results.json").exists():
+        found["protocols"] = json.loads((folder / "results.json").read_text())["protocols"]
+    json.loads((folder / "run.json").read_text())
+    return found
 
 
 def report(path: Path, seed: int, runs: list[dict]) -> dict:
@@ -352,14 +317,13 @@ def report(path: Path, seed: int, runs: list[dict]) -> dict:
     kills = [kill for run in runs for kill in run["kills"]]
     lost = [kill["steps_lost"] for kill in kills]
     ends = [run for run in runs if run["outcome"] != "unfinished"]
+    alive = [kill for kill in kills if kill["workers"] and not kill["workers_too"]]
     found = {
         "kills": len(kills),
         "by_moment": {m: sum(kill["moment"] == m for kill in kills) for m in MOMENTS},
         "during_a_write": sum(bool(kill["parts_left"]) for kill in kills),
         "during_a_write_of": sorted({name for kill in kills for name in kill["parts_left"]}),
-        "with_workers_left_alive": sum(
-            kill["workers"] > 0 and not kill["workers_too"] for kill in kills
-        ),
+        "with_workers_left_alive": len(alive),
         "steps_lost": {"sum": sum(lost), "most": max(lost, default=0)},
         "bytes_of_parts_left": sum(sum(kill["parts_left"].values()) for kill in kills),
         "bytes_of_checkpoints": sum(kill["bytes_of_checkpoints"] for kill in kills),

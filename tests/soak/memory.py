@@ -7,7 +7,6 @@ and of its worker the memory held at each hundredth step is noted. Exit status 1
 growth from step 100 to the last.
 """
 
-import argparse
 import contextlib
 import json
 import multiprocessing
@@ -17,17 +16,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from harness import ROOT, in_child, write
+from harness import ROOT, flags, in_child, write
 
 MOST = 16  # MB; the allocator's own ups and downs are some
 
 
 def main() -> None:
-    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    flags.add_argument("--steps", type=int, default=1000)
-    flags.add_argument("--workers", type=int, nargs="+", default=[0, 1])
-    flags.add_argument("--output", type=Path, default=Path("soak_memory.json"))
-    args = flags.parse_args()
+    parser = flags(__doc__, "soak_memory.json")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1])
+    args = parser.parse_args()
     results = {}
     for workers in args.workers:
         results[f"workers {workers}"] = in_child(measure, args.steps, workers)

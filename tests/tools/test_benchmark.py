@@ -1,7 +1,10 @@
 """tools/benchmark.py: run as a command, and its parts against what can be known by hand."""
 
+import contextlib
 import json
 import re
+import sys
+from functools import partial
 from types import SimpleNamespace
 
 import benchmark
@@ -9,8 +12,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from benchmarking import bench, machine, scenes, table, timing, training, variants
+from benchmarking import bench, machine, timing, training, variants
 from benchmarking.timing import CPU
+from preloaded import python
 from torch import nn
 
 from SSLRemoteSensing.core.errors import UserError, run_command
@@ -28,21 +32,15 @@ def small_config(pretext_config) -> dict:
 
 
 @pytest.fixture
-def words(small_config, tiles, tmp_path) -> list[str]:
-    """The flags of a small measurement of training."""
+def measure(small_config, tiles, monkeypatch, tmp_path):
+    """Run a small measurement in this process; gives its figures."""
     (tmp_path / "config.py").write_text(f"config = {small_config!r}\n")
-    return ["--config_file", str(tmp_path / "config.py"), "--images", str(tiles / "images"), *SMALL]
+    output = tmp_path / "figures.json"
+    words = ["--config_file", tmp_path / "config.py", "--images", tiles / "images", *SMALL]
 
-
-@pytest.fixture
-def measure(words, monkeypatch, tmp_path):
-    """Run a measurement in this process; gives its figures."""
-
-    def call(name: str, *more: str) -> dict:
-        output = tmp_path / "figures.json"
-        monkeypatch.setattr(
-            "sys.argv", ["benchmark.py", name, *words, *more, "--output", str(output)]
-        )
+    def call(name: str, *more) -> dict:
+        line = ["benchmark.py", name, *words, "--output", output, *more]
+        monkeypatch.setattr("sys.argv", list(map(str, line)))
         benchmark.main()
         return json.loads(output.read_text())
 
@@ -58,10 +56,10 @@ def test_a_training_prints_and_writes_figures_that_agree(run, small_config, tile
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     figures = json.loads(output.read_text())
-    assert figures["complete"]
-    assert {"date", "command", "machine", "versions", "network", "img_size"} <= figures.keys()
-    assert {"contrastive_over_matmul", "peak_memory_gib"} <= figures.keys()
-    assert table.table(figures) in done.stdout
+    assert (figures["complete"], figures["counted_steps"]) == (True, 1)
+    names = {"date", "command", "machine", "versions", "network", "img_size"}
+    assert names | {"contrastive_over_matmul", "peak_memory_gib"} <= figures.keys()
+    assert benchmark.table(figures) in done.stdout
     assert all(re.search(rf"^  {key}\b", done.stdout, re.MULTILINE) for key in figures)
 
     ceiling = figures["ceiling_matmul_tflops"] * 1e12
@@ -100,19 +98,19 @@ def test_a_training_prints_and_writes_figures_that_agree(run, small_config, tile
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("name", "flag", "value", "message"),
     [
-        (["--batch_size", "1"], "--batch_size 1: must be at least 2"),
-        (["--loop_steps", "1"], "--loop_steps 1: must be at least 2"),
-        (["--output", "nowhere/f.json"], "--output nowhere/f.json: no such folder"),
-        (["--batch_size", "99"], "batch_size=99"),
+        ("ceilings", "--batch_size", "1", "--batch_size 1: must be at least 2"),
+        ("ceilings", "--loop_steps", "1", "--loop_steps 1: must be at least 2"),
+        ("prepare", "--rounds", "0", "--rounds 0: must be at least 1"),
+        ("ceilings", "--output", "nowhere/f.json", "--output nowhere/f.json: no such folder"),
+        ("ceilings", "--batch_size", "99", "batch_size=99"),
     ],
 )
-def test_mistakes_are_one_line(words, monkeypatch, capsys, more, said):
-    monkeypatch.setattr("sys.argv", ["benchmark.py", "ceilings", *words, *more])
+def test_mistakes_are_one_line(measure, capsys, name, flag, value, message):
     with pytest.raises(SystemExit, match="2"):
-        run_command(benchmark.main)
-    assert said in capsys.readouterr().err
+        run_command(lambda: measure(name, flag, value))
+    assert message in capsys.readouterr().err
 
 
 def test_shares_of_watching_are_those_of_its_parts(
@@ -168,15 +166,11 @@ def test_flops_are_those_of_a_count_by_hand():
 
 def test_published_loss_is_examplar_loss():
     torch.manual_seed(0)
-    values = torch.randn(2, 6, 16)
-    gradients = []
-    for loss in (variants.PublishedExemplarLoss(), ExamplarLoss()):
-        views = values.clone().requires_grad_()
-        result = loss(*views)
-        result.backward()
-        gradients.append((result.detach(), views.grad))
-    for theirs, ours in zip(*gradients, strict=True):
-        torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
+    views = torch.randn(2, 6, 16, requires_grad=True)
+    losses = [loss(*views) for loss in (variants.PublishedExemplarLoss(), ExamplarLoss())]
+    torch.testing.assert_close(*losses, atol=1e-5, rtol=1e-5)
+    gradients = [torch.autograd.grad(loss, views)[0] for loss in losses]
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
 
 
 def test_published_step_is_fp32_contiguous_and_untuned(measure, monkeypatch):
@@ -192,68 +186,30 @@ def test_published_step_is_fp32_contiguous_and_untuned(measure, monkeypatch):
     assert settings() == before
     assert [inside for _, inside in seen[::2]] == [(False, "highest")] * (len(seen) // 2)
     fp32, published = seen[0][0], seen[-2][0]
-    for step in (fp32, published):
+    for step, is_fused in ((fp32, True), (published, False)):
         assert (step.precision, step.memory_format) == ("fp32", torch.contiguous_format)
-    assert fp32.optimizer.defaults["fused"]
-    assert not published.optimizer.defaults["fused"]
+        assert step.optimizer.defaults["fused"] == is_fused
     assert isinstance(published.model.losses["exemplar"], variants.PublishedExemplarLoss)
-
-
-def test_laps_are_weighted_and_warm_up_is_left_out():
-    laps = [
-        {"step": 2, "images_per_second": 1.0, "data_wait": 1.0},
-        {"step": 4, "images_per_second": 1.0, "data_wait": 1.0},
-        {"step": 6, "images_per_second": 8.0, "data_wait": 0.5},  # 8 images in 1 s
-        {"step": 8, "images_per_second": 4.0, "data_wait": 0.2},  # 8 in 2 s
-        {"step": 9, "images_per_second": 4.0, "data_wait": 0.0},  # 4 in 1 s
-    ]
-    mean = training.mean_laps(laps, batch_size=4)
-    assert mean["counted_steps"] == 5
-    assert mean["images_per_second"] == pytest.approx(20 / 4)
-    assert mean["data_wait"] == pytest.approx((0.5 + 0.4) / 4)
 
 
 def test_functions_are_timed_in_turn_without_the_first(monkeypatch):
     order, now = [], [0.0]
-    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    for module in (timing, training):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
     def takes(name: str, later: float) -> None:
-        now[0] += 100.0 if name not in order else later
+        now[0] += 100.0 if order.count(name) < first else later
         order.append(name)
 
+    first = 1
     medians = timing.in_turn([lambda: takes("a", 2.0), lambda: takes("b", 3.0)], CPU, 1)
     assert order == ["a", "b", "a", "b"]
     assert medians == [2.0, 3.0]
-
-
-def test_step_is_split_where_its_parts_end(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    monkeypatch.setattr(training, "collate", lambda samples: {"samples": samples})
-
-    def takes(seconds: float, result=None):
-        def call(*arguments):
-            now[0] += seconds
-            return result
-
-        return call
-
-    class Images(list):
-        __getitem__ = takes(16)
-
-    class Loss:
-        backward = takes(4)
-
-        def __radd__(self, other):
-            return self
-
-    step = SimpleNamespace(device=CPU, model=nn.Identity(), to_device=takes(1, {}))
-    step.forward, step.update = takes(2, {"one": Loss()}), takes(8)
-    figures = training.split_step(step, Images("abc"), batch_size=2, num_workers=0, count=3)
-    split = {"data_wait": 32, "transfer": 1, "forward": 2, "backward": 4, "optimizer": 8}
-    assert figures["step_split_s"] == split
-    assert figures["step_split_total_s"] == 47
-    assert figures["step_split_share"]["optimizer"] == pytest.approx(8 / 47)
+    # The parts of a step, of which each has what the one before gives.
+    first = 2 + 2
+    parts = {"a": lambda _: takes("a", 4.0) or 5, "b": lambda five: takes("b", float(five))}
+    assert training.split_seconds(parts, CPU, 2) == {"a": 4.0, "b": 5.0}
+    assert order == ["a", "b"] * 6
 
 
 def test_switch_that_fails_is_told_and_the_next_is_measured(measure, monkeypatch):
@@ -266,19 +222,20 @@ def test_switch_that_fails_is_told_and_the_next_is_measured(measure, monkeypatch
 
     monkeypatch.setattr(bench.Bench, "step", broken)
     monkeypatch.setattr(variants, "has_fast_bf16", lambda device: False)
-    found = measure("switches", "--switches", "precision", "compile", "batch_size")["switches"]
-    assert list(found) == ["precision", "compile", "batch_size"]
-    assert "no bf16 instructions" in found["precision"]["not_measured"]
+    entries = measure("switches", "--switches", "precision", "compile", "batch_size")["switches"]
+    assert list(entries) == ["precision", "compile", "batch_size"]
+    assert "no bf16 instructions" in entries["precision"]["not_measured"]
     words = "RuntimeError: no compiler"
-    assert found["compile"] == {"from": False, "to": True, "not_measured": words}
-    larger = found["batch_size"]
+    assert entries["compile"] == {"from": False, "to": True, "not_measured": words}
+    larger = entries["batch_size"]
     assert (larger["from"], larger["to"]) == (2, 4)
     ratio = 2 * larger["base_step_s"] / larger["step_s"]
     assert larger["images_per_second_ratio"] == pytest.approx(ratio)
 
 
-def test_processes_are_measured_against_one_with_their_threads(measure, capsys):
-    figures = measure("processes", "--steps", "2", "--rounds", "1")
+def test_processes_are_measured_against_one_with_their_threads(measure, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "executable", python())
+    figures = measure("processes", "--steps", 2, "--rounds", 1)
     ratio = figures["images_per_second_all"] / figures["images_per_second_one"]
     assert figures["efficiency"] == pytest.approx(ratio)
     assert 0.05 < ratio < 20
@@ -286,23 +243,20 @@ def test_processes_are_measured_against_one_with_their_threads(measure, capsys):
 
 
 def test_mapping_is_measured_beside_the_network(measure):
-    small = ("--network", "pointwise", "--width", "96", "--height", "64", "--tile", "64")
-    figures = measure("predict", *small, "--batch_size", "1", "--rounds", "1")
+    small = ("--network", "pointwise", "--width", 96, "--height", 64, "--tile", 64)
+    figures = measure("predict", *small, "--batch_size", 1, "--rounds", 1)
     rates = [figures[f"{name}_pixels_per_second"] for name in ("map", "bare")]
     assert figures["map_over_bare"] == pytest.approx(rates[0] / rates[1])
     assert figures["peak_bytes"] > 2**26
-    memory_alone = measure("predict", *small, "--batch_size", "1", "--rounds", "0")
-    assert "map_over_bare" not in memory_alone
+    assert "map_over_bare" not in measure("predict", *small, "--batch_size", 1, "--rounds", 0)
 
 
-def test_preparing_is_compared_with_copying_the_same_tiles(tmp_path):
-    args = SimpleNamespace(rounds=1, side=600, open_tiles=300)
-    figures = {
-        key: value for part in scenes.measure_prepare(args, tmp_path) for key, value in part.items()
-    }
+def test_preparing_is_compared_with_copying_the_same_tiles(measure, monkeypatch, tmp_path):
+    scratch = partial(contextlib.nullcontext, tmp_path)
+    monkeypatch.setattr(benchmark, "tempfile", SimpleNamespace(TemporaryDirectory=scratch))
+    figures = measure("prepare", "--rounds", 1, "--side", 600, "--open_tiles", 300)
     assert figures["prepare_over_copy"] == figures["copy_scene_s"] / figures["prepare_scene_s"]
     assert figures["prepare_scaling"] > 0
-    copied = cv2.imread(str(tmp_path / "copies/344_256.png"))
-    ours = cv2.imread(str(tmp_path / "tiles/images/train/2_10_344_256.png"))
-    assert np.array_equal(copied, ours)
     assert figures["open_s"] > 0
+    paths = ("copies/344_256.png", "tiles/images/train/2_10_344_256.png")
+    assert np.array_equal(*(cv2.imread(str(tmp_path / path)) for path in paths))

@@ -24,16 +24,10 @@ from SSLRemoteSensing.training import run_folder
 from SSLRemoteSensing.training.logger import RunLog
 
 MARK = torch.full((8,), 0.7312)
-
-
-def flip_a_bit(data: bytes) -> bytes:
-    """One bit of a weight: torch opens the file, and gives another number."""
-    at = data.index(MARK.numpy().tobytes()) + 2
-    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
-
-
+BITS = MARK.numpy().tobytes()
 DAMAGES = {
-    "flipped": flip_a_bit,
+    # One bit of a weight: torch opens the file, and gives another number.
+    "flipped": lambda data: data.replace(BITS, bytes([BITS[0] ^ 1]) + BITS[1:]),
     "truncated": lambda data: data[: len(data) // 2],
     "empty": lambda data: b"",
 }
@@ -46,9 +40,12 @@ def marked(config: dict) -> TinyNet:
     return net
 
 
-def damage(path, how: str) -> None:
+def damage(path, how: str) -> bytes:
     """Damage a file in place, as a disk does: another name of it would be damaged, too."""
-    path.write_bytes(DAMAGES[how](path.read_bytes()))
+    data, damaged = path.read_bytes(), DAMAGES[how](path.read_bytes())
+    assert damaged != data
+    path.write_bytes(damaged)
+    return damaged
 
 
 def whole_files(folder) -> dict[str, int]:
@@ -77,13 +74,13 @@ def finished(pretext_config, tmp_path):
 @pytest.mark.parametrize("how", DAMAGES)
 def test_a_damaged_latest_is_put_aside_for_the_newest_good_epoch(finished, how, capsys):
     folder, weights = finished
-    damage(folder / "latest.pth", how)
-    damaged = (folder / "latest.pth").read_bytes()
+    damaged = damage(folder / "latest.pth", how)
     state = run_folder.read(folder)
     assert state["step"] == 18
     assert all(torch.equal(value, weights[key]) for key, value in state["model"].items())
-    said = "damaged, put aside as latest.damaged.pth; going back to epoch_0003.pth, step 18"
-    assert capsys.readouterr().err == f"warning: {folder}/latest.pth: {said}\n"
+    said = capsys.readouterr().err
+    assert said.startswith(f"warning: {folder}/latest.pth: damaged, ")
+    assert said.endswith("latest.damaged.pth; going back to epoch_0003.pth, step 18\n")
     assert (folder / "latest.damaged.pth").read_bytes() == damaged
     assert run_folder.read(folder)["step"] == 18
     assert capsys.readouterr().err == ""
@@ -111,9 +108,8 @@ def test_damaged_later_epochs_are_passed_over_and_do_not_push_out_the_one_just_w
     finished, capsys
 ):
     folder, _ = finished
-    hows = dict(zip(("latest.pth", "epoch_0003.pth", "epoch_0002.pth"), DAMAGES, strict=True))
-    for name, how in hows.items():
-        damage(folder / name, how)
+    for name, how in zip(("latest", "epoch_0003", "epoch_0002"), DAMAGES, strict=True):
+        damage(folder / f"{name}.pth", how)
     state = run_folder.read(folder)
     assert state["step"] == 6
     assert "going back to epoch_0001.pth" in capsys.readouterr().err
@@ -180,20 +176,17 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_has_ended(
     pretext_config["train_cfg"] |= dict(num_epoch=1000, num_workers=1)
     pretext_config["train_cfg"]["checkpoints"]["save_step"] = 1000
     pretext_config["train_cfg"]["log"]["log_step"] = 1
-    file = tmp_path / "first.py"
+    file, log = tmp_path / "first.py", tmp_path / "run/log/metrics.jsonl"
     file.write_text(f"config = {pretext_config!r}\n")
-    first = subprocess.Popen(
-        [sys.executable, "train.py", "--config_file", str(file)], cwd=ROOT,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    log = tmp_path / "run/log/metrics.jsonl"
+    line = [sys.executable, "train.py", "--config_file", str(file)]
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = subprocess.Popen(line, cwd=ROOT, start_new_session=True, **quiet)
     deadline = time.monotonic() + 60
     while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert command("train.py", pretext_config, tmp_path) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert f"another run is writing there (process {first.pid} on " in lines[0]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"another run is writing there (process {first.pid} on " in line
     assert first.poll() is None
     first.kill()
     first.wait()
@@ -212,22 +205,19 @@ with run_folder.locked(pathlib.Path(sys.argv[1])):
 """
 
 
-def test_a_second_run_with_the_same_log_is_refused(pretext_config, tmp_path):
+def test_a_second_run_with_the_same_log_is_refused_and_what_killed_ones_left_is_cleared_up(
+    pretext_config, tmp_path
+):
     """It would put the first one's metrics aside."""
     folder = tmp_path / "run/log"
     folder.mkdir(parents=True)
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE) as one:
-        one.stdout.readline()
-        with pytest.raises(UserError, match=rf"run/log: another run .*process {one.pid} "):
+    holder = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(holder, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        with pytest.raises(UserError, match=rf"run/log: another run .*process {process.pid} "):
             train(pretext_config)
-        one.kill()
-    train(pretext_config)
-    assert not list(tmp_path.glob("run/**/.lock"))
-
-
-def test_what_killed_runs_were_writing_is_cleared_up(pretext_config, tmp_path):
+        process.kill()
     for name in ("run/.epoch_0009.pth.part", "run/.writable.1", "run/log/.metrics.jsonl.part"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(bytes(100))
     train(pretext_config)
     assert not list(tmp_path.glob("run/**/.*"))
@@ -298,9 +288,8 @@ def test_a_full_disk_is_said_and_the_next_checkpoint_tries_again(
     straight = train(moved(pretext_config, tmp_path / "straight"), num_epoch=3).state_dict()
     model = train(pretext_config, sabotage, num_epoch=3)
     said = capsys.readouterr().out
-    assert said.count("cannot be written (") == 1
+    assert said.count("cannot be written (") == said.count("training goes on") == 1
     assert "No space left on device" in said
-    assert "training goes on, the next checkpoint tries again" in said
     assert during == [{"epoch_0001.pth": 6, "latest.pth": 6}]
     files = {"epoch_0001.pth": 6, "epoch_0003.pth": 18, "latest.pth": 18}
     assert whole_files(tmp_path / "run") == files
@@ -338,8 +327,7 @@ def test_a_file_that_the_system_cuts_off_replaces_none(
     pretext_config["train_cfg"]["checkpoints"] |= dict(save_minutes=1e-9, max_keep=3)
     train(pretext_config, sabotage, num_epoch=3)
     said = capsys.readouterr().out
-    assert said.count("cannot be written (") == 6
-    assert said.count("training goes on, the next checkpoint tries again") == 6
+    assert said.count("cannot be written (") == said.count("training goes on") == 6
     files = {"epoch_0001.pth": 6, "epoch_0003.pth": 18, "latest.pth": 18}
     assert whole_files(tmp_path / "run") == files
     assert not list((tmp_path / "run").glob(".*"))
@@ -419,15 +407,6 @@ def test_events_that_cannot_be_written_do_not_end_the_run(
 # The log of a run that was cut off.
 
 
-def test_a_log_that_is_no_text_is_gone_on_with(pretext_config, tmp_path):
-    with pytest.raises(SystemExit):
-        train(pretext_config, interrupt_at(6))
-    with (tmp_path / "run/log/metrics.jsonl").open("ab") as file:
-        file.write(b"\xff\xfe\n")
-    train(pretext_config)
-    assert [entry["step"] for entry in entries(pretext_config)] == [2, 4, 6, 8, 10, 12]
-
-
 def test_an_entry_is_on_the_disk_when_it_is_written(tmp_path):
     """A run that is killed loses none: TensorBoard's writer alone keeps them for two minutes."""
     (tmp_path / "log").mkdir()
@@ -439,12 +418,19 @@ def test_an_entry_is_on_the_disk_when_it_is_written(tmp_path):
     assert json.loads((tmp_path / "then/metrics.jsonl").read_text())["step"] == 1
 
 
-def test_what_a_run_logged_before_its_first_checkpoint_is_not_shown_twice(pretext_config, tmp_path):
+@pytest.mark.parametrize("killed_at", [5, 9])
+def test_what_a_run_logged_after_its_last_checkpoint_is_not_shown_twice(
+    pretext_config, tmp_path, killed_at
+):
+    """Nor before its first one; and where what was logged last is no text."""
+
     def kill():
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        train(pretext_config, at_call(5, kill))
+        train(pretext_config, at_call(killed_at, kill))
+    with (tmp_path / "run/log/metrics.jsonl").open("ab") as file:
+        file.write(b"\xff\xfe\n")
     time.sleep(1.1)  # event files are named, and so put in order, by the second
     train(pretext_config)
     assert [entry["step"] for entry in entries(pretext_config)] == [2, 4, 6, 8, 10, 12]
@@ -457,26 +443,20 @@ def test_what_a_run_logged_before_its_first_checkpoint_is_not_shown_twice(pretex
 def test_sigusr1_saves_and_the_run_goes_on(pretext_config, tmp_path):
     seen = []
 
-    def look():
-        seen.append(checkpoints.read(tmp_path / "run/latest.pth")["step"])
-
     def sabotage(model):
         interrupt_at(2, signal.SIGUSR1)(model)
-        at_call(3, look)(model)
-        at_call(5, look)(model)
+        for number in (3, 5):
+            at_call(number, lambda: seen.append(whole_files(tmp_path / "run")))(model)
 
     train(pretext_config, sabotage)
-    assert seen == [2, 2]
+    assert seen == [{"latest.pth": 2}] * 2
     assert whole_files(tmp_path / "run")["latest.pth"] == 12
 
 
 def test_sigusr1_before_the_first_step_ends_nothing():
     """Some batch systems send it early."""
-    code = (
-        "import os, signal\n"
-        "from SSLRemoteSensing.core.errors import run_command\n"
-        "run_command(lambda: (os.kill(os.getpid(), signal.SIGUSR1), print('still here')))\n"
-    )
+    code = "import os, signal\nfrom SSLRemoteSensing.core.errors import run_command\n"
+    code += "run_command(lambda: (os.kill(os.getpid(), signal.SIGUSR1), print('still here')))\n"
     line = [sys.executable, "-c", code]
     done = subprocess.run(line, capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert (done.returncode, done.stdout) == (0, "still here\n"), done.stderr
@@ -492,9 +472,8 @@ def test_sigterm_to_all_lets_a_long_step_end_and_save(pretext_config, tmp_path):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(3)
 
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(SystemExit, match="143"):
         train(pretext_config, at_call(2, long_step))
-    assert stop.value.code == 143
     assert whole_files(tmp_path / "run")["latest.pth"] == 2
     assert not multiprocessing.active_children()
 

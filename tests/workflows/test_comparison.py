@@ -7,17 +7,18 @@ import math
 import cv2
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from SSLRemoteSensing.workflows.label_efficiency.comparison import (
     T_95,
+    Results,
     answer_sentence,
     estimate_interval,
     paired_gap,
-    scores_of,
     t_quantile,
 )
 from SSLRemoteSensing.workflows.label_efficiency.curves import draw_curves, draw_panel
-from SSLRemoteSensing.workflows.label_efficiency.tables import csv_text, markdown
+from SSLRemoteSensing.workflows.label_efficiency.tables import csv_text, markdown, score_tables
 
 
 def cell(init, fraction, seed, miou, **more) -> dict:
@@ -45,7 +46,12 @@ RANDOM = cells("random", {0.1: [50, 52, 51], 1: [70, 71, 72]})
 
 
 def answer(*rows, baseline="random", metric="miou") -> str:
-    return answer_sentence(rows, baseline, metric, "all")
+    return answer_sentence(Results(rows, baseline), metric, "all")
+
+
+def table_md(*rows, baseline="random") -> str:
+    results = Results(rows, baseline)
+    return markdown("demo", ["yes"], ["a fact"], results, score_tables(results, "miou", "all"))
 
 
 def fields(markdown_text: str) -> list[list[str]]:
@@ -88,12 +94,10 @@ def test_differences_are_taken_seed_by_seed_over_the_seeds_of_both():
 
 
 def test_only_finished_and_chosen_cells_are_in_a_mean():
-    rows = [
-        cell("ours", 0.1, 0, 50), cell("ours", 0.1, 1, 60, chosen=False),
-        cell("ours", 0.1, 2, 70, status="unscored"), cell("ours", 0.1, 3, None),
-        cell("ours", 0.2, 4, 80),
-    ]  # fmt: skip
-    assert scores_of(rows, "ours", 0.1, "miou", "all") == {0: 0.5}
+    rows = [cell("ours", 0.1, 0, 50), cell("ours", 0.1, 1, 60, chosen=False)]
+    rows += [cell("ours", 0.1, 2, 70, status="unscored"), cell("ours", 0.1, 3, None)]
+    results = Results([*rows, cell("ours", 0.2, 4, 80)], None)
+    assert results.scores("ours", 0.1, "miou", "all") == {0: 0.5}
 
 
 @pytest.mark.parametrize(
@@ -117,13 +121,9 @@ def test_the_smallest_fraction_as_good_as_random_with_all_labels_is_named(ours, 
     assert text.endswith(f"points: random 100 % (+0.00 ± 0.00), ours {entry}.")
 
 
-def test_random_itself_with_fewer_labels_is_the_control():
-    text = answer(*RANDOM, *cells("random", {0.5: [70, 72, 72]}), metric="miou")
-    assert "random 50 % (+0.33 ± 1.43)" in text
+def test_the_sentence_is_of_the_metric_has_a_control_and_no_intervals_of_one_seed():
+    assert "random 50 % (+0.33 ± 1.43)" in answer(*RANDOM, *cells("random", {0.5: [70, 72, 72]}))
     assert "kappa 50.00 ± 0.00 %" in answer(*RANDOM, metric="kappa")
-
-
-def test_one_seed_is_told_and_has_no_intervals():
     rows = [row for row in RANDOM if row["seed"] == 0]
     text = answer(*rows, *cells("ours", {0.1: [71]}))
     assert "(mIoU 70.00 %, 1 seed, so without intervals)" in text
@@ -155,10 +155,9 @@ def test_the_table_of_cells_reads_back():
 
 
 def test_the_table_of_means_marks_failed_cells_and_surely_different_ones():
-    ours = cells("ours", {0.1: [61, 64, None], 1: [None, None, None]})
-    text = markdown("demo", ["the answer"], ["a fact"], [*RANDOM, *ours], "random")
+    text = table_md(*RANDOM, *cells("ours", {0.1: [61, 64, None], 1: [None, None, None]}))
     lines = text.splitlines()
-    assert lines[:3] == ["# Label efficiency: demo", "", "- the answer"]
+    assert lines[:3] == ["# Label efficiency: demo", "", "- yes"]
     assert {"- a fact", "- ours, 10 %, seed 2: weights: no"} <= set(lines)
     assert "bold where the interval excludes 0" in text
     assert fields(text)[:6] == [
@@ -174,9 +173,9 @@ def test_the_table_of_means_marks_failed_cells_and_surely_different_ones():
 
 
 def test_the_tables_do_not_repeat_what_two_protocols_share_by_definition():
-    rows = [cell("random", 1, 0, 50)]
-    rows[0]["protocols"]["mean_of_foreground_eroded"] = rows[0]["protocols"]["all"]
-    text = markdown("demo", [], [], rows, "random")
+    row = cell("random", 1, 0, 50)
+    row["protocols"]["mean_of_foreground_eroded"] = row["protocols"]["all"]
+    text = table_md(row)
     assert "mF1 in %, protocol `mean_of_foreground_eroded`" in text
     assert "kappa in %, protocol `mean_of_foreground_eroded`" not in text
     assert "random - random" not in text  # one fraction: nothing to set it against
@@ -188,20 +187,17 @@ def test_the_table_of_learning_rates_shows_the_chosen_one_bold():
         for lr in (0.01, 0.001)
         for seed in (0, 1)
     ]
-    table = fields(markdown("demo", [], [], rows, None))
+    table = fields(table_md(*rows, baseline=None))
     assert table[0] == ["mIoU on validation", "lr 0.001", "lr 0.01"]
     assert table[1] == ["ours, 10 %", "1.5 ± 6.4", "**10.5 ± 6.4**"]
 
 
 def test_a_panel_has_a_log_axis_and_an_interval_an_initialisation():
-    from matplotlib.figure import Figure
-
     rows = [*RANDOM, *cells("ours", {0.1: [69, 70, 71], 1: [71, 72, 76]})]
     axes = Figure().subplots()
-    draw_panel(axes, rows, "random", "miou", "all")
+    draw_panel(axes, Results(rows, "random"), "miou", "all")
     assert axes.get_xscale() == "log"
-    shaded = [one.get_paths()[0].vertices for one in axes.collections]
-    assert len(shaded) == 2
+    shaded = [shape.get_paths()[0].vertices for shape in axes.collections]
     # 51 ± 2.48, 71 ± 2.48; and 70 ± 2.48, 73 ± 6.57
     ranges = [(48.516, 73.484), (66.427, 79.573)]
     for vertices, (low, high) in zip(shaded, ranges, strict=True):
@@ -215,20 +211,18 @@ def test_curves_are_drawn_with_intervals_on_a_log_axis(tmp_path, protocols):
     for row in rows:
         if row["protocols"]:
             row["protocols"] = dict.fromkeys(protocols, row["protocols"]["all"])
-    draw_curves(rows, "random", "miou", "all", "demo", tmp_path / "curves.png")
+    draw_curves(Results(rows, "random"), "miou", "all", "demo", tmp_path / "curves.png")
     picture = cv2.imread(str(tmp_path / "curves.png"))
     assert picture.shape[0] > 500
-    blue, grey = np.array([0xB2, 0x72, 0x00]), np.array([0x55, 0x55, 0x55])
-    for colour in (blue, grey):
+    for colour in ((0xB2, 0x72, 0x00), (0x55, 0x55, 0x55)):  # blue, grey
         assert (np.abs(picture.astype(int) - colour).max(2) < 12).sum() > 200
 
 
 @pytest.mark.parametrize("name", ["ours {}", "with weights of the images' statistics, frozen {}"])
 def test_a_legend_of_many_or_long_names_is_not_cut_off(tmp_path, name):
-    rows = list(RANDOM)
-    for number in range(12):
-        rows += cells(name.format(number), {0.1: [60, 61, 62]})
-    draw_curves(rows, "random", "miou", "all", "demo", tmp_path / "curves.png")
+    ours = [cells(name.format(number), {0.1: [60, 61, 62]}) for number in range(12)]
+    results = Results(sum(ours, RANDOM), "random")
+    draw_curves(results, "miou", "all", "demo", tmp_path / "curves.png")
     legend = cv2.imread(str(tmp_path / "curves.png"), 0)[-60:]
     assert legend.min() < 100
     assert legend[:, :4].min() == legend[:, -4:].min() == 255

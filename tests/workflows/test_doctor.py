@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import pytest
 import rasterio
+import torch
 from calls import command
 from conftest import ROOT, draw_tiles
 from drawn import Done, png_chunk, write_tiff
@@ -31,9 +32,9 @@ from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.workflows.doctor import images as doctor_images
 from SSLRemoteSensing.workflows.doctor import run as doctor_run
 from SSLRemoteSensing.workflows.doctor.findings import Section
-from SSLRemoteSensing.workflows.doctor.images import check_images, find_split, scan
+from SSLRemoteSensing.workflows.doctor.images import check_images, examine_image, find_split
 from SSLRemoteSensing.workflows.finetuning import open_network
-from SSLRemoteSensing.workflows.pretraining import open_pretraining
+from SSLRemoteSensing.workflows.pretraining import open_images
 
 
 def call(script: str, config: dict, folder: Path, *arguments) -> Done:
@@ -51,14 +52,12 @@ def doctor(tmp_path):
     def examine(config: dict, *arguments) -> SimpleNamespace:
         done = call("tools/doctor.py", config, tmp_path, "--workers", "2", *arguments)
         lines = done.stdout.splitlines()
-        ok, warned, failed = (
-            "\n".join(line for line in lines if line.startswith(f"  {mark}  "))
-            for mark in ("ok  ", "warn", "FAIL")
-        )
-        return SimpleNamespace(
-            status=done.returncode, out=done.stdout, err=done.stderr, ok=ok, warned=warned,
-            failed=failed,
-        )  # fmt: skip
+        marked = {
+            name: "\n".join(line for line in lines if line.startswith(f"  {mark}  "))
+            for name, mark in (("ok", "ok  "), ("warned", "warn"), ("failed", "FAIL"))
+        }
+        said = dict(status=done.returncode, out=done.stdout, err=done.stderr)
+        return SimpleNamespace(**said, **marked)
 
     return examine
 
@@ -123,7 +122,11 @@ def test_a_sound_pretraining_run_gets_0_and_nothing_is_written(run, pretext_conf
     assert not (tmp_path / "run").exists()
 
 
-def test_a_sound_fine_tuning_run_gets_0(doctor, seg_config, tmp_path):
+def test_a_sound_fine_tuning_run_gets_0_and_no_label_is_checked_twice(
+    doctor, seg_config, tmp_path, monkeypatch
+):
+    again = mock.Mock(side_effect=AssertionError)
+    monkeypatch.setattr("SSLRemoteSensing.data.segmentation.check_labels", again)
     found = doctor(seg_config, "--backbone", "random")
     assert (found.status, found.failed) == (0, ""), found.out
     assert "train: all 13 labels are there" in found.ok
@@ -134,31 +137,64 @@ def test_a_sound_fine_tuning_run_gets_0(doctor, seg_config, tmp_path):
     assert not (tmp_path / "seg").exists()
 
 
-def test_the_tiles_of_a_probe_are_opened(doctor, pretext, tiles):
+def test_the_tiles_of_a_probe_are_opened_and_with_imagenet_is_taken(doctor, pretext, tiles):
     paths = dict(image_path=str(tiles / "images"), label_path=str(tiles / "labels"))
     small = dict(classes=("other", "roof"), train_tiles=4, val_tiles=4, pixels=32)
     pretext["train_cfg"]["probe"] = paths | small
-    found = doctor(pretext)
+    pretext["backbone_cfg"]["pretrained"] = "nowhere.pth"
+    found = doctor(pretext, "--with_imagenet", "false")  # as train.py takes it
     assert (found.status, found.failed) == (0, ""), found.out
     assert "probe: fitted on 128 pixels of 4 tiles, scored on 4 tiles, 32 x 32" in found.ok
     pretext["train_cfg"]["probe"]["label_path"] = "nowhere"
-    found = doctor(pretext)
+    found = doctor(pretext, "--with_imagenet", "false")
     assert found.status == 1
     assert found.failed == "  FAIL  train_cfg.probe: label_path nowhere: no such folder"
     assert "one step:" in found.ok
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
+def test_a_mistake_in_config_or_flags_is_one_line_and_2(doctor, pretext):
+    for flags, said in (
         (("--set", "train_cfg.batch_sise=2"), "train_cfg: unknown key 'batch_sise', did you mean"),
         (("--workers", "0"), "--workers 0: must be at least 1"),
-    ],
-)
-def test_a_mistake_in_config_or_flags_is_one_line_and_2(doctor, pretext, flags, said):
-    found = doctor(pretext, *flags)
-    assert (found.status, found.err.count("\n")) == (2, 1)
-    assert found.err.startswith(f"error: {said}")
+    ):
+        found = doctor(pretext, *flags)
+        assert (found.status, found.err.count("\n")) == (2, 1)
+        assert found.err.startswith(f"error: {said}")
+
+
+def test_a_gpu_that_is_not_used_or_not_well_is_told(monkeypatch):
+    """Without a GPU, as torch would say it of one."""
+    section = Section("machine")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(doctor_run.machine, "device_name", lambda: "a GPU")
+    doctor_run.check_machine({"device": "cpu"}, section)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 8 * 2**30))
+    monkeypatch.setattr(doctor_run.machine, "choose_device", torch.device)
+    monkeypatch.setattr(doctor_run.machine, "has_fast_bf16", lambda device: True)
+    doctor_run.check_machine({"device": "cuda"}, section)
+    warnings = [finding.text for finding in section.findings if finding.mark == "warning"]
+    assert ["train_cfg.device=auto" in warnings[0], "1.0 of 8.0 GiB" in warnings[1]] == [True, True]
+    assert "train_cfg.precision=auto" in warnings[2]
+
+
+def test_images_that_load_longer_than_a_step_ask_for_workers(doctor, pretext, monkeypatch):
+    load = doctor_run.load_batch
+    monkeypatch.setattr(doctor_run, "load_batch", lambda *args: (load(*args)[0], 1000.0))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8))
+    assert "set train_cfg.num_workers, up to 4" in doctor(pretext, "--processes", "2").warned
+
+
+def test_only_files_that_the_run_replaces_count_as_room(pretext, tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    opened, marks = doctor_run.open_network(pretext, 1), []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    for name in ("mine.pth", "latest.pth"):
+        with (tmp_path / "run" / name).open("wb") as file:
+            file.truncate(2**40)  # takes no room
+        section = Section("folders")
+        doctor_run.check_disk(opened, section)
+        marks += [finding.mark for finding in section.findings]
+    assert marks == ["fail", "ok"]
 
 
 # --------------------------------------------------------------------- one fault, and what is said
@@ -317,7 +353,7 @@ def test_an_image_that_memory_has_no_room_for_is_not_decoded(own, pretext):
     side = min(32_000, math.isqrt(int(doctor_images.available_memory()) // 9) + 1)
     path = sparse_tiff(own / "images/large.tif", side, "float64")
     pretext["train_cfg"]["train_data"]["max_value"] = 1
-    facts = doctor_images.examine_image(str(path), find_split(pretext, "train"))
+    facts = examine_image(str(path), find_split(pretext, "train"))
     assert re.search("more than memory has room for|more than 8589934592 bytes", facts.fault)
     assert facts.digest is None
 
@@ -343,13 +379,13 @@ def test_broken_images_in_a_row_are_found_before_the_loop_stops_at_them(pretext,
             file.unlink()  # of several names for one file
             file.write_bytes(b"no image")
         section, split = Section("images"), find_split(pretext, "train")
-        check_images(split, scan(split, 2), section)
+        check_images(split, [examine_image(file, split) for file in split.images], section)
         return str(section)
 
     pretext["train_cfg"]["train_data"] |= dict(data_path=str(folder), on_bad_image="skip")
     assert "warn  train: 19 of 2000 images cannot be used" in told(files[-8:] + files[:11])
     assert "FAIL  train: 20 of 2000 images cannot be used" in told(files[11:12])
-    dataset = open_pretraining(pretext)[0].dataset
+    dataset = open_images(pretext["train_cfg"]["train_data"], in_channels=3, seed=0)
     with pytest.raises(UserError, match="20 files in a row cannot be read"):
         dataset[(0, len(files) - 8)]
 
@@ -433,7 +469,7 @@ def test_faults_of_labels_are_all_found_and_can_be_excluded(doctor, seg, own, tm
     assert found.status == 1
     assert "train: 1 of 13 labels are missing" in found.failed
     assert "train: 1 of 13 labels are of another size than their image" in found.failed
-    assert "tile_002.png: 60 x 64 pixels, its image 64 x 64" in found.out
+    assert "tile_002.png: 60 x 64 pixels, its image tile_002.jpg 64 x 64" in found.out
     assert "train: values 7 are no classes, in 1 labels" in found.failed
     assert "val: 2 of 5 labels cannot be read" in found.failed
     assert "train: other" in found.ok
@@ -451,23 +487,27 @@ def test_faults_of_labels_are_all_found_and_can_be_excluded(doctor, seg, own, tm
 # ------------------------------------------------------------------------------ folders and the run
 
 
-def test_a_folder_that_another_run_writes_to_fails(doctor, pretext, tmp_path):
-    (tmp_path / "run").mkdir()
+def examine_folder(folder: Path) -> str:
+    section = Section("folders")
+    doctor_run.check_run_folder(folder, None, section)
+    return str(section)
+
+
+def test_a_folder_that_another_run_writes_to_fails(tmp_path):
     code = "import sys; from pathlib import Path\n"
     code += "from SSLRemoteSensing.training.run_folder import locked\n"
     code += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
-    words = [sys.executable, "-c", code, str(tmp_path / "run")]
+    words = [sys.executable, "-c", code, str(tmp_path)]
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     with subprocess.Popen(words, **pipes) as other:
         assert other.stdout.readline() == "held\n"
-        before = (tmp_path / "run/.lock").read_text()
-        found = doctor(pretext)
-        assert (tmp_path / "run/.lock").read_text() == before
+        before = (tmp_path / ".lock").read_text()
+        said = f"FAIL  {tmp_path}: another run is writing there (process {other.pid}"
+        assert said in examine_folder(tmp_path)
+        assert (tmp_path / ".lock").read_text() == before
         other.communicate("")
-    assert found.status == 1
-    assert f"another run is writing there (process {other.pid}" in found.failed
-    assert doctor(pretext).status == 0
-    assert not list((tmp_path / "run").iterdir())
+    assert "FAIL" not in examine_folder(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_going_on_is_foreseen_and_a_damaged_or_foreign_checkpoint_found(doctor, pretext, tmp_path):
@@ -488,16 +528,13 @@ def test_going_on_is_foreseen_and_a_damaged_or_foreign_checkpoint_found(doctor, 
     data = latest.read_bytes()
     latest.unlink()  # no second name of the epoch's file
     latest.write_bytes(data[: len(data) // 2])
-    found = doctor(pretext)
-    assert found.status == 0
-    assert "training would go back to epoch_0001.pth, step 6" in found.warned
+    assert "warn" in examine_folder(folder)
+    assert "training would go back to epoch_0001.pth, step 6" in examine_folder(folder)
     assert sorted(file.name for file in folder.iterdir()) == names
     (folder / "epoch_0001.pth").unlink()
-    found = doctor(pretext)
-    assert found.status == 1
-    assert "no epoch_*.pth beside it is whole" in found.failed
+    assert re.search("FAIL .* no epoch_.*.pth beside it is whole", examine_folder(folder))
     checkpoints.write(latest, {"weights": 1})
-    assert "is no checkpoint of a run" in doctor(pretext).failed
+    assert re.search("FAIL .* is no checkpoint of a run", examine_folder(folder))
 
 
 def test_several_processes_share_the_images(doctor, pretext):
@@ -510,11 +547,6 @@ def test_several_processes_share_the_images(doctor, pretext):
     found = doctor(pretext, "--processes", "8", "--set", "train_cfg.accumulate_steps=2")
     assert "(x accumulate_steps=2, x 8 processes): only 24 images" in found.failed
     assert "must be a multiple of the 3 processes" in doctor(pretext, "--processes", "3").failed
-
-
-def test_with_imagenet_is_taken_as_train_takes_it(doctor, pretext):
-    pretext["backbone_cfg"]["pretrained"] = "nowhere.pth"
-    assert doctor(pretext, "--with_imagenet", "false").status == 0
 
 
 # --------------------------------------------------------------------------------- the exclude list

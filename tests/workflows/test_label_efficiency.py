@@ -7,6 +7,7 @@ import csv
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,17 +25,11 @@ from SSLRemoteSensing.core.config import load_config
 from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.models.pretrained import BACKBONES
 from SSLRemoteSensing.workflows.label_efficiency import jobs
-from SSLRemoteSensing.workflows.label_efficiency.cells import (
-    CellJob,
-    arguments,
-    remaining_jobs,
-    rows_of,
-)
+from SSLRemoteSensing.workflows.label_efficiency.cells import arguments, remaining_cells, rows_of
 from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, plan_grid, write_grid
 from SSLRemoteSensing.workflows.label_efficiency.jobs import run_jobs, slots_for
-from SSLRemoteSensing.workflows.label_efficiency.rates import choose_rates, warnings_of_rates
-from SSLRemoteSensing.workflows.label_efficiency.report import describe
-from SSLRemoteSensing.workflows.label_efficiency.run import locked
+from SSLRemoteSensing.workflows.label_efficiency.report import describe, warnings_of
+from SSLRemoteSensing.workflows.label_efficiency.run import choose_rates, locked
 
 # A stand-in for finetune_seg.py. mIoU is 0.5, and 0.1 more at lr 0.01; test scores are 0.05 lower.
 # In the folder of the grid: `calls` says what ran; a file `fail_NAME`, `diverge_NAME` or `wait`
@@ -83,6 +78,11 @@ note("end")
 """
 
 
+COMMAND = importlib.import_module("SSLRemoteSensing.commands.label_efficiency")
+KEYS = ("batch_size", "num_step", "clip_grad_norm", "train_data")  # of train_cfg
+INITS = ("random=random", "net=imagenet")
+
+
 @pytest.fixture(autouse=True)
 def _without_waiting(monkeypatch):
     monkeypatch.setattr(jobs, "POLL", 0.01)
@@ -104,9 +104,7 @@ def config(seg_config) -> dict:
 def plan(config, tmp_path):
     """A grid of two initialisations, two fractions, two seeds; or what is given instead."""
 
-    def call(
-        inits=("random=random", "net=imagenet"), fractions=(0.5, 1), seeds=(0, 1), lrs=None, own=()
-    ):
+    def call(inits=INITS, fractions=(0.5, 1), seeds=(0, 1), lrs=None, own=()):
         return plan_grid(tmp_path / "grid", config, inits, fractions, seeds, lrs, own)
 
     return call
@@ -129,11 +127,10 @@ def run_all(grid, fake, slots=(None,), **more) -> list[str]:
     write_grid(grid)
     log = grid.folder / "calls"
     log.unlink(missing_ok=True)
-    run_jobs(grid, remaining_jobs(grid), fake, slots, (), **more)
+    run_jobs(grid, remaining_cells(grid), fake, slots, (), **more)
     if grid.lrs is not None:
         choose_rates(grid, **more)
-        scoring = [job for job in remaining_jobs(grid) if job.scoring]
-        run_jobs(grid, scoring, fake, slots, (), **more)
+        run_jobs(grid, remaining_cells(grid, ["unscored"]), fake, slots, (), **more)
     calls = log.read_text().splitlines() if log.exists() else []
     return [call.rsplit(" ", 1)[0] for call in calls if not call.startswith("end")]
 
@@ -163,59 +160,28 @@ def test_each_cell_runs_once_and_more_of_them_extend_a_grid(plan, fake, tmp_path
     assert len(rows_of(plan())) == 11  # a table has all that is there
 
 
-def test_what_is_set_for_one_initialisation_reaches_its_cells_alone(plan, fake):
+def test_what_is_set_for_one_initialisation_reaches_its_cells_alone(plan, fake, config, tmp_path):
     inits = ("random=random", "frozen=imagenet", "net=imagenet")
     sets = ["train_cfg.freeze_backbone=True", "decoder_cfg.transfer=False"]
     own = [("frozen", text) for text in sets]
     grid = plan(inits, own=own)
     run_all(grid, fake)
     for cell in grid.cells():
-        words = arguments(grid, CellJob(cell), None)
+        words = arguments(grid, cell, False, None)
         assert [word for word in words if word in sets] == (sets if cell.init == "frozen" else [])
     assert any("with train_cfg.freeze_backbone=True" in line for line in describe(grid))
-    assert not remaining_jobs(plan(inits, own=own))
+    assert not remaining_cells(plan(inits, own=own))
     with pytest.raises(UserError, match=r"inits.frozen.set is 'train_cfg.freeze_back.* now ''"):
         plan(inits)
     with pytest.raises(UserError, match=r"inits.net.set is '', now 'train_cfg.freeze_backbone"):
         plan(inits, own=[*own, ("net", sets[0])])
     assert plan(inits[:1]).known_inits["frozen"]["set"] == sets
-
-
-def test_the_baseline_is_random_as_the_config_trains_it(plan):
-    inits, own = ("frozen=random", "random=random"), ("frozen", "train_cfg.freeze_backbone=True")
-    assert plan(inits, own=[own]).baseline == "random"
-    assert plan(inits[:1], own=[own]).baseline is None
-
-
-def test_a_grid_of_an_earlier_version_knows_nothing_set_for_one_initialisation(plan, fake):
-    write_grid(plan())
-    file = plan().folder / "grid.json"
-    known = json.loads(file.read_text())
-    for entry in known["inits"].values():
-        del entry["set"]
-    file.write_text(json.dumps(known))
-    run_all(plan(), fake)
-    assert not remaining_jobs(plan())
-    assert not any("with" in line for line in describe(plan()) if line.startswith("Initialisation"))
-
-
-@pytest.mark.parametrize(
-    ("own", "lrs", "said"),
-    [
-        (("other", "train_cfg.freeze_backbone=True"), None, "other: is no name of --init"),
-        (("net",), None, "write the keys after it"),
-        (("net", "train_cfg.num_step=9"), None, "must be the same for all, so use --set"),
-        (("net", "decoder_cfg.name=Unet"), None, "must be the same for all"),
-        (("net", "train_cfg.freeze=True"), None, "must be the same for all"),
-        (("net", "train_cfg.optimizer.lrr=1"), None, "lrr"),
-        (("net", "train_cfg.backbone_lr_factor=often"), None, "backbone_lr_factor"),
-        (("net", "train_cfg.freeze_backbone"), None, "key.key=VALUE"),
-        (("net", "train_cfg.optimizer.lr=1"), (0.1, 0.01), "--lrs chooses the rate for all"),
-    ],
-)
-def test_what_cannot_be_set_for_one_initialisation_is_refused(plan, own, lrs, said):
-    with pytest.raises(UserError, match=said):
-        plan(own=[own], lrs=lrs)
+    # The baseline is random as the config trains it.
+    assert plan(["random=random", "more=random"], own=[("more", sets[0])]).baseline == "random"
+    assert (
+        plan_grid(tmp_path / "new", config, ["a=random"], [1], [0], None, [("a", sets[0])]).baseline
+        is None
+    )
 
 
 def test_weights_are_deleted_unless_they_are_asked_for(plan, fake, tmp_path):
@@ -239,7 +205,7 @@ def test_on_several_gpus_cells_run_side_by_side_each_on_its_own(plan, fake, tmp_
         busy[gpu] += -1 if what == "end" else 1
         assert 0 <= busy[gpu] <= 1
     for gpu in ("3", None):
-        words = arguments(plan(), CellJob(Cell("net", 1.0, 0)), gpu)
+        words = arguments(plan(), Cell("net", 1.0, 0), False, gpu)
         assert ("train_cfg.device=cuda" in words) == (gpu is not None)
 
 
@@ -266,6 +232,9 @@ def test_cells_run_on_the_gpus_that_are_visible(monkeypatch, there, visible, dev
 def test_of_the_learning_rates_the_best_on_validation_is_scored_on_test_once(plan, fake, tmp_path):
     """And seeds added later are trained at that rate alone: test tiles were seen."""
     lrs = (0.1, 0.001, 0.01)
+    for rate, scoring in ((0.01, False), (0.01, True), (None, False)):
+        words = arguments(plan(lrs=rate and lrs), Cell("net", 1.0, 0, rate), scoring, None)
+        assert ("train_cfg.test_data=None" in words) == (rate is not None and not scoring)
     ran = run_all(plan(lrs=lrs), fake)
     assert len(ran) == 24 + 8
     assert ran[24:] == [
@@ -286,21 +255,15 @@ def test_of_the_learning_rates_the_best_on_validation_is_scored_on_test_once(pla
     assert ran == ["train net_f1_s2_lr0.01", "evaluate net_f1_s2_lr0.01"]
 
 
-def test_cells_are_trained_without_test_tiles_as_long_as_rates_are_searched(plan):
-    for lrs, scoring in (([0.01, 0.1], False), ([0.01, 0.1], True), (None, False)):
-        cell = Cell("net", 1.0, 0, lrs and lrs[0])
-        words = arguments(plan(lrs=lrs), CellJob(cell, scoring), None)
-        assert ("train_cfg.test_data=None" in words) == (lrs is not None and not scoring)
-
-
 def test_of_equal_rates_the_smaller_is_chosen_and_an_end_of_the_list_is_warned_of(plan, fake):
     grid = plan(lrs=[0.3, 0.1, 0.2])
     run_all(grid, fake)
     assert set(grid.chosen.values()) == {0.1}
-    for init, text in zip(("random", "net"), warnings_of_rates(grid), strict=True):
+    texts = [text for text in warnings_of(grid, []) if "--lrs" in text]
+    for init, text in zip(("random", "net"), texts, strict=True):
         assert f"chosen for {init} at 50 %, 100 % is 0.1, at the lower end of the list" in text
     grid.lrs = [0.01, 0.1, 1]
-    assert warnings_of_rates(grid) == []
+    assert not any("--lrs" in text for text in warnings_of(grid, []))
 
 
 def test_a_rate_that_diverges_is_out_and_another_failure_keeps_the_choice_open(plan, fake, trouble):
@@ -326,9 +289,9 @@ def test_a_choice_rests_on_all_seeds_that_were_searched(plan, fake):
     given = dict(lrs=[0.01, 0.1], inits=["net=imagenet"], fractions=[1])
     grid = plan(**given)
     write_grid(grid)
-    todo = remaining_jobs(grid)
+    cells = remaining_cells(grid)
     # Of seed 1 one rate only.
-    run_jobs(grid, [job for job in todo if job.cell.seed == 0] + todo[-1:], fake, [None], ())
+    run_jobs(grid, [cell for cell in cells if cell.seed == 0] + cells[-1:], fake, [None], ())
     assert "not all its cells have ended" in choose_rates(plan(**given, seeds=[0]))[0]
 
 
@@ -339,7 +302,7 @@ def test_a_scoring_that_fails_is_tried_again_without_training(plan, fake, troubl
     (row,) = rows_of(grid)
     assert (row["status"], row["error"]) == ("unscored", "weights of another network")
     assert row["protocols"] == {}  # validation scores do not pass for test scores
-    assert remaining_jobs(grid) == [CellJob(Cell("net", 1.0, 0, 0.01), scoring=True)]
+    assert remaining_cells(grid) == [Cell("net", 1.0, 0, 0.01)]
     file.unlink()
     assert run_all(grid, fake) == ["evaluate net_f1_s0_lr0.01"]
     assert rows_of(grid)[0]["error"] == ""
@@ -367,7 +330,7 @@ def test_a_signal_lets_the_running_cells_save_and_starts_no_other(
         os.sched_yield()
 
     monkeypatch.setattr(jobs.time, "sleep", sleep)
-    run_jobs(grid, remaining_jobs(grid), fake, (None, None), signals)
+    run_jobs(grid, remaining_cells(grid), fake, (None, None), signals)
     rows = rows_of(grid)
     statuses = [row["status"] for row in rows]
     assert (statuses.count("stopped"), statuses.count("to do")) == (2, 6)
@@ -406,7 +369,7 @@ def test_another_grid_in_the_folder_is_refused_by_what_differs(plan, config, fak
     file.write_text("two")
     assert "its inits.net.weights is '" in refused(inits=[f"net={file}"])
     with pytest.raises(UserError, match="changed while the grid ran"):
-        run_jobs(grid, remaining_jobs(grid), fake, [None], ())
+        run_jobs(grid, remaining_cells(grid), fake, [None], ())
     assert "its inits.random.weights is 'random', now 'imagenet'" in refused(["random=imagenet"])
     config["train_cfg"]["num_step"] = 4
     assert "its train_cfg.num_step is 3, now 4" in refused()
@@ -417,6 +380,7 @@ def test_another_grid_in_the_folder_is_refused_by_what_differs(plan, config, fak
 
 
 def test_what_changes_no_result_may_change_within_a_grid(plan, config, tmp_path):
+    """Of an earlier version, too, which knew nothing set for one initialisation."""
     (tmp_path / "net.pth").write_text("one")
     (tmp_path / "copy.pth").write_text("one")
     write_grid(plan(inits=[f"net={tmp_path}/net.pth"]))
@@ -425,7 +389,12 @@ def test_what_changes_no_result_may_change_within_a_grid(plan, config, tmp_path)
     config["train_cfg"]["checkpoints"]["checkpoints_path"] = "elsewhere"
     config["train_cfg"]["train_data"]["fraction"] = 0.3
     config["backbone_cfg"]["pretrained"] = True
-    plan(inits=[f"net={tmp_path}/copy.pth"])
+    file = tmp_path / "grid/grid.json"
+    record = json.loads(file.read_text())
+    assert record["inits"]["net"].pop("set") == []
+    file.write_text(json.dumps(record))
+    grid = plan(inits=[f"net={tmp_path}/copy.pth"])
+    assert not any("with" in line for line in describe(grid) if line.startswith("Initialisation"))
 
 
 def test_a_damaged_grid_is_told(plan):
@@ -451,7 +420,7 @@ def test_a_second_command_in_the_same_folder_is_refused(plan, fake, trouble):
     grid.path(grid.cells()[0]).mkdir()
     with locked(grid):  # which is killed, and leaves a cell that goes on
         config = ["--config_file", str(grid.folder / "config.py")]
-        left = jobs.start(grid, remaining_jobs(grid)[0], [*fake, *config], None, 1).process
+        left = jobs.start(grid, remaining_cells(grid)[0], [*fake, *config], None, 1).process
     with pytest.raises(UserError, match="or a cell that it left"), locked(plan()):
         pass
     left.kill()
@@ -478,7 +447,7 @@ def test_the_number_of_steps_is_the_same_in_every_cell_and_stated(plan, config):
         (dict(inits=["a="]), "write NAME=random"),
         (dict(inits=["../a=random"]), "a name is of letters"),
         (dict(inits=["a=random", "A=imagenet"]), "twice"),
-        (dict(inits=["a=nowhere.pth"]), "nowhere.pth: no such file"),
+        (dict(inits=["a=nowhere.pth"]), "nowhere.pth: cannot be read"),
         (dict(fractions=[0.5, 0]), "--fractions 0: must be above 0"),
         (dict(fractions=[1.5]), "--fractions 1.5: must be above 0 and at most 1"),
         (dict(fractions=[float("nan")]), "--fractions nan"),
@@ -487,36 +456,36 @@ def test_the_number_of_steps_is_the_same_in_every_cell_and_stated(plan, config):
         (dict(seeds=[1, 1]), "--seeds: 1 stands there twice"),
         (dict(lrs=[0.0]), "--lrs 0: must be above 0"),
         (dict(lrs=[0.1, 0.1]), "--lrs: 0.1 stands there twice"),
+        (dict(own=[("other", "train_cfg.norm_eval=True")]), "other: is no name of --init"),
+        (dict(own=[("net",)]), "write the keys after it"),
+        (dict(own=[("net", "train_cfg.num_step=9")]), "must be the same for all, so use --set"),
+        (dict(own=[("net", "decoder_cfg.name=Unet")]), "must be the same for all"),
+        (dict(own=[("net", "train_cfg.freeze=True")]), "must be the same for all"),
+        (dict(own=[("net", "train_cfg.optimizer.lrr=1")]), "lrr"),
+        (dict(own=[("net", "train_cfg.backbone_lr_factor=often")]), "backbone_lr_factor"),
+        (dict(own=[("net", "train_cfg.freeze_backbone")]), "key.key=VALUE"),
+        (dict(own=[("net", "train_cfg.optimizer.lr=1")], lrs=[0.1]), "--lrs chooses the rate"),
+        (dict(batch_size=14), "train_cfg.batch_size: a step takes 14 of 13 train tiles"),
+        (dict(num_step=0), "num_step=0: must be at least 1"),
+        (dict(clip_grad_norm=float("inf")), "train_cfg.clip_grad_norm=inf: cannot be kept"),
+        (
+            dict(train_data=dict(image_path="none", label_path=".")),
+            "train_data: image_path none",
+        ),
     ],
 )
-def test_a_wrong_flag_is_told_and_nothing_written(plan, tmp_path, given, said):
+def test_what_no_cell_could_use_is_told_at_once(plan, config, tmp_path, given, said):
+    config["train_cfg"] |= {key: given.pop(key) for key in [*given] if key in KEYS}
     with pytest.raises(UserError) as error:
         plan(**given)
     assert said in str(error.value)
     assert not (tmp_path / "grid").exists()
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "said"),
-    [
-        ("batch_size", 14, "train_cfg.batch_size: a step takes 14 of 13 train tiles"),
-        ("num_step", 0, "num_step=0: must be at least 1"),
-        ("clip_grad_norm", float("inf"), "train_cfg.clip_grad_norm=inf: cannot be kept"),
-        ("train_data", dict(image_path="none", label_path="."), "train_data: image_path none"),
-    ],
-)
-def test_a_config_that_no_cell_could_use_is_told_at_once(plan, config, tmp_path, key, value, said):
-    config["train_cfg"][key] = value
-    with pytest.raises(UserError, match=said):
-        plan()
-    assert not (tmp_path / "grid").exists()
-
-
 @pytest.fixture
 def tool(config, fake, tmp_path, monkeypatch, capsys):
     """The command in this process, with the stand-in; its exit status and what it printed."""
-    module = importlib.import_module("SSLRemoteSensing.commands.label_efficiency")
-    monkeypatch.setattr(module, "FINETUNE", fake)
+    monkeypatch.setattr(COMMAND, "FINETUNE", fake)
     file = tmp_path / "config.py"
     file.write_text(f"config = {config!r}\n")
     given = ["--config_file", str(file), "--init", "random=random", "--init", "net=imagenet"]
@@ -526,7 +495,7 @@ def tool(config, fake, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["label_efficiency.py", *given, *more])
         status = 0
         try:
-            run_command(module.main)
+            run_command(COMMAND.main)
         except SystemExit as end:
             status = end.code or 0
         said = capsys.readouterr()
@@ -539,7 +508,19 @@ def table_of(folder: Path) -> list[dict]:
     return list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
 
 
-def test_the_command_writes_tables_curves_and_the_answer(tool, tmp_path):
+def test_a_dry_run_writes_nothing_and_the_command_tables_curves_and_the_answer(
+    tool, tmp_path, monkeypatch
+):
+    (tmp_path / "dry.py").write_text("import sys; print('one step: 2.5 s', sys.argv[-1])")
+    with monkeypatch.context() as patch:
+        patch.setattr(COMMAND, "FINETUNE", [sys.executable, str(tmp_path / "dry.py")])
+        status, said = tool("--dry_run")
+    assert (status, said.count("to do  ")) == (0, 8)
+    assert "8 cells of 3 steps, 1 at a time: about 6" in said  # 8 x 3 x 2.5 s, and starting
+    assert "from a rehearsal on this machine; validation and scoring come on top" in said
+    folder = tmp_path / "grid"
+    assert not folder.exists()
+
     status, said = tool()
     assert status == 0
     assert "8 of 8 cells to do" in said
@@ -551,62 +532,67 @@ def test_the_command_writes_tables_curves_and_the_answer(tool, tmp_path):
     assert "100 % = 13 (0.923 passes)" in said
     assert "warning: 3 steps see 12 of the 13 tiles that 100 % of the labels are" in said
     assert "best on validation, of the only one a cell" in said
-    answer, folder = "net 50 % (+0.00 ± 0.00)", tmp_path / "grid"
-    table, page = (folder / "table.md").read_text(), (folder / "report.html").read_text()
+    answer, page = "net 50 % (+0.00 ± 0.00)", (folder / "report.html").read_text()
+    table = (folder / "table.md").read_text()
     assert all(answer in text for text in (said, table, page))
     assert "3 steps in every cell" in table
     assert "net, 100 %, seed 1" in page
     assert len(table_of(folder)) == 8
     assert cv2.imread(str(folder / "curves.png")) is not None
-    for more, difference in (([], "net - random"), (["--against", "net"], "random - net")):
-        status, said = tool(*more)
-        assert (status, "0 of 8 cells to do" in said) == (0, True)
-        assert f"| {difference} " in (folder / "table.md").read_text()
+
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
+    status, said = tool("--dry_run", "--seeds", "0", "1", "2", "--jobs", "2")
+    assert (said.count("done   "), said.count("to do  ")) == (8, 4)
+    assert "from the mean of the finished cells" in said
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == before
+
+    status, said = tool("--against", "net", "--protocol", "all_eroded")
+    assert (status, "0 of 8 cells to do" in said) == (0, True)
+    assert "| random - net " in (folder / "table.md").read_text()
+    # The labels turn out not to have it.
+    assert "warning: no result has the protocol all_eroded; this is of all" in said
 
 
-def test_the_report_is_written_again_from_the_cells_alone(
+def test_a_cell_that_fails_stops_no_other_and_is_tried_again(
     tool, tmp_path, trouble, monkeypatch, capsys
 ):
-    trouble("fail_train_net_f0.5_s0")
-    assert tool()[0] == 1
-    folder = tmp_path / "grid"
-    names = ("table.csv", "table.md", "report.html", "curves.png")
-    before = {name: (folder / name).read_bytes() for name in names}
-    for name in names:
-        (folder / name).unlink()
-    command = importlib.import_module("SSLRemoteSensing.commands.report")
-    monkeypatch.setattr(sys, "argv", ["sslrs report", str(folder)])
-    command.main()
-    assert f"results: {folder / 'table.md'}" in capsys.readouterr().out
-    assert all((folder / name).exists() for name in names)
-    assert all((folder / name).read_bytes() == before[name] for name in names[:2])
-    monkeypatch.setattr(sys, "argv", ["sslrs report", str(folder), "--against", "nett"])
-    with pytest.raises(UserError, match="--against nett: is no initialisation of the grid"):
-        command.main()
-    (folder / "grid.json").write_text("{")
-    with pytest.raises(UserError, match=r"grid\.json: damaged"):
-        command.main()
-
-
-def test_a_cell_that_fails_stops_no_other_and_is_tried_again(tool, tmp_path, trouble):
-    file = trouble("fail_train_net_f0.5_s1")
-    calls = tmp_path / "grid/calls"
+    file, folder = trouble("fail_train_net_f0.5_s1"), tmp_path / "grid"
     status, said = tool()
     assert status == 1
-    assert calls.read_text().count("train ") == 8
-    assert "FAILED after 0 s: weights of another network (see " in said
+    assert (folder / "calls").read_text().count("train ") == 8
+    assert re.search(r"FAILED after \d+ s: weights of another network \(see ", said)
     assert "1 cell without a result; the same command tries again" in said
-    table = (tmp_path / "grid/table.md").read_text()
+    table = (folder / "table.md").read_text()
     assert "45.0 (1 of 2)" in table
     assert "net, 50 %, seed 1: weights of another network" in table
+
+    # The report is written again from the cells alone.
+    texts = {name: (folder / name).read_bytes() for name in ("table.csv", "table.md")}
+    for name in (*texts, "report.html", "curves.png"):
+        (folder / name).unlink()
+    report = importlib.import_module("SSLRemoteSensing.commands.report")
+    monkeypatch.setattr(sys, "argv", ["sslrs report", str(folder)])
+    report.main()
+    assert f"results: {folder / 'table.md'}" in capsys.readouterr().out
+    assert (folder / "report.html").exists()
+    assert (folder / "curves.png").exists()
+    assert {name: (folder / name).read_bytes() for name in texts} == texts
+    monkeypatch.setattr(sys, "argv", ["sslrs report", str(folder), "--against", "nett"])
+    with pytest.raises(UserError, match="--against nett: is no initialisation of the grid"):
+        report.main()
+
     status, said = tool("--seeds", "0")  # it is no longer asked for
     assert (status, "the same command tries again" in said) == (0, False)
     file.unlink()
-    calls.unlink()
+    (folder / "calls").unlink()
     assert tool()[0] == 0
-    assert calls.read_text().startswith("train net_f0.5_s1")
-    assert calls.read_text().count("train ") == 1
-    assert not any(row["error"] for row in table_of(tmp_path / "grid"))
+    calls = (folder / "calls").read_text()
+    assert (calls.split()[1], calls.count("train ")) == ("net_f0.5_s1", 1)
+    assert not any(row["error"] for row in table_of(folder))
+    (folder / "grid.json").write_text("{")
+    monkeypatch.setattr(sys, "argv", ["sslrs report", str(folder)])
+    with pytest.raises(UserError, match=r"grid\.json: damaged"):
+        report.main()
 
 
 def test_the_command_searches_rates_and_says_which(tool, tmp_path, trouble):
@@ -628,32 +614,12 @@ def test_the_command_searches_rates_and_says_which(tool, tmp_path, trouble):
     assert "| random                   | 55.0 ± 0.0" in table
 
 
-def test_a_dry_run_lists_cells_and_writes_nothing(tool, tmp_path, fake, monkeypatch):
-    (tmp_path / "dry.py").write_text("import sys; print('one step: 2.5 s', sys.argv[-1])")
-    module = importlib.import_module("SSLRemoteSensing.commands.label_efficiency")
-    monkeypatch.setattr(module, "FINETUNE", [sys.executable, str(tmp_path / "dry.py")])
-    status, said = tool("--dry_run")
-    assert status == 0
-    assert said.count("to do  ") == 8
-    assert "8 cells of 3 steps, 1 at a time: about 6" in said  # 8 x 3 x 2.5 s, and starting
-    assert "from a rehearsal on this machine; validation and scoring come on top" in said
-    assert not (tmp_path / "grid").exists()
-    monkeypatch.setattr(module, "FINETUNE", fake)
-    tool()
-    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "grid").rglob("*")}
-    status, said = tool("--dry_run", "--seeds", "0", "1", "2", "--jobs", "2")
-    assert (said.count("done   "), said.count("to do  ")) == (8, 4)
-    assert "from the mean of the finished cells" in said
-    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "grid").rglob("*")} == before
-
-
 @pytest.mark.parametrize(
     ("more", "said"),
     [
         (["--set", "train_cfg.optimizer.lrr=1"], "did you mean 'lr'?"),
         (["--set", "train_cfg.device=cuda:99"], "this machine has"),
         (["--jobs", "0"], "--jobs 0: must be at least 1"),
-        (["--fractions", "2"], "--fractions 2"),
         (["--against", "nett"], "--against nett: is no initialisation of the grid (random, net)"),
         (["--protocol", "eroded"], "--protocol eroded: the cells can have all, all_eroded"),
     ],
@@ -663,12 +629,6 @@ def test_a_mistake_is_one_line_and_status_2(tool, tmp_path, more, said):
     assert (status, output.count("\n"), output[:7]) == (2, 1, "error: ")
     assert said in output
     assert not (tmp_path / "grid").exists()
-
-
-def test_a_protocol_that_the_labels_turn_out_not_to_have_gives_way_to_another(tool, tmp_path):
-    said = tool("--protocol", "all_eroded")[1]
-    assert "warning: no result has the protocol all_eroded; this is of all" in said
-    assert "net 50 % (" in (tmp_path / "grid/table.md").read_text()
 
 
 # From here on with finetune_seg.py itself, on drawn scenes.

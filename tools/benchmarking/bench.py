@@ -9,15 +9,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from demo_scenes.town import draw_town
 
 from SSLRemoteSensing import build_pretext, load_config
-from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.machine import choose_device, choose_precision
 from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
 from SSLRemoteSensing.models.pretext import PretextNet
 from SSLRemoteSensing.training.plan import require_images
 from SSLRemoteSensing.training.settings import LoopSettings
-from SSLRemoteSensing.training.train_step import TrainStep, open_step
+from SSLRemoteSensing.training.train_step import TrainStep
 from SSLRemoteSensing.workflows.pretraining import check_pretext
 
 DEFAULTS = {"batch_size": (4, 64), "steps": (3, 30), "loop_steps": (5, 400)}  # on a CPU, on CUDA
@@ -41,14 +41,11 @@ class Bench:
         for name, values in DEFAULTS.items():
             if getattr(args, name) is None:
                 setattr(args, name, values[self.device.type == "cuda"])
-        if args.batch_size < 2:
-            raise UserError(f"--batch_size {args.batch_size}: must be at least 2")
         with contextlib.redirect_stderr(io.StringIO()):  # the published configs' idle keys
             self.config = load_config(args.config_file)
         check_pretext(self.config)
-        self.train_cfg = self.config["train_cfg"]
-        fast = choose_precision("auto", self.device)
-        self.settings = {k: v for k, v in self.train_cfg.items() if k not in OTHERS} | {
+        fast, train_cfg = choose_precision("auto", self.device), self.config["train_cfg"]
+        self.settings = {k: v for k, v in train_cfg.items() if k not in OTHERS} | {
             "batch_size": args.batch_size,
             "num_workers": args.num_workers,
             "device": str(self.device),
@@ -58,11 +55,14 @@ class Bench:
             "accumulate_steps": 1,
             "num_step": 1,
         }
-        self.dataset = self.open_images()
+        self.dataset = self.open_images(train_cfg["train_data"])
+        flags = {key: vars(args)[key] for key in ("img_size", "batch_size", "num_workers")}
+        self.description = {"network": self.config["backbone_cfg"]["name"], **flags}
+        self.description |= {"fast_precision": fast, "compiled": args.compile}
 
-    def open_images(self) -> PretextDataset:
+    def open_images(self, data: dict) -> PretextDataset:
         """The config's data set at `img_size` on the folder `images`, or on images drawn here."""
-        args, data = self.args, self.train_cfg["train_data"]
+        args = self.args
         if data.get("crop_size") == data["img_size"]:
             data = data | {"crop_size": args.img_size}
         images = args.images or str(draw_images(self.scratch / "images", 2 * args.batch_size))
@@ -72,15 +72,10 @@ class Bench:
         require_images(len(dataset), args.batch_size, accumulate_steps=1)
         return dataset
 
-    def describe(self) -> dict:
-        network, fast = self.config["backbone_cfg"]["name"], self.settings["precision"]
-        flags = {key: vars(self.args)[key] for key in ("img_size", "batch_size", "num_workers")}
-        return {"network": network, **flags, "fast_precision": fast, "compiled": self.args.compile}
-
     def network(self, joint_pass: bool = False) -> PretextNet:
         """The config's network, always with the same weights; `joint_pass` is not the config's."""
         torch.manual_seed(0)
-        train_cfg = self.train_cfg | {"joint_pass": joint_pass}
+        train_cfg = self.config["train_cfg"] | {"joint_pass": joint_pass}
         return build_pretext(self.config | {"train_cfg": train_cfg})
 
     def step(self, changes: dict | None = None) -> TrainStep:
@@ -93,7 +88,7 @@ class Bench:
         if "fused" in changes:
             fused = {"fused": changes.pop("fused")}
             changes["optimizer"] = self.settings["optimizer"] | fused
-        return open_step(network, LoopSettings(**self.settings | changes))
+        return TrainStep(network, LoopSettings(**self.settings | changes))
 
     def batch(self, size: int | None = None) -> dict:
         """A batch as the loader hands it over: pinned where there is a GPU."""
@@ -111,13 +106,8 @@ def run_step(step: TrainStep, batch: dict) -> None:
 
 
 def draw_images(folder: Path, least: int) -> Path:
-    """Smooth noise with edges in it, which compresses about as a photograph does."""
     folder.mkdir()
-    rng = np.random.default_rng(0)
     for number in range(max(64, least)):
-        coarse = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-        image = cv2.resize(coarse, (256, 256), interpolation=cv2.INTER_NEAREST)
-        image = cv2.GaussianBlur(image, (3, 3), 0) + rng.normal(0, 6, image.shape)
-        image = np.clip(image, 0, 255).astype(np.uint8)
-        cv2.imwrite(str(folder / f"{number:04d}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 90])
+        image, _ = draw_town(np.random.default_rng(number), 256, 256)
+        cv2.imwrite(str(folder / f"{number:04d}.jpg"), image[..., 2::-1])
     return folder

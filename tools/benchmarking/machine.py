@@ -1,6 +1,12 @@
-"""What the machine can do at most, and what it takes for one sample."""
+"""What the machine can do at most, what one sample takes, and what several processes are worth."""
 
+import argparse
 import cProfile
+import json
+import os
+import statistics
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +18,10 @@ import torch
 import SSLRemoteSensing
 from benchmarking.bench import Bench
 from benchmarking.timing import in_turn, say, untuned
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.machine import choose_device
 
+ROOT = Path(SSLRemoteSensing.__file__).parents[1]
 SIZES = {"cuda": (1024, 2048, 4096, 8192, 16384), "cpu": (512, 1024, 2048, 4096)}
 LONGEST = 0.5  # seconds of one product; larger ones are left out
 
@@ -31,7 +40,11 @@ def measure_ceilings(bench: Bench) -> Iterator[dict]:
         rates[precision] = matmul_tflops(device, precision, SIZES[device.type])
     yield {"ceiling_matmul_tflops": max(rates[fast].values()), "matmul_tflops": rates}
     say("ceilings: JPEG decoding, transfer")
-    yield decode_rates(bench.dataset.files[:200]) | host_to_device(device)
+    yield decode_rates(bench.dataset.files[:200])
+    if device.type == "cuda":
+        host = torch.randint(0, 256, (2**28,), dtype=torch.uint8).pin_memory()
+        copy = partial(torch.empty_like(host, device=device).copy_, host, non_blocking=True)
+        yield {"host_to_device_gb_per_second": 2**28 / in_turn([copy], device, 10)[0] / 1e9}
 
 
 def matmul_tflops(device: torch.device, precision: str, sizes: Sequence[int]) -> dict[str, float]:
@@ -55,23 +68,14 @@ def matmul_tflops(device: torch.device, precision: str, sizes: Sequence[int]) ->
 
 def decode_rates(files: Sequence[str | Path]) -> dict[str, float]:
     """Images and megapixels a second that one core decodes, from bytes in memory."""
-    contents = [np.frombuffer(Path(file).read_bytes(), np.uint8) for file in files]
+    contents = [np.fromfile(file, np.uint8) for file in files]
 
     def decode() -> list[np.ndarray]:
         return [cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) for data in contents]
 
-    pixels, taken = sum(image.shape[0] * image.shape[1] for image in decode()), in_turn([decode])[0]
-    rates = {"images": len(contents) / taken, "megapixels": pixels / taken / 1e6}
+    megapixels, taken = sum(image.size for image in decode()) / 3e6, in_turn([decode])[0]
+    rates = {"images": len(contents) / taken, "megapixels": megapixels / taken}
     return {f"decode_{name}_per_second": rate for name, rate in rates.items()}
-
-
-def host_to_device(device: torch.device, size: int = 2**28) -> dict[str, float]:
-    """10^9 bytes a second of copying pinned memory to a GPU."""
-    if device.type != "cuda":
-        return {}
-    host = torch.randint(0, 256, (size,), dtype=torch.uint8).pin_memory()
-    copy = partial(torch.empty_like(host, device=device).copy_, host, non_blocking=True)
-    return {"host_to_device_gb_per_second": size / in_turn([copy], device, 10)[0] / 1e9}
 
 
 def measure_data(bench: Bench) -> Iterator[dict]:
@@ -89,10 +93,63 @@ def measure_data(bench: Bench) -> Iterator[dict]:
     for epoch in range(5):
         profile.runcall(read, epoch)
     cv2.setNumThreads(threads)
-    ours = str(Path(SSLRemoteSensing.__file__).parent)
+    ours = str(ROOT / "SSLRemoteSensing")
     parts = {
         entry.code.co_qualname: entry.totaltime * 200 / count
         for entry in sorted(profile.getstats(), key=lambda entry: -entry.totaltime)
         if ours in getattr(entry.code, "co_filename", "")
     }
     yield {"sample_ms": sample * 1000 / count, "sample_parts_ms": parts}
+
+
+def measure_processes(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:
+    """On a CPU N processes of one thread stand against one process of N threads and N times the
+    batch; on GPUs against one process, whose rate N processes should have N times. The two are run
+    in turn; the first half of each, which warms up, does not count."""
+    if not args.images:
+        raise UserError("--images: name a folder of JPEG files, which all processes read")
+    args.batch_size, args.steps = args.batch_size or 4, args.steps or 5
+    args.device, count = choose_device(args.device).type, args.processes
+    on_cpu = args.device == "cpu"
+    if args.num_workers is None:
+        args.num_workers = 0 if on_cpu else max(1, min(16, (os.cpu_count() or 1) // count))
+    one, several, ideal = [], [], 1 if on_cpu else count
+    for number in range(args.rounds):
+        one.append(training_rate(args, scratch / f"one_{number}", 1, count if on_cpu else 1))
+        several.append(training_rate(args, scratch / f"all_{number}", count, 1))
+        say(f"round {number + 1}: {one[-1]:.2f} and {several[-1]:.2f} images/s")
+    yield {"processes": count, "rounds_one": one, "rounds_all": several}
+    yield {"images_per_second_one": statistics.median(one)}
+    yield {"images_per_second_all": statistics.median(several)}
+    ratios = [b / a / ideal for a, b in zip(one, several, strict=True)]
+    yield {"efficiency": statistics.median(ratios)}
+
+
+def training_rate(args: argparse.Namespace, folder: Path, processes: int, share: int) -> float:
+    """Images a second of train.py: `processes` of them, each with `share` threads and batches."""
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    settings = {
+        "device": args.device,
+        "batch_size": args.batch_size * share,
+        "num_workers": args.num_workers,
+        "num_epoch": None,
+        "num_step": 2 * args.steps,
+        "precision": "auto",
+        "channels_last": args.device != "cpu",
+        "train_data.data_path": args.images,
+        "train_data.data_format": "**/*.jpg",
+        "train_data.img_size": args.img_size,
+        "train_data.post_transforms_cfg": None,
+        "checkpoints.checkpoints_path": folder / "run",
+        "log.log_path": folder / "log",
+        "log.log_step": args.steps,
+    }
+    command = [sys.executable, *(launch if processes > 1 else []), str(ROOT / "train.py")]
+    command += ["--config_file", args.config_file, "--set"]
+    command += [f"train_cfg.{key}={value}" for key, value in settings.items()]
+    threads = {"OMP_NUM_THREADS": str(share)}
+    done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise UserError(f"processes: {processes} of them failed: {done.stderr[-2000:]}")
+    lines = (folder / "log/metrics.jsonl").read_text().splitlines()
+    return json.loads(lines[-1])["images_per_second"]

@@ -4,7 +4,7 @@ import argparse
 import os
 import resource
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -22,7 +22,7 @@ from SSLRemoteSensing.core.machine import choose_device, choose_precision
 from SSLRemoteSensing.data.prepared import positions
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.inference.mapper import MapSettings, map_scene
-from SSLRemoteSensing.inference.network import MapNetwork, likes_channels_last
+from SSLRemoteSensing.inference.network import MapNetwork
 from SSLRemoteSensing.inference.outputs import plan_outputs
 from SSLRemoteSensing.inference.windows import probabilities
 from SSLRemoteSensing.models.segmentation import build_segmentation
@@ -34,7 +34,10 @@ from SSLRemoteSensing.preparation.tiling import TilingSettings, tile_scene
 TOWN = 1024  # side of what is drawn, and repeated
 TILE = 256
 SCENES = ("2_10", "2_12", "3_10", "3_11")
-PLACE = rasterio.Affine(0.05, 0, 366000, 0, -0.05, 5808000)
+PROFILE = {"driver": "GTiff", "count": 3, "dtype": "uint8", "crs": "EPSG:32633"}
+PROFILE["transform"] = rasterio.Affine(0.05, 0, 366000, 0, -0.05, 5808000)
+# Of the scene to map.
+TILED = {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate", "zlevel": 1}
 
 
 def measure_prepare(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:
@@ -42,8 +45,13 @@ def measure_prepare(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:
     say("preparing data sets")
     os.environ.setdefault("GDAL_CACHEMAX", "64")
     cv2.setNumThreads(1)
-    workers = min(os.cpu_count() or 1, len(SCENES))
-    draw_potsdam(scratch / "potsdam", workers, args.side)
+    workers, size = min(os.cpu_count() or 1, len(SCENES)), (args.side, args.side)
+    town, classes = draw_town(np.random.default_rng(0), TOWN, TOWN)
+    for name in SCENES[:workers]:
+        scene = scratch / f"potsdam/2_Ortho_RGB/top_potsdam_{name}_RGB.tif"
+        write_scene(scene, town[:, :, :3], *size)
+        label = scratch / f"potsdam/5_Labels_all/top_potsdam_{name}_label.tif"
+        write_scene(label, np.uint8(PALETTE)[classes], *size)
     catalog = potsdam(list_files(scratch / "potsdam"), "rgb", ["full"], [])
     scenes, copies, tiles = catalog.scenes, scratch / "copies", scratch / "tiles"
     make_tile_folders(tiles, scenes)
@@ -63,10 +71,10 @@ def measure_prepare(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:
     yield {"prepare_over_copy": copy_s / prepare_s, "prepare_workers": workers}
     yield {"prepare_scaling": one_s / many_s}
     say("opening a prepared set")
-    yield measure_opening(scratch / "open", args.open_tiles)
+    yield {"open_tiles": args.open_tiles, "open_s": opening_s(scratch / "open", args.open_tiles)}
 
 
-def measure_opening(folder: Path, count: int) -> dict:
+def opening_s(folder: Path, count: int) -> float:
     """Seconds to open a prepared set of `count` tiles; names alone are looked at."""
     folders = [folder / "images/train", folder / "labels/train"]
     for part in folders:
@@ -76,40 +84,26 @@ def measure_opening(folder: Path, count: int) -> dict:
     card = '{"version": 1, "scale": 255, "classes": ["a", "b"], "bands": ["r", "g", "b"]}'
     write_text(folder / "dataset.json", card)
     settings = TileSettings(*map(str, folders))
-    taken = in_turn([lambda: SegmentationDataset(settings, num_classes=2)])
-    return {"open_tiles": count, "open_s": taken[0]}
-
-
-def draw_potsdam(folder: Path, count: int, side: int) -> None:
-    """`count` scenes of Potsdam's size: a drawn town of 1500 x 1500, repeated."""
-    image, label = draw_town(np.random.default_rng(0), 1500, 1500)
-    repeats = -(-side // 1500)
-    image = np.tile(image[:, :, :3], (repeats, repeats, 1))[:side, :side]
-    colours = np.uint8(PALETTE)[np.tile(label, (repeats, repeats))[:side, :side]]
-    for name in SCENES[:count]:
-        scene = f"top_potsdam_{name}"
-        write_scene(folder / f"2_Ortho_RGB/{scene}_RGB.tif", [(0, image)], side, side)
-        write_scene(folder / f"5_Labels_all/{scene}_label.tif", [(0, colours)], side, side)
+    return in_turn([lambda: SegmentationDataset(settings, num_classes=2)])[0]
 
 
 def write_scene(
-    path: Path, strips: Iterable, height: int, width: int, layout: dict | None = None
+    path: Path, town: np.ndarray, height: int, width: int, layout: dict | None = None
 ) -> None:
-    """Pairs of a first row and colours (h, width, 3) uint8 from there on, as a GeoTIFF."""
+    """A town (TOWN, TOWN, 3), repeated, strip by strip, as a GeoTIFF."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    profile = {"driver": "GTiff", "dtype": "uint8", "crs": "EPSG:32633", "transform": PLACE}
-    profile |= {"count": 3, "height": height, "width": width} | (layout or {})
+    strip = np.tile(town, (1, -(-width // TOWN), 1))[:, :width].transpose(2, 0, 1)
+    profile = PROFILE | {"height": height, "width": width} | (layout or {})
     with rasterio.open(path, "w", **profile) as file:
-        for y, pixels in strips:
-            file.write(pixels.transpose(2, 0, 1), window=Window(0, y, width, len(pixels)))
+        for y in range(0, height, TOWN):
+            rows = min(TOWN, height - y)
+            file.write(strip[:, :rows], window=Window(0, y, width, rows))
 
 
 def copy_pixels(scene, folder: Path) -> None:
     """The same tiles with nothing done to them: windows by rasterio, PNG by OpenCV."""
-    with (
-        rasterio.open(scene.image.path) as image,
-        rasterio.open(scene.labels["full"].path) as label,
-    ):
+    paths = (scene.image.path, scene.labels["full"].path)
+    with rasterio.open(paths[0]) as image, rasterio.open(paths[1]) as label:
         for y in positions(image.height, TILE, TILE):
             for x in positions(image.width, TILE, TILE):
                 window = Window(x, y, TILE, TILE)
@@ -118,15 +112,11 @@ def copy_pixels(scene, folder: Path) -> None:
                 cv2.imwrite(str(folder / f"{y}_{x}_label.png"), label.read(1, window=window))
 
 
-class Pointwise(nn.Module):
+class Pointwise(nn.Conv2d):
     """The cheapest network: what is left is reading, blending and writing."""
 
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Conv2d(3, len(CLASSES), 1)
-
     def logits(self, images):
-        return self.layer(images.float() / 255 - 0.5)
+        return self(images.float() / 255 - 0.5)
 
 
 def build_network(args: argparse.Namespace) -> MapNetwork:
@@ -134,28 +124,19 @@ def build_network(args: argparse.Namespace) -> MapNetwork:
     device = choose_device(args.device, "--device ")
     precision = choose_precision(args.precision, device, "--precision ")
     torch.manual_seed(0)
+    classes, palette = list(CLASSES), default_palette(len(CLASSES))
     if args.network == "pointwise":
-        model = Pointwise()
+        model = Pointwise(3, len(classes), kernel_size=1)
     else:
         backbone = {"name": args.network, "in_channels": 3, "pretrained": False}
-        model = build_segmentation({"classes": list(CLASSES), "backbone_cfg": backbone})
-    palette = default_palette(len(CLASSES))
-    layout = torch.preserve_format
-    if likes_channels_last(device, precision):
-        layout = torch.channels_last
-    model = model.eval().to(device, memory_format=layout)
+        model = build_segmentation({"classes": classes, "backbone_cfg": backbone})
+    network = MapNetwork(
+        model.eval().to(device), device, precision, classes, palette, 3, None, None, args.network
+    )
+    if network.channels_last:
+        model.to(memory_format=torch.channels_last)
     torch.backends.cudnn.benchmark = device.type == "cuda"
-    return MapNetwork(model, device, precision, list(CLASSES), palette, 3, None, None, args.network)
-
-
-def draw_scene(path: Path, height: int, width: int) -> Path:
-    """A drawn town, repeated, as a tiled and compressed GeoTIFF."""
-    town = draw_town(np.random.default_rng(0), TOWN, TOWN)[0][:, :, :3]
-    strip = np.tile(town, (1, -(-width // TOWN), 1))[:, :width]
-    strips = ((y, strip[: height - y]) for y in range(0, height, TOWN))
-    layout = {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate"}
-    write_scene(path, strips, height, width, layout | {"zlevel": 1})
-    return path
+    return network
 
 
 def measure_predict(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:
@@ -163,8 +144,9 @@ def measure_predict(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:
     and with the probabilities; then the peak memory of this process."""
     network, tile, size = build_network(args), args.tile, args.batch_size or 1
     settings = MapSettings(tile, args.overlap, size, workers=args.workers)
-    device, precision = network.device, network.precision
-    scene = draw_scene(scratch / "scene.tif", args.height, args.width)
+    device, precision, scene = network.device, network.precision, scratch / "scene.tif"
+    town = draw_town(np.random.default_rng(0), TOWN, TOWN)[0][:, :, :3]
+    write_scene(scene, town, args.height, args.width, TILED)
     outputs = plan_outputs([scene], str(scratch / "map.tif"))[0]
     batches = -(-(-(-args.height // tile) * -(-args.width // tile)) // size)
     batch = torch.randint(0, 256, (size, 3, tile, tile), dtype=torch.uint8).to(device)
@@ -192,8 +174,9 @@ def measure_predict(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:
         rounds.append(rates)
     yield {"network": args.network, "precision": precision, "scene": [args.width, args.height]}
     yield {"tile": tile, "batch_size": size, "overlap": args.overlap}
-    for name in works if args.rounds else ():
-        yield {f"{name}_pixels_per_second": statistics.median(r[name] for r in rounds[1:])}
-    if ratios := [rates["map"] / rates["bare"] for rates in rounds[1:]]:
+    if args.rounds:
+        for name in works:
+            yield {f"{name}_pixels_per_second": statistics.median(r[name] for r in rounds[1:])}
+        ratios = [rates["map"] / rates["bare"] for rates in rounds[1:]]
         yield {"map_over_bare": statistics.median(ratios), "map_over_bare_rounds": ratios}
     yield {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import resource
 import statistics
 import sys
 import time
@@ -51,25 +52,28 @@ def in_turn(
     return [statistics.median(times) for times in zip(*turns[1:], strict=True)]
 
 
-def held_bytes(device: torch.device) -> int:
+def allocated_bytes(device: torch.device) -> int:
     """What tensors take on a GPU now."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
-def peak_gib(function: Callable[[], object], device: torch.device, held: int = 0) -> float:
-    """GiB that CUDA tensors take at most during a call, less the `held` bytes of others."""
+def peak_gib(function: Callable[[], object], device: torch.device, others: int = 0) -> float:
+    """GiB that tensors take at most on a GPU during a call, less the bytes of `others`; on the CPU
+    what the process so far took."""
+    if device.type != "cuda":
+        function()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     wait(device)
     torch.cuda.reset_peak_memory_stats(device)
     function()
     wait(device)
-    return (torch.cuda.max_memory_allocated(device) - held) / 2**30
+    return (torch.cuda.max_memory_allocated(device) - others) / 2**30
 
 
-def free_memory(device: torch.device) -> None:
+def free_memory() -> None:
     """Give back what dropped networks held, so that the next has the device to itself."""
     gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()  # without a GPU it does nothing
 
 
 @contextlib.contextmanager

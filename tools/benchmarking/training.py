@@ -3,12 +3,10 @@
 import contextlib
 import io
 import json
-import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import pairwise
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -26,20 +24,38 @@ from SSLRemoteSensing.training.task import Task
 from SSLRemoteSensing.training.train_step import TrainStep
 from SSLRemoteSensing.workflows.monitor import BatchMonitor, SampleMonitor
 
-PARTS = ("data_wait", "transfer", "forward", "backward", "optimizer")
-LAPS = 10  # of a run
-WARM_UP = 0.4  # of its laps, not counted: the loader's stock of ready batches is used up in them
-
 
 def measure_step(bench: Bench) -> Iterator[dict]:
+    """Operations of a step, and the mean seconds of its parts, fed by a loader.
+
+    The device is waited for after each part. So the parts add up to this step, which is slower than
+    one that is not interrupted where launching or loading could have overlapped with computing.
+    """
     say("the parts of a step")
     args, batch = bench.args, bench.batch()
     # Counted on one that is not compiled, where they can be seen.
     flops = count_flops(partial(run_step, bench.step({"compile": False}), batch))
     yield {"flops_per_image": flops / args.batch_size}
-    free_memory(bench.device)
+    free_memory()
     step = bench.step()
-    yield split_step(step, bench.dataset, args.batch_size, args.num_workers, args.steps)
+    keys = [(0, i % len(bench.dataset)) for i in range((args.steps + 2) * args.batch_size)]
+    loader = DataLoader(
+        bench.dataset, args.batch_size, sampler=keys, num_workers=args.num_workers,
+        collate_fn=collate, pin_memory=bench.device.type == "cuda", worker_init_fn=one_thread,
+    )  # fmt: skip
+    batches = iter(loader)
+    parts = {
+        "data_wait": lambda _: next(batches),
+        "transfer": step.to_device,
+        "forward": step.forward,
+        "backward": lambda losses: sum(losses.values()).backward(),
+        "optimizer": lambda _: step.update(),
+    }
+    step.model.train()
+    split = split_seconds(parts, bench.device, args.steps)
+    total = sum(split.values())
+    yield {"step_split_s": split, "step_split_total_s": total}
+    yield {"step_split_share": {part: taken / total for part, taken in split.items()}}
     if args.profile:
         write_profile(step, batch, args.profile)
 
@@ -55,43 +71,18 @@ def count_flops(function: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def split_step(step: TrainStep, dataset, batch_size: int, num_workers: int, count: int) -> dict:
-    """Mean seconds of the parts of a step, fed by a loader, over `count` steps after two.
-
-    The device is waited for after each part. So the parts add up to this step, which is slower than
-    one that is not interrupted where launching or loading could have overlapped with computing.
-    """
-    keys = [(0, i % len(dataset)) for i in range((count + 2) * batch_size)]
-    pinned = step.device.type == "cuda"
-    batches = iter(
-        DataLoader(
-            dataset, batch_size, sampler=keys, num_workers=num_workers, collate_fn=collate,
-            pin_memory=pinned, worker_init_fn=one_thread,
-        )
-    )  # fmt: skip
-    parts = (
-        lambda _: next(batches),
-        step.to_device,
-        step.forward,
-        lambda losses: sum(losses.values()).backward(),
-        lambda _: step.update(),
-    )
-    turns = []
-    step.model.train()
+def split_seconds(parts: dict[str, Callable], device: torch.device, count: int) -> dict:
+    """Mean seconds of functions, each given the result of the one before, after two turns."""
+    turns: dict[str, list[float]] = {name: [] for name in parts}
     for _ in range(count + 2):
-        wait(step.device)
-        times, result = [time.perf_counter()], None
-        for part in parts:
+        result = None
+        for name, part in parts.items():
+            wait(device)
+            start = time.perf_counter()
             result = part(result)
-            wait(step.device)
-            times.append(time.perf_counter())
-        turns.append([end - start for start, end in pairwise(times)])
-    means = [statistics.mean(taken) for taken in zip(*turns[2:], strict=True)]
-    return {
-        "step_split_s": dict(zip(PARTS, means, strict=True)),
-        "step_split_share": {part: s / sum(means) for part, s in zip(PARTS, means, strict=True)},
-        "step_split_total_s": sum(means),
-    }
+            wait(device)
+            turns[name].append(time.perf_counter() - start)
+    return {name: statistics.mean(taken[2:]) for name, taken in turns.items()}
 
 
 def write_profile(step: TrainStep, batch: dict, path: str) -> None:
@@ -107,21 +98,25 @@ def write_profile(step: TrainStep, batch: dict, path: str) -> None:
 def measure_loop(bench: Bench) -> Iterator[dict]:
     """fit() from files, between bare steps on a ready batch, so that a drift meets both.
 
-    Peak memory is, on CUDA, what this run allocated at most, on the CPU what the process so far
-    did.
+    The first half, in which the loader's stock of ready batches is used up, does not count.
     """
-    args, on_cuda, laps = bench.args, bench.device.type == "cuda", []
-    run = partial(run_fit, bench, laps)
+    steps, folder = bench.args.loop_steps, bench.scratch / "loop"
+    settings = bench.settings | {
+        "num_step": steps,
+        "log": {"log_path": str(folder / "log"), "log_step": steps - steps // 2},
+        "checkpoints": {"checkpoints_path": str(folder), "save_step": 10**6},
+    }
     bare = [bare_step(bench)]
-    say(f"fit(), {args.loop_steps} steps")
-    peak = peak_gib(run, bench.device) if on_cuda else run()
+    say(f"fit(), {steps} steps")
+    task = Task(bench.network(), bench.dataset, collate)
+    with contextlib.redirect_stdout(io.StringIO()):
+        peak = peak_gib(lambda: fit(task, LoopSettings(**settings)), bench.device)
     bare.append(bare_step(bench))
-    if not on_cuda:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    figures = mean_laps(laps, args.batch_size) | {"peak_memory_gib": peak}
-    rate = args.batch_size / statistics.mean(bare)
-    efficiency = figures["images_per_second"] / rate
-    yield figures | {"bare_images_per_second": rate, "loop_efficiency": efficiency}
+    last = json.loads((folder / "log/metrics.jsonl").read_text().splitlines()[-1])
+    figures = {key: last[key] for key in ("images_per_second", "data_wait")}
+    yield {"counted_steps": steps // 2, **figures, "peak_memory_gib": peak}
+    rate = bench.args.batch_size / statistics.mean(bare)
+    yield {"bare_images_per_second": rate, "loop_efficiency": figures["images_per_second"] / rate}
 
 
 def bare_step(bench: Bench) -> float:
@@ -131,41 +126,8 @@ def bare_step(bench: Bench) -> float:
     seconds(partial(run_step, step, batch), bench.device, calls=2)  # plans and compiles
     taken = seconds(partial(run_step, step, batch), bench.device, calls=bench.args.steps)
     del step
-    free_memory(bench.device)
+    free_memory()
     return taken
-
-
-def run_fit(bench: Bench, laps: list[dict]) -> None:
-    """Train for `loop_steps` steps; the entries of the log go to `laps`."""
-    steps, folder = bench.args.loop_steps, bench.scratch / "loop"
-    settings = bench.settings | {
-        "num_step": steps,
-        "log": {"log_path": str(folder / "log"), "log_step": max(1, steps // LAPS)},
-        "checkpoints": {"checkpoints_path": str(folder), "save_step": 10**6},
-    }
-    with contextlib.redirect_stdout(io.StringIO()):
-        fit(Task(bench.network(), bench.dataset, collate), LoopSettings(**settings))
-    lines = (folder / "log/metrics.jsonl").read_text().splitlines()
-    laps += [json.loads(line) for line in lines]
-
-
-def mean_laps(laps: list[dict], batch_size: int) -> dict:
-    """Images a second and share of waiting over the laps after the warm-up: all images, all time.
-
-    Args:
-        laps: entries of metrics.jsonl, from the first step.
-    """
-    ends = [0, *(lap["step"] for lap in laps)]
-    first = max(1, round(WARM_UP * len(laps))) if len(laps) > 1 else 0
-    images = [(end - start) * batch_size for start, end in pairwise(ends)][first:]
-    laps = laps[first:]
-    spent = [count / lap["images_per_second"] for lap, count in zip(laps, images, strict=True)]
-    waited = sum(lap["data_wait"] * taken for lap, taken in zip(laps, spent, strict=True))
-    return {
-        "counted_steps": ends[-1] - ends[first],
-        "images_per_second": sum(images) / sum(spent),
-        "data_wait": waited / sum(spent),
-    }
 
 
 def measure_watching(bench: Bench) -> Iterator[dict]:
@@ -176,16 +138,12 @@ def measure_watching(bench: Bench) -> Iterator[dict]:
     samples = SampleMonitor(step.model, bench.dataset, collate, bench.args.batch_size, classes)
     (bench.scratch / "log").mkdir()
     log = RunLog(bench.scratch / "log", 0, 1, bench.scratch)
-
-    def entry() -> None:
-        step.observe(batches.observe, step.to_device(batch), {}, step.to_device)
-
-    def look() -> None:
-        seen = step.observe(samples.observe, {}, {}, step.to_device)
-        log.show(seen.pictures, 1)
-
+    parts = (
+        lambda: run_step(step, batch),
+        lambda: step.observe(batches.observe, step.to_device(batch), {}, step.to_device),
+        lambda: log.show(step.observe(samples.observe, {}, {}, step.to_device).pictures, 1),
+    )
     say("steps, entries and looks, in turn")
-    parts = (lambda: run_step(step, batch), entry, look)
     turns = [[spent(part, bench.device) for part in parts] for _ in range(bench.args.steps + 1)]
     log.close()
     # The first turn plans, allocates and, in the look, reads the fixed images.

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarking.bench import Bench, run_step
-from benchmarking.timing import free_memory, held_bytes, in_turn, peak_gib, say, untuned
+from benchmarking.timing import allocated_bytes, free_memory, in_turn, peak_gib, say, untuned
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.machine import has_fast_bf16
 from SSLRemoteSensing.models.losses import ExamplarLoss
@@ -37,27 +37,20 @@ def measure_published(bench: Bench) -> Iterator[dict]:
     cuDNN's algorithms by its rules, not tried out, and TF32 in convolutions alone. As published are
     also the contrastive loss, and the optimizer, which is not fused.
     """
-    device, count, batch = bench.device, bench.args.steps, bench.batch()
-    fast = partial(run_step, bench.step(), batch)
+    batch, fast = bench.batch(), bench.step()
     plain = {"precision": "fp32", "channels_last": False, "compile": False}
     for name, beside in (("fp32", "fast"), ("published", "fast_beside_published")):
         say(f"the {name} step")
         step = bench.step(plain | ({"fused": False} if name == "published" else {}))
         if name == "published":
             step.model.losses["exemplar"] = PublishedExemplarLoss()
-        slow_s, fast_s = in_turn([partial(run_untuned, step, batch), fast], device, count)
-        yield {
-            f"{name}_step_s": slow_s,
-            f"{beside}_step_s": fast_s,
-            f"speedup_over_{name}": slow_s / fast_s,
-        }
-        del step
-        free_memory(device)
-
-
-def run_untuned(step, batch: dict) -> None:
-    with untuned():
-        run_step(step, batch)
+        run_slow = untuned()(partial(run_step, step, batch))
+        runs = [run_slow, partial(run_step, fast, batch)]
+        slow_s, fast_s = in_turn(runs, bench.device, bench.args.steps)
+        yield {f"{name}_step_s": slow_s, f"{beside}_step_s": fast_s}
+        yield {f"speedup_over_{name}": slow_s / fast_s}
+        del step, runs, run_slow
+        free_memory()
 
 
 def measure_contrastive(bench: Bench) -> Iterator[dict]:
@@ -70,21 +63,14 @@ def measure_contrastive(bench: Bench) -> Iterator[dict]:
     say("the contrastive loss")
     rows, device, loss = bench.args.embeddings // 2 * 2, bench.device, ExamplarLoss()
     z = F.normalize(torch.randn(rows, 512, device=device), dim=1)
-    views = z.chunk(2)
-    gradient = torch.randn(rows, rows, device=device)
-
-    def run_loss() -> None:
-        loss(*(view.detach().requires_grad_() for view in views)).backward()
-
-    loss_s, products_s = in_turn(
-        [run_loss, lambda: (z @ z.T, gradient @ z, z.T @ gradient)], device, bench.args.steps
+    views, gradient = z.chunk(2), torch.randn(rows, rows, device=device)
+    runs = (
+        lambda: loss(*(view.detach().requires_grad_() for view in views)).backward(),
+        lambda: (z @ z.T, gradient @ z, z.T @ gradient),
     )
-    yield {
-        "contrastive_embeddings": rows,
-        "contrastive_s": loss_s,
-        "contrastive_matmul_s": products_s,
-        "contrastive_over_matmul": loss_s / products_s,
-    }
+    loss_s, products_s = in_turn(runs, device, bench.args.steps)
+    yield {"contrastive_embeddings": rows, "contrastive_s": loss_s}
+    yield {"contrastive_matmul_s": products_s, "contrastive_over_matmul": loss_s / products_s}
 
 
 def measure_switches(bench: Bench) -> Iterator[dict]:
@@ -96,7 +82,7 @@ def measure_switches(bench: Bench) -> Iterator[dict]:
         peak_memory_gib, base_peak_memory_gib: on CUDA, what the step alone allocates at most,
     or `not_measured`, the reason.
     """
-    device, held = bench.device, held_bytes(bench.device)
+    device, others = bench.device, allocated_bytes(bench.device)
     step = bench.step()
     base = bench.settings | {"joint_pass": False}
     base["fused"] = bool(step.optimizer.defaults.get("fused"))
@@ -104,7 +90,7 @@ def measure_switches(bench: Bench) -> Iterator[dict]:
     run_base()
     peak = {}
     if device.type == "cuda":
-        peak = {"base_peak_memory_gib": peak_gib(run_base, device, held)}
+        peak = {"base_peak_memory_gib": peak_gib(run_base, device, others)}
     turned = {key: not value for key, value in base.items() if isinstance(value, bool)}
     turned["batch_size"] = 2 * base["batch_size"]
     turned["precision"] = "fp32" if base["precision"] == "bf16" else "bf16"
@@ -120,7 +106,7 @@ def measure_switches(bench: Bench) -> Iterator[dict]:
         yield {"switches": entries}
         if key == "compile":
             torch.compiler.reset()
-        free_memory(device)
+        free_memory()
 
 
 def compare(bench: Bench, change: dict, run_base: Callable[[], None]) -> dict:
@@ -128,12 +114,12 @@ def compare(bench: Bench, change: dict, run_base: Callable[[], None]) -> dict:
     device, size = bench.device, bench.args.batch_size
     if change.get("precision") == "bf16" and not has_fast_bf16(device):
         raise UserError(f"this {device.type} has no bf16 instructions; emulated, it takes minutes")
-    changed_size, held = change.get("batch_size", size), held_bytes(device)
+    changed_size, others = change.get("batch_size", size), allocated_bytes(device)
     run_changed = partial(run_step, bench.step(change), bench.batch(changed_size))
     run_changed()  # first alone: where it cannot run, it is told at once
     base_s, changed_s = in_turn([run_base, run_changed], device, bench.args.steps)
     ratio = base_s / changed_s * changed_size / size
     figures = {"images_per_second_ratio": ratio, "base_step_s": base_s, "step_s": changed_s}
     if device.type == "cuda":
-        figures |= {"peak_memory_gib": peak_gib(run_changed, device, held)}
+        figures |= {"peak_memory_gib": peak_gib(run_changed, device, others)}
     return figures

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from SSLRemoteSensing.core.console import map_files
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError, about, one_line
 from SSLRemoteSensing.data.images import MAX_PIXELS, Header, read_header, read_image
 from SSLRemoteSensing.data.labels import ValueCoding
 from SSLRemoteSensing.data.pretext import MOST_SKIPPED, PretextSettings, choose_images
 from SSLRemoteSensing.data.segmentation import TileSettings, find_tiles
-from SSLRemoteSensing.workflows.doctor.findings import FAIL, WARNING, Section
+from SSLRemoteSensing.workflows.doctor.findings import FAIL, OK, WARNING, Section
 
 LARGE = 2**27  # bytes decoded; such images are read one at a time
 MOST_ALIKE = 0.5  # share of the files; more with one fault speak against the config, not the files
@@ -31,7 +30,6 @@ class Split:
 
     Attributes:
         name: train, val or test.
-        side: pixels of a training image's side, None where tiles are taken whole.
         labels: one an image; None in pre-training.
         classes: of the labels.
         dropped: the images that `fraction` leaves out.
@@ -43,7 +41,6 @@ class Split:
     in_channels: int
     images: Sequence[str]
     max_value: float | None = None
-    side: int | None = None
     labels: Sequence[str] | None = None
     classes: Sequence[str] = ()
     dropped: frozenset[str] = frozenset()
@@ -56,33 +53,20 @@ def is_fine_tuning(config: dict) -> bool:
     return "classes" in config or (isinstance(train_cfg, dict) and "val_data" in train_cfg)
 
 
-def find_splits(config: dict, section: Section) -> list[Split]:
-    """The splits of `config` that can be found; each other one is a finding that would fail."""
-    names = [name for name in ("train", "val", "test") if config["train_cfg"].get(f"{name}_data")]
-    splits = [section.attempt(find_split, config, name) for name in names]
-    splits = [split for split in splits if split is not None]
-    for split in splits:
-        section.ok(f"{split.name}: {len(split.images)} images")
-    return splits
-
-
 def find_split(config: dict, name: str) -> Split:
     """Raises: UserError, as the data sets do before they open an image or a label."""
     in_channels, data = config["backbone_cfg"].get("in_channels", 3), f"{name}_data"
     with about(f"train_cfg.{data}"):
         if not is_fine_tuning(config):
             settings = PretextSettings(**config["train_cfg"][data])
-            side = settings.crop_size or settings.img_size
-            return Split(name, settings, in_channels, *choose_images(settings), side)
+            return Split(name, settings, in_channels, *choose_images(settings))
         settings, classes = TileSettings(**config["train_cfg"][data]), list(config["classes"])
         tiles = find_tiles(settings, len(classes))
     images, labels = zip(*tiles.pairs, strict=True)
     chosen = range(len(images)) if tiles.chosen is None else tiles.chosen
     dropped = frozenset(images).difference(images[index] for index in chosen)
-    return Split(
-        name, settings, in_channels, images, tiles.max_value, settings.crop_size, labels, classes,
-        dropped, tiles.coding,
-    )  # fmt: skip
+    labelled = (labels, classes, dropped, tiles.coding)
+    return Split(name, settings, in_channels, images, tiles.max_value, *labelled)
 
 
 @dataclass(frozen=True)
@@ -103,12 +87,6 @@ class ImageFacts:
     skippable: bool = False
 
 
-def scan(split: Split, workers: int | None) -> list[ImageFacts]:
-    """`examine_image` for every image of `split`."""
-    what = f"reading {split.name} images"
-    return list(map_files(lambda file: examine_image(file, split), split.images, what, workers))
-
-
 def examine_image(file: str, split: Split) -> ImageFacts:
     """Open and decode `file` as training would, unless it claims more than memory can hold."""
     header = None
@@ -121,10 +99,8 @@ def examine_image(file: str, split: Split) -> ImageFacts:
         value_bytes = np.dtype(header.dtype).itemsize + 1
         memory = header.pixels * min(header.bands, split.in_channels) * value_bytes
         if memory > available_memory():
-            size = f"{memory / 2**30:.1f} GiB to decode it"
-            raise UserError(
-                f"{claim}, {size}, are more than memory has room for; cut it into tiles"
-            )
+            fault = "are more than memory has room for; cut it into tiles"
+            raise UserError(f"{claim}, {memory / 2**30:.1f} GiB to decode it, {fault}")
         with one_at_a_time if memory > LARGE else contextlib.nullcontext():
             image = read_image(file, split.in_channels, split.settings.bands, split.max_value)
             pixel_hash = hashlib.blake2b(f"{image.shape}".encode(), digest_size=16)
@@ -162,8 +138,8 @@ def check_images(
     lasting = [image for image in bad_images if not image.skippable]
     reasons = Counter(image.fault.replace(image.file, "") for image in lasting)
     if max(reasons.values(), default=0) > MOST_ALIKE * total:
-        text = f"{name}: most images have one fault{MISLED}"
-        section.fail(text, [image.fault for image in bad_images])
+        faults = [image.fault for image in bad_images]
+        section.fail(f"{name}: most images have one fault{MISLED}", faults)
         return None
     # Of tiles that a fraction leaves out, opening the data set takes the header and no more.
     no_matter = split.dropped & {image.file for image in bad_images if image.header}
@@ -197,22 +173,19 @@ def check_sizes(split: Split, facts: Sequence[ImageFacts], section: Section) -> 
     smallest, median, largest = (images[index].header.size for index in (0, len(images) // 2, -1))
     sizes = f"{smallest} to {largest} pixels, median {median}"
     section.ok(f"{name}: {f'all of {smallest} pixels' if smallest == largest else sizes}")
-    shapes = {image.header.shape for image in images}
-    if split.side is not None:
-        small_images = [image for image in images if min(image.header.shape) < split.side]
-        if small_images:
-            names = [f"{image.file}: {image.header.size}" for image in small_images]
-            how = "enlarged" if split.labels is None else "padded"
-            text = f"{len(small_images)} images are smaller than {split.side} pixels and are {how}"
-            section.warn(f"{name}: {text}", names)
-    elif name == "train" and len(shapes) > 1:
-        section.fail("train: tiles of a batch must be of one size; set crop_size")
-    elif (
-        name == "train"
-        and split.settings.turns
-        and any(height != width for height, width in shapes)
-    ):
-        section.fail("train: tiles that are no squares cannot be turned; set crop_size")
+    side = split.settings.crop_size or getattr(split.settings, "img_size", None)
+    if side is not None:
+        small = [f"{x.file}: {x.header.size}" for x in images if min(x.header.shape) < side]
+        how = "enlarged" if split.labels is None else "padded"
+        if small:
+            text = f"{len(small)} images are smaller than {side} pixels and are {how}"
+            section.warn(f"{name}: {text}", small)
+    elif name == "train":  # whole tiles
+        shapes = {image.header.shape for image in images}
+        if len(shapes) > 1:
+            section.fail("train: tiles of a batch must be of one size; set crop_size")
+        elif split.settings.turns and any(height != width for height, width in shapes):
+            section.fail("train: tiles that are no squares cannot be turned; set crop_size")
 
 
 def check_bands(split: Split, facts: Sequence[ImageFacts], section: Section) -> None:
@@ -222,10 +195,8 @@ def check_bands(split: Split, facts: Sequence[ImageFacts], section: Section) -> 
     kinds = sorted(files, key=lambda kind: -len(files[kind]))
     text = ", ".join(f"{kind} ({len(files[kind])} files)" for kind in kinds)
     rare_files = [f"{file}: {kind}" for kind in kinds[1:] for file in files[kind]]
-    if rare_files:
-        section.warn(f"{split.name}: bands differ: {text}", rare_files)
-    else:
-        section.ok(f"{split.name}: {text}")
+    mark, text = (WARNING, f"bands differ: {text}") if rare_files else (OK, text)
+    section.add(mark, f"{split.name}: {text}", rare_files)
 
 
 def check_duplicates(image_facts: dict[str, Sequence[ImageFacts]], section: Section) -> None:
@@ -240,16 +211,12 @@ def check_duplicates(image_facts: dict[str, Sequence[ImageFacts]], section: Sect
                 files[name][image.digest].append(image.file)
         twins = [" = ".join(names) for names in files[name].values() if len(names) > 1]
         copies = sum(map(len, files[name].values())) - len(files[name])
-        if twins:
-            text = f"{copies} images are there again ({len(twins)} groups of equal pixels)"
-            section.warn(f"{name}: {text}", twins)
-        else:
-            section.ok(f"{name}: no image is there twice")
+        text = f"{copies} images are there again ({len(twins)} groups of equal pixels)"
+        mark, text = (WARNING, text) if twins else (OK, "no image is there twice")
+        section.add(mark, f"{name}: {text}", twins)
     for first, second in combinations(files, 2):
         digests = [digest for digest in files[first] if digest in files[second]]
         pairs = [f"{files[first][digest][0]} = {files[second][digest][0]}" for digest in digests]
-        if pairs:
-            text = f"share {len(pairs)} images: scores would not be of unseen images"
-            section.warn(f"{first} and {second} {text}", pairs)
-        else:
-            section.ok(f"{first} and {second} share no image")
+        text = f"share {len(pairs)} images: scores would not be of unseen images"
+        mark, text = (WARNING, text) if pairs else (OK, "share no image")
+        section.add(mark, f"{first} and {second} {text}", pairs)

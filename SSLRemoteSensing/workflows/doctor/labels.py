@@ -7,11 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from SSLRemoteSensing.core.classes import IGNORE
-from SSLRemoteSensing.core.console import map_files
 from SSLRemoteSensing.core.errors import UserError, one_line
 from SSLRemoteSensing.data.images import read_label
-from SSLRemoteSensing.data.labels import INVALID, ValueCoding, count_values, settle_coding
-from SSLRemoteSensing.workflows.doctor.findings import Section
+from SSLRemoteSensing.data.labels import (
+    INVALID,
+    ValueCoding,
+    count_values,
+    require_one_size,
+    settle_coding,
+)
+from SSLRemoteSensing.workflows.doctor.findings import OK, WARNING, Section
 from SSLRemoteSensing.workflows.doctor.images import MISLED, MOST_ALIKE, ImageFacts, Split
 
 MISSING, UNREADABLE = "labels are missing", "labels cannot be read"
@@ -29,35 +34,24 @@ class LabelFacts:
     fault: str = ""
 
 
-def examine_label(image: ImageFacts, label: str) -> LabelFacts:
-    """Read `label`, and compare its size with what its image's header says."""
-    if not os.path.lexists(label):
-        return LabelFacts(image.file, label, None, MISSING, f"{label} (of {image.file})")
+def examine_label(pair: tuple[ImageFacts, str]) -> LabelFacts:
+    """Read a label, and compare its size with what its image's header says."""
+    image, label = pair
+    kind = UNREADABLE if os.path.lexists(label) else MISSING
     try:
         values = read_label(label)
+        kind = OTHER_SIZE
+        if image.header is not None:
+            require_one_size((image.file, label), image.header.shape, values.shape)
     except UserError as error:
-        return LabelFacts(image.file, label, None, UNREADABLE, one_line(error))
-    if image.header is not None and values.shape != image.header.shape:
-        text = f"{label}: {values.shape[1]} x {values.shape[0]} pixels"
-        text = f"{text}, its image {image.header.size}"
-        return LabelFacts(image.file, label, None, OTHER_SIZE, text)
+        return LabelFacts(image.file, label, None, kind, one_line(error))
     return LabelFacts(image.file, label, count_values(values))
-
-
-def scan_labels(split: Split, images: Sequence[ImageFacts], workers: int) -> list[LabelFacts]:
-    """`examine_label` for each image of `split`."""
-    pairs, what = zip(images, split.labels, strict=True), f"reading {split.name} labels"
-    return list(map_files(lambda pair: examine_label(*pair), pairs, what, workers))
 
 
 def check_labels(
     split: Split, facts: Sequence[LabelFacts], coding: ValueCoding | None, section: Section
 ) -> tuple[dict[str, str] | None, ValueCoding | None]:
-    """Findings on the labels of one split.
-
-    Args:
-        coding: that of the training labels, where the split's own is not stated; None: to be found
-            out.
+    """Findings on the labels of one split, coded as the training labels where nothing is stated.
 
     Returns:
         The images whose labels cannot be used, and why, None where the config is what is wrong; the
@@ -69,8 +63,7 @@ def check_labels(
         many = len(faults) > MOST_ALIKE * total
         is_misled |= many
         if faults:
-            text = f"{name}: {len(faults)} of {total} {kind}{MISLED if many else ''}"
-            section.fail(text, faults)
+            section.fail(f"{name}: {len(faults)} of {total} {kind}{MISLED if many else ''}", faults)
     readable = [label for label in facts if label.kind is None]
     if len(readable) == total:
         section.ok(f"{name}: all {total} labels are there, of their image's size")
@@ -128,20 +121,18 @@ def check_classes(
 ) -> None:
     """Shares of the classes in the scored pixels; classes without a pixel."""
     total, name = sum((x.counts for x in labels), np.zeros(256, np.int64)), f"{split.name}{of}"
-    counts = {
-        class_name: int(total[coding.table == index].sum())
-        for index, class_name in enumerate(split.classes)
-    }
-    pixels, ignored_share = (
-        sum(counts.values()),
-        total[coding.table == IGNORE].sum() / max(1, total.sum()),
+    summary = coding.summary(total)
+    counts, pixels = (
+        dict(zip(split.classes, summary["pixels"], strict=True)),
+        sum(summary["pixels"]),
     )
     if not pixels:
         section.fail(f"{name}: no pixel has a class, all are not scored")
         return
     shares = ", ".join(f"{class_name} {n / pixels:.2%}" for class_name, n in counts.items())
-    say = section.warn if ignored_share > 0.5 else section.ok
-    say(f"{name}: {shares}; not scored {ignored_share:.2%} of all pixels")
+    ignored_share = summary["not_scored"] / total.sum()
+    text = f"{name}: {shares}; not scored {ignored_share:.2%} of all pixels"
+    section.add(WARNING if ignored_share > 0.5 else OK, text)
     absent_classes = [class_name for class_name, n in counts.items() if not n]
     if absent_classes:
         why = "it cannot be learned" if split.name == "train" else "it has no score there"

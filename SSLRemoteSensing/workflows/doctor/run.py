@@ -1,6 +1,5 @@
 """The run itself: machine, network, folders and room on the disk, going on, a rehearsed step."""
 
-import contextlib
 import copy
 import json
 import math
@@ -15,17 +14,19 @@ import torch
 
 from SSLRemoteSensing.core import checkpoints, machine
 from SSLRemoteSensing.core.errors import UserError, one_line
+from SSLRemoteSensing.data import segmentation
+from SSLRemoteSensing.data.labels import ValueCoding
 from SSLRemoteSensing.evaluation.scoring import open_scored
 from SSLRemoteSensing.training import run_folder
-from SSLRemoteSensing.training.plan import make_plan
+from SSLRemoteSensing.training.plan import make_plan, require_images
 from SSLRemoteSensing.training.rehearsal import measure_step
 from SSLRemoteSensing.training.resume import compare_cards
 from SSLRemoteSensing.training.schedules import build_schedule
 from SSLRemoteSensing.training.settings import LoopSettings
 from SSLRemoteSensing.training.task import Task
-from SSLRemoteSensing.training.train_step import open_step
+from SSLRemoteSensing.training.train_step import TrainStep
 from SSLRemoteSensing.workflows import finetuning, pretraining
-from SSLRemoteSensing.workflows.doctor.findings import Section
+from SSLRemoteSensing.workflows.doctor.findings import FAIL, OK, WARNING, Section
 from SSLRemoteSensing.workflows.doctor.images import is_fine_tuning
 from SSLRemoteSensing.workflows.finetuning import Finetuning
 from SSLRemoteSensing.workflows.pretraining import Pretraining
@@ -42,20 +43,24 @@ def check_machine(train_cfg: dict, section: Section) -> None:
     device = section.attempt(machine.choose_device, train_cfg.get("device", "auto"))
     if device is None:
         return
-    if device.type == "cuda":
+    setting, is_gpu = train_cfg.get("precision", "fp32"), device.type == "cuda"
+    if is_gpu:
         free, total = torch.cuda.mem_get_info(device)
-        section.ok(f"{device}: {free / GIB:.1f} of {total / GIB:.1f} GiB are free")
-    setting = train_cfg.get("precision", "fp32")
+        text = f"{device}: {free / GIB:.1f} of {total / GIB:.1f} GiB are free"
+        section.add(OK if free > 0.8 * total else WARNING, text)
     precision = section.attempt(machine.choose_precision, setting, device)
     section.ok(f"device {device}, precision {setting}: {precision}")
+    is_slow = is_gpu and precision == "fp32" and machine.has_fast_bf16(device)
+    for is_so, text in (
+        (not is_gpu and torch.cuda.is_available(), "there is a GPU; set train_cfg.device=auto"),
+        (is_slow, "this GPU computes faster in bf16; set train_cfg.precision=auto"),
+    ):
+        if is_so:
+            section.warn(text)
 
 
 def open_network(config: dict, processes: int) -> Opened:
-    """Check `config` and build its network; no image is opened.
-
-    Raises:
-        UserError: what training would refuse before it opens its data.
-    """
+    """Check `config` and build its network; raises what training would before it opens its data."""
     kind = finetuning if is_fine_tuning(config) else pretraining
     opened = kind.open_network(copy.deepcopy(config), processes=processes)
     build_schedule(opened.loop.lr_schedule)
@@ -63,37 +68,33 @@ def open_network(config: dict, processes: int) -> Opened:
 
 
 def open_probe(opened: Pretraining) -> None:
-    """Open the tiles of the probe, which is then left out, and print what they are.
-
-    Raises:
-        UserError: they cannot be used.
-    """
+    """Open the tiles of the probe, which is then left out; a `UserError` where that cannot be."""
     probe, img_size = opened.keys.pop("probe"), opened.keys["train_data"]["img_size"]
     pretraining.open_probe(probe, opened.model, opened.loop, img_size)
 
 
-def open_task(opened: Opened, unusable: Iterable[str]) -> tuple[Task, LoopSettings]:
-    """What training begins with, but for the images `unusable`, so that a step can be tried.
-
-    Raises:
-        UserError: as opening the data does, nothing being left for one.
-    """
-    kind = pretraining if isinstance(opened, Pretraining) else finetuning
+def open_task(opened: Opened, unusable: Iterable[str], coding: ValueCoding | None) -> Task:
+    """What training begins with, but for the images `unusable`, so that a step can be tried; raises
+    a `UserError` as opening the data does. The labels have been looked through in `coding`."""
     bad_lines = [os.fsencode(os.path.abspath(file)) for file in unusable]
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("train_data", "val_data"):
-            data, path = opened.config["train_cfg"].get(name), Path(folder, name)
-            if data and bad_lines:
-                lines = [Path(data["exclude"]).read_bytes()] if data.get("exclude") else []
-                path.write_bytes(b"\n".join([*lines, *bad_lines]))
-                data["exclude"] = str(path)
-        return kind.open_task(opened)
+        data, path = opened.config["train_cfg"]["train_data"], Path(folder, "exclude.txt")
+        if bad_lines:
+            lines = [Path(data["exclude"]).read_bytes()] if data.get("exclude") else []
+            path.write_bytes(b"\n".join([*lines, *bad_lines]))
+            data["exclude"] = str(path)
+        if isinstance(opened, Pretraining):
+            return pretraining.open_task(opened)[0]
+        tiles = opened.open_split("train", coding, checked=coding is not None)
+        groups = opened.param_groups()
+        return Task(opened.model, tiles.repeated(), segmentation.collate, param_groups=groups)
 
 
-def open_scoring(opened: Finetuning, task: Task) -> None:
+def open_scoring(opened: Finetuning, coding: ValueCoding | None) -> None:
     """Raises: UserError, as scoring the best weights does before it predicts."""
-    tiles = opened.open_split(opened.scored_split, task.dataset.coding)
-    open_scored(tiles, opened.classes, opened.scoring)
+    for name in sorted({"val", opened.scored_split}):
+        tiles = opened.open_split(name, coding, checked=coding is not None)
+        open_scored(tiles, opened.classes, opened.scoring)
 
 
 def check_folder(path: str, key: str, section: Section) -> bool:
@@ -133,10 +134,8 @@ def check_disk(opened: Opened, section: Section) -> None:
     free = shutil.disk_usage(nearest(loop.folder)).free
     free += sum(file.stat().st_size for file in files if file.exists())
     text = f"{number} checkpoints take {number * size / GIB:.2f} GiB of {free / GIB:.2f} free"
-    if number * size > free:
-        section.fail(f"{text}: make room, or lower checkpoints.max_keep")
-    else:
-        section.ok(text)
+    remedy = "" if number * size <= free else ": make room, or lower checkpoints.max_keep"
+    section.add(FAIL if remedy else OK, f"{text}{remedy}")
 
 
 def check_run_folder(folder: Path, opened: Opened | None, section: Section) -> dict | None:
@@ -144,25 +143,26 @@ def check_run_folder(folder: Path, opened: Opened | None, section: Section) -> d
     holder = run_folder.holder(folder)
     if holder is not None:
         section.fail(f"{folder}: another run is writing there ({holder}); wait for it to end")
-    latest, files = folder / "latest.pth", [file for _, file in run_folder.epochs(folder)]
-    if not latest.exists() and not files:
+    latest, epochs = folder / "latest.pth", [file for _, file in run_folder.epochs(folder)]
+    if not latest.exists() and not epochs:
         section.ok(f"{folder}: no checkpoint there, the run starts anew")
         return None
-    damage, state = f"{latest}: is not there", None
-    if latest.exists():
+    damage = state = None
+    for file in (latest, *reversed(epochs)):
         try:
-            state = run_folder.read_state(latest)
-            section.ok(f"{latest}: whole, step {state['step']}, epoch {state['epoch']}")
-        except checkpoints.Damaged as error:
-            damage = one_line(error)
-        except UserError as error:
-            section.fail(one_line(error))
-            return None
-    while state is None and files:
-        file = files.pop()
-        with contextlib.suppress(UserError):
             state = run_folder.read_state(file)
-            section.warn(f"{damage}; training would go back to {file.name}, step {state['step']}")
+        except UserError as error:
+            damage = damage or one_line(error)
+            if file != latest or isinstance(error, checkpoints.Damaged) or not file.exists():
+                continue
+            section.fail(damage)
+            return None
+        text = f"step {state['step']}, epoch {state['epoch']}"
+        if damage is None:
+            section.ok(f"{latest}: whole, {text}")
+        else:
+            section.warn(f"{damage}; training would go back to {file.name}, {text}")
+        break
     if state is None:
         section.fail(f"{damage}; no epoch_*.pth beside it is whole, move them away to start anew")
     elif opened is not None:
@@ -176,36 +176,50 @@ def check_step(
     task: Task, loop: LoopSettings, processes: int, state: dict | None, section: Section
 ) -> None:
     """Run two steps on the first images: losses, memory, seconds, and from them the run's hours."""
-    step = section.attempt(open_step, task.model, loop, task.param_groups)
-    begin, images = time.perf_counter(), len(task.dataset)
-    keys = [(0, index % images) for index in range(loop.batch_size)]
-    batch = section.attempt(lambda: task.collate([task.dataset[key] for key in keys]))
-    loading = (time.perf_counter() - begin) * loop.accumulate_steps
-    if step is None or batch is None:
+    images, per_step = len(task.dataset), loop.batch_size * loop.accumulate_steps * processes
+    if processes > 1:
+        section.ok(f"{processes} processes of batch_size {loop.batch_size} each; one is measured")
+    section.attempt(require_images, images, loop.batch_size, loop.accumulate_steps, processes)
+    step = section.attempt(TrainStep, task.model, loop, task.param_groups)
+    timed_batch = section.attempt(load_batch, task, loop.batch_size)
+    if step is None or timed_batch is None:
         return
     if state is not None:
         section.attempt(step.load_state_dict, state, "latest.pth")
     section.ok(step.describe())
     try:
-        rehearsal = measure_step(step, batch, loop.accumulate_steps)
+        losses, step_seconds = measure_step(step, timed_batch[0], loop.accumulate_steps)
     except (RuntimeError, ValueError) as error:  # of torch or of ours: the rest is still to be told
         remedy = "; lower batch_size" if isinstance(error, torch.OutOfMemoryError) else ""
         reason = " ".join(str(error).split())[:160]
         section.fail(f"a step ends in {type(error).__name__}: {reason}{remedy}")
         return
-    for name, value in rehearsal.losses.items():
+    for name, value in losses.items():
         if not math.isfinite(value):
             section.fail(f"loss {name} is {value} in the second step; lower the learning rate")
     whose = "of the GPU" if step.device.type == "cuda" else "of this process, images included"
-    memory = f"peak memory {rehearsal.peak / GIB:.2f} GiB {whose}"
-    section.ok(f"one step: {rehearsal.seconds:.3f} s, {memory}")
-    per_step = loop.batch_size * loop.accumulate_steps * processes
+    memory = f"peak memory {step.peak_memory() / GIB:.2f} GiB {whose}"
+    section.ok(f"one step: {step_seconds:.3f} s, {memory}")
+    workers, cores = loop.num_workers, len(os.sched_getaffinity(0)) // processes
+    loading, seconds = timed_batch[1] * loop.accumulate_steps, step_seconds
+    is_slow = loading / max(1, workers) > seconds and workers < cores
+    text = f"the images of a step take one process {loading:.3f} s to load"
+    remedy = f", longer than the step; set train_cfg.num_workers, up to {cores}" if is_slow else ""
+    section.add(WARNING if is_slow else OK, f"{text}{remedy}")
     if images >= per_step:
         plan = make_plan(images, per_step, loop.num_epoch, loop.num_step, state)
+        section.ok(f"{images} images, {plan.per_epoch} steps of {per_step} an epoch")
         # Workers load while the step is computed; without them one waits for the other.
-        workers, seconds = loop.num_workers, rehearsal.seconds
         seconds = max(seconds, loading / workers) if workers else seconds + loading
         steps = max(0, plan.total - plan.first)
         hours = f"{steps * seconds / 3600:.2f} h without validation and saving"
         section.ok(f"{steps} of {plan.total} steps are left, {hours}")
-        section.ok(f"the images of a step take one process {loading:.3f} s to load")
+
+
+def load_batch(task: Task, size: int) -> tuple[dict, float]:
+    """A batch of the first images, and the seconds that one process takes to load it."""
+    keys = [(0, index % len(task.dataset)) for index in range(size)]
+    task.dataset[keys[0]]  # what is loaded or compiled once
+    begin = time.perf_counter()
+    batch = task.collate([task.dataset[key] for key in keys])
+    return batch, time.perf_counter() - begin

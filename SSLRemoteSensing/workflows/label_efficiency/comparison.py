@@ -1,10 +1,5 @@
 """What the cells of a label-efficiency grid say together: means, intervals, and one sentence.
 
-A row is a dict of one cell: init, fraction, seed, lr, status, error, tiles, steps, seconds, split,
-chosen, val_miou, and protocols (name -> scores as in results.json, shares of one). In means stand
-the rows with status 'done' that are chosen: without a search for the learning rate, all; with one,
-those with the chosen rate.
-
 Cells of one seed are pairs: they share the draw of tiles and the start of the decoder. Differences
 are therefore taken seed by seed, over the seeds that both sides have.
 """
@@ -64,21 +59,48 @@ def estimate_interval(values: Sequence[float]) -> Interval | None:
     return Interval(mean, t_quantile(count - 1) * spread / math.sqrt(count), count)
 
 
-def scores_of(
-    rows: Sequence[dict], init: str, fraction: float, metric: str, protocol: str
-) -> dict[int, float]:
-    """`metric` of the finished cells of (init, fraction), by seed."""
-    scores = {}
-    for row in rows:
-        if (row["init"], row["fraction"]) == (init, fraction) and counts(row):
-            value = row["protocols"].get(protocol, {}).get(metric)
-            if value is not None:
-                scores[row["seed"]] = value
-    return scores
+@dataclass(frozen=True)
+class Results:
+    """The rows of a grid, and the initialisation that the others are compared with.
+
+    A row is a dict of one cell: init, fraction, seed, lr, status, error, tiles, steps, seconds,
+    split, chosen, val_miou, and protocols (name -> scores as in results.json, shares of one). In
+    means stand the rows with status 'done' that are chosen: without a search for the learning rate,
+    all; with one, those with the chosen rate.
+    """
+
+    rows: Sequence[dict]
+    baseline: str | None
+
+    @property
+    def inits(self) -> list[str]:
+        return list(dict.fromkeys(row["init"] for row in self.rows))
+
+    @property
+    def tiles(self) -> dict[float, int]:
+        """Number of tiles with labels by fraction, ascending."""
+        return dict(sorted((row["fraction"], row["tiles"]) for row in self.rows))
+
+    @property
+    def finished(self) -> list[dict]:
+        """The rows that stand in means."""
+        return [row for row in self.rows if row["status"] == "done" and row["chosen"]]
+
+    @property
+    def protocols(self) -> list[str]:
+        return list(dict.fromkeys(name for row in self.finished for name in row["protocols"]))
+
+    def scores(self, init: str, fraction: float, metric: str, protocol: str) -> dict[int, float]:
+        """`metric` of the finished cells of (init, fraction), by seed."""
+        scores = {
+            row["seed"]: row["protocols"].get(protocol, {}).get(metric)
+            for row in rows_at(self.finished, init, fraction)
+        }
+        return {seed: value for seed, value in scores.items() if value is not None}
 
 
-def counts(row: dict) -> bool:
-    return row["status"] == "done" and row["chosen"]
+def rows_at(rows: Sequence[dict], init: str, fraction: float) -> list[dict]:
+    return [row for row in rows if (row["init"], row["fraction"]) == (init, fraction)]
 
 
 def paired_gap(ours: dict[int, float], theirs: dict[int, float]) -> Interval | None:
@@ -86,26 +108,14 @@ def paired_gap(ours: dict[int, float], theirs: dict[int, float]) -> Interval | N
     return estimate_interval([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
 
 
-def inits_of(rows: Sequence[dict]) -> list[str]:
-    return list(dict.fromkeys(row["init"] for row in rows))
-
-
-def fractions_of(rows: Sequence[dict]) -> list[float]:
-    return sorted({row["fraction"] for row in rows})
-
-
-def protocols_of(rows: Sequence[dict]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows if counts(row) for name in row["protocols"]))
-
-
-def answer_sentence(rows: Sequence[dict], baseline: str | None, metric: str, protocol: str) -> str:
-    """The fewest labels with which each initialisation is as good as `baseline` with all of them.
+def answer_sentence(results: Results, metric: str, protocol: str) -> str:
+    """The fewest labels with which each initialisation is as good as the baseline with all of them.
 
     As good means: the mean of the paired differences to it is at least 0. The baseline's own entry
     is the control: where it needs no more labels, the grid says nothing of the initialisations.
     """
-    name = baseline or "random weights"
-    full_scores = scores_of(rows, baseline, 1.0, metric, protocol)
+    name = results.baseline or "random weights"
+    full_scores = results.scores(results.baseline, 1.0, metric, protocol)
     level = estimate_interval(list(full_scores.values()))
     if level is None:
         return (
@@ -113,22 +123,23 @@ def answer_sentence(rows: Sequence[dict], baseline: str | None, metric: str, pro
             f"random=random, or --against NAME, and a cell of all labels (--fractions ... 1)."
         )
     entries = []
-    for init in inits_of(rows):
-        gaps = {
-            fraction: paired_gap(scores_of(rows, init, fraction, metric, protocol), full_scores)
-            for fraction in fractions_of(rows)
-        }
-        gaps = {fraction: gap for fraction, gap in gaps.items() if gap is not None}
-        good_fractions = [fraction for fraction, gap in gaps.items() if gap.mean >= 0]
-        if good_fractions:
-            fewest = good_fractions[0]
-            entries.append(f"{init} {format_percent(fewest)} ({gaps[fewest]:+.2f})")
-        elif gaps:
-            nearest = max(gaps, key=lambda fraction: gaps[fraction].mean)
-            place = f"nearest with {format_percent(nearest)}: {gaps[nearest]:+.2f}"
-            entries.append(f"{init} none ({place})")
-        else:
+    for init in results.inits:
+        gaps = {}
+        for fraction in results.tiles:
+            gap = paired_gap(results.scores(init, fraction, metric, protocol), full_scores)
+            if gap is not None:
+                gaps[format_percent(fraction)] = gap
+        if not gaps:
             entries.append(f"{init} unknown (no finished cell shares a seed with them)")
+            continue
+        # The first without a deficit, or else that with the smallest.
+        share, gap = min(gaps.items(), key=lambda entry: max(0, -entry[1].mean))
+        is_good = gap.mean >= 0
+        entries.append(
+            f"{init} {share} ({gap:+.2f})"
+            if is_good
+            else f"{init} none (nearest with {share}: {gap:+.2f})"
+        )
     seeds = "1 seed, so without intervals" if level.count == 1 else f"{level.count} seeds"
     return (
         f"Fewest labels of the grid with which each is as good as {name} with all "

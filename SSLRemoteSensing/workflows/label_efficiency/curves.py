@@ -1,17 +1,12 @@
 """curves.png: a metric against the share of labels, for each initialisation and protocol."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from SSLRemoteSensing.workflows.label_efficiency.comparison import (
     METRICS,
-    counts,
+    Results,
     estimate_interval,
     format_percent,
-    fractions_of,
-    inits_of,
-    protocols_of,
-    scores_of,
 )
 
 # Okabe and Ito's colours, told apart with any colour vision; the baseline is grey.
@@ -22,27 +17,25 @@ PANELS = 6
 NEAREST = 1.25  # fractions closer than by this factor share a label on the axis
 
 
-def draw_curves(
-    rows: Sequence[dict], baseline: str | None, metric: str, protocol: str, title: str, path: Path
-) -> None:
-    """Means with markers, 95 % intervals shaded, and `baseline` with all labels as a dashed line.
+def draw_curves(results: Results, metric: str, protocol: str, title: str, path: Path) -> None:
+    """Means with markers, 95 % intervals shaded, and the baseline with all labels as a dashed line.
 
-    A panel a protocol, `protocol` first, at most six. Rows are as in `comparison`.
+    A panel a protocol, `protocol` first, at most six.
     """
     from matplotlib.figure import Figure
 
-    protocols = [protocol, *(name for name in protocols_of(rows) if name != protocol)][:PANELS]
+    protocols = list(dict.fromkeys([protocol, *results.protocols]))[:PANELS]
     columns = min(3, len(protocols))
     lines = -(-len(protocols) // columns)
     size = (6.4, 4.6) if len(protocols) == 1 else (4.1 * columns + 0.4, 3.5 * lines + 0.9)
     figure = Figure(figsize=size, layout="constrained", dpi=150)
     panels = [figure.add_subplot(lines, columns, place + 1) for place in range(len(protocols))]
     for place, (axes, name) in enumerate(zip(panels, protocols, strict=True)):
-        draw_panel(axes, rows, baseline, metric, name)
+        draw_panel(axes, results, metric, name)
         axes.set_title(name if len(protocols) > 1 else "", fontsize=9)
         axes.set_ylabel("" if place % columns else f"{METRICS[metric]} in %")
         axes.set_xlabel("labels used (tiles)" if place + columns >= len(protocols) else "")
-    many_seeds = len({row["seed"] for row in rows if counts(row)}) > 1
+    many_seeds = len({row["seed"] for row in results.finished}) > 1
     what = "mean over seeds and its 95 % interval" if many_seeds else "one seed"
     figure.suptitle(f"{title}, {what}", fontsize=10)
     handles, labels = panels[0].get_legend_handles_labels()
@@ -54,19 +47,23 @@ def draw_curves(
     figure.savefig(path)
 
 
-def draw_panel(
-    axes, rows: Sequence[dict], baseline: str | None, metric: str, protocol: str
-) -> None:
+def draw_panel(axes, results: Results, metric: str, protocol: str) -> None:
     """The curves of one protocol, on an axis of shares that is logarithmic."""
-    fractions, place = fractions_of(rows), 0
-    for init in inits_of(rows):
+    place = 0
+    for init in results.inits:
         colour, marker = GREY, "X"
-        if init != baseline:  # from the seventh on a colour comes again, with another marker
+        if (
+            init != results.baseline
+        ):  # from the seventh on a colour comes again, with another marker
             colour, marker = COLOURS[place % 6], MARKERS[(place + place // 6) % 6]
             place += 1
-        scores = (scores_of(rows, init, part, metric, protocol).values() for part in fractions)
-        means = map(estimate_interval, map(list, scores))
-        points = {part: mean for part, mean in zip(fractions, means, strict=True) if mean}
+        points = {
+            fraction: estimate_interval(
+                [*results.scores(init, fraction, metric, protocol).values()]
+            )
+            for fraction in results.tiles
+        }
+        points = {fraction: point for fraction, point in points.items() if point is not None}
         if not points:
             continue
         values = [100 * point.mean for point in points.values()]
@@ -74,7 +71,7 @@ def draw_panel(
         low, high = zip(*((v - h, v + h) for v, h in zip(values, halves, strict=True)), strict=True)
         axes.plot(list(points), values, color=colour, marker=marker, ms=5, lw=1.6, label=init)
         axes.fill_between(list(points), low, high, color=colour, alpha=0.16, lw=0)
-        if init == baseline and 1.0 in points:
+        if init == results.baseline and 1.0 in points:
             label = f"{init}, all labels"
             axes.axhline(values[-1], color=GREY, ls=(0, (4, 3)), lw=1.1, label=label, zorder=1)
     # The interval of two seeds can be wider than the metric's range.
@@ -84,11 +81,10 @@ def draw_panel(
     axes.set_xscale("log")
     axes.minorticks_off()
     ticks = []
-    for fraction in reversed(fractions):
+    for fraction in reversed(results.tiles):
         if not ticks or ticks[-1] / fraction >= NEAREST:
             ticks.append(fraction)
-    tiles = {row["fraction"]: row["tiles"] for row in rows}
-    texts = [f"{format_percent(fraction)}\n({tiles[fraction]})" for fraction in ticks]
+    texts = [f"{format_percent(fraction)}\n({results.tiles[fraction]})" for fraction in ticks]
     axes.set_xticks(ticks, texts, fontsize=8)
     axes.tick_params(axis="y", labelsize=8)
     axes.grid(color="0.9", lw=0.8)

@@ -23,8 +23,8 @@ from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.core.files import make_folder, read_json, sha256, write_text
 from SSLRemoteSensing.core.machine import choose_device
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
-from SSLRemoteSensing.training.settings import LoopSettings, split
-from SSLRemoteSensing.workflows.finetuning import SegmentationData, check_segmentation
+from SSLRemoteSensing.training.settings import split
+from SSLRemoteSensing.workflows.finetuning import SegmentationData, check_segmentation, scored_split
 from SSLRemoteSensing.workflows.label_efficiency.comparison import format_percent
 
 INIT = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.+-]*)=(.+)")
@@ -75,6 +75,9 @@ class Grid:
         against: the initialisation that the others are set against; None for the random one.
         chosen: the learning rate found for (init, fraction).
         lock: the open file that keeps other commands out; the cells hold it too.
+        per_step, steps, draws: tiles that a step takes; the steps of every cell, the same at any
+            fraction; and the tiles that a cell takes in all its steps.
+        split: the tiles that the table is about, 'val' or 'test'.
     """
 
     folder: Path
@@ -89,51 +92,32 @@ class Grid:
     chosen: dict[tuple[str, float], float] = field(default_factory=dict)
     lock: int | None = None
 
+    def __post_init__(self):
+        _, loop = split(self.config["train_cfg"], SegmentationData)
+        self.per_step = loop.batch_size * loop.accumulate_steps
+        self.steps = loop.num_step or loop.num_epoch * (self.tiles // self.per_step)
+        self.draws = self.steps * self.per_step
+        self.split = scored_split(self.config)
+
     def cells(self) -> list[Cell]:
         """All that are asked for: whole curves of the first seed, then of the next.
 
         Where the learning rate is chosen, seeds that are added need no other.
         """
-        places = itertools.product(self.seeds, self.fractions, self.inits)
+        rates = {place: [lr] for place, lr in self.chosen.items()}
         return [
             Cell(init, fraction, seed, lr)
-            for seed, fraction, init in places
-            for lr in self.rates(init, fraction)
+            for seed, fraction, init in itertools.product(self.seeds, self.fractions, self.inits)
+            for lr in rates.get((init, fraction), self.lrs or [None])
         ]
 
-    def rates(self, init: str, fraction: float) -> list:
-        if self.lrs is None:
-            return [None]
-        chosen = self.chosen.get((init, fraction))
-        return self.lrs if chosen is None else [chosen]
+    def is_chosen(self, cell: Cell) -> bool:
+        """Whether the cell's learning rate is the one of the result."""
+        return self.lrs is None or self.chosen.get((cell.init, cell.fraction)) == cell.lr
 
     def labelled_tiles(self, fraction: float) -> int:
         """Number of tiles with labels, as `choose_fraction` has it."""
         return max(1, round(fraction * self.tiles))
-
-    @functools.cached_property
-    def loop(self) -> LoopSettings:
-        return split(self.config["train_cfg"], SegmentationData)[1]
-
-    @property
-    def steps(self) -> int:
-        """Of every cell, the same at any fraction."""
-        return self.loop.num_step or self.loop.num_epoch * (self.tiles // self.per_step)
-
-    @property
-    def per_step(self) -> int:
-        """Tiles that a step takes."""
-        return self.loop.batch_size * self.loop.accumulate_steps
-
-    @property
-    def draws(self) -> int:
-        """Tiles that a cell takes in all its steps."""
-        return self.steps * self.per_step
-
-    @property
-    def split(self) -> str:
-        """The tiles that the table is about."""
-        return "val" if self.config["train_cfg"].get("test_data") is None else "test"
 
     @property
     def baseline(self) -> str | None:
@@ -170,24 +154,104 @@ def plan_grid(
     """
     check_numbers("--fractions", fractions, lambda value: 0 < value <= 1, "above 0 and at most 1")
     check_numbers("--seeds", seeds, lambda value: 0 <= value < 2**63, "0 to 2^63 - 1")
-    if lrs is not None:
-        check_numbers("--lrs", lrs, lambda value: 0 < value < math.inf, "above 0")
-        lrs = sorted(lrs)
+    check_numbers("--lrs", lrs or (), lambda value: 0 < value < math.inf, "above 0")
     require_plain(config)
     known_inits = read_inits(inits)
     choose_device(config["train_cfg"].get("device", "auto"))
     read_init_sets(init_sets, known_inits, config, lrs)
-    grid = Grid(
-        folder, config, list(known_inits), known_inits, sorted(fractions), list(seeds),
-        lrs, count_tiles(config), against,
-    )  # fmt: skip
-    if grid.per_step > grid.tiles:
+    settings = TileSettings(**config["train_cfg"]["train_data"] | {"fraction": 1.0})
+    classes, bands = list(config["classes"]), config["backbone_cfg"].get("in_channels", 3)
+    with about("train_cfg.train_data"):
+        tiles = len(SegmentationDataset(settings, len(classes), bands, classes=classes))
+    axes = (sorted(fractions), list(seeds), lrs and sorted(lrs))
+    grid = Grid(folder, config, list(known_inits), known_inits, *axes, tiles, against)
+    if grid.per_step > tiles:
         raise UserError(
-            f"train_cfg.batch_size: a step takes {grid.per_step} of {grid.tiles} train tiles; set "
-            f"a batch_size of at most their number"
+            f"train_cfg.batch_size: a step takes {grid.per_step} of {tiles} train tiles; set a "
+            f"batch_size of at most their number"
         )
     read_grid(grid)
     return grid
+
+
+def check_numbers(flag: str, values: Sequence[float], is_allowed, expected: str) -> None:
+    for value in values:
+        if not is_allowed(value):
+            raise UserError(f"{flag} {value:g}: must be {expected}")
+    names = [f"{value:.12g}" for value in values]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{flag}: {name} stands there twice")
+
+
+def require_plain(value, path: str = "") -> None:
+    """Raise a `UserError` for what a config file written by `write_grid` could not hold."""
+    if isinstance(value, dict):
+        for key, child in value.items():
+            require_plain(child, f"{path}.{key}" if path else str(key))
+        return
+    with contextlib.suppress(ValueError, SyntaxError):
+        if ast.literal_eval(repr(value)) == value:
+            return
+    raise UserError(f"{path}={value!r}: cannot be kept with the grid; write a plain value")
+
+
+def read_inits(texts: Sequence[str]) -> dict[str, dict]:
+    """Name -> dict(spec, sha256, set), with nothing set, of each text of --init."""
+    inits = {}
+    for text in texts:
+        match = INIT.fullmatch(text)
+        if match is None:
+            raise UserError(
+                f"--init {text}: write NAME=random, NAME=imagenet or NAME=FILE; a name is of "
+                f"letters, digits and _.+- and names folders"
+            )
+        name, spec = match.groups()
+        if name.lower() in map(str.lower, inits):
+            raise UserError(f"--init {text}: the name {name} stands there twice")
+        spec = spec if spec in ("random", "imagenet") else str(Path(spec).absolute())
+        inits[name] = {"spec": spec, "sha256": weights_hash(name, spec), "set": []}
+    return inits
+
+
+def weights_hash(name: str, spec: str) -> str | None:
+    """SHA-256 of the file that an initialisation names; None where it names none."""
+    try:
+        return None if spec in ("random", "imagenet") else sha256(spec)
+    except OSError as error:
+        raise UserError(
+            f"--init {name}={spec}: cannot be read ({error.strerror}); or write random or imagenet"
+        ) from error
+
+
+def read_init_sets(
+    texts: Sequence[Sequence[str]],
+    inits: dict[str, dict],
+    config: dict,
+    lrs: Sequence[float] | None,
+) -> None:
+    """Put what --init_set gives into `inits`; checked as keys of the config."""
+    for name, *settings in texts:
+        if name not in inits:
+            raise UserError(f"--init_set {name}: is no name of --init ({', '.join(inits)})")
+        if not settings:
+            raise UserError(f"--init_set {name}: write the keys after it, as KEY=VALUE")
+        for text in settings:
+            key = text.partition("=")[0].strip()
+            if not f"{key}.".startswith(tuple(f"{prefix}." for prefix in OWN)):
+                raise UserError(
+                    f"--init_set {name} {text}: must be the same for all, so use --set; an "
+                    f"initialisation's own are {', '.join(OWN)}"
+                )
+            if lrs is not None and key.startswith("train_cfg.optimizer"):
+                raise UserError(f"--init_set {name} {text}: --lrs chooses the rate for all")
+        inits[name]["set"] += settings
+    for name, entry in inits.items():
+        changed_config = copy.deepcopy(config)
+        with about(f"--init_set {name}"):
+            for text in entry["set"]:
+                override(changed_config, text)
+            check_segmentation(changed_config)
 
 
 def read_grid(grid: Grid) -> None:
@@ -210,97 +274,19 @@ def read_grid(grid: Grid) -> None:
         raise UserError(f"--against {grid.against}: is no initialisation of the grid ({names})")
 
 
-def check_numbers(flag: str, values: Sequence[float], is_allowed, expected: str) -> None:
-    for value in values:
-        if not is_allowed(value):
-            raise UserError(f"{flag} {value:g}: must be {expected}")
-    names = [f"{value:.12g}" for value in values]
-    duplicates = [name for name in names if names.count(name) > 1]
-    if duplicates:
-        raise UserError(f"{flag}: {duplicates[0]} stands there twice")
-
-
-def read_inits(texts: Sequence[str]) -> dict[str, dict]:
-    """Name -> dict(spec, sha256, set), with nothing set, of each text of --init."""
-    inits = {}
-    for text in texts:
-        match = INIT.fullmatch(text)
-        if match is None:
-            raise UserError(
-                f"--init {text}: write NAME=random, NAME=imagenet or NAME=FILE; a name is of "
-                f"letters, digits and _.+- and names folders"
-            )
-        name, spec = match.groups()
-        if name.lower() in map(str.lower, inits):
-            raise UserError(f"--init {text}: the name {name} stands there twice")
-        if spec not in ("random", "imagenet"):
-            if not Path(spec).is_file():
-                raise UserError(f"--init {text}: no such file; or write random or imagenet")
-            spec = str(Path(spec).absolute())
-        inits[name] = {"spec": spec, "sha256": weights_hash(spec), "set": []}
-    return inits
-
-
-def read_init_sets(
-    texts: Sequence[Sequence[str]],
-    inits: dict[str, dict],
-    config: dict,
-    lrs: Sequence[float] | None,
-) -> None:
-    """Put what --init_set gives into `inits`; checked as keys of the config."""
-    for name, *settings in texts:
-        if name not in inits:
-            raise UserError(f"--init_set {name}: is no name of --init ({', '.join(inits)})")
-        if not settings:
-            raise UserError(f"--init_set {name}: write the keys after it, as KEY=VALUE")
-        for text in settings:
-            key = text.partition("=")[0].strip()
-            if not any(key == prefix or key.startswith(f"{prefix}.") for prefix in OWN):
-                raise UserError(
-                    f"--init_set {name} {text}: must be the same for all, so use --set; an "
-                    f"initialisation's own are {', '.join(OWN)}"
-                )
-            if lrs is not None and key.startswith("train_cfg.optimizer"):
-                raise UserError(f"--init_set {name} {text}: --lrs chooses the rate for all")
-        inits[name]["set"] += settings
-    for name, entry in inits.items():
-        changed_config = copy.deepcopy(config)
-        with about(f"--init_set {name}"):
-            for text in entry["set"]:
-                override(changed_config, text)
-            check_segmentation(changed_config)
-
-
-def count_tiles(config: dict) -> int:
-    """Tiles of the train split; what cannot be used of them is refused here."""
-    settings = TileSettings(**config["train_cfg"]["train_data"] | {"fraction": 1.0})
-    classes = list(config["classes"])
-    bands = config["backbone_cfg"].get("in_channels", 3)
-    with about("train_cfg.train_data"):
-        return len(SegmentationDataset(settings, len(classes), in_channels=bands, classes=classes))
-
-
-def identity(grid: Grid) -> dict:
-    """What must not change within a grid, in JSON's types."""
-    config = copy.deepcopy(grid.config)
-    of_cells = OF_CELLS if grid.lrs is None else (*OF_CELLS, "train_cfg.optimizer.lr")
-    for path in (*of_cells, *OF_MACHINES):
-        *parents, last = path.split(".")
-        owner = config
-        for key in parents:
-            owner = owner.get(key, {})
-        owner.pop(last, None)
-    contents = {"version": 1, "lrs": grid.lrs, "config": config, "train_tiles": grid.tiles}
-    return json.loads(json.dumps(contents, default=str))
-
-
 def compare(grid: Grid, record: dict) -> None:
     """Raise a `UserError` that names what differs from `record`, the grid.json of the folder."""
-    ours, inits = identity(grid), record["inits"]
+    ours = identity(grid)
     theirs = {key: record.get(key) for key in ours}
-    names = [name for name in grid.known_inits if name in inits]
-    ours["inits"] = {name: what_is_compared(grid.known_inits[name]) for name in names}
-    theirs["inits"] = {name: what_is_compared(inits[name]) for name in names}
+    names = [name for name in grid.known_inits if name in record["inits"]]
+    for side, inits in ((ours, grid.known_inits), (theirs, record["inits"])):
+        for name in names:
+            spec, digest, settings = (inits[name][key] for key in ("spec", "sha256", "set"))
+            # The same weights may lie in another file.
+            side |= {
+                f"inits.{name}.weights": digest or spec,
+                f"inits.{name}.set": " ".join(settings),
+            }
     changes = differences(theirs, ours)
     if changes:
         path, before, now = changes[0]
@@ -312,21 +298,16 @@ def compare(grid: Grid, record: dict) -> None:
         )
 
 
-def what_is_compared(init: dict) -> dict:
-    """Of an initialisation: the same weights may lie in another file."""
-    return {"weights": init["sha256"] or init["spec"], "set": " ".join(init["set"])}
-
-
-def require_plain(value, path: str = "") -> None:
-    """Raise a `UserError` for what a config file written by `write_grid` could not hold."""
-    if isinstance(value, dict):
-        for key, child in value.items():
-            require_plain(child, f"{path}.{key}" if path else str(key))
-        return
-    with contextlib.suppress(ValueError, SyntaxError):
-        if ast.literal_eval(repr(value)) == value:
-            return
-    raise UserError(f"{path}={value!r}: cannot be kept with the grid; write a plain value")
+def identity(grid: Grid) -> dict:
+    """What must not change within a grid, in JSON's types."""
+    config = copy.deepcopy(grid.config)
+    of_cells = OF_CELLS if grid.lrs is None else (*OF_CELLS, "train_cfg.optimizer.lr")
+    for path in (*of_cells, *OF_MACHINES):
+        *parents, last = path.split(".")
+        owner = functools.reduce(lambda part, key: part.get(key, {}), parents, config)
+        owner.pop(last, None)
+    contents = {"version": 1, "lrs": grid.lrs, "config": config, "train_tiles": grid.tiles}
+    return json.loads(json.dumps(contents, default=str))
 
 
 def write_grid(grid: Grid) -> None:
@@ -335,18 +316,7 @@ def write_grid(grid: Grid) -> None:
     text = pprint.pformat(grid.config, width=100, sort_dicts=False)
     write_text(grid.folder / "config.py", f"config = {text}\n")
     choices = [
-        {"init": init, "fraction": fraction, "lr": lr}
-        for (init, fraction), lr in grid.chosen.items()
+        {"init": init, "fraction": part, "lr": lr} for (init, part), lr in grid.chosen.items()
     ]
     contents = identity(grid) | {"inits": grid.known_inits, "chosen": choices}
     write_text(grid.folder / "grid.json", json.dumps(contents, indent=2) + "\n")
-
-
-def weights_hash(spec: str) -> str | None:
-    """SHA-256 of the file that an initialisation names; None where it names none."""
-    if spec in ("random", "imagenet"):
-        return None
-    try:
-        return sha256(spec)
-    except OSError as error:
-        raise UserError(f"--init {spec}: cannot be read ({error.strerror})") from error

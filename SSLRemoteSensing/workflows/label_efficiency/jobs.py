@@ -15,9 +15,8 @@ import torch
 
 from SSLRemoteSensing.core.console import print_line, progress
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.files import read_json, write_text
+from SSLRemoteSensing.core.files import make_folder, read_json, write_text
 from SSLRemoteSensing.workflows.label_efficiency.cells import (
-    CellJob,
     arguments,
     existing_cells,
     main_miou,
@@ -34,8 +33,11 @@ POLL = 0.1  # seconds between two looks at the processes
 
 
 @dataclass
-class Running:
-    job: CellJob
+class Job:
+    """A process that trains a cell and scores it, or only scores it."""
+
+    cell: Cell
+    scoring: bool
     process: subprocess.Popen
     started: float
     offset: int  # of output.txt, where this process began to write
@@ -45,11 +47,10 @@ class Running:
 def noted_signals() -> Iterator[list[int]]:
     """The SIGINT and SIGTERM that come in the block, in order."""
     received: list[int] = []
-
-    def note(number: int, frame) -> None:
-        received.append(number)
-
-    old_handlers = {number: signal.signal(number, note) for number in PASSED_ON}
+    old_handlers = {
+        number: signal.signal(number, lambda number, frame: received.append(number))
+        for number in PASSED_ON
+    }
     try:
         yield received
     finally:
@@ -64,25 +65,23 @@ def slots_for(device: str, jobs: int | None) -> list[str | None]:
         device: the config's; 'cuda:1' takes the second visible GPU alone.
         jobs: how many at a time; default one a GPU, on the CPU one.
     """
-    count = torch.cuda.device_count() if device != "cpu" else 0
-    if count == 0:
-        return [None] * (jobs or 1)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = visible.split(",")[:count] if visible else [str(i) for i in range(count)]
-    if device.startswith("cuda:"):
+    count = 0 if device == "cpu" else torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+    gpus = visible.split(",")[:count] or [None]
+    if count and device.startswith("cuda:"):
         gpus = [gpus[int(device.removeprefix("cuda:"))]]
     return [gpus[i % len(gpus)] for i in range(jobs or len(gpus))]
 
 
 def run_jobs(
     grid: Grid,
-    jobs: Sequence[CellJob],
+    cells: Sequence[Cell],
     command: Sequence[str],
     slots: Sequence[str | None],
     signals: Sequence[int],
     keep_weights: bool = False,
 ) -> None:
-    """Run `jobs`, as many side by side as there are `slots`; a line for each that ends.
+    """Run `cells`, as many side by side as there are `slots`; a line for each that ends.
 
     Args:
         command: what runs a cell, before its flags: Python and `finetune`.
@@ -93,8 +92,8 @@ def run_jobs(
         if read_cell(grid, cell)["status"] == "done":
             tidy(grid.path(cell))  # what a crash may have left
     command = [*command, "--config_file", str(grid.folder / "config.py")]
-    waiting, running, passed_on = list(jobs), {}, 0
-    bar = progress("cells", total=len(jobs), unit="cell")
+    waiting, running, passed_on = list(cells), {}, 0
+    bar = progress("cells", total=len(cells), unit="cell")
     try:
         while running or (waiting and not signals):
             for slot, gpu in enumerate(slots):
@@ -103,69 +102,67 @@ def run_jobs(
             time.sleep(POLL)
             bar.refresh()  # its clock, as cells take minutes
             for number in signals[passed_on:]:
-                for cell_run in running.values():
-                    cell_run.process.send_signal(PASSED_ON[number])
+                for job in running.values():
+                    job.process.send_signal(PASSED_ON[number])
                 passed_on += 1
-            ended = [slot for slot, run in running.items() if run.process.poll() is not None]
-            for cell_run in [running.pop(slot) for slot in ended]:
-                text = finish(grid, cell_run, bool(signals), keep_weights)
+            ended = [slot for slot, job in running.items() if job.process.poll() is not None]
+            for job in [running.pop(slot) for slot in ended]:
+                text = finish(grid, job, bool(signals), keep_weights)
                 bar.update()
                 remaining, seconds = len(waiting) + len(running), mean_seconds(grid)
                 if remaining and seconds and not signals:
                     text += f"; about {format_duration(remaining * seconds / len(slots))} left"
-                count = len(jobs) - remaining
-                print_line(f"[{count} of {len(jobs)}] {cell_run.job.cell}: {text}")
+                print_line(f"[{len(cells) - remaining} of {len(cells)}] {job.cell}: {text}")
     finally:  # only after an error of our own is any left
         bar.close()
-        for cell_run in running.values():
-            cell_run.process.terminate()
-        for cell_run in running.values():
-            cell_run.process.wait()
+        for job in running.values():
+            job.process.terminate()
+        for job in running.values():
+            job.process.wait()
 
 
 def start(
-    grid: Grid, job: CellJob, command: Sequence[str], gpu: str | None, side_by_side: int
-) -> Running:
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    grid: Grid, cell: Cell, command: Sequence[str], gpu: str | None, side_by_side: int
+) -> Job:
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     # This package, also where it is not installed.
-    paths = [str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment["PYTHONPATH"] = os.pathsep.join(paths)
+    paths = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
     if side_by_side > 1:
         cores = len(os.sched_getaffinity(0))
         # Each would take all of them, and threads that wait for a core slow a step many times over.
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // side_by_side)))
-    init = grid.known_inits[job.cell.init]
-    if weights_hash(init["spec"]) != init["sha256"]:
-        raise UserError(f"--init {job.cell.init}={init['spec']}: changed while the grid ran")
-    output = grid.path(job.cell) / "output.txt"
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        file = open(output, "ab")  # noqa: SIM115, closed below
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error.strerror})") from error
-    with file:
+    init = grid.known_inits[cell.init]
+    if weights_hash(cell.init, init["spec"]) != init["sha256"]:
+        raise UserError(f"--init {cell.init}={init['spec']}: changed while the grid ran")
+    scoring = read_cell(grid, cell)["status"] == "unscored"
+    folder = make_folder(grid.path(cell), "--output")
+    with open(folder / "output.txt", "ab") as file:
         offset = file.tell()
         process = subprocess.Popen(
-            [*command, *arguments(grid, job, gpu)],
-            stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment,
+            [*command, *arguments(grid, cell, scoring, gpu)],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment,
             pass_fds=[] if grid.lock is None else [grid.lock],
-        )  # fmt: skip
-    return Running(job, process, time.monotonic(), offset)
+        )
+        return Job(cell, scoring, process, time.monotonic(), offset)
 
 
-def finish(grid: Grid, cell_run: Running, stopping: bool, keep_weights: bool) -> str:
+def finish(grid: Grid, job: Job, stopping: bool, keep_weights: bool) -> str:
     """Write cell.json of the cell whose process has ended; return what to say of it."""
-    job, code = cell_run.job, cell_run.process.returncode
-    cell, folder = job.cell, grid.path(job.cell)
+    cell, folder, code = job.cell, grid.path(job.cell), job.process.returncode
     old_record, results = (read_json(folder / f"{name}.json") for name in ("cell", "results"))
-    duration = time.monotonic() - cell_run.started
+    seconds = time.monotonic() - job.started
+    duration = format_duration(seconds)
     good = code == 0 and bool(results)
-    error = "" if good or stopping else error_line(folder / "output.txt", cell_run.offset, code)
+    error = "" if good or stopping else error_line(folder / "output.txt", job.offset, code)
     record = {"version": 1, **asdict(cell), "status": "done", "returncode": code, "error": error}
     record |= {"tiles": grid.labelled_tiles(cell.fraction), "steps": grid.steps}
-    record |= {"seconds": old_record.get("seconds", 0) + duration, "val": old_record.get("val")}
+    record |= {"seconds": old_record.get("seconds", 0) + seconds, "val": old_record.get("val")}
     if not good:
         is_trained = job.scoring and (folder / "best.pth").exists()
         record["status"] = "unscored" if is_trained else "stopped" if stopping else "failed"
@@ -175,16 +172,16 @@ def finish(grid: Grid, cell_run: Running, stopping: bool, keep_weights: bool) ->
             for protocol, scores in results["protocols"].items()
         }
     write_text(folder / "cell.json", json.dumps(record, indent=2) + "\n")
-    if good:
-        tidy(folder)
-        if not keep_weights and (cell.lr is None or job.scoring):
-            (folder / "best.pth").unlink(missing_ok=True)
-        miou = main_miou(results["protocols"])
-        score = "none" if miou is None else f"{100 * miou:.2f} %"
-        return f"{results['split']} mIoU {score}, {format_duration(duration)}"
-    if stopping:
-        return f"stopped after {format_duration(duration)}"
-    return f"FAILED after {format_duration(duration)}: {error} (see {folder / 'output.txt'})"
+    if stopping and not good:
+        return f"stopped after {duration}"
+    if not good:
+        return f"FAILED after {duration}: {error} (see {folder / 'output.txt'})"
+    tidy(folder)
+    if not keep_weights and (cell.lr is None or job.scoring):
+        (folder / "best.pth").unlink(missing_ok=True)
+    miou = main_miou(results["protocols"])
+    score = "none" if miou is None else f"{100 * miou:.2f} %"
+    return f"{results['split']} mIoU {score}, {duration}"
 
 
 def tidy(folder: Path) -> None:
@@ -195,15 +192,14 @@ def tidy(folder: Path) -> None:
 
 def error_line(output: Path, offset: int, code: int) -> str:
     """What the process said last: its 'error: ' line, or the end of a traceback."""
-    with open(output, "rb") as file:
-        file.seek(offset)
-        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     if code < 0:
         memory = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
         return f"ended by {signal.Signals(-code).name}{memory}"
-    messages = errors or [line for line in lines if line] or ["said nothing"]
-    return f"{messages[-1]}" if code else f"wrote no results.json; {messages[-1]}"
+    text = output.read_bytes()[offset:].decode(errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["said nothing"]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    message = (errors or lines)[-1]
+    return message if code else f"wrote no results.json; {message}"
 
 
 def rehearsed_seconds(
@@ -215,11 +211,11 @@ def rehearsed_seconds(
         UserError: what the rehearsal was refused for.
     """
     start_time = time.monotonic()
-    flags = [*config_arguments, *arguments(grid, CellJob(cell), None), "--dry_run"]
+    flags = [*config_arguments, *arguments(grid, cell, False, None), "--dry_run"]
     result = subprocess.run([*command, *flags], capture_output=True, text=True)
     match = re.search(r"one step: ([\d.]+) s", result.stdout)
     if result.returncode or match is None:
-        lines = [line for line in result.stderr.splitlines() if line.strip()] or ["said nothing"]
+        lines = result.stderr.strip().splitlines() or ["said nothing"]
         raise UserError(f"{cell}: {lines[-1].removeprefix('error: ')}")
     return time.monotonic() - start_time + float(match[1]) * grid.steps
 
