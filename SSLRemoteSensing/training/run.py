@@ -77,7 +77,6 @@ class Run:
         first, total = self.plan.first, self.plan.total
         self.log = RunLog(log_folder if rank == 0 else None, first, total, pictures)
         ends.callback(self.log.close)
-        ends.enter_context(name_lost_workers())
         ends.callback(end_workers, batches)
         self.received = ends.enter_context(signals())
         self.loading = iter(self.step.ahead(batches))
@@ -189,7 +188,8 @@ def open_run(task: Task, settings: LoopSettings) -> Iterator[Run]:
             run's, a checkpoint of another network; processes that see other images or another
             folder than the first.
     """
-    with contextlib.ExitStack() as ends:
+    # Outermost: torch's signal handler may raise between any two of the ends.
+    with name_lost_workers(), contextlib.ExitStack() as ends:
         yield Run(task, settings, ends)
 
 

@@ -158,8 +158,9 @@ def open_task(opened: Pretraining) -> tuple[Task, LoopSettings]:
         origin = origin_of_tiles(read_card(data["data_path"]), data.get("bands"), channels)
     probe = keys.get("probe") and open_probe(keys["probe"], network, settings, data["img_size"])
     origin["bands"] = origin["bands"] or list(range(1, channels + 1))
-    card = backbone.card() | origin | {"config": config, "versions": versions()}
+    card = backbone.card() | origin
     card |= {"max_value": dataset.max_value, "img_size": data["img_size"]}
+    card |= {"config": config, "versions": versions()}
 
     def export(place: Place) -> None:
         reached = {"epoch": place.epoch + 1, "step": place.step, "images_seen": place.images}

@@ -602,7 +602,7 @@ def test_the_clock_leaves_watching_out_of_the_speed_of_training(monkeypatch):
 
 def test_pictures_that_are_asked_for_where_there_are_none_are_refused(seg_config):
     seg_config["train_cfg"]["log"] |= dict(with_vis=True)
-    with pytest.raises(UserError, match="with_vis=True: there are pictures of pre-training only"):
+    with pytest.raises(UserError, match="with_vis=True: only pre-training"):
         open_network(seg_config)
     with pytest.raises(UserError, match="vis_step=-1: must be at least"):
         LogSettings("log", vis_step=-1)

@@ -44,10 +44,15 @@ def measure_step(bench: Bench) -> Iterator[dict]:
         collate_fn=collate, pin_memory=bench.device.type == "cuda", worker_init_fn=one_thread,
     )  # fmt: skip
     batches = iter(loader)
+
+    def forward(batch: dict) -> dict:
+        with step.autocast():
+            return step.net(batch)
+
     parts = {
         "data_wait": lambda _: next(batches),
         "transfer": step.to_device,
-        "forward": step.forward,
+        "forward": forward,
         "backward": lambda losses: sum(losses.values()).backward(),
         "optimizer": lambda _: step.update(),
     }
