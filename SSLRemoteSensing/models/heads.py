@@ -156,12 +156,7 @@ class MatchingHead(nn.Module):
         self.num_classes, self.cells = num_classes, cells
         self.projections = nn.ModuleDict()
         for key in blocks:
-            self.projections[key] = nn.Sequential(
-                nn.Conv2d(map_channels[key], embed_channels, kernel_size=1, bias=False),
-                nn.BatchNorm2d(embed_channels),
-                nn.ReLU(inplace=True),
-                nn.Conv2d(embed_channels, embed_channels, kernel_size=1),
-            )
+            self.projections[key] = projection(map_channels[key], embed_channels)
         # At first 12: the mean cosines of untrained maps differ by some hundredths.
         self.log_scale = nn.Parameter(torch.full((len(blocks),), 2.5))
 
@@ -192,6 +187,8 @@ class ExamplarHead(nn.Module):
         out_channels: length of the embedding; the hidden layer is twice as wide.
     """
 
+    block = "block6"  # the map that it takes
+
     def __init__(self, in_channels: int, out_channels: int, map_channels: dict[str, int]):
         super().__init__()
         check_in_channels(in_channels, map_channels)
@@ -207,10 +204,68 @@ class ExamplarHead(nn.Module):
         return self.fc(last_map.mean(dim=(2, 3)))
 
 
+class DenseExamplarHead(nn.Module):
+    """An embedding of each cell of a map, so that the network must know what lies where.
+
+    The positive of a cell is the cell of the other view that shows the same ground, which the known
+    turn or flip tells; negatives are all other cells, of this image and of the others. Not in the
+    published method, whose embedding is the mean over the image. Contrast of places as in DenseCL
+    (Wang et al., CVPR 2021), their correspondence by geometry as in VICRegL (Bardes et al., NeurIPS
+    2022).
+
+    `forward` takes a map (N, channels, h, w), gives (N, out_channels, k, k), k at most `cells`. The
+    loss compares all 2 N k^2 cells of a batch with each other: its memory grows with the square.
+
+    Args:
+        out_channels: length of a cell's embedding.
+        block: the map that is read, one of the backbone's.
+        cells: most cells a side; larger maps are averaged to it.
+    """
+
+    def __init__(
+        self,
+        map_channels: dict[str, int],
+        out_channels: int = 128,
+        block: str = "block5",
+        cells: int = 8,
+    ):
+        super().__init__()
+        if block not in map_channels:
+            raise UserError(f"block={block!r}: the backbone has {', '.join(map_channels)}")
+        if min(out_channels, cells) < 1:
+            raise UserError(f"out_channels={out_channels}, cells={cells}: must be at least 1")
+        self.block, self.cells = block, cells
+        self.projection = projection(map_channels[block], out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.projection(F.adaptive_avg_pool2d(x, min(self.cells, x.shape[2])))
+
+
+def matched_cells(anchor: Tensor, transformed: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (N k^2, D) of the cells (N, D, k, k) of two views, row by row of the same ground.
+
+    Args:
+        label: int64 (N,), which of `TURNS` made the transformed image of its anchor.
+    """
+    turned = torch.stack([turn(anchor) for turn in TURNS.values()])
+    turned = turned[label, torch.arange(len(label), device=label.device)]
+    first, second = (x.permute(0, 2, 3, 1).flatten(0, 2) for x in (turned, transformed))
+    return first, second
+
+
 # The head of each branch; the published configs know the first of each.
 INPAINTING_HEADS = {"InpaintingHead": Decoder}
 AGR_HEADS = {"AGPHead": AGPHead, "MatchingHead": MatchingHead}
-EXAMPLAR_HEADS = {"ExamplarHead": ExamplarHead}
+EXAMPLAR_HEADS = {"ExamplarHead": ExamplarHead, "DenseExamplarHead": DenseExamplarHead}
+
+
+def projection(before: int, after: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(before, after, kernel_size=1, bias=False),
+        nn.BatchNorm2d(after),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(after, after, kernel_size=1),
+    )
 
 
 def conv_bn_relu(before: int, after: int) -> nn.Sequential:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from SSLRemoteSensing.core.config import OneOf, build
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.models.backbones import Backbone, unit_range
-from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_HEADS
+from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_HEADS, matched_cells
 from SSLRemoteSensing.models.losses import (
     AGR_LOSSES,
     EXAMPLAR_LOSSES,
@@ -91,6 +91,13 @@ class PretextNet(nn.Module):
         """The pyramid of `images` (N, C, H, W), uint8 or float in 0..1."""
         return self.backbone(unit_range(images))
 
+    def embed(self, maps: dict[str, Tensor]) -> Tensor:
+        """An embedding (N, D) of each image whose pyramid `maps` is: of the exemplar head, the mean
+        of its cells where it is dense, or where that task is not trained the pooled last map."""
+        head = self.exemplar_head
+        x = maps["block6"] if head is None else head(maps[head.block])
+        return x.mean(dim=(2, 3)) if x.dim() == 4 else x
+
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weighted losses of the trained tasks.
 
@@ -117,7 +124,10 @@ class PretextNet(nn.Module):
             losses["agr"] = self.losses["agr"](logits, batch["transform_label"])
             self.counted = {"agr_confusion": count_pairs(batch["transform_label"], logits.detach())}
         if self.exemplar_head is not None:
-            views = [self.exemplar_head(maps[key]["block6"]) for key in ("anchor", "transformed")]
+            head = self.exemplar_head
+            views = [head(maps[key][head.block]) for key in ("anchor", "transformed")]
+            if views[0].dim() == 4:
+                views = matched_cells(*views, batch["transform_label"])
             losses["exemplar"] = self.losses["exemplar"](*views)
         return {task: self.weights[task] * loss for task, loss in losses.items()}
 

@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -60,7 +59,7 @@ class BatchMonitor:
         if self.net.exemplar_head is not None and len(batch["anchor"]) >= 2:
             with unchanged(self.net), torch.no_grad():
                 self.net.eval()
-                std = spread(self.net.exemplar_head(self.net.features(batch["anchor"])["block6"]))
+                std = spread(self.net.embed(self.net.features(batch["anchor"])))
             values["embedding_std"] = std
             if std < COLLAPSED:
                 warnings["collapse"] = (
@@ -140,13 +139,10 @@ class SampleMonitor:
         """Embeddings (N, D) of anchors and transformed images of the bank, on the CPU, and the
         confusion matrix of their transforms; 0 where they are not told."""
         views, confusion = ([], []), np.array(0)
-        head = self.net.exemplar_head
-        if head is None:
-            head = partial(torch.mean, dim=(2, 3))
         for batch in map(to_device, self.bank):
             maps = [self.net.features(batch[key]) for key in ("anchor", "transformed")]
             for embeddings, pyramid in zip(views, maps, strict=True):
-                embeddings.append(head(pyramid["block6"]).float().cpu())
+                embeddings.append(self.net.embed(pyramid).float().cpu())
             if self.net.agr_head is not None:
                 logits = self.net.agr_head(*maps).float()
                 confusion = confusion + count_pairs(batch["transform_label"], logits).cpu().numpy()

@@ -82,10 +82,13 @@ def check_pretext(config: dict) -> None:
             f"transforms in train_data.agr_transforms_cfg.transforms_cfg; make them equal"
         )
     batch_size = divide_batch(train_cfg)["batch_size"]
+    examplar = config.get("examplar_head_cfg")
     if agr is not None and agr["name"] == "MatchingHead":
         check_matching(data, batch_size)
-    if config.get("examplar_head_cfg") is None:
+    if examplar is None:
         return
+    if examplar["name"] == "DenseExamplarHead":
+        check_dense(data)
     loss = train_cfg.get("losses", {}).get("ExamplarLoss") or {}
     if batch_size * (size() if loss.get("gather", True) else 1) < 2:
         raise UserError(
@@ -96,15 +99,8 @@ def check_pretext(config: dict) -> None:
 
 def check_matching(data: dict, batch_size: int) -> None:
     """Raise a `UserError` where a MatchingHead could not learn from such data."""
-    transforms = data["agr_transforms_cfg"]["transforms_cfg"].values()
-    # A rotation is always applied where a config does not say it; a flip is not, every second time.
-    are_published = [(cfg["name"], cfg.get("angle")) for cfg in transforms] == list(TURNS) and all(
-        cfg.get("p", 1.0 if cfg["name"] == "Rotate" else 0.5) == 1 for cfg in transforms
-    )
     faults = {
-        "agr_head_cfg: MatchingHead tells the published six transforms apart, in their order; give "
-        "train_data.agr_transforms_cfg.transforms_cfg as in "
-        "configs/vr_vgg16_inapinting_agr_examplar_cfg.py": not are_published,
+        f"agr_head_cfg: MatchingHead {TURNS_MISSING}": not has_turns(data),
         f"train_cfg.batch_size={batch_size} (of each process): MatchingHead takes the batch's mean "
         "out of its images; set at least 3": batch_size < 3,
         f"train_data.img_size={data['img_size']}: block6 is a single cell, which MatchingHead "
@@ -113,6 +109,36 @@ def check_matching(data: dict, batch_size: int) -> None:
     for fault, is_so in faults.items():
         if is_so:
             raise UserError(f"{fault}, or use AGPHead")
+
+
+def check_dense(data: dict) -> None:
+    """Raise a `UserError` where no place of one view is known in the other."""
+    shortcuts = (data["agr_transforms_cfg"].get("shortcut_cfg") or {}).values()
+    if not has_turns(data):
+        raise UserError(
+            f"examplar_head_cfg: DenseExamplarHead {TURNS_MISSING}, or use ExamplarHead"
+        )
+    if {cfg["name"] for cfg in shortcuts} & {"RandomCrop", *(name for name, _ in TURNS)}:
+        raise UserError(
+            "examplar_head_cfg: DenseExamplarHead compares places, which a crop, turn or flip of "
+            "shortcut_cfg moves; leave those out of it, or use ExamplarHead"
+        )
+
+
+TURNS_MISSING = (
+    "takes the published six transforms, in their order; give "
+    "train_data.agr_transforms_cfg.transforms_cfg as in "
+    "configs/vr_vgg16_inapinting_agr_examplar_cfg.py"
+)
+
+
+def has_turns(data: dict) -> bool:
+    """Whether the transforms are the published six, always applied."""
+    transforms = data["agr_transforms_cfg"]["transforms_cfg"].values()
+    # A rotation is always applied where a config does not say it; a flip is not, every second time.
+    return [(cfg["name"], cfg.get("angle")) for cfg in transforms] == list(TURNS) and all(
+        cfg.get("p", 1.0 if cfg["name"] == "Rotate" else 0.5) == 1 for cfg in transforms
+    )
 
 
 class Pretraining(NamedTuple):

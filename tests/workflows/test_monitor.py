@@ -59,6 +59,8 @@ class Backbone(nn.Module):
 class Head(nn.Module):
     """A layer over the means of the maps, or over the map as it is."""
 
+    block = "block6"
+
     def __init__(self, fc: nn.Module, pools: bool = True):
         super().__init__()
         self.fc, self.pools = fc, pools
