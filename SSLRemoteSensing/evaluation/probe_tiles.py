@@ -30,9 +30,9 @@ class ProbeSettings:
         path: a folder that tools/prepare.py made; or else give the next three.
         image_path, label_path: folders of images and labels, as in fine-tuning.
         classes: names of the classes; needed unless `image_path` is of a prepared set.
-        data_format, label_format, label_offset, label_codes, bands, max_value, exclude: as in the
-            train_data of fine-tuning, see `TileSettings`; bands and max_value by default those of
-            train_data.
+        data_format, label_format, label_offset, label_codes, exclude: as in the train_data of
+            fine-tuning, see `TileSettings`.
+        bands, max_value: as there; None: those of train_data.
         val_format: pattern(s) of the images to be scored, of those that data_format finds, as of
             sites of their own. Default: a third of the scenes, by hash; single tiles where names
             tell of no scenes.
