@@ -15,7 +15,7 @@ from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.console import map_files
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.images import read_header, read_label
-from SSLRemoteSensing.data.places import apart, read_place
+from SSLRemoteSensing.data.places import displacement, read_place
 
 INVALID = -1
 STRAYS = "lie at another place on the map than their image"
@@ -268,7 +268,7 @@ def check_labels(
 def find_stray(image: str, label: str, size: tuple[int, int]) -> str:
     """The label and how it lies, where its georeference is of another place than its image's."""
     place = read_place(label)  # PNG has mostly none, and then nothing else is asked for
-    text = place and apart(read_place(image), place, *size)
+    text = place and displacement(read_place(image), place, *size)
     return f"{label}: {text}" if text else ""
 
 

@@ -63,7 +63,7 @@ def read_world_file(path: str) -> Place | None:
     return Place(Affine(a, b, x - (a + b) / 2, d, e, y - (d + e) / 2))
 
 
-def apart(image: Place | None, label: Place | None, height: int, width: int) -> str:
+def displacement(image: Place | None, label: Place | None, height: int, width: int) -> str:
     """How the pixels (height, width) of a label lie on the map to those of its image; '' where none
     is more than half a pixel away, or where one of them has no place."""
     if image is None or label is None or None in (image.transform, label.transform):
@@ -75,7 +75,7 @@ def apart(image: Place | None, label: Place | None, height: int, width: int) -> 
     points = b @ corners  # a column each: x, y, 1
     differs = None not in (image.crs, label.crs) and image.crs != label.crs
     if differs:
-        points[:2] = transformed(points[:2], label.crs, image.crs)
+        points[:2] = reprojected_points(points[:2], label.crs, image.crs)
     with np.errstate(invalid="ignore"):
         moves = (np.linalg.inv(a) @ points - corners)[:2]
     if np.abs(moves).max() <= 0.5:
@@ -90,7 +90,7 @@ def apart(image: Place | None, label: Place | None, height: int, width: int) -> 
     return same if sizes[0] == sizes[1] else f"pixels of {sizes[0]}, its image {sizes[1]}"
 
 
-def transformed(points: np.ndarray, source: Any, target: Any) -> np.ndarray:
+def reprojected_points(points: np.ndarray, source: Any, target: Any) -> np.ndarray:
     """`points` (2, N) of a CRS in another; infinite where no way leads there. Two spellings of a
     CRS, and one with heights, give the same points."""
     from rasterio._err import CPLE_BaseError

@@ -50,7 +50,7 @@ def reading_of(
     return Reading(max_value, bands, file, header.dtype, header.bands, prepared)
 
 
-def agreed(own: Reading, train: Reading | None) -> Reading:
+def agreed_reading(own: Reading, train: Reading | None) -> Reading:
     """`own`, with bands and scale of `train` where it states none.
 
     Raises:

@@ -27,7 +27,7 @@ from SSLRemoteSensing.data.labels import (
     value_coding,
 )
 from SSLRemoteSensing.data.prepared import agreed_scale, origin_of_tiles, read_card
-from SSLRemoteSensing.data.reading import Reading, agreed, reading_of
+from SSLRemoteSensing.data.reading import Reading, agreed_reading, reading_of
 from SSLRemoteSensing.data.subsets import choose_fraction, name_hash
 from SSLRemoteSensing.data.transforms import ColorJitter, turn, window
 from SSLRemoteSensing.data.values import check_values
@@ -280,7 +280,8 @@ def find_tiles(settings: TileSettings, num_classes: int, train: Reading | None =
         )
     if label_card is not None or offset is not None or codes is not None:
         coding = value_coding(num_classes, offset, codes)
-    return Tiles(pairs, chosen, image_card, label_card, coding, agreed(reading, train))
+    reading = agreed_reading(reading, train)
+    return Tiles(pairs, chosen, image_card, label_card, coding, reading)
 
 
 def find_pairs(settings: TileSettings) -> list[tuple[str, str]]:

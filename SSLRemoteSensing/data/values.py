@@ -34,13 +34,13 @@ def levels(image: np.ndarray) -> Levels:
     """The levels of an image uint8 (H, W, C)."""
     bands = map(np.ascontiguousarray, np.moveaxis(image, 2, 0))
     counts = np.stack([count_values(band) for band in bands])
-    found = [np.flatnonzero(row) for row in counts]
+    values = [np.flatnonzero(row) for row in counts]
     inner = counts[:, 1:255].cumsum(1)
     ends = [np.searchsorted(row, row[-1] * np.array([0.01, 0.99])) for row in inner]
     return Levels(
-        int(min(values[0] for values in found)),
-        int(max(values[-1] for values in found)),
-        int(max(values[-1] - values[0] for values in found)),
+        int(min(band[0] for band in values)),
+        int(max(band[-1] for band in values)),
+        int(max(band[-1] - band[0] for band in values)),
         int(max(right - left for left, right in ends)),
         float(counts[:, 255].sum() / counts.sum()),
     )
@@ -68,10 +68,12 @@ def fault_of_values(images: Sequence[Levels], is_scaled: bool = True) -> str:
 
 def remedy_of_values(how: Reading, files: Sequence[str]) -> str:
     """What to do, from the values that `files` hold, and those of the first one."""
-    held = {file: values for file in files if (values := values_of(file)) is not None}
-    if not held:
+    if how.prepared:
+        return "prepare the data set again, with the value that is to become 1 as --max_value"
+    contents = {file: values for file in files if (values := values_of(file)) is not None}
+    if not contents:
         return "set max_value to the value that is to become 255"
-    together = np.concatenate(list(held.values()))
+    together = np.concatenate(list(contents.values()))
     low, high = float(together.min()), float(together.max())
     usual = float(np.percentile(together, 99.5))
     top = high if high <= 2 * usual else usual  # a few pixels may hold anything
@@ -83,14 +85,14 @@ def remedy_of_values(how: Reading, files: Sequence[str]) -> str:
         remedy = "no max_value tells them apart: take the smallest from all of the files' values"
     else:
         remedy = f"set max_value={top:g}, the value that becomes 255"
-    file, values = next(iter(held.items()))
+    file, values = next(iter(contents.items()))
     return f"{remedy} ({file} holds {how.dtype}, {values.min():g} to {values.max():g})"
 
 
 def values_of(file: str) -> np.ndarray | None:
     """Values (N,) that `file` holds, but for those of no data; None where there are none.
 
-    The largest of an integer type of more than 8 bits is seldom anything else.
+    The largest of an integer type of more than 8 bits is seldom anything else, nor is -9999.
     """
     try:
         with open_tiff(file) as source, reading(source.path):
@@ -99,7 +101,7 @@ def values_of(file: str) -> np.ndarray | None:
     except UnreadableImage:
         return None
     values = planes.compressed()
-    values = values[np.isfinite(values)]
+    values = values[np.isfinite(values) & (values > -9999)]
     if values.dtype.kind in "ui" and values.dtype.itemsize > 1:
         values = values[values < np.iinfo(values.dtype).max]
     return values if values.size else None
@@ -112,7 +114,7 @@ def check_values(files: Sequence[str], in_channels: int, how: Reading, key: str)
         UserError: bands or values that cannot be read so. Damaged files are told where they are
             read again.
     """
-    images, read, pixels = [], [], 0
+    images, readable_files, pixels = [], [], 0
     for file in [files[place] for place in spread_evenly(len(files))]:
         if pixels >= PIXELS:
             break
@@ -121,11 +123,11 @@ def check_values(files: Sequence[str], in_channels: int, how: Reading, key: str)
         except UnreadableImage:
             continue
         images.append(levels(image))
-        read.append(file)
+        readable_files.append(file)
         pixels += image.shape[0] * image.shape[1]
     fault = images and fault_of_values(images, how.is_scaled)
     if fault:
-        warn(f"{key}: {fault}; {remedy_of_values(how, read)}")
+        warn(f"{key}: {fault}; {remedy_of_values(how, readable_files)}")
 
 
 def spread_evenly(count: int) -> list[int]:

@@ -17,7 +17,7 @@ from SSLRemoteSensing.core.errors import UnreadableImage
 from SSLRemoteSensing.data.geotiff import encode_tiff, open_tiff
 from SSLRemoteSensing.data.images import encode_png, read_image
 from SSLRemoteSensing.data.labels import ColourCoding, ValueCoding, count_values
-from SSLRemoteSensing.data.places import apart
+from SSLRemoteSensing.data.places import displacement
 from SSLRemoteSensing.data.prepared import LABEL_FOLDERS, positions
 from SSLRemoteSensing.preparation.catalog import SourceScene
 from SSLRemoteSensing.preparation.sources import SourceFile
@@ -299,7 +299,7 @@ def summarize(image: Raster, labels: dict[str, Raster], counts: dict, job: Tilin
         for colour, pixels in counts[kind, "strangers"].most_common(1):
             summary["stranger"] = [list(colour), pixels]
     size = (image.height, image.width)
-    strays = [label.name for label in labels.values() if apart(image, label, *size)]
+    strays = [label.name for label in labels.values() if displacement(image, label, *size)]
     rows, columns = (positions(n, job.tile, job.stride) for n in size)
     return {
         "tiles": len(rows) * len(columns),

@@ -313,10 +313,10 @@ def write_scores(opened: Finetuning, source: Path) -> None:
     table = card.get("label_table")
     coding = table and ValueCoding(np.array(table, np.int16), len(classes))
     split = opened.scored_split
-    scored = opened.open_split(split, coding)
+    data = opened.open_split(split, coding)
     with about(f"train_cfg.{split}_data"):
-        scored.check_values(f"train_cfg.{split}_data")
-    tiles = open_scored(scored, classes, scoring)
+        data.check_values(f"train_cfg.{split}_data")
+    tiles = open_scored(data, classes, scoring)
     model, workers = opened.model.to(device), opened.train_cfg.get("num_workers", 0)
     predict = partial(probabilities, model, device, opened.precision, tta=scoring.tta)
     errors = tiles.tile_errors(max(scoring.window, SMALLEST_TILE), device)

@@ -40,8 +40,8 @@ def score_draws(
         if draw == 0 or weights == "random":
             seed = weights_seed + draw
             backbone = open_backbone(config["backbone_cfg"], weights, seed).to(device)
-        drawn = cfg | {"seed": cfg.get("seed", 0) + draw}
-        probe = read_probe(drawn, backbone, data["img_size"], train)
+        cfg_of_draw = cfg | {"seed": cfg.get("seed", 0) + draw}
+        probe = read_probe(cfg_of_draw, backbone, data["img_size"], train)
         start = time.perf_counter()
         with about("--blocks"):
             scores = probe.score(backbone, precision, blocks=blocks)

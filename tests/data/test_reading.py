@@ -12,7 +12,7 @@ from drawn import write_png, write_tiff
 from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.images import read_image
-from SSLRemoteSensing.data.reading import Reading, agreed
+from SSLRemoteSensing.data.reading import Reading, agreed_reading
 from SSLRemoteSensing.data.values import check_values, fault_of_values, levels
 from SSLRemoteSensing.workflows.doctor.images import find_split
 from SSLRemoteSensing.workflows.finetuning import finetune, open_finetuning, score_checkpoint
@@ -67,7 +67,7 @@ def test_what_a_split_does_not_state_is_that_of_train_data(train, own, max_value
     def reading(facts: dict) -> Reading:
         return Reading(**dict(max_value=None, bands=None, file="a.tif") | facts)
 
-    result = agreed(reading(own), reading(train))
+    result = agreed_reading(reading(own), reading(train))
     assert (result.max_value, result.bands) == (max_value, bands)
 
 
@@ -89,7 +89,7 @@ def test_what_differs_without_a_reason_is_refused(train, own, message):
         return Reading(**dict(max_value=None, bands=None, file="a.tif") | facts)
 
     with pytest.raises(UserError, match=message):
-        agreed(reading(own), reading(train))
+        agreed_reading(reading(own), reading(train))
 
 
 @pytest.mark.parametrize("part", ["val", "test"])
@@ -236,3 +236,10 @@ def test_a_few_images_of_one_colour_are_named_by_the_doctor(run, pretext_config,
     done = run("tools/doctor.py", pretext_config)
     assert "warn  train_cfg.train_data: 1 of 8 images are of one colour; exclude" in done.stdout
     assert done.returncode == 0
+
+
+def test_a_prepared_set_is_to_be_prepared_again(tmp_path, capsys):
+    """Its scale cannot be contradicted."""
+    file = str(write_png(tmp_path / "a.png", noise(0, 9, 0)))
+    check_values([file], 3, Reading(None, None, file, "uint8", 3, prepared=True), "here")
+    assert "no value is above 8 of 255; prepare the data set again" in capsys.readouterr().err
