@@ -2,6 +2,8 @@
 
 import time
 
+from SSLRemoteSensing.core.console import warn
+from SSLRemoteSensing.core.workers import shared_memory_remark
 from SSLRemoteSensing.training.plan import images_per_step, make_plan
 from SSLRemoteSensing.training.schedules import build_schedule
 from SSLRemoteSensing.training.settings import LoopSettings
@@ -21,6 +23,8 @@ def rehearse(task: Task, settings: LoopSettings) -> None:
     batch = task.collate([task.dataset[(0, index)] for index in range(settings.batch_size)])
     for key, value in step.to_device(batch).items():
         print(f"batch: {key} {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}")
+    if remark := shared_memory_remark(batch, settings.num_workers):
+        warn(remark)
     losses, seconds = measure_step(step, batch, settings.accumulate_steps)
     print("losses: " + ", ".join(f"{name} {value:.4f}" for name, value in losses.items()))
     memory = f"peak memory {step.peak_memory() / 2**30:.2f} GiB"

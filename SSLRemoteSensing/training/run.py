@@ -15,7 +15,7 @@ from SSLRemoteSensing.core import checkpoints, distributed
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import CannotWrite, UserError
 from SSLRemoteSensing.core.files import make_folder
-from SSLRemoteSensing.core.workers import end_workers, name_lost_workers
+from SSLRemoteSensing.core.workers import awaited, end_workers, name_lost_workers, stop_waiting
 from SSLRemoteSensing.training import run_folder
 from SSLRemoteSensing.training.logger import RunLog
 from SSLRemoteSensing.training.meters import LossMeter, Throughput
@@ -79,7 +79,7 @@ class Run:
         ends.callback(self.log.close)
         ends.callback(end_workers, batches)
         self.received = ends.enter_context(signals())
-        self.loading = iter(self.step.ahead(batches))
+        self.loading = iter(self.step.ahead(awaited(batches)))
 
     def go_on(self, state: dict) -> bool:
         """Give network, optimizer, generators and losses what `state`, from `run_folder.read`,
@@ -201,24 +201,30 @@ class Received:
 
 @contextlib.contextmanager
 def signals() -> Iterator[Received]:
-    """Note SIGINT and SIGTERM, which stop the run after a step, and SIGUSR1, which has it save. A
-    second SIGINT ends at once; a second SIGTERM does not, as some batch systems signal a process
-    and its parent, which passes it."""
+    """Note SIGINT and SIGTERM, which stop the run after a step, or where no batch comes for one,
+    and SIGUSR1, which has it save. A second SIGINT ends at once; a second SIGTERM does not, as some
+    batch systems signal a process and its parent, which passes it."""
     received = Received()
 
     def note(number: int, frame) -> None:
         if number == signal.SIGUSR1:
             received.save = True
             return
-        received.stop = received.stop or number
+        if not received.stop:
+            received.stop = number
+            stop_waiting(number)
         if number == signal.SIGINT:
             signal.signal(number, signal.default_int_handler)
 
     is_main = threading.current_thread() is threading.main_thread()  # only there can they be set
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) if is_main else ()
     before = {number: signal.signal(number, note) for number in numbers}
+    if is_main:
+        before[signal.SIGALRM] = signal.getsignal(signal.SIGALRM)
     try:
         yield received
     finally:
+        if is_main:
+            signal.alarm(0)
         for number, handler in before.items():
             signal.signal(number, handler)

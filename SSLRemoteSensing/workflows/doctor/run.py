@@ -14,6 +14,7 @@ import torch
 
 from SSLRemoteSensing.core import checkpoints, machine
 from SSLRemoteSensing.core.errors import UserError, one_line
+from SSLRemoteSensing.core.workers import shared_memory_remark
 from SSLRemoteSensing.data import segmentation
 from SSLRemoteSensing.data.labels import ValueCoding
 from SSLRemoteSensing.evaluation.scoring import open_scored
@@ -187,6 +188,9 @@ def check_step(
     if state is not None:
         section.attempt(step.load_state_dict, state, "latest.pth")
     section.ok(step.describe())
+    remark = section.attempt(shared_memory_remark, timed_batch[0], loop.num_workers)
+    if remark:
+        section.warn(remark)
     try:
         losses, step_seconds = measure_step(step, timed_batch[0], loop.accumulate_steps)
     except (RuntimeError, ValueError) as error:  # of torch or of ours: the rest is still to be told
