@@ -1,13 +1,13 @@
 """A run of the loop: opened in its folder, gone on with, saved, stopped, closed."""
 
 import contextlib
-import json
 import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -20,7 +20,7 @@ from SSLRemoteSensing.training import run_folder
 from SSLRemoteSensing.training.logger import RunLog
 from SSLRemoteSensing.training.meters import LossMeter, Throughput
 from SSLRemoteSensing.training.plan import images_per_step, make_plan
-from SSLRemoteSensing.training.resume import compare_cards
+from SSLRemoteSensing.training.resume import compare_cards, json_card
 from SSLRemoteSensing.training.sampler import load
 from SSLRemoteSensing.training.schedules import build_schedule
 from SSLRemoteSensing.training.settings import LoopSettings
@@ -46,13 +46,12 @@ class Run:
         per_step = images_per_step(images, settings)
         self.schedule = build_schedule(settings.lr_schedule)
         self.step = TrainStep(task.model, settings, task.param_groups)
-        key = "train_cfg.checkpoints.checkpoints_path"
-        distributed.require_shared(make_folder(self.folder, key), key)
-        log_folder = make_folder(settings.log.log_path, "train_cfg.log.log_path")
-        pictures = settings.log.pictures()
-        if pictures is not None:
-            make_folder(pictures, "train_cfg.log.vis_path")
+        for key, folder in settings.folders().items():
+            make_folder(folder, key)
+        distributed.require_shared(self.folder, "train_cfg.checkpoints.checkpoints_path")
+        log_folder, pictures = Path(settings.log.log_path), settings.log.pictures()
         if rank == 0:
+            run_folder.require_room(task.model, settings, 0)  # at least latest.pth, and the next
             for place in {self.folder.resolve(), log_folder.resolve()}:
                 ends.enter_context(run_folder.locked(place))
         with distributed.first_before_others():
@@ -64,8 +63,7 @@ class Run:
         self.losses, self.throughput = LossMeter(task.dataset, max(1, images // 100)), Throughput()
         if rank > 0:  # the weights are the same everywhere, dropout is each process's own
             torch.manual_seed(settings.seed + rank)
-        # In JSON's types, which a checkpoint can hold without pickling objects.
-        self.card = json.loads(json.dumps(task.card, default=str))
+        self.card = json_card(task.card)
         self.best, self.unsaved, self.saved_at = None, None, time.monotonic()
         self.is_finished = state is not None and not self.go_on(state)
         if self.is_finished:
