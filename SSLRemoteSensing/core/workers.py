@@ -159,9 +159,9 @@ def name_lost_workers() -> Iterator[None]:
         yield
     except (RuntimeError, ConnectionError, EOFError) as error:
         reason = " ".join(f"{error} {error.__cause__ or ''}".split())
-        is_killed = "killed by signal" in reason or "exited unexpectedly" in reason
+        ends = ("killed by signal", "exited unexpectedly", "shared memory(shm)")
         if isinstance(error, RuntimeError):
-            is_lost = is_killed and "DataLoader worker" in reason
+            is_lost = "DataLoader worker" in reason and any(end in reason for end in ends)
         else:  # of a worker's own errors it says which worker; a pipe is stdout
             is_lost = "DataLoader worker" not in reason and not isinstance(error, BrokenPipeError)
         if not is_lost:

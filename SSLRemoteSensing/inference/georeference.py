@@ -53,7 +53,7 @@ def keep_place(path: Path, scene: InputScene) -> list[str]:
         with writing(path):
             side_car(path).write_text(f"<PAMDataset>{place}</PAMDataset>\n", encoding="utf-8")
     lost = lost_parts(path, scene)
-    return [f"its {' and '.join(lost)} cannot be kept in a GeoTIFF, and are lost"] if lost else []
+    return [f"lost, as a GeoTIFF cannot keep it: {', '.join(lost)}"] if lost else []
 
 
 def lost_parts(path: Path, scene: InputScene) -> list[str]:
