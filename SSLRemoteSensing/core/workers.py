@@ -1,5 +1,6 @@
 """A loader's worker processes: how they start and end, and what is told where they fail or hang."""
 
+import _thread
 import contextlib
 import ctypes
 import errno
@@ -115,13 +116,20 @@ def end_workers(batches) -> None:
         for worker in batches._workers:  # one that hangs takes no SIGTERM
             worker.kill()
 
-    killing = threading.Timer(PATIENCE / 2, kill)  # torch would wait for one after the other
-    killing.start()
+    ended = threading.Event()
+
+    def kill_late() -> None:  # torch would wait for one after the other
+        if not ended.wait(PATIENCE / 2):
+            kill()
+
     try:
-        with contextlib.suppress(RuntimeError):  # torch's signal handler tells of those killed
+        # torch's signal handler tells of those killed, anywhere: a Thread might be half started.
+        with contextlib.suppress(RuntimeError):
+            _thread.start_new_thread(kill_late, ())
+        with contextlib.suppress(RuntimeError):
             batches._shutdown_workers()
     finally:
-        killing.cancel()
+        ended.set()
         kill()
         for worker in batches._workers:
             worker.join(timeout=PATIENCE)
