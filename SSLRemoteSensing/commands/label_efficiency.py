@@ -60,7 +60,7 @@ def main() -> None:
     # Only now: they load torch, which takes seconds that --help need not wait for.
     from SSLRemoteSensing.workflows.finetuning import check_segmentation
     from SSLRemoteSensing.workflows.label_efficiency import report
-    from SSLRemoteSensing.workflows.label_efficiency.grid import plan_grid
+    from SSLRemoteSensing.workflows.label_efficiency.grid import plan_grid, require_cells
     from SSLRemoteSensing.workflows.label_efficiency.jobs import slots_for
     from SSLRemoteSensing.workflows.label_efficiency.run import ENOUGH, run_grid
 
@@ -71,6 +71,7 @@ def main() -> None:
     protocol = report.choose_protocol(config, args.protocol)
     axes = (args.init, args.fractions, args.seeds, args.lrs, args.init_set)
     grid = plan_grid(Path(args.output), config, *axes, args.against)
+    require_cells(grid)
     slots = slots_for(config["train_cfg"].get("device", "auto"), args.jobs)
     print("\n".join(report.describe(grid)))
     if args.dry_run:

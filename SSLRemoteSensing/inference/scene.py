@@ -21,6 +21,7 @@ class InputScene:
 
     Attributes:
         crs, transform, gcps, rpcs: where it lies, as the file has it; None where it does not.
+        pixel_is: the file's tag of what a pixel stands for, a point or an area; empty without.
         masked: what tells pixels without data, '' where all hold data.
         block: width and height of the blocks that the file is read in.
 
@@ -57,6 +58,8 @@ class InputScene:
         points, points_crs = source.source.gcps
         self.crs, self.transform = source.crs or points_crs, source.transform
         self.gcps, self.rpcs = points or None, source.source.rpcs
+        tags = source.source.tags()
+        self.pixel_is = {key: value for key, value in tags.items() if key == "AREA_OR_POINT"}
         self.block = source.source.block_shapes[0][::-1]
         self.row_bytes = source.width * source.count * source.dtype.itemsize
         self.masked = "" if self.image is not None else what_masks(source, choice)

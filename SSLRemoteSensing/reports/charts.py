@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 import numpy as np
 from markupsafe import Markup
 
+from SSLRemoteSensing.core.drawing import plain_figures
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -121,11 +123,10 @@ def share_bars(title: str, names: Sequence[str], series: dict[str, Sequence[floa
 def chart_axes(height: float = 210, counts: bool = False) -> Iterator["Axes"]:
     """Axes in the style of the page, `WIDTH` by `height` points, a line at each number of y, which
     are whole ones of `counts`."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    with plain_figures(STYLE):
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
-    with rc_context(STYLE):
         figure = Figure((WIDTH / 72, height / 72), layout="constrained", facecolor="none")
         axes = figure.subplots()
         axes.set_facecolor("none")

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from SSLRemoteSensing.core.classes import IGNORE, colour_map
+from SSLRemoteSensing.core.drawing import plain_figures
 from SSLRemoteSensing.reports.image_grid import as_rgb
 
 ERROR = (230, 0, 200)
 
 
+@plain_figures()
 def draw_confusion_matrix(counts: Sequence, classes: Sequence[str], path: Path) -> None:
     """Rows label, columns prediction; each cell its share of the row in per cent."""
     from matplotlib.figure import Figure
@@ -34,6 +36,7 @@ def draw_confusion_matrix(counts: Sequence, classes: Sequence[str], path: Path) 
     figure.savefig(path)
 
 
+@plain_figures()
 def draw_examples(
     predicts: dict[str, Callable[[Tensor], Tensor]],
     dataset,

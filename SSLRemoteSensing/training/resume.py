@@ -1,5 +1,6 @@
 """What of a config must be as it was where a run goes on, and what may have changed."""
 
+import json
 from pathlib import Path
 
 from SSLRemoteSensing.core.config import differences
@@ -11,6 +12,11 @@ NETWORK_KEYS = ("backbone_cfg", "inpainting_head_cfg", "agr_head_cfg", "examplar
 NETWORK_KEYS += ("decoder_cfg", "classes")
 # Those that say which moments an optimizer keeps.
 OPTIMIZER_KEYS = {"train_cfg.optimizer.name", "train_cfg.optimizer.amsgrad"}
+
+
+def json_card(card: dict) -> dict:
+    """A card in JSON's types, which a checkpoint can hold without pickling objects."""
+    return json.loads(json.dumps(card, default=str))
 
 
 def compare_cards(old: dict, new: dict, path: Path) -> None:

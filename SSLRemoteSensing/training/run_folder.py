@@ -13,11 +13,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from torch.nn import Module
+
 from SSLRemoteSensing.core import checkpoints, distributed
 from SSLRemoteSensing.core.console import this_command, warn
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.files import atomic, read_json, write_text
+from SSLRemoteSensing.core.files import atomic, nearest, read_json, write_text
 from SSLRemoteSensing.core.machine import device_name, versions
+from SSLRemoteSensing.training.settings import LoopSettings
 
 RUN_KEYS = {"model", "optimizer", "step", "epoch", "offset", "per_step", "best", "images"}
 RUN_KEYS |= {"processes", "card"}
@@ -115,6 +118,26 @@ def save(folder: Path, state: dict, finished_epoch: int | None, max_keep: int) -
     # as a run that is killed before it does the epoch's end again.
     with atomic(folder / "latest.pth") as part:
         shutil.copyfile(epoch, part)
+
+
+def require_room(model: Module, loop: LoopSettings, epochs_kept: int) -> str:
+    """Raise a `UserError` where `latest.pth` and so many epochs' checkpoints, of weights and
+    moments, do not fit on the disk; else what they take.
+
+    One more is there while it is written, before the oldest is removed; what is there already makes
+    room.
+    """
+    moments = 2 if loop.optimizer["name"] != "SGD" else bool(loop.optimizer.get("momentum"))
+    size = sum(value.nbytes for value in model.state_dict().values())
+    size += moments * sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    size *= 2 + epochs_kept
+    files = [loop.folder / "latest.pth", *(file for _, file in epochs(loop.folder))]
+    free = shutil.disk_usage(nearest(loop.folder)).free
+    free += sum(file.stat().st_size for file in files if file.exists())
+    text = f"{2 + epochs_kept} checkpoints take {size / 2**30:.2f} GiB of {free / 2**30:.2f} free"
+    if size > free:
+        raise UserError(f"{loop.folder}: {text}: make room, or lower checkpoints.max_keep")
+    return text
 
 
 def read(folder: str | Path) -> dict | None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from SSLRemoteSensing.core import checkpoints, distributed
-from SSLRemoteSensing.core.classes import default_palette
+from SSLRemoteSensing.core.classes import IGNORE, default_palette
 from SSLRemoteSensing.core.config import OneOf, Part, require
 from SSLRemoteSensing.core.console import print_summary
 from SSLRemoteSensing.core.errors import UserError, about
@@ -21,7 +21,7 @@ from SSLRemoteSensing.data.class_weights import label_shares, median_frequency
 from SSLRemoteSensing.data.images import read_header
 from SSLRemoteSensing.data.labels import ValueCoding
 from SSLRemoteSensing.data.reading import Reading
-from SSLRemoteSensing.data.scenes import require_eroded
+from SSLRemoteSensing.data.scenes import label_kinds, require_eroded
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings, collate
 from SSLRemoteSensing.evaluation.metrics import scores
 from SSLRemoteSensing.evaluation.protocols import ScoringSettings
@@ -117,6 +117,9 @@ def check_segmentation(config: dict) -> None:
         raise UserError("train_cfg.backbone_lr_factor: must not be negative")
     if palette is not None and len(palette) != len(classes):
         raise UserError(f"palette: {len(palette)} colours for {len(classes)} classes")
+    for colour in palette or ():
+        if len(colour) != 3 or not all(0 <= part <= 255 for part in colour):
+            raise UserError(f"palette: {tuple(colour)} is no colour (R, G, B), each 0 to 255")
     ScoringSettings(**config.get("scoring_cfg") or {}).check(classes)
 
 
@@ -220,13 +223,8 @@ def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
     model, config, loop = opened.model, opened.config, opened.loop
     train_data = opened.open_split("train")
     val_data = opened.open_split("val", train_data.coding)
-    splits = {"train": train_data, "val": val_data}
-    if opened.scored_split == "test":
-        # Its labels are read at the end; what else is wrong of it would be told too late there.
-        splits["test"] = opened.open_split("test", train_data.coding, checked=True)
-    for name, tiles in splits.items():
-        with about(f"train_cfg.{name}_data"):
-            tiles.check_values(f"train_cfg.{name}_data")
+    train_data.check_values("train_cfg.train_data")
+    check_scored(opened, train_data.coding, val_data)
     used, full = len(train_data), train_data.full_length
     fraction = train_data.settings.fraction
     least = f" (fraction={fraction} asks for none, one is the least)"
@@ -258,6 +256,22 @@ def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
     groups = model.param_groups(opened.train_cfg.get("backbone_lr_factor", 1.0))
     dataset = train_data.repeated()
     return Task(model, dataset, collate, card, groups, begin=begin, evaluate=validate), loop
+
+
+def check_scored(opened: Finetuning, coding: ValueCoding, val_data: SegmentationDataset) -> None:
+    """Raise a `UserError` for what validation, or the scores at the end, would fail on hours later.
+    Of test_data, which is read at the end, some images are opened, and no label."""
+    scored = val_data
+    if opened.scored_split == "test":
+        scored = opened.open_split("test", coding, checked=True)
+    if opened.scoring.protocols:
+        opened.scoring.require_protocols(opened.classes, list(label_kinds(scored)))
+    for name, tiles in {"val": val_data, opened.scored_split: scored}.items():
+        with about(f"train_cfg.{name}_data"):
+            tiles.read_image(tiles.pairs[0][0])
+            tiles.check_values(f"train_cfg.{name}_data")
+    if not any((val_data.read_label(label) < IGNORE).any() for _, label in val_data.pairs):
+        raise UserError("train_cfg.val_data: no pixel of it has a label")
 
 
 def finetune(config: dict, dry_run: bool = False) -> Path | None:

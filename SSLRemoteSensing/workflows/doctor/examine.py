@@ -60,12 +60,14 @@ def examine(config: dict, report: Report, processes: int, workers: int | None) -
         with report.section("duplicates") as section:
             images.check_duplicates(facts, section)
     with report.section("folders") as section:
-        folder = train_cfg["checkpoints"]["checkpoints_path"]
-        run.check_folder(train_cfg["log"]["log_path"], "log_path", section)
+        folder, log = Path(train_cfg["checkpoints"]["checkpoints_path"]), train_cfg["log"]
+        run.check_folder(Path(log["log_path"]), "log_path", section)
+        if log.get("with_vis") and log.get("vis_path"):
+            run.check_folder(Path(log["vis_path"]), "vis_path", section)
         if run.check_folder(folder, "checkpoints_path", section):
             if opened is not None:
                 run.check_disk(opened, section)
-            state = run.check_run_folder(Path(folder), opened, section)
+            state = run.check_run_folder(folder, opened, section)
     if opened is None or "train" not in facts:
         return
     with report.section("a step") as section:
