@@ -23,5 +23,6 @@ def plain_figures(style: Mapping[str, object] | None = None) -> Iterator[None]:
             matplotlib.rcParams["backend"] = backend  # for the figures of a notebook
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(style or {})
+        # A class or a file may be called $.
+        matplotlib.rcParams.update({"text.parse_math": False} | dict(style or {}))
         yield

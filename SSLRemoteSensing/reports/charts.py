@@ -25,7 +25,6 @@ SOFT, LINE, BLUE, ORANGE = "#56616d", "#d9dfe5", "#1f6fb5", "#b34700"
 VARIABLES = {SOFT: "var(--soft)", LINE: "var(--line)", BLUE: "var(--blue)", ORANGE: "var(--orange)"}
 STYLE = {
     "svg.fonttype": "none",  # text as text, in the page's font
-    "text.parse_math": False,  # a class may be called $
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 12,
     **dict.fromkeys(("text.color", "xtick.color", "ytick.color"), SOFT),

@@ -163,6 +163,11 @@ def read(folder: str | Path) -> dict | None:
             checkpoints.write(latest, state)
             warn(f"{latest}: {what}; going back to {file.name}, step {state['step']}")
             return state
+    for file in [latest, *reversed(files)] if damage else []:
+        with contextlib.suppress(UserError):
+            state = read_state(file, is_complete=False)
+            warn(f"{file}: other files of its epoch could not be written; going on without them")
+            return state
     if damage or files:
         raise UserError(
             f"{latest}: damaged or gone, and no epoch_*.pth beside it is whole; move them away to "
@@ -171,7 +176,7 @@ def read(folder: str | Path) -> dict | None:
     return None
 
 
-def read_state(path: Path) -> dict:
+def read_state(path: Path, is_complete: bool = True) -> dict:
     state = checkpoints.read(path)
     if missing := RUN_KEYS - state.keys():
         earlier = {"model", "optimizer", "step"} <= state.keys()
@@ -180,7 +185,7 @@ def read_state(path: Path) -> dict:
             f"{path}: {reason}, lacks {', '.join(sorted(missing))}; move it away or set another "
             f"checkpoints_path"
         )
-    if state.pop("pending", False):  # at version 1, where the disk was full
+    if state.pop("pending", False) and is_complete:  # at version 1, where the disk was full
         raise checkpoints.Damaged(f"{path}: other files of its epoch could not be written")
     return state
 

@@ -223,7 +223,8 @@ def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
     model, config, loop = opened.model, opened.config, opened.loop
     train_data = opened.open_split("train")
     val_data = opened.open_split("val", train_data.coding)
-    train_data.check_values("train_cfg.train_data")
+    with about("train_cfg.train_data"):
+        train_data.check_values("train_cfg.train_data")
     check_scored(opened, train_data.coding, val_data)
     used, full = len(train_data), train_data.full_length
     fraction = train_data.settings.fraction
