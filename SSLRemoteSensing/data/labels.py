@@ -14,7 +14,7 @@ import numpy as np
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.console import map_files
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.images import read_header, read_label
+from SSLRemoteSensing.data.images import read_header, read_label, require_one_orientation
 
 INVALID = -1
 FAR = 64  # levels of 255 from the nearest pure colour; lossy storage seldom goes as far
@@ -247,8 +247,9 @@ def check_labels(
     """
 
     def read(pair: tuple[str, str]) -> np.ndarray:
-        label = read_label(pair[1])
-        require_one_size(pair, read_header(pair[0]).shape, label.shape)
+        label, header = read_label(pair[1]), read_header(pair[0])
+        require_one_orientation(*pair)
+        require_one_size(pair, header.shape, label.shape)
         return label
 
     counts = count_labels(read, list(zip(images, labels, strict=True)), "checking labels")

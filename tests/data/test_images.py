@@ -79,8 +79,8 @@ KINDS = {  # an image as Pillow has it, and what it is read as
     "colour": (RGB, RGB),
     "grey": (RGB[:, :, 0], GREY),
     "palette": (PALETTE, np.asarray(PALETTE.convert("RGB"))),
-    "colour and alpha": (np.concatenate([RGB, RGB[:, :, :1] // 2], axis=2), RGB),
-    "grey and alpha": (RGB[:, :, :2].copy(), GREY),
+    "colour and alpha": (np.concatenate([RGB, RGB[:, :, :1] // 2], 2), RGB * (RGB[:, :, :1] > 1)),
+    "grey and alpha": (RGB[:, :, :2].copy(), GREY * (RGB[:, :, 1:2] > 0)),
     "one bit": (BITS[:, :, 0], BITS.repeat(3, axis=2) * 255),
 }
 
