@@ -110,17 +110,20 @@ class Tiff:
         height: int,
         x: int = 0,
         width: int | None = None,
+        alpha: int | None = None,
         clear: np.ndarray | None = None,
         with_0: bool = True,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """`rows`, and where these hold no data: bool (bands or 1, height, width), None: nowhere.
 
-        By the value or mask of a band, by alpha, NaN in any band, or as `clear` says of an index.
+        By the value or mask of each band, or NaN in any.
 
         Args:
+            alpha: a band that is 0 there.
+            clear: whether an index of a palette, the value of the band, stands for it.
             with_0: find also where a 0 says so, which the network takes for an empty pixel anyway.
         """
-        alpha, empty = self.alpha_beside(bands), []
+        empty = []
         planes = self.rows(bands if alpha is None else [*bands, alpha], y, height, x, width)
         if alpha is not None:
             planes, empty = planes[:-1], [planes[-1:] == 0]

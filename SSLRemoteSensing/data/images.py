@@ -109,20 +109,21 @@ def read_header(path: str | Path) -> Header:
     """
     path = Path(path)
     require_file(path)
-    with path.open("rb") as file:
-        head = file.read(HEAD)
-    if needs_gdal(path, head):
-        with open_tiff(path) as source:
-            return Header(source.height, source.width, source.count, source.dtype.name)
     try:
-        with Image.open(path) as image:
-            deep = image.mode.startswith("I;16") or (png_kind(head) or (8,))[0] > 8
-            bands = 3 if image.mode == "P" else len(image.getbands())
-            return Header(image.height, image.width, bands, "uint16" if deep else "uint8")
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+            if not needs_gdal(path, head):
+                with Image.open(file) as image:
+                    deep = image.mode.startswith("I;16") or (png_kind(head) or (8,))[0] > 8
+                    bands = 3 if image.mode == "P" else len(image.getbands())
+                    kind = "uint16" if deep else "uint8"
+                    return Header(image.height, image.width, bands, kind)
     # OpenCV passes over junk in a JPEG, and refuses the sizes that Pillow does.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        pixels = decode(path, path.read_bytes(), cv2.IMREAD_UNCHANGED)
+        pixels = decode(path, _read_bytes(path), cv2.IMREAD_UNCHANGED)
         return Header(*pixels.shape[:2], pixels[0, 0].size, pixels.dtype.name)
+    with open_tiff(path) as source:
+        return Header(source.height, source.width, source.count, source.dtype.name)
 
 
 def encode_png(pixels: np.ndarray, compression: int | None = None) -> bytes:
@@ -231,17 +232,16 @@ def class_values(planes: np.ndarray, name: str | Path) -> np.ndarray:
     colours = planes[:-1] if count in (2, 4) else planes
     if count > 4 or (colours != colours[:1]).any():
         raise UnreadableImage(
-            f"label {name}: has {count} bands of {planes.dtype}, expected one of class indices; "
-            "colours must be decoded to indices first (tools/prepare.py folder --palette)"
+            f"label {name}: has {count} bands, expected class values in one; colours must be "
+            "decoded to them first (tools/prepare.py folder --palette)"
         )
-    if len(colours) < count:
-        kind = planes.dtype.kind
-        top = 1 if kind == "b" else np.iinfo(planes.dtype).max if kind in "iu" else planes[-1].max()
-        if (planes[-1] != top).any():
-            raise UnreadableImage(
-                f"label {name}: its last of {count} bands, which would be alpha, is not opaque "
-                "everywhere; save the class indices as one band"
-            )
+    is_whole_number = planes.dtype.kind in "iu"
+    top = np.iinfo(planes.dtype).max if is_whole_number else planes[-1].max()
+    if len(colours) < count and (planes[-1] != top).any():
+        raise UnreadableImage(
+            f"label {name}: its last of {count} bands, which would be alpha, is not {top:g} "
+            "everywhere; save the class values as one band"
+        )
     return as_bytes(colours[0], name)
 
 
@@ -251,15 +251,16 @@ def as_bytes(values: np.ndarray, name: str | Path) -> np.ndarray:
         return values
     if values.dtype.kind not in "biuf":
         raise UnreadableImage(f"label {name}: holds {values.dtype}; convert it to uint8")
-    if values.dtype.kind == "f" and (values != np.rint(values)).any():  # of NaN too
-        example = values[values != np.rint(values)][0]
+    odd = values[values != np.rint(values)] if values.dtype.kind == "f" else values[:0]
+    if odd.size:  # NaN too
         raise UnreadableImage(
-            f"label {name}: holds {values.dtype} with values such as {example:g}, expected whole "
-            "numbers 0 to 255; convert it to uint8, 255 for what is not scored"
+            f"label {name}: holds {values.dtype} values such as {odd.flat[0]:g}, no whole numbers; "
+            "save class values of uint8, 255 for what is not scored"
         )
     if values.min() < 0 or values.max() > 255:
         raise UnreadableImage(
-            f"label {name}: values {values.min():g} to {values.max():g}, expected 0 to 255"
+            f"label {name}: holds {values.dtype} values outside 0 to 255, {values.min():g} to "
+            f"{values.max():g}; save class values of uint8, 255 for what is not scored"
         )
     return values.astype(np.uint8)
 
@@ -355,10 +356,11 @@ def _read_by_gdal(
         count = _usable_count(path, count, in_channels)
         # Only as a band's value is 0 also what an empty pixel becomes.
         clear, with_0 = (None, is_cmyk) if palette is None else (source.clear, True)
+        alpha = source.alpha_beside(numbers)
         require_room(source, numbers)
         image = np.empty((source.height, source.width, in_channels), np.uint8)
         for y, height in source.strips():
-            part, empty = source.read(numbers, y, height, clear=clear, with_0=with_0)
+            part, empty = source.read(numbers, y, height, alpha=alpha, clear=clear, with_0=with_0)
             part = part.transpose(1, 2, 0)
             if palette is not None:
                 part = palette[part[:, :, 0]]

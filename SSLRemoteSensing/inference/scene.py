@@ -120,7 +120,8 @@ class InputScene:
     def read(
         self, source: Tiff, y: int, x: int, height: int, width: int
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        return source.read(self.choice.bands, y, height, x, width, self.choice.clear)
+        choice = self.choice
+        return source.read(choice.bands, y, height, x, width, choice.alpha, choice.clear)
 
     def require_blocks(self, y: int, height: int) -> None:
         """Raise `UnreadableImage` with the blocks in these rows that cannot be read.

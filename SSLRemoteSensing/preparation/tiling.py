@@ -88,17 +88,18 @@ def open_raster(
     else:
         numbers = list(bands or source.data_bands)
         band_indices(file, numbers, source.count)
+    # A band called alpha may be near infrared; it masks only where nobody asked for bands.
+    alpha = None if bands else source.alpha_beside(numbers or [1])
 
     def rows(y: int, height: int) -> tuple[np.ndarray, np.ndarray | None]:
-        planes, empty = source.read(numbers or [1], y, height, clear=clear)
+        planes, empty = source.read(numbers or [1], y, height, alpha=alpha, clear=clear)
         planes = planes if table is None else table[:, planes[0]]
         if empty is None:
             return planes, None
         return planes * ~empty, 255 * np.uint8(~empty.all(0))
 
     count, dtype = (len(numbers), source.dtype) if table is None else (len(table), table.dtype)
-    has_alpha = source.alpha_beside(numbers or [1]) is not None
-    origin = ALPHA if has_alpha else "nodata value or mask" if source.has_nodata else ""
+    origin = ALPHA if alpha else "nodata value or mask" if source.has_nodata else ""
     size = source.height, source.width
     return Raster(file.name, *size, count, dtype, rows, numbers, origin, *place)
 

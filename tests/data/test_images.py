@@ -310,7 +310,7 @@ def test_a_two_bit_grey_label_keeps_its_values(tmp_path):
 
 @pytest.mark.parametrize(
     ("values", "said"),
-    [(RGB, "colours"), (np.array([[[0], [256]]], np.uint16), "0 to 256")],
+    [(RGB, "colours"), (np.array([[[0], [256]]], np.uint16), "outside 0 to 255, 0 to 256")],
 )
 def test_a_label_of_colours_or_values_beyond_a_byte_is_refused_by_name(tmp_path, values, said):
     with pytest.raises(UserError, match=rf"a\.tif.*{said}"):
