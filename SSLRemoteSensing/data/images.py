@@ -169,9 +169,9 @@ def _table(dtype: str, max_value: float) -> np.ndarray:
 
 
 def _scale(image: np.ndarray, max_value: float) -> np.ndarray:
-    if image.dtype.itemsize > 4:
-        image = image.astype(np.float32)
-    scaled = np.nan_to_num(image * np.float32(255.0 / max_value), nan=0.0)
+    with np.errstate(over="ignore"):  # as nodata values do; they are clipped
+        image = image.astype(np.float32) if image.dtype.itemsize > 4 else image
+        scaled = np.nan_to_num(image * np.float32(255.0 / max_value), nan=0.0)
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
@@ -230,7 +230,7 @@ def class_values(planes: np.ndarray, name: str | Path) -> np.ndarray:
     """
     count = len(planes)
     colours = planes[:-1] if count in (2, 4) else planes
-    if count > 4 or (colours != colours[:1]).any():
+    if count > 4 or (colours[1:] != colours[:1]).any():
         raise UnreadableImage(
             f"label {name}: has {count} bands, expected class values in one; colours must be "
             "decoded to them first (tools/prepare.py folder --palette)"
