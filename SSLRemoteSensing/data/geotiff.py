@@ -24,7 +24,7 @@ _filters = threading.Lock()
 # Of GDAL's many drivers some follow addresses and paths that a file names, whatever its ending.
 DRIVERS = ("GTiff", "PNG", "JPEG", "JP2OpenJPEG", "BMP", "GIF", "WEBP")
 # Those that are tried where a file's name says so, and whoever names it means that.
-DRIVER_OF = {".img": "HFA", ".vrt": "VRT"}
+DRIVER_OF = {".img": "HFA", ".vrt": "VRT", ".asc": "AAIGrid"}
 # What GDAL only logs of a JPEG inside a file, where it fills what is missing with grey.
 DAMAGE = re.compile(r"jpeglib|libjpeg|corrupt|premature", re.IGNORECASE)
 

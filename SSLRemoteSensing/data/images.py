@@ -11,7 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.core.files import write_bytes
@@ -35,6 +35,7 @@ MAX_BYTES = 2**33  # of the bands to read, as the file stores them
 PART = 2**22  # values that are converted at a time
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 TIFF_ENDINGS = {".tif", ".tiff"}
+UNKNOWN = "no JPEG, PNG, TIFF or JPEG 2000"
 
 
 def read_image(
@@ -149,10 +150,12 @@ def to_uint8(image: np.ndarray, max_value: float | None, path: str | Path) -> np
     """Scale `image` linearly to uint8 so that `max_value` becomes 255."""
     if max_value is not None and not max_value > 0:
         raise UserError(f"max_value={max_value}: must be above 0")
+    if image.dtype.kind == "c":
+        raise UserError(f"{path}: holds {image.dtype}; save real values, such as its magnitude")
     if image.dtype == np.uint8 and max_value is None:
         return image
     if max_value is None:
-        if not np.issubdtype(image.dtype, np.unsignedinteger):
+        if image.dtype.kind != "u":
             raise UserError(
                 f"{path}: holds {image.dtype}; set max_value, the value that becomes 255"
             )
@@ -201,7 +204,8 @@ def read_label(path: str | Path) -> np.ndarray:
     except UserError as error:
         raise UserError(str(error).replace("image ", "label ", 1)) from error
     except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
-        reason = str(error) or "no memory to decode it"
+        is_unknown = isinstance(error, UnidentifiedImageError)
+        reason = UNKNOWN if is_unknown else str(error) or "no memory to decode it"
         raise UserError(f"label {path}: cannot be read ({reason}); replace or remove it") from error
     return class_values(values[None] if values.ndim == 2 else values.transpose(2, 0, 1), path)
 
@@ -306,6 +310,8 @@ def decode(
                 pass
         except Image.DecompressionBombError as error:  # which Pillow raises above MAX_PIXELS
             fault = f"claims too many pixels ({error})"
+        except UnidentifiedImageError:
+            fault = fault if data.startswith((JPEG, PNG)) else f"cannot be decoded ({UNKNOWN})"
         except (OSError, SyntaxError, ValueError):
             pass
         raise UnreadableImage(f"image {path}: {fault}; replace or remove it")
