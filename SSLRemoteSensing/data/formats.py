@@ -89,6 +89,8 @@ def blocks(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
             return
         name, length = struct.unpack(layout, begin)
         name, length = (length, name) if isinstance(name, int) else (name, length)
+        if name[:1] != b"\xff" and not name.strip().isalnum():
+            return  # damage, through which small steps may take hours
         yield at + size, name
         at += size + length + extra
         at += -at % pad

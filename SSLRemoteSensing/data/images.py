@@ -200,9 +200,10 @@ def read_label(path: str | Path) -> np.ndarray:
             with Image.open(file) as image:
                 values = np.asarray(image)
         if depth < 8 and image.mode == "L":  # Pillow stretches grey of 2 or 4 bits to 0..255
-            values = values // {2: 85, 4: 17}[depth]
+            values = values // {2: 85, 4: 17}.get(depth, 1)
     except UserError as error:
-        raise UserError(str(error).replace("image ", "label ", 1)) from error
+        text = str(error)
+        raise UserError(f"label {text[6:]}" if text.startswith("image ") else text) from error
     except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
         is_unknown = isinstance(error, UnidentifiedImageError)
         reason = UNKNOWN if is_unknown else str(error) or "no memory to decode it"

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.images import read_header, read_image, read_label
+from SSLRemoteSensing.preparation.sources import SourceFile
+from SSLRemoteSensing.preparation.tiling import open_raster
 
 HEIGHT, WIDTH = 48, 64  # of whole tiles of 16
 COLOURS = {index: (index * 40 % 256, index * 77 % 256, 255 - index, 255) for index in range(256)}
@@ -138,6 +141,9 @@ def test_what_rasterio_writes_is_read_as_rasterio_reads_it(tmp_path, caplog, cap
     stored, colours = read(path)
     assert palette == 0 or colours[palette - 1].tolist() == list(COLOURS[palette - 1][:3])
     np.testing.assert_array_equal(read_label(path), stored[0])
+    with ExitStack() as stack:
+        label = open_raster(SourceFile(path.name, path, None, (0, 0)), (1,), stack, False)
+        np.testing.assert_array_equal(label.rows(0, HEIGHT)[0][0], stored[0])
     max_value = None if stored.dtype == np.uint8 else 255
     for in_channels in {bands - (bands == 2), 3} if colours is None else {3}:
         image = read_image(path, in_channels, max_value=max_value)
