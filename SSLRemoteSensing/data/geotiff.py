@@ -168,8 +168,13 @@ def open_tiff(path: str | Path, beside: bool = False) -> Iterator[Tiff]:
     if path.parts[:2] != ("/", "vsizip"):  # which has been looked through when it was listed
         require_file(path)
         listing = None if beside else "TRUE" if has_sidecar(path) else "EMPTY_DIR"
-        if beside or listing == "TRUE":
-            require_tiff_masks(path)
+        if beside:
+            require_tiff_masks(path, os.listdir(path.parent))
+        elif listing == "TRUE":  # a folder of many files takes long to list
+            endings = (".msk", ".MSK", ".ovr", ".OVR")
+            require_tiff_masks(
+                path, [path.name + x for x in endings if os.path.exists(f"{path}{x}")]
+            )
     options = {"GDAL_DISABLE_READDIR_ON_OPEN": listing} if listing else {}
     with reading(path), rasterio.Env(**options), _filters, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -217,13 +222,13 @@ def require_file(path: str | Path) -> None:
 
 def has_sidecar(path: Path) -> bool:
     """Whether there may be a mask or nodata value beside the file."""
-    return any(os.path.exists(f"{path}{ending}") for ending in (".msk", ".aux.xml"))
+    return any(os.path.exists(f"{path}{ending}") for ending in (".msk", ".MSK", ".aux.xml"))
 
 
-def require_tiff_masks(path: Path) -> None:
-    """Raise `UnreadableImage` where a mask or overview beside `path`, which GDAL opens with any
-    driver, is no TIFF."""
-    for name in os.listdir(path.parent):
+def require_tiff_masks(path: Path, names: Sequence[str]) -> None:
+    """Raise `UnreadableImage` where a mask or overview among the `names` beside `path`, which GDAL
+    opens with any driver, is no TIFF."""
+    for name in names:
         if name.lower() in (f"{path.name}.msk".lower(), f"{path.name}.ovr".lower()):
             other = path.with_name(name)
             require_file(other)

@@ -170,7 +170,7 @@ def test_a_mask_beside_a_tiff_asks_no_server(server, tmp_path, name):
     address, asked = server
     path = write_tiff(tmp_path / "a.tif", np.full((3, 8, 8), 7, np.uint8))
     (tmp_path / name).write_text(vrt(f"/vsicurl/{address}/{name}", mask=True))
-    if name == "a.tif.msk":
+    if name != "a.tif.ovr":
         with pytest.raises(UnreadableImage, match="beside it is no TIFF"):
             read_image(path)
     else:
