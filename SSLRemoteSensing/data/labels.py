@@ -14,7 +14,7 @@ import numpy as np
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.console import map_files
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.images import read_header, read_label
+from SSLRemoteSensing.data.images import read_header, read_label, require_one_orientation
 from SSLRemoteSensing.data.places import displacement, read_place
 
 INVALID = -1
@@ -251,8 +251,9 @@ def check_labels(
     strays = []
 
     def read(pair: tuple[str, str]) -> np.ndarray:
-        label = read_label(pair[1])
-        require_one_size(pair, read_header(pair[0]).shape, label.shape)
+        label, header = read_label(pair[1]), read_header(pair[0])
+        require_one_orientation(*pair)
+        require_one_size(pair, header.shape, label.shape)
         if stray := find_stray(*pair, label.shape):
             strays.append(stray)
         return label

@@ -29,7 +29,7 @@ from SSLRemoteSensing.preparation.catalog import (
     assign_splits,
 )
 from SSLRemoteSensing.preparation.sources import SourceFile
-from SSLRemoteSensing.preparation.tiling import open_raster, to_uint8_values
+from SSLRemoteSensing.preparation.tiling import open_raster
 
 # Of two files with one stem, the label is the one whose ending stands later.
 ENDINGS = (".jpg", ".jpeg", ".tiff", ".tif", ".png")
@@ -213,5 +213,5 @@ def label_values(file: SourceFile) -> np.ndarray:
     with suppress(UserError), ExitStack() as stack:
         label = open_raster(file, (1,), stack, has_colours=False)
         strips = (label.rows(y, min(1024, label.height - y)) for y in range(0, label.height, 1024))
-        return sum(count_values(to_uint8_values(strip, file.name)[0]) for strip in strips)
+        return sum(count_values(strip[0]) for strip, _ in strips)
     return np.zeros(256, np.int64)

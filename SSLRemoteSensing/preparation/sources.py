@@ -14,7 +14,8 @@ import numpy as np
 
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.file_lists import list_folders
-from SSLRemoteSensing.data.geotiff import TIFF_BEGINS, require_file
+from SSLRemoteSensing.data.formats import JPEG, TIFF_BEGINS
+from SSLRemoteSensing.data.geotiff import require_file
 from SSLRemoteSensing.data.images import MAX_PIXELS, decode
 
 
@@ -70,6 +71,10 @@ class SourceFile:
         """Of the contents to their end, where zipfile compares the check sum of a member."""
         with self.open() as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def is_jpeg(self) -> bool:
+        with self.open() as file:
+            return file.read(len(JPEG)) == JPEG
 
     def photograph(self) -> np.ndarray:
         """The JPEG as R, G, B uint8 (H, W, 3)."""

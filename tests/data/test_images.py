@@ -79,8 +79,8 @@ KINDS = {  # an image as Pillow has it, and what it is read as
     "colour": (RGB, RGB),
     "grey": (RGB[:, :, 0], GREY),
     "palette": (PALETTE, np.asarray(PALETTE.convert("RGB"))),
-    "colour and alpha": (np.concatenate([RGB, RGB[:, :, :1] // 2], axis=2), RGB),
-    "grey and alpha": (RGB[:, :, :2].copy(), GREY),
+    "colour and alpha": (np.concatenate([RGB, RGB[:, :, :1] // 2], 2), RGB * (RGB[:, :, :1] > 1)),
+    "grey and alpha": (RGB[:, :, :2].copy(), GREY * (RGB[:, :, 1:2] > 0)),
     "one bit": (BITS[:, :, 0], BITS.repeat(3, axis=2) * 255),
 }
 
@@ -310,7 +310,7 @@ def test_a_two_bit_grey_label_keeps_its_values(tmp_path):
 
 @pytest.mark.parametrize(
     ("values", "said"),
-    [(RGB, "colours"), (np.array([[[0], [256]]], np.uint16), "0 to 256")],
+    [(RGB, "colours"), (np.array([[[0], [256]]], np.uint16), "outside 0 to 255, 0 to 256")],
 )
 def test_a_label_of_colours_or_values_beyond_a_byte_is_refused_by_name(tmp_path, values, said):
     with pytest.raises(UserError, match=rf"a\.tif.*{said}"):

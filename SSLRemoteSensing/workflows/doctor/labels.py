@@ -8,7 +8,7 @@ import numpy as np
 
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UserError, one_line
-from SSLRemoteSensing.data.images import read_label
+from SSLRemoteSensing.data.images import read_label, require_one_orientation
 from SSLRemoteSensing.data.labels import (
     INVALID,
     STRAYS,
@@ -23,6 +23,7 @@ from SSLRemoteSensing.workflows.doctor.images import MISLED, MOST_ALIKE, ImageFa
 
 MISSING, UNREADABLE = "labels are missing", "labels cannot be read"
 OTHER_SIZE = "labels are of another size than their image"
+TURNED = "labels are of another orientation than their image"
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,10 @@ def examine_label(pair: tuple[ImageFacts, str]) -> LabelFacts:
     kind = UNREADABLE if os.path.lexists(label) else MISSING
     try:
         values = read_label(label)
-        kind = OTHER_SIZE
+        kind = TURNED
         if image.header is not None:
+            require_one_orientation(image.file, label)
+            kind = OTHER_SIZE
             require_one_size((image.file, label), image.header.shape, values.shape)
     except UserError as error:
         return LabelFacts(image.file, label, None, kind, one_line(error))
@@ -63,7 +66,7 @@ def check_labels(
         coding, None where no coding fits.
     """
     name, total, is_misled = split.name, len(facts), False
-    for kind in (MISSING, OTHER_SIZE, UNREADABLE):
+    for kind in (MISSING, TURNED, OTHER_SIZE, UNREADABLE):
         faults = [label.fault for label in facts if label.kind == kind]
         many = len(faults) > MOST_ALIKE * total
         is_misled |= many
