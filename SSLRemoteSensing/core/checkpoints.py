@@ -92,7 +92,8 @@ def reason_of(error: Exception, path: Path) -> str:
     """Why a file is refused, and what to do."""
     reason = None
     if foreign_class := re.search(r"GLOBAL (\S+)", str(error)):
-        reason = f"holds a {foreign_class[1]}, whose code is not run"
+        name = foreign_class[1] if "." in foreign_class[1] else f"builtins.{foreign_class[1]}"
+        reason = f"holds a {name}, whose code is not run"
     elif "Unsupported operand" in str(error) and read_outline(path) is not None:
         reason = "has another pickle_protocol than torch's own"
     if reason:
@@ -189,8 +190,8 @@ def check_finite(weights: dict[str, Tensor], source: str | Path) -> None:
         numbers = value.float() if isinstance(value, Tensor) else torch.zeros(0)
         if not numbers.sum().isfinite() and not numbers.isfinite().all():  # a sum can overflow
             raise UserError(
-                f"weights {source}: {name} holds values that are not finite; take weights from "
-                f"before that"
+                f"weights {source}: {name} holds values that are not finite; take other weights, "
+                f"or an epoch_*.pth from before that"
             )
 
 

@@ -45,10 +45,13 @@ MAPPINGS = {
     "lightning_fabric.utilities.data": "AttributeDict",
     "lightning.fabric.utilities.data": "AttributeDict",
 }
+SEQUENCES = {"collections": "deque"}
 
 
 class Holder:
     """An object of a class that is not imported; `state` is what the file has in it."""
+
+    state = ()
 
     def __init__(self, *args):
         self.state = args
@@ -64,11 +67,18 @@ class Mapping:
         return OrderedDict()
 
 
+class Sequence:
+    """Stands for the class of a list; its objects become plain ones."""
+
+    def __new__(cls, *args):
+        return []
+
+
 def safe_globals() -> list[tuple[type, str]]:
     """What `torch.serialization.safe_globals` takes."""
     return [
         (stand_in, f"{module}.{name}")
-        for stand_in, table in ((Holder, HOLDERS), (Mapping, MAPPINGS))
+        for stand_in, table in ((Holder, HOLDERS), (Mapping, MAPPINGS), (Sequence, SEQUENCES))
         for module, names in table.items()
         for name in names.split()
     ]
@@ -91,8 +101,8 @@ BEGINNINGS = {
     rb"\x89PNG|\xff\xd8\xff|II\*\0|MM\0\*": "an image: take another file",
     rb"%PDF": "a PDF document: take another file",
     rb"\x80[\x02-\x05](?!.{0,9}" + TORCH_MAGIC + rb")": (
-        "a pickle that torch.save did not write; of a file you trust: import pickle, torch; "
-        "torch.save(pickle.load(open({path!r}, 'rb')), 'weights.pth')"
+        "a pickle that torch.save did not write; of a file you trust: import pathlib, pickle, "
+        "torch; torch.save(pickle.loads(pathlib.Path({path!r}).read_bytes()), 'weights.pth')"
     ),
     rb"[\t\n\r\x20-\x7e]+\Z": "a text of {size} bytes, not the weights: take another file",
 }
@@ -109,7 +119,8 @@ def what_it_is(path: Path) -> str | None:
     """What a file is that torch.save did not write, and what to do; None: not known."""
     if zipfile.is_zipfile(path):
         try:
-            names = zipfile.ZipFile(path).namelist()
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
         except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
             return None
         inside = [name.rpartition("/")[2] for name in names]
@@ -132,16 +143,27 @@ def what_it_is(path: Path) -> str | None:
     return text and text.format(size=path.stat().st_size, path=str(path))
 
 
+class OutlineHolder(Holder):
+    """Of any class, also one of dicts or lists."""
+
+    def __setitem__(self, key, value):
+        pass
+
+    def append(self, value):
+        pass
+
+
 class Outline(pickle.Unpickler):
     """Reads a pickle of any protocol as dicts, lists and holders; no tensor has its numbers."""
 
     def find_class(self, module: str, name: str) -> type:
         if (module, name) == ("collections", "OrderedDict"):
             return Mapping
-        return type(name, (Holder,), {"__module__": module})
+        return type(name, (OutlineHolder,), {"__module__": module})
 
-    def persistent_load(self, key) -> None:
-        return None
+    def persistent_load(self, key):
+        """The class of a module, which the older format has here; of a tensor, nothing."""
+        return key[1] if key[0] in ("module", b"module") else None
 
 
 def lines_to_save(path: Path) -> str:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.foreign_files import Holder
+from SSLRemoteSensing.core.foreign_files import Holder, is_safetensors
 from SSLRemoteSensing.models.backbones import ARCHITECTURES, Backbone
 
 DEPTH = 16  # of dicts within dicts
@@ -25,11 +25,12 @@ SMALLEST = 16  # entries of a vgg11
 # What entries are called after what stands in front. A ResNet's children may be numbered, as in
 # nn.Sequential(*children) of lightly's Lightning checkpoints, and a VGG's layers stand in
 # `features.`, timm's `features_`, or alone.
-SPELLINGS = {
-    "resnet": re.compile(r"(?:conv1|bn1|layer[1-4]\.\d+\.\w+(?:\.\d)?)\.\w+"),
-    "numbered": re.compile(r"(?:[01]|[4-7]\.\d+\.\w+(?:\.\d)?)\.\w+"),
-    "vgg": re.compile(r"\d+\.\w+"),
-}
+SPELLING = re.compile(
+    r"(?P<resnet>(?:conv1|bn1|layer[1-4]\.\d+\.\w+(?:\.\d)?)\.\w+)"
+    r"|(?P<numbered>[4-7]\.\d+\.\w+(?:\.\d)?\.\w+)"
+    r"|(?P<vgg>\d+\.\w+)"
+)
+BOUNDARY = re.compile(r"[._]")
 ENTRY = re.compile(r"(conv1|bn1|layer[1-4]|features)\.")
 NUMBERS = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 
@@ -137,10 +138,9 @@ def count_places(names: Iterable[str]) -> Counter:
     """How many of `names` may be a backbone's after each (spelling, prefix)."""
     places = Counter()
     for name in names:
-        for end in (0, *(match.end() for match in re.finditer(r"[._]", name))):
-            for spelling, pattern in SPELLINGS.items():
-                if pattern.fullmatch(name, end):
-                    places[spelling, name[:end]] += 1
+        for end in (0, *(match.end() for match in BOUNDARY.finditer(name))):
+            if match := SPELLING.fullmatch(name, end):
+                places[match.lastgroup, name[:end]] += 1
     return places
 
 
@@ -148,8 +148,11 @@ def candidate_of(
     tensors: list[tuple[str, str, Tensor]], spelling: str, prefix: str, model: Backbone | None
 ) -> Candidate:
     """What stands after `prefix`, in the dict of its first entry or, a dict a module, all of it."""
-    pattern, start = SPELLINGS[spelling], len(prefix)
-    container = next(at for at, key, _ in tensors if pattern.fullmatch(f"{at}{key}", start))
+    container = next(
+        at
+        for at, key, _ in tensors
+        if f"{at}{key}".startswith(prefix) and SPELLING.fullmatch(f"{at}{key}", len(prefix))
+    )
     is_flat = prefix.startswith(container)
     if spelling == "vgg":  # what stands beside `features` is of the same network
         prefix = re.sub(r"(^|(?<=\.))features[._]$", "", prefix)
@@ -194,11 +197,16 @@ def two_networks(contents: dict, source: str | Path, chosen: Candidate, other: C
         if key is None:
             break
         place, part, prefix = f"{place}[{key!r}]", part[key], prefix[len(f"{key}.") :]
+    load, library = "torch.load", "torch"
+    if is_safetensors(Path(source)):
+        load, library = "safetensors.torch.load_file", "safetensors.torch, torch"
+    alone = "contents"
+    if prefix:
+        alone = f"{{key: contents[key] for key in contents if key.startswith({prefix!r})}}"
     return (
         f"weights {source}: hold two networks, {chosen.prefix or 'the one without a prefix'} and "
-        f"{other.prefix}; save the one that you want alone: import torch; contents = torch.load("
-        f"{str(source)!r}){place}; torch.save({{key: contents[key] for key in contents if "
-        f"key.startswith({prefix!r})}}, 'weights.pth')"
+        f"{other.prefix}; save the one that you want alone: import {library}; contents = "
+        f"{load}({str(source)!r}){place}; torch.save({alone}, 'weights.pth')"
     )
 
 
@@ -250,10 +258,18 @@ def architecture_of(state: dict[str, Tensor]) -> str | None:
     return next(names, None)
 
 
+def exact_shapes(state: dict[str, Tensor]) -> dict[str, tuple]:
+    """The shapes of weights; whole numbers, as quantized files have them, are none."""
+    return {
+        key: tuple(value.shape)
+        for key, value in state.items()
+        if value.is_floating_point() or is_counter(key)
+    }
+
+
 def shapes_of(state: dict[str, Tensor]) -> dict[str, tuple]:
-    """The shapes of weights, the number of bands left open in that of the first convolution."""
-    first_key = first_convolution(state)
-    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    """`exact_shapes`, the number of bands left open in that of the first convolution."""
+    first_key, shapes = first_convolution(state), exact_shapes(state)
     if len(shapes.get(first_key, ())) == 4:
         shapes[first_key] = (shapes[first_key][0], None, *shapes[first_key][2:])
     return shapes

@@ -17,6 +17,7 @@ from SSLRemoteSensing.models.backbone_search import (
     backbone_weights,
     bands_of,
     compare,
+    exact_shapes,
     first_convolution,
     is_counter,
     outline,
@@ -88,11 +89,11 @@ def load_backbone(
 ) -> dict:
     """Load backbone weights from `path` into `model`, or into the architecture they fit.
 
-    Takes `backbone.pth`, any checkpoint of a run, the published repository's checkpoints, state
-    dicts of torchvision, timm and segmentation_models_pytorch (of an encoder or a whole network),
-    checkpoints of lightly, MoCo and the like, and `.safetensors`: what may stand before the names,
-    and which network is taken where a file holds several, is said in `backbone_weights`. The mean
-    and std of the card come along. Names and shapes are compared before a model is changed.
+    Takes any file with the tensors of one of our architectures under torchvision's names, ours,
+    or of torchvision, timm, segmentation_models_pytorch, lightly, MoCo and the like, as `.pth` or
+    safetensors, under any keys and after any prefix: `backbone_weights` says which network is taken
+    where a file holds several. The mean and std of the card come along. Names, shapes and numbers
+    are looked at before a model is changed.
 
     Args:
         model: a backbone of `BACKBONES`; None makes the one whose weights the file holds.
@@ -112,7 +113,7 @@ def load_backbone(
     Raises:
         UserError: no such file, a pickle that is more than weights, another architecture, or,
             unless `strict=False`, weights that fill the backbone only in part or have entries more;
-            mean and std other than the card's.
+            weights that are not finite; several networks; mean and std other than the card's.
     """
     if in_channels is not None and in_channels < 1:
         raise UserError(f"in_channels={in_channels}: must be at least 1 band")
@@ -195,10 +196,12 @@ def too_many_bands(state: dict, source: str | Path, model: Backbone | None, band
     text = f"in_channels={bands}: {source} is for {bands_of(state)} bands, which cannot be widened "
     if model is None:
         return f"{text}to fewer; pass adapt='average'"
+    settings = settings_of(state, model) or "take other weights"
     return (
-        f"{text}to fewer; {settings_of(state, model)}, or pass on an average: torch.save("
-        f"load_backbone(None, {str(source)!r}, in_channels={bands}, adapt='average')['model']"
-        f".state_dict(), 'averaged.pth')"
+        f"{text}to fewer; {settings}, or average them in Python: from "
+        f"SSLRemoteSensing import load_backbone; import torch; torch.save(load_backbone(None, "
+        f"{str(source)!r}, in_channels={bands}, adapt='average')['model'].state_dict(), "
+        f"'averaged.pth')"
     )
 
 
@@ -217,8 +220,7 @@ def match_weights(
 ) -> dict:
     """Which entries of `state` fit the model, as `load_backbone` returns them; a `UserError` for
     what it refuses of the `contents` of `source`."""
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    expected, shapes = exact_shapes(model.state_dict()), exact_shapes(state)
     matched_keys, missing_keys, surplus_keys = compare(expected, shapes)
     left_over_keys = [key for key in state if key not in matched_keys]
     if all(is_counter(key) for key in matched_keys) or (strict and (missing_keys or surplus_keys)):
