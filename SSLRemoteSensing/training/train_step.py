@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from SSLRemoteSensing.core import distributed
+from SSLRemoteSensing.core import checkpoints, distributed
 from SSLRemoteSensing.core.config import build
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.machine import choose_device, choose_precision
@@ -189,6 +189,7 @@ class TrainStep:
     def load_state_dict(self, state: dict, source: str | Path) -> None:
         groups = self.optimizer.param_groups
         ours = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+        checkpoints.check_finite(state["model"], source)
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
