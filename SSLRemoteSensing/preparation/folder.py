@@ -11,7 +11,7 @@ import numpy as np
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.console import map_files
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.file_lists import stem
+from SSLRemoteSensing.data.file_lists import LABEL_FOLDER, LABEL_SUFFIX, stem
 from SSLRemoteSensing.data.labels import (
     ColourCoding,
     ValueCoding,
@@ -34,9 +34,7 @@ from SSLRemoteSensing.preparation.tiling import open_raster, to_uint8_values
 # Of two files with one stem, the label is the one whose ending stands later.
 ENDINGS = (".jpg", ".jpeg", ".tiff", ".tif", ".png")
 IMAGE_FOLDER = re.compile(r"(?:images?|imgs?|img_dir)(?:_(?:png|tif|jpg))?")
-LABEL_FOLDER = re.compile(r"(?:labels?|masks?|ann_dir|annotations?|gts?)(?:_(?:png|tif))?")
 IMAGE_SUFFIX = re.compile(r"(.+)[_-](?:images?|img|sat)", re.IGNORECASE)
-LABEL_SUFFIX = re.compile(r"(.+)[_-](?:labels?|masks?|gt)", re.IGNORECASE)
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 BANDS = {"rgb": (1, 2, 3), "irrg": (4, 1, 2), "rgbir": (1, 2, 3, 4)}
 Pair = tuple[SourceFile, SourceFile | None]  # an image, and its label if there is one

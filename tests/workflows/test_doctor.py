@@ -591,4 +591,4 @@ def test_a_label_beside_an_excluded_image_does_not_become_one(tmp_path):
     (tmp_path / "exclude.txt").write_text("a.png\n")
     paths = (str(tmp_path), str(tmp_path), "*.png", "{stem}_label.png")
     settings = TileSettings(*paths, exclude=str(tmp_path / "exclude.txt"))
-    assert [Path(image).name for image, _ in find_pairs(settings)] == ["b.png"]
+    assert [Path(image).name for image, _ in find_pairs(settings)[0]] == ["b.png"]
