@@ -18,13 +18,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from SSLRemoteSensing.core.config import differences, override
+from SSLRemoteSensing.core.config import Part, differences, override
 from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.core.files import make_folder, read_json, sha256, write_text
 from SSLRemoteSensing.core.machine import choose_device
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.training.settings import split
-from SSLRemoteSensing.workflows.finetuning import SegmentationData, check_segmentation, scored_split
+from SSLRemoteSensing.workflows.finetuning import (
+    SegmentationConfig,
+    SegmentationData,
+    check_segmentation,
+    scored_split,
+)
 from SSLRemoteSensing.workflows.label_efficiency.comparison import format_percent
 
 INIT = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.+-]*)=(.+)")
@@ -250,7 +255,7 @@ def read_init_sets(
         changed_config = copy.deepcopy(config)
         with about(f"--init_set {name}"):
             for text in entry["set"]:
-                override(changed_config, text)
+                override(changed_config, text, [Part(SegmentationConfig)])
             check_segmentation(changed_config)
 
 
