@@ -57,6 +57,10 @@ def find_images(
         if not pattern or pattern.startswith("/") or ".." in pattern.split("/"):
             raise UserError(f"{format_key}={pattern!r}: write it like '**/*.jpg', below {path_key}")
         *parents, name = pattern.split("/")
+        if os.path.isdir(root.joinpath(*parents)):  # what exists is no pattern
+            parents = [glob.escape(part) for part in parents]
+        if os.path.isfile(root / pattern):
+            name = glob.escape(name)
         names_in.setdefault(tuple(parents), []).append(name)
     rules = [(parents, as_regex(names)) for parents, names in names_in.items()]
     folders, files, others = list_folders(root), [], []
@@ -79,7 +83,7 @@ def find_images(
             f"{path_key} {root}: no image matches {name}{data_format!r} (there: {counts}){remedy}"
         )
     if others and format_key == "data_format":
-        say_left_out(f"{path_key} {root}", others, files, patterns)
+        say_left_out(f"{path_key} {root}", others, files, names_in.values())
     return leave_out([f"{root}/{file}" for file in sorted(files)], root, exclude)
 
 
@@ -104,13 +108,13 @@ def listed_images(file: Path, key: str) -> list[str]:
 
 
 def say_left_out(
-    where: str, others: Sequence[str], files: Sequence[str], patterns: Sequence[str]
+    where: str, others: Sequence[str], files: Sequence[str], names: Iterable[Sequence[str]]
 ) -> None:
-    """Say which images, of the files that no pattern matches, are kept out by their ending alone.
+    """Say which of `others`, that no pattern matches, are images kept out by their ending alone.
 
     A label is none, nor is what has the name of an image that is taken: its label, or a preview.
     """
-    heads = {pattern.rpartition("/")[2].rpartition(".")[0] for pattern in patterns}
+    heads = {name.rpartition(".")[0] for group in names for name in group}
     head = re.compile("|".join(map(fnmatch.translate, heads)))
     stems = {stem(file) for file in files}
     images = [
@@ -244,8 +248,9 @@ def match_paths(text: str) -> list[str]:
     """The files that a path with wildcards (`*`, `?`, `[...]`, `**`) names, sorted. Folders that
     exist are none of its wildcards, and endings are as in `find_images`."""
     parts = text.split("/")
-    *lengths, _ = range(len(parts))
-    depth = next((n for n in lengths[:0:-1] if os.path.isdir("/".join(parts[:n]) + "/")), 0)
+    depth = len(parts) - 1
+    while depth and not os.path.isdir("/".join(parts[:depth]) + "/"):
+        depth -= 1
     root, rest = "".join(f"{part}/" for part in parts[:depth]), parts[depth:-1]
     patterns = {
         f"{glob.escape(root)}{'/'.join([*parents, name])}"
@@ -281,10 +286,11 @@ def listing(path: Path, key: str) -> list[str]:
 
 def locate(root: Path, line: str) -> str | None:
     """The file that a line of a list means where there is none of just that name: with blanks or
-    quotes around it, backslashes for slashes, or letters composed as on another system."""
+    quotes around it, backslashes for slashes, or letters as another system has them."""
     bare = line.strip().strip("\"'")
     names = [line.strip(), bare, bare.replace("\\", "/")]
     names += [unicodedata.normalize(form, names[-1]) for form in ("NFC", "NFD")]
+    names.append(os.fsencode(bare).decode("cp1252", "replace"))
     paths = (os.path.join(root, name) for name in names)
     return next((path for path in paths if os.path.isfile(path)), None)
 

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.config import Part
+from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.file_lists import EVERY_IMAGE, as_spelled, find_images, leave_out, stem
 from SSLRemoteSensing.data.images import read_image, read_label
@@ -41,9 +42,12 @@ class TileSettings:
 
     Attributes:
         image_path: a folder, or a text file with one path a line, relative to that file's folder.
-        data_format: pattern or patterns of the files in the folder; `**` goes into sub-folders.
+        data_format: pattern or patterns of the files in the folder; `**` goes into sub-folders. The
+            ending is meant in any case, .jpg and .jpeg, .tif and .tiff alike; hidden files, such as
+            ._a.jpg, are passed over.
         label_path: the folder of labels; sub-folders are as in `image_path`.
-        label_format: a label's file name, with {stem} for the image's name without ending.
+        label_format: a label's file name, with {stem} for the image's name without ending, and an
+            ending as in data_format.
         hash_range: keep the images whose name hashes into [low, high) of [0, 1): (0.1, 1) and
             (0, 0.1) divide a folder into train and validation, the same on every machine.
         exclude: a text file of images to leave out, as tools/doctor.py writes it; None: none.
@@ -297,6 +301,13 @@ def find_pairs(settings: TileSettings) -> tuple[list[tuple[str, str]], frozenset
         pairs = [pair for pair in pairs if low <= name_hash(stem(pair[0])) < high]
     if not pairs:
         raise UserError(f"hash_range={settings.hash_range!r}: keeps none of {len(label_of)} images")
+    image_of = {label: image for image, label in pairs}
+    if len(image_of) < len(pairs):
+        image, label = next(pair for pair in pairs if image_of[pair[1]] != pair[0])
+        warn(
+            f"image_path {image_path}: {image} and {image_of[label]} have one label, {label}; "
+            "narrow data_format, or exclude one"
+        )
     return pairs, frozenset(label for label, name in other_names.items() if name is None)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.core.files import make_folder
-from SSLRemoteSensing.data.file_lists import is_image, match_paths
+from SSLRemoteSensing.data.file_lists import is_hidden, is_image, match_paths
 from SSLRemoteSensing.data.geotiff import open_tiff
 
 FILE_ENDING = re.compile(r"\.[A-Za-z]{2,}|\.jp2")  # but a folder may be called maps.v2
@@ -49,8 +49,9 @@ def find_scenes(inputs: Sequence[str]) -> list[Path]:
     for text in inputs:
         path = Path(text)
         if path.is_dir():
-            ending = next((x.suffix for x in path.iterdir() if is_image(x.name)), ".tif").lower()
-            pattern = shlex.quote(str(path / f"*{ending}"))
+            images = (x for x in sorted(os.listdir(path)) if is_image(x) and not is_hidden(x))
+            name = next((f"*{Path(image).suffix}" for image in images), "**/*.tif")
+            pattern = shlex.quote(str(path / name))
             raise UserError(f"--input {text}: is a folder; give a pattern, {pattern} say")
         files = [path] if path.is_file() else list(map(Path, match_paths(text)))
         if not files:
