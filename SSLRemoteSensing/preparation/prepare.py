@@ -140,7 +140,7 @@ def resume_records(output: Path, settings: dict, scenes: Sequence[SourceScene]) 
     for kind in TILE_FOLDERS.values() if old is None else ():
         if any((output / kind).glob("*")):
             raise UserError(f"--output {output}: has {kind}, but not by this tool; name another")
-    for key in () if old is None else settings | old:
+    for key in settings | old if records else ():  # of scenes refused alone no tile is there
         if old.get(key) != settings.get(key):
             raise UserError(
                 f"--output {output}: was begun with {key} {old.get(key)!r}, now "
