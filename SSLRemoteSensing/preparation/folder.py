@@ -11,7 +11,7 @@ import numpy as np
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.console import map_files
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.file_lists import LABEL_FOLDER, LABEL_SUFFIX, stem
+from SSLRemoteSensing.data.file_lists import IMAGE_ENDINGS, LABEL_FOLDER, LABEL_SUFFIX, stem
 from SSLRemoteSensing.data.labels import (
     ColourCoding,
     ValueCoding,
@@ -83,6 +83,9 @@ def read_folder(
     band_names = BAND_NAMES.get(bands)
     catalog = Catalog("folder", classes, palette, band_names, max_value, None, shares=shares)
     catalog.notes = [f"{name}: a label without a scene; not used" for name in orphans]
+    others = Counter(file.ending for file in files if file.ending in IMAGE_ENDINGS - {*ENDINGS})
+    for ending, count in others.items():
+        catalog.notes.append(f"{count} {ending} files are left out; convert them to PNG or TIFF")
     split_of = assign_folders([image.name for image, _ in pairs], splits, catalog.notes)
     for image, label in pairs:
         if image.name in split_of:
