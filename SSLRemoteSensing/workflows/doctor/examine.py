@@ -54,7 +54,7 @@ def examine(config: dict, report: Report, processes: int, workers: int | None) -
                 bad_images, own_coding = labels.check_labels(split, label_facts, coding, section)
                 report.note(bad_images)
                 coding = own_coding if split.name == "train" else coding
-    report.write_list()
+    report.write_list(images.listed_before(splits))
     if splits:
         with report.section("duplicates") as section:
             images.check_duplicates(facts, section)
