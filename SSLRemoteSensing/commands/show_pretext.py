@@ -52,11 +52,10 @@ def main() -> None:
     keys, settings = split(config["train_cfg"], PretextData)
     channels = config["backbone_cfg"].get("in_channels", 3)
     dataset = open_images(keys["train_data"], channels, settings.seed)
-    classes = figures.class_names(dataset)
     samples = figures.first_samples(dataset, settings, args.epoch, args.samples)
     title = f"{config['name']}: {len(dataset)} images, epoch {args.epoch}, seed {dataset.seed}"
     page = figures.draw_samples(samples, channels, f"{title}, from the first batch on")
     write_png(output, page, COMPRESSION)
-    for line in [title, *figures.describe(samples, classes)]:
+    for line in [title, *figures.describe(samples, dataset)]:
         print_line(line)
     print_summary({"picture": output}, [command_line("train.py", *config_words(args))])

@@ -300,7 +300,7 @@ def _usable_count(path: Path, count: int, in_channels: int) -> int:
     if count != in_channels:
         raise UserError(
             f"{path}: has {count} bands where {in_channels} are expected; set in_channels={count} "
-            f"or choose with bands=(...) of train_data"
+            f"or choose with bands=(...)"
         )
     return count
 

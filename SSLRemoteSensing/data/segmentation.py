@@ -28,8 +28,10 @@ from SSLRemoteSensing.data.labels import (
     value_coding,
 )
 from SSLRemoteSensing.data.prepared import agreed_scale, origin_of_tiles, read_card
+from SSLRemoteSensing.data.reading import Reading, agreed_reading, reading_of
 from SSLRemoteSensing.data.subsets import choose_fraction, name_hash
 from SSLRemoteSensing.data.transforms import ColorJitter, turn, window
+from SSLRemoteSensing.data.values import check_values
 
 LARGEST_CROP = 2**15  # OpenCV pads no image beyond it
 
@@ -62,9 +64,11 @@ class TileSettings:
         flips: mirror each axis with probability 1/2.
         turns: turn by a random multiple of 90 degrees.
         jitter: random changes of colour, by `ColorJitter`; None: none.
-        bands: which bands of a file, counted from 1, e.g. (4, 1, 2); None: all.
+        bands: which bands of a file, counted from 1, e.g. (4, 1, 2). None: those of train_data, or
+            all.
         max_value: the value that becomes 255, e.g. 1023 for 10-bit data; values above are clipped.
-            None: that of a prepared set, or the largest of the file's integer type.
+            None: that of a prepared set or of train_data, or the largest of the file's integer
+            type.
     """
 
     image_path: str
@@ -97,6 +101,7 @@ class SegmentationDataset(Dataset):
         coding: that of the training labels, for the other splits: a few labels show too little.
         classes: names to compare with those that a prepared set has.
         checked: the labels have been looked through in `coding`; take them at its word.
+        train: how the training images are read, for the other splits.
 
     `full_length` is the number of tiles before `fraction`.
     Prepared tiles are taken at the word of their dataset.json. Of others every label is read once
@@ -116,15 +121,16 @@ class SegmentationDataset(Dataset):
         coding: ValueCoding | None = None,
         classes: Sequence[str] | None = None,
         checked: bool = False,
+        train: Reading | None = None,
     ):
         if settings.crop_size is not None and not 1 <= settings.crop_size <= LARGEST_CROP:
             raise UserError(f"crop_size={settings.crop_size}: must be 1 to {LARGEST_CROP} pixels")
         self.settings, self.num_classes = settings, num_classes
         self.in_channels, self.seed = in_channels, seed
         self.jitter = None if settings.jitter is None else ColorJitter(**settings.jitter)
-        tiles = find_tiles(settings, num_classes)
-        self.card, self.max_value = tiles.label_card, tiles.max_value
-        self.origin = origin_of_tiles(tiles.image_card, settings.bands, in_channels)
+        tiles = find_tiles(settings, num_classes, train)
+        self.card, self.reading = tiles.label_card, tiles.reading
+        self.origin = origin_of_tiles(tiles.image_card, self.reading.bands, in_channels)
         check_present(tiles, settings)
         self.coding = tiles.coding or coding
         if self.card is not None:
@@ -137,6 +143,10 @@ class SegmentationDataset(Dataset):
         chosen = range(len(tiles.pairs)) if tiles.chosen is None else tiles.chosen
         self.pairs = [tiles.pairs[index] for index in chosen]
         self.length, self.full_length = len(self.pairs), len(tiles.pairs)
+
+    @property
+    def max_value(self) -> float | None:
+        return self.reading.max_value
 
     def repeated(self) -> "SegmentationDataset":
         """This set for `full_length` samples an epoch: tiles come round again, each with its draws.
@@ -183,7 +193,7 @@ class SegmentationDataset(Dataset):
 
     def read_image(self, file: str) -> np.ndarray:
         """An image uint8 (H, W, in_channels), with the bands and scale of this set."""
-        return read_image(file, self.in_channels, self.settings.bands, self.max_value)
+        return read_image(file, self.in_channels, self.reading.bands, self.max_value)
 
     def read_label(self, file: str) -> np.ndarray:
         """A label as classes uint8 (H, W), its values checked."""
@@ -196,6 +206,11 @@ class SegmentationDataset(Dataset):
                 f"{self.num_classes - 1} and {IGNORE} = not scored; mend the label or `classes`"
             )
         return label
+
+    def check_values(self, key: str) -> None:
+        """Warn where images come out nearly constant; `key` names this set in a config."""
+        files = [image for image, _ in self.pairs]
+        check_values(files, self.in_channels, self.reading, key)
 
     def name(self, index: int) -> Path:
         return Path(self.pairs[index % len(self.pairs)][0])
@@ -226,7 +241,7 @@ class Tiles:
         image_card: the dataset.json that the images are of, if any.
         label_card: the same where the labels are of that prepared set too, else None.
         coding: of the labels, where the prepared set or the settings state it.
-        max_value: as `read_image` takes it.
+        reading: of the images.
     """
 
     pairs: list[tuple[str, str]]
@@ -235,15 +250,18 @@ class Tiles:
     image_card: dict | None
     label_card: dict | None
     coding: ValueCoding | None
-    max_value: float | None
+    reading: Reading
 
 
-def find_tiles(settings: TileSettings, num_classes: int) -> Tiles:
-    """Find images, labels and what is stated of them; none of them is opened.
+def find_tiles(settings: TileSettings, num_classes: int, train: Reading | None = None) -> Tiles:
+    """Find images, labels and what is stated of them; one image's header is read.
+
+    Args:
+        train: bands and scale of the training images, for what `settings` do not state.
 
     Raises:
         UserError: no image, or none kept; a damaged dataset.json, or another scale or coding than
-            its; a fraction or coding that cannot be.
+            its; a fraction or coding that cannot be; bands or a scale other than in `train`.
     """
     label_path = settings.label_path
     if not os.path.isdir(label_path):
@@ -257,6 +275,7 @@ def find_tiles(settings: TileSettings, num_classes: int) -> Tiles:
         stems, seed = [stem(image) for image, _ in pairs], settings.fraction_seed
         chosen = choose_fraction(stems, settings.fraction, seed, image_card is not None)
     max_value = agreed_scale(image_card, settings.max_value)
+    reading = reading_of(pairs[0][0], max_value, settings.bands, image_card is not None)
     root = image_card and image_card["root"]
     label_card = image_card if root and Path(label_path).absolute().is_relative_to(root) else None
     coding, offset, codes = None, settings.label_offset, settings.label_codes
@@ -267,7 +286,8 @@ def find_tiles(settings: TileSettings, num_classes: int) -> Tiles:
         )
     if label_card is not None or offset is not None or codes is not None:
         coding = value_coding(num_classes, offset, codes)
-    return Tiles(pairs, absent, chosen, image_card, label_card, coding, max_value)
+    reading = agreed_reading(reading, train)
+    return Tiles(pairs, absent, chosen, image_card, label_card, coding, reading)
 
 
 def find_pairs(settings: TileSettings) -> tuple[list[tuple[str, str]], frozenset[str]]:

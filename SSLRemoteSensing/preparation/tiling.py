@@ -17,6 +17,7 @@ from SSLRemoteSensing.core.errors import UnreadableImage
 from SSLRemoteSensing.data.geotiff import encode_tiff, open_tiff
 from SSLRemoteSensing.data.images import encode_png, read_image
 from SSLRemoteSensing.data.labels import ColourCoding, ValueCoding, count_values
+from SSLRemoteSensing.data.places import displacement
 from SSLRemoteSensing.data.prepared import LABEL_FOLDERS, positions
 from SSLRemoteSensing.preparation.catalog import SourceScene
 from SSLRemoteSensing.preparation.sources import SourceFile
@@ -297,8 +298,9 @@ def summarize(image: Raster, labels: dict[str, Raster], counts: dict, job: Tilin
         summary["not_scored"] += counts["masked"]
         for colour, pixels in counts[kind, "strangers"].most_common(1):
             summary["stranger"] = [list(colour), pixels]
-    strays = [label.name for label in labels.values() if lie_apart(image, label)]
-    rows, columns = (positions(n, job.tile, job.stride) for n in (image.height, image.width))
+    size = (image.height, image.width)
+    strays = [label.name for label in labels.values() if displacement(image, label, *size)]
+    rows, columns = (positions(n, job.tile, job.stride) for n in size)
     return {
         "tiles": len(rows) * len(columns),
         "masked": counts["masked"],
@@ -307,14 +309,6 @@ def summarize(image: Raster, labels: dict[str, Raster], counts: dict, job: Tilin
         "sums": [band_sums(values, job.scale or 255) for values in counts["image"]],
         "labels": summaries,
     }
-
-
-def lie_apart(image: Raster, label: Raster) -> bool:
-    """Whether both have a place on the map, and these are more than half a pixel apart."""
-    a, b = image.transform, label.transform
-    if a is None or b is None:
-        return False
-    return max(abs(a.c - b.c), abs(a.f - b.f)) > (abs(a.a) + abs(a.b)) / 2
 
 
 def band_sums(counts: np.ndarray, scale: float) -> list[int | float]:

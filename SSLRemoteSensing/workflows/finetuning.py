@@ -20,6 +20,7 @@ from SSLRemoteSensing.core.machine import choose_device, choose_precision
 from SSLRemoteSensing.data.class_weights import label_shares, median_frequency
 from SSLRemoteSensing.data.images import read_header
 from SSLRemoteSensing.data.labels import ValueCoding
+from SSLRemoteSensing.data.reading import Reading
 from SSLRemoteSensing.data.scenes import require_eroded
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings, collate
 from SSLRemoteSensing.evaluation.metrics import scores
@@ -122,7 +123,8 @@ def check_segmentation(config: dict) -> None:
 @dataclass
 class Finetuning:
     """A network to train or to score; its `config` has a palette, and numbers in place of
-    'median_frequency'. `loop` is None where nothing is trained."""
+    'median_frequency'. `loop` is None where nothing is trained; `train` is how the images of
+    train_data are read, once they have been opened."""
 
     config: dict
     classes: list[str]
@@ -131,6 +133,7 @@ class Finetuning:
     precision: str
     scoring: ScoringSettings
     loop: LoopSettings | None
+    train: Reading | None = None
 
     @property
     def train_cfg(self) -> dict:
@@ -145,13 +148,14 @@ class Finetuning:
     ) -> SegmentationDataset:
         """The tiles of `split`, whose labels are in `coding` or, without it, in their own;
         `checked`: they have been looked through in it."""
-        classes, bands = self.classes, self.model.backbone.in_channels
-        with about(f"train_cfg.{split}_data"):
-            data, seed = self.train_cfg[f"{split}_data"], self.train_cfg.get("seed", 0)
-            settings = TileSettings(**data)
-            return SegmentationDataset(
-                settings, len(classes), bands, seed, coding, classes, checked
-            )
+        classes, channels, key = self.classes, self.model.backbone.in_channels, f"{split}_data"
+        train = None if split == "train" else self.train
+        with about(f"train_cfg.{key}"):
+            settings, seed = TileSettings(**self.train_cfg[key]), self.train_cfg.get("seed", 0)
+            given = (seed, coding, classes, checked, train)
+            tiles = SegmentationDataset(settings, len(classes), channels, *given)
+        self.train = tiles.reading if split == "train" else train
+        return tiles
 
 
 def open_network(config: dict, trains: bool = True, processes: int | None = None) -> Finetuning:
@@ -216,6 +220,13 @@ def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
     model, config, loop = opened.model, opened.config, opened.loop
     train_data = opened.open_split("train")
     val_data = opened.open_split("val", train_data.coding)
+    splits = {"train": train_data, "val": val_data}
+    if opened.scored_split == "test":
+        # Its labels are read at the end; what else is wrong of it would be told too late there.
+        splits["test"] = opened.open_split("test", train_data.coding, checked=True)
+    for name, tiles in splits.items():
+        with about(f"train_cfg.{name}_data"):
+            tiles.check_values(f"train_cfg.{name}_data")
     used, full = len(train_data), train_data.full_length
     fraction = train_data.settings.fraction
     least = f" (fraction={fraction} asks for none, one is the least)"
@@ -298,9 +309,14 @@ def write_scores(opened: Finetuning, source: Path) -> None:
     load_trained(opened.model, best, source)
     if distributed.rank() == 0:  # before hours of scoring
         make_folder(source.parent, "--evaluate, results beside it: folder")
+    opened.train = opened.train or trained_reading(card, source)
     table = card.get("label_table")
     coding = table and ValueCoding(np.array(table, np.int16), len(classes))
-    tiles = open_scored(opened.open_split(opened.scored_split, coding), classes, scoring)
+    split = opened.scored_split
+    data = opened.open_split(split, coding)
+    with about(f"train_cfg.{split}_data"):
+        data.check_values(f"train_cfg.{split}_data")
+    tiles = open_scored(data, classes, scoring)
     model, workers = opened.model.to(device), opened.train_cfg.get("num_workers", 0)
     predict = partial(probabilities, model, device, opened.precision, tta=scoring.tta)
     errors = tiles.tile_errors(max(scoring.window, SMALLEST_TILE), device)
@@ -308,9 +324,19 @@ def write_scores(opened: Finetuning, source: Path) -> None:
     if distributed.rank() == 0:
         # is_scored takes it to be of results.json.
         source.with_name("report.html").unlink(missing_ok=True)
-        config, split = opened.config, opened.scored_split
+        config = opened.config
         done = Scoring(source, best, config, split, tiles, predict, device, counts, errors)
         write_report(done, write_results(done))
+
+
+def trained_reading(card: dict, source: Path) -> Reading | None:
+    """How the images were read that the network of a checkpoint's `card` was trained on."""
+    data = card.get("config", {}).get("train_cfg", {}).get("train_data")
+    if data is None:
+        return None
+    max_value, is_prepared = card.get("max_value", data.get("max_value")), card.get("prepared")
+    dtype = card.get("dtype")
+    return Reading(max_value, data.get("bands"), str(source), dtype, prepared=bool(is_prepared))
 
 
 def is_scored(path: Path, config: dict) -> bool:
@@ -321,7 +347,8 @@ def is_scored(path: Path, config: dict) -> bool:
     if results.get("version") != VERSION or not is_best or "config" not in results:
         return False
     ways = [
-        json.dumps([cfg.get("scoring_cfg"), cfg["train_cfg"][f"{scored_split(cfg)}_data"]])
+        [cfg.get("scoring_cfg"), cfg["train_cfg"][f"{scored_split(cfg)}_data"]]
+        + [cfg["train_cfg"]["train_data"].get(key) for key in ("bands", "max_value")]
         for cfg in (results["config"], config)
     ]
-    return ways[0] == ways[1]
+    return json.dumps(ways[0]) == json.dumps(ways[1])

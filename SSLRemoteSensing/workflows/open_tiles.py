@@ -34,14 +34,18 @@ def open_part(args: Namespace, config: dict | None) -> Part:
             `SegmentationDataset`.
     """
     if args.tiles is not None:
-        return part_of_prepared(args.tiles, args.part)
-    if args.images is not None:
-        return part_of_folders(args)
-    if not is_fine_tuning(config):
+        part, key = part_of_prepared(args.tiles, args.part), "--tiles"
+    elif args.images is not None:
+        part, key = part_of_folders(args), "--images"
+    elif is_fine_tuning(config):
+        check_segmentation(config)
+        part, key = part_of_config(config, args.part), f"train_cfg.{args.part}_data"
+    else:
         command = command_line("tools/show_pretext.py")
         raise UserError(f"config file {args.config_file}: is for pre-training; {command} shows it")
-    check_segmentation(config)
-    return part_of_config(config, args.part)
+    with about(key):
+        part.dataset.check_values(key)
+    return part
 
 
 def part_of_config(config: dict, part: str) -> Part:
@@ -49,18 +53,19 @@ def part_of_config(config: dict, part: str) -> Part:
     classes, train_cfg = list(config["classes"]), config["train_cfg"]
     in_channels, seed = config["backbone_cfg"].get("in_channels", 3), train_cfg.get("seed", 0)
 
-    def open_split(name: str, coding=None) -> SegmentationDataset:
+    def open_split(name: str, train: SegmentationDataset | None = None) -> SegmentationDataset:
+        coding, reading = (None, None) if train is None else (train.coding, train.reading)
         with about(f"train_cfg.{name}_data"):
-            settings = TileSettings(**train_cfg[f"{name}_data"])
-            return SegmentationDataset(settings, len(classes), in_channels, seed, coding, classes)
+            settings, given = TileSettings(**train_cfg[f"{name}_data"]), (seed, coding, classes)
+            return SegmentationDataset(settings, len(classes), in_channels, *given, train=reading)
 
     if train_cfg.get(f"{part}_data") is None:
         raise UserError(f"--part {part}: the config has no train_cfg.{part}_data")
-    # What is neither prepared nor stated is coded as the training labels are.
+    # What is neither prepared nor stated is read and coded as the training tiles are.
     prepared = read_card(train_cfg[f"{part}_data"]["label_path"]) is not None
-    coding = None if part == "train" or prepared else open_split("train").coding
+    train = None if part == "train" or prepared else open_split("train")
     palette = config.get("palette") or default_palette(len(classes))
-    return Part(open_split(part, coding), f"{config['name']}, {part}_data", classes, palette)
+    return Part(open_split(part, train), f"{config['name']}, {part}_data", classes, palette)
 
 
 def part_of_prepared(folder: str, part: str) -> Part:

@@ -13,7 +13,14 @@ from SSLRemoteSensing.core.distributed import size
 from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.core.machine import choose_device, choose_precision, versions
 from SSLRemoteSensing.data.prepared import origin_of_tiles, read_card
-from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
+from SSLRemoteSensing.data.pretext import (
+    PretextDataset,
+    PretextSettings,
+    choose_images,
+    collate,
+)
+from SSLRemoteSensing.data.reading import Reading
+from SSLRemoteSensing.data.values import check_values
 from SSLRemoteSensing.evaluation.linear_probe import read_probe
 from SSLRemoteSensing.evaluation.probe_tiles import ProbeSettings
 from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_HEADS, TURNS
@@ -157,7 +164,9 @@ def open_task(opened: Pretraining) -> tuple[Task, LoopSettings]:
     dataset = open_images(data, channels, settings.seed)
     with about("train_cfg.train_data"):
         origin = origin_of_tiles(read_card(data["data_path"]), data.get("bands"), channels)
-    probe = keys.get("probe") and open_probe(keys["probe"], network, settings, data["img_size"])
+        check_values(dataset.files, channels, dataset.reading, "train_cfg.train_data")
+    cfg, given = keys.get("probe"), (network, settings, data["img_size"], dataset.reading)
+    probe = cfg and open_probe(cfg, *given)
     origin["bands"] = origin["bands"] or list(range(1, channels + 1))
     card = backbone.card() | origin
     card |= {"max_value": dataset.max_value, "img_size": data["img_size"]}
@@ -179,6 +188,15 @@ def open_images(data: dict, in_channels: int, seed: int) -> PretextDataset:
         return PretextDataset(PretextSettings(**data), in_channels, seed)
 
 
+def train_reading(data: dict) -> Reading:
+    """How the images of `train_data` are read; where they are not there, as far as it says so."""
+    settings = PretextSettings(**data)
+    try:
+        return choose_images(settings)[1]
+    except UserError:
+        return Reading(settings.max_value, settings.bands, settings.data_path)
+
+
 def open_monitors(
     network: PretextNet, dataset: PretextDataset, transforms: list[str], settings: LoopSettings
 ) -> list[Monitor]:
@@ -190,9 +208,12 @@ def open_monitors(
     return monitors
 
 
-def open_probe(cfg: dict, network: PretextNet, settings: LoopSettings, img_size: int) -> EpochProbe:
-    """The linear probe of a config; its tiles are read, and it is printed which they are."""
-    probe = read_probe(cfg, network.backbone, img_size)
+def open_probe(
+    cfg: dict, network: PretextNet, settings: LoopSettings, img_size: int, train: Reading | None
+) -> EpochProbe:
+    """The linear probe of a config; its tiles are read, as images of `train` where it does not say
+    how, and it is printed which they are."""
+    probe = read_probe(cfg, network.backbone, img_size, train)
     precision = choose_precision(settings.precision, choose_device(settings.device))
     return EpochProbe(probe, network.backbone, precision, settings.channels_last)
 

@@ -154,10 +154,11 @@ def test_a_set_that_is_unfinished_damaged_or_of_a_later_version_is_refused(
         open_set(tmp_path, "")
 
 
-def test_a_dataset_json_of_another_tool_is_not_taken_for_ours(tmp_path):
+@pytest.mark.parametrize("contents", ['{"channel_names": {"0": "red"}}', "{}"])
+def test_a_dataset_json_of_another_tool_is_not_taken_for_ours(tmp_path, contents):
     """Other programs keep a file of that name at the root of a data set."""
     draw_pairs(tmp_path, 3)
-    (tmp_path / "dataset.json").write_text('{"channel_names": {"0": "red"}, "file_ending": ".png"}')
+    (tmp_path / "dataset.json").write_text(contents)
     assert len(open_set(tmp_path, "")) == 3
 
 

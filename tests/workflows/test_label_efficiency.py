@@ -415,6 +415,10 @@ def test_a_second_command_in_the_same_folder_is_refused(plan, fake, trouble):
     trouble("wait")
     grid = plan()
     write_grid(grid)
+    (grid.folder / ".lock").mkdir()
+    with pytest.raises(UserError, match="cannot be locked"), locked(grid):
+        pass
+    (grid.folder / ".lock").rmdir()
     with locked(grid), pytest.raises(UserError, match="another command"), locked(plan()):
         pass
     grid.path(grid.cells()[0]).mkdir()

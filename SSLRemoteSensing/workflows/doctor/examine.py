@@ -38,8 +38,11 @@ def examine(config: dict, report: Report, processes: int, workers: int | None) -
             section.attempt(run.open_probe, opened)
     with report.section("images") as section:
         names = [x for x in ("train", "val", "test") if train_cfg.get(f"{x}_data") is not None]
-        splits = [section.attempt(images.find_split, config, name) for name in names]
-        splits = [split for split in splits if split is not None]
+        splits, train = [], None
+        for name in names:
+            split = section.attempt(images.find_split, config, name, train)
+            splits += [] if split is None else [split]
+            train = split and split.reading if name == "train" else train
         for split in splits:
             section.ok(f"{split.name}: {len(split.images)} images")
             read, what = partial(images.examine_image, split=split), f"reading {split.name} images"

@@ -11,8 +11,10 @@ from SSLRemoteSensing.core.errors import UserError, one_line
 from SSLRemoteSensing.data.images import read_label
 from SSLRemoteSensing.data.labels import (
     INVALID,
+    STRAYS,
     ValueCoding,
     count_values,
+    find_stray,
     require_one_size,
     settle_coding,
 )
@@ -25,17 +27,19 @@ OTHER_SIZE = "labels are of another size than their image"
 
 @dataclass(frozen=True)
 class LabelFacts:
-    """One label: the pixels of each value (256,), or what kind of fault it has, and which."""
+    """One label: the pixels of each value (256,), or what kind of fault it has, and which; how it
+    lies where that is another place on the map than its image's."""
 
     image: str
     label: str
     counts: np.ndarray | None = None
     kind: str | None = None
     fault: str = ""
+    stray: str = ""
 
 
 def examine_label(pair: tuple[ImageFacts, str]) -> LabelFacts:
-    """Read a label, and compare its size with what its image's header says."""
+    """Read a label, and compare its size and place with what its image says."""
     image, label = pair
     kind = UNREADABLE if os.path.lexists(label) else MISSING
     try:
@@ -45,7 +49,8 @@ def examine_label(pair: tuple[ImageFacts, str]) -> LabelFacts:
             require_one_size((image.file, label), image.header.shape, values.shape)
     except UserError as error:
         return LabelFacts(image.file, label, None, kind, one_line(error))
-    return LabelFacts(image.file, label, count_values(values))
+    stray = find_stray(image.file, label, values.shape)
+    return LabelFacts(image.file, label, count_values(values), stray=stray)
 
 
 def check_labels(
@@ -65,6 +70,9 @@ def check_labels(
         if faults:
             section.fail(f"{name}: {len(faults)} of {total} {kind}{MISLED if many else ''}", faults)
     readable = [label for label in facts if label.kind is None]
+    strays = [label.stray for label in readable if label.stray]
+    if strays:
+        section.warn(f"{name}: {len(strays)} of {total} labels {STRAYS}; check the pairs", strays)
     if len(readable) == total:
         section.ok(f"{name}: all {total} labels are there, of their image's size")
     if not readable:

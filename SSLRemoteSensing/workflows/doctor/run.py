@@ -70,8 +70,9 @@ def open_network(config: dict, processes: int) -> Opened:
 
 def open_probe(opened: Pretraining) -> None:
     """Open the tiles of the probe, which is then left out; a `UserError` where that cannot be."""
-    probe, img_size = opened.keys.pop("probe"), opened.keys["train_data"]["img_size"]
-    pretraining.open_probe(probe, opened.model, opened.loop, img_size)
+    probe, data = opened.keys.pop("probe"), opened.keys["train_data"]
+    train = pretraining.train_reading(data)
+    pretraining.open_probe(probe, opened.model, opened.loop, data["img_size"], train)
 
 
 def open_task(opened: Opened, unusable: Iterable[str], coding: ValueCoding | None) -> Task:
