@@ -11,6 +11,7 @@ batch. Under torchrun the first batches of all processes, one after another, are
 """
 
 from SSLRemoteSensing.core.cli import Flags, config_words, parse, read_config
+from SSLRemoteSensing.core.config import Part
 from SSLRemoteSensing.core.console import command_line, print_line, print_summary
 from SSLRemoteSensing.core.errors import UserError
 
@@ -33,9 +34,14 @@ def main() -> None:
     from SSLRemoteSensing.reports.image_grid import COMPRESSION, png_path
     from SSLRemoteSensing.training.settings import split
     from SSLRemoteSensing.workflows.doctor.images import is_fine_tuning
-    from SSLRemoteSensing.workflows.pretraining import PretextData, check_pretext, open_images
+    from SSLRemoteSensing.workflows.pretraining import (
+        PretextConfig,
+        PretextData,
+        check_pretext,
+        open_images,
+    )
 
-    config = read_config(args)
+    config = read_config(args, Part(PretextConfig))
     if is_fine_tuning(config):
         command = command_line("tools/show_labels.py")
         raise UserError(f"config file {args.config_file}: is for fine-tuning; {command} shows it")

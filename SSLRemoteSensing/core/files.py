@@ -93,7 +93,7 @@ def nearest(path: Path) -> Path:
 def read_json(path: str | Path) -> dict:
     """The object in the JSON file `path`; empty where there is none, or none that can be read."""
     try:
-        contents = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        contents = json.loads(Path(path).read_bytes())
     except (OSError, ValueError):
         return {}
     return contents if isinstance(contents, dict) else {}

@@ -50,7 +50,9 @@ class PretextSettings:
 
     Attributes:
         data_path: a folder, or a text file with one path a line, relative to that file's folder.
-        data_format: pattern or patterns of the files in the folder; `**` goes into sub-folders.
+        data_format: pattern or patterns of the files in the folder; `**` goes into sub-folders. The
+            ending is meant in any case, .jpg and .jpeg, .tif and .tiff alike; hidden files, such as
+            ._a.jpg, are passed over.
         img_size: side of the three images in pixels, a multiple of 32.
         inpainting_transforms_cfg: anchor to occluded, by `DistortBlock`.
         pre_transforms_cfg: image to anchor.

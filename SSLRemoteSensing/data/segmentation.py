@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,9 @@ from torch.utils.data import Dataset
 
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.config import Part
+from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.file_lists import find_images, leave_out, stem
+from SSLRemoteSensing.data.file_lists import EVERY_IMAGE, as_spelled, find_images, leave_out, stem
 from SSLRemoteSensing.data.images import read_image, read_label
 from SSLRemoteSensing.data.labels import (
     INVALID,
@@ -43,9 +44,12 @@ class TileSettings:
 
     Attributes:
         image_path: a folder, or a text file with one path a line, relative to that file's folder.
-        data_format: pattern or patterns of the files in the folder; `**` goes into sub-folders.
+        data_format: pattern or patterns of the files in the folder; `**` goes into sub-folders. The
+            ending is meant in any case, .jpg and .jpeg, .tif and .tiff alike; hidden files, such as
+            ._a.jpg, are passed over.
         label_path: the folder of labels; sub-folders are as in `image_path`.
-        label_format: a label's file name, with {stem} for the image's name without ending.
+        label_format: a label's file name, with {stem} for the image's name without ending, and an
+            ending as in data_format.
         hash_range: keep the images whose name hashes into [low, high) of [0, 1): (0.1, 1) and
             (0, 0.1) divide a folder into train and validation, the same on every machine.
         exclude: a text file of images to leave out, as tools/doctor.py writes it; None: none.
@@ -69,7 +73,7 @@ class TileSettings:
 
     image_path: str
     label_path: str
-    data_format: str | Sequence[str] = ("**/*.png", "**/*.jpg", "**/*.tif", "**/*.tiff")
+    data_format: str | Sequence[str] = EVERY_IMAGE
     label_format: str = "{stem}.png"
     hash_range: tuple[float, float] = (0.0, 1.0)
     fraction: float = 1.0
@@ -127,7 +131,7 @@ class SegmentationDataset(Dataset):
         tiles = find_tiles(settings, num_classes, train)
         self.card, self.reading = tiles.label_card, tiles.reading
         self.origin = origin_of_tiles(tiles.image_card, self.reading.bands, in_channels)
-        check_present(tiles.pairs, settings.label_path, settings.label_format)
+        check_present(tiles, settings)
         self.coding = tiles.coding or coding
         if self.card is not None:
             check_card(self, classes)
@@ -232,6 +236,7 @@ class Tiles:
 
     Attributes:
         pairs: (image, label), those that `fraction` leaves out included.
+        absent: the labels that are not there.
         chosen: the indices that `fraction` keeps; None: all.
         image_card: the dataset.json that the images are of, if any.
         label_card: the same where the labels are of that prepared set too, else None.
@@ -240,6 +245,7 @@ class Tiles:
     """
 
     pairs: list[tuple[str, str]]
+    absent: frozenset[str]
     chosen: list[int] | None
     image_card: dict | None
     label_card: dict | None
@@ -260,7 +266,7 @@ def find_tiles(settings: TileSettings, num_classes: int, train: Reading | None =
     label_path = settings.label_path
     if not os.path.isdir(label_path):
         raise UserError(f"label_path {label_path}: no such folder")
-    pairs = find_pairs(settings)
+    pairs, absent = find_pairs(settings)
     # A list file may lie anywhere; what it lists tells where the set is.
     is_folder = os.path.isdir(settings.image_path)
     image_card = read_card(settings.image_path if is_folder else Path(pairs[0][0]).parent)
@@ -281,25 +287,33 @@ def find_tiles(settings: TileSettings, num_classes: int, train: Reading | None =
     if label_card is not None or offset is not None or codes is not None:
         coding = value_coding(num_classes, offset, codes)
     reading = agreed_reading(reading, train)
-    return Tiles(pairs, chosen, image_card, label_card, coding, reading)
+    return Tiles(pairs, absent, chosen, image_card, label_card, coding, reading)
 
 
-def find_pairs(settings: TileSettings) -> list[tuple[str, str]]:
-    """(image, label) for each image that `settings` choose, before `fraction`; a `UserError` where
-    none is left."""
+def find_pairs(settings: TileSettings) -> tuple[list[tuple[str, str]], frozenset[str]]:
+    """(image, label) for each image that `settings` choose, before `fraction`, and those labels
+    that are not there; a `UserError` where no image is left."""
     image_path, exclude = settings.image_path, settings.exclude
     images = find_images(image_path, settings.data_format, keys=("image_path", "data_format"))
     is_folder = os.path.isdir(image_path)
     root = Path(image_path) if is_folder else Path(image_path).parent
     label_root, label_of = str(Path(settings.label_path)), {}
+    is_one_folder = os.path.realpath(image_path) == os.path.realpath(label_root)
+    if is_one_folder:
+        label_root = str(root)
+    else:  # of a folder of labels within that of the images, none is an image
+        images = [image for image in images if not image.startswith(f"{label_root}/")]
     for image in images:  # a label lies in the sub-folder that its image lies in
         name = image[len(str(root)) + 1 :] if is_folder else image.rpartition("/")[2]
         folder, slash, name = name.rpartition("/")
         name = settings.label_format.replace("{stem}", stem(name))
         label_of[image] = f"{label_root}/{folder}{slash}{name}"
+    other_names = find_labels(label_of.values())
+    for image, label in label_of.items() if other_names else ():
+        label_of[image] = other_names.get(label) or label
     # In a folder of both, a label is the label of another file, and no image. That an image is
     # left out does not make its label an image.
-    labels_beside = set(label_of.values()) if settings.label_path == image_path else set()
+    labels_beside = set(label_of.values()) if is_one_folder else set()
     images = [image for image in images if image not in labels_beside]
     pairs = [(image, label_of[image]) for image in leave_out(images, root, exclude)]
     low, high = settings.hash_range
@@ -307,19 +321,39 @@ def find_pairs(settings: TileSettings) -> list[tuple[str, str]]:
         pairs = [pair for pair in pairs if low <= name_hash(stem(pair[0])) < high]
     if not pairs:
         raise UserError(f"hash_range={settings.hash_range!r}: keeps none of {len(label_of)} images")
-    return pairs
+    image_of = {label: image for image, label in pairs}
+    if len(image_of) < len(pairs):
+        image, label = next(pair for pair in pairs if image_of[pair[1]] != pair[0])
+        warn(
+            f"image_path {image_path}: {image} and {image_of[label]} have one label, {label}; "
+            "narrow data_format, or exclude one"
+        )
+    return pairs, frozenset(label for label, name in other_names.items() if name is None)
 
 
-def check_present(pairs: Sequence[tuple[str, str]], label_path: str, label_format: str) -> None:
-    """Raise a `UserError` where labels are missing; each folder is listed once."""
-    places = [label.rpartition("/")[::2] for _, label in pairs]
-    folders = {folder for folder, _ in places if os.path.isdir(folder)}
-    files = {(folder, name) for folder in folders for name in os.listdir(folder)}
-    missing = [name for folder, name in places if (folder, name) not in files]
+def find_labels(labels: Iterable[str]) -> dict[str, str | None]:
+    """Those of `labels` that are not there -> the file that is called so but for the case and the
+    spelling of its ending, or None. Each folder is listed once."""
+    folders = {label.rpartition("/")[0] for label in labels}
+    files = [
+        f"{folder}/{name}"
+        for folder in folders if os.path.isdir(folder)
+        for name in sorted(os.listdir(folder))
+    ]  # fmt: skip
+    absent = set(labels).difference(files)
+    others = {as_spelled(file): file for file in files} if absent else {}
+    return {label: others.get(as_spelled(label)) for label in absent}
+
+
+def check_present(tiles: Tiles, settings: TileSettings) -> None:
+    """Raise a `UserError` where labels are missing."""
+    missing = [label for _, label in tiles.pairs if label in tiles.absent]
     if missing:
+        count = f"{len(missing)} of {len(tiles.pairs)}"
         raise UserError(
-            f"label_path {label_path}: {len(missing)} of {len(pairs)} images have no label, first "
-            f"{missing[0]}; set label_path and label_format={label_format!r}"
+            f"label_path {settings.label_path}: {count} images have no label, first "
+            f"{os.path.basename(missing[0])}; set label_path and "
+            f"label_format={settings.label_format!r}"
         )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.file_lists import find_images, stem
+from SSLRemoteSensing.data.file_lists import EVERY_IMAGE, find_images, stem
 from SSLRemoteSensing.data.prepared import read_card
 from SSLRemoteSensing.data.reading import Reading
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
@@ -48,7 +48,7 @@ class ProbeSettings:
     image_path: str | None = None
     label_path: str | None = None
     classes: Sequence[str] | None = None
-    data_format: str | Sequence[str] = ("**/*.png", "**/*.jpg", "**/*.tif", "**/*.tiff")
+    data_format: str | Sequence[str] = EVERY_IMAGE
     val_format: str | Sequence[str] | None = None
     label_format: str = "{stem}.png"
     label_offset: int | None = None

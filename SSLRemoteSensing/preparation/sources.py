@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
-from SSLRemoteSensing.data.file_lists import list_folders
+from SSLRemoteSensing.data.file_lists import is_hidden, list_folders
 from SSLRemoteSensing.data.formats import JPEG, TIFF_BEGINS
 from SSLRemoteSensing.data.geotiff import require_file
 from SSLRemoteSensing.data.images import MAX_PIXELS, decode
@@ -98,8 +98,6 @@ def list_files(source: str | Path) -> list[SourceFile]:
     files = []
     for name in (folder + name for folder, names in list_folders(source) for name in names):
         path = source / name
-        if is_hidden(name):
-            continue
         try:
             if path.suffix.lower() == ".zip":
                 files += zip_members(path, f"{name}/")
@@ -147,8 +145,3 @@ def member_fault(archive: zipfile.ZipFile, member: zipfile.ZipInfo, names: set[s
         with archive.open(member) as file:
             return None if file.read(4) in TIFF_BEGINS else "a mask or overview that is no TIFF"
     return None
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a path leads through what the user did not put there."""
-    return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))

@@ -8,14 +8,12 @@ from pathlib import Path
 from SSLRemoteSensing.core.classes import default_palette
 from SSLRemoteSensing.core.console import command_line
 from SSLRemoteSensing.core.errors import UserError, about
-from SSLRemoteSensing.data.file_lists import find_images
+from SSLRemoteSensing.data.file_lists import EVERY_IMAGE, find_images
 from SSLRemoteSensing.data.images import TIFF_ENDINGS, read_header
 from SSLRemoteSensing.data.prepared import LABEL_FOLDERS, read_card
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.workflows.doctor.images import is_fine_tuning
 from SSLRemoteSensing.workflows.finetuning import check_segmentation
-
-FORMATS = ("**/*.png", "**/*.jpg", "**/*.tif", "**/*.tiff")
 
 
 @dataclass(frozen=True)
@@ -95,11 +93,11 @@ def part_of_folders(args: Namespace) -> Part:
     """Two folders of images and labels of the same names; a TIFF's bands are all read."""
     images, classes = args.images, args.classes
     with about("--images, --labels"):
-        first = find_images(images, FORMATS, keys=("folder", None))[0]
+        first = find_images(images, EVERY_IMAGE, keys=("folder", None))[0]
         is_tiff = Path(first).suffix.lower() in TIFF_ENDINGS
         given = {key: vars(args)[key] for key in ("label_offset", "label_codes", "max_value")}
         label_format = args.label_format or "{stem}.png"
-        settings = TileSettings(images, args.labels, FORMATS, label_format, **given)
+        settings = TileSettings(images, args.labels, EVERY_IMAGE, label_format, **given)
         channels = max(3, read_header(first).bands) if is_tiff else 3
         dataset = SegmentationDataset(settings, len(classes), in_channels=channels)
     return Part(dataset, Path(images).name, classes, default_palette(len(classes)))

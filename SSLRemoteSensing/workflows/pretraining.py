@@ -8,6 +8,7 @@ import torch
 
 from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.config import OneOf, Part, require
+from SSLRemoteSensing.core.console import shell_line
 from SSLRemoteSensing.core.distributed import size
 from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.core.machine import choose_device, choose_precision, versions
@@ -233,5 +234,5 @@ def pretrain(config: dict, dry_run: bool = False) -> dict[str, object]:
         "backbone": settings.folder / "backbone.pth",
         "card": settings.folder / "backbone.json",
         "figures": log / "metrics.jsonl",
-        "curves": f"tensorboard --logdir {log}",
+        "curves": shell_line("tensorboard", "--logdir", log),
     }

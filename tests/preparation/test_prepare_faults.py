@@ -286,7 +286,7 @@ FAULTS = [
     ("folder", None, [*LABELLED, "--label_codes", "0", "1"], 2, "keep one"),
     ("folder", None, [*TWO, "--labels", "both"], 2, "--labels"),
     ("folder", None, [*TWO, "--splits", "dev"], 2, "known are train, val, test"),
-    ("folder", None, [*TWO, "--splits", "val=0.5"], 2, "the folders say the split already"),
+    ("folder", None, [*TWO, "--splits", "train=0.5"], 2, "the folders say the split already"),
     *(("folder", None, [*TWO, flag, value], 2, flag)
       for flag, value in (("--max_value", "0"), ("--max_value", "-3"), ("--max_value", "nan"),
                           ("--stride", "33"), ("--stride", "0"), ("--stride", "-4"),

@@ -10,6 +10,8 @@ from SSLRemoteSensing.workflows.doctor.findings import FAIL, Report
 from SSLRemoteSensing.workflows.finetuning import SegmentationConfig
 from SSLRemoteSensing.workflows.pretraining import PretextConfig
 
+SCHEMAS = (Part(PretextConfig), Part(SegmentationConfig))
+
 
 def examine(config: dict, report: Report, processes: int, workers: int | None) -> None:
     """Examine `config` and fill `report`.
@@ -22,7 +24,7 @@ def examine(config: dict, report: Report, processes: int, workers: int | None) -
         UserError: wrong keys in the config. All else that is wrong is a finding.
     """
     is_tuning = images.is_fine_tuning(config)
-    require(Part(SegmentationConfig if is_tuning else PretextConfig), config)
+    require(SCHEMAS[is_tuning], config)
     train_cfg, state, coding, facts = config["train_cfg"], None, None, {}
     with report.section("machine") as section:
         run.check_machine(train_cfg, section)
@@ -55,7 +57,7 @@ def examine(config: dict, report: Report, processes: int, workers: int | None) -
                 bad_images, own_coding = labels.check_labels(split, label_facts, coding, section)
                 report.note(bad_images)
                 coding = own_coding if split.name == "train" else coding
-    report.write_list()
+    report.write_list(images.listed_before(splits))
     if splits:
         with report.section("duplicates") as section:
             images.check_duplicates(facts, section)

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError, about, one_line
+from SSLRemoteSensing.data.file_lists import listing
 from SSLRemoteSensing.data.images import MAX_PIXELS, Header, read_header, read_image
 from SSLRemoteSensing.data.labels import ValueCoding
 from SSLRemoteSensing.data.pretext import MOST_SKIPPED, PretextSettings, choose_images
@@ -77,6 +79,16 @@ def find_split(config: dict, name: str, train: Reading | None = None) -> Split:
     dropped = frozenset(images).difference(images[index] for index in chosen)
     labelled = (labels, classes, dropped, tiles.coding)
     return Split(name, settings, in_channels, images, tiles.reading, *labelled)
+
+
+def listed_before(splits: Sequence[Split]) -> list[str]:
+    """The images that the config excludes already; a new list takes the place of its own."""
+    files = []
+    for settings in (split.settings for split in splits if split.settings.exclude):
+        path = settings.image_path if isinstance(settings, TileSettings) else settings.data_path
+        root = os.path.abspath(path if os.path.isdir(path) else os.path.dirname(path))
+        files += [os.path.join(root, line) for line in listing(Path(settings.exclude), "exclude")]
+    return list(dict.fromkeys(files))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from SSLRemoteSensing.core.errors import UserError, one_line
 from SSLRemoteSensing.core.files import require_folder
 from SSLRemoteSensing.core.workers import shared_memory_remark
 from SSLRemoteSensing.data import segmentation
+from SSLRemoteSensing.data.file_lists import listing
 from SSLRemoteSensing.data.labels import ValueCoding
 from SSLRemoteSensing.evaluation.scoring import open_scored
 from SSLRemoteSensing.training import run_folder
@@ -82,8 +83,8 @@ def open_task(opened: Opened, unusable: Iterable[str], coding: ValueCoding | Non
     with tempfile.TemporaryDirectory() as folder:
         data, path = opened.config["train_cfg"]["train_data"], Path(folder, "exclude.txt")
         if bad_lines:
-            lines = [Path(data["exclude"]).read_bytes()] if data.get("exclude") else []
-            path.write_bytes(b"\n".join([*lines, *bad_lines]))
+            lines = listing(Path(data["exclude"]), "exclude") if data.get("exclude") else []
+            path.write_bytes(b"\n".join([*map(os.fsencode, lines), *bad_lines]))
             data["exclude"] = str(path)
         if isinstance(opened, Pretraining):
             return pretraining.open_task(opened)[0]

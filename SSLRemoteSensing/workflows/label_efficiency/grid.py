@@ -18,13 +18,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from SSLRemoteSensing.core.config import differences, override
+from SSLRemoteSensing.core.config import Part, differences, override
 from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.core.files import make_folder, read_json, sha256, write_text
 from SSLRemoteSensing.core.machine import choose_device
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings, find_tiles
 from SSLRemoteSensing.training.settings import split
 from SSLRemoteSensing.workflows.finetuning import (
+    SegmentationConfig,
     SegmentationData,
     check_segmentation,
     open_network,
@@ -272,7 +273,7 @@ def read_init_sets(
         changed_config = copy.deepcopy(config)
         with about(f"--init_set {name}"):
             for text in entry["set"]:
-                override(changed_config, text)
+                override(changed_config, text, [Part(SegmentationConfig)])
             check_segmentation(changed_config)
 
 
