@@ -65,7 +65,7 @@ def read(path: str | Path) -> dict:
         raise Damaged(f"weights {path}: refused, {reason_of(error, path)}") from error
     contents.pop("checksum", None)  # of version 1
     version = contents.pop("format_version", 1)
-    if version not in (1, VERSION):
+    if not isinstance(version, int) or version not in (1, VERSION):
         raise UserError(
             f"weights {path}: format_version {version} is of a later release, this one reads "
             f"{VERSION}; install that release"
@@ -115,6 +115,12 @@ def check_archive(path: Path) -> None:
         if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
             raise Damaged(f"claims more bytes than it has{OTHER_FILE}")
         if archive.testzip() is not None:
+            outline = read_outline(path)
+            if isinstance(outline, dict) and "format_version" not in outline:
+                raise Damaged(
+                    "damaged, or saved by a torch that was told to write no CRC; take another "
+                    f"copy, or of a file you trust: import torch; {lines_to_save(path)}"
+                )
             raise Damaged(f"damaged, not what was written{OTHER_FILE}")
 
 

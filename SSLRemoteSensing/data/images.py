@@ -33,6 +33,7 @@ from SSLRemoteSensing.data.geotiff import DRIVER_OF, Tiff, has_sidecar, open_tif
 MAX_PIXELS = 2**30
 MAX_BYTES = 2**33  # of the bands to read, as the file stores them
 PART = 2**22  # values that are converted at a time
+NO_MEMORY = "there is no memory to decode it; cut it into tiles, or remove it"
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 TIFF_ENDINGS = {".tif", ".tiff"}
 UNKNOWN = "no JPEG, PNG, TIFF or JPEG 2000"
@@ -72,9 +73,7 @@ def read_image(
             path, decode(path, data, cv2.IMREAD_UNCHANGED), in_channels, bands, max_value
         )
     except MemoryError as error:
-        raise UnreadableImage(
-            f"image {path}: there is no memory to decode it; cut it into tiles, or remove it"
-        ) from error
+        raise UnreadableImage(f"image {path}: {NO_MEMORY}") from error
 
 
 @dataclass(frozen=True)
@@ -304,6 +303,8 @@ def decode(
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if ends else None
     except cv2.error:
         image = None
+    except MemoryError as error:
+        raise UnreadableImage(f"image {path}: {NO_MEMORY}") from error
     if image is None:
         fault = "cannot be decoded" if ends else "is truncated"
         try:

@@ -134,6 +134,8 @@ def zip_members(path: Path, prefix: str) -> list[SourceFile]:
 
 def member_fault(archive: zipfile.ZipFile, member: zipfile.ZipInfo, names: set[str]) -> str | None:
     name = member.filename.lower()
+    if name.startswith("/") or "//" in name:
+        return "whose name is no path"
     if name.endswith(".zip"):
         return "another zip file"
     if member.flag_bits & 1:

@@ -258,7 +258,12 @@ def write_strip(
             else:
                 place = image.transform and moved_transform(image.transform, x, y)
                 tile = encode_tiff(pixels[:, :, x : x + job.tile], image.crs, place)
-            (job.output / tile_file(kind, scene.key, y, x, as_png)).write_bytes(tile)
+            path = job.output / tile_file(kind, scene.key, y, x, as_png)
+            try:
+                path.write_bytes(tile)
+            except OSError as error:
+                error.filename = str(path)  # which a full disk does not say
+                raise
 
 
 def moved_transform(transform, x: int, y: int):

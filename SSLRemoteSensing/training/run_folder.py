@@ -128,9 +128,10 @@ def require_room(model: Module, loop: LoopSettings, epochs_kept: int) -> str:
     room.
     """
     moments = 2 if loop.optimizer["name"] != "SGD" else bool(loop.optimizer.get("momentum"))
-    size = sum(value.nbytes for value in model.state_dict().values())
-    size += moments * sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    size *= 2 + epochs_kept
+    moments += bool(loop.optimizer.get("amsgrad"))
+    weights = sum(value.nbytes for value in model.state_dict().values())
+    size = weights + moments * sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    size = size * (2 + epochs_kept) + weights  # of best.pth or backbone.pth
     files = [loop.folder / "latest.pth", *(file for _, file in epochs(loop.folder))]
     free = shutil.disk_usage(nearest(loop.folder)).free
     free += sum(file.stat().st_size for file in files if file.exists())

@@ -126,8 +126,16 @@ class TrainStep:
         gradients together."""
         self.model.train()
         with contextlib.nullcontext() if is_last else self.unsynced():
-            with self.autocast():
-                losses = self.net(self.to_device(batch))
+            try:
+                with self.autocast():
+                    losses = self.net(self.to_device(batch))
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise UserError(
+                    "train_cfg.batch_size: batch normalization has a single value a channel; set a "
+                    "larger batch_size, or larger images"
+                ) from error
             (sum(losses.values()) * share).backward()
         # Cloned, as the memory of a CUDA graph's results is the next step's.
         detached = {name: loss.detach().clone() for name, loss in losses.items()}

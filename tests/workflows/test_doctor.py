@@ -260,7 +260,7 @@ FINDINGS = {
         "failed": "the contrastive loss compares images of a batch",
         "ok": "all 24 images can be read"}),  # the rest is told all the same
     "one value": ("seg", None, ("train_cfg.batch_size=1",), {
-        "failed": "a step ends in ValueError: Expected more than 1 value per channel"}),
+        "failed": "train_cfg.batch_size: batch normalization has a single value"}),
     "few images": ("pretext", None, ("train_cfg.accumulate_steps=7",), {
         "failed": "(x accumulate_steps=7, x 1 processes): only 24 images"}),
     "two at once": ("seg", None, ("train_cfg.val_data.image_path=no", "train_cfg.device=cuda:99"), {

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import cv2
 import torch
 
 from SSLRemoteSensing.core import checkpoints, machine
@@ -174,7 +175,8 @@ def check_step(
     except (RuntimeError, ValueError) as error:  # of torch or of ours: the rest is still to be told
         remedy = "; lower batch_size" if isinstance(error, torch.OutOfMemoryError) else ""
         reason = " ".join(str(error).split())[:160]
-        section.fail(f"a step ends in {type(error).__name__}: {reason}{remedy}")
+        kind = "" if isinstance(error, UserError) else f"a step ends in {type(error).__name__}: "
+        section.fail(f"{kind}{reason}{remedy}")
         return
     for name, value in losses.items():
         if not math.isfinite(value):
@@ -202,6 +204,11 @@ def load_batch(task: Task, size: int) -> tuple[dict, float]:
     """A batch of the first images, and the seconds that one process takes to load it."""
     keys = [(0, index % len(task.dataset)) for index in range(size)]
     task.dataset[keys[0]]  # what is loaded or compiled once
-    begin = time.perf_counter()
-    batch = task.collate([task.dataset[key] for key in keys])
-    return batch, time.perf_counter() - begin
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(0)  # as in a loader's worker
+    try:
+        begin = time.perf_counter()
+        batch = task.collate([task.dataset[key] for key in keys])
+        return batch, time.perf_counter() - begin
+    finally:
+        cv2.setNumThreads(threads)
