@@ -135,7 +135,7 @@ def end_workers(batches) -> None:
             worker.join(timeout=PATIENCE)
 
 
-def shared_memory_remark(batch: Mapping[str, Tensor], num_workers: int) -> str:
+def shared_memory_remark(batch: Mapping, num_workers: int) -> str:
     """What there is to warn of where workers hand on such batches; '' for nothing.
 
     Raises:
@@ -143,7 +143,8 @@ def shared_memory_remark(batch: Mapping[str, Tensor], num_workers: int) -> str:
     """
     if not num_workers or not os.path.isdir(SHARED):
         return ""
-    size, free = sum(value.nbytes for value in batch.values()), shutil.disk_usage(SHARED).free
+    size = sum(value.nbytes for value in batch.values() if isinstance(value, Tensor))
+    free = shutil.disk_usage(SHARED).free
     text = (
         f"train_cfg.num_workers={num_workers}: {SHARED}, through which workers hand on batches of "
         f"{size / 2**20:.3g} MiB, has {free / 2**20:.3g} MiB free"

@@ -29,7 +29,8 @@ def rehearse(task: Task, settings: LoopSettings) -> None:
     latest = settings.folder / "latest.pth"
     if latest.exists():
         with contextlib.suppress(checkpoints.Damaged):  # of which a run goes back to an epoch
-            compare_cards(run_folder.read_state(latest)["card"], json_card(task.card), latest)
+            old, new = run_folder.read_state(latest)["card"], json_card(task.card)
+            compare_cards(old, new, latest, says=False)
     step = TrainStep(task.model, settings, task.param_groups)
     plan = make_plan(images, per_step, settings.num_epoch, settings.num_step, None)
     print(f"{images} images, {plan.describe()}, {step.describe()}")

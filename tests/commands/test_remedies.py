@@ -32,7 +32,8 @@ FILES = [*(ROOT / "SSLRemoteSensing").rglob("*.py"), *(ROOT / "tools").rglob("*.
 FILES = sorted(file.relative_to(ROOT).as_posix() for file in FILES)
 SCRIPTS = [*COMMANDS, *(f"tools/{x.name}" for x in (ROOT / "tools").glob("*.py"))]
 OTHERS = re.compile(
-    r"(tensorboard|torchrun|pip install|rio convert)\b[^;]*|GTIFF\w+=YES|--nproc_per_node"
+    r"(tensorboard|torchrun|pip install|rio convert|docker run)\b[^;]*|GTIFF\w+=YES"
+    r"|--nproc_per_node"
 )
 FLAG = re.compile(r"(?<![\w-])--([a-z]\w*)")
 KEY = re.compile(r"(?<![\w./{-])([a-z]\w*(?:\.[a-z]\w*)*)=(?=[\w{'(\[*-])")
@@ -99,8 +100,10 @@ def keys() -> set[str]:
     return ends | {name for x in functions if callable(x) for name in signature(x).parameters}
 
 
-# What looks like a key and is a name of the flag beside it, of GDAL, or of a torch that is too old.
+# What looks like a key and is a name of the flag beside it, of GDAL, or of a torch that is too old;
+# or of a function of torch or tifffile in a line of Python.
 NO_KEYS = {"val", "test", "train", "random", "ours", "imagenet", "key.key"}
+NO_KEYS |= {"map_location", "weights_only", "planarconfig"}
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -171,7 +174,7 @@ def deepen(dtype: str) -> Callable[[Path], None]:
 
 
 PLACE = rasterio.Affine(0.5, 0, 1000, 0, -0.5, 2000)
-T, V = "train_cfg.train_data", "train_cfg.val_data"
+T, V, E = (f"train_cfg.{part}_data" for part in ("train", "val", "test"))
 FOLDER = "folder --source {}/images --output {}/out --tile 64"
 OWN = "folder --source {} --output {0}_out --tile 64"
 TWO = "--classes other roof"
@@ -209,7 +212,7 @@ CASES = [
     of_config(TUNE, r"label_codes=\(0, 255\) or label_offset=0", f"{T}.flips=False",
               f"{T}.label_codes=(0,255) {V}.label_codes=(0,255)", relabel({1: 255})),
     of_config(TUNE, "set label_path and label_format", f"{T}.flips=False",
-              f"{T}.label_format={{stem}}_x.png {V}.label_format={{stem}}_x.png",
+              " ".join(f"{part}.label_format={{stem}}_x.png" for part in (T, V, E)),
               relabel({}, "{}_x.png")),
     of_config(TUNE, "set crop_size", f"{T}.crop_size=None", f"{T}.crop_size=32", resize),
     of_config(TUNE, "norm_eval=False", "train_cfg.norm_eval=True", "train_cfg.norm_eval=False"),

@@ -77,7 +77,7 @@ def test_too_little_shared_memory_is_told_within_seconds(which, sizes, said):
 def test_room_for_the_batches_is_looked_at_before_the_run(monkeypatch, free, outcome):
     usage = shutil._ntuple_diskusage(free, 0, free)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    batch = {"image": torch.zeros(10, 10, dtype=torch.uint8)}  # 100 bytes
+    batch = {"image": torch.zeros(10, 10, dtype=torch.uint8), "skipped": [3]}  # 100 bytes
     assert workers.shared_memory_remark(batch, 0) == ""
     if outcome == "refused":
         with pytest.raises(UserError, match=r"num_workers=3: /dev/shm, .*--shm-size"):

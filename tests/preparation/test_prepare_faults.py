@@ -256,7 +256,7 @@ FAULTS = [
     ("folder", lambda s: cut_short(s / MAP), TWO, 1, NAMED),
     ("folder", lambda s: cut_short(s / PICTURE), TWO, 1, NAMED),
     ("folder", lambda s: (s / MAP).unlink(), TWO, 1, f"{NAMED}: {PICTURE} has no label"),
-    ("folder", lambda s: write_png(s / MAP, np.zeros((64, 64, 3), np.uint8)), LABELLED, 1,
+    ("folder", lambda s: write_png(s / MAP, np.full((64, 64, 3), (0, 1, 2))), LABELLED, 1,
      f"{NAMED}: label {MAP}: has 3 bands, expected class values in one"),
     ("folder", lambda s: cv2.imwrite(str(s / "train/images/a.jpg"), np.zeros((64, 64, 3))), TWO, 2,
      "train/images/a.jpg"),

@@ -72,6 +72,7 @@ def test_tiles_that_cannot_be_scored_are_told_first(
     paths = dict(image_path=f"{own}/images", label_path=f"{own}/labels")
     seg_config["train_cfg"][f"{split}_data"] = paths
     if "4 bands" in said:  # three would take four for colours and alpha
+        paths["bands"] = (1, 2, 3, 4)
         seg_config["backbone_cfg"] |= dict(in_channels=2, pretrained=False)
         for part in ("train_data", "val_data", "test_data"):
             if part != f"{split}_data":
