@@ -116,12 +116,12 @@ def check_archive(path: Path) -> None:
             raise Damaged(f"claims more bytes than it has{OTHER_FILE}")
         if archive.testzip() is not None:
             outline = read_outline(path)
-            if isinstance(outline, dict) and "format_version" not in outline:
-                raise Damaged(
-                    "damaged, or saved by a torch that was told to write no CRC; take another "
-                    f"copy, or of a file you trust: import torch; {lines_to_save(path)}"
-                )
-            raise Damaged(f"damaged, not what was written{OTHER_FILE}")
+            if isinstance(outline, dict) and "format_version" in outline:
+                raise Damaged(f"damaged, not what was written{OTHER_FILE}")
+            raise Damaged(
+                "damaged, or saved by a torch that was told to write no CRC; take another copy, or "
+                f"of a file you trust: import torch; {lines_to_save(path)}"
+            )
 
 
 def check_values(contents) -> None:
