@@ -138,8 +138,8 @@ def what_it_is(path: Path) -> str | None:
     else:
         with path.open("rb") as file:
             start = file.read(512)
-        found = (text for key, text in BEGINNINGS.items() if re.match(key, start, re.DOTALL))
-        text = next(found, None)
+        texts = (text for key, text in BEGINNINGS.items() if re.match(key, start, re.DOTALL))
+        text = next(texts, None)
     return text and text.format(size=path.stat().st_size, path=str(path))
 
 
@@ -168,10 +168,14 @@ class Outline(pickle.Unpickler):
 
 def lines_to_save(path: Path) -> str:
     """The two lines of Python that save the weights in `path` alone, by running what it holds."""
-    place = place_of_weights(read_outline(path))
+    outline = read_outline(path)
+    weights = f"contents{place_of_weights(outline)}"
+    values = outline.values() if isinstance(outline, dict) else ()
+    if weights == "contents" and any(map(is_tensor, values)):
+        weights = "{k: v for k, v in contents.items() if isinstance(v, torch.Tensor)}"
     return (
         f"contents = torch.load({str(path)!r}, map_location='cpu', weights_only=False); "
-        f"torch.save(contents{place}, 'weights.pth')"
+        f"torch.save({weights}, 'weights.pth')"
     )
 
 

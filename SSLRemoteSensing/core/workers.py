@@ -177,7 +177,7 @@ def name_lost_workers() -> Iterator[None]:
             raise
         status = re.search(r"exit code (\d+)", reason)
         number = int(status[1]) - FAILED if status else 0
-        kept = "the last checkpoint is kept, the same command goes on"
+        hint = "the last checkpoint is kept, the same command goes on"
         if number == errno.ENOSPC or "shared memory" in reason:
             text = f"a worker found no room in {SHARED} for the images it read; {MORE_ROOM}"
         elif number in errno.errorcode:
@@ -187,4 +187,4 @@ def name_lost_workers() -> Iterator[None]:
                 f"a worker that reads images was killed ({reason or type(error).__name__}), "
                 f"probably for lack of memory; set fewer num_workers, or smaller crops"
             )
-        raise UserError(f"train_cfg.num_workers: {text}; {kept}") from error
+        raise UserError(f"train_cfg.num_workers: {text}; {hint}") from error

@@ -155,8 +155,8 @@ class Finetuning:
         train = None if split == "train" else self.train
         with about(f"train_cfg.{key}"):
             settings, seed = TileSettings(**self.train_cfg[key]), self.train_cfg.get("seed", 0)
-            given = (seed, coding, classes, checked, train)
-            tiles = SegmentationDataset(settings, len(classes), channels, *given)
+            options = (seed, coding, classes, checked, train)
+            tiles = SegmentationDataset(settings, len(classes), channels, *options)
         self.train = tiles.reading if split == "train" else train
         return tiles
 
