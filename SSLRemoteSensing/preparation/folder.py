@@ -189,8 +189,10 @@ def assign_folders(
     }
     if not folder_of:
         counts = sorted(Counter(split_of.values()).items())
+        is_hashed = not requests or any(map(SHARE.fullmatch, names))
+        how = "by a hash of their names" if is_hashed else "as --splits says"
         notes.append(
-            "no folders train, val, test, so scenes are dealt by a hash of their names: "
+            f"no folders train, val, test, so scenes are dealt {how}: "
             f"{len(images)} images of {len(splits['train'])} scenes, "
             f"{', '.join(f'{split} {count}' for split, count in counts)}"
         )

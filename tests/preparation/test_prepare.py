@@ -501,6 +501,8 @@ def test_scenes_of_a_folder_without_labels_are_split_as_asked(tmp_path, scenes, 
         write_png(tmp_path / f"source/{name}.png", image)
     done = prepared(tmp_path, "folder", "--splits", *flags)
     assert "no labels found: tiles for pre-training only" in done.stdout
+    how = "by a hash of their names" if scenes is MANY else "as --splits says"
+    assert f"scenes are dealt {how}: " in done.stdout
     card = card_of(tmp_path / "out")
     assert card["classes"] == card["labels"] == []
     assert not (tmp_path / "out/labels").exists()
