@@ -198,7 +198,7 @@ def two_networks(contents: dict, source: str | Path, chosen: Candidate, other: C
             break
         place, part, prefix = f"{place}[{key!r}]", part[key], prefix[len(f"{key}.") :]
     load, library = "torch.load", "torch"
-    if is_safetensors(Path(source)):
+    if Path(source).is_file() and is_safetensors(Path(source)):
         load, library = "safetensors.torch.load_file", "safetensors.torch, torch"
     alone = "contents"
     if prefix:
