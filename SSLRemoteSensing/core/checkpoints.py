@@ -65,7 +65,7 @@ def read(path: str | Path) -> dict:
         raise Damaged(f"weights {path}: refused, {reason_of(error, path)}") from error
     contents.pop("checksum", None)  # of version 1
     version = contents.pop("format_version", 1)
-    if not isinstance(version, int) or version not in (1, VERSION):
+    if isinstance(version, int) and version > VERSION:  # another tool's may be anything
         raise UserError(
             f"weights {path}: format_version {version} is of a later release, this one reads "
             f"{VERSION}; install that release"

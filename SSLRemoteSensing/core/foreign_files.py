@@ -45,7 +45,6 @@ MAPPINGS = {
     "lightning_fabric.utilities.data": "AttributeDict",
     "lightning.fabric.utilities.data": "AttributeDict",
 }
-SEQUENCES = {"collections": "deque"}
 
 
 class Holder:
@@ -78,11 +77,17 @@ def safe_globals() -> list[tuple[type, str]]:
     """What `torch.serialization.safe_globals` takes."""
     return [
         (stand_in, f"{module}.{name}")
-        for stand_in, table in ((Holder, HOLDERS), (Mapping, MAPPINGS), (Sequence, SEQUENCES))
+        for stand_in, table in (
+            (Holder, HOLDERS),
+            (Mapping, MAPPINGS),
+            (Sequence, {"collections": "deque"}),
+        )
         for module, names in table.items()
         for name in names.split()
     ]
 
+
+DEPTH = 16  # of dicts within dicts
 
 # How files begin that people take for weights, and what these are.
 TORCH_MAGIC = rb"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # the first number in torch's older format
@@ -144,7 +149,10 @@ def what_it_is(path: Path) -> str | None:
 
 
 class OutlineHolder(Holder):
-    """Of any class, also one of dicts or lists."""
+    """Of any class, also one of dicts or lists, or of a function."""
+
+    def __call__(self, *args):
+        return self
 
     def __setitem__(self, key, value):
         pass
@@ -200,15 +208,22 @@ def place_of_weights(outline) -> str:
     """Where in `outline` most tensors stand, as Python writes it, or a module, for its
     state_dict."""
     places, parts = Counter({"": 0}), [("", outline)]
-    for _ in range(4):
+    for _ in range(DEPTH):
         inner_parts = []
         for place, part in parts:
+            suffix = "[{!r}]"
+            if isinstance(part, Holder) and not is_tensor(part):
+                part, suffix = part.state, ".{}"
+                if not isinstance(part, dict):
+                    continue
+                if "_modules" in part:  # a network that was saved whole
+                    places[f"{place}.state_dict()"] += 2 + len(part["_modules"])
+                    continue
+            if isinstance(part, list | tuple):
+                part = dict(enumerate(part))
             if isinstance(part, dict):
-                places[place] += sum(is_tensor(value) for value in part.values())
-                inner_parts += [(f"{place}[{key!r}]", value) for key, value in part.items()]
-            elif isinstance(part, Holder) and isinstance(part.state, dict):
-                # A network that was saved whole has its layers in `_modules`.
-                places[f"{place}.state_dict()"] += 2 * ("_modules" in part.state)
+                places[place] += sum(map(is_tensor, part.values()))
+                inner_parts += [(place + suffix.format(k), value) for k, value in part.items()]
         parts = inner_parts[:10_000]
     return max(places, key=places.get)
 

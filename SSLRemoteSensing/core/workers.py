@@ -102,7 +102,8 @@ def stop_waiting(number: int) -> None:
             text = "stopped, though the images did not come: the same command goes on"
             raise NoBatch(number, text)
 
-    signal.signal(signal.SIGALRM, look)
+    signal.signal(signal.SIGALRM, look)  # which `training.run.signals` gives back
+    signal.siginterrupt(signal.SIGALRM, False)
     signal.alarm(1)
 
 

@@ -92,11 +92,11 @@ def listed_images(file: Path, key: str) -> list[str]:
     lines, root = listing(file, key), file.parent
     if not lines:
         raise UserError(f"{key} {file}: the list is empty; write one image path a line")
-    lines = [line for line in lines if not is_hidden(os.path.basename(line))]
     files = [str(root / line) for line in lines]
     for index, path in enumerate(files):
         if not os.path.isfile(path):
             files[index] = locate(root, lines[index]) or path
+    files = [path for path in files if not is_hidden(os.path.basename(path))]
     missing = [path for path in files if not os.path.isfile(path)]
     if missing or not files:
         first = f", first {missing[0]}" if missing else ""

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.core.files import write_bytes
 from SSLRemoteSensing.data.formats import (
@@ -64,7 +65,7 @@ def read_image(
     try:
         data = _read_bytes(path)
         is_png = data is not None and data.startswith(PNG)
-        if data is None or (is_png and (has_transparency(data) or has_sidecar(path))):
+        if data is None or may_be_empty(path, data):
             return _read_by_gdal(path, in_channels, bands, max_value)
         is_deep = is_png and data[24:25] == b"\x10"  # 16 bits a value
         if in_channels == 3 and bands is None and max_value is None and not is_deep:
@@ -74,6 +75,15 @@ def read_image(
         )
     except MemoryError as error:
         raise UnreadableImage(f"image {path}: {NO_MEMORY}") from error
+
+
+def may_be_empty(path: Path, data: bytes) -> bool:
+    """Whether some pixels may be no data: of a PNG, GIF or WebP by transparency, of any but a JPEG
+    by what lies beside the file."""
+    if data.startswith(JPEG):
+        return False
+    shows = has_transparency(data) if data.startswith(PNG) else data.startswith((b"RIFF", b"GIF8"))
+    return shows or has_sidecar(path)
 
 
 @dataclass(frozen=True)
@@ -212,10 +222,18 @@ def read_label(path: str | Path) -> np.ndarray:
 
 def _read_label_by_gdal(path: Path) -> np.ndarray:
     with open_tiff(path) as source:
-        bands = range(1, source.count + 1)
-        require_room(source, bands)
-        strips = (source.rows(bands, y, height) for y, height in source.strips())
-        return np.concatenate([class_values(strip, path) for strip in strips])
+        require_room(source, range(1, source.count + 1))
+        return np.concatenate([label_rows(source, *strip, path) for strip in source.strips()])
+
+
+def label_rows(source: Tiff, y: int, height: int, name: str | Path) -> np.ndarray:
+    """Class indices uint8 (height, W) of rows of an open label; a declared nodata value that cannot
+    be a class is 255, not scored. Raises as `class_values`."""
+    planes, nodata = source.rows(range(1, source.count + 1), y, height), source.source.nodata
+    if nodata is not None and not 0 <= nodata <= IGNORE:  # NaN too
+        empty = np.isnan(planes) if np.isnan(nodata) else planes == nodata
+        planes = np.where(empty, np.int16(IGNORE), planes)
+    return class_values(planes, name)
 
 
 def require_one_orientation(image: str | Path, label: str | Path) -> None:

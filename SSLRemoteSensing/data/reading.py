@@ -57,10 +57,12 @@ def agreed_reading(own: Reading, train: Reading | None) -> Reading:
         UserError: it states others for the same kind of files, or none for another kind, so that
             nothing tells what they mean there.
     """
-    if train is None or own.prepared:
+    if train is None or (own.prepared and not train.prepared):
         return own
-    own = replace(own, max_value=agreed_top(own, train))
-    return own if train.prepared else replace(own, bands=agreed_bands(own, train))
+    if not own.prepared:
+        own = replace(own, max_value=agreed_top(own, train))
+    is_alike = own.prepared == train.prepared  # else bands of scenes and of tiles differ
+    return replace(own, bands=agreed_bands(own, train)) if is_alike else own
 
 
 def agreed_top(own: Reading, train: Reading) -> float | None:

@@ -299,10 +299,11 @@ def find_pairs(settings: TileSettings) -> tuple[list[tuple[str, str]], frozenset
     root = Path(image_path) if is_folder else Path(image_path).parent
     label_root, label_of = str(Path(settings.label_path)), {}
     is_one_folder = os.path.realpath(image_path) == os.path.realpath(label_root)
+    inside = os.path.relpath(os.path.realpath(label_root), os.path.realpath(root))
     if is_one_folder:
         label_root = str(root)
     else:  # of a folder of labels within that of the images, none is an image
-        images = [image for image in images if not image.startswith(f"{label_root}/")]
+        images = [image for image in images if not image.startswith(f"{root}/{inside}/")]
     for image in images:  # a label lies in the sub-folder that its image lies in
         name = image[len(str(root)) + 1 :] if is_folder else image.rpartition("/")[2]
         folder, slash, name = name.rpartition("/")
@@ -365,7 +366,7 @@ def check_card(dataset: SegmentationDataset, classes: Sequence[str] | None) -> N
         raise UserError(
             f"classes: {text}, but {root} was prepared with {len(names)}: {', '.join(names)}"
         )
-    if dataset.settings.bands is None and len(bands) not in (1, dataset.in_channels):
+    if dataset.reading.bands is None and len(bands) not in (1, dataset.in_channels):
         raise UserError(
             f"{root} has the bands {', '.join(bands)}; set backbone_cfg.in_channels={len(bands)}, "
             "or choose with bands=(...)"

@@ -66,6 +66,15 @@ def fault_of_values(images: Sequence[Levels], is_scaled: bool = True) -> str:
     return ""
 
 
+def fault_of_sign(how: Reading, files: Sequence[str]) -> str:
+    """What `files` show where most of their values become 0 for being below it, '' for nothing."""
+    if how.dtype is None or how.dtype.startswith("u"):
+        return ""
+    shares = [(values < 0).mean() for file in files if (values := values_of(file)) is not None]
+    share = sorted(shares)[len(shares) // 2] if shares else 0
+    return f"{share:.0%} of the values are below 0, and become 0" if share > 0.5 else ""
+
+
 def remedy_of_values(how: Reading, files: Sequence[str]) -> str:
     """What to do, from the values that `files` hold, and those of the first one."""
     if how.prepared:
@@ -79,7 +88,7 @@ def remedy_of_values(how: Reading, files: Sequence[str]) -> str:
     top = high if high <= 2 * usual else usual  # a few pixels may hold anything
     if low == high:
         remedy = "every value is the same: replace or exclude the files"
-    elif -low >= high:
+    elif -low >= high or (together < 0).mean() > 0.5:
         remedy = "what is below 0 becomes 0: add a constant to the files' values"
     elif 255 * (top - max(low, 0)) < FLAT * top or top == how.top:
         remedy = "no max_value tells them apart: take the smallest from all of the files' values"
@@ -125,8 +134,8 @@ def check_values(files: Sequence[str], in_channels: int, how: Reading, key: str)
         images.append(levels(image))
         readable_files.append(file)
         pixels += image.shape[0] * image.shape[1]
-    fault = images and fault_of_values(images, how.is_scaled)
-    if fault:
+    fault = fault_of_values(images, how.is_scaled) if images else ""
+    if fault := fault or fault_of_sign(how, readable_files):
         warn(f"{key}: {fault}; {remedy_of_values(how, readable_files)}")
 
 

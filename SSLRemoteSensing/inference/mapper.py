@@ -169,6 +169,8 @@ def map_scene(network: MapNetwork, outputs: Outputs, settings: MapSettings) -> M
                 target, layer = hidden.vectors, scene.path.stem
                 number = write_polygons(hidden.map, target, layer, network.classes, *limits)
                 remarks.append(f"{number} polygons")
+                if scene.transform is None and (scene.gcps or scene.rpcs):
+                    remarks.append("the polygons lie in pixels; warp the scene first (gdalwarp)")
             if outputs.map.suffix.lower() == ".png":
                 make_png(hidden.map)
                 side_car(hidden.map).unlink(missing_ok=True)

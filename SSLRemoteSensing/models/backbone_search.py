@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.foreign_files import Holder, is_safetensors
+from SSLRemoteSensing.core.foreign_files import DEPTH, Holder, is_safetensors
 from SSLRemoteSensing.models.backbones import ARCHITECTURES, Backbone
 
-DEPTH = 16  # of dicts within dicts
 SMALLEST = 16  # entries of a vgg11
 
 # What entries are called after what stands in front. A ResNet's children may be numbered, as in
@@ -46,7 +45,9 @@ TRAINED = (
     "student",
 )
 # encoder_k, momentum_encoder, backbone_momentum, state_dict_ema, target_encoder, swa_model
-AVERAGED = {"k", "momentum", "teacher", "ema", "target", "swa", "averaged"}
+AVERAGED = {"k", "key", "momentum", "teacher", "ema", "target", "swa", "averaged", "average", "avg"}
+AVERAGED |= {"shadow", "slow"}
+CAPITALS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # netEMA is net and EMA
 
 
 @dataclass
@@ -66,10 +67,11 @@ class Candidate:
     def preference(self) -> tuple:
         """Of two candidates that fit the lower is taken."""
         words = self.prefix.split(".")[:-1]
-        tokens = {token for word in words for token in word.split("_")}
+        tokens = {token.lower() for word in words for token in CAPITALS.findall(word)}
         ranks = [TRAINED.index(word) for word in words if word in TRAINED]
         key = KEYS.index(words[0]) if words and words[0] in KEYS else len(KEYS)
-        return bool(tokens & AVERAGED), key, min(ranks, default=len(TRAINED)), -self.fit
+        rank = min(ranks, default=len(TRAINED))
+        return self.fit == 1, bool(tokens & AVERAGED), key, rank, -self.fit
 
     def order(self) -> tuple:
         return *self.preference(), len(self.prefix), self.prefix
@@ -101,7 +103,7 @@ def backbone_weights(
     candidates = [candidate_of(tensors, *place, model) for place in large_places]
     fitting = sorted((c for c in candidates if c.fit), key=Candidate.order)
     if not fitting:  # for a message, or a part of it, where that is asked for
-        candidates = [candidate_of(tensors, *place, model) for place in places]
+        candidates = [candidate_of(tensors, *place, model) for place, _ in places.most_common(50)]
         candidates.append(Candidate("", "", {key: value for _, key, value in tensors}))
         fitting = [min(candidates, key=Candidate.distance)]
     chosen, note = fitting[0], ""

@@ -153,7 +153,9 @@ def backbone_of(
     result = match_weights(model, state, str(source), strict, contents)
     state = {key: state[key] for key in result["matched"]}
     checkpoints.check_finite(state, source)
-    if "mean" in card:
+    # A card may be another tool's.
+    has_normalization = all(is_per_band(card.get(key, 0), file_bands) for key in ("mean", "std"))
+    if has_normalization:
         normalization = [adapt_values(card[key], bands, adapt) for key in ("mean", "std")]
         if model.mean is not None and [list(model.mean), list(model.std)] != normalization:
             raise UserError(
@@ -167,12 +169,18 @@ def backbone_of(
         f"{source}: {len(result['matched'])} of {len(model.state_dict())} entries of {model.name} "
         f"loaded, {len(result['left_over'])} entries of the file left over{note}"
     )
-    if "mean" not in card and model.mean is None:
+    if not has_normalization and model.mean is None:
         result["summary"] += (
             "; no card says whether mean and std were taken out of its images, none are: "
             "backbone_cfg.mean and std set them"
         )
     return {"model": model} | result
+
+
+def is_per_band(values, bands: int | None) -> bool:
+    """Whether `values` are a number a band, or None."""
+    is_list = isinstance(values, list | tuple) and bands in (None, len(values))
+    return values is None or (is_list and all(isinstance(x, int | float) for x in values))
 
 
 def adapt_kernel(kernel: Tensor, bands: int, adapt: Adaptation) -> Tensor:

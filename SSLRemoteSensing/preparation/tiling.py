@@ -16,9 +16,9 @@ from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.formats import orientation_fault
 from SSLRemoteSensing.data.geotiff import encode_tiff, open_tiff
-from SSLRemoteSensing.data.images import as_bytes, class_values, encode_png, read_image
+from SSLRemoteSensing.data.images import as_bytes, encode_png, label_rows, read_image
 from SSLRemoteSensing.data.labels import ColourCoding, ValueCoding, count_values
-from SSLRemoteSensing.data.places import displacement
+from SSLRemoteSensing.data.places import displacement, place_of
 from SSLRemoteSensing.data.prepared import LABEL_FOLDERS, positions
 from SSLRemoteSensing.preparation.catalog import SourceScene
 from SSLRemoteSensing.preparation.sources import SourceFile
@@ -74,10 +74,9 @@ def open_raster(
     source = stack.enter_context(open_tiff(file.address, beside=True))
     place = source.crs, source.transform
     if not has_colours:
-        stored = range(1, source.count + 1)
 
         def values(y: int, height: int) -> tuple[np.ndarray, None]:
-            return class_values(source.rows(stored, y, height), file.name)[None], None
+            return label_rows(source, y, height, file.name)[None], None
 
         size = source.height, source.width
         return Raster(file.name, *size, 1, np.dtype(np.uint8), values, [1], "", *place)
@@ -307,7 +306,8 @@ def summarize(image: Raster, labels: dict[str, Raster], counts: dict, job: Tilin
         for colour, pixels in counts[kind, "strangers"].most_common(1):
             summary["stranger"] = [list(colour), pixels]
     size = (image.height, image.width)
-    strays = [label.name for label in labels.values() if displacement(image, label, *size)]
+    place = place_of(image)
+    strays = [x.name for x in labels.values() if displacement(place, place_of(x), *size)]
     rows, columns = (positions(n, job.tile, job.stride) for n in size)
     return {
         "tiles": len(rows) * len(columns),

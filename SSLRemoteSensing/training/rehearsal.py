@@ -1,13 +1,16 @@
-"""Two steps of a run, measured, before it begins; nothing is written."""
+"""What a run would be refused for, and two steps of it, measured; nothing is written."""
 
 import contextlib
+import math
 import time
 
 from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.console import warn
+from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import require_folder
 from SSLRemoteSensing.core.workers import shared_memory_remark
 from SSLRemoteSensing.training import run_folder
+from SSLRemoteSensing.training.meters import STOPPED
 from SSLRemoteSensing.training.plan import images_per_step, make_plan
 from SSLRemoteSensing.training.resume import compare_cards, json_card
 from SSLRemoteSensing.training.schedules import build_schedule
@@ -40,6 +43,9 @@ def rehearse(task: Task, settings: LoopSettings) -> None:
     if remark := shared_memory_remark(batch, settings.num_workers):
         warn(remark)
     losses, seconds = measure_step(step, batch, settings.accumulate_steps)
+    wrong = [name for name, value in losses.items() if not math.isfinite(value)]
+    if wrong and not settings.max_skipped_steps:
+        raise UserError(f"loss {wrong[0]} is not finite in the second step; {STOPPED}")
     print("losses: " + ", ".join(f"{name} {value:.4f}" for name, value in losses.items()))
     memory = f"peak memory {step.peak_memory() / 2**30:.2f} GiB"
     print(f"one step: {seconds:.3f} s, {memory}; nothing is written")

@@ -222,7 +222,7 @@ def signals() -> Iterator[Received]:
     try:
         yield received
     finally:
-        if is_main:
+        if is_main and received.stop:  # else the alarm is the caller's
             signal.alarm(0)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -329,8 +329,9 @@ def write_scores(opened: Finetuning, source: Path) -> None:
     coding = table and ValueCoding(np.array(table, np.int16), len(classes))
     split = opened.scored_split
     data = opened.open_split(split, coding)
-    with about(f"train_cfg.{split}_data"):
-        data.check_values(f"train_cfg.{split}_data")
+    if opened.loop is None:  # else it was told before training
+        with about(f"train_cfg.{split}_data"):
+            data.check_values(f"train_cfg.{split}_data")
     tiles = open_scored(data, classes, scoring)
     model, workers = opened.model.to(device), opened.train_cfg.get("num_workers", 0)
     predict = partial(probabilities, model, device, opened.precision, tta=scoring.tta)

@@ -81,10 +81,10 @@ def test_a_file_of_a_later_version_is_refused_and_not_called_damaged(tmp_path):
     assert not isinstance(error.value, checkpoints.Damaged)
 
 
-def test_a_version_that_is_no_number_is_refused(tmp_path):
-    torch.save({"model": {}, "format_version": torch.ones(2)}, tmp_path / "w.pth")
-    with pytest.raises(UserError, match="format_version"):
-        checkpoints.read(tmp_path / "w.pth")
+@pytest.mark.parametrize("version", [torch.ones(2), "1.0", None])
+def test_a_version_of_another_tool_is_none_of_ours(tmp_path, version):
+    torch.save({"model": {}, "format_version": version}, tmp_path / "w.pth")
+    assert checkpoints.read(tmp_path / "w.pth") == {"model": {}}
 
 
 def test_weights_that_were_saved_without_a_crc_are_read_after_the_advised_lines(

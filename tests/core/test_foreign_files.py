@@ -99,6 +99,9 @@ STRANGE = {
     "at the top": lambda: WEIGHTS | {"cfg": Settings()},
     "beside a dict": lambda: {"epoch": 3, "a": {"net": WEIGHTS}, "cfg": [Settings()]},
     "a dict": lambda: {"net": WEIGHTS, "cfg": Table(a=Table(b=1))},
+    "in a list": lambda: [{"state_dict": WEIGHTS, "e": Settings()}],
+    "in a tuple": lambda: (WEIGHTS, Settings()),
+    "deep": lambda: {"a": {"b": {"c": {"d": {"e": WEIGHTS}}}}, "cfg": Settings()},
     "a network": Net,
     "a network within": lambda: {"epoch": 3, "model": Net()},
 }

@@ -7,10 +7,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from drawn import write_png
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.file_lists import EVERY_IMAGE, find_images, match_paths
-from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
+from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings, find_pairs
 from SSLRemoteSensing.inference.outputs import find_scenes
 from SSLRemoteSensing.preparation.sources import list_files
 
@@ -211,3 +212,25 @@ def test_brackets_after_a_wildcard_stand_for_themselves_too(tmp_path):
     assert names(match_paths(f"{tmp_path}/*/p [1]/a*")) == "a.png"
     assert names(find_images(tmp_path, "**/t[1]*.png")) == "t[1]_0.png"
     assert os.path.basename(find_images(tmp_path, "x/p [1]/a.png")[0]) == "a.png"
+
+
+def test_a_line_that_leads_through_dots_is_no_hidden_file(tmp_path):
+    for name in "abc":
+        write_png(tmp_path / f"k/images/{name}.png", np.zeros((8, 8)))
+    lines = ["images/a.png", ".\\images\\b.png", "../k/images/c.png"]
+    (tmp_path / "k/list.txt").write_text("\n".join(lines))
+    files = find_images(tmp_path / "k/list.txt", ())
+    assert [Path(file).name for file in files] == ["a.png", "b.png", "c.png"]
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_labels_in_a_folder_of_the_images_are_no_images(tmp_path, link):
+    for name in "ab":
+        write_png(tmp_path / f"k/{name}.png", np.zeros((8, 8, 3)))
+        write_png(tmp_path / f"k/labels/{name}.png", np.zeros((8, 8)))
+    images = tmp_path / "k"
+    if link:
+        images = tmp_path / "link"
+        images.symlink_to(tmp_path / "k")
+    pairs, _ = find_pairs(TileSettings(str(images), str(tmp_path / "k/labels")))
+    assert [Path(label).parent.name for _, label in pairs] == ["labels"] * 2

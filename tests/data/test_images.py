@@ -9,7 +9,7 @@ import pytest
 import rasterio
 from affine import Affine
 from conftest import DATA
-from drawn import png_chunk
+from drawn import png_chunk, write_tiff
 from PIL import Image
 
 from SSLRemoteSensing.core.errors import UserError
@@ -351,3 +351,24 @@ def test_a_real_landsat_tile_is_scaled_from_10_bits():
     image = read_image(file, in_channels=values.shape[2], max_value=1023)
     check(image, expected)
     assert image.max() > 100
+
+
+@pytest.mark.parametrize("ending", [".webp", ".gif", ".png"])
+def test_what_is_transparent_is_0_in_any_format(tmp_path, ending):
+    pixels = np.full((16, 16, 4), 200, np.uint8)
+    pixels[:, :4, 3] = 0
+    options = {"lossless": True} if ending == ".webp" else {}
+    Image.fromarray(pixels).save(tmp_path / f"a{ending}", **options)
+    image = read_image(tmp_path / f"a{ending}")
+    assert (image[:, :4] == 0).all()
+    assert (image[:, 4:] == 200).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata"),
+    [("int16", -9999), ("uint16", 65535), ("float32", float("nan")), ("int8", -1)],
+)
+def test_a_label_s_nodata_value_that_is_no_class_is_not_scored(tmp_path, dtype, nodata):
+    values = np.array([[nodata, 0, 2]] * 16, dtype).repeat(8, 1)
+    write_tiff(tmp_path / "l.tif", values[None], nodata=nodata)
+    assert read_label(tmp_path / "l.tif")[0, ::8].tolist() == [255, 0, 2]

@@ -71,6 +71,15 @@ def test_what_a_split_does_not_state_is_that_of_train_data(train, own, max_value
     assert (result.max_value, result.bands) == (max_value, bands)
 
 
+@pytest.mark.parametrize("train_bands", [(3, 2, 1), (4, 1, 2)])
+def test_two_parts_of_a_prepared_set_take_the_same_bands(train_bands):
+    train = Reading(None, train_bands, "train.png", "uint8", 4, prepared=True)
+    own = Reading(None, None, "val.png", "uint8", 4, prepared=True)
+    assert agreed_reading(own, train).bands == train_bands
+    with pytest.raises(UserError, match="bands="):
+        agreed_reading(Reading(None, (2, 1, 3), "val.png", "uint8", 4, prepared=True), train)
+
+
 @pytest.mark.parametrize(
     ("train", "own", "message"),
     [
@@ -174,6 +183,16 @@ def test_images_that_come_out_constant_are_told(
     assert str(tmp_path / "0.tif") in said
     assert np.dtype(dtype).name in said
     assert re.search(message, said), said
+
+
+def test_images_that_are_mostly_below_0_are_told(tmp_path, capsys):
+    """Decibels: the few values above 0 hide that all others become 0."""
+    rng = np.random.default_rng(0)
+    files = [str(tmp_path / f"{number}.tif") for number in range(3)]
+    for file in files:
+        write_tiff(Path(file), rng.uniform(-25, 2, (1, 32, 32)).astype(np.float32))
+    check_values(files, 3, Reading(2.0, None, files[0], "float32", 1), "train_data")
+    assert "values are below 0, and become 0; what is below 0" in capsys.readouterr().err
 
 
 def test_the_value_that_is_proposed_mends_it(tmp_path, capsys):

@@ -75,6 +75,9 @@ def test_weights_are_found_under_keys_and_prefixes_at_random(tmp_path, number):
         ({"student": prefixed("module.backbone.")}, {"teacher": prefixed("backbone.", OTHER)}),
         (prefixed("online_encoder.net."), prefixed("target_encoder.net.", OTHER)),
         (prefixed("module.encoder."), prefixed("module.encoder_k.", OTHER)),
+        (prefixed("encoder_query."), prefixed("encoder_key.", OTHER)),
+        (prefixed("net."), prefixed("netEMA.", OTHER)),
+        (prefixed("model."), prefixed("_average_model.module.", OTHER)),
     ],
 )
 def test_what_was_trained_comes_before_its_running_mean_and_is_told(tmp_path, first, second):
@@ -114,6 +117,34 @@ def test_of_two_networks_the_one_that_fits_the_model_is_taken(tmp_path):
     check_loaded(load_backbone(blank("vgg11"), path)["model"], weights_of("vgg11"))
     for bands, weights in ((1, grey), (3, weights_of("resnet18"))):
         check_loaded(load_backbone(blank("resnet18", bands), path)["model"], weights)
+
+
+def test_a_network_that_fits_exactly_is_taken_before_a_deeper_one(tmp_path):
+    contents = {"model": prefixed("", "resnet34"), "backbone": prefixed("")}
+    path = save(tmp_path / "w.pth", contents)
+    check_loaded(load_backbone(blank("resnet18"), path)["model"], weights_of("resnet18"))
+
+
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        ({"mean": 0.71}, None),
+        ({"mean": [0.4] * 3}, None),
+        ({"mean": ["a"] * 3, "std": ["b"] * 3}, None),
+        ({"mean": [0.4] * 2, "std": [0.2] * 2}, None),
+        ({"mean": [0.4] * 3, "std": [0.2] * 3}, (0.4, 0.4, 0.4)),
+        ({"mean": [123.6, 116.2, 103.5], "std": [58, 57, 57]}, "0..255"),
+        ({"mean": [0.4] * 3, "std": [0, 0, 0]}, "std above 0"),
+        ({"mean": [float("nan")] * 3, "std": [0.2] * 3}, "numbers in 0..1"),
+    ],
+)
+def test_a_card_s_mean_and_std_are_taken_where_they_can_be(tmp_path, card, expected):
+    path = save(tmp_path / "w.pth", {"state_dict": prefixed(""), "card": card})
+    if isinstance(expected, str):
+        with pytest.raises(UserError, match=expected):
+            load_backbone(None, path)
+    else:
+        assert load_backbone(None, path)["model"].mean == expected
 
 
 @pytest.mark.parametrize("model", [None, "resnet18"])

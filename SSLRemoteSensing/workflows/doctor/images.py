@@ -21,6 +21,7 @@ from SSLRemoteSensing.data.reading import Reading
 from SSLRemoteSensing.data.segmentation import TileSettings, find_tiles
 from SSLRemoteSensing.data.values import (
     Levels,
+    fault_of_sign,
     fault_of_values,
     levels,
     remedy_of_values,
@@ -232,8 +233,10 @@ def check_levels(split: Split, facts: Sequence[ImageFacts], section: Section) ->
     uniform = [image.file for image in facts if image.levels.range == 0]
     text = f"{len(uniform)} of {len(facts)} images are of one colour; exclude them"
     sample = [facts[place] for place in spread_evenly(len(facts))]
-    if fault := fault_of_values([image.levels for image in sample], split.reading.is_scaled):
-        text = f"{fault}; {remedy_of_values(split.reading, [image.file for image in sample])}"
+    sample_files = [image.file for image in sample]
+    fault = fault_of_values([image.levels for image in sample], split.reading.is_scaled)
+    if fault := fault or fault_of_sign(split.reading, sample_files):
+        text = f"{fault}; {remedy_of_values(split.reading, sample_files)}"
     if fault or uniform:
         mark = FAIL if len(uniform) > MOST_ALIKE * len(facts) else WARNING
         section.add(mark, f"train_cfg.{split.name}_data: {text}", uniform)
