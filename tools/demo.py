@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from SSLRemoteSensing.core.cli import Flags, parse
-from SSLRemoteSensing.core.console import command_line, print_summary, styled
+from SSLRemoteSensing.core.console import command_line, print_summary, shell_line, styled
 from SSLRemoteSensing.core.errors import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,7 +72,7 @@ def main() -> None:
             "pictures": f"{output / 'comparison.png'}: image, label and both maps of test tiles",
             "results": ", ".join(str(folder / "results.json") for folder in folders),
             "backbone": pretrained / "backbone.pth",
-            "curves": f"tensorboard --logdir {output}",
+            "curves": shell_line("tensorboard", "--logdir", output),
             "scenes": f"{scenes}, tiles {tiles}",
             "time": f"{(time.monotonic() - start) / 60:.1f} minutes in all",
         }

@@ -21,7 +21,7 @@ from SSLRemoteSensing.core.console import print_summary, progress
 from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.core.files import make_folder
 from SSLRemoteSensing.data.file_lists import find_images
-from SSLRemoteSensing.data.images import read_image, read_label, write_png
+from SSLRemoteSensing.data.images import read_image, read_label, require_one_orientation, write_png
 
 PATTERNS = ("**/*.png", "**/*.jpg", "**/*.jpeg")
 
@@ -59,6 +59,7 @@ def main() -> None:
         reduced = {"images": mean_of_blocks(image, args.factor, file)}
         if args.labels is not None:
             label = read_label(path := Path(args.labels) / name)
+            require_one_orientation(file, path)  # tiles are written without a tag
             if label.shape != image.shape[:2]:
                 raise UserError(f"label {path}: is of another size than its image {file}")
             reduced["labels"] = most_of_blocks(label, args.factor)

@@ -38,13 +38,13 @@ def flags() -> Flags:
 def main() -> None:
     args = parse(flags())
     # Only now: they load torch, which takes seconds that --help need not wait for.
-    from SSLRemoteSensing.workflows.doctor.examine import examine
+    from SSLRemoteSensing.workflows.doctor.examine import SCHEMAS, examine
     from SSLRemoteSensing.workflows.doctor.findings import FAIL, Report
 
     for name in ("workers", "processes"):
         if vars(args)[name] is not None and vars(args)[name] < 1:
             raise UserError(f"--{name} {vars(args)[name]}: must be at least 1")
-    config = read_config(args, starting_weights(args))
+    config = read_config(args, *SCHEMAS, pretrained=starting_weights(args))
     # Made now: after hours of reading it would be too late to learn that it cannot be.
     report = Report(None if args.output is None else make_folder(args.output, "--output"))
     examine(config, report, args.processes, args.workers)

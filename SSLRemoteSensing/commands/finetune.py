@@ -18,6 +18,7 @@ checkpoints_path: `best.pth`, `results.json`, `report.html` to open in a browser
 from pathlib import Path
 
 from SSLRemoteSensing.core.cli import Flags, config_words, parse, read_config, starting_weights
+from SSLRemoteSensing.core.config import Part
 from SSLRemoteSensing.core.console import command_line, print_summary
 from SSLRemoteSensing.core.errors import UserError
 
@@ -42,11 +43,11 @@ def main() -> None:
         raise UserError("--evaluate writes results; leave out --dry_run")
     # Only now: torch takes seconds, which --help need not wait for.
     from SSLRemoteSensing.core.distributed import processes
-    from SSLRemoteSensing.workflows.finetuning import finetune, score_checkpoint
+    from SSLRemoteSensing.workflows.finetuning import SegmentationConfig, finetune, score_checkpoint
 
     scoring = ({"tta": True} if args.tta else {}) | ({"on": "tiles"} if args.tiles else {})
     with processes():
-        config = read_config(args, starting_weights(args))
+        config = read_config(args, Part(SegmentationConfig), pretrained=starting_weights(args))
         if scoring:
             config["scoring_cfg"] = (config.get("scoring_cfg") or {}) | scoring
         if args.evaluate is not None:

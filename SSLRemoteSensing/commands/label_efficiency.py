@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from SSLRemoteSensing.core.cli import Flags, config_words, parse, read_config
+from SSLRemoteSensing.core.config import Part
 from SSLRemoteSensing.core.console import print_summary, this_command
 from SSLRemoteSensing.core.errors import UserError, stoppable
 from SSLRemoteSensing.workflows.label_efficiency.comparison import METRICS
@@ -58,19 +59,20 @@ def flags() -> Flags:
 def main() -> None:
     args = parse(flags())
     # Only now: they load torch, which takes seconds that --help need not wait for.
-    from SSLRemoteSensing.workflows.finetuning import check_segmentation
+    from SSLRemoteSensing.workflows.finetuning import SegmentationConfig, check_segmentation
     from SSLRemoteSensing.workflows.label_efficiency import report
-    from SSLRemoteSensing.workflows.label_efficiency.grid import plan_grid
+    from SSLRemoteSensing.workflows.label_efficiency.grid import plan_grid, require_cells
     from SSLRemoteSensing.workflows.label_efficiency.jobs import slots_for
     from SSLRemoteSensing.workflows.label_efficiency.run import ENOUGH, run_grid
 
-    config = read_config(args)
+    config = read_config(args, Part(SegmentationConfig))
     check_segmentation(config)
     if args.jobs is not None and args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: must be at least 1")
     protocol = report.choose_protocol(config, args.protocol)
     axes = (args.init, args.fractions, args.seeds, args.lrs, args.init_set)
     grid = plan_grid(Path(args.output), config, *axes, args.against)
+    require_cells(grid)
     slots = slots_for(config["train_cfg"].get("device", "auto"), args.jobs)
     print("\n".join(report.describe(grid)))
     if args.dry_run:

@@ -61,7 +61,8 @@ def main() -> None:
     from SSLRemoteSensing.preparation.request import next_commands, prepare_request
 
     with stoppable("stopped; finished scenes are kept, the same command goes on"):
-        words = shlex.split(this_command().removeprefix("python "))
+        words = shlex.split(this_command())
+        words = words[words[1:2] != ["-m"] :]  # a script without the word python
         is_good = prepare_request(args, made_by=words)
     if is_good and not args.check:
         print_summary({"tiles": args.output}, next_commands(args))

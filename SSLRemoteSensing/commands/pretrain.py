@@ -13,6 +13,7 @@ The same command again goes on where a run was stopped. Results: `backbone.pth` 
 """
 
 from SSLRemoteSensing.core.cli import Flags, parse, read_config, starting_weights
+from SSLRemoteSensing.core.config import Part
 from SSLRemoteSensing.core.console import command_line, print_summary
 
 
@@ -28,10 +29,11 @@ def main() -> None:
     args = parse(flags())
     # Only now: torch takes seconds, which --help need not wait for.
     from SSLRemoteSensing.core.distributed import processes
-    from SSLRemoteSensing.workflows.pretraining import pretrain
+    from SSLRemoteSensing.workflows.pretraining import PretextConfig, pretrain
 
     with processes():
-        results = pretrain(read_config(args, starting_weights(args)), args.dry_run)
+        config = read_config(args, Part(PretextConfig), pretrained=starting_weights(args))
+        results = pretrain(config, args.dry_run)
         if args.dry_run:
             return
         words = ("--config_file", "CONFIG", "--backbone", results["backbone"])

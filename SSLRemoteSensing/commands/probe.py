@@ -13,6 +13,7 @@ depth alone.
 """
 
 from SSLRemoteSensing.core.cli import Flags, parse, read_config
+from SSLRemoteSensing.core.config import Part
 from SSLRemoteSensing.core.errors import UserError
 
 
@@ -33,9 +34,9 @@ def main() -> None:
     # Only now: torch takes seconds, which --help need not wait for.
     from SSLRemoteSensing.core.machine import choose_device, choose_precision
     from SSLRemoteSensing.workflows import probing
-    from SSLRemoteSensing.workflows.pretraining import check_pretext
+    from SSLRemoteSensing.workflows.pretraining import PretextConfig, check_pretext
 
-    config = read_config(args)
+    config = read_config(args, Part(PretextConfig))
     check_pretext(config)
     if config["train_cfg"].get("probe") is None:
         keys = "path=FOLDER, of a prepared set, or image_path, label_path and classes"

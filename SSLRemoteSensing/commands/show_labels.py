@@ -15,6 +15,7 @@ of the same names.
 from argparse import Namespace
 
 from SSLRemoteSensing.core.cli import Flags, parse, read_config
+from SSLRemoteSensing.core.config import Part
 from SSLRemoteSensing.core.console import print_line, print_summary
 from SSLRemoteSensing.core.errors import UserError
 
@@ -86,10 +87,12 @@ def main() -> None:
     from SSLRemoteSensing.data.images import write_png
     from SSLRemoteSensing.reports import label_figures as figures
     from SSLRemoteSensing.reports.image_grid import COMPRESSION, png_path
+    from SSLRemoteSensing.workflows.finetuning import SegmentationConfig
     from SSLRemoteSensing.workflows.open_tiles import open_part
 
     output = png_path(args.output, "--output")
-    config = None if args.config_file is None else read_config(args)
+    schema = Part(SegmentationConfig)
+    config = None if args.config_file is None else read_config(args, schema)
     part = open_part(args, config)
     counts = figures.count_classes(part.dataset)
     class_index = None

@@ -11,6 +11,7 @@ batch. Under torchrun the first batches of all processes, one after another, are
 """
 
 from SSLRemoteSensing.core.cli import Flags, config_words, parse, read_config
+from SSLRemoteSensing.core.config import Part
 from SSLRemoteSensing.core.console import command_line, print_line, print_summary
 from SSLRemoteSensing.core.errors import UserError
 
@@ -33,9 +34,14 @@ def main() -> None:
     from SSLRemoteSensing.reports.image_grid import COMPRESSION, png_path
     from SSLRemoteSensing.training.settings import split
     from SSLRemoteSensing.workflows.doctor.images import is_fine_tuning
-    from SSLRemoteSensing.workflows.pretraining import PretextData, check_pretext, open_images
+    from SSLRemoteSensing.workflows.pretraining import (
+        PretextConfig,
+        PretextData,
+        check_pretext,
+        open_images,
+    )
 
-    config = read_config(args)
+    config = read_config(args, Part(PretextConfig))
     if is_fine_tuning(config):
         command = command_line("tools/show_labels.py")
         raise UserError(f"config file {args.config_file}: is for fine-tuning; {command} shows it")
@@ -46,11 +52,10 @@ def main() -> None:
     keys, settings = split(config["train_cfg"], PretextData)
     channels = config["backbone_cfg"].get("in_channels", 3)
     dataset = open_images(keys["train_data"], channels, settings.seed)
-    classes = figures.class_names(dataset)
     samples = figures.first_samples(dataset, settings, args.epoch, args.samples)
     title = f"{config['name']}: {len(dataset)} images, epoch {args.epoch}, seed {dataset.seed}"
     page = figures.draw_samples(samples, channels, f"{title}, from the first batch on")
     write_png(output, page, COMPRESSION)
-    for line in [title, *figures.describe(samples, classes)]:
+    for line in [title, *figures.describe(samples, dataset)]:
         print_line(line)
     print_summary({"picture": output}, [command_line("train.py", *config_words(args))])

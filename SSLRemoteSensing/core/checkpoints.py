@@ -1,4 +1,4 @@
-"""Save and read `.pth` files; nothing else in the package touches one. `read` takes `.safetensors`
+"""Save and read `.pth` files; nothing else in the package touches one. `read` takes safetensors
 too.
 
 A torch file is a zip archive with a CRC of each member, by which damage shows. A checkpoint of a
@@ -20,10 +20,19 @@ from torch import Tensor, nn
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import atomic, sha256, write_bytes
+from SSLRemoteSensing.core.foreign_files import (
+    Holder,
+    is_safetensors,
+    lines_to_save,
+    read_outline,
+    safe_globals,
+    what_it_is,
+)
 
 VERSION = 2
 MOST_VALUES = 2**20  # in one file; a list that holds itself has no end
 MOST_REPEATED = 2**30  # bytes of tensors beyond what the file has: one value can stand for many
+NO_CHECKPOINT, OTHER_FILE = "damaged or no checkpoint", "; take another file, or an epoch_*.pth"
 
 
 class Damaged(UserError):
@@ -33,7 +42,8 @@ class Damaged(UserError):
 def read(path: str | Path) -> dict:
     """The contents of a `.pth` file, on the CPU, without running any code that a pickle may carry.
 
-    A `.safetensors` file gives its tensors by name; one of ours dict(model=tensors, card).
+    Objects of plain classes come out as `foreign_files.Holder`. A safetensors file gives its
+    tensors by name; one of ours dict(model=tensors, card).
 
     Raises:
         Damaged: it cannot be read, is not a dict of tensors and plain values, claims more than it
@@ -47,31 +57,53 @@ def read(path: str | Path) -> dict:
         path.open("rb").close()
     except OSError as error:  # no permission, a lost mount: the file may be whole
         raise UserError(f"weights {path}: cannot be opened ({error.strerror})") from error
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" or is_safetensors(path):
         return read_safetensors(path)
     try:
-        check_archive(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            contents = torch.load(path, map_location="cpu", weights_only=True)
-        check_values(contents)
-        if not isinstance(contents, dict):
-            raise Damaged(f"holds a {type(contents).__name__}, expected a state_dict")
+        contents = load(path)
     except Exception as error:  # bytes of any kind may stand in the file, and any error come of it
-        reason = str(error) if isinstance(error, Damaged) else "damaged or no checkpoint"
-        if re.search("Unsupported (global|class)", str(error)):
-            reason = "holds Python objects besides weights"
-        raise Damaged(
-            f"weights {path}: refused, {reason}; take another file, or an epoch_*.pth"
-        ) from error
+        raise Damaged(f"weights {path}: refused, {reason_of(error, path)}") from error
     contents.pop("checksum", None)  # of version 1
     version = contents.pop("format_version", 1)
-    if version not in (1, VERSION):
+    if isinstance(version, int) and version > VERSION:  # another tool's may be anything
         raise UserError(
             f"weights {path}: format_version {version} is of a later release, this one reads "
             f"{VERSION}; install that release"
         )
     return contents
+
+
+def load(path: Path) -> dict:
+    if what_it_is(path):
+        raise Damaged(NO_CHECKPOINT)
+    check_archive(path)
+    with warnings.catch_warnings(), torch.serialization.safe_globals(safe_globals()):
+        warnings.simplefilter("ignore")
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    check_values(contents)
+    if isinstance(contents, list | tuple) and any(isinstance(part, dict) for part in contents):
+        contents = dict(enumerate(contents))
+    if not isinstance(contents, dict):
+        raise Damaged(f"holds a {type(contents).__name__}, expected a state_dict{OTHER_FILE}")
+    return contents
+
+
+def reason_of(error: Exception, path: Path) -> str:
+    """Why a file is refused, and what to do."""
+    reason = None
+    if foreign_class := re.search(r"GLOBAL (\S+)", str(error)):
+        name = foreign_class[1] if "." in foreign_class[1] else f"builtins.{foreign_class[1]}"
+        reason = f"holds a {name}, whose code is not run"
+    elif "Unsupported operand" in str(error) and read_outline(path) is not None:
+        reason = "has another pickle_protocol than torch's own"
+    if reason:
+        return (
+            f"{reason}; of a file you trust save the weights alone: import torch; "
+            f"{lines_to_save(path)}"
+        )
+    if what := what_it_is(path):
+        return f"{NO_CHECKPOINT}; it is {what}"
+    return str(error) if isinstance(error, Damaged) else NO_CHECKPOINT + OTHER_FILE
 
 
 def check_archive(path: Path) -> None:
@@ -81,9 +113,15 @@ def check_archive(path: Path) -> None:
         return
     with zipfile.ZipFile(path) as archive:
         if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
-            raise Damaged("claims more bytes than it has")
+            raise Damaged(f"claims more bytes than it has{OTHER_FILE}")
         if archive.testzip() is not None:
-            raise Damaged("damaged, not what was written")
+            outline = read_outline(path)
+            if isinstance(outline, dict) and "format_version" in outline:
+                raise Damaged(f"damaged, not what was written{OTHER_FILE}")
+            raise Damaged(
+                "damaged, or saved by a torch that was told to write no CRC; take another copy, or "
+                f"of a file you trust: import torch; {lines_to_save(path)}"
+            )
 
 
 def check_values(contents) -> None:
@@ -94,13 +132,15 @@ def check_values(contents) -> None:
         value = values.pop()
         if isinstance(value, Tensor):
             if value.layout != torch.strided or value.is_meta or value.is_conj():
-                raise Damaged("holds a tensor that is not plain memory")
+                raise Damaged(f"holds a tensor that is not plain memory{OTHER_FILE}")
             repeated_bytes += max(0, value.nbytes - value.untyped_storage().nbytes())
         elif isinstance(value, dict | list | tuple):
             values += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, Holder):
+            values.append(value.state)
         count += 1
         if count > MOST_VALUES or repeated_bytes > MOST_REPEATED:
-            raise Damaged("claims more than it holds")
+            raise Damaged(f"claims more than it holds{OTHER_FILE}")
 
 
 def write(path: str | Path, contents: dict) -> None:
@@ -125,11 +165,12 @@ def read_network(path: str | Path, classes: Sequence[str]) -> dict:
     """The contents of a run's checkpoint, its network not yet in any module; a `UserError` for one
     of no network, or of other classes."""
     contents = read(path)
-    if "model" not in contents:
+    if not isinstance(contents.get("model"), dict):
         raise UserError(
             f"weights {path}: no checkpoint of a network; a backbone.pth goes to --backbone"
         )
-    card_classes = contents.get("card", {}).get("classes", list(classes))
+    card = contents.get("card")
+    card_classes = card.get("classes", list(classes)) if isinstance(card, dict) else list(classes)
     if card_classes != list(classes):
         raise UserError(
             f"weights {path}: trained on classes {card_classes}, the config has {list(classes)}"
@@ -139,12 +180,25 @@ def read_network(path: str | Path, classes: Sequence[str]) -> dict:
 
 def load_network(model: nn.Module, contents: dict, source: str | Path) -> None:
     """Load what `read_network` read from `source` into `model`, every entry of it; a `UserError`
-    where it is of another network."""
+    where it is of another network, or not finite."""
+    check_finite(contents["model"], source)
     try:
         model.load_state_dict(contents["model"])
     except (KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"weights {source}: not of the config's network ({reason})") from error
+
+
+def check_finite(weights: dict[str, Tensor], source: str | Path) -> None:
+    """Raise a `UserError` that names the first entry of `weights` with NaN or infinity."""
+    for name, value in weights.items():
+        # As the networks have them: what is too large for their type is infinite there.
+        numbers = value.float() if isinstance(value, Tensor) else torch.zeros(0)
+        if not numbers.sum().isfinite() and not numbers.isfinite().all():  # a sum can overflow
+            raise UserError(
+                f"weights {source}: {name} holds values that are not finite; take other weights, "
+                f"or an epoch_*.pth from before that"
+            )
 
 
 def export_backbone(folder: Path, weights: dict[str, Tensor], card: dict) -> None:
@@ -198,9 +252,12 @@ def read_safetensors(path: Path) -> dict:
             texts = file.metadata() or {}
         card = json.loads(texts["card"]) if {"card", "checksum"} <= texts.keys() else None
     except Exception as error:  # the library's own error, or one of the system's or of torch
+        what = f"; it is {what_it_is(path)}" if what_it_is(path) else "; take another copy"
+        if zipfile.is_zipfile(path) and not what_it_is(path):
+            what = f"; it is one of torch.save: rename it to {path.stem}.pth"
+        reason = " ".join(str(error).split())[:120]
         raise Damaged(
-            f"weights {path}: refused, damaged or no safetensors file "
-            f"({' '.join(str(error).split())[:120]}); take another copy"
+            f"weights {path}: refused, damaged or no safetensors file ({reason}){what}"
         ) from error
     if not isinstance(card, dict):  # not one of ours
         return tensors

@@ -5,11 +5,14 @@ from colorsys import hsv_to_rgb
 
 import numpy as np
 
+from SSLRemoteSensing.core.drawing import plain_figures
+
 IGNORE = 255  # in a label: not scored
 
 NOT_SCORED = (0, 0, 0)
 
 
+@plain_figures()
 def default_palette(num_classes: int) -> list[tuple[int, int, int]]:
     """Distinct colours, R, G, B, the first of them a light grey for the background."""
     from matplotlib import colormaps

@@ -141,21 +141,24 @@ def start(program: str, commands: Mapping[str, tuple[str, str]], words: list[str
 
 def config_words(args: argparse.Namespace, *names: str) -> list[str]:
     """The config's flags, and those of `names` that were given, for a command that goes with it."""
-    words = ["--config_file", args.config_file]
-    for name in (*PATHS, *names):
-        if getattr(args, name, None) is not None:
-            words += [f"--{name}", str(getattr(args, name))]
+    words = []
+    for name in ("config_file", *PATHS, *names):
+        if (value := getattr(args, name, None)) is not None:
+            is_like_flag = str(value).startswith("-")
+            words += [f"--{name}={value}"] if is_like_flag else [f"--{name}", str(value)]
     return [*words, "--set", *overrides(args)] if overrides(args) else words
 
 
-def read_config(args: argparse.Namespace, pretrained: bool | str | None = None) -> dict:
-    """The config that the flags of `Flags.config` ask for, `pretrained` from `starting_weights` in
-    place of backbone_cfg.pretrained. Raises as `load_config`."""
+def read_config(
+    args: argparse.Namespace, *schemas: object, pretrained: bool | str | None = None
+) -> dict:
+    """The config that the flags of `Flags.config` ask for, of one of `schemas`, with `pretrained`
+    of `starting_weights` in place of backbone_cfg.pretrained. Raises as `load_config`."""
     folders = {key: getattr(args, key) for key in PATHS if getattr(args, key, None)}
     paths = [
         f"train_cfg.{key.removesuffix('_path')}.{key}={folder!r}" for key, folder in folders.items()
     ]
-    config = load_config(args.config_file, [*overrides(args), *paths])
+    config = load_config(args.config_file, [*overrides(args), *paths], schemas)
     # Without such a dict the check of the config says what is wrong.
     if pretrained is not None and isinstance(config.get("backbone_cfg"), dict):
         config["backbone_cfg"]["pretrained"] = pretrained

@@ -59,11 +59,14 @@ class Chain:
     table: Mapping[str, Callable]
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> dict:
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), schemas: Sequence[Any] = ()
+) -> dict:
     """Run the config file at `path` and return its `config`, with `a.b.c=VALUE` overrides applied.
 
-    A VALUE is a Python literal, or else a string. Keys of the published repository that do nothing
-    are dropped with a line on stderr each.
+    A VALUE is a Python literal, or else a string; it is one as well where the first of `schemas`
+    that knows the key wants text: a folder may be called 2024_05_01. Keys of the published
+    repository that do nothing are dropped with a line on stderr each.
 
     Raises:
         UserError: no such file, an error in it, no `config` dict in it, or a malformed override.
@@ -82,19 +85,22 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> dict:
             config = copy.deepcopy(names["config"])
         except TypeError as error:
             raise UserError(f"holds more than plain values ({error})") from error
-    for text in overrides:
-        override(config, text)
+    for known in ((), schemas):  # a `name` that is set later may say what a key takes
+        for text in overrides:
+            override(config, text, known)
     for line in drop_idle_keys(config):
         print(line, file=sys.stderr)
     return config
 
 
-def override(config: dict, text: str) -> None:
+def override(config: dict, text: str, schemas: Sequence[Any] = ()) -> None:
     """Apply one `a.b.c=VALUE` to `config` in place; parents that are missing or None are made."""
     keys, equals, value = text.partition("=")
-    *parents, last = keys.strip().split(".")
+    *parents, last = path = keys.strip().split(".")
     if not equals or not last or "" in parents:
         raise UserError(f"--set {text!r}: write it as key.key=VALUE")
+    annotations = (annotation_at(schema, config, path) for schema in schemas)
+    annotation = next((x for x in annotations if x is not None), Any)
     for depth, key in enumerate(parents):
         if config.get(key) is None:
             config[key] = {}
@@ -102,10 +108,42 @@ def override(config: dict, text: str) -> None:
         if not isinstance(config, dict):
             parent = ".".join(parents[: depth + 1])
             raise UserError(f"--set {text!r}: {parent} is {config!r} and has no keys")
+    config[last] = read_value(value, annotation)
+
+
+def read_value(text: str, annotation: Any) -> Any:
+    """The value that `text` writes as a Python literal; the text where it is none, or is of a kind
+    that `annotation` does not take and text is."""
     try:
-        config[last] = ast.literal_eval(value.strip())
+        value = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError):
-        config[last] = value
+        return text
+    # None and, where a list would do, a list with a mistake in it are no text.
+    if value is None or (isinstance(value, list | tuple) and fits([], annotation)):
+        return value
+    return text if fits(text, annotation) and not fits(value, annotation) else value
+
+
+def annotation_at(schema: Any, config: Any, path: Sequence[str]) -> Any:
+    """The annotation of the key of `config` at `path`; None where `schema` has no such key."""
+    mark = mark_of(schema)
+    if not path or mark is None:
+        return None if path else schema
+    key, *rest = path
+    config = config if isinstance(config, dict) else {}
+    if isinstance(mark, OneOf):
+        owner = str if key == "name" else mark.table.get(str(config.get("name")))
+        if owner in (str, None):
+            return owner
+        mark = Part(owner, mark.given)
+    keys = {key: (OneOf(mark.table), False)} if isinstance(mark, Chain) else parameters(mark)
+    return annotation_at(keys[key][0], config.get(key), rest) if key in keys else None
+
+
+def mark_of(schema: Any) -> Part | OneOf | Chain | None:
+    """The mark that `schema` is, or that stands in it as an annotation."""
+    marks = (schema, *getattr(schema, "__metadata__", ()))
+    return next((mark for mark in marks if isinstance(mark, Part | OneOf | Chain)), None)
 
 
 def drop_idle_keys(config: dict) -> list[str]:
@@ -124,8 +162,7 @@ def check(schema: Any, value: Any, path: str = "config") -> list[str]:
     """Compare `value` with `schema` at every depth; return one line a problem, none if it fits.
     `schema` is a mark of this module or any type annotation. Nothing is built or opened."""
     if typing.get_origin(schema) is Annotated:
-        kind, *marks = typing.get_args(schema)
-        mark = next((mark for mark in marks if isinstance(mark, Part | OneOf | Chain)), None)
+        kind, mark = typing.get_args(schema)[0], mark_of(schema)
         if mark is None or (value is None and type(None) in typing.get_args(kind)):
             return check(kind, value, path)
         return check(mark, value, path)

@@ -5,6 +5,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TextIO
 
 from tqdm import tqdm
@@ -113,7 +114,13 @@ def command_line(script: str, *arguments: object) -> str:
     """A command of this repository, quoted so that it can be copied into a shell; of `sslrs` or
     `python -m SSLRemoteSensing`, where that started this program."""
     words = [*program().split(), *COMMANDS[script].split()] if program() else ["python", script]
-    return shlex.join([*words, *map(str, arguments)])
+    return shell_line(*words, *arguments)
+
+
+def shell_line(*words: object) -> str:
+    """A command that can be copied into a shell; a path that begins with a dash is no flag."""
+    texts = (f"./{x}" if isinstance(x, Path) and str(x).startswith("-") else str(x) for x in words)
+    return shlex.join(texts)
 
 
 def this_command(words: Sequence[str] | None = None) -> str:

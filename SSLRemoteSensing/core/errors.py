@@ -73,6 +73,8 @@ def run_command(main: Callable[[], None], message: str = "stopped") -> None:
     # It asks a run for a checkpoint; before its first step there is none to write.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     PRESSES.clear()
+    if hasattr(sys.stdout, "reconfigure"):  # a class may have a name that LANG=C cannot spell
+        sys.stdout.reconfigure(errors="backslashreplace")
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, note_ctrl_c)
     try:

@@ -48,7 +48,7 @@ def flush(path: Path) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Write a small text file whole or not at all."""
     with atomic(path) as part:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -70,10 +70,30 @@ def make_folder(path: str | Path, key: str) -> Path:
     return path
 
 
+def require_folder(path: str | Path, key: str) -> None:
+    """Raise a `UserError` where `make_folder` would; nothing is made."""
+    path = Path(path)
+    place = nearest(path)
+    longest_name = os.pathconf(place, "PC_NAME_MAX")
+    if any(len(os.fsencode(part)) > longest_name for part in path.parts):
+        name = f"{str(path)[:40]}..."
+        raise UserError(f"{key}={name}: a name of more than {longest_name} bytes; shorten it")
+    if not place.is_dir():
+        raise UserError(f"{key}={path}: {place} is a file, not a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{key}={path}: {place} cannot be written to")
+
+
+def nearest(path: Path) -> Path:
+    """`path`, or the first of its parents that exists."""
+    path = path.absolute()
+    return next(place for place in (path, *path.parents) if os.path.exists(place))
+
+
 def read_json(path: str | Path) -> dict:
     """The object in the JSON file `path`; empty where there is none, or none that can be read."""
     try:
-        contents = json.loads(Path(path).read_text())
+        contents = json.loads(Path(path).read_bytes())
     except (OSError, ValueError):
         return {}
     return contents if isinstance(contents, dict) else {}

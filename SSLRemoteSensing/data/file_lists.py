@@ -1,14 +1,26 @@
 """Find the images that a config names."""
 
+import codecs
 import fnmatch
+import glob
 import os
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
+
+# What systems and their servers put beside files: .DS_Store, ._a.png, previews, waste.
+HIDDEN = (".", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN")
+SPELLINGS = (("jpg", "jpeg"), ("tif", "tiff"))
+IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".webp"}
+EVERY_IMAGE = ("**/*.png", "**/*.jpg", "**/*.tif", "**/*.tiff")
+LABEL_FOLDER = re.compile(r"(?:labels?|masks?|ann_dir|annotations?|gts?)(?:_(?:png|tif))?")
+LABEL_SUFFIX = re.compile(r"(.+)[_-](?:labels?|masks?|gt)", re.IGNORECASE)
 
 
 def find_images(
@@ -19,7 +31,9 @@ def find_images(
 ) -> list[str]:
     """Every image of `data_path` that `exclude` does not name, sorted by path, each once.
 
-    Paths are strings: for 100,000 files, Path objects alone would take a second to make.
+    Hidden files and folders are passed over. A pattern's ending is meant in any case and spelling:
+    '*.jpg' finds a.JPG and a.jpeg too. What its ending alone keeps out is said on stderr. Paths are
+    strings: for 100,000 files, Path objects alone would take a second to make.
 
     Args:
         data_path: a folder, searched with the pattern or patterns of `data_format` (`**` goes into
@@ -33,43 +47,90 @@ def find_images(
     """
     root, (path_key, format_key) = Path(data_path), keys
     if os.path.isfile(root):  # which says no to a path that cannot be, where Path raises
-        files = [str(root.parent / line) for line in listing(root, path_key)]
-        if not files:
-            raise UserError(f"{path_key} {root}: the list is empty; write one image path a line")
-        missing = [file for file in files if not os.path.isfile(file)]
-        if missing:
-            raise UserError(
-                f"{path_key} {root}: {len(missing)} of {len(files)} files do not exist, first "
-                f"{missing[0]}"
-            )
-        return leave_out(list(dict.fromkeys(files)), root.parent, exclude)
+        return leave_out(listed_images(root, path_key), root.parent, exclude)
     if not os.path.isdir(root):
         raise UserError(f"{path_key} {root}: no such folder or list file; set {path_key}")
     patterns = [data_format] if isinstance(data_format, str) else list(data_format)
     patterns = [pattern.removeprefix("./") for pattern in patterns]
+    names_in: dict[tuple[str, ...], list[str]] = {}
     for pattern in patterns:
         if not pattern or pattern.startswith("/") or ".." in pattern.split("/"):
             raise UserError(f"{format_key}={pattern!r}: write it like '**/*.jpg', below {path_key}")
-    folders = list_folders(root)
-    files = sorted(
-        {
-            f"{folder}{name}"
-            for pattern in patterns
-            for folder, names in folders
-            if in_folder(folder.split("/")[:-1], pattern.split("/")[:-1])
-            for name in fnmatch.filter(names, pattern.rpartition("/")[2])
-        }
-    )
+        *parents, name = pattern.split("/")
+        if os.path.isdir(root.joinpath(*parents)):  # what exists is no pattern
+            parents = [glob.escape(part) for part in parents]
+        if os.path.isfile(root / pattern):
+            name = glob.escape(name)
+        names_in.setdefault(tuple(parents), []).append(name)
+    rules = [(parents, as_regex(names)) for parents, names in names_in.items()]
+    folders, files, others = list_folders(root), [], []
+    for folder, names in folders:
+        parts = tuple(folder.split("/")[:-1])
+        matching = [regex.match for parents, regex in rules if in_folder(parts, parents)]
+        taken = {name for match in matching for name in names if match(name)}
+        files += [f"{folder}{name}" for name in taken]
+        if matching and len(taken) < len(names):
+            others += [f"{folder}{name}" for name in names if name not in taken]
     if not files:
         endings = Counter(Path(name).suffix or "none" for _, names in folders for name in names)
         counts = ", ".join(f"{n} {ending}" for ending, n in endings.most_common(4)) or "no files"
         name, remedy = "", ""
         if format_key:
-            name, remedy = f"{format_key}=", f"; set {format_key}, '**/*.jpg' searches sub-folders"
+            example = next((x for x, _ in endings.most_common() if is_image(x)), ".jpg")
+            name = f"{format_key}="
+            remedy = f"; set {format_key}, '**/*{example}' searches sub-folders"
         raise UserError(
             f"{path_key} {root}: no image matches {name}{data_format!r} (there: {counts}){remedy}"
         )
-    return leave_out([f"{root}/{file}" for file in files], root, exclude)
+    if others and format_key == "data_format":
+        say_left_out(f"{path_key} {root}", others, files, names_in.values())
+    return leave_out([f"{root}/{file}" for file in sorted(files)], root, exclude)
+
+
+def listed_images(file: Path, key: str) -> list[str]:
+    """The images that a text file lists, each once, in its order."""
+    lines, root = listing(file, key), file.parent
+    if not lines:
+        raise UserError(f"{key} {file}: the list is empty; write one image path a line")
+    files = [str(root / line) for line in lines]
+    for index, path in enumerate(files):
+        if not os.path.isfile(path):
+            files[index] = locate(root, lines[index]) or path
+    files = [path for path in files if not is_hidden(os.path.basename(path))]
+    missing = [path for path in files if not os.path.isfile(path)]
+    if missing or not files:
+        first = f", first {missing[0]}" if missing else ""
+        raise UserError(
+            f"{key} {file}: {len(missing)} of {len(files)} files do not exist{first}; write one "
+            f"path a line, absolute or relative to {root}"
+        )
+    return list(dict.fromkeys(files))
+
+
+def say_left_out(
+    where: str, others: Sequence[str], files: Sequence[str], names: Iterable[Sequence[str]]
+) -> None:
+    """Say which of `others`, that no pattern matches, are images kept out by their ending alone.
+
+    A label is none, nor is what has the name of an image that is taken: its label, or a preview.
+    """
+    heads = {name.rpartition(".")[0] for group in names for name in group}
+    head = re.compile("|".join(map(fnmatch.translate, heads)))
+    stems = {stem(file) for file in files}
+    images = [
+        file
+        for file in others
+        if is_image(file) and stem(file) not in stems and head.match(stem(file))
+        and not LABEL_SUFFIX.fullmatch(stem(file))
+        and not any(LABEL_FOLDER.fullmatch(part) for part in file.lower().split("/")[:-1])
+    ]  # fmt: skip
+    if images:
+        endings = sorted({os.path.splitext(file)[1] for file in images})
+        what = (
+            f"ending {endings[0]} is" if len(endings) == 1 else f"endings {', '.join(endings)} are"
+        )
+        total = len(images) + len(files)
+        warn(f"{where}: {len(images)} of {total} images left out: {what} not in data_format")
 
 
 def leave_out(files: list[str], root: Path, exclude: str | Path | None) -> list[str]:
@@ -97,6 +158,10 @@ def leave_out(files: list[str], root: Path, exclude: str | Path | None) -> list[
     paths = [real_path(file) for file in files]
     others = sorted(line_of.keys() - set(paths))
     wrong_lines = [line_of[path] for path in others if not os.path.exists(path)]
+    for line in list(wrong_lines):
+        if file := locate(root, line):
+            line_of[real_path(file)] = line
+            wrong_lines.remove(line)
     if wrong_lines:
         warn(
             f"exclude {exclude}: {len(wrong_lines)} of {len(lines)} lines name no file, first "
@@ -110,7 +175,7 @@ def leave_out(files: list[str], root: Path, exclude: str | Path | None) -> list[
 
 def list_folders(root: Path) -> list[tuple[str, list[str]]]:
     """(folder below `root` with a '/' at its end, its files' names), `root` itself as ''; links to
-    folders are followed, each real folder once."""
+    folders are followed, each real folder once. What is hidden is left out."""
     folders, real_folders = [], set()
     for folder, sub_folders, names in os.walk(root, followlinks=True):
         real_folder = os.path.realpath(folder)
@@ -118,36 +183,116 @@ def list_folders(root: Path) -> list[tuple[str, list[str]]]:
             sub_folders.clear()
             continue
         real_folders.add(real_folder)
+        sub_folders[:] = [name for name in sub_folders if not is_hidden(name)]
         below = os.path.relpath(folder, root).replace(os.sep, "/")
+        names = [name for name in names if not name.startswith(HIDDEN)]
         folders.append(("" if below == "." else f"{below}/", names))
     return folders
 
 
-def in_folder(parts: list[str], pattern: list[str]) -> bool:
+def is_hidden(path: str) -> bool:
+    """Whether a path leads through what the user did not put there."""
+    return any(part.startswith(HIDDEN) for part in path.split("/"))
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is called as images are, or an ending is one of theirs."""
+    return f".{name.rpartition('.')[2].lower()}" in IMAGE_ENDINGS
+
+
+def in_folder(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     """Whether the folders `parts` match those of a pattern, in which '**' is any number of them."""
-    if pattern[:1] == ["**"]:
+    if pattern and pattern[0] == "**":
         return any(in_folder(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
     if not pattern or not parts:
-        return pattern == parts
-    return fnmatch.fnmatchcase(parts[0], pattern[0]) and in_folder(parts[1:], pattern[1:])
+        return len(pattern) == len(parts)
+    is_match = fnmatch.fnmatchcase(parts[0], pattern[0]) or parts[0] == pattern[0]
+    return is_match and in_folder(parts[1:], pattern[1:])
+
+
+def as_regex(names: Iterable[str]) -> re.Pattern:
+    """What matches the file names that any of the patterns `names` stands for."""
+    options = dict.fromkeys(option for name in names for option in spellings(name))
+    return re.compile("|".join(map(fnmatch.translate, options)))
+
+
+def spellings(name: str) -> list[str]:
+    """The patterns that the pattern of a file's name stands for: its ending in any case, .jpeg and
+    .jpg alike; and with brackets, which may also be those of a name, as they are written.
+
+    >>> spellings("a*.TIF")
+    ['a*.[tT][iI][fF]', 'a*.[tT][iI][fF][fF]']
+    """
+    patterns = []
+    for option in dict.fromkeys([name, name.replace("[", "[[]")]):
+        head, dot, ending = option.rpartition(".")
+        group = next((group for group in SPELLINGS if ending.lower() in group), [ending])
+        any_case = [
+            re.sub("[a-z]", lambda match: f"[{match[0]}{match[0].upper()}]", spelling.lower())
+            for spelling in group
+        ]
+        is_plain = dot and "[" not in ending
+        patterns += [f"{head}.{ending}" for ending in any_case] if is_plain else [option]
+    return patterns
+
+
+def as_spelled(name: str) -> str:
+    """`name` with its ending in small letters and its shorter spelling."""
+    head, dot, ending = name.rpartition(".")
+    ending = ending.lower()
+    shortest = next((group[0] for group in SPELLINGS if ending in group), ending)
+    return f"{head}{dot}{shortest}"
+
+
+def match_paths(text: str) -> list[str]:
+    """The files that a path with wildcards (`*`, `?`, `[...]`, `**`) names, sorted. Folders that
+    exist are none of its wildcards, and endings are as in `find_images`."""
+    parts = text.split("/")
+    depth = len(parts) - 1
+    while depth and not os.path.isdir("/".join(parts[:depth]) + "/"):
+        depth -= 1
+    root, rest = "".join(f"{part}/" for part in parts[:depth]), parts[depth:-1]
+    patterns = {
+        f"{glob.escape(root)}{'/'.join([*parents, name])}"
+        for parents in (rest, [part.replace("[", "[[]") for part in rest])
+        for name in spellings(parts[-1])
+    }
+    paths = {path for pattern in patterns for path in glob.glob(pattern, recursive=True)}
+    return sorted(x for x in paths if os.path.isfile(x) and not is_hidden(x.removeprefix(root)))
 
 
 def listing(path: Path, key: str) -> list[str]:
     """The lines of a text file that are neither empty nor comments.
 
+    It may be UTF-8 or UTF-16, as editors of Windows write it, with the line ends of any system.
     Names that are no UTF-8 come back as Python has them from the system. Blanks belong to a name.
     """
     try:
-        text = path.read_bytes().decode("utf-8", "surrogateescape")
+        data = path.read_bytes()
+        is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = data.decode("utf-16" if is_wide else "utf-8-sig", "surrogateescape")
         reason = "no text file" if "\0" in text else None
     except OSError as error:
         reason = error.strerror
+    except UnicodeError:
+        reason = "no text file"
     if reason:
         raise UserError(
             f"{key} {path}: cannot be read ({reason}); expected a text file of one path a line"
         )
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
-    return [line for line in lines if line.strip() and not line.startswith("#")]
+    lines = [line.removesuffix("\r") for line in text.split("\n" if "\n" in text else "\r")]
+    return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def locate(root: Path, line: str) -> str | None:
+    """The file that a line of a list means where there is none of just that name: with blanks or
+    quotes around it, backslashes for slashes, or letters as another system has them."""
+    bare = line.strip().strip("\"'")
+    names = [line.strip(), bare, bare.replace("\\", "/")]
+    names += [unicodedata.normalize(form, names[-1]) for form in ("NFC", "NFD")]
+    names.append(os.fsencode(bare).decode("cp1252", "replace"))
+    paths = (os.path.join(root, name) for name in names)
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def as_listed(path: str) -> bool:

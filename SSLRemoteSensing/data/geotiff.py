@@ -1,38 +1,39 @@
-"""Open a TIFF, GeoTIFF or PNG and read rows of it, by rasterio, with errors that name the file."""
+"""Open what GDAL reads, TIFF above all, and read rows of it, with errors that name the file."""
 
 import logging
 import os
 import re
+import shlex
 import stat
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 
 import numpy as np
 
-from SSLRemoteSensing.core.errors import UnreadableImage
+from SSLRemoteSensing.core.errors import UnreadableImage, UserError
+from SSLRemoteSensing.data.formats import TIFF_BEGINS
 
 # Read whole by GDAL's own quick way, a PNG that is cut short would give anything, and no error.
 os.environ.setdefault("GDAL_PNG_WHOLE_IMAGE_OPTIM", "NO")
 # Filters of warnings belong to the process: two threads must not change them at a time.
 _filters = threading.Lock()
 # Of GDAL's many drivers some follow addresses and paths that a file names, whatever its ending.
-DRIVERS = ("GTiff", "PNG")
-# What a file is read as where its name says so, and whoever names it means that.
-DRIVER_OF = {".jpg": "JPEG", ".jpeg": "JPEG", ".jp2": "JP2OpenJPEG", ".img": "HFA", ".vrt": "VRT"}
+DRIVERS = ("GTiff", "PNG", "JPEG", "JP2OpenJPEG", "BMP", "GIF", "WEBP")
+# Those that are tried where a file's name says so, and whoever names it means that.
+DRIVER_OF = {".img": "HFA", ".vrt": "VRT", ".asc": "AAIGrid"}
 # What GDAL only logs of a JPEG inside a file, where it fills what is missing with grey.
 DAMAGE = re.compile(r"jpeglib|libjpeg|corrupt|premature", re.IGNORECASE)
-TIFF_BEGINS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 class Tiff:
     """An open file: height, width, count of bands, dtype, crs and transform (None where absent).
 
-    has_nodata, has_alpha: whether some pixels may be empty by a value or mask, or by a band that
-    is called alpha.
+    has_nodata: whether some pixels may be empty by a value or mask; has_nodata_but_0: by other than
+    the value 0, which the network takes for an empty pixel.
     """
 
     def __init__(self, path: Path, source):
@@ -41,14 +42,26 @@ class Tiff:
         self.dtype = np.dtype(source.dtypes[0])
         self.crs = source.crs
         self.transform = None if source.transform.is_identity else source.transform
-        flags = {flag.name for flag in source.mask_flag_enums[0]}
-        self.has_alpha, self.has_nodata = "alpha" in flags, flags.isdisjoint(("all_valid", "alpha"))
+        flags = [{flag.name for flag in band} for band in source.mask_flag_enums]
+        masking = [
+            (names, value)
+            for names, value in zip(flags, source.nodatavals, strict=True)
+            if names.isdisjoint(("all_valid", "alpha"))
+        ]
+        self.has_nodata = bool(masking)
+        self.has_nodata_but_0 = any(names != {"nodata"} or value != 0 for names, value in masking)
 
     @cached_property
     def palette(self) -> np.ndarray | None:
         """Colours uint8 (256 or 65536, 3) where the file holds indices of a palette."""
         has_palette = self.colours[0] == "palette"
         return np.ascontiguousarray(self.colour_table[:, :3]) if has_palette else None
+
+    @property
+    def clear(self) -> np.ndarray | None:
+        """Which indices of a palette stand for transparent pixels, bool (N,); None: none does."""
+        clear = self.palette is not None and self.colour_table[:, 3] == 0
+        return clear if np.any(clear) else None
 
     @cached_property
     def colour_table(self) -> np.ndarray:
@@ -63,6 +76,12 @@ class Tiff:
     def data_bands(self) -> list[int]:
         """The bands, counted from 1, that are not called alpha."""
         return [band for band, name in enumerate(self.colours, start=1) if name != "alpha"]
+
+    def alpha_beside(self, bands: Sequence[int]) -> int | None:
+        """The band called alpha that masks where `bands` are taken and it is none of them, as near
+        infrared is often called so."""
+        others = {*range(1, self.count + 1)}.difference(self.data_bands, bands)
+        return min(others, default=None)
 
     @property
     def is_cmyk(self) -> bool:
@@ -84,10 +103,39 @@ class Tiff:
         with reading(self.path), no_damage():
             return self.source.read(list(bands), window=((y, y + height), (x, width and x + width)))
 
-    def mask(self, y: int, height: int, x: int = 0, width: int | None = None) -> np.ndarray:
-        """uint8 (height, width), 0 where there is no data; whole rows by default."""
-        with reading(self.path):
-            return self.source.dataset_mask(window=((y, y + height), (x, width and x + width)))
+    def read(
+        self,
+        bands: Sequence[int],
+        y: int,
+        height: int,
+        x: int = 0,
+        width: int | None = None,
+        alpha: int | None = None,
+        clear: np.ndarray | None = None,
+        with_0: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """`rows`, and where these hold no data: bool (bands or 1, height, width), None: nowhere.
+
+        By the value or mask of each band, or NaN in any.
+
+        Args:
+            alpha: a band that is 0 there.
+            clear: whether an index of a palette, the value of the band, stands for it.
+            with_0: find also where a 0 says so, which the network takes for an empty pixel anyway.
+        """
+        empty = []
+        planes = self.rows(bands if alpha is None else [*bands, alpha], y, height, x, width)
+        if alpha is not None:
+            planes, empty = planes[:-1], [planes[-1:] == 0]
+        if self.has_nodata if with_0 else self.has_nodata_but_0:
+            window = (y, y + height), (x, width and x + width)
+            with reading(self.path):
+                empty.append(self.source.read_masks(list(bands), window=window) == 0)
+        if clear is not None:
+            empty.append(clear[planes[:1]])
+        if planes.dtype.kind == "f" and (nan := np.isnan(planes).any(0, keepdims=True)).any():
+            empty.append(nan)
+        return planes, reduce(np.logical_or, empty) if empty else None
 
     def strips(self) -> Iterator[tuple[int, int]]:
         """First row and height of strips that are whole blocks of the file, some 2^22 pixels each,
@@ -100,32 +148,66 @@ class Tiff:
 
 @contextmanager
 def open_tiff(path: str | Path, beside: bool = False) -> Iterator[Tiff]:
-    """Open the file at `path`, a TIFF or PNG whatever its ending, or what `DRIVER_OF` says of it.
+    """Open the file at `path`, of one of `DRIVERS` whatever its ending, or as `DRIVER_OF` says.
 
     Args:
         path: a file, or what GDAL calls a member of a zip file, /vsizip/{FILE}/MEMBER.
-        beside: look at the files beside it too, which may hold its place on the map and a mask.
+        beside: look at all files beside it, which may hold its place on the map; else at those
+            alone that may hold a mask or nodata value, where there are such.
 
     Raises:
         UnreadableImage: missing, truncated or damaged, here or when rows are read; of another
             format.
+        UserError: several pages.
     """
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
     from rasterio.io import DatasetReader
 
-    path = Path(path)
+    path, listing = Path(path), None
     if path.parts[:2] != ("/", "vsizip"):  # which has been looked through when it was listed
         require_file(path)
+        listing = None if beside else "TRUE" if has_sidecar(path) else "EMPTY_DIR"
         if beside:
-            require_tiff_masks(path)
-    options = {} if beside else {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+            require_tiff_masks(path, os.listdir(path.parent))
+        elif listing == "TRUE":  # a folder of many files takes long to list
+            endings = (".msk", ".MSK", ".ovr", ".OVR")
+            require_tiff_masks(
+                path, [path.name + x for x in endings if os.path.exists(f"{path}{x}")]
+            )
+    options = {"GDAL_DISABLE_READDIR_ON_OPEN": listing} if listing else {}
     with reading(path), rasterio.Env(**options), _filters, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        driver = DRIVER_OF.get(path.suffix.lower())
-        source = DatasetReader(path, driver=[driver] if driver else list(DRIVERS))
+        own = [driver for ending, driver in DRIVER_OF.items() if path.suffix.lower() == ending]
+        source = DatasetReader(path, driver=[*DRIVERS, *own])
+        try:
+            require_one_page(path, source)
+        except BaseException:
+            source.close()
+            raise
     with source:
         yield Tiff(path, source)
+
+
+def require_one_page(path: Path, source) -> None:
+    """Raise a `UserError` for a TIFF of several pages. Smaller copies of the first are none: some
+    programs write overviews and thumbnails without saying what they are."""
+    from rasterio.io import DatasetReader
+
+    def is_copy(page: str) -> bool:
+        with DatasetReader(page, driver=["GTiff"]) as other:
+            height, width = other.shape
+        strays = abs(width * source.height - height * source.width) > max(source.shape)
+        return 2 * height <= source.height + 1 and not strays
+
+    # Of other formats the parts of one file are no images of their own.
+    pages = source.subdatasets if source.driver == "GTiff" else []
+    if len(pages) > 1 and not all(map(is_copy, pages[1:])):
+        command = f"rio convert {shlex.quote(pages[0])} page.tif"
+        raise UserError(
+            f"image {path}: has {len(pages)} pages; save the bands of an image as one page "
+            f"(tifffile: planarconfig='separate'), or one page alone: {command}"
+        )
 
 
 def require_file(path: str | Path) -> None:
@@ -138,10 +220,15 @@ def require_file(path: str | Path) -> None:
         raise UnreadableImage(f"image {path}: is no regular file; remove it")
 
 
-def require_tiff_masks(path: Path) -> None:
-    """Raise `UnreadableImage` where a mask or overview beside `path`, which GDAL opens with any
-    driver, is no TIFF."""
-    for name in os.listdir(path.parent):
+def has_sidecar(path: Path) -> bool:
+    """Whether there may be a mask or nodata value beside the file."""
+    return any(os.path.exists(f"{path}{ending}") for ending in (".msk", ".MSK", ".aux.xml"))
+
+
+def require_tiff_masks(path: Path, names: Sequence[str]) -> None:
+    """Raise `UnreadableImage` where a mask or overview among the `names` beside `path`, which GDAL
+    opens with any driver, is no TIFF."""
+    for name in names:
         if name.lower() in (f"{path.name}.msk".lower(), f"{path.name}.ovr".lower()):
             other = path.with_name(name)
             require_file(other)

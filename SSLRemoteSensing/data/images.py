@@ -1,7 +1,9 @@
-"""Read images and labels as arrays: JPEG and PNG by OpenCV, TIFF and GeoTIFF by rasterio."""
+"""Read images and labels as arrays: JPEG and PNG by OpenCV and Pillow, TIFF and others by GDAL.
+
+What a file holds decides, not its ending.
+"""
 
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,20 +11,33 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.core.files import write_bytes
-from SSLRemoteSensing.data.geotiff import open_tiff, require_file
+from SSLRemoteSensing.data.formats import (
+    HEAD,
+    JPEG,
+    JPEG_2000_BEGINS,
+    PNG,
+    TIFF_BEGINS,
+    has_transparency,
+    is_whole,
+    orientation_fault,
+    png_kind,
+)
+from SSLRemoteSensing.data.geotiff import DRIVER_OF, Tiff, has_sidecar, open_tiff, require_file
 
 # A file of a few bytes can claim any size. OpenCV refuses more than this before it allocates,
 # Pillow warns above its limit and refuses above twice that.
 MAX_PIXELS = 2**30
 MAX_BYTES = 2**33  # of the bands to read, as the file stores them
 PART = 2**22  # values that are converted at a time
+NO_MEMORY = "there is no memory to decode it; cut it into tiles, or remove it"
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 TIFF_ENDINGS = {".tif", ".tiff"}
-PNG = b"\x89PNG\r\n\x1a\n"
+UNKNOWN = "no JPEG, PNG, TIFF or JPEG 2000"
 
 
 def read_image(
@@ -35,7 +50,8 @@ def read_image(
 
     With three channels greyscale is repeated, a palette is looked up, alpha is dropped and CMYK is
     converted, so that any photograph gives R, G, B. Values of more than 8 bits are scaled linearly:
-    `max_value` becomes 255, by default the largest value of the file's integer type.
+    `max_value` becomes 255, by default the largest value of the file's integer type. What the file
+    says is no data, by a value, a mask or alpha, becomes 0.
 
     Args:
         bands: which bands of a multi-band file, counted from 1 as in GIS tools; default all.
@@ -47,19 +63,27 @@ def read_image(
     """
     path = Path(path)
     try:
-        if path.suffix.lower() in TIFF_ENDINGS:
-            return _read_tiff(path, in_channels, bands, max_value)
         data = _read_bytes(path)
-        is_deep = data.startswith(PNG) and data[24:25] == b"\x10"  # 16 bits a value
+        is_png = data is not None and data.startswith(PNG)
+        if data is None or may_be_empty(path, data):
+            return _read_by_gdal(path, in_channels, bands, max_value)
+        is_deep = is_png and data[24:25] == b"\x10"  # 16 bits a value
         if in_channels == 3 and bands is None and max_value is None and not is_deep:
             return decode(path, data)
         return _choose_bands(
             path, decode(path, data, cv2.IMREAD_UNCHANGED), in_channels, bands, max_value
         )
     except MemoryError as error:
-        raise UnreadableImage(
-            f"image {path}: there is no memory to decode it; cut it into tiles, or remove it"
-        ) from error
+        raise UnreadableImage(f"image {path}: {NO_MEMORY}") from error
+
+
+def may_be_empty(path: Path, data: bytes) -> bool:
+    """Whether some pixels may be no data: of a PNG, GIF or WebP by transparency, of any but a JPEG
+    by what lies beside the file."""
+    if data.startswith(JPEG):
+        return False
+    shows = has_transparency(data) if data.startswith(PNG) else data.startswith((b"RIFF", b"GIF8"))
+    return shows or has_sidecar(path)
 
 
 @dataclass(frozen=True)
@@ -95,18 +119,21 @@ def read_header(path: str | Path) -> Header:
     """
     path = Path(path)
     require_file(path)
-    if path.suffix.lower() in TIFF_ENDINGS:
-        with open_tiff(path) as source:
-            return Header(source.height, source.width, source.count, source.dtype.name)
     try:
-        with Image.open(path) as image:
-            deep = image.mode.startswith("I;16") or (image.format == "PNG" and png_depth(path) > 8)
-            bands = 3 if image.mode == "P" else len(image.getbands())
-            return Header(image.height, image.width, bands, "uint16" if deep else "uint8")
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+            if not needs_gdal(path, head):
+                with Image.open(file) as image:
+                    deep = image.mode.startswith("I;16") or (png_kind(head) or (8,))[0] > 8
+                    bands = 3 if image.mode == "P" else len(image.getbands())
+                    kind = "uint16" if deep else "uint8"
+                    return Header(image.height, image.width, bands, kind)
     # OpenCV passes over junk in a JPEG, and refuses the sizes that Pillow does.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         pixels = decode(path, _read_bytes(path), cv2.IMREAD_UNCHANGED)
         return Header(*pixels.shape[:2], pixels[0, 0].size, pixels.dtype.name)
+    with open_tiff(path) as source:
+        return Header(source.height, source.width, source.count, source.dtype.name)
 
 
 def encode_png(pixels: np.ndarray, compression: int | None = None) -> bytes:
@@ -132,10 +159,12 @@ def to_uint8(image: np.ndarray, max_value: float | None, path: str | Path) -> np
     """Scale `image` linearly to uint8 so that `max_value` becomes 255."""
     if max_value is not None and not max_value > 0:
         raise UserError(f"max_value={max_value}: must be above 0")
+    if image.dtype.kind == "c":
+        raise UserError(f"{path}: holds {image.dtype}; save real values, such as its magnitude")
     if image.dtype == np.uint8 and max_value is None:
         return image
     if max_value is None:
-        if not np.issubdtype(image.dtype, np.unsignedinteger):
+        if image.dtype.kind != "u":
             raise UserError(
                 f"{path}: holds {image.dtype}; set max_value, the value that becomes 255"
             )
@@ -152,9 +181,9 @@ def _table(dtype: str, max_value: float) -> np.ndarray:
 
 
 def _scale(image: np.ndarray, max_value: float) -> np.ndarray:
-    if image.dtype.itemsize > 4:
-        image = image.astype(np.float32)
-    scaled = np.nan_to_num(image * np.float32(255.0 / max_value), nan=0.0)
+    with np.errstate(over="ignore"):  # as nodata values do; they are clipped
+        image = image.astype(np.float32) if image.dtype.itemsize > 4 else image
+        scaled = np.nan_to_num(image * np.float32(255.0 / max_value), nan=0.0)
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
@@ -162,46 +191,120 @@ def read_label(path: str | Path) -> np.ndarray:
     """Read a label map as uint8 (H, W) of class indices; a palette image gives its indices.
 
     Raises:
-        UserError: missing or undecodable file, more than one band, or values outside 0..255.
+        UserError: missing or undecodable file, bands that differ, or values that are no whole
+            numbers of 0..255.
     """
-    if not os.path.isfile(path):  # reading a pipe or a device may never end
-        is_there = os.path.exists(path)
+    path = Path(path)
+    if not path.is_file():  # reading a pipe or a device may never end
+        is_there = path.exists()
         fault = "is no regular file; replace it" if is_there else "not found; every image needs one"
         raise UserError(f"label {path}: {fault}")
     try:
-        with Image.open(path) as image:
-            label = np.asarray(image)
-            if image.format == "PNG" and image.mode == "L":
-                # Pillow stretches grey of 2 or 4 bits to 0..255; the indices are wanted.
-                stretch = {2: 85, 4: 17}.get(png_depth(Path(path)))
-                label = label // stretch if stretch else label
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+            depth, colour = png_kind(head) or (8, 0)
+            # Of 16 bits of colour, Pillow gives the upper 8.
+            if needs_gdal(path, head) or (depth == 16 and colour != 0):
+                return _read_label_by_gdal(path)
+            with Image.open(file) as image:
+                values = np.asarray(image)
+        if depth < 8 and image.mode == "L":  # Pillow stretches grey of 2 or 4 bits to 0..255
+            values = values // {2: 85, 4: 17}.get(depth, 1)
+    except UserError as error:
+        text = str(error)
+        raise UserError(f"label {text[6:]}" if text.startswith("image ") else text) from error
     except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
-        reason = str(error) or "no memory to decode it"
+        is_unknown = isinstance(error, UnidentifiedImageError)
+        reason = UNKNOWN if is_unknown else str(error) or "no memory to decode it"
         raise UserError(f"label {path}: cannot be read ({reason}); replace or remove it") from error
-    if label.dtype == bool:
-        label = label.astype(np.uint8)
-    if label.ndim != 2 or not np.issubdtype(label.dtype, np.integer):
-        raise UserError(
-            f"label {path}: is {label.dtype} {label.shape}, expected one band of class indices; "
-            f"colours must be decoded to indices first (tools/prepare.py folder --palette)"
+    return class_values(values[None] if values.ndim == 2 else values.transpose(2, 0, 1), path)
+
+
+def _read_label_by_gdal(path: Path) -> np.ndarray:
+    with open_tiff(path) as source:
+        require_room(source, range(1, source.count + 1))
+        return np.concatenate([label_rows(source, *strip, path) for strip in source.strips()])
+
+
+def label_rows(source: Tiff, y: int, height: int, name: str | Path) -> np.ndarray:
+    """Class indices uint8 (height, W) of rows of an open label; a declared nodata value that cannot
+    be a class is 255, not scored. Raises as `class_values`."""
+    planes, nodata = source.rows(range(1, source.count + 1), y, height), source.source.nodata
+    if nodata is not None and not 0 <= nodata <= IGNORE:  # NaN too
+        empty = np.isnan(planes) if np.isnan(nodata) else planes == nodata
+        planes = np.where(empty, np.int16(IGNORE), planes)
+    return class_values(planes, name)
+
+
+def require_one_orientation(image: str | Path, label: str | Path) -> None:
+    """Raise a `UserError` where viewers turn an image and its label differently."""
+    with open(image, "rb") as image_file, open(label, "rb") as label_file:
+        if fault := orientation_fault(image_file, label_file):
+            raise UserError(fault)
+
+
+def class_values(planes: np.ndarray, name: str | Path) -> np.ndarray:
+    """Class indices uint8 (H, W) of the bands (C, H, W) of the label `name`: one, or three that
+    are equal, each with alpha or without where that is opaque.
+
+    Raises:
+        UserError: bands that differ; values that are no whole numbers of 0 to 255.
+    """
+    count = len(planes)
+    colours = planes[:-1] if count in (2, 4) else planes
+    if count > 4 or (colours[1:] != colours[:1]).any():
+        raise UnreadableImage(
+            f"label {name}: has {count} bands, expected class values in one; colours must be "
+            "decoded to them first (tools/prepare.py folder --palette)"
         )
-    if label.dtype != np.uint8 and (label.min() < 0 or label.max() > 255):
-        raise UserError(f"label {path}: values {label.min()} to {label.max()}, expected 0 to 255")
-    return label.astype(np.uint8, copy=False)
+    is_whole_number = planes.dtype.kind in "iu"
+    top = np.iinfo(planes.dtype).max if is_whole_number else planes[-1].max()
+    if len(colours) < count and (planes[-1] != top).any():
+        raise UnreadableImage(
+            f"label {name}: its last of {count} bands, which would be alpha, is not {top:g} "
+            "everywhere; save the class values as one band"
+        )
+    return as_bytes(colours[0], name)
 
 
-def png_depth(path: Path) -> int:
-    with path.open("rb") as file:
-        return file.read(25)[24]
+def as_bytes(values: np.ndarray, name: str | Path) -> np.ndarray:
+    """Values of a label of any type as uint8; an error where they are no whole numbers 0 to 255."""
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype.kind not in "biuf":
+        raise UnreadableImage(f"label {name}: holds {values.dtype}; convert it to uint8")
+    odd = values[values != np.rint(values)] if values.dtype.kind == "f" else values[:0]
+    if odd.size:  # NaN too
+        raise UnreadableImage(
+            f"label {name}: holds {values.dtype} values such as {odd.flat[0]:g}, no whole numbers; "
+            "save class values of uint8, 255 for what is not scored"
+        )
+    if values.min() < 0 or values.max() > 255:
+        raise UnreadableImage(
+            f"label {name}: holds {values.dtype} values outside 0 to 255, {values.min():g} to "
+            f"{values.max():g}; save class values of uint8, 255 for what is not scored"
+        )
+    return values.astype(np.uint8)
 
 
-def _read_bytes(path: Path) -> bytes:
+def needs_gdal(path: Path, head: bytes) -> bool:
+    """Whether the file at `path`, which begins with `head`, is read by GDAL."""
+    if head.startswith((JPEG, PNG)):
+        return False
+    by_name = path.suffix.lower() in TIFF_ENDINGS | DRIVER_OF.keys()
+    return by_name or head.startswith((*TIFF_BEGINS, *JPEG_2000_BEGINS))
+
+
+def _read_bytes(path: Path) -> bytes | None:
+    """The contents of a file; None of what GDAL is to read."""
     require_file(path)
     try:
-        data = path.read_bytes()
+        with path.open("rb", buffering=0) as file:
+            head = file.read(HEAD)
+            data = None if needs_gdal(path, head) else head + file.readall()
     except OSError as error:
         raise UnreadableImage(f"image {path}: cannot be opened ({error.strerror})") from error
-    if not data:
+    if data == b"":
         raise UnreadableImage(f"image {path}: is empty; replace or remove it")
     return data
 
@@ -212,13 +315,14 @@ def decode(
     flags: int = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION,
 ) -> np.ndarray:
     """What `data`, the contents of the file `path`, shows: R, G, B uint8 (H, W, 3) by default."""
-    # Some decoders fill what is missing with grey. A whole JPEG ends its last scan (FFDA) with
-    # FFD9.
-    ends = not data.startswith(b"\xff\xd8") or data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+    # Some decoders fill what is missing with grey.
+    ends = not data.startswith(JPEG) or is_whole(data)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if ends else None
     except cv2.error:
         image = None
+    except MemoryError as error:
+        raise UnreadableImage(f"image {path}: {NO_MEMORY}") from error
     if image is None:
         fault = "cannot be decoded" if ends else "is truncated"
         try:
@@ -226,6 +330,8 @@ def decode(
                 pass
         except Image.DecompressionBombError as error:  # which Pillow raises above MAX_PIXELS
             fault = f"claims too many pixels ({error})"
+        except UnidentifiedImageError:
+            fault = fault if data.startswith((JPEG, PNG)) else f"cannot be decoded ({UNKNOWN})"
         except (OSError, SyntaxError, ValueError):
             pass
         raise UnreadableImage(f"image {path}: {fault}; replace or remove it")
@@ -258,7 +364,7 @@ def _choose_bands(
     return result
 
 
-def _read_tiff(
+def _read_by_gdal(
     path: Path, in_channels: int, bands: Sequence[int] | None, max_value: float | None
 ) -> np.ndarray:
     with open_tiff(path) as source:
@@ -274,33 +380,45 @@ def _read_tiff(
             is_cmyk = source.is_cmyk and len(numbers) == 4
         count = 3 if is_cmyk or palette is not None else len(numbers)
         count = _usable_count(path, count, in_channels)
-        pixels = source.height * source.width
-        if pixels > MAX_PIXELS or pixels * len(numbers) * source.dtype.itemsize > MAX_BYTES:
-            raise UnreadableImage(
-                f"image {path}: claims {source.width} x {source.height} pixels of {len(numbers)} "
-                f"bands {source.dtype}, more than {MAX_PIXELS} pixels or {MAX_BYTES} bytes; cut it "
-                "into tiles, or remove it"
-            )
+        # Only as a band's value is 0 also what an empty pixel becomes.
+        clear, with_0 = (None, is_cmyk) if palette is None else (source.clear, True)
+        alpha = source.alpha_beside(numbers)
+        require_room(source, numbers)
         image = np.empty((source.height, source.width, in_channels), np.uint8)
         for y, height in source.strips():
-            part = source.rows(numbers, y, height).transpose(1, 2, 0)
+            part, empty = source.read(numbers, y, height, alpha=alpha, clear=clear, with_0=with_0)
+            part = part.transpose(1, 2, 0)
             if palette is not None:
                 part = palette[part[:, :, 0]]
             elif is_cmyk:
                 light = 255 - part.astype(np.uint16)
                 part = (light[:, :, :3] * light[:, :, 3:] // 255).astype(np.uint8)
             image[y : y + height] = to_uint8(part[:, :, :count], max_value, path)
+            if empty is not None:
+                empty = empty.any(0, keepdims=True) if is_cmyk else empty
+                image[y : y + height] *= ~empty.transpose(1, 2, 0)
         return image
+
+
+def require_room(source: Tiff, bands: Sequence[int]) -> None:
+    """Raise an `UnreadableImage` where the bands take more than any reader of whole files has."""
+    pixels = source.height * source.width
+    if pixels > MAX_PIXELS or pixels * len(bands) * source.dtype.itemsize > MAX_BYTES:
+        raise UnreadableImage(
+            f"image {source.path}: claims {source.width} x {source.height} pixels of {len(bands)} "
+            f"bands {source.dtype}, more than {MAX_PIXELS} pixels or {MAX_BYTES} bytes; cut it "
+            "into tiles, or remove it"
+        )
 
 
 def _usable_count(path: Path, count: int, in_channels: int) -> int:
     """How many of `count` bands make the channels: of grey one, which is repeated."""
-    if in_channels == 3 and count <= 2:
+    if in_channels == 3 and count == 1:
         return 1
     if count != in_channels:
         raise UserError(
             f"{path}: has {count} bands where {in_channels} are expected; set in_channels={count} "
-            f"or choose with bands=(...) of train_data"
+            f"or choose with bands=(...)"
         )
     return count
 

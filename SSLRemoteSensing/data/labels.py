@@ -14,9 +14,11 @@ import numpy as np
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.console import map_files
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.images import read_header, read_label
+from SSLRemoteSensing.data.images import read_header, read_label, require_one_orientation
+from SSLRemoteSensing.data.places import displacement, read_place
 
 INVALID = -1
+STRAYS = "lie at another place on the map than their image"
 FAR = 64  # levels of 255 from the nearest pure colour; lossy storage seldom goes as far
 
 
@@ -236,7 +238,8 @@ def check_labels(
     num_classes: int,
     coding: ValueCoding | None = None,
 ) -> tuple[ValueCoding, list[str]]:
-    """Read every label once: sizes, values, how much is not scored. The coding, and what to say.
+    """Read every label once: sizes, values, how much is not scored, its place on the map. The
+    coding, and what to say.
 
     Args:
         coding: the one that is known to hold; None: found out by `detect_coding`.
@@ -245,14 +248,29 @@ def check_labels(
         UserError: a size other than the image's, a value that is no class, values that two codings
             would explain, nothing scored at all.
     """
+    strays = []
 
     def read(pair: tuple[str, str]) -> np.ndarray:
-        label = read_label(pair[1])
-        require_one_size(pair, read_header(pair[0]).shape, label.shape)
+        label, header = read_label(pair[1]), read_header(pair[0])
+        require_one_orientation(*pair)
+        require_one_size(pair, header.shape, label.shape)
+        if stray := find_stray(*pair, label.shape):
+            strays.append(stray)
         return label
 
     counts = count_labels(read, list(zip(images, labels, strict=True)), "checking labels")
-    return settle_coding(counts, labels, num_classes, coding)
+    coding, remarks = settle_coding(counts, labels, num_classes, coding)
+    if strays:
+        text = f"{len(strays)} of {len(labels)} labels {STRAYS}, first {min(strays)}"
+        remarks.append(f"warning: {text}; check the pairs")
+    return coding, remarks
+
+
+def find_stray(image: str, label: str, size: tuple[int, int]) -> str:
+    """The label and how it lies, where its georeference is of another place than its image's."""
+    place = read_place(label)  # PNG has mostly none, and then nothing else is asked for
+    text = place and displacement(read_place(image), place, *size)
+    return f"{label}: {text}" if text else ""
 
 
 def settle_coding(

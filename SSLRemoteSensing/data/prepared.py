@@ -1,10 +1,10 @@
 """Open a folder of tiles: one that was prepared is taken at its word, another is looked through."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.files import read_json
 
 CARD_KEYS = {"classes", "bands", "scale"}  # of dataset.json, needed to open the tiles
 
@@ -19,15 +19,20 @@ def read_card(folder: str | Path) -> dict | None:
     for root in (folder, *folder.parents[:3]):
         card = root / "dataset.json"
         if card.is_file():
-            contents = read_json(card)
-            if contents and CARD_KEYS.isdisjoint(contents) and "version" not in contents:
+            try:
+                contents = json.loads(card.read_text())
+            except (OSError, ValueError) as error:
+                raise UserError(f"{card}: damaged ({error}); prepare the data set again") from error
+            if not isinstance(contents, dict):
+                raise UserError(f"{card}: damaged (no object); prepare the data set again")
+            if CARD_KEYS.isdisjoint(contents) and "version" not in contents:
                 continue  # other tools keep a file of this name too
-            if contents and contents.get("version") != 1:
+            if contents.get("version") != 1:
                 raise UserError(f"{card}: of version {contents.get('version')}, known is 1")
             missing = CARD_KEYS - contents.keys()
             if missing:
-                fault = f"lacks {min(missing)}" if contents else "no JSON object"
-                raise UserError(f"{card}: damaged ({fault}); prepare the data set again")
+                fault = f"damaged (lacks {min(missing)})"
+                raise UserError(f"{card}: {fault}; prepare the data set again")
             return contents | {"root": root}
         if (root / "prepare.jsonl").is_file():
             raise UserError(

@@ -14,6 +14,7 @@ from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.file_lists import find_images
 from SSLRemoteSensing.data.images import read_image
 from SSLRemoteSensing.data.prepared import agreed_scale, read_card
+from SSLRemoteSensing.data.reading import Reading, reading_of
 from SSLRemoteSensing.data.transforms import TRANSFORMS, DistortBlock, Resize, resize, window
 
 MOST_SKIPPED = 20  # in a row, for one sample; the loop limits them all to 1 %
@@ -49,7 +50,9 @@ class PretextSettings:
 
     Attributes:
         data_path: a folder, or a text file with one path a line, relative to that file's folder.
-        data_format: pattern or patterns of the files in the folder; `**` goes into sub-folders.
+        data_format: pattern or patterns of the files in the folder; `**` goes into sub-folders. The
+            ending is meant in any case, .jpg and .jpeg, .tif and .tiff alike; hidden files, such as
+            ._a.jpg, are passed over.
         img_size: side of the three images in pixels, a multiple of 32.
         inpainting_transforms_cfg: anchor to occluded, by `DistortBlock`.
         pre_transforms_cfg: image to anchor.
@@ -112,7 +115,11 @@ class PretextDataset(Dataset):
             raise UserError(f"img_size={side}: must be a multiple of 32, the backbone's stride")
         if crop_size is not None and crop_size < 1:
             raise UserError(f"crop_size={crop_size}: must be at least 1 pixel")
-        self.files, self.max_value = choose_images(settings)
+        self.files, self.reading = choose_images(settings)
+
+    @property
+    def max_value(self) -> float | None:
+        return self.reading.max_value
 
     def __len__(self) -> int:
         return len(self.files)
@@ -158,14 +165,15 @@ class PretextDataset(Dataset):
         return Path(self.files[index])
 
 
-def choose_images(settings: PretextSettings) -> tuple[list[str], float | None]:
-    """The images of a `PretextDataset` and their max_value; none is opened."""
+def choose_images(settings: PretextSettings) -> tuple[list[str], Reading]:
+    """The images of a `PretextDataset` and how they are read; of the first the header is read."""
     data_path = settings.data_path
     card = read_card(data_path)
     if card is not None and Path(data_path).absolute() == card["root"]:
         raise UserError(f"data_path {data_path}: name a split, {data_path}/images/train")
     images = find_images(data_path, settings.data_format, settings.exclude)
-    return images, agreed_scale(card, settings.max_value)
+    max_value = agreed_scale(card, settings.max_value)
+    return images, reading_of(images[0], max_value, settings.bands, card is not None)
 
 
 def collate(samples: list[dict]) -> dict:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,9 @@ from torch.utils.data import Dataset
 
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.config import Part
+from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.file_lists import find_images, leave_out, stem
+from SSLRemoteSensing.data.file_lists import EVERY_IMAGE, as_spelled, find_images, leave_out, stem
 from SSLRemoteSensing.data.images import read_image, read_label
 from SSLRemoteSensing.data.labels import (
     INVALID,
@@ -27,8 +28,10 @@ from SSLRemoteSensing.data.labels import (
     value_coding,
 )
 from SSLRemoteSensing.data.prepared import agreed_scale, origin_of_tiles, read_card
+from SSLRemoteSensing.data.reading import Reading, agreed_reading, reading_of
 from SSLRemoteSensing.data.subsets import choose_fraction, name_hash
 from SSLRemoteSensing.data.transforms import ColorJitter, turn, window
+from SSLRemoteSensing.data.values import check_values
 
 LARGEST_CROP = 2**15  # OpenCV pads no image beyond it
 
@@ -41,9 +44,12 @@ class TileSettings:
 
     Attributes:
         image_path: a folder, or a text file with one path a line, relative to that file's folder.
-        data_format: pattern or patterns of the files in the folder; `**` goes into sub-folders.
+        data_format: pattern or patterns of the files in the folder; `**` goes into sub-folders. The
+            ending is meant in any case, .jpg and .jpeg, .tif and .tiff alike; hidden files, such as
+            ._a.jpg, are passed over.
         label_path: the folder of labels; sub-folders are as in `image_path`.
-        label_format: a label's file name, with {stem} for the image's name without ending.
+        label_format: a label's file name, with {stem} for the image's name without ending, and an
+            ending as in data_format.
         hash_range: keep the images whose name hashes into [low, high) of [0, 1): (0.1, 1) and
             (0, 0.1) divide a folder into train and validation, the same on every machine.
         exclude: a text file of images to leave out, as tools/doctor.py writes it; None: none.
@@ -58,14 +64,16 @@ class TileSettings:
         flips: mirror each axis with probability 1/2.
         turns: turn by a random multiple of 90 degrees.
         jitter: random changes of colour, by `ColorJitter`; None: none.
-        bands: which bands of a file, counted from 1, e.g. (4, 1, 2); None: all.
+        bands: which bands of a file, counted from 1, e.g. (4, 1, 2). None: those of train_data, or
+            all.
         max_value: the value that becomes 255, e.g. 1023 for 10-bit data; values above are clipped.
-            None: that of a prepared set, or the largest of the file's integer type.
+            None: that of a prepared set or of train_data, or the largest of the file's integer
+            type.
     """
 
     image_path: str
     label_path: str
-    data_format: str | Sequence[str] = ("**/*.png", "**/*.jpg", "**/*.tif", "**/*.tiff")
+    data_format: str | Sequence[str] = EVERY_IMAGE
     label_format: str = "{stem}.png"
     hash_range: tuple[float, float] = (0.0, 1.0)
     fraction: float = 1.0
@@ -93,6 +101,7 @@ class SegmentationDataset(Dataset):
         coding: that of the training labels, for the other splits: a few labels show too little.
         classes: names to compare with those that a prepared set has.
         checked: the labels have been looked through in `coding`; take them at its word.
+        train: how the training images are read, for the other splits.
 
     `full_length` is the number of tiles before `fraction`.
     Prepared tiles are taken at the word of their dataset.json. Of others every label is read once
@@ -112,16 +121,17 @@ class SegmentationDataset(Dataset):
         coding: ValueCoding | None = None,
         classes: Sequence[str] | None = None,
         checked: bool = False,
+        train: Reading | None = None,
     ):
         if settings.crop_size is not None and not 1 <= settings.crop_size <= LARGEST_CROP:
             raise UserError(f"crop_size={settings.crop_size}: must be 1 to {LARGEST_CROP} pixels")
         self.settings, self.num_classes = settings, num_classes
         self.in_channels, self.seed = in_channels, seed
         self.jitter = None if settings.jitter is None else ColorJitter(**settings.jitter)
-        tiles = find_tiles(settings, num_classes)
-        self.card, self.max_value = tiles.label_card, tiles.max_value
-        self.origin = origin_of_tiles(tiles.image_card, settings.bands, in_channels)
-        check_present(tiles.pairs, settings.label_path, settings.label_format)
+        tiles = find_tiles(settings, num_classes, train)
+        self.card, self.reading = tiles.label_card, tiles.reading
+        self.origin = origin_of_tiles(tiles.image_card, self.reading.bands, in_channels)
+        check_present(tiles, settings)
         self.coding = tiles.coding or coding
         if self.card is not None:
             check_card(self, classes)
@@ -133,6 +143,10 @@ class SegmentationDataset(Dataset):
         chosen = range(len(tiles.pairs)) if tiles.chosen is None else tiles.chosen
         self.pairs = [tiles.pairs[index] for index in chosen]
         self.length, self.full_length = len(self.pairs), len(tiles.pairs)
+
+    @property
+    def max_value(self) -> float | None:
+        return self.reading.max_value
 
     def repeated(self) -> "SegmentationDataset":
         """This set for `full_length` samples an epoch: tiles come round again, each with its draws.
@@ -179,7 +193,7 @@ class SegmentationDataset(Dataset):
 
     def read_image(self, file: str) -> np.ndarray:
         """An image uint8 (H, W, in_channels), with the bands and scale of this set."""
-        return read_image(file, self.in_channels, self.settings.bands, self.max_value)
+        return read_image(file, self.in_channels, self.reading.bands, self.max_value)
 
     def read_label(self, file: str) -> np.ndarray:
         """A label as classes uint8 (H, W), its values checked."""
@@ -192,6 +206,11 @@ class SegmentationDataset(Dataset):
                 f"{self.num_classes - 1} and {IGNORE} = not scored; mend the label or `classes`"
             )
         return label
+
+    def check_values(self, key: str) -> None:
+        """Warn where images come out nearly constant; `key` names this set in a config."""
+        files = [image for image, _ in self.pairs]
+        check_values(files, self.in_channels, self.reading, key)
 
     def name(self, index: int) -> Path:
         return Path(self.pairs[index % len(self.pairs)][0])
@@ -217,32 +236,37 @@ class Tiles:
 
     Attributes:
         pairs: (image, label), those that `fraction` leaves out included.
+        absent: the labels that are not there.
         chosen: the indices that `fraction` keeps; None: all.
         image_card: the dataset.json that the images are of, if any.
         label_card: the same where the labels are of that prepared set too, else None.
         coding: of the labels, where the prepared set or the settings state it.
-        max_value: as `read_image` takes it.
+        reading: of the images.
     """
 
     pairs: list[tuple[str, str]]
+    absent: frozenset[str]
     chosen: list[int] | None
     image_card: dict | None
     label_card: dict | None
     coding: ValueCoding | None
-    max_value: float | None
+    reading: Reading
 
 
-def find_tiles(settings: TileSettings, num_classes: int) -> Tiles:
-    """Find images, labels and what is stated of them; none of them is opened.
+def find_tiles(settings: TileSettings, num_classes: int, train: Reading | None = None) -> Tiles:
+    """Find images, labels and what is stated of them; one image's header is read.
+
+    Args:
+        train: bands and scale of the training images, for what `settings` do not state.
 
     Raises:
         UserError: no image, or none kept; a damaged dataset.json, or another scale or coding than
-            its; a fraction or coding that cannot be.
+            its; a fraction or coding that cannot be; bands or a scale other than in `train`.
     """
     label_path = settings.label_path
     if not os.path.isdir(label_path):
         raise UserError(f"label_path {label_path}: no such folder")
-    pairs = find_pairs(settings)
+    pairs, absent = find_pairs(settings)
     # A list file may lie anywhere; what it lists tells where the set is.
     is_folder = os.path.isdir(settings.image_path)
     image_card = read_card(settings.image_path if is_folder else Path(pairs[0][0]).parent)
@@ -251,6 +275,7 @@ def find_tiles(settings: TileSettings, num_classes: int) -> Tiles:
         stems, seed = [stem(image) for image, _ in pairs], settings.fraction_seed
         chosen = choose_fraction(stems, settings.fraction, seed, image_card is not None)
     max_value = agreed_scale(image_card, settings.max_value)
+    reading = reading_of(pairs[0][0], max_value, settings.bands, image_card is not None)
     root = image_card and image_card["root"]
     label_card = image_card if root and Path(label_path).absolute().is_relative_to(root) else None
     coding, offset, codes = None, settings.label_offset, settings.label_codes
@@ -261,25 +286,35 @@ def find_tiles(settings: TileSettings, num_classes: int) -> Tiles:
         )
     if label_card is not None or offset is not None or codes is not None:
         coding = value_coding(num_classes, offset, codes)
-    return Tiles(pairs, chosen, image_card, label_card, coding, max_value)
+    reading = agreed_reading(reading, train)
+    return Tiles(pairs, absent, chosen, image_card, label_card, coding, reading)
 
 
-def find_pairs(settings: TileSettings) -> list[tuple[str, str]]:
-    """(image, label) for each image that `settings` choose, before `fraction`; a `UserError` where
-    none is left."""
+def find_pairs(settings: TileSettings) -> tuple[list[tuple[str, str]], frozenset[str]]:
+    """(image, label) for each image that `settings` choose, before `fraction`, and those labels
+    that are not there; a `UserError` where no image is left."""
     image_path, exclude = settings.image_path, settings.exclude
     images = find_images(image_path, settings.data_format, keys=("image_path", "data_format"))
     is_folder = os.path.isdir(image_path)
     root = Path(image_path) if is_folder else Path(image_path).parent
     label_root, label_of = str(Path(settings.label_path)), {}
+    is_one_folder = os.path.realpath(image_path) == os.path.realpath(label_root)
+    inside = os.path.relpath(os.path.realpath(label_root), os.path.realpath(root))
+    if is_one_folder:
+        label_root = str(root)
+    else:  # of a folder of labels within that of the images, none is an image
+        images = [image for image in images if not image.startswith(f"{root}/{inside}/")]
     for image in images:  # a label lies in the sub-folder that its image lies in
         name = image[len(str(root)) + 1 :] if is_folder else image.rpartition("/")[2]
         folder, slash, name = name.rpartition("/")
         name = settings.label_format.replace("{stem}", stem(name))
         label_of[image] = f"{label_root}/{folder}{slash}{name}"
+    other_names = find_labels(label_of.values())
+    for image, label in label_of.items() if other_names else ():
+        label_of[image] = other_names.get(label) or label
     # In a folder of both, a label is the label of another file, and no image. That an image is
     # left out does not make its label an image.
-    labels_beside = set(label_of.values()) if settings.label_path == image_path else set()
+    labels_beside = set(label_of.values()) if is_one_folder else set()
     images = [image for image in images if image not in labels_beside]
     pairs = [(image, label_of[image]) for image in leave_out(images, root, exclude)]
     low, high = settings.hash_range
@@ -287,19 +322,39 @@ def find_pairs(settings: TileSettings) -> list[tuple[str, str]]:
         pairs = [pair for pair in pairs if low <= name_hash(stem(pair[0])) < high]
     if not pairs:
         raise UserError(f"hash_range={settings.hash_range!r}: keeps none of {len(label_of)} images")
-    return pairs
+    image_of = {label: image for image, label in pairs}
+    if len(image_of) < len(pairs):
+        image, label = next(pair for pair in pairs if image_of[pair[1]] != pair[0])
+        warn(
+            f"image_path {image_path}: {image} and {image_of[label]} have one label, {label}; "
+            "narrow data_format, or exclude one"
+        )
+    return pairs, frozenset(label for label, name in other_names.items() if name is None)
 
 
-def check_present(pairs: Sequence[tuple[str, str]], label_path: str, label_format: str) -> None:
-    """Raise a `UserError` where labels are missing; each folder is listed once."""
-    places = [label.rpartition("/")[::2] for _, label in pairs]
-    folders = {folder for folder, _ in places if os.path.isdir(folder)}
-    files = {(folder, name) for folder in folders for name in os.listdir(folder)}
-    missing = [name for folder, name in places if (folder, name) not in files]
+def find_labels(labels: Iterable[str]) -> dict[str, str | None]:
+    """Those of `labels` that are not there -> the file that is called so but for the case and the
+    spelling of its ending, or None. Each folder is listed once."""
+    folders = {label.rpartition("/")[0] for label in labels}
+    files = [
+        f"{folder}/{name}"
+        for folder in folders if os.path.isdir(folder)
+        for name in sorted(os.listdir(folder))
+    ]  # fmt: skip
+    absent = set(labels).difference(files)
+    others = {as_spelled(file): file for file in files} if absent else {}
+    return {label: others.get(as_spelled(label)) for label in absent}
+
+
+def check_present(tiles: Tiles, settings: TileSettings) -> None:
+    """Raise a `UserError` where labels are missing."""
+    missing = [label for _, label in tiles.pairs if label in tiles.absent]
     if missing:
+        count = f"{len(missing)} of {len(tiles.pairs)}"
         raise UserError(
-            f"label_path {label_path}: {len(missing)} of {len(pairs)} images have no label, first "
-            f"{missing[0]}; set label_path and label_format={label_format!r}"
+            f"label_path {settings.label_path}: {count} images have no label, first "
+            f"{os.path.basename(missing[0])}; set label_path and "
+            f"label_format={settings.label_format!r}"
         )
 
 
@@ -311,7 +366,7 @@ def check_card(dataset: SegmentationDataset, classes: Sequence[str] | None) -> N
         raise UserError(
             f"classes: {text}, but {root} was prepared with {len(names)}: {', '.join(names)}"
         )
-    if dataset.settings.bands is None and len(bands) not in (1, dataset.in_channels):
+    if dataset.reading.bands is None and len(bands) not in (1, dataset.in_channels):
         raise UserError(
             f"{root} has the bands {', '.join(bands)}; set backbone_cfg.in_channels={len(bands)}, "
             "or choose with bands=(...)"

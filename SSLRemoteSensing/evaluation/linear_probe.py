@@ -16,6 +16,7 @@ from torch.optim.swa_utils import update_bn
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.data.file_lists import stem
+from SSLRemoteSensing.data.reading import Reading
 from SSLRemoteSensing.data.segmentation import collate
 from SSLRemoteSensing.data.subsets import scene_of
 from SSLRemoteSensing.evaluation.linear_classifier import fit_linear, pixel_classes, pixel_features
@@ -36,14 +37,21 @@ class LinearProbe:
     Args:
         in_channels: of the backbone.
         img_size: of its training, pixels.
+        train: how the images of its training are read.
 
     Raises:
         UserError: what `SegmentationDataset` refuses; the test part of a prepared set; fewer than
             two tiles; no labelled pixels to score, or those to fit on of one class alone.
     """
 
-    def __init__(self, settings: ProbeSettings, in_channels: int = 3, img_size: int = 256):
-        tiles, self.classes = open_tiles(settings, in_channels, img_size)
+    def __init__(
+        self,
+        settings: ProbeSettings,
+        in_channels: int = 3,
+        img_size: int = 256,
+        train: Reading | None = None,
+    ):
+        tiles, self.classes = open_tiles(settings, in_channels, img_size, train)
         self.settings, self.prepared = settings, tiles.card is not None
         parts = choose(tiles, settings)
         self.fitted, self.scored = ([tiles.pairs[index][0] for index in part] for part in parts)
@@ -148,13 +156,15 @@ def with_statistics(backbone: Backbone, images: Tensor) -> Backbone:
     return backbone
 
 
-def read_probe(cfg: dict, backbone: Backbone, img_size: int) -> LinearProbe:
+def read_probe(
+    cfg: dict, backbone: Backbone, img_size: int, train: Reading | None = None
+) -> LinearProbe:
     """The probe of a config's `train_cfg.probe`; prints what it is.
 
     Raises:
         UserError: as `LinearProbe`, with the key before it.
     """
     with about("train_cfg.probe"):
-        probe = LinearProbe(ProbeSettings(**cfg), backbone.in_channels, img_size)
+        probe = LinearProbe(ProbeSettings(**cfg), backbone.in_channels, img_size, train)
     print(probe.describe())
     return probe

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.file_lists import find_images, stem
+from SSLRemoteSensing.data.file_lists import EVERY_IMAGE, find_images, stem
 from SSLRemoteSensing.data.prepared import read_card
+from SSLRemoteSensing.data.reading import Reading
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.data.subsets import choose_fraction, name_hash, scene_of
 
@@ -29,8 +30,9 @@ class ProbeSettings:
         path: a folder that tools/prepare.py made; or else give the next three.
         image_path, label_path: folders of images and labels, as in fine-tuning.
         classes: names of the classes; needed unless `image_path` is of a prepared set.
-        data_format, label_format, label_offset, label_codes, bands, max_value, exclude: as in the
-            train_data of fine-tuning, see `TileSettings`.
+        data_format, label_format, label_offset, label_codes, exclude: as in the train_data of
+            fine-tuning, see `TileSettings`.
+        bands, max_value: as there; None: those of train_data.
         val_format: pattern(s) of the images to be scored, of those that data_format finds, as of
             sites of their own. Default: a third of the scenes, by hash; single tiles where names
             tell of no scenes.
@@ -46,7 +48,7 @@ class ProbeSettings:
     image_path: str | None = None
     label_path: str | None = None
     classes: Sequence[str] | None = None
-    data_format: str | Sequence[str] = ("**/*.png", "**/*.jpg", "**/*.tif", "**/*.tiff")
+    data_format: str | Sequence[str] = EVERY_IMAGE
     val_format: str | Sequence[str] | None = None
     label_format: str = "{stem}.png"
     label_offset: int | None = None
@@ -68,7 +70,7 @@ class ProbeSettings:
 
 
 def open_tiles(
-    settings: ProbeSettings, in_channels: int, img_size: int
+    settings: ProbeSettings, in_channels: int, img_size: int, train: Reading | None
 ) -> tuple[SegmentationDataset, list[str]]:
     """The tiles that `settings` name, in squares, and their classes; raises as `LinearProbe`."""
     side = img_size if settings.crop_size is None else settings.crop_size
@@ -94,8 +96,9 @@ def open_tiles(
     shared = {key: getattr(settings, key) for key in TILE_KEYS}
     tile_settings = TileSettings(image_path, label_path, crop_size=side, **shared)
     tiles = SegmentationDataset(
-        tile_settings, len(classes), in_channels, settings.seed, classes=classes
+        tile_settings, len(classes), in_channels, settings.seed, classes=classes, train=train
     )
+    tiles.check_values("train_cfg.probe")
     files = [Path(file).absolute() for file, _ in tiles.pairs]
     card = read_card(files[0].parent)
     if card and any(file.is_relative_to(card["root"] / "images/test") for file in files):

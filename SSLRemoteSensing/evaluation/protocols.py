@@ -88,7 +88,7 @@ class ScoringSettings:
             if name in protocols:
                 continue
             reason = f"there are {', '.join(protocols)}"
-            if name in self.available(classes):
+            if name.endswith(SUFFIXES["eroded"]) and name in self.available(classes):
                 reason = "no eroded labels are there; prepare the data set with --labels both"
             elif name.partition("_eroded")[0] in ("mean_of_foreground", "clutter_ignored"):
                 fault = f"no class is named {self.clutter!r}"

@@ -13,7 +13,13 @@ from torch.utils.data import DataLoader, Dataset
 from SSLRemoteSensing.core import distributed
 from SSLRemoteSensing.core.console import progress, warn
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.workers import end_workers, one_thread
+from SSLRemoteSensing.core.workers import (
+    awaited,
+    end_workers,
+    name_lost_workers,
+    one_thread,
+    start_workers,
+)
 from SSLRemoteSensing.data.labels import require_one_size
 from SSLRemoteSensing.data.scenes import ScoredScene, label_kinds, open_scenes
 from SSLRemoteSensing.data.segmentation import SegmentationDataset
@@ -136,11 +142,12 @@ def score(
         parts = predict_tiles(predict, scored, device, num_workers)
     else:
         parts = predict_scenes(predict, scored, device)
-    for numbers, y, classes, labels in parts:
-        for matrix, label in zip(matrices.values(), labels, strict=True):
-            matrix.update(classes, label)
-        if errors is not None:
-            errors.add(numbers, y, classes, labels[0])
+    with name_lost_workers():
+        for numbers, y, classes, labels in parts:
+            for matrix, label in zip(matrices.values(), labels, strict=True):
+                matrix.update(classes, label)
+            if errors is not None:
+                errors.add(numbers, y, classes, labels[0])
     if errors is not None:
         errors.counts = distributed.all_sum(errors.counts.cpu())
     return {kind: distributed.all_sum(matrix.counts.cpu()) for kind, matrix in matrices.items()}
@@ -198,9 +205,9 @@ def predict_tiles(
         LabelledTiles(scored), sampler=numbers, batch_size=None, num_workers=num_workers,
         worker_init_fn=one_thread, generator=torch.Generator(),
     )  # fmt: skip
-    samples = iter(loader)
+    samples = start_workers(loader)
     try:
-        bar = progress("scoring", samples, len(numbers), "tile")
+        bar = progress("scoring", awaited(samples), len(numbers), "tile")
         for _, same in groupby(zip(numbers, bar, strict=True), lambda item: item[1][1].shape):
             while stack := list(islice(same, scored.settings.batch_size)):
                 images, labels = zip(*(sample for _, sample in stack), strict=True)

@@ -30,6 +30,7 @@ import numpy as np
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.geotiff import Tiff
+from SSLRemoteSensing.data.reading import sort_of
 from SSLRemoteSensing.inference.network import RGB, MapNetwork
 
 JPEG_ENDINGS = {".jpg", ".jpeg"}
@@ -167,8 +168,3 @@ def agreed_scale(
     raise UserError(
         f"image {path}: holds {kind}, the network was trained on {values}; pass --max_value, {hint}"
     )
-
-
-def sort_of(dtype: str) -> str:
-    """Types whose values may be scaled alike."""
-    return dtype if dtype == "uint8" else "float" if dtype.startswith("float") else "deep"

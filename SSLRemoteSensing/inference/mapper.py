@@ -20,6 +20,7 @@ from SSLRemoteSensing.core.console import progress, styled
 from SSLRemoteSensing.core.errors import CannotWrite, UserError, one_line
 from SSLRemoteSensing.core.files import atomic
 from SSLRemoteSensing.data.geotiff import open_tiff
+from SSLRemoteSensing.inference.georeference import keep_place, side_car, side_files
 from SSLRemoteSensing.inference.network import MapNetwork
 from SSLRemoteSensing.inference.outputs import Outputs
 from SSLRemoteSensing.inference.polygons import write_polygons
@@ -147,14 +148,19 @@ def map_scene(network: MapNetwork, outputs: Outputs, settings: MapSettings) -> M
         # The map is made first, and takes its name last: where it stands, all others do.
         finals = (outputs.map, outputs.probabilities, outputs.preview, outputs.vectors)
         parts = [path and stack.enter_context(atomic(path)) for path in finals]
+        for path, part in zip(finals[:2], parts[:2], strict=True):
+            if path is not None:
+                stack.enter_context(side_files(path, part))
         hidden = Outputs(outputs.scene, *parts)
         # Of the file's blocks a row is kept, as windows begin anywhere in it.
         rows = settings.tile + scene.block[1] + BLOCK
         cache = SPARE + scene.row_bytes * min(rows, scene.height)
-        with rasterio.Env(
-            GDAL_CACHEMAX=cache, GDAL_NUM_THREADS=str(settings.workers), GDAL_PAM_ENABLED="NO"
-        ):
-            counts, preview = write_map(network, scene, hidden, settings)
+        with rasterio.Env(GDAL_CACHEMAX=cache, GDAL_NUM_THREADS=str(settings.workers)):
+            with rasterio.Env(GDAL_PAM_ENABLED="NO"):
+                counts, preview = write_map(network, scene, hidden, settings)
+            if outputs.probabilities is not None:
+                keep_place(hidden.probabilities, scene)
+            remarks += keep_place(hidden.map, scene)
             if preview is not None:
                 shares = counts / max(1, counts.sum())
                 preview.draw(scene.path.name, network, shares, hidden.preview)
@@ -163,8 +169,13 @@ def map_scene(network: MapNetwork, outputs: Outputs, settings: MapSettings) -> M
                 target, layer = hidden.vectors, scene.path.stem
                 number = write_polygons(hidden.map, target, layer, network.classes, *limits)
                 remarks.append(f"{number} polygons")
+                if scene.transform is None and (scene.gcps or scene.rpcs):
+                    remarks.append("the polygons lie in pixels; warp the scene first (gdalwarp)")
             if outputs.map.suffix.lower() == ".png":
                 make_png(hidden.map)
+                side_car(hidden.map).unlink(missing_ok=True)
+                if scene.transform or scene.gcps or scene.rpcs:
+                    remarks.append("a PNG has no coordinates; name a .tif to keep them")
     seconds, size = time.perf_counter() - start, (scene.height, scene.width)
     return Mapped(outputs, *size, seconds, counts.tolist(), network.classes, remarks)
 

@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.core.files import make_folder
+from SSLRemoteSensing.data.file_lists import is_hidden, is_image, match_paths
 from SSLRemoteSensing.data.geotiff import open_tiff
 
 FILE_ENDING = re.compile(r"\.[A-Za-z]{2,}|\.jp2")  # but a folder may be called maps.v2
@@ -38,7 +40,7 @@ class Outputs:
 
 
 def find_scenes(inputs: Sequence[str]) -> list[Path]:
-    """The files that paths and patterns (`*`, `?`, `[...]`, `**`) name, each once, in order.
+    """The files that paths and patterns name, see `match_paths`, each once, in order.
 
     Raises:
         UserError: one that names no file.
@@ -47,9 +49,11 @@ def find_scenes(inputs: Sequence[str]) -> list[Path]:
     for text in inputs:
         path = Path(text)
         if path.is_dir():
-            raise UserError(f"--input {text}: is a folder; give a pattern, '{text}/*.tif' say")
-        names = [text] if path.is_file() else sorted(glob.glob(text, recursive=True))
-        files = [Path(name) for name in names if os.path.isfile(name)]
+            images = (x for x in sorted(os.listdir(path)) if is_image(x) and not is_hidden(x))
+            name = next((f"*{Path(image).suffix}" for image in images), "**/*.tif")
+            pattern = shlex.quote(str(path / name))
+            raise UserError(f"--input {text}: is a folder; give a pattern, {pattern} say")
+        files = [path] if path.is_file() else list(map(Path, match_paths(text)))
         if not files:
             reason = "no file matches" if glob.has_magic(text) else "no such file"
             raise UserError(f"--input {text}: {reason}; give a scene or a pattern in quotes")

@@ -63,7 +63,7 @@ def write_polygons(
     with quiet(), rasterio.open(map_file) as source:
         crs, transform, unit = source.crs, source.transform, metres_of_pixel(source)
         if transform.is_identity:  # no place: pixels, the first row on top
-            transform = rasterio.Affine(1, 0, 0, 0, -1, 0)
+            crs, transform = None, rasterio.Affine(1, 0, 0, 0, -1, 0)
         values = source.read(1)
     valid = values != IGNORE
     mask = None if valid.all() else valid
@@ -104,11 +104,11 @@ def write_polygons(
 
 
 def metres_of_pixel(source) -> tuple[float, float]:
-    """Width and height of a pixel in metres; 1 by 1 where there is no coordinate system.
+    """Width and height of a pixel in metres; 1 by 1 where it has no place.
 
     In degrees it is that of the scene's middle.
     """
-    if source.crs is None:
+    if source.crs is None or source.transform.is_identity:
         return 1.0, 1.0
     a, b, _, d, e, _ = source.transform[:6]
     along, across = np.hypot(a, d), abs(a * e - b * d) / np.hypot(a, d)

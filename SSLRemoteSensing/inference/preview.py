@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from SSLRemoteSensing.core.classes import IGNORE, colour_map
+from SSLRemoteSensing.core.drawing import plain_figures
 from SSLRemoteSensing.data.images import encode_png
 from SSLRemoteSensing.inference.network import MapNetwork
 from SSLRemoteSensing.inference.writer import writing
@@ -62,6 +63,7 @@ class Preview:
             path.write_bytes(encode_png(page))
 
 
+@plain_figures()
 def legend(title: str, network: MapNetwork, shares: Sequence[float], width: int) -> np.ndarray:
     """Title and classes with their colours and shares, as pixels uint8 (h, width, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -7,9 +7,10 @@ from itertools import product
 import numpy as np
 
 from SSLRemoteSensing.core.errors import UnreadableImage
+from SSLRemoteSensing.data.formats import orientation
 from SSLRemoteSensing.data.geotiff import Tiff, open_tiff
 from SSLRemoteSensing.data.images import read_image, to_uint8
-from SSLRemoteSensing.inference.bands import JPEG_ENDINGS, ChosenBands, agreed_scale, choose_bands
+from SSLRemoteSensing.inference.bands import ChosenBands, agreed_scale, choose_bands
 from SSLRemoteSensing.inference.network import MapNetwork
 
 LARGEST = 2**40  # pixels, a million by a million: more is a damaged header
@@ -21,6 +22,7 @@ class InputScene:
 
     Attributes:
         crs, transform, gcps, rpcs: where it lies, as the file has it; None where it does not.
+        pixel_is: the file's tag of what a pixel stands for, a point or an area; empty without.
         masked: what tells pixels without data, '' where all hold data.
         block: width and height of the blocks that the file is read in.
 
@@ -50,13 +52,15 @@ class InputScene:
         kind = source.dtype if choice.palette is None else choice.palette.dtype
         self.max_value = agreed_scale(self.path, kind, network, max_value)
         self.in_channels, self.image = network.in_channels, None
-        if self.path.suffix.lower() in JPEG_ENDINGS:  # GDAL fills what is missing with grey
+        if source.source.driver == "JPEG":  # GDAL fills what is missing with grey
             as_stored = len(choice.bands) == 1 or choice.bands == list(range(1, source.count + 1))
             file_bands = None if as_stored else choice.bands
             self.image = read_image(self.path, self.in_channels, file_bands, self.max_value)
         points, points_crs = source.source.gcps
         self.crs, self.transform = source.crs or points_crs, source.transform
         self.gcps, self.rpcs = points or None, source.source.rpcs
+        tags = source.source.tags()
+        self.pixel_is = {key: value for key, value in tags.items() if key == "AREA_OR_POINT"}
         self.block = source.source.block_shapes[0][::-1]
         self.row_bytes = source.width * source.count * source.dtype.itemsize
         self.masked = "" if self.image is not None else what_masks(source, choice)
@@ -75,6 +79,12 @@ class InputScene:
             remarks.append("has no coordinate system, so the map has none")
         if self.masked:
             remarks.append(f"pixels without data by its {self.masked}")
+        with self.path.open("rb") as file:
+            if (turn := orientation(file)) != 1:
+                remarks.append(
+                    f"orientation {turn} (EXIF or TIFF tag) is not applied: the map lies as the "
+                    "pixels are stored"
+                )
         return remarks
 
     def rows(self, y: int, height: int) -> np.ndarray:
@@ -88,11 +98,12 @@ class InputScene:
             pixels = self.image[y : y + height]
         else:
             try:
-                planes, valid = self.read(self.source, y, 0, height, self.width)
+                planes, empty = self.read(self.source, y, 0, height, self.width)
             except UnreadableImage:
                 self.require_blocks(y, height)
                 raise
-            pixels = self.to_network(planes, valid)
+            pixels = self.to_network(planes, empty)
+            valid = None if empty is None else ~empty.all(0)
         for row in range(height):
             self.valid[y + row] = None if valid is None else valid[row]
         return pixels
@@ -113,18 +124,7 @@ class InputScene:
         self, source: Tiff, y: int, x: int, height: int, width: int
     ) -> tuple[np.ndarray, np.ndarray | None]:
         choice = self.choice
-        bands = choice.bands if choice.alpha is None else [*choice.bands, choice.alpha]
-        planes, valid = source.rows(bands, y, height, x, width), None
-        if choice.alpha is not None:
-            planes, valid = planes[:-1], planes[-1] > 0
-        elif source.has_nodata:
-            valid = source.mask(y, height, x, width) > 0
-        if choice.clear is not None:
-            opaque = ~choice.clear[planes[0]]
-            valid = opaque if valid is None else valid & opaque
-        if planes.dtype.kind == "f" and not (finite := np.isfinite(planes).all(0)).all():
-            valid = finite if valid is None else valid & finite
-        return planes, valid
+        return source.read(choice.bands, y, height, x, width, choice.alpha, choice.clear)
 
     def require_blocks(self, y: int, height: int) -> None:
         """Raise `UnreadableImage` with the blocks in these rows that cannot be read.
@@ -152,16 +152,17 @@ class InputScene:
             f"{shlex.quote(str(self.path))} copy.tif"
         ) from errors[0]
 
-    def to_network(self, planes: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+    def to_network(self, planes: np.ndarray, empty: np.ndarray | None) -> np.ndarray:
         if self.choice.palette is not None:
-            pixels = to_uint8(self.choice.palette[planes[0]], self.max_value, self.path)
+            colours = self.choice.palette[planes[0]].transpose(2, 0, 1)
+            bands = [to_uint8(plane, self.max_value, self.path) for plane in colours]
         else:
             # Band by band, as scaling goes by floating point.
             bands = [to_uint8(plane, self.max_value, self.path) for plane in planes]
             bands = bands * self.in_channels if len(bands) < self.in_channels else bands
-            pixels = np.stack(bands, axis=-1)
-        if valid is not None:
-            pixels[~valid] = 0
+        pixels = np.stack(bands, axis=-1)
+        if empty is not None:
+            pixels *= ~empty.transpose(1, 2, 0)
         return pixels
 
 

@@ -48,7 +48,9 @@ class MapFile:
         self.rows = np.empty((len(names), BLOCK, scene.width), np.uint8)
         self.valid = np.empty((BLOCK, scene.width), bool) if masked else None
         self.top = self.filled = 0
-        place = {"gcps": scene.gcps} if scene.gcps else {"transform": scene.transform}
+        place = {"transform": scene.transform}
+        if scene.gcps and scene.crs and scene.transform is None:  # a header holds no more
+            place = {"gcps": scene.gcps}
         kind = {"photometric": "minisblack"}
         if palette is not None:
             kind = {"photometric": "palette", "nodata": IGNORE}
@@ -65,7 +67,7 @@ class MapFile:
                 colours = {index: (*colour, 255) for index, colour in enumerate(palette)}
                 self.target.write_colormap(1, colours | {IGNORE: (0, 0, 0, 0)})
             self.target.descriptions = names
-            self.target.update_tags(**tags)
+            self.target.update_tags(**tags | scene.pixel_is)
 
     def add(self, planes: np.ndarray, valid: np.ndarray | None = None) -> None:
         """The next rows: uint8 (bands, h, width), bool (h, width); None: all valid."""
@@ -167,9 +169,11 @@ def make_png(path: Path) -> None:
     Raises:
         CannotWrite: the disk is full, say.
     """
+    import rasterio
     from rasterio.shutil import copy
 
-    with atomic(path) as part, writing(path), quiet():
+    quietly = rasterio.Env(GDAL_PAM_ENABLED="NO")  # no file beside it
+    with atomic(path) as part, writing(path), quiet(), quietly:
         copy(path, part, driver="PNG")
         with part.open("rb") as file:
             file.seek(-12, os.SEEK_END)

@@ -244,7 +244,7 @@ PIXEL_LOSSES = {"CrossEntropyLoss": SegmentationLoss, "DiceLoss": DiceLoss, "Foc
 def sum_loss(
     losses: Annotated[dict, Chain(PIXEL_LOSSES)], factors: Sequence[float] | None = None
 ) -> WeightedLosses:
-    """Several losses of segmentation, each in the log under its key: key -> (factor, loss).
+    """Several losses of segmentation, (key, factor, loss) each; the key stands in the log.
 
     Args:
         losses: dict(cross_entropy=dict(name='CrossEntropyLoss'), dice=dict(name='DiceLoss')), say.

@@ -32,7 +32,7 @@ def pretext_losses(
     ExamplarLoss: Annotated[dict | None, OneOf(EXAMPLAR_LOSSES)] = None,
     factors: Sequence[float] = (20, 1, 1),
 ) -> WeightedLosses:
-    """The `losses` of a config: task -> (weight, loss). A loss left out is the published one.
+    """The `losses` of a config: (task, weight, loss) each. A loss left out is the published one.
 
     Args:
         InpaintingLoss: of the restored block.

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -12,6 +12,16 @@ from torchvision.models import get_model_weights
 
 from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.models.backbone_search import (
+    architecture_of,
+    backbone_weights,
+    bands_of,
+    compare,
+    exact_shapes,
+    first_convolution,
+    is_counter,
+    outline,
+)
 from SSLRemoteSensing.models.backbones import (
     ARCHITECTURES,
     BLOCKS,
@@ -20,6 +30,7 @@ from SSLRemoteSensing.models.backbones import (
     Backbone,
 )
 
+DECODER = re.compile(r"(?:(?:module|_orig_mod|model)\.)*inpainting_head\.(.+)")
 Adaptation = Literal["widen", "average"]
 
 
@@ -78,11 +89,11 @@ def load_backbone(
 ) -> dict:
     """Load backbone weights from `path` into `model`, or into the architecture they fit.
 
-    Takes `backbone.pth`, any checkpoint of a run, the published repository's checkpoints, state
-    dicts of torchvision, timm and segmentation_models_pytorch (of an encoder or a whole network),
-    checkpoints of lightly, MoCo and the like, and `.safetensors`: what may stand before the names,
-    and which network is taken where a file holds several, is said in `backbone_weights`. The mean
-    and std of the card come along. Names and shapes are compared before a model is changed.
+    Takes any file with the tensors of one of our architectures under torchvision's names, ours,
+    or of torchvision, timm, segmentation_models_pytorch, lightly, MoCo and the like, as `.pth` or
+    safetensors, under any keys and after any prefix: `backbone_weights` says which network is taken
+    where a file holds several. The mean and std of the card come along. Names, shapes and numbers
+    are looked at before a model is changed.
 
     Args:
         model: a backbone of `BACKBONES`; None makes the one whose weights the file holds.
@@ -102,7 +113,7 @@ def load_backbone(
     Raises:
         UserError: no such file, a pickle that is more than weights, another architecture, or,
             unless `strict=False`, weights that fill the backbone only in part or have entries more;
-            mean and std other than the card's.
+            weights that are not finite; several networks; mean and std other than the card's.
     """
     if in_channels is not None and in_channels < 1:
         raise UserError(f"in_channels={in_channels}: must be at least 1 band")
@@ -120,25 +131,31 @@ def backbone_of(
     adapt: Adaptation = "widen",
 ) -> dict:
     """`load_backbone` once `checkpoints.read` has read the `contents` of `source`."""
-    state, other_keys = backbone_weights(contents)
-    card, note = checkpoints.read_card(Path(source), contents), ""
-    first_key = first_convolution(state)
-    kernel = state.get(first_key)
-    file_bands = kernel.shape[1] if kernel is not None and kernel.dim() == 4 else None
+    state, other_keys, note = backbone_weights(contents, model, source)
+    card = checkpoints.read_card(Path(source), contents)
+    first_key, file_bands = first_convolution(state), bands_of(state)
     bands = in_channels or file_bands if model is None else model.in_channels
     if model is not None and in_channels not in (None, bands):
         raise UserError(f"in_channels={in_channels}: the model given takes {bands} bands")
     if in_channels is not None and file_bands not in (None, bands):
-        state |= {first_key: adapt_kernel(kernel, bands, adapt)}
+        if adapt == "widen" and bands < file_bands:
+            raise UserError(too_many_bands(state, source, model, bands))
+        state |= {first_key: adapt_kernel(state[first_key], bands, adapt)}
         verb = "widened" if adapt == "widen" else "averaged"
-        note = f", first convolution {verb} from {file_bands} to {bands} bands"
+        note += f", first convolution {verb} from {file_bands} to {bands} bands"
     if model is None:
         name = architecture_of(state)
         if name is None:
-            raise UserError(f"weights {source}: fit none of {', '.join(ARCHITECTURES)}")
+            raise UserError(
+                f"weights {source}: fit none of {', '.join(ARCHITECTURES)}; {outline(contents)}"
+            )
         model = ARCHITECTURES[name](in_channels=bands)
-    result = match_weights(model, state, str(source), strict)
-    if "mean" in card:
+    result = match_weights(model, state, str(source), strict, contents)
+    state = {key: state[key] for key in result["matched"]}
+    checkpoints.check_finite(state, source)
+    # A card may be another tool's.
+    has_normalization = all(is_per_band(card.get(key, 0), file_bands) for key in ("mean", "std"))
+    if has_normalization:
         normalization = [adapt_values(card[key], bands, adapt) for key in ("mean", "std")]
         if model.mean is not None and [list(model.mean), list(model.std)] != normalization:
             raise UserError(
@@ -146,13 +163,13 @@ def backbone_of(
                 f"mean={normalization[0]}, std={normalization[1]}; leave them out of the config"
             )
         model.set_normalization(*normalization)
-    model.load_state_dict({key: state[key] for key in result["matched"]}, strict=False)
+    model.load_state_dict(state, strict=False)
     result["left_over"] += other_keys
     result["summary"] = (
         f"{source}: {len(result['matched'])} of {len(model.state_dict())} entries of {model.name} "
         f"loaded, {len(result['left_over'])} entries of the file left over{note}"
     )
-    if "mean" not in card and model.mean is None:
+    if not has_normalization and model.mean is None:
         result["summary"] += (
             "; no card says whether mean and std were taken out of its images, none are: "
             "backbone_cfg.mean and std set them"
@@ -160,16 +177,17 @@ def backbone_of(
     return {"model": model} | result
 
 
+def is_per_band(values, bands: int | None) -> bool:
+    """Whether `values` are a number a band, or None."""
+    is_list = isinstance(values, list | tuple) and bands in (None, len(values))
+    return values is None or (is_list and all(isinstance(x, int | float) for x in values))
+
+
 def adapt_kernel(kernel: Tensor, bands: int, adapt: Adaptation) -> Tensor:
     """(out, C, h, w) to (out, bands, h, w)."""
     if adapt == "average":  # each band the same, their sum that of the C
         return (kernel.sum(1, keepdim=True) / bands).repeat(1, bands, 1, 1)
     count = kernel.shape[1]
-    if bands < count:
-        raise UserError(
-            f"in_channels={bands}: the weights are for {count} bands, which cannot be widened to "
-            f"fewer; pass adapt='average'"
-        )
     return torch.cat([kernel, kernel.mean(1, keepdim=True).expand(-1, bands - count, -1, -1)], 1)
 
 
@@ -181,116 +199,52 @@ def adapt_values(values: list | None, bands: int, adapt: Adaptation) -> list | N
     return [mean] * bands if adapt == "average" else values + [mean] * (bands - len(values))
 
 
-def match_weights(model: Backbone, state: dict[str, Tensor], source: str, strict: bool) -> dict:
+def too_many_bands(state: dict, source: str | Path, model: Backbone | None, bands: int) -> str:
+    """The message for weights of more bands than the `bands` that are wanted."""
+    text = f"in_channels={bands}: {source} is for {bands_of(state)} bands, which cannot be widened "
+    if model is None:
+        return f"{text}to fewer; pass adapt='average'"
+    settings = settings_of(state, model) or "take other weights"
+    return (
+        f"{text}to fewer; {settings}, or average them in Python: from "
+        f"SSLRemoteSensing import load_backbone; import torch; torch.save(load_backbone(None, "
+        f"{str(source)!r}, in_channels={bands}, adapt='average')['model'].state_dict(), "
+        f"'averaged.pth')"
+    )
+
+
+def settings_of(state: dict[str, Tensor], model: Backbone) -> str | None:
+    """What to set in a config for the network that `state` is of; None where that is not known."""
+    name, bands = architecture_of(state), bands_of(state)
+    if name is None:
+        return None
+    named = [f"backbone_cfg.name={name!r}"] if name != model.name else []
+    named += [f"backbone_cfg.in_channels={bands}"] if bands != model.in_channels else []
+    return f"they are of a {name} with {bands} bands, set {' and '.join(named)}" if named else None
+
+
+def match_weights(
+    model: Backbone, state: dict[str, Tensor], source: str, strict: bool, contents: dict
+) -> dict:
     """Which entries of `state` fit the model, as `load_backbone` returns them; a `UserError` for
-    what it refuses."""
-    expected = {key: value.shape for key, value in model.state_dict().items()}
-    shapes = {key: value.shape for key, value in state.items()}
-    matched_keys = [key for key in expected if shapes.get(key) == expected[key]]
-    # Counters of batches seen: older files lack them, and nothing depends on them.
-    weight_keys = [key for key in expected if not key.endswith("num_batches_tracked")]
-    missing_keys = [key for key in weight_keys if key not in matched_keys]
+    what it refuses of the `contents` of `source`."""
+    expected, shapes = exact_shapes(model.state_dict()), exact_shapes(state)
+    matched_keys, missing_keys, surplus_keys = compare(expected, shapes)
     left_over_keys = [key for key in state if key not in matched_keys]
-    # A deeper ResNet has every entry of a shallower one, of the same shape, and more blocks.
-    parts = tuple(f"{part}." for part, _ in model.named_children())
-    surplus_keys = [key for key in left_over_keys if key.startswith(parts)]
-    if missing_keys == weight_keys or (strict and (missing_keys or surplus_keys)):
-        key, name = (missing_keys + surplus_keys)[0], architecture_of(state)
-        remedy = "set backbone_cfg to what they are of, or load what fits with strict=False"
-        if name not in (None, model.name):
-            remedy = f"they are of a {name}, set backbone_cfg.name={name!r}"
-        elif name is not None and missing_keys:  # all but the number of bands
-            remedy = (
-                "set in_channels to theirs, or adapt it by "
-                f"load_backbone(..., in_channels={model.in_channels}, adapt='widen' or 'average')"
-            )
+    if all(is_counter(key) for key in matched_keys) or (strict and (missing_keys or surplus_keys)):
+        key = (missing_keys + surplus_keys)[0]
+        remedy = settings_of(state, model)
+        if remedy is None:
+            remedy = outline(contents) if not matched_keys else "take weights of that network"
+        if bands_of(state) != model.in_channels and architecture_of(state) == model.name:
+            remedy += ", or adapt them in Python: load_backbone(..., in_channels="
+            remedy += f"{model.in_channels}, adapt='widen' or 'average')"
         raise UserError(
             f"weights {source}: fill {len(matched_keys)} of {len(expected)} entries of "
             f"{model.name} with {model.in_channels} bands and have {len(surplus_keys)} more ({key} "
-            f"is {tuple(shapes[key]) if key in shapes else 'missing'}); {remedy}"
+            f"is {shapes.get(key, 'missing')}); {remedy}"
         )
     return {"matched": matched_keys, "missing": missing_keys, "left_over": left_over_keys}
-
-
-def first_convolution(state: dict[str, Tensor]) -> str:
-    return "conv1.weight" if "conv1.weight" in state else "features.0.weight"
-
-
-def architecture_of(state: dict[str, Tensor]) -> str | None:
-    """The name of the architecture whose every weight is in `state`, for any bands, or None."""
-    shapes = shapes_of(state).items()
-    names = (n for n in reversed(ARCHITECTURES) if architecture_shapes(n).items() <= shapes)
-    return next(names, None)
-
-
-def shapes_of(state: dict[str, Tensor]) -> dict[str, tuple]:
-    """The shapes of weights, the number of bands left open in that of the first convolution."""
-    first_key = first_convolution(state)
-    shapes = {key: tuple(value.shape) for key, value in state.items()}
-    if len(shapes.get(first_key, ())) == 4:
-        shapes[first_key] = (shapes[first_key][0], None, *shapes[first_key][2:])
-    return shapes
-
-
-@cache
-def architecture_shapes(name: str) -> dict[str, tuple]:
-    """`shapes_of` an architecture, counters left out, without memory for its weights."""
-    with torch.device("meta"):
-        shapes = shapes_of(ARCHITECTURES[name]().state_dict())
-    return {k: shape for k, shape in shapes.items() if not k.endswith("num_batches_tracked")}
-
-
-# What stands before the names of a backbone's weights, first choice first: a network that was
-# trained by its gradient comes before one without a name of its own, that before a running mean.
-TRAINED = (
-    "backbone",  # ours, lightly, solo-learn, mmsegmentation
-    "encoder",  # segmentation_models_pytorch, SimSiam
-    "encoder_q",  # MoCo
-    "base_encoder",  # MoCo v3
-    "student_backbone",  # lightly
-    "student",
-)
-AVERAGED = ("encoder_k", "momentum_encoder", "momentum_backbone", "backbone_momentum")
-AVERAGED += ("teacher_backbone", "teacher")
-WRAPPERS = ("module", "_orig_mod", "model")
-# How the weights of a ResNet or VGG begin; the last two: its children in a nn.Sequential, and a VGG
-# as timm's features_only has it.
-BEGINNINGS = ("conv1.", "layer1.", "features.", "4.0.conv1.", "features_")
-WORDS = "|".join([*TRAINED, *AVERAGED, *WRAPPERS])
-PLACE = re.compile(rf"((?:(?:{WORDS})\.)*)({'|'.join(map(re.escape, BEGINNINGS))})")
-DECODER = re.compile(rf"(?:(?:{'|'.join(WRAPPERS)})\.)*inpainting_head\.(.+)")
-NUMBERS = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-
-
-def backbone_weights(contents: dict) -> tuple[dict[str, Tensor], list[str]]:
-    """The backbone's tensors in `contents`, under torchvision's names, and the other names.
-
-    Found inside `model`, `state_dict`, `student` or `teacher`, and after the words of `WRAPPERS`,
-    `TRAINED` and `AVERAGED` in any nesting; a ResNet's children may be numbered, as lightly's
-    Lightning checkpoints have them (`backbone.0.` = conv1, `backbone.4.` = layer1). Where a file
-    holds several networks, the first choice is taken: a student before its teacher, and neither
-    momentum nor teacher if another is there.
-    """
-    for key in ("model", "state_dict", "student", "teacher"):
-        if isinstance(contents.get(key), dict):
-            contents = contents[key]
-    tensors = {k: v for k, v in contents.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    places = {match.group(1) for key in tensors if (match := PLACE.match(key))}
-    prefix = min(places, key=preference, default="")
-    state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    other_keys = [key for key in tensors if not key.startswith(prefix)]
-    if "4.0.conv1.weight" in state:
-        parts = ((key.partition("."), value) for key, value in state.items())
-        state = {NUMBERS.get(n, n) + dot + rest: value for (n, dot, rest), value in parts}
-    state = {re.sub(r"^features_(?=\d)", "features.", key): v for key, v in state.items()}
-    return state, other_keys
-
-
-def preference(prefix: str) -> tuple:
-    """What comes first is taken."""
-    words = prefix.split(".")[:-1]
-    rank = min((TRAINED.index(word) for word in words if word in TRAINED), default=len(TRAINED))
-    return any(word in AVERAGED for word in words), rank, len(words), prefix
 
 
 def decoder_weights(path: str | Path) -> dict[str, Tensor]:
@@ -303,4 +257,6 @@ def decoder_weights(path: str | Path) -> dict[str, Tensor]:
             f"weights {path}: holds no inpainting decoder (inpainting_head.*) for "
             f"decoder_cfg.transfer; pass latest.pth or an epoch_*.pth of that pre-training run"
         )
-    return {name: contents[key] for name, key in names.items()}
+    weights = {name: contents[key] for name, key in names.items()}
+    checkpoints.check_finite(weights, path)
+    return weights

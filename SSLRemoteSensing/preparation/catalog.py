@@ -171,6 +171,9 @@ def assign_splits(
             raise UserError(f"--splits {text}: only val can be chosen; the others are published")
     split_of = {scene: split for split, scenes in splits.items() for scene in scenes}
     choices = [text for text in requests if "=" in text] or default
+    for split, count in Counter(text.partition("=")[0] for text in choices).items():
+        if count > 1:
+            raise UserError(f"--splits {split}=...: stands there twice; write its scenes in a row")
     start = 0.0  # each share has its own part of the hashes
     for split, which in dict(text.split("=", 1) for text in choices).items():
         split_of |= {scene: "train" for scene, current in split_of.items() if current == split}
@@ -192,6 +195,6 @@ def pick_scenes(scenes: Sequence[str], which: str, text: str, start: float = 0.0
     if strange or not names:
         raise UserError(
             f"--splits {text}: {strange[0] if strange else 'nothing'} is no scene of train; write "
-            "a share such as val=0.1, or names such as val=2_10,3_10"
+            f"a share such as val=0.1, or names of these: {listing(sorted(scenes))}"
         )
     return names

@@ -11,7 +11,7 @@ import numpy as np
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.console import map_files
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.file_lists import stem
+from SSLRemoteSensing.data.file_lists import IMAGE_ENDINGS, LABEL_FOLDER, LABEL_SUFFIX, stem
 from SSLRemoteSensing.data.labels import (
     ColourCoding,
     ValueCoding,
@@ -29,15 +29,14 @@ from SSLRemoteSensing.preparation.catalog import (
     assign_splits,
 )
 from SSLRemoteSensing.preparation.sources import SourceFile
-from SSLRemoteSensing.preparation.tiling import open_raster, to_uint8_values
+from SSLRemoteSensing.preparation.tiling import open_raster
 
 # Of two files with one stem, the label is the one whose ending stands later.
 ENDINGS = (".jpg", ".jpeg", ".tiff", ".tif", ".png")
 IMAGE_FOLDER = re.compile(r"(?:images?|imgs?|img_dir)(?:_(?:png|tif|jpg))?")
-LABEL_FOLDER = re.compile(r"(?:labels?|masks?|ann_dir|annotations?|gts?)(?:_(?:png|tif))?")
 IMAGE_SUFFIX = re.compile(r"(.+)[_-](?:images?|img|sat)", re.IGNORECASE)
-LABEL_SUFFIX = re.compile(r"(.+)[_-](?:labels?|masks?|gt)", re.IGNORECASE)
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+SPLITS |= dict.fromkeys(("val", "valid", "validation", "dev"), "val")
 BANDS = {"rgb": (1, 2, 3), "irrg": (4, 1, 2), "rgbir": (1, 2, 3, 4)}
 Pair = tuple[SourceFile, SourceFile | None]  # an image, and its label if there is one
 
@@ -57,6 +56,7 @@ def read_folder(
 
     Splits are sub-folders named train, val, test. Where there are none, 'val=0.1' of `splits` (the
     default) is that share of the scenes, by a hash of their names, tiles of one scene together.
+    Where there are, it is that share of the scenes that are not in a folder test.
 
     Args:
         bands: 'rgb', 'irrg', 'rgbir' of files in the order R, G, B, near infrared; None: all.
@@ -83,6 +83,9 @@ def read_folder(
     band_names = BAND_NAMES.get(bands)
     catalog = Catalog("folder", classes, palette, band_names, max_value, None, shares=shares)
     catalog.notes = [f"{name}: a label without a scene; not used" for name in orphans]
+    others = Counter(file.ending for file in files if file.ending in IMAGE_ENDINGS - {*ENDINGS})
+    for ending, count in others.items():
+        catalog.notes.append(f"{count} {ending} files are left out; convert them to PNG or TIFF")
     split_of = assign_folders([image.name for image, _ in pairs], splits, catalog.notes)
     for image, label in pairs:
         if image.name in split_of:
@@ -144,42 +147,55 @@ def pair_files(files: Sequence[SourceFile]) -> tuple[list[Pair], list[str]]:
 def assign_folders(
     images: Sequence[str], requests: Sequence[str], notes: list[str]
 ) -> dict[str, str]:
-    """Image -> split, by sub-folder, or by a hash of the scene that a tile is of."""
-    splits: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-    split_of = {
+    """Image -> split, by sub-folder, or by a hash of the scene that a tile is of. Splits that have
+    no folder may be chosen of what is in none, or in train."""
+    folder_of = {
         image: SPLITS[part]
         for image in images
         for part in image.lower().split("/")[:-1]
         if part in SPLITS
     }
-    if split_of:
-        for image in images:
-            if image not in split_of:
-                raise UserError(f"{image}: lies in no folder train, val or test as others do")
-            splits[split_of[image]].append(image)
-        for text in requests:
-            if "=" in text:
-                raise UserError(f"--splits {text}: the folders say the split already")
-        return assign_splits(splits, requests)
-    scenes = {image: scene_of(stem(image)) or stem(image) for image in images}
+    for image in images if folder_of else ():
+        if image not in folder_of:
+            raise UserError(f"{image}: lies in no folder train, val or test as others do")
+    for text in requests:
+        split, equals, which = text.partition("=")
+        if equals and split in folder_of.values():
+            raise UserError(
+                f"--splits {text}: the folders say the split already; write {split} alone"
+            )
+    pool = [image for image in images if folder_of.get(image, "train") == "train"]
+    scenes = {image: scene_of(stem(image)) or stem(image) for image in pool}
     names = {name for text in requests for name in text.partition("=")[2].split(",")}
     tiles = names - set(scenes.values())
-    scenes |= {image: stem(image) for image in images if stem(image) in tiles}
-    splits["train"] = list(dict.fromkeys(scenes.values()))
-    split_by_scene = assign_splits(splits, requests, tuple(splits), ["val=0.1"])
+    scenes |= {image: stem(image) for image in pool if stem(image) in tiles}
+    splits = {"train": list(dict.fromkeys(scenes.values())), "val": [], "test": []}
+    default = [] if folder_of else ["val=0.1"]
+    split_by_scene = assign_splits(splits, requests, tuple(splits), default)
     for text in requests:
         split, _, which = text.partition("=")
         is_share = SHARE.fullmatch(which) and float(which) > 0
         if is_share and split not in split_by_scene.values():
             raise UserError(f"--splits {text}: no scene falls to it; name some")
+    is_whole = all("=" in text for text in requests)  # as `assign_splits` has it
+    wanted = set(splits) if is_whole else {text.partition("=")[0] for text in requests}
     split_of = {
         image: split_by_scene[scene] for image, scene in scenes.items() if scene in split_by_scene
     }
-    counts = ", ".join(f"{split} {n}" for split, n in sorted(Counter(split_of.values()).items()))
-    notes.append(
-        "no folders train, val, test, so scenes are dealt by a hash of their names: "
-        f"{len(images)} images of {len(splits['train'])} scenes, {counts}"
-    )
+    split_of |= {
+        image: split
+        for image, split in folder_of.items()
+        if image not in scenes and split in wanted
+    }
+    if not folder_of:
+        counts = sorted(Counter(split_of.values()).items())
+        is_hashed = not requests or any(map(SHARE.fullmatch, names))
+        how = "by a hash of their names" if is_hashed else "as --splits says"
+        notes.append(
+            f"no folders train, val, test, so scenes are dealt {how}: "
+            f"{len(images)} images of {len(splits['train'])} scenes, "
+            f"{', '.join(f'{split} {count}' for split, count in counts)}"
+        )
     return split_of
 
 
@@ -213,5 +229,5 @@ def label_values(file: SourceFile) -> np.ndarray:
     with suppress(UserError), ExitStack() as stack:
         label = open_raster(file, (1,), stack, has_colours=False)
         strips = (label.rows(y, min(1024, label.height - y)) for y in range(0, label.height, 1024))
-        return sum(count_values(to_uint8_values(strip, file.name)[0]) for strip in strips)
+        return sum(count_values(strip[0]) for strip, _ in strips)
     return np.zeros(256, np.int64)

@@ -133,10 +133,14 @@ def resume_records(output: Path, settings: dict, scenes: Sequence[SourceScene]) 
     """Records of an earlier run whose scene is unchanged and whose tiles are all there."""
     make_folder(output, "--output")
     old, records = read_state(output)
+    names = {record["scene"] for record in records.values()}
+    if (output / CARD).is_file() and names == {scene.name for scene in scenes}:
+        # The same scenes in other splits: those that change theirs are cut anew.
+        old = old | {"splits": settings["splits"]}
     for kind in TILE_FOLDERS.values() if old is None else ():
         if any((output / kind).glob("*")):
             raise UserError(f"--output {output}: has {kind}, but not by this tool; name another")
-    for key in () if old is None else settings | old:
+    for key in settings | old if records else ():  # of scenes refused alone no tile is there
         if old.get(key) != settings.get(key):
             raise UserError(
                 f"--output {output}: was begun with {key} {old.get(key)!r}, now "

@@ -54,9 +54,10 @@ def prepare_request(request: Namespace, made_by: Sequence[str]) -> bool:
     try:
         return prepare(catalog, output, settings, workers, left_out, request.check, made_by)
     except OSError as error:
+        file = error.filename or output
         raise CannotWrite(
-            f"--output {request.output}: {error.filename} cannot be written ({error.strerror}); "
-            "finished scenes are kept, the same command goes on from there"
+            f"--output {request.output}: {file} cannot be written ({error.strerror}); finished "
+            "scenes are kept, the same command goes on from there"
         ) from error
 
 

@@ -13,8 +13,9 @@ from typing import BinaryIO
 import numpy as np
 
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
-from SSLRemoteSensing.data.file_lists import list_folders
-from SSLRemoteSensing.data.geotiff import TIFF_BEGINS, require_file
+from SSLRemoteSensing.data.file_lists import is_hidden, list_folders
+from SSLRemoteSensing.data.formats import JPEG, TIFF_BEGINS
+from SSLRemoteSensing.data.geotiff import require_file
 from SSLRemoteSensing.data.images import MAX_PIXELS, decode
 
 
@@ -71,6 +72,10 @@ class SourceFile:
         with self.open() as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
+    def is_jpeg(self) -> bool:
+        with self.open() as file:
+            return file.read(len(JPEG)) == JPEG
+
     def photograph(self) -> np.ndarray:
         """The JPEG as R, G, B uint8 (H, W, 3)."""
         if self.stamp[0] > MAX_PIXELS:
@@ -93,8 +98,6 @@ def list_files(source: str | Path) -> list[SourceFile]:
     files = []
     for name in (folder + name for folder, names in list_folders(source) for name in names):
         path = source / name
-        if is_hidden(name):
-            continue
         try:
             if path.suffix.lower() == ".zip":
                 files += zip_members(path, f"{name}/")
@@ -131,6 +134,8 @@ def zip_members(path: Path, prefix: str) -> list[SourceFile]:
 
 def member_fault(archive: zipfile.ZipFile, member: zipfile.ZipInfo, names: set[str]) -> str | None:
     name = member.filename.lower()
+    if name.startswith("/") or "//" in name:
+        return "whose name is no path"
     if name.endswith(".zip"):
         return "another zip file"
     if member.flag_bits & 1:
@@ -142,8 +147,3 @@ def member_fault(archive: zipfile.ZipFile, member: zipfile.ZipInfo, names: set[s
         with archive.open(member) as file:
             return None if file.read(4) in TIFF_BEGINS else "a mask or overview that is no TIFF"
     return None
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a path leads through what the user did not put there."""
-    return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))

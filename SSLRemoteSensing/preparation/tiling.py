@@ -13,10 +13,12 @@ import cv2
 import numpy as np
 
 from SSLRemoteSensing.core.classes import IGNORE
-from SSLRemoteSensing.core.errors import UnreadableImage
+from SSLRemoteSensing.core.errors import UnreadableImage, UserError
+from SSLRemoteSensing.data.formats import orientation_fault
 from SSLRemoteSensing.data.geotiff import encode_tiff, open_tiff
-from SSLRemoteSensing.data.images import encode_png, read_image
+from SSLRemoteSensing.data.images import as_bytes, encode_png, label_rows, read_image
 from SSLRemoteSensing.data.labels import ColourCoding, ValueCoding, count_values
+from SSLRemoteSensing.data.places import displacement, place_of
 from SSLRemoteSensing.data.prepared import LABEL_FOLDERS, positions
 from SSLRemoteSensing.preparation.catalog import SourceScene
 from SSLRemoteSensing.preparation.sources import SourceFile
@@ -41,8 +43,9 @@ class TilingSettings:
 class Raster:
     """An open scene or label.
 
-    `rows(y, height)` gives planes (bands, height, width), and where not every pixel holds data
-    `mask(y, height)` uint8 (height, width), 0 = none. `numbers` are the bands in the file, from 1.
+    `rows(y, height)` gives planes (bands, height, width), 0 where they hold no data, and a mask
+    uint8 (height, width), 0 where no band holds any; None: all do. `numbers` are the bands in the
+    file, from 1. `mask_origin` is what tells pixels without data, '' where all hold data.
     """
 
     name: str
@@ -50,9 +53,8 @@ class Raster:
     width: int
     bands: int
     dtype: np.dtype
-    rows: Callable[[int, int], np.ndarray]
+    rows: Callable[[int, int], tuple[np.ndarray, np.ndarray | None]]
     numbers: list[int] | None = None
-    mask: Callable[[int, int], np.ndarray] | None = None
     mask_origin: str = ""
     crs: Any = None
     transform: Any = None
@@ -67,33 +69,39 @@ def open_raster(
         bands: of the file, or of the R, G, B of a photograph or palette; None: all but alpha.
         has_colours: False for a label of one band of values, which may be indices of a palette.
     """
-    if has_colours and file.ending in (".jpg", ".jpeg"):  # GDAL fills what is missing with grey
+    if has_colours and file.is_jpeg():  # GDAL fills what is missing with grey
         return raster_in_memory(file, file.photograph(), bands, list(bands or (1, 2, 3)))
     source = stack.enter_context(open_tiff(file.address, beside=True))
-    if has_colours and source.is_cmyk:
+    place = source.crs, source.transform
+    if not has_colours:
+
+        def values(y: int, height: int) -> tuple[np.ndarray, None]:
+            return label_rows(source, y, height, file.name)[None], None
+
+        size = source.height, source.width
+        return Raster(file.name, *size, 1, np.dtype(np.uint8), values, [1], "", *place)
+    if source.is_cmyk:
         return raster_in_memory(file, read_image(file.address, 3), bands, None)
-    if not has_colours and source.count > 1:
-        raise UnreadableImage(
-            f"{file.name}: has {source.count} bands, expected class values in one"
-        )
-    table = numbers = mask = None
-    if has_colours and source.palette is not None:
-        table = source.palette.T[band_indices(file, bands, 3)]
+    table = numbers = clear = None
+    if source.palette is not None:
+        table, clear = source.palette.T[band_indices(file, bands, 3)], source.clear
     else:
         numbers = list(bands or source.data_bands)
         band_indices(file, numbers, source.count)
-        # A band called alpha may be near infrared; it masks only where nobody asked for bands.
-        if source.has_nodata or (bands is None and source.has_alpha):
-            mask = source.mask
+    # A band called alpha may be near infrared; it masks only where nobody asked for bands.
+    alpha = None if bands else source.alpha_beside(numbers or [1])
 
-    def rows(y: int, height: int) -> np.ndarray:
-        planes = source.rows(numbers or [1], y, height)
-        return planes if table is None else table[:, planes[0]]
+    def rows(y: int, height: int) -> tuple[np.ndarray, np.ndarray | None]:
+        planes, empty = source.read(numbers or [1], y, height, alpha=alpha, clear=clear)
+        planes = planes if table is None else table[:, planes[0]]
+        if empty is None:
+            return planes, None
+        return planes * ~empty, 255 * np.uint8(~empty.all(0))
 
     count, dtype = (len(numbers), source.dtype) if table is None else (len(table), table.dtype)
-    origin = ALPHA if source.has_alpha else "nodata value or mask"
-    size, place = (source.height, source.width), (source.crs, source.transform)
-    return Raster(file.name, *size, count, dtype, rows, numbers, mask, origin, *place)
+    origin = ALPHA if alpha else "nodata value or mask" if source.has_nodata else ""
+    size = source.height, source.width
+    return Raster(file.name, *size, count, dtype, rows, numbers, origin, *place)
 
 
 def raster_in_memory(
@@ -102,8 +110,8 @@ def raster_in_memory(
     """A raster of the image (H, W, C)."""
     planes = pixels.transpose(2, 0, 1)[band_indices(file, bands, pixels.shape[2])]
 
-    def rows(y: int, height: int) -> np.ndarray:
-        return np.ascontiguousarray(planes[:, y : y + height])
+    def rows(y: int, height: int) -> tuple[np.ndarray, None]:
+        return np.ascontiguousarray(planes[:, y : y + height]), None
 
     return Raster(file.name, *pixels.shape[:2], len(planes), planes.dtype, rows, numbers)
 
@@ -145,8 +153,12 @@ def tile_scene(scene: SourceScene, job: TilingSettings) -> dict:
                 "transform": image.transform and list(image.transform)[:6],
             }
             require_fit(scene, image, labels, job)
+            for label in scene.labels.values():
+                with scene.image.open() as opened, label.open() as opened_label:
+                    if fault := orientation_fault(opened, opened_label):
+                        raise UnreadableImage(fault)
             record |= summarize(image, labels, tile_strips(scene, image, labels, job), job)
-    except UnreadableImage as error:
+    except UserError as error:
         record["refused"] = str(error)
         for file in scene.files:  # as the user knows it
             record["refused"] = record["refused"].replace(file.address, file.name)
@@ -215,14 +227,13 @@ def read_rows(
         pixels of each value (bands, values) as 'image', without data as 'masked', of each code of
         each kind of label, of the colours of no class as (kind, 'strangers').
     """
-    planes = image.rows(y, height)
-    mask = image.mask(y, height) if image.mask else None
+    planes, mask = image.rows(y, height)
     depth = np.iinfo(image.dtype).max + 1
     rows = {"image": planes}
     counts = {"image": np.stack([count_values(plane, depth, mask) for plane in planes])}
     counts["masked"] = 0 if mask is None else int((mask == 0).sum())
     for kind, label in labels.items():
-        values = to_uint8_values(label.rows(y, height), label.name)
+        values = as_bytes(label.rows(y, height)[0], label.name)
         rows[kind], counts[kind] = coding.decode(values)
         if mask is not None:
             rows[kind][mask == 0] = IGNORE
@@ -231,14 +242,6 @@ def read_rows(
         has_strangers = coding.planes == 3 and counts[kind][16:].any()
         counts[kind, "strangers"] = coding.strangers(values) if has_strangers else Counter()
     return rows, counts
-
-
-def to_uint8_values(values: np.ndarray, name: str) -> np.ndarray:
-    if values.dtype == np.uint8:
-        return values
-    if values.dtype.kind not in "iub" or values.min() < 0 or values.max() > 255:
-        raise UnreadableImage(f"label {name}: holds {values.dtype} values outside 0 to 255")
-    return values.astype(np.uint8)
 
 
 def write_strip(
@@ -254,7 +257,12 @@ def write_strip(
             else:
                 place = image.transform and moved_transform(image.transform, x, y)
                 tile = encode_tiff(pixels[:, :, x : x + job.tile], image.crs, place)
-            (job.output / tile_file(kind, scene.key, y, x, as_png)).write_bytes(tile)
+            path = job.output / tile_file(kind, scene.key, y, x, as_png)
+            try:
+                path.write_bytes(tile)
+            except OSError as error:
+                error.filename = str(path)  # which a full disk does not say
+                raise
 
 
 def moved_transform(transform, x: int, y: int):
@@ -297,8 +305,10 @@ def summarize(image: Raster, labels: dict[str, Raster], counts: dict, job: Tilin
         summary["not_scored"] += counts["masked"]
         for colour, pixels in counts[kind, "strangers"].most_common(1):
             summary["stranger"] = [list(colour), pixels]
-    strays = [label.name for label in labels.values() if lie_apart(image, label)]
-    rows, columns = (positions(n, job.tile, job.stride) for n in (image.height, image.width))
+    size = (image.height, image.width)
+    place = place_of(image)
+    strays = [x.name for x in labels.values() if displacement(place, place_of(x), *size)]
+    rows, columns = (positions(n, job.tile, job.stride) for n in size)
     return {
         "tiles": len(rows) * len(columns),
         "masked": counts["masked"],
@@ -307,14 +317,6 @@ def summarize(image: Raster, labels: dict[str, Raster], counts: dict, job: Tilin
         "sums": [band_sums(values, job.scale or 255) for values in counts["image"]],
         "labels": summaries,
     }
-
-
-def lie_apart(image: Raster, label: Raster) -> bool:
-    """Whether both have a place on the map, and these are more than half a pixel apart."""
-    a, b = image.transform, label.transform
-    if a is None or b is None:
-        return False
-    return max(abs(a.c - b.c), abs(a.f - b.f)) > (abs(a.a) + abs(a.b)) / 2
 
 
 def band_sums(counts: np.ndarray, scale: float) -> list[int | float]:

@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 import numpy as np
 from markupsafe import Markup
 
+from SSLRemoteSensing.core.drawing import plain_figures
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -23,7 +25,6 @@ SOFT, LINE, BLUE, ORANGE = "#56616d", "#d9dfe5", "#1f6fb5", "#b34700"
 VARIABLES = {SOFT: "var(--soft)", LINE: "var(--line)", BLUE: "var(--blue)", ORANGE: "var(--orange)"}
 STYLE = {
     "svg.fonttype": "none",  # text as text, in the page's font
-    "text.parse_math": False,  # a class may be called $
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 12,
     **dict.fromkeys(("text.color", "xtick.color", "ytick.color"), SOFT),
@@ -121,11 +122,10 @@ def share_bars(title: str, names: Sequence[str], series: dict[str, Sequence[floa
 def chart_axes(height: float = 210, counts: bool = False) -> Iterator["Axes"]:
     """Axes in the style of the page, `WIDTH` by `height` points, a line at each number of y, which
     are whole ones of `counts`."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    with plain_figures(STYLE):
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
-    with rc_context(STYLE):
         figure = Figure((WIDTH / 72, height / 72), layout="constrained", facecolor="none")
         axes = figure.subplots()
         axes.set_facecolor("none")

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from SSLRemoteSensing.core.classes import IGNORE, colour_map
+from SSLRemoteSensing.core.drawing import plain_figures
 from SSLRemoteSensing.reports.image_grid import as_rgb
 
 ERROR = (230, 0, 200)
 
 
+@plain_figures()
 def draw_confusion_matrix(counts: Sequence, classes: Sequence[str], path: Path) -> None:
     """Rows label, columns prediction; each cell its share of the row in per cent."""
     from matplotlib.figure import Figure
@@ -23,8 +25,8 @@ def draw_confusion_matrix(counts: Sequence, classes: Sequence[str], path: Path) 
     figure = Figure(figsize=(side + 0.8, side), layout="constrained", dpi=130)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-    axes.set_xticks(range(len(classes)), classes, rotation=35, ha="right", parse_math=False)
-    axes.set_yticks(range(len(classes)), classes, parse_math=False)
+    axes.set_xticks(range(len(classes)), classes, rotation=35, ha="right")
+    axes.set_yticks(range(len(classes)), classes)
     axes.set(xlabel="prediction", ylabel="label")
     for row, column in np.ndindex(shares.shape):
         colour = "white" if shares[row, column] > 60 else "black"
@@ -34,6 +36,7 @@ def draw_confusion_matrix(counts: Sequence, classes: Sequence[str], path: Path) 
     figure.savefig(path)
 
 
+@plain_figures()
 def draw_examples(
     predicts: dict[str, Callable[[Tensor], Tensor]],
     dataset,
@@ -68,7 +71,7 @@ def draw_examples(
         for axes, picture in zip(row, pictures, strict=False):
             axes.imshow(picture, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
-        row[0].set_ylabel(dataset.name(int(index)).stem[-28:], fontsize=7, parse_math=False)
+        row[0].set_ylabel(dataset.name(int(index)).stem[-28:], fontsize=7)
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title, fontsize=10)
     entries = [
@@ -76,9 +79,7 @@ def draw_examples(
         for name, colour in marks.items()
     ]
     columns = min(6, len(entries))
-    legend = figure.legend(handles=entries, loc="outside lower center", ncols=columns)
-    for text in legend.get_texts():
-        text.set_parse_math(False)  # a class may be called $
+    figure.legend(handles=entries, loc="outside lower center", ncols=columns)
     figure.savefig(path)
 
 

@@ -152,7 +152,7 @@ def draw_page(
 
 def write_lines(
     page: np.ndarray, grid: Grid, lines: Sequence[str | Sequence[str]], top: int
-) -> None:  # fmt: skip
+) -> None:
     """Lines of text from row `top` of the page: over its whole width, or one a column."""
     for number, line in enumerate(lines):
         whole = isinstance(line, str)

@@ -24,7 +24,7 @@ def page_of(plan: Sequence[Outputs]) -> Path:
 
 def require_own_page(page: Path) -> None:
     """Raise a `UserError` where `page` is there and no page of ours."""
-    if page.exists() and GENERATOR not in page.read_bytes()[:1000]:
+    if page.exists() and not (page.is_file() and GENERATOR in page.read_bytes()[:1000]):
         raise UserError(
             f"--output {page}: is there already, and is not known to be a page of this command; "
             f"name another folder, or pass --overwrite"

@@ -11,6 +11,7 @@ import numpy as np
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.pretext import PretextDataset
+from SSLRemoteSensing.data.values import fault_of_values, levels, remedy_of_values
 from SSLRemoteSensing.reports import image_grid
 from SSLRemoteSensing.reports.image_grid import INK, LINE, PAPER, as_rgb, draw_page
 from SSLRemoteSensing.training.plan import make_plan, require_images
@@ -21,7 +22,6 @@ WHITE = 0.5  # the error that is drawn white, of a range of 1
 BLUE = (8, 48, 107)
 CELL = 64  # pixels
 TITLES = ("occluded", "anchor", "transformed", "M = abs(anchor - occluded)")
-DARK = 64  # of 255; below it all that is shown looks black
 
 
 def inpainting_page(
@@ -185,9 +185,9 @@ def draw_samples(samples: Sequence[Sample], bands: int, title: str) -> np.ndarra
     return draw_page(panels, TITLES, captions, [title, subtitle], scale)
 
 
-def describe(samples: Sequence[Sample], classes: Sequence[str]) -> list[str]:
-    """Lines of text: the files, the block, values of each band, transforms drawn; and warnings of
-    what no training can use."""
+def describe(samples: Sequence[Sample], dataset: PretextDataset) -> list[str]:
+    """Lines of text of samples of `dataset`: the files, the block, values of each band, transforms
+    drawn; and warnings of what no training can use."""
     lines = [
         f"{sample.place}: {sample.origin}, {sample.transform}, block {sample.covered:.1%}, "
         f"M at most {sample.weight.max():.2f}"
@@ -204,16 +204,16 @@ def describe(samples: Sequence[Sample], classes: Sequence[str]) -> list[str]:
         summary = f"min {values.min()}, mean {values.mean():.1f}, max {values.max()} of 255"
         lines.append(f"band {band + 1} of the anchors: {summary}")
     counts = Counter(sample.transform for sample in samples)
-    lines.append(f"transforms: {', '.join(f'{name} {counts[name]}' for name in classes)}")
+    lines.append(
+        f"transforms: {', '.join(f'{name} {counts[name]}' for name in class_names(dataset))}"
+    )
     empty = [sample.place for sample in samples if not sample.covered]
     if empty:
         lines.append(
             f"warning: M is 0 everywhere in {len(empty)} of {len(samples)} samples, first "
             f"{empty[0]}: images of one colour teach the inpainting nothing; exclude them"
         )
-    if anchors.max() < DARK:
-        lines.append(
-            f"warning: no value is above {anchors.max()} of 255; set max_value of train_data to "
-            "the value that is to become 255"
-        )
+    if fault := fault_of_values(list(map(levels, anchors)), dataset.reading.is_scaled):
+        files = list(dict.fromkeys(str(dataset.name(x.images["index"])) for x in samples))
+        lines.append(f"warning: {fault}; {remedy_of_values(dataset.reading, files)}")
     return lines

@@ -186,7 +186,14 @@ def trained_by(folder: Path) -> str | None:
 
 
 def next_commands(results: dict) -> str:
-    words = ("--checkpoint", results["checkpoint"], "--input", "scenes/*.tif", "--output", "maps")
+    words = (
+        "--checkpoint",
+        Path(results["checkpoint"]),
+        "--input",
+        "scenes/*.tif",
+        "--output",
+        "maps",
+    )
     lines = ["# map scenes of your own, with pictures to look at"]
     lines.append(command_line("tools/predict.py", *words, "--preview"))
     if results["backbone"].get("pretrained", False) is False:

@@ -3,6 +3,7 @@
 import time
 
 from SSLRemoteSensing.core import distributed
+from SSLRemoteSensing.core.workers import NoBatch
 from SSLRemoteSensing.training.run import Run, open_run
 from SSLRemoteSensing.training.settings import LoopSettings
 from SSLRemoteSensing.training.task import Place, Seen, Task
@@ -19,7 +20,7 @@ def fit(task: Task, settings: LoopSettings) -> bool:
     with open_run(task, settings) as run:  # lock, checkpoint, loader, log, signals; closes them
         if run.is_finished:
             return False
-        step, losses = run.step, run.losses
+        step, losses, batch = run.step, run.losses, None
         if run.plan.first == 0:
             probe(run, run.plan.after(0, settings))
         run.throughput.pause()  # what came before the first step is no time of training
@@ -28,8 +29,12 @@ def fit(task: Task, settings: LoopSettings) -> bool:
             wishes = distributed.ask(run.wishes)  # read once the step is under way: no wait
             step.set_lr(run.schedule(*run.plan.progress(place.step - 1)))
             statistics = step.statistics() if settings.max_skipped_steps else None
-            for batch, share, is_last in run.batches():
-                losses.add(place.step, batch, *step.forward_backward(batch, share, is_last))
+            try:
+                for batch, share, is_last in run.batches():
+                    losses.add(place.step, batch, *step.forward_backward(batch, share, is_last))
+            except NoBatch as stop:
+                leave(run, place, batch, stop.args[0])
+                raise
             norm = step.gradient_norm()
             losses.norms[place.step] = norm
             if statistics is None or losses.is_finite(place.step):
@@ -114,3 +119,16 @@ def save(run: Run, place: Place) -> None:
     run.write_checkpoint(place)
     run.throughput.pause()
     run.saved_at = time.monotonic()
+
+
+def leave(run: Run, place: Place, batch: dict | None, number: int) -> None:
+    """Save the steps before `place`, whose images do not come, and end by signal `number`. Of a
+    step of several batches, or processes, parts may be done: then the last checkpoint stands."""
+    done = run.plan.after(place.step - 1, run.settings)._replace(logs=True, is_checkpoint=False)
+    has_begun = any(part.step == place.step for part in run.losses.batches)
+    if done.step == run.plan.first or has_begun or distributed.size() > 1:
+        return
+    if run.losses.batches:
+        observe(run, done, batch)
+    save(run, done)
+    run.end(done, number)

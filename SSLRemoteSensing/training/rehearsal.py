@@ -1,8 +1,18 @@
-"""Two steps of a run, measured, before it begins; nothing is written."""
+"""What a run would be refused for, and two steps of it, measured; nothing is written."""
 
+import contextlib
+import math
 import time
 
+from SSLRemoteSensing.core import checkpoints
+from SSLRemoteSensing.core.console import warn
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.files import require_folder
+from SSLRemoteSensing.core.workers import shared_memory_remark
+from SSLRemoteSensing.training import run_folder
+from SSLRemoteSensing.training.meters import STOPPED
 from SSLRemoteSensing.training.plan import images_per_step, make_plan
+from SSLRemoteSensing.training.resume import compare_cards, json_card
 from SSLRemoteSensing.training.schedules import build_schedule
 from SSLRemoteSensing.training.settings import LoopSettings
 from SSLRemoteSensing.training.task import Task
@@ -15,13 +25,27 @@ def rehearse(task: Task, settings: LoopSettings) -> None:
     images = len(task.dataset)
     per_step = images_per_step(images, settings)
     build_schedule(settings.lr_schedule)
+    for key, folder in settings.folders().items():
+        require_folder(folder, key)
+    most = settings.checkpoints.max_keep
+    run_folder.require_room(task.model, settings, min(most, settings.num_epoch or most))
+    latest = settings.folder / "latest.pth"
+    if latest.exists():
+        with contextlib.suppress(checkpoints.Damaged):  # of which a run goes back to an epoch
+            old, new = run_folder.read_state(latest)["card"], json_card(task.card)
+            compare_cards(old, new, latest, says=False)
     step = TrainStep(task.model, settings, task.param_groups)
     plan = make_plan(images, per_step, settings.num_epoch, settings.num_step, None)
     print(f"{images} images, {plan.describe()}, {step.describe()}")
     batch = task.collate([task.dataset[(0, index)] for index in range(settings.batch_size)])
     for key, value in step.to_device(batch).items():
         print(f"batch: {key} {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}")
+    if remark := shared_memory_remark(batch, settings.num_workers):
+        warn(remark)
     losses, seconds = measure_step(step, batch, settings.accumulate_steps)
+    wrong = [name for name, value in losses.items() if not math.isfinite(value)]
+    if wrong and not settings.max_skipped_steps:
+        raise UserError(f"loss {wrong[0]} is not finite in the second step; {STOPPED}")
     print("losses: " + ", ".join(f"{name} {value:.4f}" for name, value in losses.items()))
     memory = f"peak memory {step.peak_memory() / 2**30:.2f} GiB"
     print(f"one step: {seconds:.3f} s, {memory}; nothing is written")

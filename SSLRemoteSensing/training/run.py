@@ -1,13 +1,13 @@
 """A run of the loop: opened in its folder, gone on with, saved, stopped, closed."""
 
 import contextlib
-import json
 import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -15,12 +15,12 @@ from SSLRemoteSensing.core import checkpoints, distributed
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import CannotWrite, UserError
 from SSLRemoteSensing.core.files import make_folder
-from SSLRemoteSensing.core.workers import end_workers, name_lost_workers
+from SSLRemoteSensing.core.workers import awaited, end_workers, name_lost_workers, stop_waiting
 from SSLRemoteSensing.training import run_folder
 from SSLRemoteSensing.training.logger import RunLog
 from SSLRemoteSensing.training.meters import LossMeter, Throughput
 from SSLRemoteSensing.training.plan import images_per_step, make_plan
-from SSLRemoteSensing.training.resume import compare_cards
+from SSLRemoteSensing.training.resume import compare_cards, json_card
 from SSLRemoteSensing.training.sampler import load
 from SSLRemoteSensing.training.schedules import build_schedule
 from SSLRemoteSensing.training.settings import LoopSettings
@@ -46,13 +46,12 @@ class Run:
         per_step = images_per_step(images, settings)
         self.schedule = build_schedule(settings.lr_schedule)
         self.step = TrainStep(task.model, settings, task.param_groups)
-        key = "train_cfg.checkpoints.checkpoints_path"
-        distributed.require_shared(make_folder(self.folder, key), key)
-        log_folder = make_folder(settings.log.log_path, "train_cfg.log.log_path")
-        pictures = settings.log.pictures()
-        if pictures is not None:
-            make_folder(pictures, "train_cfg.log.vis_path")
+        for key, folder in settings.folders().items():
+            make_folder(folder, key)
+        distributed.require_shared(self.folder, "train_cfg.checkpoints.checkpoints_path")
+        log_folder, pictures = Path(settings.log.log_path), settings.log.pictures()
         if rank == 0:
+            run_folder.require_room(task.model, settings, 0)  # at least latest.pth, and the next
             for place in {self.folder.resolve(), log_folder.resolve()}:
                 ends.enter_context(run_folder.locked(place))
         with distributed.first_before_others():
@@ -64,8 +63,7 @@ class Run:
         self.losses, self.throughput = LossMeter(task.dataset, max(1, images // 100)), Throughput()
         if rank > 0:  # the weights are the same everywhere, dropout is each process's own
             torch.manual_seed(settings.seed + rank)
-        # In JSON's types, which a checkpoint can hold without pickling objects.
-        self.card = json.loads(json.dumps(task.card, default=str))
+        self.card = json_card(task.card)
         self.best, self.unsaved, self.saved_at = None, None, time.monotonic()
         self.is_finished = state is not None and not self.go_on(state)
         if self.is_finished:
@@ -79,7 +77,7 @@ class Run:
         ends.callback(self.log.close)
         ends.callback(end_workers, batches)
         self.received = ends.enter_context(signals())
-        self.loading = iter(self.step.ahead(batches))
+        self.loading = iter(self.step.ahead(awaited(batches)))
 
     def go_on(self, state: dict) -> bool:
         """Give network, optimizer, generators and losses what `state`, from `run_folder.read`,
@@ -201,24 +199,30 @@ class Received:
 
 @contextlib.contextmanager
 def signals() -> Iterator[Received]:
-    """Note SIGINT and SIGTERM, which stop the run after a step, and SIGUSR1, which has it save. A
-    second SIGINT ends at once; a second SIGTERM does not, as some batch systems signal a process
-    and its parent, which passes it."""
+    """Note SIGINT and SIGTERM, which stop the run after a step, or where no batch comes for one,
+    and SIGUSR1, which has it save. A second SIGINT ends at once; a second SIGTERM does not, as some
+    batch systems signal a process and its parent, which passes it."""
     received = Received()
 
     def note(number: int, frame) -> None:
         if number == signal.SIGUSR1:
             received.save = True
             return
-        received.stop = received.stop or number
+        if not received.stop:
+            received.stop = number
+            stop_waiting(number)
         if number == signal.SIGINT:
             signal.signal(number, signal.default_int_handler)
 
     is_main = threading.current_thread() is threading.main_thread()  # only there can they be set
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) if is_main else ()
     before = {number: signal.signal(number, note) for number in numbers}
+    if is_main:
+        before[signal.SIGALRM] = signal.getsignal(signal.SIGALRM)
     try:
         yield received
     finally:
+        if is_main and received.stop:  # else the alarm is the caller's
+            signal.alarm(0)
         for number, handler in before.items():
             signal.signal(number, handler)

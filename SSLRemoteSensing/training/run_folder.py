@@ -13,11 +13,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from torch.nn import Module
+
 from SSLRemoteSensing.core import checkpoints, distributed
 from SSLRemoteSensing.core.console import this_command, warn
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.files import atomic, read_json, write_text
+from SSLRemoteSensing.core.files import atomic, nearest, read_json, write_text
 from SSLRemoteSensing.core.machine import device_name, versions
+from SSLRemoteSensing.training.settings import LoopSettings
 
 RUN_KEYS = {"model", "optimizer", "step", "epoch", "offset", "per_step", "best", "images"}
 RUN_KEYS |= {"processes", "card"}
@@ -117,6 +120,27 @@ def save(folder: Path, state: dict, finished_epoch: int | None, max_keep: int) -
         shutil.copyfile(epoch, part)
 
 
+def require_room(model: Module, loop: LoopSettings, epochs_kept: int) -> str:
+    """Raise a `UserError` where `latest.pth` and so many epochs' checkpoints, of weights and
+    moments, do not fit on the disk; else what they take.
+
+    One more is there while it is written, before the oldest is removed; what is there already makes
+    room.
+    """
+    moments = 2 if loop.optimizer["name"] != "SGD" else bool(loop.optimizer.get("momentum"))
+    moments += bool(loop.optimizer.get("amsgrad"))
+    weights = sum(value.nbytes for value in model.state_dict().values())
+    size = weights + moments * sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    size = size * (2 + epochs_kept) + weights  # of best.pth or backbone.pth
+    files = [loop.folder / "latest.pth", *(file for _, file in epochs(loop.folder))]
+    free = shutil.disk_usage(nearest(loop.folder)).free
+    free += sum(file.stat().st_size for file in files if file.exists())
+    text = f"{2 + epochs_kept} checkpoints take {size / 2**30:.2f} GiB of {free / 2**30:.2f} free"
+    if size > free:
+        raise UserError(f"{loop.folder}: {text}: make room, or lower checkpoints.max_keep")
+    return text
+
+
 def read(folder: str | Path) -> dict | None:
     """All that going on needs, from `latest.pth`; None where the folder has no checkpoint.
 
@@ -140,6 +164,11 @@ def read(folder: str | Path) -> dict | None:
             checkpoints.write(latest, state)
             warn(f"{latest}: {what}; going back to {file.name}, step {state['step']}")
             return state
+    for file in [latest, *reversed(files)] if damage else []:
+        with contextlib.suppress(UserError):
+            state = read_state(file, is_complete=False)
+            warn(f"{file}: other files of its epoch could not be written; going on without them")
+            return state
     if damage or files:
         raise UserError(
             f"{latest}: damaged or gone, and no epoch_*.pth beside it is whole; move them away to "
@@ -148,7 +177,7 @@ def read(folder: str | Path) -> dict | None:
     return None
 
 
-def read_state(path: Path) -> dict:
+def read_state(path: Path, is_complete: bool = True) -> dict:
     state = checkpoints.read(path)
     if missing := RUN_KEYS - state.keys():
         earlier = {"model", "optimizer", "step"} <= state.keys()
@@ -157,7 +186,7 @@ def read_state(path: Path) -> dict:
             f"{path}: {reason}, lacks {', '.join(sorted(missing))}; move it away or set another "
             f"checkpoints_path"
         )
-    if state.pop("pending", False):  # at version 1, where the disk was full
+    if state.pop("pending", False) and is_complete:  # at version 1, where the disk was full
         raise checkpoints.Damaged(f"{path}: other files of its epoch could not be written")
     return state
 

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from SSLRemoteSensing.core import distributed
-from SSLRemoteSensing.core.workers import one_thread
+from SSLRemoteSensing.core.workers import PREFETCH, one_thread, start_workers
 from SSLRemoteSensing.training.plan import Plan
 from SSLRemoteSensing.training.settings import LoopSettings
 from SSLRemoteSensing.training.task import Task
@@ -63,9 +63,9 @@ def load(task: Task, settings: LoopSettings, plan: Plan, pins: bool) -> Iterator
         batch_sampler=sampler,
         collate_fn=task.collate,
         num_workers=settings.num_workers,
-        prefetch_factor=4 if settings.num_workers else None,
+        prefetch_factor=PREFETCH if settings.num_workers else None,
         pin_memory=pins,
         worker_init_fn=one_thread,
         generator=torch.Generator(),  # its own: the loader must not draw from the model's
     )
-    return iter(loader)
+    return start_workers(loader)

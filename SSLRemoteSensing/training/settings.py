@@ -156,6 +156,14 @@ class LoopSettings:
         """Of the run's checkpoints."""
         return Path(self.checkpoints.checkpoints_path)
 
+    def folders(self) -> dict[str, Path]:
+        """All that are written to, by their keys."""
+        pictures = self.log.pictures()
+        return {
+            "train_cfg.checkpoints.checkpoints_path": self.folder,
+            "train_cfg.log.log_path": Path(self.log.log_path),
+        } | ({} if pictures is None else {"train_cfg.log.vis_path": pictures})
+
 
 def split(
     train_cfg: dict, task_keys: type, processes: int | None = None

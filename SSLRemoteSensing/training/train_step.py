@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from SSLRemoteSensing.core import distributed
+from SSLRemoteSensing.core import checkpoints, distributed
 from SSLRemoteSensing.core.config import build
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.machine import choose_device, choose_precision
@@ -126,8 +126,16 @@ class TrainStep:
         gradients together."""
         self.model.train()
         with contextlib.nullcontext() if is_last else self.unsynced():
-            with self.autocast():
-                losses = self.net(self.to_device(batch))
+            try:
+                with self.autocast():
+                    losses = self.net(self.to_device(batch))
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise UserError(
+                    "train_cfg.batch_size: batch normalization has a single value a channel; set a "
+                    "larger batch_size, or larger images"
+                ) from error
             (sum(losses.values()) * share).backward()
         # Cloned, as the memory of a CUDA graph's results is the next step's.
         detached = {name: loss.detach().clone() for name, loss in losses.items()}
@@ -189,6 +197,7 @@ class TrainStep:
     def load_state_dict(self, state: dict, source: str | Path) -> None:
         groups = self.optimizer.param_groups
         ours = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+        checkpoints.check_finite(state["model"], source)
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from SSLRemoteSensing.core import checkpoints, distributed
-from SSLRemoteSensing.core.classes import default_palette
+from SSLRemoteSensing.core.classes import IGNORE, default_palette
 from SSLRemoteSensing.core.config import OneOf, Part, require
 from SSLRemoteSensing.core.console import print_summary
 from SSLRemoteSensing.core.errors import UserError, about
@@ -20,7 +20,8 @@ from SSLRemoteSensing.core.machine import choose_device, choose_precision
 from SSLRemoteSensing.data.class_weights import label_shares, median_frequency
 from SSLRemoteSensing.data.images import read_header
 from SSLRemoteSensing.data.labels import ValueCoding
-from SSLRemoteSensing.data.scenes import require_eroded
+from SSLRemoteSensing.data.reading import Reading
+from SSLRemoteSensing.data.scenes import label_kinds, require_eroded
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings, collate
 from SSLRemoteSensing.evaluation.metrics import scores
 from SSLRemoteSensing.evaluation.protocols import ScoringSettings
@@ -116,13 +117,17 @@ def check_segmentation(config: dict) -> None:
         raise UserError("train_cfg.backbone_lr_factor: must not be negative")
     if palette is not None and len(palette) != len(classes):
         raise UserError(f"palette: {len(palette)} colours for {len(classes)} classes")
+    for colour in palette or ():
+        if len(colour) != 3 or not all(0 <= part <= 255 for part in colour):
+            raise UserError(f"palette: {tuple(colour)} is no colour (R, G, B), each 0 to 255")
     ScoringSettings(**config.get("scoring_cfg") or {}).check(classes)
 
 
 @dataclass
 class Finetuning:
     """A network to train or to score; its `config` has a palette, and numbers in place of
-    'median_frequency'. `loop` is None where nothing is trained."""
+    'median_frequency'. `loop` is None where nothing is trained; `train` is how the images of
+    train_data are read, once they have been opened."""
 
     config: dict
     classes: list[str]
@@ -131,6 +136,7 @@ class Finetuning:
     precision: str
     scoring: ScoringSettings
     loop: LoopSettings | None
+    train: Reading | None = None
 
     @property
     def train_cfg(self) -> dict:
@@ -145,13 +151,14 @@ class Finetuning:
     ) -> SegmentationDataset:
         """The tiles of `split`, whose labels are in `coding` or, without it, in their own;
         `checked`: they have been looked through in it."""
-        classes, bands = self.classes, self.model.backbone.in_channels
-        with about(f"train_cfg.{split}_data"):
-            data, seed = self.train_cfg[f"{split}_data"], self.train_cfg.get("seed", 0)
-            settings = TileSettings(**data)
-            return SegmentationDataset(
-                settings, len(classes), bands, seed, coding, classes, checked
-            )
+        classes, channels, key = self.classes, self.model.backbone.in_channels, f"{split}_data"
+        train = None if split == "train" else self.train
+        with about(f"train_cfg.{key}"):
+            settings, seed = TileSettings(**self.train_cfg[key]), self.train_cfg.get("seed", 0)
+            options = (seed, coding, classes, checked, train)
+            tiles = SegmentationDataset(settings, len(classes), channels, *options)
+        self.train = tiles.reading if split == "train" else train
+        return tiles
 
 
 def open_network(config: dict, trains: bool = True, processes: int | None = None) -> Finetuning:
@@ -216,6 +223,9 @@ def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
     model, config, loop = opened.model, opened.config, opened.loop
     train_data = opened.open_split("train")
     val_data = opened.open_split("val", train_data.coding)
+    with about("train_cfg.train_data"):
+        train_data.check_values("train_cfg.train_data")
+    check_scored(opened, train_data.coding, val_data)
     used, full = len(train_data), train_data.full_length
     fraction = train_data.settings.fraction
     least = f" (fraction={fraction} asks for none, one is the least)"
@@ -247,6 +257,22 @@ def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
     groups = model.param_groups(opened.train_cfg.get("backbone_lr_factor", 1.0))
     dataset = train_data.repeated()
     return Task(model, dataset, collate, card, groups, begin=begin, evaluate=validate), loop
+
+
+def check_scored(opened: Finetuning, coding: ValueCoding, val_data: SegmentationDataset) -> None:
+    """Raise a `UserError` for what validation, or the scores at the end, would fail on hours later.
+    Of test_data, which is read at the end, some images are opened, and no label."""
+    scored = val_data
+    if opened.scored_split == "test":
+        scored = opened.open_split("test", coding, checked=True)
+    if opened.scoring.protocols:
+        opened.scoring.require_protocols(opened.classes, list(label_kinds(scored)))
+    for name, tiles in {"val": val_data, opened.scored_split: scored}.items():
+        with about(f"train_cfg.{name}_data"):
+            tiles.read_image(tiles.pairs[0][0])
+            tiles.check_values(f"train_cfg.{name}_data")
+    if not any((val_data.read_label(label) < IGNORE).any() for _, label in val_data.pairs):
+        raise UserError("train_cfg.val_data: no pixel of it has a label")
 
 
 def finetune(config: dict, dry_run: bool = False) -> Path | None:
@@ -298,9 +324,15 @@ def write_scores(opened: Finetuning, source: Path) -> None:
     load_trained(opened.model, best, source)
     if distributed.rank() == 0:  # before hours of scoring
         make_folder(source.parent, "--evaluate, results beside it: folder")
+    opened.train = opened.train or trained_reading(card, source)
     table = card.get("label_table")
     coding = table and ValueCoding(np.array(table, np.int16), len(classes))
-    tiles = open_scored(opened.open_split(opened.scored_split, coding), classes, scoring)
+    split = opened.scored_split
+    data = opened.open_split(split, coding)
+    if opened.loop is None:  # else it was told before training
+        with about(f"train_cfg.{split}_data"):
+            data.check_values(f"train_cfg.{split}_data")
+    tiles = open_scored(data, classes, scoring)
     model, workers = opened.model.to(device), opened.train_cfg.get("num_workers", 0)
     predict = partial(probabilities, model, device, opened.precision, tta=scoring.tta)
     errors = tiles.tile_errors(max(scoring.window, SMALLEST_TILE), device)
@@ -308,9 +340,19 @@ def write_scores(opened: Finetuning, source: Path) -> None:
     if distributed.rank() == 0:
         # is_scored takes it to be of results.json.
         source.with_name("report.html").unlink(missing_ok=True)
-        config, split = opened.config, opened.scored_split
+        config = opened.config
         done = Scoring(source, best, config, split, tiles, predict, device, counts, errors)
         write_report(done, write_results(done))
+
+
+def trained_reading(card: dict, source: Path) -> Reading | None:
+    """How the images were read that the network of a checkpoint's `card` was trained on."""
+    data = card.get("config", {}).get("train_cfg", {}).get("train_data")
+    if data is None:
+        return None
+    max_value, is_prepared = card.get("max_value", data.get("max_value")), card.get("prepared")
+    dtype = card.get("dtype")
+    return Reading(max_value, data.get("bands"), str(source), dtype, prepared=bool(is_prepared))
 
 
 def is_scored(path: Path, config: dict) -> bool:
@@ -321,7 +363,8 @@ def is_scored(path: Path, config: dict) -> bool:
     if results.get("version") != VERSION or not is_best or "config" not in results:
         return False
     ways = [
-        json.dumps([cfg.get("scoring_cfg"), cfg["train_cfg"][f"{scored_split(cfg)}_data"]])
+        [cfg.get("scoring_cfg"), cfg["train_cfg"][f"{scored_split(cfg)}_data"]]
+        + [cfg["train_cfg"]["train_data"].get(key) for key in ("bands", "max_value")]
         for cfg in (results["config"], config)
     ]
-    return ways[0] == ways[1]
+    return json.dumps(ways[0]) == json.dumps(ways[1])

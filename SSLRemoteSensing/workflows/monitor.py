@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from SSLRemoteSensing.core.errors import UnreadableImage
+from SSLRemoteSensing.data.values import fault_of_values, levels
 from SSLRemoteSensing.evaluation.embeddings import alignment, effective_rank, spread, uniformity
 from SSLRemoteSensing.evaluation.linear_probe import LinearProbe
 from SSLRemoteSensing.evaluation.task_gradients import task_gradients, unchanged
@@ -25,6 +26,7 @@ from SSLRemoteSensing.reports import pretext_figures as figures
 from SSLRemoteSensing.training.task import Place, Seen
 
 COLLAPSED = 1e-3  # embedding_std; an untrained network has some 0.02
+CALMING = "; lower the temperature of ExamplarLoss or the learning rate, or enlarge batches"
 BANK = 128  # images, of whole batches
 OWN_EPOCH = 2**32 - 1  # whose draws no epoch of training has
 ROWS, NEIGHBOURS = 4, 5  # of the pictures
@@ -62,10 +64,10 @@ class BatchMonitor:
                 std = spread(self.net.embed(self.net.features(batch["anchor"])))
             values["embedding_std"] = std
             if std < COLLAPSED:
-                warnings["collapse"] = (
-                    f"the embeddings of all images are nearly the same (embedding_std {std:.1e}); "
-                    "lower the temperature of ExamplarLoss or the learning rate, or enlarge batches"
-                )
+                text = f"the embeddings of all images are nearly the same (embedding_std {std:.1e})"
+                fault = fault_of_values([levels(image) for image in pixels(batch["anchor"])])
+                same = f", as the images are: {fault}; set max_value of train_data, or replace them"
+                warnings["collapse"] = text + (same if fault else CALMING)
         return Seen(values, warnings)
 
 

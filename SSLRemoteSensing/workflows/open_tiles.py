@@ -8,14 +8,12 @@ from pathlib import Path
 from SSLRemoteSensing.core.classes import default_palette
 from SSLRemoteSensing.core.console import command_line
 from SSLRemoteSensing.core.errors import UserError, about
-from SSLRemoteSensing.data.file_lists import find_images
+from SSLRemoteSensing.data.file_lists import EVERY_IMAGE, find_images
 from SSLRemoteSensing.data.images import TIFF_ENDINGS, read_header
 from SSLRemoteSensing.data.prepared import LABEL_FOLDERS, read_card
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.workflows.doctor.images import is_fine_tuning
 from SSLRemoteSensing.workflows.finetuning import check_segmentation
-
-FORMATS = ("**/*.png", "**/*.jpg", "**/*.tif", "**/*.tiff")
 
 
 @dataclass(frozen=True)
@@ -36,14 +34,18 @@ def open_part(args: Namespace, config: dict | None) -> Part:
             `SegmentationDataset`.
     """
     if args.tiles is not None:
-        return part_of_prepared(args.tiles, args.part)
-    if args.images is not None:
-        return part_of_folders(args)
-    if not is_fine_tuning(config):
+        part, key = part_of_prepared(args.tiles, args.part), "--tiles"
+    elif args.images is not None:
+        part, key = part_of_folders(args), "--images"
+    elif is_fine_tuning(config):
+        check_segmentation(config)
+        part, key = part_of_config(config, args.part), f"train_cfg.{args.part}_data"
+    else:
         command = command_line("tools/show_pretext.py")
         raise UserError(f"config file {args.config_file}: is for pre-training; {command} shows it")
-    check_segmentation(config)
-    return part_of_config(config, args.part)
+    with about(key):
+        part.dataset.check_values(key)
+    return part
 
 
 def part_of_config(config: dict, part: str) -> Part:
@@ -51,18 +53,19 @@ def part_of_config(config: dict, part: str) -> Part:
     classes, train_cfg = list(config["classes"]), config["train_cfg"]
     in_channels, seed = config["backbone_cfg"].get("in_channels", 3), train_cfg.get("seed", 0)
 
-    def open_split(name: str, coding=None) -> SegmentationDataset:
+    def open_split(name: str, train: SegmentationDataset | None = None) -> SegmentationDataset:
+        coding, reading = (None, None) if train is None else (train.coding, train.reading)
         with about(f"train_cfg.{name}_data"):
-            settings = TileSettings(**train_cfg[f"{name}_data"])
-            return SegmentationDataset(settings, len(classes), in_channels, seed, coding, classes)
+            settings, given = TileSettings(**train_cfg[f"{name}_data"]), (seed, coding, classes)
+            return SegmentationDataset(settings, len(classes), in_channels, *given, train=reading)
 
     if train_cfg.get(f"{part}_data") is None:
         raise UserError(f"--part {part}: the config has no train_cfg.{part}_data")
-    # What is neither prepared nor stated is coded as the training labels are.
+    # What is neither prepared nor stated is read and coded as the training tiles are.
     prepared = read_card(train_cfg[f"{part}_data"]["label_path"]) is not None
-    coding = None if part == "train" or prepared else open_split("train").coding
+    train = None if part == "train" or prepared else open_split("train")
     palette = config.get("palette") or default_palette(len(classes))
-    return Part(open_split(part, coding), f"{config['name']}, {part}_data", classes, palette)
+    return Part(open_split(part, train), f"{config['name']}, {part}_data", classes, palette)
 
 
 def part_of_prepared(folder: str, part: str) -> Part:
@@ -90,11 +93,11 @@ def part_of_folders(args: Namespace) -> Part:
     """Two folders of images and labels of the same names; a TIFF's bands are all read."""
     images, classes = args.images, args.classes
     with about("--images, --labels"):
-        first = find_images(images, FORMATS, keys=("folder", None))[0]
+        first = find_images(images, EVERY_IMAGE, keys=("folder", None))[0]
         is_tiff = Path(first).suffix.lower() in TIFF_ENDINGS
         given = {key: vars(args)[key] for key in ("label_offset", "label_codes", "max_value")}
         label_format = args.label_format or "{stem}.png"
-        settings = TileSettings(images, args.labels, FORMATS, label_format, **given)
+        settings = TileSettings(images, args.labels, EVERY_IMAGE, label_format, **given)
         channels = max(3, read_header(first).bands) if is_tiff else 3
         dataset = SegmentationDataset(settings, len(classes), in_channels=channels)
     return Part(dataset, Path(images).name, classes, default_palette(len(classes)))

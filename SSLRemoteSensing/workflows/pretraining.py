@@ -8,11 +8,19 @@ import torch
 
 from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.config import OneOf, Part, require
+from SSLRemoteSensing.core.console import shell_line
 from SSLRemoteSensing.core.distributed import size
 from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.core.machine import choose_device, choose_precision, versions
 from SSLRemoteSensing.data.prepared import origin_of_tiles, read_card
-from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings, collate
+from SSLRemoteSensing.data.pretext import (
+    PretextDataset,
+    PretextSettings,
+    choose_images,
+    collate,
+)
+from SSLRemoteSensing.data.reading import Reading
+from SSLRemoteSensing.data.values import check_values
 from SSLRemoteSensing.evaluation.linear_probe import read_probe
 from SSLRemoteSensing.evaluation.probe_tiles import ProbeSettings
 from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_HEADS, TURNS
@@ -182,7 +190,9 @@ def open_task(opened: Pretraining) -> tuple[Task, LoopSettings]:
     dataset = open_images(data, channels, settings.seed)
     with about("train_cfg.train_data"):
         origin = origin_of_tiles(read_card(data["data_path"]), data.get("bands"), channels)
-    probe = keys.get("probe") and open_probe(keys["probe"], network, settings, data["img_size"])
+        check_values(dataset.files, channels, dataset.reading, "train_cfg.train_data")
+    cfg, given = keys.get("probe"), (network, settings, data["img_size"], dataset.reading)
+    probe = cfg and open_probe(cfg, *given)
     origin["bands"] = origin["bands"] or list(range(1, channels + 1))
     card = backbone.card() | origin
     card |= {"max_value": dataset.max_value, "img_size": data["img_size"]}
@@ -204,6 +214,15 @@ def open_images(data: dict, in_channels: int, seed: int) -> PretextDataset:
         return PretextDataset(PretextSettings(**data), in_channels, seed)
 
 
+def train_reading(data: dict) -> Reading:
+    """How the images of `train_data` are read; where they are not there, as far as it says so."""
+    settings = PretextSettings(**data)
+    try:
+        return choose_images(settings)[1]
+    except UserError:
+        return Reading(settings.max_value, settings.bands, settings.data_path)
+
+
 def open_monitors(
     network: PretextNet, dataset: PretextDataset, transforms: list[str], settings: LoopSettings
 ) -> list[Monitor]:
@@ -215,9 +234,12 @@ def open_monitors(
     return monitors
 
 
-def open_probe(cfg: dict, network: PretextNet, settings: LoopSettings, img_size: int) -> EpochProbe:
-    """The linear probe of a config; its tiles are read, and it is printed which they are."""
-    probe = read_probe(cfg, network.backbone, img_size)
+def open_probe(
+    cfg: dict, network: PretextNet, settings: LoopSettings, img_size: int, train: Reading | None
+) -> EpochProbe:
+    """The linear probe of a config; its tiles are read, as images of `train` where it does not say
+    how, and it is printed which they are."""
+    probe = read_probe(cfg, network.backbone, img_size, train)
     precision = choose_precision(settings.precision, choose_device(settings.device))
     return EpochProbe(probe, network.backbone, precision, settings.channels_last)
 
@@ -238,5 +260,5 @@ def pretrain(config: dict, dry_run: bool = False) -> dict[str, object]:
         "backbone": settings.folder / "backbone.pth",
         "card": settings.folder / "backbone.json",
         "figures": log / "metrics.jsonl",
-        "curves": f"tensorboard --logdir {log}",
+        "curves": shell_line("tensorboard", "--logdir", log),
     }

@@ -12,6 +12,7 @@ from SSLRemoteSensing.evaluation.linear_probe import read_probe
 from SSLRemoteSensing.models.pretrained import BACKBONES, load_backbone
 from SSLRemoteSensing.reports.html import percent
 from SSLRemoteSensing.workflows.label_efficiency.comparison import METRICS, estimate_interval
+from SSLRemoteSensing.workflows.pretraining import train_reading
 
 
 def score_draws(
@@ -33,12 +34,14 @@ def score_draws(
     Raises:
         UserError: weights that cannot be loaded, maps or tiles that cannot be used.
     """
-    cfg, img_size = config["train_cfg"]["probe"], config["train_cfg"]["train_data"]["img_size"]
+    cfg, data = config["train_cfg"]["probe"], config["train_cfg"]["train_data"]
+    train = train_reading(data)
     for draw in range(draws):
         if draw == 0 or weights == "random":
             seed = weights_seed + draw
             backbone = open_backbone(config["backbone_cfg"], weights, seed).to(device)
-        probe = read_probe(cfg | {"seed": cfg.get("seed", 0) + draw}, backbone, img_size)
+        cfg_of_draw = cfg | {"seed": cfg.get("seed", 0) + draw}
+        probe = read_probe(cfg_of_draw, backbone, data["img_size"], train)
         start = time.perf_counter()
         with about("--blocks"):
             scores = probe.score(backbone, precision, blocks=blocks)

@@ -89,13 +89,12 @@ def test_a_report_of_what_is_neither_run_nor_grid_is_refused_in_one_line(tmp_pat
         assert line.startswith(f"error: {folder}: has neither best.pth")
 
 
-def test_test_files_are_not_opened_before_the_end(run, seg_config, tmp_path):
-    """Training must not know whether test data exist; scoring then says that they do not."""
+def test_test_data_that_are_not_there_are_told_before_training(run, seg_config, tmp_path):
     override(seg_config, f"train_cfg.test_data.image_path={tmp_path}/absent")
     seg_config["train_cfg"]["num_step"] = 2
     line = refused(run("finetune_seg.py", seg_config))
     assert "train_cfg.test_data: image_path" in line
-    assert (tmp_path / "seg/best.pth").exists()
+    assert not (tmp_path / "seg").exists()
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,27 @@ def test_a_file_of_a_later_version_is_refused_and_not_called_damaged(tmp_path):
     assert not isinstance(error.value, checkpoints.Damaged)
 
 
+@pytest.mark.parametrize("version", [torch.ones(2), "1.0", None])
+def test_a_version_of_another_tool_is_none_of_ours(tmp_path, version):
+    torch.save({"model": {}, "format_version": version}, tmp_path / "w.pth")
+    assert checkpoints.read(tmp_path / "w.pth") == {"model": {}}
+
+
+def test_weights_that_were_saved_without_a_crc_are_read_after_the_advised_lines(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"a": torch.arange(20.0)}, "w.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    with pytest.raises(checkpoints.Damaged, match="to write no CRC") as refusal:
+        checkpoints.read("w.pth")
+    exec(str(refusal.value).partition("of a file you trust: ")[2])
+    assert torch.equal(checkpoints.read("weights.pth")["a"], torch.arange(20.0))
+
+
 def test_a_file_of_version_1_is_read_by_its_crc(tmp_path):
     torch.save({"a": torch.ones(3), "checksum": "of another kind"}, tmp_path / "w.pth")
     assert checkpoints.read(tmp_path / "w.pth").keys() == {"a"}

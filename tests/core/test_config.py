@@ -2,15 +2,23 @@
 
 import copy
 import functools
+import operator
 
 import pytest
 from conftest import ROOT
 
 from SSLRemoteSensing import build_pretext, build_segmentation
-from SSLRemoteSensing.core.config import check, differences, drop_idle_keys, load_config, override
+from SSLRemoteSensing.core.config import (
+    Part,
+    check,
+    differences,
+    drop_idle_keys,
+    load_config,
+    override,
+)
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.workflows.finetuning import check_segmentation
-from SSLRemoteSensing.workflows.pretraining import check_pretext
+from SSLRemoteSensing.workflows.pretraining import PretextConfig, check_pretext
 
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 # A config as the published repository writes it: every key of its files, and its last trimmings.
@@ -328,3 +336,61 @@ def test_a_number_of_classes_that_is_set_is_not_dropped(pretext_config):
 def test_check_reports_paths_from_where_it_starts():
     assert check(int, "x", "a.b") == ["a.b: expected int, not 'x'"]
     assert check(int | None, None, "a.b") == []
+
+
+DATE = "train_cfg.train_data.data_path"
+TEXTS = {
+    f"{DATE}=2024_05_01": "2024_05_01",
+    f"{DATE}=007": "007",
+    f"{DATE}=1_000": "1_000",
+    f"{DATE}=1e5": "1e5",
+    f"{DATE}=0x10": "0x10",
+    f"{DATE}=True": "True",
+    f"{DATE}=[2024]": "[2024]",
+    f"{DATE}='None'": "None",
+    "train_cfg.train_data.data_format=2024": "2024",
+    "train_cfg.train_data.data_format=['*.a', '*.b']": ["*.a", "*.b"],
+    "train_cfg.train_data.exclude=12": "12",
+    "train_cfg.train_data.exclude=None": None,
+    "train_cfg.checkpoints.checkpoints_path=3.10": "3.10",
+    "train_cfg.log.log_path=5": "5",
+    "train_cfg.device=0": "0",
+    "train_cfg.batch_size=2_0": 20,
+    "backbone_cfg.pretrained=2024": "2024",
+    "backbone_cfg.pretrained=False": False,
+    "inpainting_head_cfg.feat_channels=(64, 32)": (64, 32),
+    "name=2024": "2024",
+}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_stays_text_where_a_key_takes_text_alone(pretext_config, text):
+    override(pretext_config, text, [Part(PretextConfig)])
+    value = functools.reduce(operator.getitem, text.partition("=")[0].split("."), pretext_config)
+    assert (type(value), value) == (type(TEXTS[text]), TEXTS[text])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"{DATE}=None", "data_path: expected str, not None"),  # by mistake, more often than a name
+        (
+            "train_cfg.train_data.data_format=(1, '*.b')",
+            "data_format: expected .*not \\(1, '\\*.b'",
+        ),
+        ("train_cfg.batch_size=many", "batch_size: expected int, not 'many'"),
+        ("train_cfg.train_data=5", "train_data: expected a dict, not 5"),
+        ("train_cfg.nothing.of_this=5", "unknown key 'nothing'"),
+    ],
+)
+def test_what_is_no_text_there_is_still_refused(pretext_config, text, said):
+    override(pretext_config, text, [Part(PretextConfig)])
+    with pytest.raises(UserError, match=said):
+        check_pretext(pretext_config)
+
+
+def test_a_name_that_is_set_after_a_key_says_what_the_key_takes(tmp_path):
+    (tmp_path / "config.py").write_text("config = dict(backbone_cfg=dict())")
+    texts = ["backbone_cfg.pretrained=007", "backbone_cfg.name=resnet18"]
+    config = load_config(tmp_path / "config.py", texts, [Part(PretextConfig)])
+    assert config == {"backbone_cfg": {"name": "resnet18", "pretrained": "007"}}

@@ -21,6 +21,8 @@ import pytest
 from conftest import ROOT, draw_tiles
 
 from SSLRemoteSensing.core import console
+from SSLRemoteSensing.core.cli import Flags, config_words
+from SSLRemoteSensing.core.console import command_line, shell_line
 from SSLRemoteSensing.core.errors import note_ctrl_c, run_command
 from SSLRemoteSensing.training.logger import on_the_bar
 
@@ -304,3 +306,34 @@ def test_the_closing_lines_of_each_command_name_files_and_commands_that_exist(
                 assert Path(value.partition(",")[0]).exists(), (command, value)
     assert [script for script, _ in told[-2:]] == ["tools/show_labels.py", "tools/doctor.py"]
     assert value == f"{mine}_labels.png"
+
+
+@pytest.mark.parametrize("folder", ["run 1", "it's", "$HOME; a&b", "Größe (2)", "-x", "a\nb"])
+def test_printed_commands_can_be_pasted(tmp_path, folder, monkeypatch):
+    """By bash, which gives back the words that the command was made of."""
+    monkeypatch.chdir(tmp_path)
+    output = Path(folder)
+    best = output / "best.pth"
+    lines = [
+        (shell_line("tensorboard", "--logdir", output / "log"), 2, output / "log"),
+        (command_line("tools/predict.py", "--checkpoint", best), 3, best),
+    ]
+    for line, place, path in lines:
+        script = f"for word in {line}; do printf '%s\\0' \"$word\"; done"
+        words = subprocess.check_output(["bash", "-c", script], text=True).split("\0")
+        assert Path(words[place]) == path
+        assert not words[place].startswith("-")
+    args = argparse.Namespace(config_file=f"{folder}.py", log_path=folder, set=[[f"a.b={folder}"]])
+    words = shlex.split(shlex.join(config_words(args)))
+    parsed = Flags("").config().paths().parse_args(words)
+    assert (parsed.config_file, parsed.log_path, parsed.set) == (f"{folder}.py", folder, args.set)
+
+
+def test_a_folder_with_a_blank_is_quoted_in_all_that_a_run_says(run, pretext_config, tmp_path):
+    pretext_config["train_cfg"] |= dict(num_step=1, num_epoch=None)
+    flags = ("--checkpoints_path", tmp_path / "my run", "--log_path", tmp_path / "my run/log")
+    done = run("train.py", pretext_config, *flags)
+    assert done.returncode == 0, done.stderr
+    said = dict(re.findall(r"^(curves|next): (.*)", done.stdout, re.M))
+    assert shlex.split(said["curves"]) == ["tensorboard", "--logdir", str(tmp_path / "my run/log")]
+    assert shlex.split(said["next"])[-1] == str(tmp_path / "my run/backbone.pth")

@@ -165,14 +165,19 @@ def test_a_vrt_called_tif_asks_no_server_and_reads_no_other_file(server, tmp_pat
     assert asked == []
 
 
-@pytest.mark.parametrize("name", ["a.tif.msk", "a.tif.MSK"])
+@pytest.mark.parametrize("name", ["a.tif.msk", "a.tif.MSK", "a.tif.ovr"])
 def test_a_mask_beside_a_tiff_asks_no_server(server, tmp_path, name):
     address, asked = server
     path = write_tiff(tmp_path / "a.tif", np.full((3, 8, 8), 7, np.uint8))
     (tmp_path / name).write_text(vrt(f"/vsicurl/{address}/{name}", mask=True))
-    assert (read_image(path) == 7).all()
-    with open_tiff(path) as source:
-        assert (source.mask(0, 8) == 255).all()
+    if name != "a.tif.ovr":
+        with pytest.raises(UnreadableImage, match="beside it is no TIFF"):
+            read_image(path)
+    else:
+        assert (read_image(path) == 7).all()
+        (tmp_path / "a.tif.aux.xml").write_text("<PAMDataset/>")
+        with pytest.raises(UnreadableImage, match="beside it is no TIFF"):
+            read_image(path)
     with pytest.raises(UnreadableImage, match="beside it is no TIFF"), open_tiff(path, beside=True):
         pass
     assert asked == []
@@ -195,7 +200,9 @@ def test_a_pipe_or_device_is_refused_and_not_waited_for(tmp_path, ending, read):
 def test_a_name_that_is_no_utf8_is_read(tmp_path):
     for ending, read in (("png", read_image), ("png", read_label), ("tif", read_image)):
         path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff." + ending.encode())
-        Path(path).write_bytes(cv2.imencode(".png", np.full((8, 8), 3, np.uint8))[1].tobytes())
+        Path(path).write_bytes(
+            cv2.imencode(f".{ending}", np.full((8, 8), 3, np.uint8))[1].tobytes()
+        )
         if ending == "tif":  # GDAL has no such names
             with pytest.raises(UnreadableImage):
                 read(path)

@@ -9,7 +9,7 @@ import pytest
 import rasterio
 from affine import Affine
 from conftest import DATA
-from drawn import png_chunk
+from drawn import png_chunk, write_tiff
 from PIL import Image
 
 from SSLRemoteSensing.core.errors import UserError
@@ -79,8 +79,8 @@ KINDS = {  # an image as Pillow has it, and what it is read as
     "colour": (RGB, RGB),
     "grey": (RGB[:, :, 0], GREY),
     "palette": (PALETTE, np.asarray(PALETTE.convert("RGB"))),
-    "colour and alpha": (np.concatenate([RGB, RGB[:, :, :1] // 2], axis=2), RGB),
-    "grey and alpha": (RGB[:, :, :2].copy(), GREY),
+    "colour and alpha": (np.concatenate([RGB, RGB[:, :, :1] // 2], 2), RGB * (RGB[:, :, :1] > 1)),
+    "grey and alpha": (RGB[:, :, :2].copy(), GREY * (RGB[:, :, 1:2] > 0)),
     "one bit": (BITS[:, :, 0], BITS.repeat(3, axis=2) * 255),
 }
 
@@ -310,7 +310,7 @@ def test_a_two_bit_grey_label_keeps_its_values(tmp_path):
 
 @pytest.mark.parametrize(
     ("values", "said"),
-    [(RGB, "colours"), (np.array([[[0], [256]]], np.uint16), "0 to 256")],
+    [(RGB, "colours"), (np.array([[[0], [256]]], np.uint16), "outside 0 to 255, 0 to 256")],
 )
 def test_a_label_of_colours_or_values_beyond_a_byte_is_refused_by_name(tmp_path, values, said):
     with pytest.raises(UserError, match=rf"a\.tif.*{said}"):
@@ -351,3 +351,24 @@ def test_a_real_landsat_tile_is_scaled_from_10_bits():
     image = read_image(file, in_channels=values.shape[2], max_value=1023)
     check(image, expected)
     assert image.max() > 100
+
+
+@pytest.mark.parametrize("ending", [".webp", ".gif", ".png"])
+def test_what_is_transparent_is_0_in_any_format(tmp_path, ending):
+    pixels = np.full((16, 16, 4), 200, np.uint8)
+    pixels[:, :4, 3] = 0
+    options = {"lossless": True} if ending == ".webp" else {}
+    Image.fromarray(pixels).save(tmp_path / f"a{ending}", **options)
+    image = read_image(tmp_path / f"a{ending}")
+    assert (image[:, :4] == 0).all()
+    assert (image[:, 4:] == 200).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata"),
+    [("int16", -9999), ("uint16", 65535), ("float32", float("nan")), ("int8", -1)],
+)
+def test_a_label_s_nodata_value_that_is_no_class_is_not_scored(tmp_path, dtype, nodata):
+    values = np.array([[nodata, 0, 2]] * 16, dtype).repeat(8, 1)
+    write_tiff(tmp_path / "l.tif", values[None], nodata=nodata)
+    assert read_label(tmp_path / "l.tif")[0, ::8].tolist() == [255, 0, 2]

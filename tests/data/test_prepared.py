@@ -154,10 +154,11 @@ def test_a_set_that_is_unfinished_damaged_or_of_a_later_version_is_refused(
         open_set(tmp_path, "")
 
 
-def test_a_dataset_json_of_another_tool_is_not_taken_for_ours(tmp_path):
+@pytest.mark.parametrize("contents", ['{"channel_names": {"0": "red"}}', "{}"])
+def test_a_dataset_json_of_another_tool_is_not_taken_for_ours(tmp_path, contents):
     """Other programs keep a file of that name at the root of a data set."""
     draw_pairs(tmp_path, 3)
-    (tmp_path / "dataset.json").write_text('{"channel_names": {"0": "red"}, "file_ending": ".png"}')
+    (tmp_path / "dataset.json").write_text(contents)
     assert len(open_set(tmp_path, "")) == 3
 
 
@@ -362,7 +363,10 @@ PATTERNS += ["b?.*", "./*.png"]
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_find_images_finds_what_pathlib_does(forest, pattern):
-    expected = sorted({str(path) for path in forest.glob(pattern) if path.is_file()})
+    """But for what is hidden, and in any case of the ending."""
+    spelled = (pattern, pattern.replace(".png", ".PNG"))
+    paths = {path for spelling in spelled for path in forest.glob(spelling) if path.is_file()}
+    expected = sorted(str(path) for path in paths if "/." not in str(path))
     if expected:
         assert find_images(forest, pattern) == expected
     else:
@@ -372,7 +376,7 @@ def test_find_images_finds_what_pathlib_does(forest, pattern):
 
 def test_find_images_takes_several_patterns_each_file_once(forest):
     found = find_images(forest, ["*.png", "b*.png", "*.jpg"])
-    assert found == sorted(str(path) for path in forest.glob("*.[pj][np]g"))
+    assert found == sorted(str(path) for path in forest.glob("[!.]*.[pj][np]g"))
 
 
 def test_find_images_follows_links_to_folders_and_files_once(tmp_path):

@@ -9,6 +9,7 @@ from torchmetrics.functional.classification import (
     multiclass_jaccard_index,
 )
 
+from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.evaluation.metrics import ConfusionMatrix
 from SSLRemoteSensing.evaluation.protocols import ScoringSettings, score_protocols
 
@@ -111,3 +112,14 @@ def test_only_what_is_wanted_is_given():
     both = {"full": MATRIX, "eroded": MATRIX}
     wanted = ["clutter_ignored_eroded", "all"]
     assert list(score_protocols(both, CITY, ScoringSettings(protocols=wanted))) == wanted
+
+
+@pytest.mark.parametrize(
+    ("protocol", "kinds", "message"),
+    [("all", ["eroded"], "there are all_eroded"), ("all_eroded", ["full"], "--labels both")],
+)
+def test_a_protocol_of_labels_that_are_not_there_is_told_with_those_that_are(
+    protocol, kinds, message
+):
+    with pytest.raises(UserError, match=message):
+        ScoringSettings(protocols=[protocol]).require_protocols(["a", "b"], kinds)

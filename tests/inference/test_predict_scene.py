@@ -476,3 +476,13 @@ def test_memory_does_not_grow_with_the_height(tmp_path):
     low, tall = map(int, done.stdout.split())
     # Less than the map alone would take, were it held: a third of the image.
     assert tall - low < (heights[1] - heights[0]) * width
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif"])
+def test_an_orientation_that_is_not_applied_is_told(tmp_path, name):
+    image, exif = Image.fromarray(draw(40, 60).transpose(1, 2, 0)), Image.Exif()
+    exif[274] = 6
+    image.save(tmp_path / name, **{"tiffinfo": {274: 6}} if name == "a.tif" else {"exif": exif})
+    done, classes = mapped(network(dtype="uint8"), tmp_path / name, tmp_path / "map.tif")
+    assert classes.shape == (40, 60)
+    assert any("orientation 6 (EXIF or TIFF tag) is not applied" in x for x in done.remarks)

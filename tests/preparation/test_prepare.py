@@ -501,6 +501,8 @@ def test_scenes_of_a_folder_without_labels_are_split_as_asked(tmp_path, scenes, 
         write_png(tmp_path / f"source/{name}.png", image)
     done = prepared(tmp_path, "folder", "--splits", *flags)
     assert "no labels found: tiles for pre-training only" in done.stdout
+    how = "by a hash of their names" if scenes is MANY else "as --splits says"
+    assert f"scenes are dealt {how}: " in done.stdout
     card = card_of(tmp_path / "out")
     assert card["classes"] == card["labels"] == []
     assert not (tmp_path / "out/labels").exists()
@@ -697,3 +699,72 @@ def test_real_jpegs_with_labels_as_a_folder(oam, tmp_path):
     for split, names in card["scenes"].items():
         label = read_tile(oam / f"labels/{names[0]}.png")
         assert np.array_equal(assemble(tmp_path / "out/labels" / split, names[0]), label)
+
+
+# ---------------------------------------------------------------------------- splits by folders
+
+
+SMALL = (64, 64)
+SPLITS_ASKED = [
+    ([], {"train": "abcd", "test": "ad"}),
+    (["train", "val=b,c", "test"], {"train": "ad", "val": "bc", "test": "ad"}),
+    (["val=b,b"], {"train": "acd", "val": "b", "test": "ad"}),
+    (["train", "val=a"], {"train": "bcd", "val": "a"}),  # that of train, never that of test
+    (["val=0"], {"train": "abcd", "test": "ad"}),
+    (["test"], {"test": "ad"}),
+]
+
+
+@pytest.fixture
+def train_and_test(tmp_path) -> Path:
+    for split, names in (("train", "abcd"), ("test", "ad")):
+        for name in names:
+            write_png(
+                tmp_path / f"source/{split}/img/{name}.png", draw_image(3, SMALL, ord(name)).T
+            )
+            label = draw_classes(SMALL, shares=[1, 1])
+            write_png(tmp_path / f"source/{split}/gt/{name}.png", label)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("flags", "expected"), SPLITS_ASKED)
+def test_validation_is_taken_from_the_folder_train_into_a_set_that_is_there(
+    train_and_test, flags, expected
+):
+    classes = ["--classes", "other", "road"]
+    first = prepared(train_and_test, "folder", *classes)
+    assert "no scene is in val; name some with --splits train val=SCENE,SCENE test" in first.stdout
+    is_other = flags == ["test"]  # fewer scenes are another set
+    flags = ["--splits", *flags] if flags else []
+    done = prepared(train_and_test, "folder", *classes, *flags, status=2 * is_other)
+    if is_other:
+        assert "was begun with splits [], now ['test']; name another folder" in done.stderr
+        return
+    scenes = card_of(train_and_test / "out")["scenes"]
+    assert {split: "".join(names) for split, names in scenes.items()} == expected
+    images = (train_and_test / "out/images").rglob("*.png")
+    assert sum(1 for _ in images) == 4 * sum(map(len, expected.values()))
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["val=a,e"], "e is no scene of train; .* names of these: a, b, c, d"),
+        (["val=b", "val=c"], "val=...: stands there twice"),
+        (["test=0.5"], "test=0.5: the folders say the split already; write test alone"),
+        (["train=b"], "the folders say the split already"),
+        (["val=0.0001"], "no scene falls to it"),
+        (["dev"], "known are train, val, test"),
+    ],
+)
+def test_what_the_folders_cannot_give_is_refused(train_and_test, flags, said):
+    flags = ["--classes", "other", "road", "--splits", *flags]
+    assert re.search(said, prepared(train_and_test, "folder", *flags, status=2).stderr)
+
+
+@pytest.mark.parametrize("folder", ["valid", "validation", "dev", "Val"])
+def test_a_folder_of_validation_has_several_names(train_and_test, folder):
+    (train_and_test / "source/test").rename(train_and_test / "source" / folder)
+    prepared(train_and_test, "folder", "--classes", "other", "road", "--splits", "test=b", "train")
+    assert card_of(train_and_test / "out")["scenes"]["train"] == ["a", "c", "d"]
+    prepared(train_and_test, "folder", "--classes", "other", "road", "--splits", "val=b", status=2)

@@ -256,8 +256,8 @@ FAULTS = [
     ("folder", lambda s: cut_short(s / MAP), TWO, 1, NAMED),
     ("folder", lambda s: cut_short(s / PICTURE), TWO, 1, NAMED),
     ("folder", lambda s: (s / MAP).unlink(), TWO, 1, f"{NAMED}: {PICTURE} has no label"),
-    ("folder", lambda s: write_png(s / MAP, np.zeros((64, 64, 3), np.uint8)), LABELLED, 1,
-     f"{NAMED}: {MAP}: has 3 bands, expected class values in one"),
+    ("folder", lambda s: write_png(s / MAP, np.full((64, 64, 3), (0, 1, 2))), LABELLED, 1,
+     f"{NAMED}: label {MAP}: has 3 bands, expected class values in one"),
     ("folder", lambda s: cv2.imwrite(str(s / "train/images/a.jpg"), np.zeros((64, 64, 3))), TWO, 2,
      "train/images/a.jpg"),
     ("folder", lambda s: write_png(s / "train/labels/a_label.png", np.zeros((64, 64))), TWO, 2,
@@ -286,7 +286,7 @@ FAULTS = [
     ("folder", None, [*LABELLED, "--label_codes", "0", "1"], 2, "keep one"),
     ("folder", None, [*TWO, "--labels", "both"], 2, "--labels"),
     ("folder", None, [*TWO, "--splits", "dev"], 2, "known are train, val, test"),
-    ("folder", None, [*TWO, "--splits", "val=0.5"], 2, "the folders say the split already"),
+    ("folder", None, [*TWO, "--splits", "train=0.5"], 2, "the folders say the split already"),
     *(("folder", None, [*TWO, flag, value], 2, flag)
       for flag, value in (("--max_value", "0"), ("--max_value", "-3"), ("--max_value", "nan"),
                           ("--stride", "33"), ("--stride", "0"), ("--stride", "-4"),
@@ -398,6 +398,7 @@ ZIP_FAULTS = {
     "broken": (lambda s, f: cut_short(zipped(s, f)), "no readable zip file"),
     "in a zip": (lambda s, f: zipped(s, f, **{"RGB.zip": b"PK"}),
                  "holds RGB.zip, another zip file; unzip it first"),
+    "rooted": (lambda s, f: zipped(s, f, **{"/RGB/a.tif": b"II"}), "whose name is no path"),
     "locked": (locked, "which asks for a password; unzip it first"),
     "bzip2": (lambda s, f: zipped(s, f, method=zipfile.ZIP_BZIP2), "packed by another method"),
     "mask": (lambda s, f: zipped(s, f, **{f"{IMAGE}.MSK": b"<VRTDataset/>"}),
@@ -604,7 +605,7 @@ def fill_the_disk(monkeypatch, is_full) -> None:
         if mode[0] in "wa" and is_full(path):
             with file:
                 file.write(b"\x89PNG" if "b" in mode else "")
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+            raise OSError(errno.ENOSPC, "No space left on device")
         return file
 
     monkeypatch.setattr(Path, "open", begin)
@@ -629,7 +630,8 @@ def test_a_full_disk_leaves_no_half_scene(clean, tmp_path, monkeypatch, full, wo
         fill_the_disk(patch, is_full)
         flags = ["--source", clean[0]]
         done = prepared(tmp_path, "potsdam", *flags, status=2, workers=workers)
-    assert "cannot be written (No space left on device)" in done.stderr
+    assert f"{output}" in done.stderr.split(" cannot be written (No space left")[0].split(": ")[-1]
+    assert ".png cannot" in done.stderr or full in LISTS
     assert done.stderr.count("\n") == 1
     assert not (output / "dataset.json").exists()
     lines = (output / "prepare.jsonl").read_text().splitlines()[1:]

@@ -443,6 +443,10 @@ def test_a_page_of_somebody_else_is_not_replaced(tmp_path):
     page.write_text("<html>my own</html>")
     with pytest.raises(UserError, match=r"maps\.html: is there already"):
         require_own_page(page)
+    page.unlink()
+    page.mkdir()
+    with pytest.raises(UserError, match=r"maps\.html: is there already"):
+        require_own_page(page)
 
 
 @pytest.fixture(scope="module")

@@ -62,21 +62,27 @@ def test_the_schema_is_a_schema_and_refuses_what_is_not_of_it():
 def test_one_scoring_reports_every_protocol_and_reads_test_files_at_the_end_alone(
     run, potsdam, tmp_path
 ):
-    """While training the test tiles are not even there; then the checkpoint is scored."""
+    """While training the test tiles but the first are empty; then the checkpoint is scored."""
     tiles = Path(shutil.copytree(potsdam, tmp_path / "tiles"))
     later = {tiles / kind / "test": tmp_path / kind for kind in KINDS}
     for path, hidden in later.items():
         path.rename(hidden)
+        path.mkdir()
+        for file in hidden.iterdir():
+            (path / file.name).touch()
+    first = min((tiles / KINDS[0] / "test").iterdir())
+    shutil.copy(tmp_path / KINDS[0] / first.name, first)
     config = seg_config(tiles, tmp_path)
     config["train_cfg"]["loss"] = dict(name="CrossEntropyLoss", class_weights="median_frequency")
     config["scoring_cfg"] = dict(window=96)
     done = run("finetune_seg.py", config, "--backbone", "random")
     assert done.returncode == 2
-    assert re.fullmatch(r"error: train_cfg.test_data: \S+ .*no such .*\n", done.stderr), done.stderr
+    assert re.fullmatch(r"error: \w+ \S+: is empty; .*\n", done.stderr), done.stderr
     assert (tmp_path / "run/best.pth").exists()
     assert not (tmp_path / "run/results.json").exists()
 
     for path, hidden in later.items():
+        shutil.rmtree(path)
         hidden.rename(path)
     again = run("finetune_seg.py", config, "--backbone", "random", "--tta")
     assert again.returncode == 0, again.stderr

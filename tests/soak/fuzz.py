@@ -8,8 +8,10 @@ Images, labels, configs (text and values), overrides and checkpoints are damaged
 bytes cut off, put in and set to extremes, headers more often than the rest. Good outcomes are `ok`
 and `refused` (a UserError). Bad ones: `error`, any other exception; `hang`, more than 20 seconds;
 `crash`, the end of the process; `memory`, over 1 GiB more for a small file; `let in`, a checkpoint
-of a run read as if nothing was wrong, with other contents. A case depends on seed, kind and number
-alone. Children do the work, so that a crash is seen and counted. Exit status 1: a bad outcome.
+of a run read as if nothing was wrong, with other contents, or (`foreign`) sound weights of another
+tool, under keys and prefixes at random, not found as they are. A case depends on seed, kind and
+number alone. Children do the work, so that a crash is seen and counted. Exit status 1: a bad
+outcome.
 """
 
 import copy
@@ -33,6 +35,7 @@ from harness import ROOT, differing, flags, in_child, require_no_thread, write
 import cv2
 import numpy as np
 import torch
+from foreign import draw_foreign, wrong_names
 from PIL import Image
 
 from SSLRemoteSensing.core import checkpoints
@@ -474,9 +477,20 @@ def read_backbone(rng: np.random.Generator, folder: Path) -> str | None:
     return None
 
 
+def find_foreign(rng: np.random.Generator, folder: Path) -> str | None:
+    """Sound weights of another tool are found, whatever stands before their names."""
+    path = folder / "foreign.pth"
+    weights = draw_foreign(rng, path)
+    try:
+        names = wrong_names(path, weights)
+    except UserError as error:
+        return f"foreign: {error}"
+    return f"foreign: {names[0]} is not as it was" if names else None
+
+
 # kind -> its share of the cases, and what runs one. The order numbers the random generators.
 KINDS = {
-    "image": (0.4, read_image),
+    "image": (0.35, read_image),
     "label": (0.15, read_label),
     "config_text": (0.1, read_config_text),
     "config_values": (0.1, use_config),
@@ -484,6 +498,7 @@ KINDS = {
     "latest": (0.13, read_latest),
     "backbone": (0.07, read_backbone),
     "dry_run": (0.005, run_config),
+    "foreign": (0.05, find_foreign),
 }
 
 

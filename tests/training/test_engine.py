@@ -20,6 +20,7 @@ from SSLRemoteSensing.core.machine import choose_device
 from SSLRemoteSensing.data.pretext import collate
 from SSLRemoteSensing.training import run_folder, train_step
 from SSLRemoteSensing.training.rehearsal import rehearse
+from SSLRemoteSensing.training.run import signals
 from SSLRemoteSensing.training.sampler import KeySampler
 from SSLRemoteSensing.training.schedules import SCHEDULES
 from SSLRemoteSensing.training.settings import LoopSettings
@@ -432,6 +433,20 @@ def test_a_dry_run_writes_nothing(pretext_config, tmp_path, capsys):
     rehearse(task, loop_settings(pretext_config))
     assert "one step:" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_whose_loss_is_not_finite_is_refused(pretext_config):
+    task = Task(TinyNet(), images_of(pretext_config), collate)
+    nn.init.constant_(next(task.model.parameters()), math.nan)
+    with pytest.raises(UserError, match="is not finite in the second step"):
+        rehearse(task, loop_settings(pretext_config))
+
+
+def test_a_run_leaves_the_caller_s_alarm():
+    signal.setitimer(signal.ITIMER_REAL, 100)
+    with signals():
+        pass
+    assert signal.setitimer(signal.ITIMER_REAL, 0)[0] > 0
 
 
 def test_cuda_without_cuda_says_what_to_set():

@@ -154,6 +154,11 @@ def test_a_run_of_version_1_whose_disk_was_full_repeats_the_epoch(finished, caps
         torch.save(state | {"pending": True, "checksum": "its own"}, folder / name)
     assert run_folder.read(folder)["step"] == 12
     assert "going back to epoch_0002.pth, step 12" in capsys.readouterr().err
+    for file in folder.glob("epoch_*.pth"):
+        file.unlink()
+    torch.save(state | {"pending": True, "checksum": "its own"}, folder / "latest.pth")
+    assert run_folder.read(folder)["step"] == state["step"]  # rather than to lose all of it
+    assert "going on without them" in capsys.readouterr().err
 
 
 def test_a_backbone_that_is_not_its_card_s_is_refused(tmp_path):

@@ -260,7 +260,7 @@ FINDINGS = {
         "failed": "the contrastive loss compares images of a batch",
         "ok": "all 24 images can be read"}),  # the rest is told all the same
     "one value": ("seg", None, ("train_cfg.batch_size=1",), {
-        "failed": "a step ends in ValueError: Expected more than 1 value per channel"}),
+        "failed": "train_cfg.batch_size: batch normalization has a single value"}),
     "few images": ("pretext", None, ("train_cfg.accumulate_steps=7",), {
         "failed": "(x accumulate_steps=7, x 1 processes): only 24 images"}),
     "two at once": ("seg", None, ("train_cfg.val_data.image_path=no", "train_cfg.device=cuda:99"), {
@@ -584,6 +584,17 @@ def test_an_exclude_list_that_is_wrong_is_refused(tiles, tmp_path):
         SegmentationDataset(TileSettings(str(folder), str(tiles / "labels"), exclude=listed), 2)
 
 
+def test_a_new_list_holds_what_the_config_excludes_already(doctor, pretext, own, tmp_path):
+    """It takes the place of the old one in the command that is printed."""
+    for name in ("tile_000", "tile_001"):
+        (own / f"images/{name}.jpg").write_bytes(b"")
+    (tmp_path / "old.txt").write_text("\ufefftile_000.jpg\r\n")
+    pretext["train_cfg"]["train_data"]["exclude"] = str(tmp_path / "old.txt")
+    found = doctor(pretext, "--output", tmp_path / "out")
+    assert "1 of 23 images cannot be used" in found.failed
+    assert listed_files(tmp_path / "out") == ["tile_000.jpg", "tile_001.jpg"]
+
+
 def test_a_label_beside_an_excluded_image_does_not_become_one(tmp_path):
     for name in ("a.png", "b.png"):
         cv2.imwrite(str(tmp_path / name), np.zeros((8, 8, 3), np.uint8))
@@ -591,4 +602,4 @@ def test_a_label_beside_an_excluded_image_does_not_become_one(tmp_path):
     (tmp_path / "exclude.txt").write_text("a.png\n")
     paths = (str(tmp_path), str(tmp_path), "*.png", "{stem}_label.png")
     settings = TileSettings(*paths, exclude=str(tmp_path / "exclude.txt"))
-    assert [Path(image).name for image, _ in find_pairs(settings)] == ["b.png"]
+    assert [Path(image).name for image, _ in find_pairs(settings)[0]] == ["b.png"]

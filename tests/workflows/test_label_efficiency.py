@@ -415,6 +415,10 @@ def test_a_second_command_in_the_same_folder_is_refused(plan, fake, trouble):
     trouble("wait")
     grid = plan()
     write_grid(grid)
+    (grid.folder / ".lock").mkdir()
+    with pytest.raises(UserError, match="cannot be locked"), locked(grid):
+        pass
+    (grid.folder / ".lock").rmdir()
     with locked(grid), pytest.raises(UserError, match="another command"), locked(plan()):
         pass
     grid.path(grid.cells()[0]).mkdir()
@@ -718,8 +722,10 @@ def test_a_grid_on_drawn_scenes_is_stopped_and_goes_on(command, tmp_path):
 
 
 def test_test_tiles_are_read_for_the_chosen_rate_alone_and_at_the_end(command, tmp_path):
-    """They are absent at first: all training and the choice do without them."""
-    absent = tmp_path / "later"
+    """All but the first are empty at first: all training and the choice do without them."""
+    absent = draw_tiles(tmp_path / "later", 20, size=32, seed=1)
+    for file in sorted(absent.glob("*/*"))[1:]:
+        file.write_bytes(b"")
     paths = f"train_cfg.test_data.image_path={absent}/images"
     paths = [paths, f"train_cfg.test_data.label_path={absent}/labels"]
     flags = ["--fractions", "1", "--seeds", "0", "--lrs", "0.01", "--set", *paths]

@@ -10,6 +10,8 @@ from SSLRemoteSensing.workflows.doctor.findings import FAIL, Report
 from SSLRemoteSensing.workflows.finetuning import SegmentationConfig
 from SSLRemoteSensing.workflows.pretraining import PretextConfig
 
+SCHEMAS = (Part(PretextConfig), Part(SegmentationConfig))
+
 
 def examine(config: dict, report: Report, processes: int, workers: int | None) -> None:
     """Examine `config` and fill `report`.
@@ -22,7 +24,7 @@ def examine(config: dict, report: Report, processes: int, workers: int | None) -
         UserError: wrong keys in the config. All else that is wrong is a finding.
     """
     is_tuning = images.is_fine_tuning(config)
-    require(Part(SegmentationConfig if is_tuning else PretextConfig), config)
+    require(SCHEMAS[is_tuning], config)
     train_cfg, state, coding, facts = config["train_cfg"], None, None, {}
     with report.section("machine") as section:
         run.check_machine(train_cfg, section)
@@ -36,8 +38,11 @@ def examine(config: dict, report: Report, processes: int, workers: int | None) -
             section.attempt(run.open_probe, opened)
     with report.section("images") as section:
         names = [x for x in ("train", "val", "test") if train_cfg.get(f"{x}_data") is not None]
-        splits = [section.attempt(images.find_split, config, name) for name in names]
-        splits = [split for split in splits if split is not None]
+        splits, train = [], None
+        for name in names:
+            split = section.attempt(images.find_split, config, name, train)
+            splits += [] if split is None else [split]
+            train = split and split.reading if name == "train" else train
         for split in splits:
             section.ok(f"{split.name}: {len(split.images)} images")
             read, what = partial(images.examine_image, split=split), f"reading {split.name} images"
@@ -52,17 +57,19 @@ def examine(config: dict, report: Report, processes: int, workers: int | None) -
                 bad_images, own_coding = labels.check_labels(split, label_facts, coding, section)
                 report.note(bad_images)
                 coding = own_coding if split.name == "train" else coding
-    report.write_list()
+    report.write_list(images.listed_before(splits))
     if splits:
         with report.section("duplicates") as section:
             images.check_duplicates(facts, section)
     with report.section("folders") as section:
-        folder = train_cfg["checkpoints"]["checkpoints_path"]
-        run.check_folder(train_cfg["log"]["log_path"], "log_path", section)
+        folder, log = Path(train_cfg["checkpoints"]["checkpoints_path"]), train_cfg["log"]
+        run.check_folder(Path(log["log_path"]), "log_path", section)
+        if log.get("with_vis") and log.get("vis_path"):
+            run.check_folder(Path(log["vis_path"]), "vis_path", section)
         if run.check_folder(folder, "checkpoints_path", section):
             if opened is not None:
                 run.check_disk(opened, section)
-            state = run.check_run_folder(Path(folder), opened, section)
+            state = run.check_run_folder(folder, opened, section)
     if opened is None or "train" not in facts:
         return
     with report.section("a step") as section:

@@ -136,11 +136,13 @@ class Report:
         text = json.dumps(report, indent=2, default=str)
         write_text(self.output / "doctor.json", f"{text}\n")
 
-    def write_list(self) -> None:
-        """The bad images, each after why it is one, to exclude.txt, as `exclude` takes them."""
+    def write_list(self, earlier: Sequence[str] = ()) -> None:
+        """`earlier`, which a config leaves out already, and the bad images, each after why it is
+        one, to exclude.txt, as `exclude` takes them."""
         if self.output is None:
             return
         lines = ["# images that training cannot use, written by tools/doctor.py"]
+        lines += earlier
         for image, reason in self.bad_images.items():
             file = os.path.abspath(image)
             lines.append(f"# {reason}")

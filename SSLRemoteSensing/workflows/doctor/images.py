@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -12,10 +13,20 @@ from pathlib import Path
 import numpy as np
 
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError, about, one_line
+from SSLRemoteSensing.data.file_lists import listing
 from SSLRemoteSensing.data.images import MAX_PIXELS, Header, read_header, read_image
 from SSLRemoteSensing.data.labels import ValueCoding
 from SSLRemoteSensing.data.pretext import MOST_SKIPPED, PretextSettings, choose_images
+from SSLRemoteSensing.data.reading import Reading
 from SSLRemoteSensing.data.segmentation import TileSettings, find_tiles
+from SSLRemoteSensing.data.values import (
+    Levels,
+    fault_of_sign,
+    fault_of_values,
+    levels,
+    remedy_of_values,
+    spread_evenly,
+)
 from SSLRemoteSensing.workflows.doctor.findings import FAIL, OK, WARNING, Section
 
 LARGE = 2**27  # bytes decoded; such images are read one at a time
@@ -30,6 +41,7 @@ class Split:
 
     Attributes:
         name: train, val or test.
+        reading: bands and scale of the images.
         labels: one an image; None in pre-training.
         classes: of the labels.
         dropped: the images that `fraction` leaves out.
@@ -40,7 +52,7 @@ class Split:
     settings: PretextSettings | TileSettings
     in_channels: int
     images: Sequence[str]
-    max_value: float | None = None
+    reading: Reading
     labels: Sequence[str] | None = None
     classes: Sequence[str] = ()
     dropped: frozenset[str] = frozenset()
@@ -53,20 +65,31 @@ def is_fine_tuning(config: dict) -> bool:
     return "classes" in config or (isinstance(train_cfg, dict) and "val_data" in train_cfg)
 
 
-def find_split(config: dict, name: str) -> Split:
-    """Raises: UserError, as the data sets do before they open an image or a label."""
+def find_split(config: dict, name: str, train: Reading | None = None) -> Split:
+    """The images of a split, those of `train` being read so; raises a `UserError` as the data sets
+    do before they open an image or a label."""
     in_channels, data = config["backbone_cfg"].get("in_channels", 3), f"{name}_data"
     with about(f"train_cfg.{data}"):
         if not is_fine_tuning(config):
             settings = PretextSettings(**config["train_cfg"][data])
             return Split(name, settings, in_channels, *choose_images(settings))
         settings, classes = TileSettings(**config["train_cfg"][data]), list(config["classes"])
-        tiles = find_tiles(settings, len(classes))
+        tiles = find_tiles(settings, len(classes), train)
     images, labels = zip(*tiles.pairs, strict=True)
     chosen = range(len(images)) if tiles.chosen is None else tiles.chosen
     dropped = frozenset(images).difference(images[index] for index in chosen)
     labelled = (labels, classes, dropped, tiles.coding)
-    return Split(name, settings, in_channels, images, tiles.max_value, *labelled)
+    return Split(name, settings, in_channels, images, tiles.reading, *labelled)
+
+
+def listed_before(splits: Sequence[Split]) -> list[str]:
+    """The images that the config excludes already; a new list takes the place of its own."""
+    files = []
+    for settings in (split.settings for split in splits if split.settings.exclude):
+        path = settings.image_path if isinstance(settings, TileSettings) else settings.data_path
+        root = os.path.abspath(path if os.path.isdir(path) else os.path.dirname(path))
+        files += [os.path.join(root, line) for line in listing(Path(settings.exclude), "exclude")]
+    return list(dict.fromkeys(files))
 
 
 @dataclass(frozen=True)
@@ -76,6 +99,7 @@ class ImageFacts:
     Attributes:
         header: None where it cannot be read.
         digest: a hash of size and pixels as training sees them; None where they cannot be read.
+        levels: of its values as training sees them.
         fault: why training cannot use it, as one line; None where it can.
         skippable: whether `on_bad_image='skip'` passes over that fault.
     """
@@ -83,6 +107,7 @@ class ImageFacts:
     file: str
     header: Header | None
     digest: bytes | None = None
+    levels: Levels | None = None
     fault: str | None = None
     skippable: bool = False
 
@@ -102,12 +127,14 @@ def examine_image(file: str, split: Split) -> ImageFacts:
             fault = "are more than memory has room for; cut it into tiles"
             raise UserError(f"{claim}, {memory / 2**30:.1f} GiB to decode it, {fault}")
         with one_at_a_time if memory > LARGE else contextlib.nullcontext():
-            image = read_image(file, split.in_channels, split.settings.bands, split.max_value)
+            reading = split.reading
+            image = read_image(file, split.in_channels, reading.bands, reading.max_value)
             pixel_hash = hashlib.blake2b(f"{image.shape}".encode(), digest_size=16)
             pixel_hash.update(np.ascontiguousarray(image))
-            return ImageFacts(file, header, pixel_hash.digest())
+            return ImageFacts(file, header, pixel_hash.digest(), levels(image))
     except UserError as error:
-        return ImageFacts(file, header, None, one_line(error), isinstance(error, UnreadableImage))
+        is_skippable = isinstance(error, UnreadableImage)
+        return ImageFacts(file, header, fault=one_line(error), skippable=is_skippable)
 
 
 def available_memory() -> float:
@@ -132,6 +159,7 @@ def check_images(
     if len(bad_images) < total:
         check_sizes(split, [image for image in facts if image.fault is None], section)
         check_bands(split, [image for image in facts if image.header], section)
+        check_levels(split, [image for image in facts if image.fault is None], section)
     if not bad_images:
         section.ok(f"{name}: all {total} images can be read")
         return {}
@@ -197,6 +225,21 @@ def check_bands(split: Split, facts: Sequence[ImageFacts], section: Section) -> 
     rare_files = [f"{file}: {kind}" for kind in kinds[1:] for file in files[kind]]
     mark, text = (WARNING, f"bands differ: {text}") if rare_files else (OK, text)
     section.add(mark, f"{split.name}: {text}", rare_files)
+
+
+def check_levels(split: Split, facts: Sequence[ImageFacts], section: Section) -> None:
+    """Images that come out nearly constant, by those that opening the data set looks at too; all
+    of one colour."""
+    uniform = [image.file for image in facts if image.levels.range == 0]
+    text = f"{len(uniform)} of {len(facts)} images are of one colour; exclude them"
+    sample = [facts[place] for place in spread_evenly(len(facts))]
+    sample_files = [image.file for image in sample]
+    fault = fault_of_values([image.levels for image in sample], split.reading.is_scaled)
+    if fault := fault or fault_of_sign(split.reading, sample_files):
+        text = f"{fault}; {remedy_of_values(split.reading, sample_files)}"
+    if fault or uniform:
+        mark = FAIL if len(uniform) > MOST_ALIKE * len(facts) else WARNING
+        section.add(mark, f"train_cfg.{split.name}_data: {text}", uniform)
 
 
 def check_duplicates(image_facts: dict[str, Sequence[ImageFacts]], section: Section) -> None:

@@ -8,11 +8,13 @@ import numpy as np
 
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UserError, one_line
-from SSLRemoteSensing.data.images import read_label
+from SSLRemoteSensing.data.images import read_label, require_one_orientation
 from SSLRemoteSensing.data.labels import (
     INVALID,
+    STRAYS,
     ValueCoding,
     count_values,
+    find_stray,
     require_one_size,
     settle_coding,
 )
@@ -21,31 +23,37 @@ from SSLRemoteSensing.workflows.doctor.images import MISLED, MOST_ALIKE, ImageFa
 
 MISSING, UNREADABLE = "labels are missing", "labels cannot be read"
 OTHER_SIZE = "labels are of another size than their image"
+TURNED = "labels are of another orientation than their image"
 
 
 @dataclass(frozen=True)
 class LabelFacts:
-    """One label: the pixels of each value (256,), or what kind of fault it has, and which."""
+    """One label: the pixels of each value (256,), or what kind of fault it has, and which; how it
+    lies where that is another place on the map than its image's."""
 
     image: str
     label: str
     counts: np.ndarray | None = None
     kind: str | None = None
     fault: str = ""
+    stray: str = ""
 
 
 def examine_label(pair: tuple[ImageFacts, str]) -> LabelFacts:
-    """Read a label, and compare its size with what its image's header says."""
+    """Read a label, and compare its size and place with what its image says."""
     image, label = pair
     kind = UNREADABLE if os.path.lexists(label) else MISSING
     try:
         values = read_label(label)
-        kind = OTHER_SIZE
+        kind = TURNED
         if image.header is not None:
+            require_one_orientation(image.file, label)
+            kind = OTHER_SIZE
             require_one_size((image.file, label), image.header.shape, values.shape)
     except UserError as error:
         return LabelFacts(image.file, label, None, kind, one_line(error))
-    return LabelFacts(image.file, label, count_values(values))
+    stray = find_stray(image.file, label, values.shape)
+    return LabelFacts(image.file, label, count_values(values), stray=stray)
 
 
 def check_labels(
@@ -58,13 +66,16 @@ def check_labels(
         coding, None where no coding fits.
     """
     name, total, is_misled = split.name, len(facts), False
-    for kind in (MISSING, OTHER_SIZE, UNREADABLE):
+    for kind in (MISSING, TURNED, OTHER_SIZE, UNREADABLE):
         faults = [label.fault for label in facts if label.kind == kind]
         many = len(faults) > MOST_ALIKE * total
         is_misled |= many
         if faults:
             section.fail(f"{name}: {len(faults)} of {total} {kind}{MISLED if many else ''}", faults)
     readable = [label for label in facts if label.kind is None]
+    strays = [label.stray for label in readable if label.stray]
+    if strays:
+        section.warn(f"{name}: {len(strays)} of {total} labels {STRAYS}; check the pairs", strays)
     if len(readable) == total:
         section.ok(f"{name}: all {total} labels are there, of their image's size")
     if not readable:

@@ -1,32 +1,35 @@
 """The run itself: machine, network, folders and room on the disk, going on, a rehearsed step."""
 
 import copy
-import json
 import math
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import cv2
 import torch
 
 from SSLRemoteSensing.core import checkpoints, machine
 from SSLRemoteSensing.core.errors import UserError, one_line
+from SSLRemoteSensing.core.files import require_folder
+from SSLRemoteSensing.core.workers import shared_memory_remark
 from SSLRemoteSensing.data import segmentation
+from SSLRemoteSensing.data.file_lists import listing
 from SSLRemoteSensing.data.labels import ValueCoding
 from SSLRemoteSensing.evaluation.scoring import open_scored
 from SSLRemoteSensing.training import run_folder
 from SSLRemoteSensing.training.plan import make_plan, require_images
 from SSLRemoteSensing.training.rehearsal import measure_step
-from SSLRemoteSensing.training.resume import compare_cards
+from SSLRemoteSensing.training.resume import compare_cards, json_card
+from SSLRemoteSensing.training.run_folder import require_room
 from SSLRemoteSensing.training.schedules import build_schedule
 from SSLRemoteSensing.training.settings import LoopSettings
 from SSLRemoteSensing.training.task import Task
 from SSLRemoteSensing.training.train_step import TrainStep
 from SSLRemoteSensing.workflows import finetuning, pretraining
-from SSLRemoteSensing.workflows.doctor.findings import FAIL, OK, WARNING, Section
+from SSLRemoteSensing.workflows.doctor.findings import OK, WARNING, Section
 from SSLRemoteSensing.workflows.doctor.images import is_fine_tuning
 from SSLRemoteSensing.workflows.finetuning import Finetuning
 from SSLRemoteSensing.workflows.pretraining import Pretraining
@@ -69,8 +72,9 @@ def open_network(config: dict, processes: int) -> Opened:
 
 def open_probe(opened: Pretraining) -> None:
     """Open the tiles of the probe, which is then left out; a `UserError` where that cannot be."""
-    probe, img_size = opened.keys.pop("probe"), opened.keys["train_data"]["img_size"]
-    pretraining.open_probe(probe, opened.model, opened.loop, img_size)
+    probe, data = opened.keys.pop("probe"), opened.keys["train_data"]
+    train = pretraining.train_reading(data)
+    pretraining.open_probe(probe, opened.model, opened.loop, data["img_size"], train)
 
 
 def open_task(opened: Opened, unusable: Iterable[str], coding: ValueCoding | None) -> Task:
@@ -80,8 +84,8 @@ def open_task(opened: Opened, unusable: Iterable[str], coding: ValueCoding | Non
     with tempfile.TemporaryDirectory() as folder:
         data, path = opened.config["train_cfg"]["train_data"], Path(folder, "exclude.txt")
         if bad_lines:
-            lines = [Path(data["exclude"]).read_bytes()] if data.get("exclude") else []
-            path.write_bytes(b"\n".join([*lines, *bad_lines]))
+            lines = listing(Path(data["exclude"]), "exclude") if data.get("exclude") else []
+            path.write_bytes(b"\n".join([*map(os.fsencode, lines), *bad_lines]))
             data["exclude"] = str(path)
         if isinstance(opened, Pretraining):
             return pretraining.open_task(opened)[0]
@@ -97,45 +101,23 @@ def open_scoring(opened: Finetuning, coding: ValueCoding | None) -> None:
         open_scored(tiles, opened.classes, opened.scoring)
 
 
-def check_folder(path: str, key: str, section: Section) -> bool:
+def check_folder(path: Path, key: str, section: Section) -> bool:
     """Whether `path`, which may not be there yet, can be written to; nothing is made."""
-    place = nearest(Path(path))
-    longest_name = os.pathconf(place, "PC_NAME_MAX")
-    if any(len(os.fsencode(part)) > longest_name for part in Path(path).parts):
-        section.fail(f"{key}={path[:40]}...: a name of more than {longest_name} bytes; shorten it")
-    elif not place.is_dir():
-        section.fail(f"{key}={path}: {place} is a file, not a folder")
-    elif not os.access(place, os.W_OK | os.X_OK):
-        section.fail(f"{key}={path}: {place} cannot be written to")
-    else:
-        section.ok(f"{key}={path}: " + ("is there" if place == Path(path) else "will be made"))
-        return True
-    return False
-
-
-def nearest(path: Path) -> Path:
-    """`path`, or the first of its parents that exists."""
-    path = path.absolute()
-    return next(place for place in (path, *path.parents) if os.path.exists(place))
+    try:
+        require_folder(path, key)
+    except UserError as error:
+        section.fail(one_line(error))
+        return False
+    section.ok(f"{key}={path}: " + ("is there" if path.is_dir() else "will be made"))
+    return True
 
 
 def check_disk(opened: Opened, section: Section) -> None:
-    """Whether the run's checkpoints, of weights and moments, fit on the disk.
-
-    `max_keep` of them are kept beside `latest.pth`, and one more is there while it is written,
-    before the oldest is removed; what is there already makes room.
-    """
-    model, loop = opened.model, opened.loop
-    moments = 2 if loop.optimizer["name"] != "SGD" else bool(loop.optimizer.get("momentum"))
-    size = sum(value.nbytes for value in model.state_dict().values())
-    size += moments * sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    number = 2 + min(loop.checkpoints.max_keep, loop.num_epoch or math.inf)
-    files = [loop.folder / "latest.pth", *(file for _, file in run_folder.epochs(loop.folder))]
-    free = shutil.disk_usage(nearest(loop.folder)).free
-    free += sum(file.stat().st_size for file in files if file.exists())
-    text = f"{number} checkpoints take {number * size / GIB:.2f} GiB of {free / GIB:.2f} free"
-    remedy = "" if number * size <= free else ": make room, or lower checkpoints.max_keep"
-    section.add(FAIL if remedy else OK, f"{text}{remedy}")
+    """Whether the run's checkpoints fit on the disk."""
+    most = min(opened.loop.checkpoints.max_keep, opened.loop.num_epoch or math.inf)
+    text = section.attempt(require_room, opened.model, opened.loop, most)
+    if text is not None:
+        section.ok(text)
 
 
 def check_run_folder(folder: Path, opened: Opened | None, section: Section) -> dict | None:
@@ -166,9 +148,7 @@ def check_run_folder(folder: Path, opened: Opened | None, section: Section) -> d
     if state is None:
         section.fail(f"{damage}; no epoch_*.pth beside it is whole, move them away to start anew")
     elif opened is not None:
-        # In JSON's types, as a checkpoint's.
-        card = json.loads(json.dumps({"config": opened.config}, default=str))
-        section.attempt(compare_cards, state["card"], card, latest)
+        section.attempt(compare_cards, state["card"], json_card({"config": opened.config}), latest)
     return state
 
 
@@ -187,12 +167,16 @@ def check_step(
     if state is not None:
         section.attempt(step.load_state_dict, state, "latest.pth")
     section.ok(step.describe())
+    remark = section.attempt(shared_memory_remark, timed_batch[0], loop.num_workers)
+    if remark:
+        section.warn(remark)
     try:
         losses, step_seconds = measure_step(step, timed_batch[0], loop.accumulate_steps)
     except (RuntimeError, ValueError) as error:  # of torch or of ours: the rest is still to be told
         remedy = "; lower batch_size" if isinstance(error, torch.OutOfMemoryError) else ""
         reason = " ".join(str(error).split())[:160]
-        section.fail(f"a step ends in {type(error).__name__}: {reason}{remedy}")
+        kind = "" if isinstance(error, UserError) else f"a step ends in {type(error).__name__}: "
+        section.fail(f"{kind}{reason}{remedy}")
         return
     for name, value in losses.items():
         if not math.isfinite(value):
@@ -220,6 +204,11 @@ def load_batch(task: Task, size: int) -> tuple[dict, float]:
     """A batch of the first images, and the seconds that one process takes to load it."""
     keys = [(0, index % len(task.dataset)) for index in range(size)]
     task.dataset[keys[0]]  # what is loaded or compiled once
-    begin = time.perf_counter()
-    batch = task.collate([task.dataset[key] for key in keys])
-    return batch, time.perf_counter() - begin
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(0)  # as in a loader's worker
+    try:
+        begin = time.perf_counter()
+        batch = task.collate([task.dataset[key] for key in keys])
+        return batch, time.perf_counter() - begin
+    finally:
+        cv2.setNumThreads(threads)

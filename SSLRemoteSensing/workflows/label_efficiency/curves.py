@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from SSLRemoteSensing.core.drawing import plain_figures
 from SSLRemoteSensing.workflows.label_efficiency.comparison import (
     METRICS,
     Results,
@@ -17,6 +18,7 @@ PANELS = 6
 NEAREST = 1.25  # fractions closer than by this factor share a label on the axis
 
 
+@plain_figures()
 def draw_curves(results: Results, metric: str, protocol: str, title: str, path: Path) -> None:
     """Means with markers, 95 % intervals shaded, and the baseline with all labels as a dashed line.
 

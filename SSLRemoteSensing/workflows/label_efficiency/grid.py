@@ -18,13 +18,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from SSLRemoteSensing.core.config import differences, override
+from SSLRemoteSensing.core.config import Part, differences, override
 from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.core.files import make_folder, read_json, sha256, write_text
 from SSLRemoteSensing.core.machine import choose_device
-from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
+from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings, find_tiles
 from SSLRemoteSensing.training.settings import split
-from SSLRemoteSensing.workflows.finetuning import SegmentationData, check_segmentation, scored_split
+from SSLRemoteSensing.workflows.finetuning import (
+    SegmentationConfig,
+    SegmentationData,
+    check_segmentation,
+    open_network,
+    scored_split,
+)
 from SSLRemoteSensing.workflows.label_efficiency.comparison import format_percent
 
 INIT = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.+-]*)=(.+)")
@@ -174,6 +180,23 @@ def plan_grid(
     return grid
 
 
+def require_cells(grid: Grid) -> None:
+    """Raise a `UserError` for what all cells of an initialisation would fail on: a file of weights
+    that does not fit, a wrong key, val_data or test_data that are not there. No label is read."""
+    for name in grid.inits:
+        entry, config = grid.known_inits[name], copy.deepcopy(grid.config)
+        is_file = entry["spec"] not in ("random", "imagenet")
+        config["backbone_cfg"]["pretrained"] = entry["spec"] if is_file else False
+        with about(f"--init {name}"):
+            for text in entry["set"]:
+                override(config, text)
+            opened = open_network(config)
+    train = TileSettings(**config["train_cfg"]["train_data"])
+    coding = find_tiles(train, len(opened.classes)).coding
+    for name in sorted({"val", opened.scored_split}):
+        opened.open_split(name, coding, checked=True)
+
+
 def check_numbers(flag: str, values: Sequence[float], is_allowed, expected: str) -> None:
     for value in values:
         if not is_allowed(value):
@@ -250,7 +273,7 @@ def read_init_sets(
         changed_config = copy.deepcopy(config)
         with about(f"--init_set {name}"):
             for text in entry["set"]:
-                override(changed_config, text)
+                override(changed_config, text, [Part(SegmentationConfig)])
             check_segmentation(changed_config)
 
 

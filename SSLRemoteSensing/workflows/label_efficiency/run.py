@@ -121,11 +121,12 @@ def mean_by_rate(grid: Grid, init: str, fraction: float) -> dict[float, float] |
 def locked(grid: Grid) -> Iterator[None]:
     """Keep a second command out of the folder as long as this one, or a cell of it, is running."""
     make_folder(grid.folder, "--output")
-    with open(grid.folder / ".lock", "w") as file:
+    with contextlib.ExitStack() as stack:
         try:
+            file = stack.enter_context(open(grid.folder / ".lock", "w"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            reason = f"no locks here ({error.strerror})"
+            reason = f"cannot be locked ({error.strerror})"
             if isinstance(error, BlockingIOError):
                 reason = "another command, or a cell that it left, is running there"
             raise UserError(f"--output {grid.folder}: {reason}") from error

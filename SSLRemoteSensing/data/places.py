@@ -1,0 +1,103 @@
+"""Where an image and its label lie on the map, and whether that is the same place."""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from SSLRemoteSensing.core.errors import UnreadableImage
+from SSLRemoteSensing.data.geotiff import Tiff, open_tiff
+
+NO_PLACE = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}  # of their own
+
+
+class Place(NamedTuple):
+    """`transform`: an Affine of (column, row) to the map; `crs`: its CRS, None if not known."""
+
+    transform: Any
+    crs: Any = None
+
+
+def read_place(path: str) -> Place | None:
+    """Where the file at `path` lies, None where neither it nor a file beside it says so.
+
+    Files beside it are asked for by name: GDAL would list the folder for each file of it.
+    """
+    stem, suffix = os.path.splitext(path)
+    place = None
+    try:
+        if suffix.lower() not in NO_PLACE:
+            with open_tiff(path) as source:
+                place = place_of(source)
+        own = Path(f"{path}.aux.xml")
+        if own.is_file() and b"<GeoTransform>" in own.read_bytes():
+            with open_tiff(path, beside=True) as source:
+                place = place_of(source)
+    except (UnreadableImage, OSError):  # which is told where its pixels are read
+        return None
+    if place is None:
+        endings = (f"{suffix[:2]}{suffix[-1:]}w", f"{suffix}w", ".wld")  # .tfw, .tifw
+        files = [stem + (end.upper() if suffix.isupper() else end) for end in endings]
+        place = next((read_world_file(file) for file in files if os.path.isfile(file)), None)
+    return place
+
+
+def place_of(source: Tiff) -> Place | None:
+    """The place that an open file tells. Without a CRS its own columns and rows may stand there, as
+    labelling tools write them."""
+    t = source.transform
+    if t is None or (source.crs is None and (abs(t.a), t.b, t.c, t.d, abs(t.e)) == (1, 0, 0, 0, 1)):
+        return None
+    return Place(t, source.crs)
+
+
+def read_world_file(path: str) -> Place | None:
+    """The place that six numbers tell, the last two of the centre of the first pixel."""
+    from rasterio.transform import Affine
+
+    try:
+        a, d, b, e, x, y = map(float, Path(path).read_text().split())
+    except (OSError, ValueError):
+        return None
+    return Place(Affine(a, b, x - (a + b) / 2, d, e, y - (d + e) / 2))
+
+
+def displacement(image: Place | None, label: Place | None, height: int, width: int) -> str:
+    """How the pixels (height, width) of a label lie on the map to those of its image; '' where none
+    is more than half a pixel away, or where one of them has no place."""
+    if image is None or label is None or None in (image.transform, label.transform):
+        return ""
+    a, b = (np.reshape(place.transform, (3, 3)) for place in (image, label))
+    if np.linalg.det(a) == 0:
+        return ""
+    corners = np.array([(0, width, 0, width), (0, 0, height, height), (1, 1, 1, 1)], float)
+    points = b @ corners  # a column each: x, y, 1
+    differs = None not in (image.crs, label.crs) and image.crs != label.crs
+    if differs:
+        points[:2] = reprojected_points(points[:2], label.crs, image.crs)
+    with np.errstate(invalid="ignore"):
+        moves = (np.linalg.inv(a) @ points - corners)[:2]
+    if np.abs(moves).max() <= 0.5:
+        return ""
+    if differs:
+        names = [place.crs.to_string()[:60] for place in (label, image)]
+        return f"CRS {names[0]}, its image {names[1]}"
+    if np.ptp(moves, axis=1).max() < 0.5:
+        return f"{moves[0, 0]:+.1f} columns and {moves[1, 0]:+.1f} rows away"
+    sizes = [" x ".join(f"{side:g}" for side in np.hypot(*t[:2, :2])) for t in (b, a)]
+    same = "turned or mirrored"
+    return same if sizes[0] == sizes[1] else f"pixels of {sizes[0]}, its image {sizes[1]}"
+
+
+def reprojected_points(points: np.ndarray, source: Any, target: Any) -> np.ndarray:
+    """`points` (2, N) of a CRS in another; infinite where no way leads there. Two spellings of a
+    CRS, and one with heights, give the same points."""
+    from rasterio._err import CPLE_BaseError
+    from rasterio.errors import RasterioError
+    from rasterio.warp import transform
+
+    try:
+        return np.array(transform(source, target, *points))
+    except (RasterioError, CPLE_BaseError):
+        return np.full(points.shape, np.inf)

@@ -1,0 +1,115 @@
+"""How the values of files become channels: the same bands and scale in all parts of a config."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from SSLRemoteSensing.core.errors import UnreadableImage, UserError
+from SSLRemoteSensing.data.images import read_header
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a part of a config reads its files.
+
+    Attributes:
+        max_value, bands: as `read_image` takes them.
+        file: the first one, or what else the rest is known of.
+        dtype, count: of its values and bands; None: not known.
+        prepared: a prepared set states scale and bands of its own.
+    """
+
+    max_value: float | None
+    bands: Sequence[int] | None
+    file: str
+    dtype: str | None = None
+    count: int | None = None
+    prepared: bool = False
+
+    @property
+    def top(self) -> float | None:
+        """The value that becomes 255, None where only `max_value` could tell."""
+        is_unsigned = self.dtype is not None and self.dtype.startswith("uint")
+        return self.max_value or (np.iinfo(self.dtype).max if is_unsigned else None)
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether values are other than the 8 bits of the files as they are."""
+        return self.max_value not in (None, 255) or self.dtype not in (None, "uint8")
+
+
+def reading_of(
+    file: str, max_value: float | None, bands: Sequence[int] | None, prepared: bool
+) -> Reading:
+    """The reading of files like `file`; of one that cannot be read only what is stated is known."""
+    try:
+        header = read_header(file)
+    except UnreadableImage:  # which is told where it is read
+        return Reading(max_value, bands, file, prepared=prepared)
+    return Reading(max_value, bands, file, header.dtype, header.bands, prepared)
+
+
+def agreed_reading(own: Reading, train: Reading | None) -> Reading:
+    """`own`, with bands and scale of `train` where it states none.
+
+    Raises:
+        UserError: it states others for the same kind of files, or none for another kind, so that
+            nothing tells what they mean there.
+    """
+    if train is None or (own.prepared and not train.prepared):
+        return own
+    if not own.prepared:
+        own = replace(own, max_value=agreed_top(own, train))
+    is_alike = own.prepared == train.prepared  # else bands of scenes and of tiles differ
+    return replace(own, bands=agreed_bands(own, train)) if is_alike else own
+
+
+def agreed_top(own: Reading, train: Reading) -> float | None:
+    if not (own.dtype and train.dtype) or sort_of(own.dtype) == sort_of(train.dtype):
+        if own.top == train.top or train.top is None:
+            return own.max_value
+        if own.max_value is not None:
+            stated = "" if train.max_value else f", the largest of {train.dtype}"
+            raise UserError(
+                f"max_value={own.max_value:g}: in train_data ({train.file}) it is {train.top:g}"
+                f"{stated}; make them equal, or leave it out here"
+            )
+        return train.top
+    if own.max_value is None and own.dtype != "uint8":  # which was scaled to 8 bits
+        scale = f" up to {train.max_value:g}" if train.max_value else ""
+        raise UserError(
+            f"{own.file}: holds {own.dtype}, the images of train_data {train.dtype}{scale}; set "
+            "max_value here, the value that becomes 255"
+        )
+    return own.max_value
+
+
+def agreed_bands(own: Reading, train: Reading) -> Sequence[int] | None:
+    if own.count is None or train.count is None or own.count == train.count:
+        stored = range(1, (own.count or 0) + 1)
+        if own.bands is not None and not begin_alike(own.bands, train.bands or stored):
+            others = tuple(train.bands) if train.bands else "all, as they are stored"
+            raise UserError(
+                f"bands={tuple(own.bands)}: in train_data ({train.file}) they are {others}; make "
+                "them equal, or leave them out here"
+            )
+        return train.bands if own.bands is None else own.bands
+    if own.bands is not None or train.bands is None:
+        return own.bands
+    if not begin_alike(train.bands, range(1, own.count + 1)):
+        raise UserError(
+            f"{own.file}: has {own.count} bands, the images of train_data {train.count}, of which "
+            f"it takes bands={tuple(train.bands)}; set bands here too"
+        )
+    return train.bands if len(train.bands) < own.count else None
+
+
+def begin_alike(bands: Sequence[int], others: Sequence[int]) -> bool:
+    """Of grey one band is stated or three times the same, and an alpha band comes last."""
+    return all(band == other for band, other in zip(bands, others, strict=False))
+
+
+def sort_of(dtype: str) -> str:
+    """Types whose values may be scaled alike."""
+    return dtype if dtype == "uint8" else "float" if dtype.startswith("float") else "deep"

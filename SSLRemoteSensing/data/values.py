@@ -1,0 +1,144 @@
+"""Images that come out nearly constant, as by a scale that is not theirs: found, and told."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from SSLRemoteSensing.core.console import warn
+from SSLRemoteSensing.core.errors import UnreadableImage
+from SSLRemoteSensing.data.geotiff import open_tiff, reading
+from SSLRemoteSensing.data.images import read_image
+from SSLRemoteSensing.data.labels import count_values
+from SSLRemoteSensing.data.reading import Reading
+
+DARK = 64  # of 255; below it all that is shown looks black
+FLAT = 16  # of 255; values of all pixels within less are nearly one
+CLIPPED = 0.95  # share of values that became 255
+SAMPLE, PIXELS = 8, 2**26  # images looked at when a data set is opened, and pixels of them
+SIDE = 1024  # of what is read of a file to tell its values
+
+
+class Levels(NamedTuple):
+    """Of an image as the network gets it: the least and the largest value; the largest range of a
+    band; the same of 98 % of its values that are neither 0 nor 255; the share of 255."""
+
+    low: int
+    high: int
+    range: int
+    spread: int
+    clipped: float
+
+
+def levels(image: np.ndarray) -> Levels:
+    """The levels of an image uint8 (H, W, C)."""
+    bands = map(np.ascontiguousarray, np.moveaxis(image, 2, 0))
+    counts = np.stack([count_values(band) for band in bands])
+    values = [np.flatnonzero(row) for row in counts]
+    inner = counts[:, 1:255].cumsum(1)
+    ends = [np.searchsorted(row, row[-1] * np.array([0.01, 0.99])) for row in inner]
+    return Levels(
+        int(min(band[0] for band in values)),
+        int(max(band[-1] for band in values)),
+        int(max(band[-1] - band[0] for band in values)),
+        int(max(right - left for left, right in ends)),
+        float(counts[:, 255].sum() / counts.sum()),
+    )
+
+
+def fault_of_values(images: Sequence[Levels], is_scaled: bool = True) -> str:
+    """What most `images` show of a wrong scale, '' for nothing.
+
+    Args:
+        is_scaled: they are not the 8 bits of their files as they are. Those may be dark, as at
+            night, and are told where most are nearly of one colour.
+    """
+    middle = Levels(*(sorted(column)[len(images) // 2] for column in zip(*images, strict=True)))
+    most, least = max(image.high for image in images), min(image.low for image in images)
+    if most < (DARK if is_scaled else FLAT):
+        return f"no value is above {most} of 255"
+    if middle.range < FLAT:
+        return f"most images are nearly of one colour ({least} to {most} of 255)"
+    if is_scaled and middle.clipped > CLIPPED:
+        return f"{middle.clipped:.0%} of the values are cut off at 255"
+    if is_scaled and middle.spread < FLAT:
+        return f"nearly all values of a band lie within {middle.spread + 1} of 255"
+    return ""
+
+
+def fault_of_sign(how: Reading, files: Sequence[str]) -> str:
+    """What `files` show where most of their values become 0 for being below it, '' for nothing."""
+    if how.dtype is None or how.dtype.startswith("u"):
+        return ""
+    shares = [(values < 0).mean() for file in files if (values := values_of(file)) is not None]
+    share = sorted(shares)[len(shares) // 2] if shares else 0
+    return f"{share:.0%} of the values are below 0, and become 0" if share > 0.5 else ""
+
+
+def remedy_of_values(how: Reading, files: Sequence[str]) -> str:
+    """What to do, from the values that `files` hold, and those of the first one."""
+    if how.prepared:
+        return "prepare the data set again, with the value that is to become 1 as --max_value"
+    contents = {file: values for file in files if (values := values_of(file)) is not None}
+    if not contents:
+        return "set max_value to the value that is to become 255"
+    together = np.concatenate(list(contents.values()))
+    low, high = float(together.min()), float(together.max())
+    usual = float(np.percentile(together, 99.5))
+    top = high if high <= 2 * usual else usual  # a few pixels may hold anything
+    if low == high:
+        remedy = "every value is the same: replace or exclude the files"
+    elif -low >= high or (together < 0).mean() > 0.5:
+        remedy = "what is below 0 becomes 0: add a constant to the files' values"
+    elif 255 * (top - max(low, 0)) < FLAT * top or top == how.top:
+        remedy = "no max_value tells them apart: take the smallest from all of the files' values"
+    else:
+        remedy = f"set max_value={top:g}, the value that becomes 255"
+    file, values = next(iter(contents.items()))
+    return f"{remedy} ({file} holds {how.dtype}, {values.min():g} to {values.max():g})"
+
+
+def values_of(file: str) -> np.ndarray | None:
+    """Values (N,) that `file` holds, but for those of no data; None where there are none.
+
+    The largest of an integer type of more than 8 bits is seldom anything else, nor is -9999.
+    """
+    try:
+        with open_tiff(file) as source, reading(source.path):
+            shape = [min(SIDE, length) for length in (source.height, source.width)]
+            planes = source.source.read(out_shape=(source.count, *shape), masked=True)
+    except UnreadableImage:
+        return None
+    values = planes.compressed()
+    values = values[np.isfinite(values) & (values > -9999)]
+    if values.dtype.kind in "ui" and values.dtype.itemsize > 1:
+        values = values[values < np.iinfo(values.dtype).max]
+    return values if values.size else None
+
+
+def check_values(files: Sequence[str], in_channels: int, how: Reading, key: str) -> None:
+    """Warn where images of `key`, a part of the config, come out nearly constant; some are read.
+
+    Raises:
+        UserError: bands or values that cannot be read so. Damaged files are told where they are
+            read again.
+    """
+    images, readable_files, pixels = [], [], 0
+    for file in [files[place] for place in spread_evenly(len(files))]:
+        if pixels >= PIXELS:
+            break
+        try:
+            image = read_image(file, in_channels, how.bands, how.max_value)
+        except UnreadableImage:
+            continue
+        images.append(levels(image))
+        readable_files.append(file)
+        pixels += image.shape[0] * image.shape[1]
+    fault = fault_of_values(images, how.is_scaled) if images else ""
+    if fault := fault or fault_of_sign(how, readable_files):
+        warn(f"{key}: {fault}; {remedy_of_values(how, readable_files)}")
+
+
+def spread_evenly(count: int) -> list[int]:
+    """The places of some of `count` files, from the first to the last."""
+    return np.linspace(0, count - 1, min(SAMPLE, count)).astype(int).tolist()
