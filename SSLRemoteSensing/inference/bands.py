@@ -125,10 +125,9 @@ def choose_bands(file: Tiff, network: MapNetwork, flag: Sequence[int] | None) ->
         facts["remedy"] = order if file.count >= case.channels else "take another one"
         raise UserError(f"image {file.path}: {rule.outcome.format(case=case, **facts)}")
     bands = rule.outcome(case)
-    alpha = min(set(case.stored) - set(case.data) - set(bands), default=None)
+    alpha = file.alpha_beside(bands)
     if rule.name == "palette":
-        clear = file.colour_table[:, 3] == 0
-        return ChosenBands(bands, alpha, file.palette, clear if clear.any() else None)
+        return ChosenBands(bands, alpha, file.palette, file.clear)
     # Grey and CMYK have not a band for each channel.
     remark = remark_on(case, bands, network.band_names) if len(bands) == case.channels else ""
     return ChosenBands(bands, alpha, remark=remark)

@@ -47,7 +47,7 @@ TRAINED = (
 # encoder_k, momentum_encoder, backbone_momentum, state_dict_ema, target_encoder, swa_model
 AVERAGED = {"k", "key", "momentum", "teacher", "ema", "target", "swa", "averaged", "average", "avg"}
 AVERAGED |= {"shadow", "slow"}
-CAPITALS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # netEMA is net and EMA
+TOKEN = re.compile(r"(?<![^_])k(?![^_])|[A-Z]{2,}(?![a-z])|[A-Z]?[a-z]{2,}")  # netEMA: net, EMA
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Candidate:
     def preference(self) -> tuple:
         """Of two candidates that fit the lower is taken."""
         words = self.prefix.split(".")[:-1]
-        tokens = {token.lower() for word in words for token in CAPITALS.findall(word)}
+        tokens = {token.lower() for word in words for token in TOKEN.findall(word)}
         ranks = [TRAINED.index(word) for word in words if word in TRAINED]
         key = KEYS.index(words[0]) if words and words[0] in KEYS else len(KEYS)
         rank = min(ranks, default=len(TRAINED))

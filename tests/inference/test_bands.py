@@ -1,5 +1,6 @@
 """Which bands and values of a scene a network gets: a test for each rule."""
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 from mapped import network
 
 from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.geotiff import Tiff
 from SSLRemoteSensing.inference import bands
 from SSLRemoteSensing.inference.bands import RULES, Case, agreed_scale, choose_bands
 
@@ -24,10 +26,12 @@ def scene(count: int, alpha: int | None = None, colours=None, name: str = "scene
     table[7, 3] = 0 if colours == "clear" else 255
     data_bands = [band for band in range(1, count + 1) if band != alpha]
     palette = table[:, :3] if colours in ("palette", "clear") else None
-    return SimpleNamespace(
+    file = SimpleNamespace(
         path=Path(name), count=count, data_bands=data_bands, palette=palette, colour_table=table,
         is_cmyk=colours == "cmyk",
     )  # fmt: skip
+    file.alpha_beside, file.clear = partial(Tiff.alpha_beside, file), Tiff.clear.fget(file)
+    return file
 
 
 GIVEN = [

@@ -184,12 +184,10 @@ def require_cells(grid: Grid) -> None:
     """Raise a `UserError` for what all cells of an initialisation would fail on: a file of weights
     that does not fit, a wrong key, val_data or test_data that are not there. No label is read."""
     for name in grid.inits:
-        entry, config = grid.known_inits[name], copy.deepcopy(grid.config)
-        is_file = entry["spec"] not in ("random", "imagenet")
+        entry = grid.known_inits[name]
+        config, is_file = config_of(grid.config, entry), entry["spec"] not in ("random", "imagenet")
         config["backbone_cfg"]["pretrained"] = entry["spec"] if is_file else False
         with about(f"--init {name}"):
-            for text in entry["set"]:
-                override(config, text)
             opened = open_network(config)
     train = TileSettings(**config["train_cfg"]["train_data"])
     coding = find_tiles(train, len(opened.classes)).coding
@@ -270,11 +268,16 @@ def read_init_sets(
                 raise UserError(f"--init_set {name} {text}: --lrs chooses the rate for all")
         inits[name]["set"] += settings
     for name, entry in inits.items():
-        changed_config = copy.deepcopy(config)
         with about(f"--init_set {name}"):
-            for text in entry["set"]:
-                override(changed_config, text, [Part(SegmentationConfig)])
-            check_segmentation(changed_config)
+            check_segmentation(config_of(config, entry))
+
+
+def config_of(config: dict, entry: dict) -> dict:
+    """A copy of `config` with what is set for the initialisation `entry` alone."""
+    config = copy.deepcopy(config)
+    for text in entry["set"]:
+        override(config, text, [Part(SegmentationConfig)])
+    return config
 
 
 def read_grid(grid: Grid) -> None:
