@@ -55,6 +55,12 @@ class Scored:
             for scene in self.scenes
         )
 
+    def scene_matrices(self, device: torch.device) -> list[ConfusionMatrix] | None:
+        """Where `score` can count scene by scene; None where tiles are scored."""
+        if self.number is None:
+            return None
+        return [ConfusionMatrix(len(self.classes), device) for _ in self.scenes]
+
     def tile_errors(self, side: int, device: torch.device) -> TileErrors:
         """Where `score` can count errors tile by tile, of at most `side` pixels a side."""
         return TileErrors([(scene.height, scene.width) for scene in self.scenes], side, device)
@@ -72,6 +78,8 @@ class Scoring:
         predict: as of `score`.
         counts: confusion matrix by kind of label.
         errors: of the first kind of label.
+        by_scene: confusion matrices int64 (S, K, K) of the scenes, by the first kind of label;
+            None where tiles are scored.
     """
 
     source: Path
@@ -83,6 +91,7 @@ class Scoring:
     device: torch.device
     counts: dict[str, Tensor]
     errors: TileErrors
+    by_scene: Tensor | None = None
 
     @property
     def card(self) -> dict:
@@ -127,6 +136,7 @@ def score(
     device: torch.device,
     num_workers: int = 0,
     errors: TileErrors | None = None,
+    by_scene: Sequence[ConfusionMatrix] | None = None,
 ) -> dict[str, Tensor]:
     """Confusion matrices int64 (K, K), on the CPU, by kind of label.
 
@@ -136,6 +146,7 @@ def score(
         predict: images uint8 (N, C, h, w) to probabilities (N, K, h, w), both on `device`.
         errors: from `scored.tile_errors`; gets those of the first kind of label. Of stacked tiles
             none may be larger than its side.
+        by_scene: from `scored.scene_matrices`; the same.
     """
     matrices = {kind: ConfusionMatrix(len(scored.classes), device) for kind in scored.kinds}
     if scored.stacked:
@@ -148,8 +159,13 @@ def score(
                 matrix.update(classes, label)
             if errors is not None:
                 errors.add(numbers, y, classes, labels[0])
+            if by_scene is not None:
+                for number, *maps in zip(numbers, classes, labels[0], strict=True):
+                    by_scene[number].update(*maps)
     if errors is not None:
         errors.counts = distributed.all_sum(errors.counts.cpu())
+    for matrix in by_scene or ():
+        matrix.counts = distributed.all_sum(matrix.counts.cpu())
     return {kind: distributed.all_sum(matrix.counts.cpu()) for kind, matrix in matrices.items()}
 
 

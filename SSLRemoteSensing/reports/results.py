@@ -1,6 +1,7 @@
-"""What a scoring leaves behind: results.json, the confusion matrix, a page of maps, tables.
+"""What a scoring leaves behind: results.json, scenes.json, the confusion matrix, a page of maps.
 
-The form of results.json is `docs/results.schema.json`.
+The form of results.json is `docs/results.schema.json`. scenes.json has the confusion matrix of each
+scene: what a bootstrap over scenes needs, and which scene the errors lie in.
 """
 
 import json
@@ -54,6 +55,7 @@ def write_results(scoring: Scoring) -> dict:
     }
     first = next(iter(protocols.values()))
     write_text(folder / "results.json", json.dumps(results, indent=2, default=str) + "\n")
+    write_scenes(scoring)
     content = f"{len(tiles)} tiles" if scenes is None else f"{scenes} scenes ({len(tiles)} tiles)"
     print(f"{split}_data, {content}, {source}, step {step}, in %:")
     print(class_table(first))
@@ -63,6 +65,22 @@ def write_results(scoring: Scoring) -> dict:
     maps, page = {"map": scoring.classify}, folder / "examples.png"
     draw_examples(maps, tiles, classes, config["palette"], page)
     return results
+
+
+def write_scenes(scoring: Scoring) -> None:
+    """Write scenes.json; where tiles were scored there is none, nor one of an earlier scoring."""
+    path, scored = scoring.source.with_name("scenes.json"), scoring.scored
+    if scoring.by_scene is None:
+        path.unlink(missing_ok=True)
+        return
+    pairs = zip(scored.scenes, scoring.by_scene.tolist(), strict=True)
+    contents = {
+        "split": scoring.split,
+        "kind": next(iter(scored.kinds)),
+        "classes": list(scored.classes),
+        "scenes": [{"name": scene.name, "confusion_matrix": counts} for scene, counts in pairs],
+    }
+    write_text(path, json.dumps(contents) + "\n")
 
 
 def row_names(scores: dict, classes: Sequence[str]) -> list[str]:

@@ -336,12 +336,16 @@ def write_scores(opened: Finetuning, source: Path) -> None:
     model, workers = opened.model.to(device), opened.train_cfg.get("num_workers", 0)
     predict = partial(probabilities, model, device, opened.precision, tta=scoring.tta)
     errors = tiles.tile_errors(max(scoring.window, SMALLEST_TILE), device)
-    counts = score(predict, tiles, device, workers, errors)
+    by_scene = tiles.scene_matrices(device)
+    counts = score(predict, tiles, device, workers, errors, by_scene)
     if distributed.rank() == 0:
         # is_scored takes it to be of results.json.
         source.with_name("report.html").unlink(missing_ok=True)
         config = opened.config
-        done = Scoring(source, best, config, split, tiles, predict, device, counts, errors)
+        matrices = by_scene and torch.stack([matrix.counts for matrix in by_scene])
+        done = Scoring(
+            source, best, config, split, tiles, predict, device, counts, errors, matrices
+        )
         write_report(done, write_results(done))
 
 

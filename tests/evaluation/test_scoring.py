@@ -20,6 +20,7 @@ from SSLRemoteSensing.inference.windows import bell, predict_scene, probabilitie
 
 CPU = torch.device("cpu")
 SIZE = (150, 190)
+CLASSES = [f"class {n}" for n in range(6)]
 SCENES = ("2_10", "2_13", "2_14", "2_11")
 
 
@@ -95,6 +96,21 @@ def test_each_tile_is_read_once_when_tiles_lie_side_by_side(potsdam):
     for y in range(0, 150, 10):
         counting.rows(y, 10)
     assert len(read) == len(set(read))
+
+
+@pytest.mark.parametrize("window", [64, 512], ids=["windows", "scenes in one piece"])
+def test_each_scene_has_a_matrix_of_its_own(potsdam, window):
+    root, drawn = potsdam
+    opened = open_scored(open_part(root), CLASSES, ScoringSettings(window=window))
+    matrices = opened.scene_matrices(CPU)
+    counts = score(predict_with(Pointwise()), opened, CPU, by_scene=matrices)
+    assert sum(matrix.counts for matrix in matrices).tolist() == counts["full"].tolist()
+    for scene, matrix in zip(opened.scenes, matrices, strict=True):
+        pixels = np.bincount(drawn[scene.name][1].ravel(), minlength=6)
+        assert matrix.counts.sum(1).tolist() == pixels.tolist()
+    assert matrices[0].counts.tolist() != matrices[1].counts.tolist()
+    by_tiles = open_scored(open_part(root), CLASSES, ScoringSettings(on="tiles"))
+    assert by_tiles.scene_matrices(CPU) is None
 
 
 @pytest.mark.parametrize(

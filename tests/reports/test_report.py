@@ -316,6 +316,20 @@ def test_results_of_another_checkpoint_or_scoring_are_no_end_of_a_run(scenes, tm
     assert not is_scored(path, config | {"scoring_cfg": {"tta": True}})
 
 
+def test_the_scenes_beside_the_results_sum_up_to_them(scenes, tmp_path):
+    contents = json.loads((scenes / "scenes.json").read_text())
+    expected = json.loads((scenes / "results.json").read_text())["protocols"]["all"]
+    matrices = [np.array(scene["confusion_matrix"]) for scene in contents["scenes"]]
+    assert sum(matrices).tolist() == expected["confusion_matrix"]
+    assert contents["classes"] == list(expected["per_class"])
+    assert (contents["split"], contents["kind"]) == ("test", "full")
+    assert len({scene["name"] for scene in contents["scenes"]}) == 2
+    stale = tmp_path / "scenes.json"
+    stale.write_text("of an earlier scoring")
+    results.write_scenes(SimpleNamespace(source=tmp_path / "best.pth", scored=None, by_scene=None))
+    assert not stale.exists()  # tiles were scored
+
+
 def test_a_config_that_could_not_train_can_be_scored(scenes):
     config = json.loads((scenes / "results.json").read_text())["config"]
     config["train_cfg"] |= {"num_epoch": None, "num_step": None, "batch_size": 0}

@@ -11,6 +11,7 @@ from dataclasses import asdict, astuple
 
 from SSLRemoteSensing.core.files import read_json
 from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, Grid
+from SSLRemoteSensing.workflows.label_efficiency.scene_bootstrap import scene_counts
 
 REMAINING = ("to do", "stopped", "failed", "unscored")
 
@@ -92,6 +93,7 @@ def row_of(grid: Grid, cell: Cell) -> dict:
         "device": results.get("device"),
         "val_miou": main_miou(record.get("val") or {}),
         "protocols": results["protocols"],
+        "scenes": scene_counts(read_json(grid.path(cell) / "scenes.json")) if is_done else None,
     }
 
 

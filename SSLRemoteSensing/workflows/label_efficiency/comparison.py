@@ -7,6 +7,9 @@ are therefore taken seed by seed, over the seeds that both sides have.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
 
 METRICS = {"miou": "mIoU", "mf1": "mF1", "oa": "overall accuracy", "kappa": "kappa"}
 
@@ -64,7 +67,8 @@ class Results:
     """The rows of a grid, and the initialisation that the others are compared with.
 
     A row is a dict of one cell: init, fraction, seed, lr, status, error, tiles, steps, seconds,
-    split, chosen, val_miou, and protocols (name -> scores as in results.json, shares of one). In
+    split, chosen, val_miou, protocols (name -> scores as in results.json, shares of one), and
+    scenes (name -> confusion matrix), None where tiles were scored. In
     means stand the rows with status 'done' that are chosen: without a search for the learning rate,
     all; with one, those with the chosen rate.
     """
@@ -98,6 +102,11 @@ class Results:
         }
         return {seed: value for seed, value in scores.items() if value is not None}
 
+    def scene_counts(self, init: str, fraction: float) -> dict[int, dict[str, np.ndarray]]:
+        """Confusion matrices by scene of the finished cells of (init, fraction), by seed."""
+        rows = rows_at(self.finished, init, fraction)
+        return {row["seed"]: row["scenes"] for row in rows if row.get("scenes")}
+
 
 def rows_at(rows: Sequence[dict], init: str, fraction: float) -> list[dict]:
     return [row for row in rows if (row["init"], row["fraction"]) == (init, fraction)]
@@ -106,6 +115,23 @@ def rows_at(rows: Sequence[dict], init: str, fraction: float) -> list[dict]:
 def paired_gap(ours: dict[int, float], theirs: dict[int, float]) -> Interval | None:
     """Mean of ours - theirs over the seeds that both have; None where they share none."""
     return estimate_interval([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
+
+
+def equal_share(score: float, curve: dict[float, float]) -> float | None:
+    """The smallest share of the labels at which `curve` (share -> score) reaches `score`.
+
+    Between two measured shares the curve is taken as a straight line over the logarithm of the
+    share. None where it does not reach it with any; the smallest measured share where that is as
+    good already.
+    """
+    shares = sorted(curve)
+    if shares and curve[shares[0]] >= score:
+        return shares[0]
+    for low, high in pairwise(shares):
+        if curve[low] < score <= curve[high]:
+            part = (score - curve[low]) / (curve[high] - curve[low])
+            return low * (high / low) ** part
+    return None
 
 
 def answer_sentence(results: Results, metric: str, protocol: str) -> str:

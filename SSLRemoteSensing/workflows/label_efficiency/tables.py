@@ -5,6 +5,7 @@ Rows are as in `comparison`.
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from itertools import chain, product
 
@@ -14,16 +15,26 @@ from SSLRemoteSensing.workflows.label_efficiency.comparison import (
     METRICS,
     Interval,
     Results,
+    equal_share,
     estimate_interval,
     format_percent,
     paired_gap,
     rows_at,
 )
 from SSLRemoteSensing.workflows.label_efficiency.grid import Cell
+from SSLRemoteSensing.workflows.label_efficiency.scene_bootstrap import (
+    METRIC,
+    PROTOCOL,
+    Range,
+    scene_gap,
+)
 
 KEY = (
     "Means over seeds with half their 95 % intervals; (2 of 3): so many of the seeds have finished."
-    " Rows 'a - b' are differences in points, paired by seed, bold where the interval excludes 0."
+    " Rows 'a - b' are differences in points, paired by seed, bold where the interval excludes 0;"
+    " 'other scenes' is their 95 % range over draws of the test scenes with replacement. Rows"
+    " 'a: as b with' are the share of the labels with which the mean of b is as high, on a line"
+    " between the shares measured."
 )
 COLUMNS = ("init", "fraction", "seed", "lr", "chosen", "status", "error", "tiles", "steps")
 COLUMNS += ("seconds", "split", "val_miou", "commit", "device")
@@ -92,7 +103,40 @@ def score_table(results: Results, metric: str, protocol: str) -> tuple[list[str]
                 gaps.append(None if other == place else paired_gap(ours, theirs))
             if any(gaps):
                 table.append([f"{init} - {name}", *map(gap_text, gaps)])
+        if init != baseline:
+            shares = shares_text(results, init, metric, protocol)
+            table.append([f"{init}: as {baseline} with", *shares])
+        ranges = scene_ranges(results, init) if (metric, protocol) == (METRIC, PROTOCOL) else []
+        if any(ranges):
+            table.append([f"{init} - {baseline}, other scenes", *map(range_text, ranges)])
     return head, table
+
+
+def shares_text(results: Results, init: str, metric: str, protocol: str) -> list[str]:
+    """By fraction, the share of the labels with which the baseline's mean is that of `init`."""
+    means = {}
+    for name in (init, results.baseline):
+        scores = {f: results.scores(name, f, metric, protocol).values() for f in results.tiles}
+        means[name] = {f: math.fsum(s) / len(s) for f, s in scores.items() if s}
+    curve, texts = means[results.baseline], []
+    for fraction in results.tiles:
+        score = means[init].get(fraction)
+        share = None if score is None else equal_share(score, curve)
+        if share is None:
+            texts.append("" if score is None or not curve else f"> {format_percent(max(curve))}")
+        else:
+            texts.append(("< " if score < curve[min(curve)] else "") + f"{100 * share:.2g} %")
+    return texts
+
+
+def scene_ranges(results: Results, init: str) -> list[Range | None]:
+    """By fraction, what other test scenes would make of the difference to the baseline."""
+    ranges = []
+    for fraction in results.tiles if init != results.baseline else ():
+        sides = [results.scene_counts(name, fraction) for name in (init, results.baseline)]
+        seeds = sorted(sides[0].keys() & sides[1].keys())
+        ranges.append(scene_gap(*([side[seed] for seed in seeds] for side in sides)))
+    return ranges
 
 
 def score_text(rows: Sequence[dict], values: Sequence[float]) -> str:
@@ -109,6 +153,13 @@ def gap_text(gap: Interval | None) -> str:
     if gap is None:
         return ""
     return f"**{gap:+.1f}**" if gap.excludes_zero() else f"{gap:+.1f}"
+
+
+def range_text(limits: Range | None) -> str:
+    if limits is None:
+        return ""
+    text = f"{100 * limits.low:+.1f} to {100 * limits.high:+.1f}"
+    return f"**{text}**" if limits.excludes_zero() else text
 
 
 def rate_table(results: Results) -> list[list[str]] | None:
