@@ -35,8 +35,9 @@ def flags() -> Flags:
     add("--labels", choices=("full", "eroded", "both"), default="full",
         help="full labels, those with eroded boundaries, or both kinds")
     add("--splits", nargs="+", default=[], metavar="SPLIT[=WHICH]",
-        help="those to prepare, e.g. train val; val=2_10,3_10 or val=0.2 chooses the validation "
-        "scenes, val=0 leaves all to train; folders also test=0.2")
+        help="those to prepare, e.g. train val; val=2_10,3_* or val=0.2 chooses the validation "
+        "scenes, val=0 leaves all to train; folders also test=0.2, or a CSV file with the columns "
+        "scene and split")
     add("--leave_out", nargs="+", default=[], metavar="SCENE", help="scenes not to prepare")
     add("--workers", type=int, metavar="N",
         help="threads, each with a scene (default: one a core)")

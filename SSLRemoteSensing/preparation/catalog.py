@@ -5,9 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.labels import ColourCoding, ValueCoding
-from SSLRemoteSensing.data.subsets import name_hash
 from SSLRemoteSensing.preparation.sources import SourceFile
 
 BAND_NAMES = {
@@ -15,7 +13,6 @@ BAND_NAMES = {
     "irrg": ("near infrared", "red", "green"),
     "rgbir": ("red", "green", "blue", "near infrared"),
 }
-SHARE = re.compile(r"0?\.\d+|[01](?:\.0*)?")
 UNLABELLED = "test_unlabelled"  # the split of test scenes that come without labels
 
 
@@ -143,58 +140,3 @@ def files_by_scene(
         for scene, file in scenes.items():
             matches.setdefault(scene, []).append(file)
     return matches
-
-
-def assign_splits(
-    splits: dict[str, Sequence[str]],
-    requests: Sequence[str],
-    choosable: Sequence[str] = ("val",),
-    default: Sequence[str] = (),
-) -> dict[str, str]:
-    """Scene -> split, as in `splits` unless `requests` say otherwise.
-
-    Args:
-        splits: as published.
-        requests: the splits to prepare; 'val=2_10,3_10' names the validation scenes, taken from
-            train, 'val=0.2' takes that share of train by a hash of the scene's name.
-        choosable: the splits whose scenes may be chosen so.
-        default: what is chosen where `requests` choose nothing.
-
-    Raises:
-        UserError: an unknown split, or a scene that is not of train.
-    """
-    for text in requests:
-        split, equals, _ = text.partition("=")
-        if split not in splits:
-            raise UserError(f"--splits {text}: known are {', '.join(splits)}")
-        if equals and split not in choosable:
-            raise UserError(f"--splits {text}: only val can be chosen; the others are published")
-    split_of = {scene: split for split, scenes in splits.items() for scene in scenes}
-    choices = [text for text in requests if "=" in text] or default
-    for split, count in Counter(text.partition("=")[0] for text in choices).items():
-        if count > 1:
-            raise UserError(f"--splits {split}=...: stands there twice; write its scenes in a row")
-    start = 0.0  # each share has its own part of the hashes
-    for split, which in dict(text.split("=", 1) for text in choices).items():
-        split_of |= {scene: "train" for scene, current in split_of.items() if current == split}
-        train = [scene for scene, current in split_of.items() if current == "train"]
-        split_of |= dict.fromkeys(pick_scenes(train, which, f"{split}={which}", start), split)
-        start += float(which) if SHARE.fullmatch(which) else 0
-    if all("=" in text for text in requests):  # 'val=0.2' alone leaves train and test
-        return split_of
-    names = {text.partition("=")[0] for text in requests}
-    return {scene: split for scene, split in split_of.items() if split in names}
-
-
-def pick_scenes(scenes: Sequence[str], which: str, text: str, start: float = 0.0) -> set[str]:
-    """Of `scenes`, those named in 'a,b,c', or a share: a hash in [start, start + share)."""
-    if which not in scenes and SHARE.fullmatch(which):
-        return {scene for scene in scenes if start <= name_hash(scene) < start + float(which)}
-    names = {name for name in which.split(",") if name}
-    strange = sorted(names - set(scenes))
-    if strange or not names:
-        raise UserError(
-            f"--splits {text}: {strange[0] if strange else 'nothing'} is no scene of train; write "
-            f"a share such as val=0.1, or names of these: {listing(sorted(scenes))}"
-        )
-    return names

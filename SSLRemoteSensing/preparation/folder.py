@@ -19,24 +19,20 @@ from SSLRemoteSensing.data.labels import (
     detect_coding,
     value_coding,
 )
-from SSLRemoteSensing.data.subsets import scene_of
 from SSLRemoteSensing.preparation import isprs
 from SSLRemoteSensing.preparation.catalog import (
     BAND_NAMES,
-    SHARE,
     Catalog,
     SourceScene,
-    assign_splits,
 )
 from SSLRemoteSensing.preparation.sources import SourceFile
+from SSLRemoteSensing.preparation.splits import assign_folders
 from SSLRemoteSensing.preparation.tiling import open_raster
 
 # Of two files with one stem, the label is the one whose ending stands later.
 ENDINGS = (".jpg", ".jpeg", ".tiff", ".tif", ".png")
 IMAGE_FOLDER = re.compile(r"(?:images?|imgs?|img_dir)(?:_(?:png|tif|jpg))?")
 IMAGE_SUFFIX = re.compile(r"(.+)[_-](?:images?|img|sat)", re.IGNORECASE)
-SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
-SPLITS |= dict.fromkeys(("val", "valid", "validation", "dev"), "val")
 BANDS = {"rgb": (1, 2, 3), "irrg": (4, 1, 2), "rgbir": (1, 2, 3, 4)}
 Pair = tuple[SourceFile, SourceFile | None]  # an image, and its label if there is one
 
@@ -142,61 +138,6 @@ def pair_files(files: Sequence[SourceFile]) -> tuple[list[Pair], list[str]]:
             )
     orphans = sorted(labels[key][0].name for key in labels.keys() - images.keys())
     return [(images[key][0], labels.get(key, [None])[0]) for key in sorted(images)], orphans
-
-
-def assign_folders(
-    images: Sequence[str], requests: Sequence[str], notes: list[str]
-) -> dict[str, str]:
-    """Image -> split, by sub-folder, or by a hash of the scene that a tile is of. Splits that have
-    no folder may be chosen of what is in none, or in train."""
-    folder_of = {
-        image: SPLITS[part]
-        for image in images
-        for part in image.lower().split("/")[:-1]
-        if part in SPLITS
-    }
-    for image in images if folder_of else ():
-        if image not in folder_of:
-            raise UserError(f"{image}: lies in no folder train, val or test as others do")
-    for text in requests:
-        split, equals, which = text.partition("=")
-        if equals and split in folder_of.values():
-            raise UserError(
-                f"--splits {text}: the folders say the split already; write {split} alone"
-            )
-    pool = [image for image in images if folder_of.get(image, "train") == "train"]
-    scenes = {image: scene_of(stem(image)) or stem(image) for image in pool}
-    names = {name for text in requests for name in text.partition("=")[2].split(",")}
-    tiles = names - set(scenes.values())
-    scenes |= {image: stem(image) for image in pool if stem(image) in tiles}
-    splits = {"train": list(dict.fromkeys(scenes.values())), "val": [], "test": []}
-    default = [] if folder_of else ["val=0.1"]
-    split_by_scene = assign_splits(splits, requests, tuple(splits), default)
-    for text in requests:
-        split, _, which = text.partition("=")
-        is_share = SHARE.fullmatch(which) and float(which) > 0
-        if is_share and split not in split_by_scene.values():
-            raise UserError(f"--splits {text}: no scene falls to it; name some")
-    is_whole = all("=" in text for text in requests)  # as `assign_splits` has it
-    wanted = set(splits) if is_whole else {text.partition("=")[0] for text in requests}
-    split_of = {
-        image: split_by_scene[scene] for image, scene in scenes.items() if scene in split_by_scene
-    }
-    split_of |= {
-        image: split
-        for image, split in folder_of.items()
-        if image not in scenes and split in wanted
-    }
-    if not folder_of:
-        counts = sorted(Counter(split_of.values()).items())
-        is_hashed = not requests or any(map(SHARE.fullmatch, names))
-        how = "by a hash of their names" if is_hashed else "as --splits says"
-        notes.append(
-            f"no folders train, val, test, so scenes are dealt {how}: "
-            f"{len(images)} images of {len(splits['train'])} scenes, "
-            f"{', '.join(f'{split} {count}' for split, count in counts)}"
-        )
-    return split_of
 
 
 def read_coding(

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.labels import ColourCoding
-from SSLRemoteSensing.preparation.catalog import BAND_NAMES, Catalog, assign_splits, files_by_scene
+from SSLRemoteSensing.preparation.catalog import BAND_NAMES, Catalog, files_by_scene
 from SSLRemoteSensing.preparation.sources import SourceFile
+from SSLRemoteSensing.preparation.splits import assign_splits
 
 CLASSES = ("impervious surface", "building", "low vegetation", "tree", "car", "clutter")
 # R, G, B; black, in eroded labels, is the boundary that is not scored.

@@ -10,14 +10,9 @@ import numpy as np
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.labels import INVALID, ValueCoding
-from SSLRemoteSensing.preparation.catalog import (
-    BAND_NAMES,
-    Catalog,
-    assign_splits,
-    files_by_scene,
-    pick_scenes,
-)
+from SSLRemoteSensing.preparation.catalog import BAND_NAMES, Catalog, files_by_scene
 from SSLRemoteSensing.preparation.sources import SourceFile
+from SSLRemoteSensing.preparation.splits import assign_splits, pick_scenes
 
 CLASSES = ("background", "cloud", "snow")
 PALETTE = ((90, 130, 80), (255, 255, 255), (0, 190, 255))  # for pictures; the set has no colours

@@ -16,6 +16,7 @@ from SSLRemoteSensing.preparation.isprs import potsdam, vaihingen
 from SSLRemoteSensing.preparation.levir_cs import levir_cs
 from SSLRemoteSensing.preparation.prepare import CARD, prepare
 from SSLRemoteSensing.preparation.sources import list_files
+from SSLRemoteSensing.preparation.splits import listed_splits
 
 PRETRAINING = "configs/vr_vgg16_inapinting_agr_examplar_cfg.py"
 PUBLISHED = {"potsdam": potsdam, "vaihingen": vaihingen, "levir_cs": levir_cs}
@@ -35,6 +36,7 @@ def prepare_request(request: Namespace, made_by: Sequence[str]) -> bool:
     request.stride = request.tile if request.stride is None else request.stride
     for fault in faults(request):
         raise UserError(fault)
+    request.splits = listed_splits(request.splits)
     name, bands = request.set, request.bands or BANDS[request.set]
     settings = {"set": name, "tile": request.tile, "stride": request.stride, "bands": bands}
     settings |= {"labels": request.labels, "splits": request.splits}

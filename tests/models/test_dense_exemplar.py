@@ -78,9 +78,8 @@ def test_the_loss_of_a_net_is_that_of_its_cells_and_trains_up_to_the_block(dense
     maps = net.features(anchor)
     assert net.embed(maps).shape == (4, 16)
     views = [net.exemplar_head(x["block5"]) for x in (maps, net.features(turned))]
-    assert loss == pytest.approx(
-        float(ExamplarLoss(0.1, "exclude")(*matched_cells(*views, label)).detach()), rel=1e-4
-    )
+    expected = ExamplarLoss(0.1, "exclude")(*matched_cells(*views, label))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("change", ["crop", "flip", "order"])

@@ -489,6 +489,8 @@ MANY = [f"s{number}x" for number in range(60)]
     [
         (AREAS, ["val=area2,area4"], {"val": ["area2_0_0", "area2_0_64", "area4_0_0"]}),
         (SITES, ["val=site_2020_05"], {"val": ["site_2020_05"]}),
+        (SITES, ["val=*_2020_*", "test=site_2021*"],
+         {"val": ["site_2020_05"], "test": ["site_2021_05"]}),
         (MANY, ["test=0.2", "val=0.2"],  # the shares do not overlap
          {"test": [name for name in MANY if name_hash(name) < 0.2],
           "val": [name for name in MANY if 0.2 <= name_hash(name) < 0.4]}),

@@ -15,8 +15,8 @@ from demo_scenes.town import draw_town
 
 from SSLRemoteSensing.core.errors import run_command
 from SSLRemoteSensing.preparation import isprs
-from SSLRemoteSensing.preparation.catalog import pick_scenes
 from SSLRemoteSensing.preparation.levir_cs import VAL_SHARE
+from SSLRemoteSensing.preparation.splits import pick_scenes
 
 SIZE = 96
 SPLITS = {"potsdam": isprs.POTSDAM_SPLITS, "vaihingen": isprs.VAIHINGEN_SPLITS}

@@ -50,13 +50,15 @@ def test_a_range_holds_95_percent_of_the_draws_of_scenes_in_pairs():
         gaps.append(means[0] - means[1])
     expected = np.percentile(gaps, (2.5, 97.5))
     assert limits[:2] == pytest.approx(expected, abs=0.2 * np.ptp(expected))
-    assert limits.scenes == 6 and limits.low < np.mean(gaps) < limits.high
+    assert limits.scenes == 6
+    assert limits.low < np.mean(gaps) < limits.high
 
 
 def test_the_same_network_differs_by_nothing_and_a_better_one_surely():
     bad, good = random_scenes(1, 12, hit=20), random_scenes(1, 12, hit=200)
     limits = scene_gap([bad], [bad])
-    assert limits[:2] == (0, 0) and not limits.excludes_zero()
+    assert limits[:2] == (0, 0)
+    assert not limits.excludes_zero()
     assert scene_gap([good], [bad]).excludes_zero()
     assert scene_gap([bad], [good]).excludes_zero()
 
@@ -114,7 +116,9 @@ def test_the_table_has_a_row_of_shares_and_a_row_of_other_scenes():
     lines = {line[0]: line[1:] for line in table}
     assert lines["best: as random with"] == ["6.3 %", "> 100 %", "< 2 %"]
     found = lines["best - random, other scenes"]
-    assert found[0].startswith("**+") and " to +" in found[0] and found[1:] == ["", ""]
+    assert found[0].startswith("**+")
+    assert " to +" in found[0]
+    assert found[1:] == ["", ""]
     # Of other scores there are no scenes' counts.
     for row in rows:
         row["protocols"]["all"]["oa"] = 0.5

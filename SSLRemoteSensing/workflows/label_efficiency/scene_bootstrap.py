@@ -38,7 +38,7 @@ def scene_gap(
     """The 95 % range of the mean over cells of mIoU(ours) - mIoU(theirs) over draws of scenes.
 
     Args:
-        ours, theirs: the counts of each cell, by scene; cell i of one is paired with i of the other.
+        ours, theirs: the counts of each cell, by scene; cell i of both is a pair.
 
     Returns:
         None where there is no pair, fewer than two scenes, or cells of different scenes.
