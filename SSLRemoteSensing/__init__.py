@@ -4,19 +4,27 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 __all__ = [
+    "UserError",
     "build_pretext",
     "build_segmentation",
+    "finetune",
     "load_backbone",
     "load_config",
     "load_segmentation",
+    "predict",
+    "pretrain",
 ]
 
 HOMES = {
+    "UserError": "core.errors",
     "build_pretext": "models.pretext",
     "build_segmentation": "models.segmentation",
+    "finetune": "workflows.calls",
     "load_backbone": "models.pretrained",
     "load_config": "core.config",
     "load_segmentation": "models.segmentation",
+    "predict": "workflows.calls",
+    "pretrain": "workflows.calls",
 }
 
 

@@ -11,6 +11,7 @@ COMMANDS = {
     "prepare": ("prepare", "make a data set ready: tiles, checked labels, dataset.json"),
     "show": ("show", "see the samples of pre-training, or tiles with their labels"),
     "doctor": ("doctor", "what would fail in a long run, and how long it will take"),
+    "presets": ("presets", "networks and recipes by name, for runs without a config file"),
     "pretrain": ("pretrain", "pre-train a backbone on images without labels"),
     "probe": ("probe", "what a linear classifier reads off a backbone"),
     "finetune": ("finetune", "fine-tune and score a segmentation network on labelled tiles"),

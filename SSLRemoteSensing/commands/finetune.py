@@ -1,5 +1,7 @@
 """Fine-tune and score a segmentation network on labelled tiles.
 
+    python finetune_seg.py --tiles data/potsdam --backbone runs/mine/backbone.pth \\
+        --output runs/potsdam --preset quick
     python finetune_seg.py --config_file configs/seg_potsdam_vgg16_cfg.py \\
         --backbone runs/mine/backbone.pth --set train_cfg.train_data.fraction=0.1
     python finetune_seg.py --config_file configs/demo_oam_finetune_resnet18_cfg.py \\
@@ -9,31 +11,52 @@
     torchrun --nproc_per_node=2 finetune_seg.py \\
         --config_file configs/seg_potsdam_vgg16_cfg.py --backbone imagenet
 
+With --tiles, a folder that tools/prepare.py made, no config file is needed: classes, bands and
+splits are those of its dataset.json, and the config that comes of it is kept as `config.py` in
+--output.
+
 The best checkpoint is chosen on the tiles of val_data; test_data is read once, at the end, and
 scored by scenes under every protocol that its classes and labels allow. Results in the
 checkpoints_path: `best.pth`, `results.json`, `report.html` to open in a browser, `tile_errors.csv`,
 `confusion_matrix.png`, `examples.png`, and `train_tiles.txt`, the tiles whose labels were used.
 """
 
+import contextlib
 from pathlib import Path
 
-from SSLRemoteSensing.core.cli import Flags, config_words, parse, read_config, starting_weights
+from SSLRemoteSensing.core.cli import (
+    Flags,
+    choose_source,
+    config_words,
+    overrides,
+    parse,
+    read_config,
+    starting_weights,
+)
 from SSLRemoteSensing.core.config import Part
 from SSLRemoteSensing.core.console import command_line, print_summary
 from SSLRemoteSensing.core.errors import UserError
 
+OWN = ("preset", "fraction")  # go with --tiles
+
 
 def flags() -> Flags:
     # fmt: off
-    flags = Flags(__doc__).config().paths().dry_run()
+    flags = Flags(__doc__).config(required=False).paths().dry_run()
     flags.add_argument("--backbone", metavar="random|imagenet|FILE",
         help="weights to begin from, in place of backbone_cfg.pretrained")
+    add = flags.add_argument_group("prepared tiles, without a config file").add_argument
+    add("--tiles", nargs="?", const=True, metavar="FOLDER",
+        help="a set that tools/prepare.py made; without FOLDER and with a config file: score tile "
+        "by tile, which is quicker (scoring_cfg.on)")
+    add("--output", metavar="RUN", help="folder of the run, which gets its config.py")
+    add("--preset", metavar="NAME",
+        help="quick, standard or full, see sslrs presets; standard if absent")
+    add("--fraction", type=float, metavar="SHARE", help="of the labels; all if absent")
     add = flags.add_argument_group("scoring").add_argument
     add("--evaluate", metavar="CHECKPOINT",
         help="only score this checkpoint; the results are written beside it")
     add("--tta", action="store_true", help="score the mean over 8 turns and flips: scoring_cfg.tta")
-    add("--tiles", action="store_true",
-        help="score tile by tile, which is quicker: scoring_cfg.on")
     return flags
 
 
@@ -41,13 +64,25 @@ def main() -> None:
     args = parse(flags())
     if args.evaluate is not None and args.dry_run:
         raise UserError("--evaluate writes results; leave out --dry_run")
+    by_tiles, args.tiles = args.tiles is True, None if args.tiles is True else args.tiles
+    is_own = choose_source(args, "tiles", OWN)
     # Only now: torch takes seconds, which --help need not wait for.
     from SSLRemoteSensing.core.distributed import processes
     from SSLRemoteSensing.workflows.finetuning import SegmentationConfig, finetune, score_checkpoint
+    from SSLRemoteSensing.workflows.own_runs import CONFIG, FinetuningRequest, requested_config
 
-    scoring = ({"tta": True} if args.tta else {}) | ({"on": "tiles"} if args.tiles else {})
-    with processes():
-        config = read_config(args, Part(SegmentationConfig), pretrained=starting_weights(args))
+    scoring = ({"tta": True} if args.tta else {}) | ({"on": "tiles"} if by_tiles else {})
+    with processes(), contextlib.ExitStack() as stack:
+        if is_own:
+            given = {key: value for key in OWN if (value := getattr(args, key)) is not None}
+            weights = {} if args.backbone is None else {"backbone": args.backbone}
+            request = FinetuningRequest(
+                args.tiles, args.output, **weights, **given, settings=overrides(args)
+            )
+            config = stack.enter_context(requested_config(request, writes=not args.dry_run))
+            args.config_file = Path(args.output) / CONFIG
+        else:
+            config = read_config(args, Part(SegmentationConfig), pretrained=starting_weights(args))
         if scoring:
             config["scoring_cfg"] = (config.get("scoring_cfg") or {}) | scoring
         if args.evaluate is not None:
@@ -56,6 +91,7 @@ def main() -> None:
             return
         checkpoint = finetune(config, args.dry_run)
         if checkpoint is not None:
+            args.set = [] if is_own else args.set  # which the config holds
             words = (*config_words(args), "--evaluate", checkpoint, "--tta")
             tta = [] if args.tta else [command_line("finetune_seg.py", *words)]
             print_summary({"weights": checkpoint}, [mapping(checkpoint), *tta])

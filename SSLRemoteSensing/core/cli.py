@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module, metadata
 
 import SSLRemoteSensing
@@ -60,11 +60,11 @@ class Flags(argparse.ArgumentParser):
             "--version", action=Version, nargs=0, default=argparse.SUPPRESS, help=text
         )
 
-    def config(self, title: str = "config") -> "Flags":
+    def config(self, title: str = "config", required: bool = True) -> "Flags":
         """--config_file and --set, for `read_config`, in a group of that title."""
         self.of_config = self.add_argument_group(title)
         text = "a Python file as those of configs/"
-        self.of_config.add_argument("--config_file", required=True, metavar="FILE", help=text)
+        self.of_config.add_argument("--config_file", required=required, metavar="FILE", help=text)
         return self.keys(self.of_config)
 
     def keys(self, group: argparse._ArgumentGroup) -> "Flags":
@@ -163,6 +163,31 @@ def read_config(
     if pretrained is not None and isinstance(config.get("backbone_cfg"), dict):
         config["backbone_cfg"]["pretrained"] = pretrained
     return config
+
+
+def choose_source(args: argparse.Namespace, source: str, others: Sequence[str]) -> bool:
+    """Whether a run is asked for by --`source` and --output, rather than by --config_file.
+
+    Args:
+        others: flags that go with --`source` alone.
+
+    Raises:
+        UserError: neither is given, or both, or flags of the one with the other.
+    """
+    if getattr(args, source) is None:
+        given = [name for name in ("output", *others) if getattr(args, name) is not None]
+        if given:
+            raise UserError(f"--{given[0]}: goes with --{source}, which is not given")
+        if args.config_file is None:
+            raise UserError(f"--config_file or --{source}: give one of them")
+        return False
+    words = ("config_file", *PATHS, "with_imagenet", "evaluate")
+    given = [name for name in words if getattr(args, name, None) is not None]
+    if given:
+        raise UserError(f"--{given[0]}: does not go with --{source}; leave out one of them")
+    if args.output is None:
+        raise UserError(f"--{source}: needs --output, the folder of the run")
+    return True
 
 
 def starting_weights(args: argparse.Namespace) -> bool | str | None:

@@ -1,0 +1,203 @@
+"""The commands as functions, for notebooks and programs: pretrain, finetune, predict.
+
+    import SSLRemoteSensing as sslrs
+
+    run = sslrs.pretrain("data/mine", "runs/mine", preset="small", minutes=30)
+    tuned = sslrs.finetune("data/prepared", "runs/tuned", backbone=run.backbone, preset="quick")
+    maps = sslrs.predict(tuned.best, "scene.tif", "runs/map.tif")
+
+What is wrong with an argument is a `UserError` with the command's own line. The same call goes on
+where one was interrupted; the run's folder holds its `config.py`, see `workflows.own_runs`.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.files import read_json
+from SSLRemoteSensing.inference.mapper import MapSettings
+from SSLRemoteSensing.workflows.finetuning import finetune as run_finetuning
+from SSLRemoteSensing.workflows.mapping import map_planned, plan_maps
+from SSLRemoteSensing.workflows.own_runs import (
+    CONFIG,
+    FinetuningRequest,
+    PretrainingRequest,
+    requested_config,
+)
+from SSLRemoteSensing.workflows.pretraining import pretrain as run_pretraining
+
+AnyPath = str | os.PathLike[str]
+NOTHING: Mapping[str, object] = {}
+
+
+@dataclass(frozen=True)
+class PretrainedRun:
+    """A pre-training that has ended.
+
+    Attributes:
+        folder: of the run.
+        config: the file that runs it, for --config_file.
+        backbone: the weights; its card, `backbone.json`, lies beside.
+        metrics: the log, a JSON object a line.
+    """
+
+    folder: Path
+    config: Path
+    backbone: Path
+    metrics: Path
+
+
+@dataclass(frozen=True)
+class FinetunedRun:
+    """A fine-tuning that has ended and was scored.
+
+    Attributes:
+        folder: of the run, with report.html.
+        config: the file that runs it, for --config_file.
+        best: the checkpoint that was best on validation, for `predict` and `load_segmentation`.
+        results: what results.json holds, see docs/results.schema.json.
+    """
+
+    folder: Path
+    config: Path
+    best: Path
+    results: dict
+
+    @property
+    def scores(self) -> dict:
+        """The scores by protocol `all`, or the first there is: miou, oa, per_class..., as shares of
+        one."""
+        protocols = self.results["protocols"]
+        return protocols.get("all", next(iter(protocols.values())))
+
+
+def pretrain(
+    images: AnyPath | Sequence[AnyPath],
+    output: AnyPath,
+    preset: str = "modern",
+    *,
+    epochs: int | None = None,
+    minutes: float | None = None,
+    size: int | None = None,
+    bands: Sequence[int] | None = None,
+    max_value: float | None = None,
+    settings: Mapping[str, object] = NOTHING,
+) -> PretrainedRun:
+    """Pre-train a backbone on images without labels, or go on with it.
+
+    Args:
+        images: a folder, a pattern, a text file with a path a line, or image files.
+        output: the run's folder; it is made.
+        preset: network and recipe, one of `workflows.presets.PRETRAINING`.
+        epochs, minutes: length of the run, one of them; by default the preset's.
+        size: side in pixels of what the network sees.
+        bands: which bands of a file, counted from 1; by default all.
+        max_value: the value that becomes white; by default by the values of some files.
+        settings: keys of the config and their values: {"train_cfg.batch_size": 16}.
+
+    Raises:
+        UserError: as the command's line says it.
+        KeyboardInterrupt: it was stopped, and has saved.
+    """
+    request = PretrainingRequest(
+        tuple(paths(images)), os.fspath(output), preset, epochs, minutes, size,
+        bands and tuple(bands), max_value, as_texts(settings),
+    )  # fmt: skip
+    with interruptible(), requested_config(request) as config:
+        results = run_pretraining(config)
+    folder = Path(output)
+    return PretrainedRun(folder, folder / CONFIG, Path(results["backbone"]), results["figures"])
+
+
+def finetune(
+    tiles: AnyPath,
+    output: AnyPath,
+    backbone: AnyPath = "random",
+    preset: str = "standard",
+    *,
+    fraction: float = 1.0,
+    settings: Mapping[str, object] = NOTHING,
+) -> FinetunedRun:
+    """Fine-tune and score a network on prepared tiles, or go on with it.
+
+    Args:
+        tiles: a set that tools/prepare.py made.
+        output: the run's folder; it is made.
+        backbone: 'random', 'imagenet' or a file of weights, which brings its architecture.
+        preset: length, one of `workflows.presets.FINETUNING`.
+        fraction: share of the labels that is used, above 0 to 1.
+        settings: keys of the config and their values.
+
+    Raises:
+        UserError: as the command's line says it.
+        KeyboardInterrupt: it was stopped, and has saved.
+    """
+    request = FinetuningRequest(
+        os.fspath(tiles), os.fspath(output), os.fspath(backbone), preset, fraction,
+        as_texts(settings),
+    )  # fmt: skip
+    with interruptible(), requested_config(request) as config:
+        best = run_finetuning(config)
+    folder = Path(output)
+    return FinetunedRun(folder, folder / CONFIG, best, read_json(best.with_name("results.json")))
+
+
+def predict(
+    checkpoint: AnyPath,
+    scenes: AnyPath | Sequence[AnyPath],
+    output: AnyPath,
+    *,
+    probabilities: bool = False,
+    preview: bool = False,
+    vectors: AnyPath | None = None,
+    overwrite: bool = False,
+    settings: MapSettings | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> list[Path]:
+    """Map scenes with a fine-tuned network; the maps' files, in the order of the scenes.
+
+    Args:
+        checkpoint: best.pth of fine-tuning, or an export of it.
+        scenes: files, or patterns of them.
+        output: a file for one scene, or a folder.
+        probabilities, preview, vectors: what else is written, as the flags of tools/predict.py.
+        overwrite: replace files that are there.
+        settings: how the network is applied.
+
+    Raises:
+        UserError: as the command's line says it; of several scenes, after the others are mapped.
+    """
+    outputs = (probabilities, preview, vectors and os.fspath(vectors))
+    plan = plan_maps(paths(scenes), os.fspath(output), *outputs, False, overwrite)
+    applied = settings or MapSettings()
+    errors = [
+        line
+        for _, lines in map_planned(plan, os.fspath(checkpoint), applied, device, precision)
+        for line in lines
+    ]
+    if errors:
+        raise UserError("; ".join(errors))
+    return [Path(files.map) for files in plan.outputs]
+
+
+def paths(given: AnyPath | Sequence[AnyPath]) -> list[str]:
+    is_single = isinstance(given, str | os.PathLike)
+    return [os.fspath(given)] if is_single else [os.fspath(path) for path in given]
+
+
+def as_texts(settings: Mapping[str, object]) -> tuple[str, ...]:
+    """As --set is given them; text that reads as a number stays text where the key wants text."""
+    return tuple(f"{key}={x if isinstance(x, str) else repr(x)}" for key, x in settings.items())
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """A run that ends by a signal raises KeyboardInterrupt, in place of ending the program."""
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt("stopped; the run has saved, the same call goes on") from error

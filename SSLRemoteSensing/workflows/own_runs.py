@@ -1,0 +1,329 @@
+"""A run without a config file: the config that it needs, written to its folder, and kept there.
+
+`RUN/config.py` is what is run, now and by the same command later; `RUN/command.json` says what was
+asked for, so that a folder never goes on with other settings than it began with.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from SSLRemoteSensing.core import distributed
+from SSLRemoteSensing.core.config import Part, load_config
+from SSLRemoteSensing.core.console import shell_line
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.files import make_folder, read_json, write_text
+from SSLRemoteSensing.core.templates import render
+from SSLRemoteSensing.data.prepared import read_card
+from SSLRemoteSensing.models.pretrained import load_backbone
+from SSLRemoteSensing.training.rehearsal import measure_step
+from SSLRemoteSensing.training.train_step import TrainStep
+from SSLRemoteSensing.workflows.finetuning import SegmentationConfig
+from SSLRemoteSensing.workflows.own_images import OwnImages, look_at_images, write_list
+from SSLRemoteSensing.workflows.presets import FINETUNING, PRETRAINING, PYRAMIDS, choose_preset
+from SSLRemoteSensing.workflows.pretraining import PretextConfig, open_pretraining
+
+CONFIG, COMMAND = "config.py", "command.json"
+WEIGHTS = {"random": False, "imagenet": True}  # others are files
+LEAST_EPOCHS, MOST_EPOCHS = 5, 400  # where no length is asked for
+SHARE = 0.9  # of --minutes for steps: checkpoints, reading and the start take the rest
+LARGE = 1.5  # images larger than the network's view by this factor are cut, not scaled
+
+
+@dataclass(frozen=True)
+class PretrainingRequest:
+    """What `pretrain` is asked for without a config file.
+
+    Attributes:
+        images: a folder, a pattern, a text file with a path a line, or image files.
+        output: the run's folder.
+        preset: of `presets.PRETRAINING`.
+        epochs, minutes: length of the run; None both: by the preset.
+        size: side in pixels of what the network sees; None: by preset and images.
+        bands, max_value: as `look_at_images` has them.
+        settings: 'a.b=VALUE' each, keys of the config.
+    """
+
+    images: Sequence[str]
+    output: str
+    preset: str = "modern"
+    epochs: int | None = None
+    minutes: float | None = None
+    size: int | None = None
+    bands: Sequence[int] | None = None
+    max_value: float | None = None
+    settings: Sequence[str] = ()
+
+    task = "pretrain"
+
+    def __post_init__(self):
+        if self.epochs is not None and self.minutes is not None:
+            raise UserError("--epochs, --minutes: give one of them")
+        for flag in ("epochs", "minutes", "size"):
+            value = getattr(self, flag)
+            if value is not None and value <= 0:
+                raise UserError(f"--{flag} {value:g}: must be above 0")
+        if self.size is not None and self.size % 32:
+            raise UserError(f"--size {self.size}: must be a multiple of 32, the network's stride")
+        choose_preset(PRETRAINING, self.preset)
+
+
+@dataclass(frozen=True)
+class FinetuningRequest:
+    """What `finetune` is asked for without a config file.
+
+    Attributes:
+        tiles: the folder of a prepared set.
+        output: the run's folder.
+        backbone: 'random', 'imagenet' or a file.
+        preset: of `presets.FINETUNING`.
+        fraction: share of the labels, above 0 to 1.
+        settings: 'a.b=VALUE' each, keys of the config.
+    """
+
+    tiles: str
+    output: str
+    backbone: str = "random"
+    preset: str = "standard"
+    fraction: float = 1.0
+    settings: Sequence[str] = ()
+
+    task = "finetune"
+
+    def __post_init__(self):
+        if not 0 < self.fraction <= 1:
+            raise UserError(f"--fraction {self.fraction:g}: must be above 0 and at most 1")
+        choose_preset(FINETUNING, self.preset)
+
+
+Request = PretrainingRequest | FinetuningRequest
+SCHEMAS = {"pretrain": PretextConfig, "finetune": SegmentationConfig}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A config's text, and what to say of it, a line each."""
+
+    text: str
+    facts: Sequence[str] = field(default_factory=tuple)
+
+
+@contextlib.contextmanager
+def requested_config(request: Request, writes: bool = True) -> Iterator[dict]:
+    """The config of a run, read from its folder or made and, if `writes`, kept there; without, what
+    it needs is there as long as the block lasts.
+
+    Processes of torchrun wait for the first, which writes.
+
+    Raises:
+        UserError: the folder holds a run of other settings; images, tiles or weights that cannot be
+            used; a wrong key of `settings`.
+    """
+    folder, schemas = Path(request.output), [Part(SCHEMAS[request.task])]
+    begun = require_same(request)
+    with tempfile.TemporaryDirectory() as scratch:
+        target = folder if begun or writes else Path(scratch)
+        if not begun and distributed.rank() == 0:
+            make_folder(target, "--output")
+            write_config(request, target, schemas)
+        if writes:
+            print(f"config: {target / CONFIG}{', as this run began' if begun else ''}")
+            distributed.barrier()
+        yield load_config(target / CONFIG, schemas=schemas)
+
+
+def write_config(request: Request, folder: Path, schemas: Sequence[object]) -> None:
+    """Write the config that `request` plans, and last what was asked for, to `folder`."""
+    plan = plan_pretraining if request.task == "pretrain" else plan_finetuning
+    planned, path = plan(request, folder), folder / CONFIG
+    write_text(path, planned.text)
+    if request.settings:
+        before, after = load_config(path), load_config(path, request.settings, schemas)
+        write_text(path, planned.text + assignments(before, after, request.settings))
+    write_text(folder / COMMAND, json.dumps(record_of(request), indent=2) + "\n")
+    print(*planned.facts, sep="\n")
+
+
+def record_of(request: Request) -> dict:
+    """A request as command.json keeps it; where it lies may change."""
+    record = {"task": request.task} | asdict(request)
+    del record["output"]
+    return json.loads(json.dumps(record))
+
+
+def require_same(request: Request) -> bool:
+    """Whether the folder holds a run of `request`.
+
+    Raises:
+        UserError: it holds another one.
+    """
+    folder = Path(request.output)
+    if not (folder / COMMAND).is_file():
+        for name in (CONFIG, "latest.pth", "run.json"):
+            if (folder / name).exists():
+                raise UserError(
+                    f"--output {folder}: holds {name} of another run; give another folder, or go "
+                    f"on with that run's own config"
+                )
+        return False
+    before, now = read_json(folder / COMMAND), record_of(request)
+    if not before:
+        raise UserError(f"{folder / COMMAND}: damaged; restore it, or give another --output")
+    changes = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
+    if changes:
+        key = changes[0]
+        again = shell_line("sslrs", request.task, "--config_file", folder / CONFIG)
+        raise UserError(
+            f"--output {folder}: holds a run of other settings, its {key} is {before.get(key)!r}, "
+            f"now {now.get(key)!r}; give another folder, or go on with it as it began: {again}"
+        )
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder / CONFIG}: is not there; restore it, or give another --output")
+    return True
+
+
+def assignments(before: dict, after: dict, settings: Sequence[str]) -> str:
+    """What `settings` made of a config, as lines of Python to stand below it."""
+    lines = ["", "# As --set has it."]
+    for setting in settings:
+        keys = setting.partition("=")[0].strip().split(".")
+        place, old, value = "config", before, after
+        for key in keys[:-1]:
+            place += f"[{json.dumps(key)}]"
+            old, value = old.get(key), value[key]
+            if not isinstance(old, dict):
+                lines.append(f"{place} = {{}}")
+                old = {}
+        lines.append(f"{place}[{json.dumps(keys[-1])}] = {value[keys[-1]]!r}")
+    return "\n".join(dict.fromkeys(lines)) + "\n"
+
+
+def plan_pretraining(request: PretrainingRequest, lists: Path) -> Planned:
+    """The config of a pre-training, and what was found and chosen; `lists` gets a list of images
+    where the config needs one."""
+    images = look_at_images(request.images, lists, request.bands, request.max_value)
+    write_list(images, request.images, lists)
+    preset = choose_preset(PRETRAINING, request.preset)
+    img_size = request.size or min(preset.img_size, max(64, images.side // 32 * 32))
+    crop_size = img_size if images.side > LARGE * img_size else None
+    batch_size = min(preset.batch_size, images.count)
+    if batch_size < 3:
+        raise UserError(f"--images: {images.count} images; at least 3 are compared with each other")
+    samples = max(1, images.count // batch_size * batch_size)
+    epochs = request.epochs or min(max(preset.samples // samples, LEAST_EPOCHS), MOST_EPOCHS)
+    steps = epochs * (images.count // batch_size)
+    values = {"images": images, "img_size": img_size, "crop_size": crop_size, "preset": preset}
+    values |= {"batch_size": batch_size, "length": f"num_epoch={epochs}"}
+    values |= common_values(request, steps)
+    feat_channels, last = pyramid_of(preset.backbone)
+    values |= {"feat_channels": (*feat_channels, 32), "last": last, "channels": images.channels}
+    facts = [*images.facts, size_fact(images, img_size, crop_size)]
+    length = f"{epochs} epochs of {images.count // batch_size} steps (--epochs, --minutes)"
+    if request.minutes is not None:
+        steps = steps_within(render("workflows", "pretraining_config.txt", **values), request)
+        values |= {"length": f"num_step={steps}"} | common_values(request, steps)
+        length = f"{steps} steps, as many as {request.minutes:g} minutes hold here"
+    facts.append(f"preset {preset.name}: {preset.text} (--preset)")
+    facts.append(f"length: {length}, {batch_size} images a step")
+    return Planned(render("workflows", "pretraining_config.txt", **values), facts)
+
+
+def size_fact(images: OwnImages, img_size: int, crop_size: int | None) -> str:
+    how = "a window of each image" if crop_size else "each image, scaled"
+    how = "each image as it is" if images.side == img_size and not crop_size else how
+    return f"size: the network sees {img_size} x {img_size} pixels, {how} (--size)"
+
+
+def common_values(request: Request, steps: int) -> dict:
+    """What both templates take of a request whose run has so many steps."""
+    folder = Path(request.output)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "command": f"sslrs {request.task}",
+        "again": shell_line("sslrs", request.task, "--config_file", folder / CONFIG),
+        "run_name": folder.absolute().name,
+        "output": str(folder),
+        "log": str(folder / "log"),
+        "num_workers": min(8, max(0, cores - 2)),
+        "warmup_steps": max(1, min(200, steps // 10)),
+        "log_step": max(1, min(50, steps // 20)),
+    }
+
+
+def pyramid_of(backbone: str) -> tuple[tuple[int, ...], int]:
+    """Channels of a network's maps block5 to block2, and of block6."""
+    return next(value for name, value in PYRAMIDS.items() if backbone.startswith(name))
+
+
+def steps_within(text: str, request: PretrainingRequest) -> int:
+    """How many steps the minutes of `request` hold, by the time that one takes here and now."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / CONFIG
+        write_text(path, text)
+        config = load_config(path, request.settings, [Part(PretextConfig)])
+    task, settings = open_pretraining(config)
+    start = time.perf_counter()
+    batch = task.collate([task.dataset[(0, index)] for index in range(settings.batch_size)])
+    reading = (time.perf_counter() - start) * settings.accumulate_steps
+    _, computing = measure_step(TrainStep(task.model, settings), batch, settings.accumulate_steps)
+    # Workers read beside the steps, the process itself before them.
+    workers = settings.num_workers
+    seconds = max(computing, reading / workers) if workers else computing + reading
+    return max(1, int(SHARE * 60 * request.minutes / seconds))
+
+
+def plan_finetuning(request: FinetuningRequest, lists: Path) -> Planned:
+    """The config of a fine-tuning on prepared tiles, and what was chosen."""
+    card = require_labelled(request.tiles)
+    preset, tiles = choose_preset(FINETUNING, request.preset), card["tiles"]
+    channels, is_file = len(card["bands"]), request.backbone not in WEIGHTS
+    backbone = architecture_of(request.backbone) if is_file else preset.backbone
+    batch_size = min(preset.batch_size, tiles["train"])
+    side = card["tile"]
+    values = {"preset": preset, "tiles": request.tiles, "classes": tuple(card["classes"])}
+    values |= {"palette": card["palette"] and tuple(map(tuple, card["palette"]))}
+    values |= {"backbone": backbone, "channels": channels, "fraction": request.fraction}
+    values["pretrained"] = WEIGHTS.get(request.backbone, request.backbone)
+    values |= {"batch_size": batch_size, "num_step": preset.num_step, "window": max(64, side)}
+    values |= {"crop_size": -(-side // 32) * 32, "has_test": bool(tiles.get("test"))}
+    values |= common_values(request, preset.num_step)
+    counts = ", ".join(f"{name} {count:,}" for name, count in tiles.items() if count)
+    facts = [f"tiles: {counts} of {side} x {side} pixels, {channels} channels"]
+    facts.append(f"classes: {', '.join(card['classes'])}")
+    facts.append(f"backbone: {backbone}, {request.backbone} (--backbone)")
+    facts.append(f"preset {preset.name}: {preset.text} (--preset)")
+    return Planned(render("workflows", "finetuning_config.txt", **values), facts)
+
+
+def require_labelled(tiles: str) -> Mapping:
+    """The card of a prepared set with labels for training and validation."""
+    if not Path(tiles).is_dir():
+        raise UserError(f"--tiles {tiles}: no such folder")
+    card = read_card(tiles)
+    if card is None or card["root"] != Path(tiles).absolute():
+        raise UserError(
+            f"--tiles {tiles}: no dataset.json in it; tools/prepare.py folder makes a set of your "
+            f"images and labels"
+        )
+    if not card["classes"]:
+        raise UserError(f"--tiles {tiles}: was prepared without labels; prepare it with them")
+    for split in ("train", "val"):
+        if not card["tiles"].get(split):
+            raise UserError(
+                f"--tiles {tiles}: has no {split} tiles; prepare it with --splits val=0.1"
+            )
+    return card
+
+
+def architecture_of(file: str) -> str:
+    """The network that a file of weights is of.
+
+    Raises:
+        UserError: it cannot be read, or is of none that is known.
+    """
+    return load_backbone(None, file)["model"].name

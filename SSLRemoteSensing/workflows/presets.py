@@ -1,0 +1,88 @@
+"""Presets: a network and a recipe by name, for those who begin without a config file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from SSLRemoteSensing.core.config import nearest
+from SSLRemoteSensing.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class PretrainingPreset:
+    """How a backbone is pre-trained.
+
+    Attributes:
+        backbone: one of the networks of `backbone_cfg.name`.
+        img_size: side in pixels of what it sees, where the images are not smaller.
+        batch_size: images a step.
+        is_published: the settings of Li et al. 2021; else those of docs/results.md, `modern`.
+        samples: images a run sees where no length is asked for.
+    """
+
+    name: str
+    text: str
+    backbone: str
+    img_size: int
+    batch_size: int
+    is_published: bool
+    samples: int
+
+
+@dataclass(frozen=True)
+class FinetuningPreset:
+    """How long a network is fine-tuned.
+
+    Attributes:
+        backbone: where no file of weights brings its own.
+        batch_size: tiles a step.
+        num_step: updates of the weights.
+    """
+
+    name: str
+    text: str
+    backbone: str
+    batch_size: int
+    num_step: int
+
+
+def by_name(*presets):
+    return {preset.name: preset for preset in presets}
+
+
+# fmt: off
+PRETRAINING = by_name(
+    PretrainingPreset("small", "ResNet-18 at 128 pixels, settings of today: CPUs and first looks",
+        "resnet18", 128, 32, False, 100_000),
+    PretrainingPreset("modern", "ResNet-50 at 256 pixels, settings of today",
+        "resnet50", 256, 32, False, 1_000_000),
+    PretrainingPreset("modern_vgg16", "VGG16-BN at 256 pixels, settings of today",
+        "vgg16_bn", 256, 32, False, 1_000_000),
+    PretrainingPreset("published", "VGG16-BN at 256 pixels, as published (2021)",
+        "vgg16_bn", 256, 4, True, 1_000_000),
+    PretrainingPreset("published_resnet50", "ResNet-50 at 256 pixels, as published (2021)",
+        "resnet50", 256, 4, True, 1_000_000),
+)
+FINETUNING = by_name(
+    FinetuningPreset("quick", "200 steps of 8 tiles: whether all is well", "resnet18", 8, 200),
+    FinetuningPreset("standard", "4,000 steps of 16 tiles", "resnet50", 16, 4_000),
+    FinetuningPreset("full", "40,000 steps of 16 tiles", "resnet50", 16, 40_000),
+)
+# fmt: on
+# Channels of block5 to block2 and of block6, by the name's beginning, of what the presets know.
+PYRAMIDS = {
+    "vgg": ((512, 512, 256, 128), 512),
+    "resnet18": ((256, 128, 64, 64), 512),
+    "resnet34": ((256, 128, 64, 64), 512),
+    "resnet": ((1024, 512, 256, 64), 2048),
+}
+
+
+def choose_preset(presets: Mapping, name: str):
+    """The preset of that name.
+
+    Raises:
+        UserError: there is none; the nearest is named.
+    """
+    if name not in presets:
+        raise UserError(f"--preset {name}: unknown, {nearest(name, presets)}")
+    return presets[name]
