@@ -199,8 +199,17 @@ def assignments(before: dict, after: dict, settings: Sequence[str]) -> str:
             if not isinstance(old, dict):
                 lines.append(f"{place} = {{}}")
                 old = {}
-        lines.append(f"{place}[{json.dumps(keys[-1])}] = {value[keys[-1]]!r}")
+        lines.append(f"{place}[{json.dumps(keys[-1])}] = {literal(value[keys[-1]])}")
     return "\n".join(dict.fromkeys(lines)) + "\n"
+
+
+def literal(value: object) -> str:
+    """`value` as Python source, text in double quotes."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, tuple):
+        return f"({''.join(f'{literal(part)}, ' for part in value).removesuffix(' ')})"
+    return repr(value)
 
 
 def plan_pretraining(request: PretrainingRequest, lists: Path) -> Planned:
@@ -244,6 +253,7 @@ def common_values(request: Request, steps: int) -> dict:
     folder = Path(request.output)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
+        "literal": literal,
         "command": f"sslrs {request.task}",
         "again": shell_line("sslrs", request.task, "--config_file", folder / CONFIG),
         "run_name": folder.absolute().name,

@@ -70,7 +70,7 @@ FINETUNING = by_name(
 # fmt: on
 # Channels of block5 to block2 and of block6, by the name's beginning, of what the presets know.
 PYRAMIDS = {
-    "vgg": ((512, 512, 256, 128), 512),
+    "vgg": ((512, 256, 128, 64), 512),
     "resnet18": ((256, 128, 64, 64), 512),
     "resnet34": ((256, 128, 64, 64), 512),
     "resnet": ((1024, 512, 256, 64), 2048),

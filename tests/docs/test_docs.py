@@ -19,6 +19,7 @@ import importlib.util
 import json
 import re
 import runpy
+import shlex
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -36,7 +37,9 @@ from demo_scenes.town import draw_town
 from documents import Command, anchors, blocks, commands, links, python_blocks, run
 from drawn import PLACE
 
+from SSLRemoteSensing.__main__ import COMMANDS as SUBCOMMANDS
 from SSLRemoteSensing.core.config import Part, load_config
+from SSLRemoteSensing.core.console import COMMANDS
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.models.losses import ExamplarLoss
 from SSLRemoteSensing.workflows.finetuning import check_segmentation
@@ -211,6 +214,17 @@ def check_ours(command: Command, monkeypatch) -> None:
         check_keys(command, script, flags)
 
 
+def as_script(command: Command) -> Command:
+    """`sslrs NAME ...` as the script, or else the module, of that name."""
+    _, name, *rest = command.words
+    if name == "show":
+        name = f"show {rest.pop(0)}"
+    assert name in COMMANDS.values() or name in SUBCOMMANDS, f"{command}: there is no such command"
+    scripts = [script for script, other in COMMANDS.items() if other == name]
+    script = scripts[0] if scripts else f"SSLRemoteSensing/commands/{SUBCOMMANDS[name][0]}.py"
+    return Command(command.file, shlex.join(["python", script, *rest]))
+
+
 def check_known(command: Command) -> None:
     """A command of a program that is not ours."""
     program, *rest = command.words
@@ -233,7 +247,9 @@ def test_every_command_has_the_flags_files_and_keys_that_it_names(file, monkeypa
     if file.endswith(".py"):
         text = ast.get_docstring(ast.parse((ROOT / file).read_text())) or ""
     for command in commands(file, text):
-        if command.words[0] in ("python", "torchrun"):
+        if command.words[0] == "sslrs":
+            check_ours(as_script(command), monkeypatch)
+        elif command.words[0] in ("python", "torchrun"):
             check_ours(command, monkeypatch)
         else:
             check_known(command)

@@ -1,0 +1,262 @@
+"""Runs without a config file: the config that is kept, going on, and what a folder refuses."""
+
+import json
+import signal
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from calls import command
+from conftest import draw_tiles
+from drawn import prepared
+
+import SSLRemoteSensing as sslrs
+from SSLRemoteSensing.core.config import load_config
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.workflows.own_runs import (
+    FinetuningRequest,
+    PretrainingRequest,
+    literal,
+    requested_config,
+)
+from SSLRemoteSensing.workflows.presets import FINETUNING, PRETRAINING
+from SSLRemoteSensing.workflows.pretraining import check_pretext
+
+QUICK = {"train_cfg.batch_size": 4, "train_cfg.device": "cpu", "train_cfg.precision": "fp32"}
+SETS = [f"{key}={value}" for key, value in QUICK.items()]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return draw_tiles(tmp_path_factory.mktemp("mine"), 8) / "images"
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory):
+    """A prepared set of two classes, 8 scenes for training, 2 each for validation and test."""
+    folder = tmp_path_factory.mktemp("set")
+    rng = np.random.default_rng(3)
+    for number in range(12):
+        classes = np.zeros((64, 64), np.uint8)
+        classes[:, : int(rng.integers(16, 48))] = 1
+        image = (classes[:, :, None] * 120 + rng.integers(0, 60, (64, 64, 3))).astype(np.uint8)
+        for part, pixels in (("images", image), ("labels", classes)):
+            (folder / "source" / part).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(folder / f"source/{part}/s{number}.png"), pixels)
+    prepared(folder, "folder", "--classes", "land", "water", "--splits", "val=s0,s1", "test=s2,s3",
+             tile=64)  # fmt: skip
+    return folder / "out"
+
+
+def request(images, output, **more) -> PretrainingRequest:
+    return PretrainingRequest((str(images),), str(output), "small", **more)
+
+
+def entries(path) -> dict:
+    return torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize("preset", PRETRAINING)
+def test_each_preset_gives_a_config_that_fits(images, tmp_path, preset):
+    asked = PretrainingRequest((str(images),), str(tmp_path / "run"), preset, epochs=2)
+    with requested_config(asked, writes=False) as config:
+        check_pretext(config)
+    assert config["backbone_cfg"]["name"] == PRETRAINING[preset].backbone
+    assert config["train_cfg"]["num_epoch"] == 2
+    assert config["train_cfg"]["train_data"]["img_size"] == 64  # no larger than the images
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_published_presets_are_the_published_configs(images, tmp_path):
+    names = {"published": "vgg16", "published_resnet50": "resnet50"}
+    for preset, network in names.items():
+        asked = PretrainingRequest((str(images),), str(tmp_path / "run"), preset, epochs=13)
+        with requested_config(asked, writes=False) as ours:
+            pass
+        theirs = load_config(f"configs/vr_{network}_inapinting_agr_examplar_cfg.py")
+        for key in ("inpainting_head_cfg", "agr_head_cfg", "examplar_head_cfg"):
+            assert ours[key] == {k: v for k, v in theirs[key].items() if k != "img_size"}
+        for key in ("optimizer", "lr_schedule", "num_epoch"):
+            assert ours["train_cfg"][key] == theirs["train_cfg"][key]
+        assert list(ours["train_cfg"]["losses"]["factors"]) == [20, 1, 1]
+        transforms, published = (
+            config["train_cfg"]["train_data"]["agr_transforms_cfg"] for config in (ours, theirs)
+        )
+        assert transforms == published
+
+
+def test_the_command_and_the_config_that_it_writes_give_the_same_weights(images, tmp_path):
+    flags = ["--images", images, "--output", tmp_path / "run", "--preset", "small", "--epochs", 1]
+    assert command("train.py", None, tmp_path, *flags, "--set", *SETS) == 0
+    first = (tmp_path / "run/backbone.pth").read_bytes()
+    config = tmp_path / "config.py"
+    config.write_bytes((tmp_path / "run/config.py").read_bytes())
+    (tmp_path / "run").rename(tmp_path / "before")
+    assert command("train.py", None, tmp_path, "--config_file", config) == 0
+    assert (tmp_path / "run/backbone.pth").read_bytes() == first
+    text = config.read_text()
+    assert 'config["train_cfg"]["batch_size"] = 4' in text
+    assert '"""Pre-training on images without labels' in text
+
+
+def test_python_goes_the_whole_way_and_goes_on(images, tiles, tmp_path):
+    run = sslrs.pretrain(images, tmp_path / "a", "small", epochs=1, settings=QUICK)
+    assert run.config == tmp_path / "a/config.py"
+    assert json.loads(run.metrics.read_text().splitlines()[-1])["step"] == 2
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    settings = QUICK | {"train_cfg.num_step": 4, "train_cfg.loss": None}
+    tuned = sslrs.finetune(tiles, tmp_path / "b", run.backbone, "quick", settings=settings)
+    assert 0 <= tuned.scores["miou"] <= 1
+    assert list(tuned.scores["per_class"]) == ["land", "water"]
+    assert tuned.results["train_tiles"] == {"used": 8, "of": 8}
+    config = load_config(tuned.config)
+    assert config["backbone_cfg"]["name"] == "resnet18"  # the file's
+    assert config["train_cfg"]["loss"] is None
+    again = sslrs.finetune(tiles, tmp_path / "b", run.backbone, "quick", settings=settings)
+    assert again == tuned
+    scene = tiles / "images/test/s2_0_0.png"
+    maps = sslrs.predict(tuned.best, scene, tmp_path / "map.tif")
+    assert [path.is_file() for path in maps] == [True]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    net = sslrs.load_segmentation(tuned.best)
+    assert net.logits(torch.zeros(1, 3, 64, 64)).shape == (1, 2, 64, 64)
+
+
+def test_minutes_are_planned_from_the_measured_speed(images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("SSLRemoteSensing.workflows.own_runs.measure_step", lambda *_: ({}, 3.0))
+    with requested_config(request(images, tmp_path / "run", minutes=10, settings=SETS)) as config:
+        pass
+    # 90 % of 600 s at 3 s a step, and what reading a batch takes before each.
+    assert 150 < config["train_cfg"]["num_step"] <= 180
+    assert "num_epoch" not in config["train_cfg"]
+    assert "as many as 10 minutes hold here" in capsys.readouterr().out
+
+
+def test_a_stopped_run_goes_on_by_the_same_command(images, tmp_path, monkeypatch):
+    whole = sslrs.pretrain(images, tmp_path / "whole", "small", epochs=2, settings=QUICK)
+    from SSLRemoteSensing.models.pretext import PretextNet
+
+    forward, calls = PretextNet.forward, []
+
+    def stop_at_third(self, batch):
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return forward(self, batch)
+
+    monkeypatch.setattr(PretextNet, "forward", stop_at_third)
+    with pytest.raises(KeyboardInterrupt, match="the same call goes on"):
+        sslrs.pretrain(images, tmp_path / "run", "small", epochs=2, settings=QUICK)
+    monkeypatch.setattr(PretextNet, "forward", forward)
+    run = sslrs.pretrain(images, tmp_path / "run", "small", epochs=2, settings=QUICK)
+    first, second = entries(whole.backbone), entries(run.backbone)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(epochs=3), "its epochs is 2, now 3"),
+        (dict(settings=["train_cfg.seed=1"]), r"its settings is \[\], now \['train_cfg.seed=1'\]"),
+        (dict(images=("x",)), "its images is"),
+    ],
+)
+def test_a_folder_with_a_run_of_other_settings_is_refused(images, tmp_path, change, message):
+    asked = dict(images=(str(images),), output=str(tmp_path / "run"), preset="small", epochs=2)
+    with requested_config(PretrainingRequest(**asked)):
+        pass
+    with (
+        pytest.raises(UserError, match=message),
+        requested_config(PretrainingRequest(**asked | change)),
+    ):
+        pass
+
+
+def test_an_edited_config_is_what_goes_on(images, tmp_path, capsys):
+    asked = request(images, tmp_path / "run", epochs=2)
+    with requested_config(asked):
+        pass
+    path = tmp_path / "run/config.py"
+    path.write_text(path.read_text().replace("num_epoch=2", "num_epoch=7"))
+    with requested_config(asked) as config:
+        assert config["train_cfg"]["num_epoch"] == 7
+    assert "as this run began" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--images", "IMAGES"], "--images: needs --output, the folder of the run"),
+        (["--preset", "small"], "--preset: goes with --images, which is not given"),
+        ([], "--config_file or --images: give one of them"),
+        (["--images", "IMAGES", "--output", "RUN", "--preset", "smal"],
+         "--preset smal: unknown, did you mean 'small'?"),
+        (["--images", "none", "--output", "RUN"], "--images none: no such file or folder"),
+        (["--images", "IMAGES", "--output", "RUN", "--epochs", "1", "--minutes", "1"],
+         "--epochs, --minutes: give one of them"),
+        (["--images", "IMAGES", "--output", "RUN", "--size", "100"],
+         "--size 100: must be a multiple of 32, the network's stride"),
+        (["--images", "IMAGES", "--output", "RUN", "--minutes", "-1"],
+         "--minutes -1: must be above 0"),
+        (["--images", "IMAGES", "--output", "RUN", "--set", "train_cfg.batch_sise=4"],
+         "train_cfg: unknown key 'batch_sise', did you mean 'batch_size'?"),
+        (["--images", "IMAGES", "--output", "RUN", "--with_imagenet", "true"],
+         "--with_imagenet: does not go with --images; leave out one of them"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line(images, tmp_path, capsys, flags, said):
+    words = {"IMAGES": images, "RUN": tmp_path / "run"}
+    flags = [words.get(word, word) for word in flags]
+    assert command("train.py", None, tmp_path, *flags) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"error: {said}"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(tiles="none"), "--tiles none: no such folder"),
+        (dict(tiles="IMAGES"), "no dataset.json in it; tools/prepare.py folder makes a set"),
+        (dict(preset="small"), "--preset small: unknown, known: quick, standard, full"),
+        (dict(fraction=0), "--fraction 0: must be above 0 and at most 1"),
+        (dict(backbone="none.pth"), "none.pth"),
+    ],
+)
+def test_tiles_that_cannot_be_are_refused(images, tiles, tmp_path, change, message):
+    asked = dict(tiles=str(tiles), output=str(tmp_path / "run"))
+    change = {key: str(images) if value == "IMAGES" else value for key, value in change.items()}
+    with (
+        pytest.raises(UserError, match=message),
+        requested_config(FinetuningRequest(**asked | change)),
+    ):
+        pass
+    assert not (tmp_path / "run/command.json").exists()
+
+
+def test_tiles_without_validation_or_labels_are_refused(tmp_path):
+    for number in range(4):
+        (tmp_path / "source").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / f"source/s{number}.png"), np.zeros((64, 64, 3), np.uint8))
+    prepared(tmp_path, "folder", tile=64)
+    with (
+        pytest.raises(UserError, match="was prepared without labels"),
+        requested_config(FinetuningRequest(str(tmp_path / "out"), str(tmp_path / "run"))),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("preset", FINETUNING)
+def test_presets_of_fine_tuning(tiles, tmp_path, preset):
+    asked = FinetuningRequest(str(tiles), str(tmp_path / "run"), preset=preset, fraction=0.5)
+    with requested_config(asked, writes=False) as config:
+        assert config["train_cfg"]["num_step"] == FINETUNING[preset].num_step
+        assert config["train_cfg"]["train_data"]["fraction"] == 0.5
+        assert config["train_cfg"]["batch_size"] == min(FINETUNING[preset].batch_size, 8)
+
+
+def test_values_are_written_as_python():
+    value = ('a "b"', ("c",), 2, None, True)
+    assert literal(value) == '("a \\"b\\"", ("c",), 2, None, True,)'
+    assert eval(literal(value)) == value
