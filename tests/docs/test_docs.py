@@ -248,7 +248,9 @@ def test_every_command_has_the_flags_files_and_keys_that_it_names(file, monkeypa
         text = ast.get_docstring(ast.parse((ROOT / file).read_text())) or ""
     for command in commands(file, text):
         if command.words[0] == "sslrs":
-            check_ours(as_script(command), monkeypatch)
+            script = as_script(command)
+            if len(script.words) > 2:  # else it is named in running text
+                check_ours(script, monkeypatch)
         elif command.words[0] in ("python", "torchrun"):
             check_ours(command, monkeypatch)
         else:
