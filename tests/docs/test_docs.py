@@ -70,7 +70,13 @@ QUICK["finetune_seg.py"] = [*QUICK["tools/label_efficiency.py"], *WINDOWS]
 SHORTER = {"train_cfg.num_step=164": "train_cfg.num_step=3", "C": PRETRAIN, "600": "320"}
 SHORTER["train_cfg.train_data.img_size=128"] = "train_cfg.train_data.img_size=32"  # of a VGG16
 # Where a checked command leaves a word to the reader: what is taken.
-PLACEHOLDERS = {"FORMAT": "onnx", "$heads": "agr_head_cfg=None", "ARGUMENTS": "--steps=6", "N": "4"}
+PLACEHOLDERS = {
+    "COMMAND": "doctor",
+    "FORMAT": "onnx",
+    "$heads": "agr_head_cfg=None",
+    "ARGUMENTS": "--steps=6",
+    "N": "4",
+}
 # The config of a checked command whose file is left to the reader.
 CONFIGS = dict.fromkeys(
     ("train.py", "tools/doctor.py", "tools/show_pretext.py", "tools/probe.py"),
@@ -216,7 +222,7 @@ def check_ours(command: Command, monkeypatch) -> None:
 
 def as_script(command: Command) -> Command:
     """`sslrs NAME ...` as the script, or else the module, of that name."""
-    _, name, *rest = command.words
+    _, name, *rest = (PLACEHOLDERS.get(word, word) for word in command.words)
     if name == "show":
         name = f"show {rest.pop(0)}"
     assert name in COMMANDS.values() or name in SUBCOMMANDS, f"{command}: there is no such command"
