@@ -1,5 +1,5 @@
 # make install   a virtual environment in .venv with the package and what it needs
-# make test      the same with the tools of the checks; then ruff, import-linter and pytest
+# make test      the same with the tools of the checks; then ruff, import-linter, mypy and pytest
 # make demo      the whole way on drawn scenes, in some minutes: see tools/demo.py
 
 PYTHON ?= python3
@@ -14,6 +14,7 @@ test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 $(BIN)/python:

@@ -1,6 +1,15 @@
 """Self-supervised multitask pre-training for remote sensing segmentation (Li, Chen, Shi 2021)."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from SSLRemoteSensing.core.config import load_config
+    from SSLRemoteSensing.core.errors import UserError
+    from SSLRemoteSensing.models.pretext import build_pretext
+    from SSLRemoteSensing.models.pretrained import load_backbone
+    from SSLRemoteSensing.models.segmentation import build_segmentation, load_segmentation
+    from SSLRemoteSensing.workflows.calls import finetune, predict, pretrain
 
 __version__ = "0.1.0"
 __all__ = [

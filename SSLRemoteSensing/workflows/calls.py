@@ -107,9 +107,11 @@ def pretrain(
         bands and tuple(bands), max_value, as_texts(settings),
     )  # fmt: skip
     with interruptible(), requested_config(request) as config:
-        results = run_pretraining(config)
-    folder = Path(output)
-    return PretrainedRun(folder, folder / CONFIG, Path(results["backbone"]), results["figures"])
+        run_pretraining(config)
+    folder, log = folder_of(config), Path(config["train_cfg"]["log"]["log_path"])
+    return PretrainedRun(
+        folder, Path(output) / CONFIG, folder / "backbone.pth", log / "metrics.jsonl"
+    )
 
 
 def finetune(
@@ -140,9 +142,10 @@ def finetune(
         as_texts(settings),
     )  # fmt: skip
     with interruptible(), requested_config(request) as config:
-        best = run_finetuning(config)
-    folder = Path(output)
-    return FinetunedRun(folder, folder / CONFIG, best, read_json(best.with_name("results.json")))
+        run_finetuning(config)
+    folder = folder_of(config)
+    results = read_json(folder / "results.json")
+    return FinetunedRun(folder, Path(output) / CONFIG, folder / "best.pth", results)
 
 
 def predict(
@@ -171,8 +174,11 @@ def predict(
     Raises:
         UserError: as the command's line says it; of several scenes, after the others are mapped.
     """
-    outputs = (probabilities, preview, vectors and os.fspath(vectors))
-    plan = plan_maps(paths(scenes), os.fspath(output), *outputs, False, overwrite)
+    polygons = None if vectors is None else os.fspath(vectors)
+    plan = plan_maps(
+        paths(scenes), os.fspath(output), probabilities, preview, polygons,
+        skip_existing=False, overwrite=overwrite,
+    )  # fmt: skip
     applied = settings or MapSettings()
     errors = [
         line
@@ -185,8 +191,14 @@ def predict(
 
 
 def paths(given: AnyPath | Sequence[AnyPath]) -> list[str]:
-    is_single = isinstance(given, str | os.PathLike)
-    return [os.fspath(given)] if is_single else [os.fspath(path) for path in given]
+    if isinstance(given, str | os.PathLike):
+        return [os.fspath(given)]
+    return [os.fspath(path) for path in given]
+
+
+def folder_of(config: dict) -> Path:
+    """Where a run's results lie: its --output, unless `settings` name another folder."""
+    return Path(config["train_cfg"]["checkpoints"]["checkpoints_path"])
 
 
 def as_texts(settings: Mapping[str, object]) -> tuple[str, ...]:
