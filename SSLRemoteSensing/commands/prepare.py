@@ -18,10 +18,17 @@ are brought into the CRS of each image; where some overlap, the later one in the
 import os
 import shlex
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from SSLRemoteSensing.core.cli import Flags, parse
 from SSLRemoteSensing.core.console import print_summary, this_command
 from SSLRemoteSensing.core.errors import stoppable
+
+if TYPE_CHECKING:
+    from SSLRemoteSensing.preparation.catalog import Catalog
+
+PICTURES = 6  # tiles in polygons.png
 
 
 def flags() -> Flags:
@@ -73,6 +80,24 @@ def flags() -> Flags:
     return flags
 
 
+def draw_picture(catalog: "Catalog", output: Path) -> Path | None:
+    """Write OUTPUT/polygons.png, tiles with their polygons over them; its path, None where no tile
+    has a polygon."""
+    from SSLRemoteSensing.data.images import write_png
+    from SSLRemoteSensing.data.prepared import read_card
+    from SSLRemoteSensing.preparation.outlined_tiles import outlined_tiles
+    from SSLRemoteSensing.reports.image_grid import COMPRESSION
+    from SSLRemoteSensing.reports.outline_figures import draw_outlines
+
+    picture, card = output / "polygons.png", read_card(output)
+    tiles = outlined_tiles(catalog, card, output, PICTURES)
+    if not tiles:
+        return None
+    title = f"{catalog.polygons['file']}: {len(tiles)} of {sum(card['tiles'].values())} tiles"
+    write_png(picture, draw_outlines(tiles, card["classes"], title), COMPRESSION)
+    return picture
+
+
 def main() -> None:
     args = parse(flags())
     # GDAL would keep blocks up to a twentieth of all memory; each is read once here.
@@ -83,7 +108,10 @@ def main() -> None:
     with stoppable("stopped; finished scenes are kept, the same command goes on"):
         words = shlex.split(this_command())
         words = words[words[1:2] != ["-m"] :]  # a script without the word python
-        is_good, _ = prepare_request(args, made_by=words)
+        is_good, catalog = prepare_request(args, made_by=words)
     if is_good and not args.check:
-        print_summary({"tiles": args.output}, next_commands(args))
+        facts = {"tiles": args.output}
+        if catalog.polygons and (picture := draw_picture(catalog, Path(args.output))):
+            facts |= {"picture": picture}
+        print_summary(facts, next_commands(args))
     sys.exit(0 if is_good else 1)
