@@ -6,6 +6,7 @@ from pathlib import Path
 
 from SSLRemoteSensing.core.errors import UserError
 
+OWN = ("folder", "polygons")  # what `prepare` calls sets that have no name of their own
 CARD_KEYS = {"classes", "bands", "scale"}  # of dataset.json, needed to open the tiles
 
 
@@ -87,7 +88,7 @@ def origin_of_tiles(card: dict | None, bands: Sequence[int] | None, in_channels:
         "bands": of_scenes or None,
         "band_names": card and [names[band - 1] for band in numbers],
         "prepared": prepared,
-        "dataset": None if name == "folder" else name,
+        "dataset": None if name in OWN else name,
     }
 
 

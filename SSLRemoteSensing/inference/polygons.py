@@ -9,23 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from SSLRemoteSensing.core.classes import IGNORE
-from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.inference.writer import quiet, writing
 
 METRES = 111_320.0  # a degree of latitude
-
-
-def require_vectors() -> None:
-    """Raise a `UserError` where a library that polygons take is not installed."""
-    try:
-        import pyogrio
-        import shapely
-    except ImportError as error:
-        raise UserError(
-            f"--vectors: needs {error.name}; pip install 'SSLRemoteSensing[vectors]'"
-        ) from error
-    if not hasattr(shapely, "coverage_simplify") or not hasattr(pyogrio, "raw"):
-        raise UserError("--vectors: shapely is too old; pip install 'SSLRemoteSensing[vectors]'")
 
 
 def write_polygons(

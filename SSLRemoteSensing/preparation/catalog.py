@@ -5,7 +5,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.labels import ColourCoding, ValueCoding
+from SSLRemoteSensing.preparation.burning import BurntLabel
 from SSLRemoteSensing.preparation.sources import SourceFile
 
 BAND_NAMES = {
@@ -18,12 +20,12 @@ UNLABELLED = "test_unlabelled"  # the split of test scenes that come without lab
 
 @dataclass(frozen=True)
 class SourceScene:
-    """An image and its labels, by kind ('full', 'eroded')."""
+    """An image and its labels, by kind ('full', 'eroded'): files, or what polygons give."""
 
     name: str
     split: str
     image: SourceFile
-    labels: dict[str, SourceFile]
+    labels: dict[str, SourceFile | BurntLabel]
     bands: tuple[int, ...] | None = None  # of the file, counted from 1; None: as they are
 
     @property
@@ -33,7 +35,14 @@ class SourceScene:
 
     @property
     def files(self) -> list[SourceFile]:
-        return [self.image, *self.labels.values()]
+        return [self.image, *(file for label in self.labels.values() for file in label.files)]
+
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of each file, by name."""
+        digests = self.image.digests()
+        for label in self.labels.values():
+            digests |= label.digests()
+        return digests
 
     @property
     def stamps(self) -> dict[str, list[int]]:
@@ -46,6 +55,7 @@ class Catalog:
 
     `scale` is the value that becomes 1. `shares` are published class shares by the name of the
     set they are of. `notes` are told, `problems` (scene, what is wrong) keep a set from being used.
+    `polygons` are what the card says of the file of polygons that the labels are made of.
     """
 
     name: str
@@ -61,6 +71,7 @@ class Catalog:
     one_value_is_wrong: bool = False
     notes: list[str] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
+    polygons: dict[str, object] | None = None
 
     def add_scenes(
         self,
@@ -115,6 +126,17 @@ class Catalog:
         else:
             self.notes += [f"{scene.name}: no {kind} label" for kind in missing_kinds]
         self.scenes.append(scene)
+
+    def require_own_names(self) -> None:
+        """Raise a `UserError` where two scenes of a split have one name."""
+        image_of: dict[str, str] = {}
+        for scene in self.scenes:
+            other = image_of.setdefault(scene.key, scene.image.name)
+            if other != scene.image.name:
+                raise UserError(
+                    f"{other} and {scene.image.name} are of one name, as their tiles would be; "
+                    "rename one"
+                )
 
 
 def listing(names: Sequence[str], most: int = 6) -> str:

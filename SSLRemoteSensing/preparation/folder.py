@@ -79,23 +79,14 @@ def read_folder(
     band_names = BAND_NAMES.get(bands)
     catalog = Catalog("folder", classes, palette, band_names, max_value, None, shares=shares)
     catalog.notes = [f"{name}: a label without a scene; not used" for name in orphans]
-    others = Counter(file.ending for file in files if file.ending in IMAGE_ENDINGS - {*ENDINGS})
-    for ending, count in others.items():
-        catalog.notes.append(f"{count} {ending} files are left out; convert them to PNG or TIFF")
+    catalog.notes += other_formats(files)
     split_of = assign_folders([image.name for image, _ in pairs], splits, catalog.notes)
     for image, label in pairs:
         if image.name in split_of:
             own, split = {"full": label} if label else {}, split_of[image.name]
             scene = SourceScene(stem(image.name), split, image, own, BANDS.get(bands))
             catalog.add_scene(scene, ["full"] if labels else [])
-    image_of: dict[str, str] = {}
-    for scene in catalog.scenes:
-        other = image_of.setdefault(scene.key, scene.image.name)
-        if other != scene.image.name:
-            raise UserError(
-                f"{other} and {scene.image.name} are of one name, as their tiles would be; rename "
-                "one"
-            )
+    catalog.require_own_names()
     if not labels:
         catalog.notes.append("no labels found: tiles for pre-training only")
     elif palette is None:
@@ -107,6 +98,15 @@ def read_folder(
     else:
         catalog.coding = ColourCoding(palette)
     return catalog
+
+
+def other_formats(files: Sequence[SourceFile]) -> list[str]:
+    """A sentence for each format of images that is not read."""
+    others = Counter(file.ending for file in files if file.ending in IMAGE_ENDINGS - {*ENDINGS})
+    return [
+        f"{count} {ending} files are left out; convert them to PNG or TIFF"
+        for ending, count in others.items()
+    ]
 
 
 def pair_files(files: Sequence[SourceFile]) -> tuple[list[Pair], list[str]]:

@@ -258,7 +258,7 @@ def describe(
         "sources": {name: digest for r in records for name, digest in sorted(r["sources"].items())},
         "settings": settings,
         "made": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-    }
+    } | ({"polygons": collection.polygons} if collection.polygons else {})
 
 
 def agreed_bands(records: Sequence[dict]) -> list[int] | None:

@@ -1,4 +1,5 @@
-"""What is asked of `prepare`: a published data set by its name, or a folder of one's own."""
+"""What is asked of `prepare`: a published data set by its name, or images of one's own with labels
+or with polygons."""
 
 import json
 import os
@@ -11,21 +12,28 @@ import cv2
 from SSLRemoteSensing.core.console import command_line
 from SSLRemoteSensing.core.errors import CannotWrite, UserError
 from SSLRemoteSensing.core.machine import versions
+from SSLRemoteSensing.preparation.catalog import Catalog
 from SSLRemoteSensing.preparation.folder import read_folder
 from SSLRemoteSensing.preparation.isprs import potsdam, vaihingen
 from SSLRemoteSensing.preparation.levir_cs import levir_cs
+from SSLRemoteSensing.preparation.outlines import PolygonSettings
+from SSLRemoteSensing.preparation.polygons import list_images, read_polygons
 from SSLRemoteSensing.preparation.prepare import CARD, prepare
 from SSLRemoteSensing.preparation.sources import list_files
 from SSLRemoteSensing.preparation.splits import listed_splits
 
 PRETRAINING = "configs/vr_vgg16_inapinting_agr_examplar_cfg.py"
 PUBLISHED = {"potsdam": potsdam, "vaihingen": vaihingen, "levir_cs": levir_cs}
-BANDS = {"potsdam": "rgb", "vaihingen": "irrg", "levir_cs": "rgbir", "folder": None}
+BANDS = {"potsdam": "rgb", "vaihingen": "irrg", "levir_cs": "rgbir"}
+KINDS = ("full", "eroded", "both")
 FOLDER_FLAGS = ("classes", "palette", "max_value", "label_offset", "label_codes")
+POLYGON_FLAGS = ("class_field", "classes", "inside", "touched", "order", "background")
+FLAGS = {"folder": FOLDER_FLAGS, "polygons": (*POLYGON_FLAGS, "max_value")}
 
 
-def prepare_request(request: Namespace, made_by: Sequence[str]) -> bool:
-    """Cut and audit what `request`, the flags of the command, names; True where all may be used.
+def prepare_request(request: Namespace, made_by: Sequence[str]) -> tuple[bool, Catalog]:
+    """Cut and audit what `request`, the flags of the command, names; whether all may be used, and
+    what it is.
 
     Args:
         made_by: the command line, for the card of the tiles.
@@ -37,24 +45,31 @@ def prepare_request(request: Namespace, made_by: Sequence[str]) -> bool:
     for fault in faults(request):
         raise UserError(fault)
     request.splits = listed_splits(request.splits)
-    name, bands = request.set, request.bands or BANDS[request.set]
+    name, bands = request.set, request.bands or BANDS.get(request.set)
     settings = {"set": name, "tile": request.tile, "stride": request.stride, "bands": bands}
     settings |= {"labels": request.labels, "splits": request.splits}
-    files = list_files(request.source)
-    if name == "folder":
-        options = {key: getattr(request, key) for key in FOLDER_FLAGS}
+    options = {key: getattr(request, key) for key in FLAGS.get(name, ())}
+    if name == "polygons":
+        catalog = read_polygons(
+            list_images(request.source), bands, request.splits, options.pop("max_value"),
+            PolygonSettings(request.labels, **options | {"background": background(request)}),
+        )  # fmt: skip
+        settings |= options | {"background": background(request), "max_value": request.max_value}
+    elif name == "folder":
         options["palette"] = request.palette and list(map(read_colour, request.palette))
         settings |= options
-        catalog = read_folder(files, bands, request.splits, **options)
+        catalog = read_folder(list_files(request.source[0]), bands, request.splits, **options)
     else:
         kinds = ("full", "eroded") if request.labels == "both" else (request.labels,)
+        files = list_files(request.source[0])
         catalog = PUBLISHED[name](files, bands, kinds, request.splits)
     cv2.setNumThreads(1)  # --workers are the threads
     workers = os.cpu_count() if request.workers is None else request.workers
     output, left_out = Path(request.output or "."), request.leave_out
     made_by = {"command": made_by, "versions": versions()}
     try:
-        return prepare(catalog, output, settings, workers, left_out, request.check, made_by)
+        is_good = prepare(catalog, output, settings, workers, left_out, request.check, made_by)
+        return is_good, catalog
     except OSError as error:
         file = error.filename or output
         raise CannotWrite(
@@ -74,16 +89,25 @@ def faults(request: Namespace) -> Iterator[str]:
         yield f"--tile {tile}: must be at least 1"
     if not 0 < stride <= tile:
         yield f"--stride {stride}: must be 1 to --tile {tile}, so that nothing is left"
-    if request.set != "folder":
-        for key in FOLDER_FLAGS:
-            if getattr(request, key) not in (None, []):
-                yield f"--{key}: is for tools/prepare.py folder; {request.set} has its own"
-        return
-    source = Path(request.source).resolve()
-    if output and Path(output).resolve().is_relative_to(source) and not request.check:
-        yield f"--output {output}: lies in --source, whose images are scenes"
-    if request.labels != "full":
+    own = FLAGS.get(request.set, ())
+    for key in dict.fromkeys((*FOLDER_FLAGS, *POLYGON_FLAGS)):
+        if key not in own and getattr(request, key) not in (None, [], False):
+            names = " and ".join(name for name, keys in FLAGS.items() if key in keys)
+            fault = "its labels are polygons" if own else f"{request.set} has its own"
+            fault = "its labels are images" if request.set == "folder" else fault
+            yield f"--{key}: is for tools/prepare.py {names}; {fault}"
+    if request.set == "polygons":
+        if request.labels in KINDS:
+            yield "--labels: name the file of polygons, e.g. --labels buildings.gpkg"
+    elif len(request.source) > 1:
+        yield f"--source: {request.set} is one folder or zip file; {len(request.source)} are given"
+    elif request.labels not in KINDS:
+        yield f"--labels {request.labels}: expected {', '.join(KINDS)}; a file is for polygons"
+    elif request.set == "folder" and request.labels != "full":
         yield "--labels: a folder of your own has one kind of labels"
+    for source in map(Path, request.source if own else ()):
+        if output and not request.check and Path(output).resolve().is_relative_to(source.resolve()):
+            yield f"--output {output}: lies in --source, whose images are scenes"
 
 
 def next_commands(request: Namespace) -> list[str]:
@@ -108,6 +132,11 @@ def next_commands(request: Namespace) -> list[str]:
         words += [f"backbone_cfg.in_channels={bands}", f"inpainting_head_cfg.out_channels={bands}"]
     words = ["--config_file", PRETRAINING, "--set", "train_cfg.device=auto", *words]
     return [*commands, command_line("tools/doctor.py", *words)]
+
+
+def background(request: Namespace) -> str:
+    """The class of what no polygon covers; the flag has no default, as only polygons have it."""
+    return "background" if request.background is None else request.background
 
 
 def read_colour(text: str) -> list[int]:

@@ -37,6 +37,11 @@ class SourceFile:
         return str(PurePosixPath(self.name).parent)
 
     @property
+    def files(self) -> tuple["SourceFile", ...]:
+        """Itself: what it is made of, as labels have it."""
+        return (self,)
+
+    @property
     def ending(self) -> str:
         return PurePosixPath(self.name).suffix.lower()
 
@@ -71,6 +76,10 @@ class SourceFile:
         """Of the contents to their end, where zipfile compares the check sum of a member."""
         with self.open() as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of what it is made of, by name."""
+        return {self.name: self.sha256()}
 
     def is_jpeg(self) -> bool:
         with self.open() as file:

@@ -14,12 +14,13 @@ import numpy as np
 
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
-from SSLRemoteSensing.data.formats import orientation_fault
+from SSLRemoteSensing.data.formats import orientation, orientation_fault
 from SSLRemoteSensing.data.geotiff import encode_tiff, open_tiff
 from SSLRemoteSensing.data.images import as_bytes, encode_png, label_rows, read_image
 from SSLRemoteSensing.data.labels import ColourCoding, ValueCoding, count_values
 from SSLRemoteSensing.data.places import displacement, place_of
 from SSLRemoteSensing.data.prepared import LABEL_FOLDERS, positions
+from SSLRemoteSensing.preparation.burning import BurntLabel
 from SSLRemoteSensing.preparation.catalog import SourceScene
 from SSLRemoteSensing.preparation.sources import SourceFile
 
@@ -104,6 +105,34 @@ def open_raster(
     return Raster(file.name, *size, count, dtype, rows, numbers, origin, *place)
 
 
+def open_label(
+    label: SourceFile | BurntLabel, image: Raster, planes: Sequence[int], stack: ExitStack
+) -> Raster:
+    """The label of an open `image`: a file of one band or of three colours, or polygons."""
+    if isinstance(label, SourceFile):
+        return open_raster(label, planes, stack, has_colours=len(planes) == 3)
+    size = label.frame.height, label.frame.width
+    place = image.crs, image.transform
+    return Raster(label.name, *size, 1, np.dtype(np.uint8), label.rows(), [1], "", *place)
+
+
+def require_one_orientation(image: SourceFile, label: SourceFile | BurntLabel) -> None:
+    """Raise an `UnreadableImage` where viewers turn an image, and so not what lies on it."""
+    with image.open() as opened:
+        if isinstance(label, SourceFile):
+            with label.open() as opened_label:
+                fault = orientation_fault(opened, opened_label)
+        else:  # outlines on the map hold for the pixels as they are stored
+            turn = 1 if label.polygons.crs else orientation(opened)
+            fault = turn != 1 and (
+                f"{image.name}: has orientation {turn} (EXIF or TIFF tag; 1 is as stored), and "
+                f"{label.name} does not say whether its outlines are turned; save it turned as it "
+                "is shown, or remove the tag"
+            )
+    if fault:
+        raise UnreadableImage(fault)
+
+
 def raster_in_memory(
     file: SourceFile, pixels: np.ndarray, bands: Sequence[int] | None, numbers: list[int] | None
 ) -> Raster:
@@ -135,13 +164,13 @@ def tile_scene(scene: SourceScene, job: TilingSettings) -> dict:
     record = {"scene": scene.name, "split": scene.split, "sources": {}, "labels": {}}
     record |= {"stamps": scene.stamps, "kinds": sorted(scene.labels)}
     try:
-        record["sources"] = {file.name: file.sha256() for file in scene.files}
+        record["sources"] = scene.digests()
         with ExitStack() as stack:
             image = open_raster(scene.image, scene.bands, stack)
             planes = range(1, 1 + job.coding.planes) if job.coding else ()
             labels = {
-                kind: open_raster(file, planes, stack, has_colours=len(planes) == 3)
-                for kind, file in scene.labels.items()
+                kind: open_label(label, image, planes, stack)
+                for kind, label in scene.labels.items()
             }
             record |= {
                 "height": image.height,
@@ -154,9 +183,7 @@ def tile_scene(scene: SourceScene, job: TilingSettings) -> dict:
             }
             require_fit(scene, image, labels, job)
             for label in scene.labels.values():
-                with scene.image.open() as opened, label.open() as opened_label:
-                    if fault := orientation_fault(opened, opened_label):
-                        raise UnreadableImage(fault)
+                require_one_orientation(scene.image, label)
             record |= summarize(image, labels, tile_strips(scene, image, labels, job), job)
     except UserError as error:
         record["refused"] = str(error)

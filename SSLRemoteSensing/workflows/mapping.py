@@ -9,10 +9,10 @@ from pathlib import Path
 from SSLRemoteSensing.core import distributed
 from SSLRemoteSensing.core.console import styled
 from SSLRemoteSensing.core.machine import choose_device, choose_precision
+from SSLRemoteSensing.data.vectors import require_vectors
 from SSLRemoteSensing.inference.mapper import Mapped, MapSettings, map_scenes
 from SSLRemoteSensing.inference.network import open_network
 from SSLRemoteSensing.inference.outputs import Outputs, find_scenes, plan_outputs, require_absent
-from SSLRemoteSensing.inference.polygons import require_vectors
 from SSLRemoteSensing.reports.map_page import page_of, require_own_page, write_map_page
 
 

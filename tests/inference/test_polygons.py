@@ -10,7 +10,8 @@ pyogrio = pytest.importorskip("pyogrio")
 shapely = pytest.importorskip("shapely")
 
 from SSLRemoteSensing.core.errors import UserError  # noqa: E402
-from SSLRemoteSensing.inference.polygons import require_vectors, write_polygons  # noqa: E402
+from SSLRemoteSensing.data.vectors import require_vectors  # noqa: E402
+from SSLRemoteSensing.inference.polygons import write_polygons  # noqa: E402
 
 
 def opened(path) -> tuple[dict, np.ndarray, dict]:

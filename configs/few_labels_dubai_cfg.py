@@ -1,0 +1,50 @@
+"""Fine-tune ResNet-18 on few labels of Dubai, seen from satellites: a third of docs/results.md.
+
+    python tools/reduce_tiles.py --images data/dubai/images --labels data/dubai/labels \
+        --factor 4 --output runs/few_labels/quarter/dubai
+    python tools/prepare.py folder --source runs/few_labels/quarter/dubai \
+        --output runs/few_labels/dubai --tile 64 --label_offset -1 \
+        --classes building land road vegetation water \
+        --splits train 'val=area8_*' 'test=area3_*,area6_*,area7_*'
+    python tools/label_efficiency.py --config_file configs/few_labels_dubai_cfg.py \
+        --init random=random best=runs/few_labels/pretrain/backbone.pth \
+        --fractions 0.02 0.05 0.1 0.2 1 --seeds 0 1 2 3 4 --output runs/few_labels/grid_dubai
+
+Dubai: Humans in the Loop, MBRSC imagery, CC0 1.0. Areas are split, not their parts: 1, 2, 4, 5 for
+training, 8 for validation, 3, 6, 7 for test, nine parts each.
+"""
+
+data = "runs/few_labels/dubai"
+
+config = dict(
+    name="few_labels_dubai",
+    classes=("building", "land", "road", "vegetation", "water"),
+    palette=((150, 60, 60), (220, 200, 150), (150, 150, 150), (60, 150, 60), (60, 110, 200)),
+    backbone_cfg=dict(name="resnet18", in_channels=3, pretrained=False),
+    decoder_cfg=dict(name="Decoder"),
+    scoring_cfg=dict(window=64, overlap=0.25, batch_size=32),
+    train_cfg=dict(
+        batch_size=8,  # of each process under torchrun
+        device="auto",
+        precision="auto",
+        channels_last=True,
+        num_step=200,
+        num_workers=0,
+        train_data=dict(
+            image_path=f"{data}/images/train",
+            label_path=f"{data}/labels/train",
+            crop_size=64,
+            flips=True,
+            turns=True,
+            jitter=dict(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.05),
+        ),
+        val_data=dict(image_path=f"{data}/images/val", label_path=f"{data}/labels/val"),
+        test_data=dict(image_path=f"{data}/images/test", label_path=f"{data}/labels/test"),
+        loss=dict(name="CrossEntropyLoss"),
+        backbone_lr_factor=1.0,
+        optimizer=dict(name="AdamW", lr=0.001, weight_decay=0.01),
+        lr_schedule=dict(name="cosine", warmup_steps=20),
+        checkpoints=dict(checkpoints_path="runs/few_labels/finetune_dubai", max_keep=1),
+        log=dict(log_path="runs/few_labels/finetune_dubai/log", log_step=20),
+    ),
+)
