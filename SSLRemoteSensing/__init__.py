@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from SSLRemoteSensing.models.pretrained import load_backbone
     from SSLRemoteSensing.models.segmentation import build_segmentation, load_segmentation
     from SSLRemoteSensing.workflows.calls import finetune, predict, pretrain
+    from SSLRemoteSensing.workflows.own_labels import OwnLabels
 
 __version__ = "0.1.0"
 __all__ = [
+    "OwnLabels",
     "UserError",
     "build_pretext",
     "build_segmentation",
@@ -25,6 +27,7 @@ __all__ = [
 ]
 
 HOMES = {
+    "OwnLabels": "workflows.own_labels",
     "UserError": "core.errors",
     "build_pretext": "models.pretext",
     "build_segmentation": "models.segmentation",

@@ -2,6 +2,8 @@
 
     python finetune_seg.py --tiles data/potsdam --backbone runs/mine/backbone.pth \\
         --output runs/potsdam --preset quick
+    python finetune_seg.py --images my/images --labels my/labels --classes other road \\
+        --backbone runs/mine/backbone.pth --output runs/roads
     python finetune_seg.py --config_file configs/seg_potsdam_vgg16_cfg.py \\
         --backbone runs/mine/backbone.pth --set train_cfg.train_data.fraction=0.1
     python finetune_seg.py --config_file configs/demo_oam_finetune_resnet18_cfg.py \\
@@ -11,9 +13,9 @@
     torchrun --nproc_per_node=2 finetune_seg.py \\
         --config_file configs/seg_potsdam_vgg16_cfg.py --backbone imagenet
 
-With --tiles, a folder that tools/prepare.py made, no config file is needed: classes, bands and
-splits are those of its dataset.json, and the config that comes of it is kept as `config.py` in
---output.
+With --tiles, a folder that tools/prepare.py made, or --images and --labels no config file is
+needed: classes, bands and splits are those of dataset.json, and the config that comes of it is kept
+as `config.py` in --output.
 
 The best checkpoint is chosen on the tiles of val_data; test_data is read once, at the end, and
 scored by scenes under every protocol that its classes and labels allow. Results in the
@@ -37,7 +39,8 @@ from SSLRemoteSensing.core.config import Part
 from SSLRemoteSensing.core.console import command_line, print_summary
 from SSLRemoteSensing.core.errors import UserError
 
-OWN = ("preset", "fraction")  # go with --tiles
+LABELLED = ("labels", "classes", "class_field", "label_offset", "splits", "tile")  # with --images
+OWN = ("preset", "fraction", *LABELLED)  # go with --tiles or --images
 
 
 def flags() -> Flags:
@@ -45,10 +48,20 @@ def flags() -> Flags:
     flags = Flags(__doc__).config(required=False).paths().dry_run()
     flags.add_argument("--backbone", metavar="random|imagenet|FILE",
         help="weights to begin from, in place of backbone_cfg.pretrained")
-    add = flags.add_argument_group("prepared tiles, without a config file").add_argument
+    add = flags.add_argument_group("own tiles or images, without a config file").add_argument
     add("--tiles", nargs="?", const=True, metavar="FOLDER",
         help="a set that tools/prepare.py made; without FOLDER and with a config file: score tile "
         "by tile, which is quicker (scoring_cfg.on)")
+    add("--images", nargs="+", metavar="DIR", help="images of your own, in place of --tiles; they "
+        "are prepared in RUN/tiles")
+    add("--labels", metavar="DIR|POLYGONS",
+        help="their labels: a folder of images of the same names, or a file of polygons")
+    add("--classes", nargs="+", metavar="NAME", help="names of the classes, in order")
+    add("--class_field", metavar="FIELD", help="of polygons, the field with their class")
+    add("--label_offset", type=int, metavar="N", help="added to each value of a label image")
+    add("--splits", nargs="+", metavar="SPLIT=WHICH",
+        help="as sslrs prepare takes them; without, folders train, val, test, or blocks of ground")
+    add("--tile", type=int, metavar="PIXELS", help="side of a tile; by the images if absent")
     add("--output", metavar="RUN", help="folder of the run, which gets its config.py")
     add("--preset", metavar="NAME",
         help="quick, standard or full, see sslrs presets; standard if absent")
@@ -65,7 +78,7 @@ def main() -> None:
     if args.evaluate is not None and args.dry_run:
         raise UserError("--evaluate writes results; leave out --dry_run")
     by_tiles, args.tiles = args.tiles is True, None if args.tiles is True else args.tiles
-    is_own = choose_source(args, "tiles", OWN)
+    is_own = choose_source(args, "tiles" if args.images is None else "images", OWN)
     # Only now: torch takes seconds, which --help need not wait for.
     from SSLRemoteSensing.core.distributed import processes
     from SSLRemoteSensing.workflows.finetuning import SegmentationConfig, finetune, score_checkpoint
@@ -75,10 +88,9 @@ def main() -> None:
     with processes(), contextlib.ExitStack() as stack:
         if is_own:
             given = {key: value for key in OWN if (value := getattr(args, key)) is not None}
-            weights = {} if args.backbone is None else {"backbone": args.backbone}
-            request = FinetuningRequest(
-                args.tiles, args.output, **weights, **given, settings=overrides(args)
-            )
+            given |= {} if args.backbone is None else {"backbone": args.backbone}
+            given |= {"images": args.images or (), "settings": overrides(args)}
+            request = FinetuningRequest(args.tiles, args.output, **given)
             config = stack.enter_context(requested_config(request, writes=not args.dry_run))
             args.config_file = Path(args.output) / CONFIG
         else:

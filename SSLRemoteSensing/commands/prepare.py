@@ -49,8 +49,8 @@ def flags() -> Flags:
         help="full labels, those with eroded boundaries, or both kinds; of polygons their file")
     add("--splits", nargs="+", default=[], metavar="SPLIT[=WHICH]",
         help="those to prepare, e.g. train val; val=2_10,3_* or val=0.2 chooses the validation "
-        "scenes, val=0 leaves all to train; folders also test=0.2, or a CSV file with the columns "
-        "scene and split")
+        "scenes, val=0 leaves all to train; folders also test=0.2, a CSV file with the columns "
+        "scene and split, or blocks: val and test are blocks of ground")
     add("--leave_out", nargs="+", default=[], metavar="SCENE", help="scenes not to prepare")
     add("--workers", type=int, metavar="N",
         help="threads, each with a scene (default: one a core)")

@@ -27,6 +27,7 @@ class SourceScene:
     image: SourceFile
     labels: dict[str, SourceFile | BurntLabel]
     bands: tuple[int, ...] | None = None  # of the file, counted from 1; None: as they are
+    rows: tuple[int, int] | None = None  # first row and end of the part that this is; None: whole
 
     @property
     def key(self) -> str:

@@ -5,6 +5,7 @@ import json
 import os
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ import cv2
 from SSLRemoteSensing.core.console import command_line
 from SSLRemoteSensing.core.errors import CannotWrite, UserError
 from SSLRemoteSensing.core.machine import versions
+from SSLRemoteSensing.preparation.blocks import BLOCKS, deal_blocks
 from SSLRemoteSensing.preparation.catalog import Catalog
 from SSLRemoteSensing.preparation.folder import read_folder
 from SSLRemoteSensing.preparation.isprs import potsdam, vaihingen
@@ -19,7 +21,7 @@ from SSLRemoteSensing.preparation.levir_cs import levir_cs
 from SSLRemoteSensing.preparation.outlines import PolygonSettings
 from SSLRemoteSensing.preparation.polygons import list_images, read_polygons
 from SSLRemoteSensing.preparation.prepare import CARD, prepare
-from SSLRemoteSensing.preparation.sources import list_files
+from SSLRemoteSensing.preparation.sources import SourceFile, list_files
 from SSLRemoteSensing.preparation.splits import listed_splits
 
 PRETRAINING = "configs/vr_vgg16_inapinting_agr_examplar_cfg.py"
@@ -44,25 +46,35 @@ def prepare_request(request: Namespace, made_by: Sequence[str]) -> tuple[bool, C
     request.stride = request.tile if request.stride is None else request.stride
     for fault in faults(request):
         raise UserError(fault)
-    request.splits = listed_splits(request.splits)
+    in_blocks = BLOCKS in request.splits
+    if in_blocks and (len(request.splits) > 1 or request.set in PUBLISHED):
+        raise UserError(f"--splits {BLOCKS}: stands alone, and is for images of your own")
+    splits = ["val=0"] if in_blocks else listed_splits(request.splits)
+    request.splits = request.splits if in_blocks else splits
     name, bands = request.set, request.bands or BANDS.get(request.set)
     settings = {"set": name, "tile": request.tile, "stride": request.stride, "bands": bands}
     settings |= {"labels": request.labels, "splits": request.splits}
     options = {key: getattr(request, key) for key in FLAGS.get(name, ())}
     if name == "polygons":
         catalog = read_polygons(
-            list_images(request.source), bands, request.splits, options.pop("max_value"),
+            list_images(request.source), bands, splits, options.pop("max_value"),
             PolygonSettings(request.labels, **options | {"background": background(request)}),
         )  # fmt: skip
         settings |= options | {"background": background(request), "max_value": request.max_value}
     elif name == "folder":
         options["palette"] = request.palette and list(map(read_colour, request.palette))
         settings |= options
-        catalog = read_folder(list_files(request.source[0]), bands, request.splits, **options)
+        files = list_files(request.source[0])
+        if request.labels not in KINDS:
+            labels = list_files(request.labels, "--labels")
+            files = [*below("images", files), *below("labels", labels)]
+        catalog = read_folder(files, bands, splits, **options)
     else:
         kinds = ("full", "eroded") if request.labels == "both" else (request.labels,)
         files = list_files(request.source[0])
-        catalog = PUBLISHED[name](files, bands, kinds, request.splits)
+        catalog = PUBLISHED[name](files, bands, kinds, splits)
+    if in_blocks:
+        deal_blocks(catalog, request.tile)
     cv2.setNumThreads(1)  # --workers are the threads
     workers = os.cpu_count() if request.workers is None else request.workers
     output, left_out = Path(request.output or "."), request.leave_out
@@ -101,8 +113,13 @@ def faults(request: Namespace) -> Iterator[str]:
             yield "--labels: name the file of polygons, e.g. --labels buildings.gpkg"
     elif len(request.source) > 1:
         yield f"--source: {request.set} is one folder or zip file; {len(request.source)} are given"
+    elif request.set == "folder" and Path(request.labels).is_dir():
+        pass  # of their own
     elif request.labels not in KINDS:
-        yield f"--labels {request.labels}: expected {', '.join(KINDS)}; a file is for polygons"
+        yield (
+            f"--labels {request.labels}: expected {', '.join(KINDS)}, or a folder of labels; a "
+            f"file is for tools/prepare.py polygons"
+        )
     elif request.set == "folder" and request.labels != "full":
         yield "--labels: a folder of your own has one kind of labels"
     for source in map(Path, request.source if own else ()):
@@ -132,6 +149,11 @@ def next_commands(request: Namespace) -> list[str]:
         words += [f"backbone_cfg.in_channels={bands}", f"inpainting_head_cfg.out_channels={bands}"]
     words = ["--config_file", PRETRAINING, "--set", "train_cfg.device=auto", *words]
     return [*commands, command_line("tools/doctor.py", *words)]
+
+
+def below(folder: str, files: Sequence[SourceFile]) -> list[SourceFile]:
+    """The files as if they lay in a folder of that name."""
+    return [replace(file, name=f"{folder}/{file.name}") for file in files]
 
 
 def background(request: Namespace) -> str:

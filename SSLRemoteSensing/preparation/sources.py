@@ -93,7 +93,7 @@ class SourceFile:
             return decode(self.name, file.read())
 
 
-def list_files(source: str | Path) -> list[SourceFile]:
+def list_files(source: str | Path, flag: str = "--source") -> list[SourceFile]:
     """Every file below `source`, sorted by name: a folder, with zip files in it or not, or a zip.
 
     Raises:
@@ -103,7 +103,7 @@ def list_files(source: str | Path) -> list[SourceFile]:
     if source.is_file():
         return sorted(zip_members(source, ""), key=lambda file: file.name)
     if not source.is_dir():
-        raise UserError(f"--source {source}: no such folder or zip file")
+        raise UserError(f"{flag} {source}: no such folder or zip file")
     files = []
     for name in (folder + name for folder, names in list_folders(source) for name in names):
         path = source / name

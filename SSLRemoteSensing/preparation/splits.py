@@ -132,7 +132,7 @@ def assign_folders(
         for image, split in folder_of.items()
         if image not in scenes and split in wanted
     }
-    if not folder_of:
+    if not folder_of and len({*split_of.values()}) > 1:
         counts = sorted(Counter(split_of.values()).items())
         is_hashed = not requests or any(map(SHARE.fullmatch, names))
         how = "by a hash of their names" if is_hashed else "as --splits says"

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,19 @@ class Raster:
     mask_origin: str = ""
     crs: Any = None
     transform: Any = None
+
+    def part(self, first: int, end: int) -> "Raster":
+        """The rows from `first` to before `end`."""
+        place = self.transform
+        if place is not None:
+            corner = place.c + place.b * first, place.f + place.e * first
+            place = type(place)(place.a, place.b, corner[0], place.d, place.e, corner[1])
+        return replace(
+            self,
+            height=end - first,
+            rows=lambda y, height: self.rows(first + y, height),
+            transform=place,
+        )
 
 
 def open_raster(
@@ -172,6 +185,10 @@ def tile_scene(scene: SourceScene, job: TilingSettings) -> dict:
                 kind: open_label(label, image, planes, stack)
                 for kind, label in scene.labels.items()
             }
+            require_one_size(image, labels)
+            if scene.rows is not None:
+                image = image.part(*scene.rows)
+                labels = {kind: label.part(*scene.rows) for kind, label in labels.items()}
             record |= {
                 "height": image.height,
                 "width": image.width,
@@ -181,7 +198,7 @@ def tile_scene(scene: SourceScene, job: TilingSettings) -> dict:
                 "crs": image.crs and image.crs.to_string(),
                 "transform": image.transform and list(image.transform)[:6],
             }
-            require_fit(scene, image, labels, job)
+            require_fit(scene, image, job)
             for label in scene.labels.values():
                 require_one_orientation(scene.image, label)
             record |= summarize(image, labels, tile_strips(scene, image, labels, job), job)
@@ -192,10 +209,8 @@ def tile_scene(scene: SourceScene, job: TilingSettings) -> dict:
     return record
 
 
-def require_fit(
-    scene: SourceScene, image: Raster, labels: dict[str, Raster], job: TilingSettings
-) -> None:
-    """Raise an `UnreadableImage` for what keeps a scene from being cut."""
+def require_one_size(image: Raster, labels: dict[str, Raster]) -> None:
+    """Raise an `UnreadableImage` where a label is of another size than its image."""
     name, height, width = image.name, image.height, image.width
     for label in labels.values():
         if (label.height, label.width) != (height, width):
@@ -203,6 +218,11 @@ def require_fit(
                 f"{label.name} is {label.height} x {label.width} pixels (height x width), its "
                 f"image {name} {height} x {width}"
             )
+
+
+def require_fit(scene: SourceScene, image: Raster, job: TilingSettings) -> None:
+    """Raise an `UnreadableImage` for what keeps a scene from being cut."""
+    name, height, width = image.name, image.height, image.width
     side = min(height, width)
     if side < job.tile:
         raise UnreadableImage(

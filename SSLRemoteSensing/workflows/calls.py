@@ -13,7 +13,7 @@ where one was interrupted; the run's folder holds its `config.py`, see `workflow
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from SSLRemoteSensing.core.errors import UserError
@@ -21,6 +21,7 @@ from SSLRemoteSensing.core.files import read_json
 from SSLRemoteSensing.inference.mapper import MapSettings
 from SSLRemoteSensing.workflows.finetuning import finetune as run_finetuning
 from SSLRemoteSensing.workflows.mapping import map_planned, plan_maps
+from SSLRemoteSensing.workflows.own_labels import OwnLabels
 from SSLRemoteSensing.workflows.own_runs import (
     CONFIG,
     FinetuningRequest,
@@ -115,7 +116,7 @@ def pretrain(
 
 
 def finetune(
-    tiles: AnyPath,
+    tiles: AnyPath | OwnLabels,
     output: AnyPath,
     backbone: AnyPath = "random",
     preset: str = "standard",
@@ -123,10 +124,11 @@ def finetune(
     fraction: float = 1.0,
     settings: Mapping[str, object] = NOTHING,
 ) -> FinetunedRun:
-    """Fine-tune and score a network on prepared tiles, or go on with it.
+    """Fine-tune and score a network on tiles, or go on with it.
 
     Args:
-        tiles: a set that tools/prepare.py made.
+        tiles: a set that tools/prepare.py made, or images with labels, which make one in the run:
+            `OwnLabels(["images"], "labels", ["other", "road"])`.
         output: the run's folder; it is made.
         backbone: 'random', 'imagenet' or a file of weights, which brings its architecture.
         preset: length, one of `workflows.presets.FINETUNING`.
@@ -137,9 +139,11 @@ def finetune(
         UserError: as the command's line says it.
         KeyboardInterrupt: it was stopped, and has saved.
     """
+    is_own = isinstance(tiles, OwnLabels)
+    own = asdict(tiles) if is_own else {}
     request = FinetuningRequest(
-        os.fspath(tiles), os.fspath(output), os.fspath(backbone), preset, fraction,
-        as_texts(settings),
+        None if is_own else os.fspath(tiles), os.fspath(output), os.fspath(backbone), preset,
+        fraction, **own, settings=as_texts(settings),
     )  # fmt: skip
     with interruptible(), requested_config(request) as config:
         run_finetuning(config)

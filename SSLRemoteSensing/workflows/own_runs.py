@@ -25,10 +25,11 @@ from SSLRemoteSensing.training.rehearsal import measure_step
 from SSLRemoteSensing.training.train_step import TrainStep
 from SSLRemoteSensing.workflows.finetuning import SegmentationConfig
 from SSLRemoteSensing.workflows.own_images import OwnImages, look_at_images, write_list
+from SSLRemoteSensing.workflows.own_labels import OwnLabels, prepare_own
 from SSLRemoteSensing.workflows.presets import FINETUNING, PRETRAINING, PYRAMIDS, choose_preset
 from SSLRemoteSensing.workflows.pretraining import PretextConfig, open_pretraining
 
-CONFIG, COMMAND = "config.py", "command.json"
+CONFIG, COMMAND, TILES = "config.py", "command.json", "tiles"
 WEIGHTS = {"random": False, "imagenet": True}  # others are files
 LEAST_EPOCHS, MOST_EPOCHS = 5, 400  # where no length is asked for
 SHARE = 0.9  # of --minutes for steps: checkpoints, reading and the start take the rest
@@ -75,22 +76,30 @@ class PretrainingRequest:
 
 @dataclass(frozen=True)
 class FinetuningRequest:
-    """What `finetune` is asked for without a config file.
+    """What `finetune` is asked for without a config file: prepared tiles, or images with labels.
 
     Attributes:
-        tiles: the folder of a prepared set.
+        tiles: the folder of a prepared set; None: `images` and `labels` make one in the run.
         output: the run's folder.
         backbone: 'random', 'imagenet' or a file.
         preset: of `presets.FINETUNING`.
         fraction: share of the labels, above 0 to 1.
+        images, labels, classes, class_field, splits, tile, label_offset: as `OwnLabels` has them.
         settings: 'a.b=VALUE' each, keys of the config.
     """
 
-    tiles: str
+    tiles: str | None
     output: str
     backbone: str = "random"
     preset: str = "standard"
     fraction: float = 1.0
+    images: Sequence[str] = ()
+    labels: str | None = None
+    classes: Sequence[str] = ()
+    class_field: str | None = None
+    splits: Sequence[str] = ()
+    tile: int | None = None
+    label_offset: int | None = None
     settings: Sequence[str] = ()
 
     task = "finetune"
@@ -99,6 +108,11 @@ class FinetuningRequest:
         if not 0 < self.fraction <= 1:
             raise UserError(f"--fraction {self.fraction:g}: must be above 0 and at most 1")
         choose_preset(FINETUNING, self.preset)
+        if (self.tiles is None) != bool(self.images and self.labels):
+            raise UserError("--tiles, or --images with --labels: give one of the two")
+        for key in ("labels", "classes", "class_field", "splits", "tile", "label_offset"):
+            if self.tiles is not None and getattr(self, key) not in (None, (), []):
+                raise UserError(f"--{key}: is for --images; --tiles has been prepared")
 
 
 Request = PretrainingRequest | FinetuningRequest
@@ -289,13 +303,18 @@ def steps_within(text: str, request: PretrainingRequest) -> int:
 
 def plan_finetuning(request: FinetuningRequest, lists: Path) -> Planned:
     """The config of a fine-tuning on prepared tiles, and what was chosen."""
-    card = require_labelled(request.tiles)
+    folder = request.tiles
+    if folder is None:
+        folder = str(Path(request.output) / TILES)
+        names = ("images", "labels", "classes", "class_field", "splits", "tile", "label_offset")
+        prepare_own(OwnLabels(**{key: getattr(request, key) for key in names}), Path(folder))
+    card = require_labelled(folder)
     preset, tiles = choose_preset(FINETUNING, request.preset), card["tiles"]
     channels, is_file = len(card["bands"]), request.backbone not in WEIGHTS
     backbone = architecture_of(request.backbone) if is_file else preset.backbone
     batch_size = min(preset.batch_size, tiles["train"])
     side = card["tile"]
-    values = {"preset": preset, "tiles": request.tiles, "classes": tuple(card["classes"])}
+    values = {"preset": preset, "tiles": folder, "classes": tuple(card["classes"])}
     values |= {"palette": card["palette"] and tuple(map(tuple, card["palette"]))}
     values |= {"backbone": backbone, "channels": channels, "fraction": request.fraction}
     values["pretrained"] = WEIGHTS.get(request.backbone, request.backbone)

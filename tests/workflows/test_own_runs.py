@@ -6,6 +6,7 @@ import signal
 import cv2
 import numpy as np
 import pytest
+import rasterio
 import torch
 from calls import command
 from conftest import draw_tiles
@@ -245,6 +246,84 @@ def test_tiles_without_validation_or_labels_are_refused(tmp_path):
         requested_config(FinetuningRequest(str(tmp_path / "out"), str(tmp_path / "run"))),
     ):
         pass
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """A scene of 192 rows with a label image, and the same label as a polygon."""
+    pyogrio, shapely = pytest.importorskip("pyogrio"), pytest.importorskip("shapely")
+    rng = np.random.default_rng(8)
+    image = rng.integers(1, 255, (3, 192, 96), np.uint8)
+    place = rasterio.Affine(1, 0, 500_000, 0, -1, 5_000_000)
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+    shape = dict(height=192, width=96, dtype="uint8", crs="EPSG:32633", transform=place)
+    with rasterio.open(tmp_path / "images/scene.tif", "w", count=3, **shape) as file:
+        file.write(image)
+    label = np.zeros((192, 96), np.uint8)
+    label[:, 30:70] = 1
+    with rasterio.open(tmp_path / "labels/scene.tif", "w", count=1, **shape) as file:
+        file.write(label, 1)
+    outline = shapely.to_wkb(np.array([shapely.box(500_030, 5_000_000 - 192, 500_070, 5_000_000)]))
+    pyogrio.raw.write(
+        tmp_path / "roofs.gpkg", outline, [np.array(["roof"], object)], ["kind"],
+        geometry_type="Polygon", crs="EPSG:32633", driver="GPKG",
+    )  # fmt: skip
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["labels", "roofs.gpkg"])
+def test_images_and_labels_become_tiles_of_blocks_of_ground(labelled, capsys, kind):
+    classes = dict(classes=("land", "roof")) if kind == "labels" else dict(class_field="kind")
+    own = dict(images=(str(labelled / "images"),), labels=str(labelled / kind), **classes)
+    asked = FinetuningRequest(None, str(labelled / "run"), preset="quick", **own)
+    with requested_config(asked) as config:
+        assert len(config["classes"]) == 2
+        assert config["train_cfg"]["train_data"]["crop_size"] == 64
+    assert "blocks of ground, no random tiles" in capsys.readouterr().out
+    tiles = labelled / "run/tiles"
+    card = json.loads((tiles / "dataset.json").read_text())
+    assert card["tiles"] == {"train": 2, "val": 2, "test": 2}
+    part = cv2.imread(str(tiles / "labels/val/scene_val_0_0.png"), cv2.IMREAD_UNCHANGED)
+    expected = np.zeros((64, 64), np.uint8)
+    expected[:, 30:] = 1
+    assert np.array_equal(part, expected)
+    with requested_config(asked) as again:  # and nothing is prepared again
+        assert again == config
+    assert "prepared" not in capsys.readouterr().out
+
+
+def test_python_takes_images_with_labels(labelled):
+    own = sslrs.OwnLabels([str(labelled / "images")], str(labelled / "labels"), ["land", "roof"])
+    settings = QUICK | {"train_cfg.num_step": 1, "train_cfg.batch_size": 2}
+    tuned = sslrs.finetune(own, labelled / "run", preset="quick", settings=settings)
+    assert list(tuned.scores["per_class"]) == ["land", "roof"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--images", "IMAGES", "--output", "RUN"],
+         "--tiles, or --images with --labels: give one of the two"),
+        (["--tiles", "TILES", "--output", "RUN", "--labels", "LABELS"],
+         "--labels: is for --images; --tiles has been prepared"),
+        (["--images", "IMAGES", "--labels", "LABELS", "--output", "RUN"],
+         "there are labels, so name their classes in order: --classes A B ..."),
+        (["--images", "none", "--labels", "LABELS", "--output", "RUN"],
+         "--source none: no such folder or zip file"),
+        (["--images", "IMAGES", "--labels", "none.gpkg", "--output", "RUN"], "none.gpkg"),
+        (["--images", "IMAGES", "--labels", "LABELS", "--output", "RUN", "--tile", "128",
+          "--classes", "a", "b"], "is 192 pixels high, no three tiles of 128"),
+        (["--fraction", "0.5"], "--fraction: goes with --tiles, which is not given"),
+    ],
+)  # fmt: skip
+def test_a_mistake_with_labels_is_one_line(labelled, capsys, flags, said):
+    words = {"IMAGES": labelled / "images", "LABELS": labelled / "labels", "RUN": labelled / "run"}
+    words["TILES"] = labelled
+    assert command("finetune_seg.py", None, labelled, *(words.get(x, x) for x in flags)) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "warning" not in line]
+    assert len(lines) == 1
+    assert said in lines[0]
 
 
 @pytest.mark.parametrize("preset", FINETUNING)

@@ -1,0 +1,89 @@
+"""One's own images with labels to prepared tiles, with what has to be known found in the files."""
+
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from SSLRemoteSensing.core.console import this_command
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.images import read_header
+from SSLRemoteSensing.data.values import spread_evenly
+from SSLRemoteSensing.preparation.blocks import BLOCKS, FEW
+from SSLRemoteSensing.preparation.folder import ENDINGS
+from SSLRemoteSensing.preparation.polygons import list_images
+from SSLRemoteSensing.preparation.prepare import CARD
+from SSLRemoteSensing.preparation.request import prepare_request
+from SSLRemoteSensing.preparation.splits import SPLITS
+from SSLRemoteSensing.workflows.own_images import largest_value
+
+LARGEST_TILE = 256
+STRIDE = 32  # of the networks, which tiles are a multiple of
+
+
+@dataclass(frozen=True)
+class OwnLabels:
+    """Images with label images or polygons.
+
+    Attributes:
+        images: a folder, or with polygons also single scenes.
+        labels: a folder of label images with the names of theirs, or a file of polygons.
+        classes: names of the classes, in order; of polygons those to take, by default all.
+        class_field: of the polygons, the field with their class.
+        splits: as tools/prepare.py takes them; none: sub-folders train, val, test, or else blocks
+            of ground.
+        tile: side of a tile in pixels; None: by the images.
+        label_offset: added to each value of a label image.
+    """
+
+    images: Sequence[str]
+    labels: str
+    classes: Sequence[str] = ()
+    class_field: str | None = None
+    splits: Sequence[str] = ()
+    tile: int | None = None
+    label_offset: int | None = None
+
+
+def prepare_own(own: OwnLabels, tiles: Path) -> None:
+    """Cut `own` to the prepared set `tiles`; where it is one already it is taken as it is.
+
+    Raises:
+        UserError: as tools/prepare.py; something must not be used.
+    """
+    if (tiles / CARD).is_file():
+        print(f"tiles: {tiles}, prepared before")
+        return
+    files = [file for file in list_images(own.images) if file.ending in ENDINGS]
+    if not files:
+        raise UserError(f"--images {own.images[0]}: no image ({', '.join(ENDINGS)}) there")
+    heads = [read_header(files[i].path) for i in spread_evenly(len(files))]
+    has_splits = any(is_split(file.name) for file in files)
+    splits = own.splits or ([] if has_splits else [BLOCKS])
+    parts = 3 if BLOCKS in splits and len(files) < FEW else 1  # of the rows of each
+    side = min(min(head.height // parts, head.width) for head in heads)
+    tile = own.tile or min(LARGEST_TILE, side // STRIDE * STRIDE)
+    if tile < STRIDE:
+        raise UserError(
+            f"--images: {side} pixels are less than a tile of {STRIDE}; take larger ones"
+        )
+    is_deep = heads[0].dtype != "uint8"
+    paths = [str(file.path) for file in files]
+    request = Namespace(
+        set="folder" if Path(own.labels).is_dir() else "polygons",
+        source=[str(path) for path in own.images],
+        output=str(tiles), tile=tile, stride=None, bands=None, labels=str(own.labels),
+        splits=list(splits), leave_out=[], workers=None, check=False,
+        classes=list(own.classes), palette=None, label_codes=None, label_offset=own.label_offset,
+        max_value=largest_value(paths, heads[0].dtype) if is_deep else None,
+        class_field=own.class_field, inside=None, touched=False, order=None, background=None,
+    )  # fmt: skip
+    print(f"tiles: prepared in {tiles}, {tile} x {tile} pixels (--tile, --splits)")
+    is_good, _ = prepare_request(request, made_by=[this_command()])
+    if not is_good:
+        raise UserError(f"--images: some of them must not be used, see {tiles / 'audit.json'}")
+
+
+def is_split(name: str) -> bool:
+    """Whether a file lies in a folder that is called as a split."""
+    return any(part.lower() in SPLITS for part in PurePosixPath(name).parts[:-1])
