@@ -1,6 +1,7 @@
 """`sslrs` and `python -m SSLRemoteSensing`: which commands there are, and that they are the same as
 the scripts."""
 
+import json
 import os
 import re
 import runpy
@@ -9,9 +10,10 @@ import subprocess
 import sys
 import zipfile
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, draw_tiles
 
 from SSLRemoteSensing import __version__
 from SSLRemoteSensing.__main__ import COMMANDS, main
@@ -72,7 +74,7 @@ def test_an_unknown_command_is_one_line_with_the_nearest_name(sslrs):
 
 
 def test_every_script_that_users_know_has_a_command():
-    assert set(console.COMMANDS.values()) | {"report"} == WORDS.keys()
+    assert set(console.COMMANDS.values()) | {"presets", "report"} == WORDS.keys()
 
 
 @pytest.mark.parametrize("words", WORDS)
@@ -151,7 +153,9 @@ def test_sigterm_stops_as_ctrl_c_and_says_what_is_kept(capsys):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_wheel_has_the_commands_and_templates_and_no_tools(run, seg_config, tmp_path):
+@pytest.fixture
+def wheel(tmp_path) -> Path:
+    """The wheel, unpacked in a folder `site`."""
     pytest.importorskip("setuptools", minversion="77", reason="builds the wheel")
     # A copy: setuptools would leave its build folder in the checkout.
     tree = tmp_path / "tree"
@@ -161,13 +165,29 @@ def test_a_wheel_has_the_commands_and_templates_and_no_tools(run, seg_config, tm
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
     command += ["--wheel-dir", str(tmp_path), str(tree)]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        names = wheel.namelist()
-        entry = next(name for name in names if name.endswith("entry_points.txt"))
-        assert "sslrs = SSLRemoteSensing.__main__:main" in wheel.read(entry).decode()
-        wheel.extractall(tmp_path / "site")
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as archive:
+        archive.extractall(tmp_path / "site")
+    return tmp_path / "site"
+
+
+def by_wheel(site: Path, code: str, *words: object) -> None:
+    """Run `code` in an empty folder, with the package of the wheel alone."""
+    folder = site.parent / "empty"
+    folder.mkdir(exist_ok=True)
+    line = [sys.executable, "-P", "-W", "error::ImportWarning", "-c", code, *map(str, words)]
+    done = subprocess.run(
+        line, cwd=folder, env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True,
+        text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_wheel_has_the_commands_and_templates_and_no_tools(wheel, run, seg_config, tmp_path):
+    names = [path.relative_to(wheel).as_posix() for path in wheel.rglob("*") if path.is_file()]
+    entry = next(name for name in names if name.endswith("entry_points.txt"))
+    assert "sslrs = SSLRemoteSensing.__main__:main" in (wheel / entry).read_text()
     assert {f"SSLRemoteSensing/commands/{module}.py" for module in WORDS.values()} <= set(names)
-    assert "SSLRemoteSensing/__main__.py" in names
+    assert {"SSLRemoteSensing/__main__.py", "SSLRemoteSensing/py.typed"} <= set(names)
     assert not [name for name in names if name.startswith(("tools", "tests", "configs"))]
 
     seg_config["train_cfg"]["num_step"] = 1
@@ -178,12 +198,35 @@ def test_a_wheel_has_the_commands_and_templates_and_no_tools(run, seg_config, tm
     card.parent.mkdir()
     export = ["--checkpoint", folder / "best.pth", "--format", "torchvision", "--output"]
     for words in (["report", folder], ["export", *export, card.parent / "backbone.pth"]):
-        line = [sys.executable, "-P", "-W", "error::ImportWarning", "-c", OF_THE_WHEEL, *words]
-        settings = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
-        done = subprocess.run(
-            [str(word) for word in line],
-            cwd=tmp_path, env=settings, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        by_wheel(wheel, OF_THE_WHEEL, *words)
     assert "<h1>" in (folder / "report.html").read_text()
     assert "load_state_dict" in card.read_text()
+
+
+THREE_COMMANDS = OF_THE_WHEEL.replace(
+    "sys.exit(main())",
+    """
+tiny = "train_cfg.batch_size=10 train_cfg.precision=fp32 train_cfg.device=cpu".split()
+for words in (
+    "pretrain --images images --output pretrained --preset small --epochs 1 --set",
+    "finetune --images images --labels labels --classes land roof --output tuned --preset quick "
+    "--backbone pretrained/backbone.pth --set train_cfg.num_step=2",
+    "predict --checkpoint tuned/best.pth --input images/tile_000.jpg --output map.tif",
+):
+    sys.argv = ["sslrs", *words.split(), *(tiny if "--set" in words else ())]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, end.code
+""",
+)
+
+
+def test_a_wheel_goes_the_whole_way_in_an_empty_folder(wheel, tmp_path):
+    """Twenty images, their labels, and three commands."""
+    draw_tiles(tmp_path / "empty", 20)
+    by_wheel(wheel, THREE_COMMANDS)
+    results = json.loads((tmp_path / "empty/tuned/results.json").read_text())
+    assert list(results["protocols"]["all"]["per_class"]) == ["land", "roof"]
+    assert (tmp_path / "empty/map.tif").is_file()
+    assert (tmp_path / "empty/pretrained/config.py").is_file()
