@@ -114,6 +114,13 @@ def test_help_loads_neither_torch_nor_the_other_commands(words):
     assert "torch" not in loaded
 
 
+def test_weights_load_without_what_draws_or_logs():
+    code = "import sys, SSLRemoteSensing; SSLRemoteSensing.load_backbone; print(*sys.modules)"
+    line = [sys.executable, "-c", code]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {"tensorboard", "matplotlib", "jinja2"}.isdisjoint(done.stdout.split())
+
+
 MODULE = "python -m SSLRemoteSensing"
 
 
