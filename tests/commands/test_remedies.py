@@ -96,7 +96,8 @@ def keys() -> set[str]:
     """Of configs, by every end of their paths, and the parameters of the public functions."""
     paths = {path for schema in SCHEMAS for path in keys_below(schema)}
     ends = {".".join(path.split(".")[n:]) for path in paths for n in range(path.count(".") + 1)}
-    functions = [getattr(SSLRemoteSensing, name) for name in SSLRemoteSensing.__all__]
+    names = [name for name in SSLRemoteSensing.__all__ if name != "UserError"]
+    functions = [getattr(SSLRemoteSensing, name) for name in names]
     return ends | {name for x in functions if callable(x) for name in signature(x).parameters}
 
 
