@@ -11,7 +11,7 @@ from PIL import Image
 pytest.importorskip("pyogrio")
 shapely = pytest.importorskip("shapely")
 
-from test_polygons import UTM, assert_covered, covered, on_map, outlined, scene, store  # noqa: E402
+from outlined import UTM, assert_covered, covered, labels_of, on_map, outlined, scene, store  # noqa: E402
 
 from SSLRemoteSensing.preparation.coco import decode_counts, decode_runs  # noqa: E402
 
@@ -72,10 +72,6 @@ def blob_mask(seed: int = 0, size=SIZE) -> np.ndarray:
     mask[60:62, 4:6] = mask[62:64, 6:8] = True
     mask[[0, 0, -1, -1], [0, -1, 0, -1]] = True
     return mask
-
-
-def labels_of(folder: Path, name: str = "a", output: str = "out") -> np.ndarray:
-    return assemble(folder / output / "labels/train", name)
 
 
 # ---------------------------------------------------------------------------- run-length codes
