@@ -193,7 +193,8 @@ def in_pixels(polygons: Polygons, frame: Frame) -> np.ndarray:
             areas, lambda xy: reprojected_points(xy.T, polygons.crs, frame.crs).T
         )
     a, b, c, d, e, f = (~frame.transform)[:6]
-    areas = shapely.transform(areas, lambda xy: xy @ np.array([[a, d], [b, e]]) + np.array([c, f]))
+    with np.errstate(invalid="ignore"):  # of what is infinitely far, which is told next
+        areas = shapely.transform(areas, lambda xy: xy @ np.array([[a, d], [b, e]]) + (c, f))
     if not np.isfinite(shapely.get_coordinates(areas)).all():
         raise UnreadableImage(
             f"some polygons cannot be brought from {polygons.crs.to_string()[:60]} to the image's "

@@ -206,6 +206,15 @@ def test_numbers_are_classes_in_their_order_and_what_has_none_is_not_scored(tmp_
     assert "x.geojson: 1 polygons have no code; what they cover is not scored" in said
 
 
+def test_what_is_called_as_the_background_is_of_it(tmp_path):
+    scene(tmp_path)
+    areas = [shapely.box(10, 5, 90, 140), shapely.box(30, 30, 70, 60), shapely.box(0, 0, 5, 5)]
+    file = store(tmp_path / "x.gpkg", on_map(areas), kind=["wood", "other", "attic"])
+    outlined(tmp_path, file, "--class_field", "kind", "--background", "other")
+    assert card_of(tmp_path / "out")["classes"] == ["other", "attic", "wood"]
+    assert_covered(labels_of(tmp_path), areas, [2, 0, 1])
+
+
 def test_kinds_that_are_not_named_are_left_out_and_classes_without_polygons_warned_of(tmp_path):
     scene(tmp_path)
     areas = [shapely.box(12 * i, 5, 12 * i + 14, 140) for i in range(4)]
@@ -376,6 +385,16 @@ def bad_inputs():
                            ["--inside", "x.gpkg"], "no image lies inside any of its polygons"),
         "empty": (lambda f: store(f / "x.gpkg", on_map(blobs(1))[:0]), ["--labels", "x.gpkg"],
                   "the layer roofs holds no polygon"),
+        "null alone": (
+            lambda f: store(f / "x.gpkg", [None, None], n=[1, 2]),
+            ["--labels", "x.gpkg"],
+            "the layer roofs holds no polygon",
+        ),
+        "no value": (
+            lambda f: store(f / "x.gpkg", on_map(blobs(2)), kind=np.array([None, ""], object)),
+            ["--labels", "x.gpkg", "--class_field", "kind"],
+            "no classes; x.gpkg, field kind, has no value",
+        ),
         "no labels": (None, ["--labels", "full"], "--labels: name the file of polygons"),
         "no scene": (None, ["--source", "b.tif", "c.tif"], "--source b.tif: is no image"),
         "of a folder": (None, ["--label_offset", "-1"], "--label_offset: is for"),
