@@ -385,6 +385,19 @@ def bad_inputs():
                            ["--inside", "x.gpkg"], "no image lies inside any of its polygons"),
         "empty": (lambda f: store(f / "x.gpkg", on_map(blobs(1))[:0]), ["--labels", "x.gpkg"],
                   "the layer roofs holds no polygon"),
+        "another format": (
+            lambda f: (f / "x.gpkg").write_text("<OGRVRTDataSource></OGRVRTDataSource>"),
+            ["--labels", "x.gpkg"],
+            "x.gpkg: cannot be read (is no GeoPackage, GeoJSON, shapefile or FlatGeobuf)",
+        ),
+        "topologies": (
+            lambda f: (f / "x.json").write_text(
+                '{"type":"Topology","objects":{"a":{"type":"GeometryCollection","geometries":'
+                '[{"type":"Polygon","arcs":[[0]]}]}},"arcs":[[[0,0],[1,0],[1,1],[0,0]]]}'
+            ),
+            ["--labels", "x.json"],
+            "x.json: is TopoJSON; convert it",
+        ),
         "null alone": (
             lambda f: store(f / "x.gpkg", [None, None], n=[1, 2]),
             ["--labels", "x.gpkg"],
