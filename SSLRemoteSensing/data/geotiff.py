@@ -147,6 +147,16 @@ class Tiff:
 
 
 @contextmanager
+def unplaced() -> Iterator[None]:
+    """No warning in the block of a raster that lies nowhere on the map."""
+    from rasterio.errors import NotGeoreferencedWarning
+
+    with _filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+@contextmanager
 def open_tiff(path: str | Path, beside: bool = False) -> Iterator[Tiff]:
     """Open the file at `path`, of one of `DRIVERS` whatever its ending, or as `DRIVER_OF` says.
 
@@ -161,7 +171,6 @@ def open_tiff(path: str | Path, beside: bool = False) -> Iterator[Tiff]:
         UserError: several pages.
     """
     import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
     from rasterio.io import DatasetReader
 
     path, listing = Path(path), None
@@ -176,8 +185,7 @@ def open_tiff(path: str | Path, beside: bool = False) -> Iterator[Tiff]:
                 path, [path.name + x for x in endings if os.path.exists(f"{path}{x}")]
             )
     options = {"GDAL_DISABLE_READDIR_ON_OPEN": listing} if listing else {}
-    with reading(path), rasterio.Env(**options), _filters, warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with reading(path), rasterio.Env(**options), unplaced():
         own = [driver for ending, driver in DRIVER_OF.items() if path.suffix.lower() == ending]
         source = DatasetReader(path, driver=[*DRIVERS, *own])
         try:
@@ -273,15 +281,13 @@ def no_damage() -> Iterator[None]:
 
 def encode_tiff(planes: np.ndarray, crs=None, transform=None) -> bytes:
     """A compressed GeoTIFF of planes (bands, height, width) as bytes."""
-    from rasterio.errors import NotGeoreferencedWarning
     from rasterio.io import MemoryFile
 
     count, height, width = planes.shape
     profile = {"driver": "GTiff", "count": count, "height": height, "width": width, "crs": crs}
     profile |= {"dtype": planes.dtype, "transform": transform, "photometric": "MINISBLACK"}
     with MemoryFile() as memory:
-        with _filters, warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with unplaced():
             file = memory.open(**profile, compress="deflate", zlevel=1, predictor=2)
         with file:
             file.write(planes)

@@ -15,7 +15,9 @@ import numpy as np
 from SSLRemoteSensing.core.config import nearest
 from SSLRemoteSensing.core.errors import UserError
 
-# Whatever its ending, a file is only read as one of these: others follow addresses.
+# Of GDAL's many drivers some follow addresses that a file names, whatever its ending. So it must
+# begin as a GeoPackage, shapefile, FlatGeobuf or JSON does, and be read by one of these.
+BEGINS = (b"SQLite format 3", b"\0\0\x27\x0a", b"fgb", b"{", b"\xef\xbb\xbf{")
 DRIVERS = {"GPKG", "GeoJSON", "ESRI Shapefile", "FlatGeobuf"}
 ENDINGS = (".gpkg", ".geojson", ".json", ".shp", ".fgb")
 SIDECARS = (".shx", ".dbf", ".prj", ".cpg")  # of a shapefile
@@ -104,6 +106,10 @@ def open_layer(text: str, flag: str) -> VectorLayer:
     if path.suffix.lower() not in ENDINGS:
         raise UserError(f"{flag} {path}: expected a file of polygons, {', '.join(ENDINGS)}")
     with reading(path, flag):
+        with path.open("rb") as file:
+            begin = file.read(64).lstrip()
+        if not begin.startswith(BEGINS):
+            raise ValueError("is no GeoPackage, GeoJSON, shapefile or FlatGeobuf")
         layers = [layer for layer, kind in pyogrio.list_layers(path).tolist() if kind]
     if name is None and len(layers) > 1:
         example = f"{flag} {path}:{layers[0]}"

@@ -9,6 +9,7 @@ import numpy as np
 
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UnreadableImage
+from SSLRemoteSensing.data.geotiff import unplaced
 from SSLRemoteSensing.data.places import reprojected_points
 from SSLRemoteSensing.preparation.sources import SourceFile
 
@@ -159,8 +160,9 @@ def burner(
         order = np.sort(tree.query(near)).tolist()
         for touches, group in groupby(order, lambda i: touched and not polygons.is_exact[i]):
             shapes = [(areas[i], int(polygons.values[i])) for i in group]
-            place = Affine.translation(0, y)
-            rasterize(shapes, out=canvas, transform=place, all_touched=touches)
+            with unplaced():
+                place = Affine.translation(0, y)
+                rasterize(shapes, out=canvas, transform=place, all_touched=touches)
         return canvas
 
     return burn
@@ -191,7 +193,8 @@ def in_pixels(polygons: Polygons, frame: Frame) -> np.ndarray:
             areas, lambda xy: reprojected_points(xy.T, polygons.crs, frame.crs).T
         )
     a, b, c, d, e, f = (~frame.transform)[:6]
-    areas = shapely.transform(areas, lambda xy: xy @ np.array([[a, d], [b, e]]) + np.array([c, f]))
+    with np.errstate(invalid="ignore"):  # of what is infinitely far, which is told next
+        areas = shapely.transform(areas, lambda xy: xy @ np.array([[a, d], [b, e]]) + (c, f))
     if not np.isfinite(shapely.get_coordinates(areas)).all():
         raise UnreadableImage(
             f"some polygons cannot be brought from {polygons.crs.to_string()[:60]} to the image's "

@@ -61,13 +61,14 @@ def read_coco(path: Path) -> dict | None:
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{FLAG} {path}: cannot be read ({reason}); store it again") from error
-    keys = contents.keys() if isinstance(contents, dict) else ()
-    if "type" in keys and not {*KEYS} <= keys:
+    keys = [*contents] if isinstance(contents, dict) else []
+    is_coco = all(key in keys for key in KEYS)
+    if "type" in keys and not is_coco:
         return None
-    if not {*KEYS} <= keys:
+    if not is_coco:
         raise UserError(
             f"{FLAG} {path}: is neither GeoJSON nor COCO, which has {', '.join(KEYS)}; it has "
-            f"{', '.join(map(str, [*keys][:8])) or 'none'}"
+            f"{', '.join(keys[:8]) or 'none'}"
         )
     for key in KEYS:
         entries = contents[key]
@@ -283,7 +284,7 @@ def area_of(annotation: dict, frame: Frame, path: Path) -> tuple[Any, bool]:
         ) from error
     if not rings:
         return None, False
-    return shapely.multipolygons(parts), False
+    return shapely.MultiPolygon(parts), False
 
 
 def decode_runs(code: dict, size: tuple[int, int]) -> np.ndarray:

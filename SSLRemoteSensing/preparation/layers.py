@@ -33,7 +33,7 @@ def layer_outlines(
         UserError: a field that is not there, no polygon in any image, and as `choose_classes`.
     """
     numbers, bounds = layer.bounds()
-    if not len(numbers):
+    if np.isnan(bounds).all():
         raise UserError(f"{layer.flag} {layer.path}: the layer {layer.name} holds no polygon")
     classes, values, notes = layer_classes(layer, len(numbers), settings)
     places, problems = place_images(layer, frames)
@@ -157,10 +157,12 @@ def deal(whole: Polygons, places: Mapping[str, object]) -> tuple[dict[str, Polyg
     return polygons, is_in
 
 
-def layer_inside(layer: VectorLayer, frames: dict[str, Frame | None]) -> dict[str, Polygons]:
-    """The areas of `layer` in each image that has a place."""
+def layer_inside(
+    layer: VectorLayer, frames: dict[str, Frame | None]
+) -> tuple[dict[str, Polygons], dict[str, str]]:
+    """The areas of `layer` in each image, and why some images can have none."""
     numbers, bounds = layer.bounds()
-    places, _ = place_images(layer, frames)
+    places, problems = place_images(layer, frames)
     wanted = ~np.isnan(bounds[0]) & near_any(bounds, places)
     areas, _ = mend(layer.geometries(numbers, wanted))
     kept = areas[areas_above_0(areas)]
@@ -168,7 +170,7 @@ def layer_inside(layer: VectorLayer, frames: dict[str, Frame | None]) -> dict[st
     polygons, is_in = deal(Polygons(kept, values, layer.crs, is_exact), places)
     if places and not is_in.any():
         raise UserError(f"{layer.flag} {layer.path}: no image lies inside any of its polygons")
-    return polygons
+    return polygons, problems
 
 
 def near_any(bounds: np.ndarray, places: Mapping[str, object]) -> np.ndarray:

@@ -80,16 +80,16 @@ def choose_classes(
     Raises:
         UserError: no kind of those that are named, a name twice, more than 255.
     """
-    named, background = tuple(settings.classes or counts), settings.background
+    background = settings.background
+    named = tuple(settings.classes or (name for name in counts if name != background))
     for name in named:
         if named.count(name) > 1:
             raise UserError(f"--classes {name}: stands there twice")
     absent = [name for name in named if not counts.get(name) and name != background]
     if not any(map(counts.get, named)):
-        text = f"--classes {' '.join(named)}: no polygon is of them" if named else "no polygon"
-        kinds = f"has {listing([*counts], 12)}" if counts else "has no kind"
-        raise UserError(f"{text}; {where} {kinds}")
-    others = [name for name in counts if name not in named]
+        text = f"--classes {' '.join(named)}: no polygon is of them" if named else "no classes"
+        raise UserError(f"{text}; {where} has {listing([*counts], 12) or 'no value'}")
+    others = [name for name in counts if name not in (*named, background)]
     for name in absent:
         guess = f", {nearest(name, others)}" if others else ""
         warn(f"class {name}: no polygon of {where} is of it{guess}")

@@ -17,7 +17,6 @@ from SSLRemoteSensing.preparation.outlines import (
     NO_BACKGROUND,
     Outlines,
     PolygonSettings,
-    placeless,
     read_frames,
 )
 from SSLRemoteSensing.preparation.sources import SourceFile, list_files
@@ -49,7 +48,8 @@ def read_polygons(
         raise UserError(f"no image ({', '.join(ENDINGS)}) among {len(files)} files of --source")
     area = None if settings.inside is None else open_layer(settings.inside, "--inside")
     outlines = read_outlines(images, settings)
-    parts = {} if area is None else layer_inside(area, outlines.frames)
+    parts, problems = ({}, {}) if area is None else layer_inside(area, outlines.frames)
+    problems |= outlines.problems
     sources = [single_file(path) for path in outlines.paths]
     sources += [single_file(path, "inside/") for path in (area.files if area else ())]
     hashes = {name: digest for file in sources for name, digest in file.digests().items()}
@@ -61,20 +61,18 @@ def read_polygons(
     images = [image for image in images if image.name in outlines.frames]
     split_of = assign_folders([image.name for image in images], splits, catalog.notes)
     nothing = Polygons.none()  # of images that cannot be read, which is told when they are cut
-    for image in images:
-        name, frame = image.name, outlines.frames[image.name]
-        if area is not None and frame is not None and not frame.has_place:
-            outlines.problems.setdefault(name, placeless(name, frame))
-        if name in outlines.problems:
-            catalog.problems.append((stem(name), outlines.problems[name]))
-        elif name in split_of:
+    for image in (image for image in images if image.name in split_of):
+        name, split, frame = image.name, split_of[image.name], outlines.frames[image.name]
+        if name in problems:
+            catalog.problems.append((stem(name), problems[name]))
+        else:
             polygons = outlines.polygons.get(name, nothing)
             inside = None if area is None else parts.get(name, nothing)
             label = BurntLabel(
                 sources[0].name, tuple(sources), hashes, frame or Frame(0, 0), polygons, inside,
                 fill, settings.touched,
             )  # fmt: skip
-            own, split = {"full": label}, split_of[name]
+            own = {"full": label}
             catalog.add_scene(SourceScene(stem(name), split, image, own, BANDS.get(bands)), own)
     if catalog.problems and not catalog.scenes:
         raise UserError(catalog.problems[0][1])

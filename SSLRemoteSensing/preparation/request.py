@@ -61,6 +61,9 @@ def prepare_request(request: Namespace, made_by: Sequence[str]) -> tuple[bool, C
             PolygonSettings(request.labels, **options | {"background": background(request)}),
         )  # fmt: skip
         settings |= options | {"background": background(request), "max_value": request.max_value}
+        # The folder they are in may be named in many ways; their stamps are those of the scenes.
+        names = {key: settings[key] for key in ("labels", "inside") if settings[key] is not None}
+        settings |= {key: Path(name).name for key, name in names.items()}
     elif name == "folder":
         options["palette"] = request.palette and list(map(read_colour, request.palette))
         settings |= options
