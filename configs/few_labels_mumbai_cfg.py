@@ -18,8 +18,14 @@ data = "runs/few_labels/mumbai"
 config = dict(
     name="few_labels_mumbai",
     classes=("informal", "built", "impervious", "vegetation", "barren", "water"),
-    palette=((170, 60, 60), (230, 150, 60), (150, 150, 150), (60, 150, 60), (220, 200, 150),
-             (60, 110, 200)),
+    palette=(
+        (170, 60, 60),
+        (230, 150, 60),
+        (150, 150, 150),
+        (60, 150, 60),
+        (220, 200, 150),
+        (60, 110, 200),
+    ),
     backbone_cfg=dict(name="resnet18", in_channels=3, pretrained=False),
     decoder_cfg=dict(name="Decoder"),
     scoring_cfg=dict(window=64, overlap=0.5, batch_size=32),
