@@ -1,12 +1,12 @@
 """Where an image and its label lie on the map, and whether that is the same place."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from SSLRemoteSensing.core.console import shell_line
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.geotiff import Tiff, open_tiff
 
@@ -116,11 +116,11 @@ def ground_size(path: str, shape: tuple[int, int]) -> tuple[float, float]:
     place = read_place(path)
     if place is None or place.crs is None:
         lacks = "georeference" if place is None else "coordinate system (CRS)"
-        line = ("rio", "edit-info", "--crs", "EPSG:32633")
-        line += () if place else ("--transform", "[0.3, 0, 366000, 0, -0.3, 5806000]")
+        given = "" if place else "--transform '[0.3, 0, 366000, 0, -0.3, 5806000]' "
         raise UserError(
             f"image {path}: has no {lacks}, so the size of its pixels in metres is not known; "
-            f"leave out gsd, or give it one, such as {shell_line(*line, path)}"
+            "leave out gsd, or give it its own as in: rio edit-info --crs EPSG:32633 "
+            f"{given}{shlex.quote(path)}"
         )
     # Some pixels apart: of neighbours in degrees, few digits of the difference would be left.
     steps, middle = [min(100, length) for length in shape], [length / 2 for length in shape]

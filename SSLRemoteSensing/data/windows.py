@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import shlex
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from SSLRemoteSensing.core.console import map_files, shell_line, warn
+from SSLRemoteSensing.core.console import map_files, warn
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.channels import choose_channels
 from SSLRemoteSensing.data.geotiff import Tiff, open_tiff
@@ -211,13 +212,12 @@ def require_gsd(files: Sequence[str], gsd: float) -> None:
         if 1 / SAME_GSD <= min(height, width) <= max(height, width) <= SAME_GSD:
             continue
         units = np.linalg.norm(np.reshape(read_place(file).transform, (3, 3))[:2, :2], axis=0)
-        resolution = [
-            f"--res={unit / ratio:.9g}" for unit, ratio in zip(units, (width, height), strict=True)
-        ]
-        line = shell_line("rio", "warp", file, "scaled.tif", *resolution, "--resampling", "average")
+        across, down = units / (width, height)
         raise UserError(
             f"image {file}: has pixels of {metres[1]:.3g} x {metres[0]:.3g} m, and is scored as it "
-            f"is, where train_data.windows.gsd={gsd:g}; scale it, and its label by 'mode': {line}"
+            f"is, where train_data.windows.gsd={gsd:g}; scale it, and its label by 'mode', as in: "
+            f"rio warp --res {across:.9g} --res {down:.9g} --resampling average "
+            f"{shlex.quote(file)} scaled.tif"
         )
 
 

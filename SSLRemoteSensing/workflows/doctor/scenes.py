@@ -1,12 +1,13 @@
 """Scenes that windows are drawn from: read some rows at a time, and what a window of each costs."""
 
 import hashlib
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from SSLRemoteSensing.core.console import map_files, shell_line
+from SSLRemoteSensing.core.console import map_files
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError, one_line
 from SSLRemoteSensing.data.channels import choose_channels
 from SSLRemoteSensing.data.geotiff import Tiff, open_tiff
@@ -90,9 +91,12 @@ def check_windows(split: Split, facts: Sequence[ImageFacts], section: Section) -
     far = [scene.file for scene in scenes if min(scene.sides) >= FAR * settings.size]
     without = [file for file in far if not has_overviews(file)]
     if without:
-        line = shell_line("rio", "overview", "--build", "2,4,8,16", without[0])
         text = f"{len(without)} of {len(files)} scenes are much finer than gsd={settings.gsd:g}"
-        section.warn(f"{name}: {text} and have no overviews; add them: {line}", without)
+        section.warn(
+            f"{name}: {text} and have no overviews; add them, as in: rio overview --build 2,4,8,16 "
+            f"--resampling average {shlex.quote(without[0])}",
+            without,
+        )
 
 
 def check_blocks(
@@ -149,6 +153,7 @@ def has_overviews(file: str) -> bool:
 
 def remedy(file: str) -> str:
     """How to write a file in blocks."""
-    options = ("--co", "TILED=YES", "--co", "COMPRESS=DEFLATE", "--co", "BIGTIFF=IF_SAFER")
-    line = shell_line("rio", "convert", file, "tiled.tif", "--format", "GTiff", *options)
-    return f"write it in blocks: {line}"
+    return (
+        f"write it in blocks: rio convert {shlex.quote(file)} tiled.tif --format GTiff --co "
+        "TILED=YES --co COMPRESS=DEFLATE --co BIGTIFF=IF_SAFER"
+    )
