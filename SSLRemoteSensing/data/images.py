@@ -409,7 +409,11 @@ def scaled(
     if empty is not None:
         empty = empty.any(0, keepdims=True) if channels.is_cmyk else empty
         image = image * ~empty.transpose(1, 2, 0)
-    return image
+    if image.shape[2] > 32:  # OpenCV merges no more than some
+        return np.ascontiguousarray(image)
+    # Tens of times as quick as a copy of the planes in another order.
+    bands = [np.ascontiguousarray(band) for band in np.moveaxis(image, 2, 0)]
+    return cv2.merge(bands).reshape(image.shape)
 
 
 def require_room(source: Tiff, bands: Sequence[int]) -> None:

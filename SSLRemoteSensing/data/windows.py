@@ -35,6 +35,7 @@ LARGEST = 2**15  # OpenCV pads no image beyond it
 MOST_PIXELS = 2**26  # of a scene, that make one window
 MOST_DRAWN = 1000  # places in a scene, for one sample, until one holds enough data
 MOST_OPEN = 32  # files that a thread keeps open
+CACHE = 2**29  # bytes of decoded blocks that a process keeps of them
 SAME_GSD = 1.05  # times a size of pixels, within which it is taken for the same
 ENLARGED = 1.01  # times the ground sampling distance that is asked for
 
@@ -271,7 +272,7 @@ def read_window(
         image, valid = resize(image, *shape), None if valid is None else nearest(valid, shape)
     if image.shape[2] < in_channels:
         image = image.repeat(in_channels, axis=2)
-    return np.ascontiguousarray(image), valid
+    return image, valid
 
 
 def read_label_window(file: str, window: Window) -> np.ndarray:
@@ -335,6 +336,8 @@ _inherited: list[OrderedDict] = []
 
 def opened(file: str) -> Tiff | None:
     """The open file, None for one of a format that has to be read whole; see `MOST_OPEN`."""
+    from rasterio.env import set_gdal_config
+
     if _open.process != os.getpid():
         _inherited.append(_open.files)
         _open.__init__()
@@ -344,6 +347,9 @@ def opened(file: str) -> Tiff | None:
         return files[file][0]
     while len(files) >= MOST_OPEN:
         close_file(next(iter(files)))
+    if not files and "GDAL_CACHEMAX" not in os.environ:
+        # GDAL's own limit is a share of the machine's memory, for each of many workers.
+        set_gdal_config("GDAL_CACHEMAX", CACHE)
     stack = ExitStack()
     files[file] = stack.enter_context(open_tiff(file)) if has_windows(file) else None, stack
     return files[file][0]
