@@ -155,5 +155,6 @@ def remedy(file: str) -> str:
     """How to write a file in blocks."""
     return (
         f"write it in blocks: rio convert {shlex.quote(file)} tiled.tif --format GTiff --co "
-        "TILED=YES --co COMPRESS=DEFLATE --co BIGTIFF=IF_SAFER"
+        f"TILED=YES --co BLOCKXSIZE={BLOCK} --co BLOCKYSIZE={BLOCK} --co COMPRESS=DEFLATE --co "
+        "BIGTIFF=IF_SAFER"
     )
