@@ -303,8 +303,11 @@ def has_windows(path: str | Path) -> bool:
     """Whether parts of a file can be read: of what GDAL reads, and of PNG, row by row. Of a JPEG
     GDAL would fill what is missing with grey."""
     require_file(path)
-    with open(path, "rb") as source:
-        head = source.read(HEAD)
+    try:
+        with open(path, "rb") as source:
+            head = source.read(HEAD)
+    except OSError as error:
+        raise UnreadableImage(f"image {path}: cannot be opened ({error.strerror})") from error
     depth, _ = png_kind(head) or (0, 0)
     return depth >= 8 or needs_gdal(Path(path), head)
 

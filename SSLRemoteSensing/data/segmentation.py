@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.config import Part
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.file_lists import EVERY_IMAGE, as_spelled, find_images, leave_out, stem
+from SSLRemoteSensing.data.file_lists import EVERY_IMAGE, find_images, find_labels, leave_out, stem
 from SSLRemoteSensing.data.images import read_header, read_image, read_label
 from SSLRemoteSensing.data.labels import (
     INVALID,
@@ -28,7 +28,7 @@ from SSLRemoteSensing.data.labels import (
     require_one_size,
     value_coding,
 )
-from SSLRemoteSensing.data.prepared import agreed_scale, origin_of_tiles, read_card
+from SSLRemoteSensing.data.prepared import agreed_scale, origin_of_tiles, read_card, require_fit
 from SSLRemoteSensing.data.reading import Reading, agreed_reading, reading_of
 from SSLRemoteSensing.data.subsets import choose_fraction, name_hash
 from SSLRemoteSensing.data.transforms import ColorJitter, turn, window
@@ -147,7 +147,8 @@ class SegmentationDataset(Dataset):
         check_present(tiles, settings)
         self.coding = tiles.coding or coding
         if self.card is not None:
-            check_card(self, classes)
+            bands = self.reading.bands
+            require_fit(self.card, num_classes, classes, bands, in_channels)
         elif not checked:
             images, labels = zip(*tiles.pairs, strict=True)
             self.coding, remarks = check_labels(images, labels, num_classes, self.coding)
@@ -385,20 +386,6 @@ def find_pairs(settings: TileSettings) -> tuple[list[tuple[str, str]], frozenset
     return pairs, frozenset(label for label, name in other_names.items() if name is None)
 
 
-def find_labels(labels: Iterable[str]) -> dict[str, str | None]:
-    """Those of `labels` that are not there -> the file that is called so but for the case and the
-    spelling of its ending, or None. Each folder is listed once."""
-    folders = {label.rpartition("/")[0] for label in labels}
-    files = [
-        f"{folder}/{name}"
-        for folder in folders if os.path.isdir(folder)
-        for name in sorted(os.listdir(folder))
-    ]  # fmt: skip
-    absent = set(labels).difference(files)
-    others = {as_spelled(file): file for file in files} if absent else {}
-    return {label: others.get(as_spelled(label)) for label in absent}
-
-
 def check_present(tiles: Tiles, settings: TileSettings) -> None:
     """Raise a `UserError` where labels are missing."""
     missing = [label for _, label in tiles.pairs if label in tiles.absent]
@@ -408,19 +395,4 @@ def check_present(tiles: Tiles, settings: TileSettings) -> None:
             f"label_path {settings.label_path}: {count} images have no label, first "
             f"{os.path.basename(missing[0])}; set label_path and "
             f"label_format={settings.label_format!r}"
-        )
-
-
-def check_card(dataset: SegmentationDataset, classes: Sequence[str] | None) -> None:
-    """Raise a `UserError` where a config does not fit the prepared set that it names."""
-    names, bands, root = (dataset.card[key] for key in ("classes", "bands", "root"))
-    if len(names) != dataset.num_classes or list(classes or names) != names:
-        text = ", ".join(classes or [str(dataset.num_classes)])
-        raise UserError(
-            f"classes: {text}, but {root} was prepared with {len(names)}: {', '.join(names)}"
-        )
-    if dataset.reading.bands is None and len(bands) not in (1, dataset.in_channels):
-        raise UserError(
-            f"{root} has the bands {', '.join(bands)}; set backbone_cfg.in_channels={len(bands)}, "
-            "or choose with bands=(...)"
         )

@@ -119,7 +119,7 @@ class Windows:
 
     def tell_enlarged(self, scenes: Sequence[str]) -> None:
         """Warn of scenes whose pixels are larger than the ground sampling distance asked for."""
-        is_coarse = self.sides.max(1) * ENLARGED < self.settings.size
+        is_coarse = self.sides.min(1) * ENLARGED < self.settings.size
         if is_coarse.any():
             first = scenes[int(np.argmax(is_coarse))]
             warn(
@@ -278,10 +278,10 @@ def read_window(
 def read_label_window(file: str, window: Window) -> np.ndarray:
     """The values of a label's window, uint8 (height, width), as they are in the file; raises as
     `read_label` does."""
-    source = opened(file)
-    if source is None:
-        return read_label(file)[window.part]
     try:
+        source = opened(file)
+        if source is None:
+            return read_label(file)[window.part]
         return label_rows(source, window.y, window.height, file, window.x, window.width)
     except UnreadableImage as error:
         close_file(file)
