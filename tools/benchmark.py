@@ -7,6 +7,7 @@
     python tools/benchmark.py prepare --output prepare.json
     python tools/benchmark.py predict --network vgg16_bn --width 1024 --height 1024
     python tools/benchmark.py predict --network pointwise --rounds 0 --width 20000 --height 5000
+    python tools/benchmark.py windows --img_size 256 --rounds 5
     python tools/benchmark.py table benchmark.json
 
 Without a name it is `training`: all from `ceilings` to `switches`, and what share of the matmul
@@ -36,13 +37,13 @@ MODULES = {"ceilings": "machine", "data": "machine", "loop": "training", "step":
 MODULES |= dict.fromkeys(("published", "contrastive", "switches"), "variants")
 TRAINING = tuple(MODULES)  # what is measured under that name
 MODULES |= {"watching": "training", "prepare": "scenes", "predict": "scenes"}
-MODULES["processes"] = "machine"
+MODULES |= {"processes": "machine", "windows": "windows"}
 NAMES = ("training", *MODULES, "table")
 # Flag -> its least value, its default and its meaning.
 NUMBERS = {
     "batch_size": (1, None, "images or windows (default: 4, training on CUDA 64, mapping 1)"),
-    "rounds": (0, 3, "of processes, prepare and predict, in turn; predict 0: its memory alone"),
-    "img_size": (1, 256, "side of an image in training, in pixels"),
+    "rounds": (0, 3, "of processes, prepare, predict, windows; predict 0: its memory alone"),
+    "img_size": (1, 256, "side of an image in training, or of a window, in pixels"),
     "steps": (1, None, "counted, of each kind (default: 3, on CUDA 30)"),
     "loop_steps": (2, None, "of fit(), whose second half counts (default: 5, on CUDA 400)"),
     "num_workers": (0, None, "that make samples (default: 1, on CUDA one a core, at most 16)"),
@@ -52,7 +53,8 @@ NUMBERS = {
     "workers": (1, 1, "of predict: threads that read and compress"),
     "width": (1, 2048, "of predict: the scene's, in pixels"),
     "height": (1, 2048, "of predict: the scene's, in pixels"),
-    "side": (1, 6000, "of prepare: the scenes', in pixels"),
+    "side": (1, 6000, "of prepare and windows: the scenes', in pixels"),
+    "windows": (5, 1000, "of windows: read in each round"),
     "open_tiles": (1, 100_000, "of prepare: tiles of the set to open"),
 }
 # What a figure's name does not say by itself.
@@ -75,6 +77,9 @@ MEANINGS = {
     "watching_entry_s": "figures of an entry of the log",
     "watching_look_s": "figures and pictures of the fixed samples; the first reads them",
     "watching_share": "of the time, by the default log_step and vis_step",
+    "window_ms": "CPU time of a worker, drawn from a scene",
+    "tile_ms": "the same pixels from a PNG file",
+    "window_rate_over_tile": "windows a second over tiles a second, in turn",
     "prepare_scene_s": "one core; copied are its pixels, by rasterio and OpenCV",
     "images_per_second_one": "one process, on a CPU with as many threads and batches",
     "efficiency": "all over one, on GPUs over so many times one",

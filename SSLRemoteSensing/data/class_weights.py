@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.labels import count_values
 from SSLRemoteSensing.data.prepared import read_card
 from SSLRemoteSensing.data.segmentation import SegmentationDataset
 
@@ -18,8 +17,8 @@ def label_shares(tiles: SegmentationDataset) -> dict:
     of how many tiles: all, or at most 200 drawn at random, the same ones in every call."""
     counts = np.zeros(256, np.int64)
     num_tiles = 0
-    for index in np.random.default_rng(0).permutation(len(tiles))[:MOST_TILES]:
-        counts += count_values(tiles.read_label(tiles.pairs[index][1]))
+    for index in np.random.default_rng(0).permutation(len(tiles.pairs))[:MOST_TILES]:
+        counts += tiles.count_label(tiles.pairs[index][1])
         num_tiles += 1
         if counts.sum() >= MOST_PIXELS:
             break

@@ -244,6 +244,20 @@ def as_spelled(name: str) -> str:
     return f"{head}{dot}{shortest}"
 
 
+def find_labels(labels: Iterable[str]) -> dict[str, str | None]:
+    """Those of `labels` that are not there -> the file that is called so but for the case and the
+    spelling of its ending, or None. Each folder is listed once."""
+    folders = {label.rpartition("/")[0] for label in labels}
+    files = [
+        f"{folder}/{name}"
+        for folder in folders if os.path.isdir(folder)
+        for name in sorted(os.listdir(folder))
+    ]  # fmt: skip
+    absent = set(labels).difference(files)
+    others = {as_spelled(file): file for file in files} if absent else {}
+    return {label: others.get(as_spelled(label)) for label in absent}
+
+
 def match_paths(text: str) -> list[str]:
     """The files that a path with wildcards (`*`, `?`, `[...]`, `**`) names, sorted. Folders that
     exist are none of its wildcards, and endings are as in `find_images`."""

@@ -94,14 +94,32 @@ class Tiff:
             return [colour.name for colour in self.source.colorinterp]
 
     def rows(
-        self, bands: Sequence[int], y: int, height: int, x: int = 0, width: int | None = None
+        self,
+        bands: Sequence[int],
+        y: int,
+        height: int,
+        x: int = 0,
+        width: int | None = None,
+        shape: tuple[int, int] | None = None,
     ) -> np.ndarray:
         """Planes (bands, height, width) of the pixels from (y, x); whole rows by default.
 
         A damaged JPEG in the file is told once, by the window that decodes it: GDAL keeps the grey.
+
+        Args:
+            shape: scale to this (height, width): the area mean of the pixels that hold data where
+                that shrinks, by the file's overviews where it has them, else bilinear.
         """
+        from rasterio.enums import Resampling
+
+        columns, scaled = width or self.width - x, {}
+        if shape is not None and shape != (height, columns):
+            shrinks = shape[0] <= height and shape[1] <= columns
+            scaled["resampling"] = Resampling.average if shrinks else Resampling.bilinear
+            scaled["out_shape"] = len(bands), *shape
         with reading(self.path), no_damage():
-            return self.source.read(list(bands), window=((y, y + height), (x, width and x + width)))
+            window = (y, y + height), (x, x + columns)
+            return self.source.read(list(bands), window=window, **scaled)
 
     def read(
         self,
@@ -113,6 +131,7 @@ class Tiff:
         alpha: int | None = None,
         clear: np.ndarray | None = None,
         with_0: bool = True,
+        shape: tuple[int, int] | None = None,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """`rows`, and where these hold no data: bool (bands or 1, height, width), None: nowhere.
 
@@ -122,15 +141,18 @@ class Tiff:
             alpha: a band that is 0 there.
             clear: whether an index of a palette, the value of the band, stands for it.
             with_0: find also where a 0 says so, which the network takes for an empty pixel anyway.
+            shape: as `rows` takes it; of masks the nearest pixel is taken.
         """
         empty = []
-        planes = self.rows(bands if alpha is None else [*bands, alpha], y, height, x, width)
+        planes = self.rows(bands if alpha is None else [*bands, alpha], y, height, x, width, shape)
         if alpha is not None:
             planes, empty = planes[:-1], [planes[-1:] == 0]
         if self.has_nodata if with_0 else self.has_nodata_but_0:
-            window = (y, y + height), (x, width and x + width)
+            window, scaled = ((y, y + height), (x, width and x + width)), {}
+            if shape is not None:
+                scaled["out_shape"] = len(bands), *shape
             with reading(self.path):
-                empty.append(self.source.read_masks(list(bands), window=window) == 0)
+                empty.append(self.source.read_masks(list(bands), window=window, **scaled) == 0)
         if clear is not None:
             empty.append(clear[planes[:1]])
         if planes.dtype.kind == "f" and (nan := np.isnan(planes).any(0, keepdims=True)).any():

@@ -14,11 +14,19 @@ import numpy as np
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.console import map_files
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.images import read_header, read_label, require_one_orientation
+from SSLRemoteSensing.data.geotiff import open_tiff
+from SSLRemoteSensing.data.images import (
+    has_windows,
+    label_rows,
+    read_header,
+    read_label,
+    require_one_orientation,
+)
 from SSLRemoteSensing.data.places import displacement, read_place
 
 INVALID = -1
 STRAYS = "lie at another place on the map than their image"
+LARGE = 2**26  # pixels of a label; larger ones are counted some rows at a time
 FAR = 64  # levels of 255 from the nearest pure colour; lossy storage seldom goes as far
 
 
@@ -148,6 +156,23 @@ def count_labels(read: Callable, labels: Sequence, what: str) -> np.ndarray:
     return np.array(list(counts), np.int64).reshape(-1, 256)
 
 
+def count_label(label: str, pixels: int) -> tuple[tuple[int, int], np.ndarray]:
+    """(height, width) of a label of some `pixels`, as its image has them, and the pixels of each
+    value, int64 (256,); of a large one some rows are read at a time. Raises as `read_label`."""
+    if pixels <= LARGE or not has_windows(label):
+        values = read_label(label)
+        return values.shape, count_values(values)
+    counts = np.zeros(256, np.int64)
+    try:
+        with open_tiff(label) as source:
+            for strip in source.strips():
+                counts += count_values(label_rows(source, *strip, label))
+            return (source.height, source.width), counts
+    except UserError as error:
+        text = str(error)
+        raise UserError(f"label {text[6:]}" if text.startswith("image ") else text) from error
+
+
 def value_coding(
     num_classes: int, label_offset: int | None = None, label_codes: Sequence[int] | None = None
 ) -> ValueCoding:
@@ -250,15 +275,17 @@ def check_labels(
     """
     strays = []
 
-    def read(pair: tuple[str, str]) -> np.ndarray:
-        label, header = read_label(pair[1]), read_header(pair[0])
+    def count(pair: tuple[str, str]) -> np.ndarray:
+        header = read_header(pair[0])
+        shape, counts = count_label(pair[1], header.pixels)
         require_one_orientation(*pair)
-        require_one_size(pair, header.shape, label.shape)
-        if stray := find_stray(*pair, label.shape):
+        require_one_size(pair, header.shape, shape)
+        if stray := find_stray(*pair, shape):
             strays.append(stray)
-        return label
+        return counts
 
-    counts = count_labels(read, list(zip(images, labels, strict=True)), "checking labels")
+    pairs = list(zip(images, labels, strict=True))
+    counts = np.array(list(map_files(count, pairs, "checking labels")), np.int64).reshape(-1, 256)
     coding, remarks = settle_coding(counts, labels, num_classes, coding)
     if strays:
         text = f"{len(strays)} of {len(labels)} labels {STRAYS}, first {min(strays)}"

@@ -1,12 +1,13 @@
 """Where an image and its label lie on the map, and whether that is the same place."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from SSLRemoteSensing.core.errors import UnreadableImage
+from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.geotiff import Tiff, open_tiff
 
 NO_PLACE = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}  # of their own
@@ -101,3 +102,49 @@ def reprojected_points(points: np.ndarray, source: Any, target: Any) -> np.ndarr
         return np.array(transform(source, target, *points))
     except (RasterioError, CPLE_BaseError):
         return np.full(points.shape, np.inf)
+
+
+def ground_size(path: str, shape: tuple[int, int]) -> tuple[float, float]:
+    """Height and width in metres of the pixel in the middle of an image of (height, width), on the
+    ground of the WGS 84 ellipsoid: also of a map in degrees, in feet, or stretched as Web Mercator.
+
+    Raises:
+        UserError: the file has no georeference with a CRS.
+    """
+    from rasterio.crs import CRS
+
+    place = read_place(path)
+    if place is None or place.crs is None:
+        lacks = "georeference" if place is None else "coordinate system (CRS)"
+        given = "" if place else "--transform '[0.3, 0, 366000, 0, -0.3, 5806000]' "
+        raise UserError(
+            f"image {path}: has no {lacks}, so the size of its pixels in metres is not known; "
+            "leave out gsd, or give it its own as in: rio edit-info --crs EPSG:32633 "
+            f"{given}{shlex.quote(path)}"
+        )
+    # Some pixels apart: of neighbours in degrees, few digits of the difference would be left.
+    steps, middle = [min(100, length) for length in shape], [length / 2 for length in shape]
+    offsets = np.array([(-0.5, 0), (0.5, 0), (0, -0.5), (0, 0.5)]) * steps + middle
+    points = np.reshape(place.transform, (3, 3)) @ [offsets[:, 1], offsets[:, 0], np.ones(4)]
+    points = reprojected_points(points[:2], place.crs, CRS.from_epsg(4326))
+    up, down, left, right = points.T
+    latitude = np.radians(points[1].mean())
+    metres = [
+        float(np.linalg.norm(metres_apart(a, b, latitude))) / step
+        for (a, b), step in zip(((up, down), (left, right)), steps, strict=True)
+    ]
+    if not all(0 < length < np.inf for length in metres):
+        raise UserError(
+            f"image {path}: the size of its pixels in metres cannot be told from its CRS "
+            f"{place.crs.to_string()[:60]}; leave out gsd, or mend its georeference"
+        )
+    return metres[0], metres[1]
+
+
+def metres_apart(a: np.ndarray, b: np.ndarray, latitude: float) -> tuple[float, float]:
+    """East and north in metres from `a` to `b`, near points (longitude, latitude) in degrees, by
+    the radii of curvature of WGS 84 at `latitude` in radians."""
+    radius, square = 6378137.0, 0.00669437999014  # semi-major axis in metres, eccentricity squared
+    root = np.sqrt(1 - square * np.sin(latitude) ** 2)
+    east = np.radians((b[0] - a[0] + 180) % 360 - 180) * np.cos(latitude) * radius / root
+    return east, np.radians(b[1] - a[1]) * radius * (1 - square) / root**3

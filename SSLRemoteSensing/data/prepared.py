@@ -92,6 +92,32 @@ def origin_of_tiles(card: dict | None, bands: Sequence[int] | None, in_channels:
     }
 
 
+def require_fit(
+    card: dict,
+    num_classes: int,
+    classes: Sequence[str] | None,
+    numbers: Sequence[int] | None,
+    in_channels: int,
+) -> None:
+    """Raise a `UserError` where a config does not fit the prepared set that it names.
+
+    Args:
+        classes: their names in the config, None where it has none.
+        numbers: the bands that it chooses, None: all.
+    """
+    names, bands, root = (card[key] for key in ("classes", "bands", "root"))
+    if len(names) != num_classes or list(classes or names) != names:
+        text = ", ".join(classes or [str(num_classes)])
+        raise UserError(
+            f"classes: {text}, but {root} was prepared with {len(names)}: {', '.join(names)}"
+        )
+    if numbers is None and len(bands) not in (1, in_channels):
+        raise UserError(
+            f"{root} has the bands {', '.join(bands)}; set backbone_cfg.in_channels={len(bands)}, "
+            "or choose with bands=(...)"
+        )
+
+
 LABEL_FOLDERS = {"full": "labels", "eroded": "labels_eroded"}
 
 

@@ -16,6 +16,8 @@ from SSLRemoteSensing.data.images import read_image
 from SSLRemoteSensing.data.prepared import agreed_scale, read_card
 from SSLRemoteSensing.data.reading import Reading, reading_of
 from SSLRemoteSensing.data.transforms import TRANSFORMS, DistortBlock, Resize, resize, window
+from SSLRemoteSensing.data.values import check_values
+from SSLRemoteSensing.data.windows import WindowSettings, count_redrawn, mirrored, open_windows
 
 MOST_SKIPPED = 20  # in a row, for one sample; the loop limits them all to 1 %
 
@@ -66,6 +68,8 @@ class PretextSettings:
         exclude: a text file of images to leave out, as tools/doctor.py writes it; None: none.
         on_bad_image: 'raise', or 'skip' to take the next file instead of an unreadable one; more
             than 1 % of them end the run.
+        windows: the images are scenes, of which windows are drawn in place of whole files; None:
+            whole files, or a random square of each by crop_size.
     """
 
     data_path: str
@@ -80,6 +84,7 @@ class PretextSettings:
     max_value: float | None = None
     on_bad_image: Literal["raise", "skip"] = "raise"
     exclude: str | None = None
+    windows: Annotated[dict | None, Part(WindowSettings)] = None
 
 
 class PretextDataset(Dataset):
@@ -90,6 +95,9 @@ class PretextDataset(Dataset):
         transform_label: int, the class of the transform, in the order of `transforms_cfg`,
         index: int, the file the sample was made of: `files[index]`,
         skipped: list of int, unreadable files passed over to get there.
+    With `windows` a file has several samples, of which `windows.scene(index)` is the file's number;
+    of a scene passed over, `skipped` has its first one; and a sample has besides
+        redrawn: int, how many windows were drawn before it that held too little data.
 
     Every draw comes from `default_rng([seed, epoch, index])`: a sample depends on its key alone,
     not on workers, processes or restarts.
@@ -116,18 +124,24 @@ class PretextDataset(Dataset):
         if crop_size is not None and crop_size < 1:
             raise UserError(f"crop_size={crop_size}: must be at least 1 pixel")
         self.files, self.reading = choose_images(settings)
+        self.windows = open_windows(settings, self.files, settings.on_bad_image == "skip")
 
     @property
     def max_value(self) -> float | None:
         return self.reading.max_value
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.files if self.windows is None else self.windows)
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
-        image, index, skipped = self.read(index)
+        if self.windows is None:
+            image, index, skipped = self.read(index)
+            counts = {}
+        else:
+            image, index, skipped, redrawn = self.read_window(index, rng)
+            counts = {"redrawn": redrawn}
         side, crop_size = self.settings.img_size, self.settings.crop_size
         if crop_size is not None:
             image = window(image, crop_size, crop_size, rng)
@@ -141,7 +155,7 @@ class PretextDataset(Dataset):
             transformed = self.shortcut[i](transformed, rng)
         images = {"occluded": occluded, "anchor": anchor, "transformed": transformed}
         sample = {key: resize(image, side, side) for key, image in images.items()}
-        return sample | {"transform_label": label, "index": index, "skipped": skipped}
+        return sample | {"transform_label": label, "index": index, "skipped": skipped} | counts
 
     def read(self, index: int) -> tuple[np.ndarray, int, list[int]]:
         """The image of `index`, or with on_bad_image='skip' the next readable one after it."""
@@ -152,17 +166,51 @@ class PretextDataset(Dataset):
             try:
                 return read_image(file, self.in_channels, bands, self.max_value), place, skipped
             except UnreadableImage as error:
-                if self.settings.on_bad_image == "raise":
-                    raise UnreadableImage(f"{error}, or set on_bad_image='skip'") from error
+                self.pass_over(error)
                 skipped.append(place)
-            if len(skipped) == min(MOST_SKIPPED, len(self)):
-                raise UserError(
-                    f"data: {len(skipped)} files in a row cannot be read, last {file}; "
-                    f"repair or remove them"
+            self.require_readable(skipped, file)
+
+    def read_window(
+        self, index: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, int, list[int], int]:
+        """The window of `index`, or as `read` the first one of the next scene, from the same place
+        of the generator: what a scene that is passed over has drawn changes nothing."""
+        skipped, start = [], rng.bit_generator.state
+        first = self.windows.scene(index)
+        while True:
+            scene = (first + len(skipped)) % len(self.files)
+            place = self.windows.first(scene) if skipped else index
+            file, rng.bit_generator.state = self.files[scene], start
+            try:
+                image, _, _, redrawn = self.windows.read(
+                    scene, file, rng, self.in_channels, self.reading
                 )
+                down, right = (self.windows.settings.size - side for side in image.shape[:2])
+                return mirrored(image, down, right), place, skipped, redrawn
+            except UnreadableImage as error:
+                self.pass_over(error)
+                skipped.append(self.windows.first(scene))
+            self.require_readable(skipped, file)
+
+    def pass_over(self, error: UnreadableImage) -> None:
+        """Raise it anew where the settings do not let training pass over it."""
+        if self.settings.on_bad_image == "raise":
+            raise UnreadableImage(f"{error}, or set on_bad_image='skip'") from error
+
+    def require_readable(self, skipped: Sequence[int], file: str) -> None:
+        if len(skipped) == min(MOST_SKIPPED, len(self.files)):
+            raise UserError(
+                f"data: {len(skipped)} files in a row cannot be read, last {file}; "
+                f"repair or remove them"
+            )
+
+    def check_values(self, key: str) -> None:
+        """Warn where images come out nearly constant; `key` names this set in a config."""
+        example = None if self.windows is None else self.windows.example
+        check_values(self.files, self.in_channels, self.reading, key, example)
 
     def name(self, index: int) -> Path:
-        return Path(self.files[index])
+        return Path(self.files[index if self.windows is None else self.windows.scene(index)])
 
 
 def choose_images(settings: PretextSettings) -> tuple[list[str], Reading]:
@@ -185,4 +233,4 @@ def collate(samples: list[dict]) -> dict:
     for key in ("transform_label", "index"):
         batch[key] = torch.tensor([sample[key] for sample in samples], dtype=torch.int64)
     batch["skipped"] = [index for sample in samples for index in sample["skipped"]]
-    return batch
+    return batch | count_redrawn(samples)

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,23 +17,32 @@ from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.config import Part
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.file_lists import EVERY_IMAGE, as_spelled, find_images, leave_out, stem
-from SSLRemoteSensing.data.images import read_image, read_label
+from SSLRemoteSensing.data.file_lists import EVERY_IMAGE, find_images, find_labels, leave_out, stem
+from SSLRemoteSensing.data.images import read_header, read_image, read_label
 from SSLRemoteSensing.data.labels import (
     INVALID,
     ValueCoding,
     check_labels,
+    count_label,
     count_values,
     require_one_size,
     value_coding,
 )
-from SSLRemoteSensing.data.prepared import agreed_scale, origin_of_tiles, read_card
+from SSLRemoteSensing.data.prepared import agreed_scale, origin_of_tiles, read_card, require_fit
 from SSLRemoteSensing.data.reading import Reading, agreed_reading, reading_of
 from SSLRemoteSensing.data.subsets import choose_fraction, name_hash
 from SSLRemoteSensing.data.transforms import ColorJitter, turn, window
 from SSLRemoteSensing.data.values import check_values
-
-LARGEST_CROP = 2**15  # OpenCV pads no image beyond it
+from SSLRemoteSensing.data.windows import (
+    LARGEST,
+    WindowSettings,
+    commonest,
+    count_redrawn,
+    mirrored,
+    open_windows,
+    read_label_window,
+    scene_shape,
+)
 
 
 @dataclass
@@ -69,6 +78,9 @@ class TileSettings:
         max_value: the value that becomes 255, e.g. 1023 for 10-bit data; values above are clipped.
             None: that of a prepared set or of train_data, or the largest of the file's integer
             type.
+        windows: the images are scenes, of which windows are drawn in place of whole files, with
+            those of their labels; what a scene says is no data is not scored. `fraction` then
+            keeps scenes. None: whole files, or a random square of each by crop_size.
     """
 
     image_path: str
@@ -87,14 +99,15 @@ class TileSettings:
     bands: Sequence[int] | None = None
     max_value: float | None = None
     exclude: str | None = None
+    windows: Annotated[dict | None, Part(WindowSettings)] = None
 
 
 class SegmentationDataset(Dataset):
     """The tiles that `TileSettings` name, as samples.
 
     `dataset[(epoch, index)]` is a dict of image uint8 (H, W, in_channels), label uint8 (H, W) with
-    255 = not scored, and index. Draws depend on (seed, epoch, index) alone. An index past the end
-    begins again.
+    255 = not scored, and index; with `windows` also redrawn, as `PretextDataset` has it. Draws
+    depend on (seed, epoch, index) alone. An index past the end begins again.
 
     Args:
         in_channels: of the network; three take grey, repeated.
@@ -103,7 +116,7 @@ class SegmentationDataset(Dataset):
         checked: the labels have been looked through in `coding`; take them at its word.
         train: how the training images are read, for the other splits.
 
-    `full_length` is the number of tiles before `fraction`.
+    `full_length` is the number of samples before `fraction`, `num_files` that of tiles or scenes.
     Prepared tiles are taken at the word of their dataset.json. Of others every label is read once
     when the data set is opened.
 
@@ -123,8 +136,8 @@ class SegmentationDataset(Dataset):
         checked: bool = False,
         train: Reading | None = None,
     ):
-        if settings.crop_size is not None and not 1 <= settings.crop_size <= LARGEST_CROP:
-            raise UserError(f"crop_size={settings.crop_size}: must be 1 to {LARGEST_CROP} pixels")
+        if settings.crop_size is not None and not 1 <= settings.crop_size <= LARGEST:
+            raise UserError(f"crop_size={settings.crop_size}: must be 1 to {LARGEST} pixels")
         self.settings, self.num_classes = settings, num_classes
         self.in_channels, self.seed = in_channels, seed
         self.jitter = None if settings.jitter is None else ColorJitter(**settings.jitter)
@@ -134,7 +147,8 @@ class SegmentationDataset(Dataset):
         check_present(tiles, settings)
         self.coding = tiles.coding or coding
         if self.card is not None:
-            check_card(self, classes)
+            bands = self.reading.bands
+            require_fit(self.card, num_classes, classes, bands, in_channels)
         elif not checked:
             images, labels = zip(*tiles.pairs, strict=True)
             self.coding, remarks = check_labels(images, labels, num_classes, self.coding)
@@ -142,7 +156,11 @@ class SegmentationDataset(Dataset):
                 print(remark, file=sys.stderr)
         chosen = range(len(tiles.pairs)) if tiles.chosen is None else tiles.chosen
         self.pairs = [tiles.pairs[index] for index in chosen]
-        self.length, self.full_length = len(self.pairs), len(tiles.pairs)
+        self.num_files = len(tiles.pairs)
+        windows = open_windows(settings, [image for image, _ in tiles.pairs])
+        self.windows = windows and windows.of(chosen)
+        self.length = len(self.pairs if windows is None else self.windows)
+        self.full_length = len(tiles.pairs if windows is None else windows)
 
     @property
     def max_value(self) -> float | None:
@@ -162,14 +180,16 @@ class SegmentationDataset(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         epoch, index = key
-        image, label = self.read(index)
-        rng = np.random.default_rng([self.seed, epoch, index])
-        side = self.settings.crop_size
+        rng, counts = np.random.default_rng([self.seed, epoch, index]), {}
+        if self.windows is None:
+            image, label = self.read(index)
+            side = self.settings.crop_size
+        else:
+            image, label, counts["redrawn"] = self.read_window(index, rng)
+            side = self.windows.settings.size
         down, right = (max(0, (side or 0) - length) for length in label.shape)
         if down or right:
-            bands = image.shape[2]
-            image = cv2.copyMakeBorder(image, 0, down, 0, right, cv2.BORDER_REFLECT)
-            image = image.reshape(*image.shape[:2], bands)
+            image = mirrored(image, down, right)
             label = np.pad(label, ((0, down), (0, right)), constant_values=IGNORE)
         # One array of C + 1 bands takes each geometric step, so that no two draws can part them.
         planes = np.dstack([image, label])
@@ -182,7 +202,7 @@ class SegmentationDataset(Dataset):
         image, label = map(np.ascontiguousarray, (planes[:, :, :-1], planes[:, :, -1]))
         if self.jitter is not None:
             image = self.jitter(image, rng)
-        return {"image": image, "label": label, "index": index}
+        return {"image": image, "label": label, "index": index} | counts
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Image (H, W, C) and label (H, W) as they are in the files, checked."""
@@ -191,28 +211,61 @@ class SegmentationDataset(Dataset):
         require_one_size(pair, image.shape[:2], label.shape)
         return image, label
 
+    def read_window(
+        self, index: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """Image (H, W, C) and label (H, W) of a window, of a scene that is smaller all of it; how
+        often it was drawn again."""
+        scene = self.windows.scene(index % len(self.windows))
+        file, label_file = self.pairs[scene]
+        image, valid, place, redrawn = self.windows.read(
+            scene, file, rng, self.in_channels, self.reading
+        )
+        require_one_size(self.pairs[scene], scene_shape(file), scene_shape(label_file))
+        values = read_label_window(label_file, place)
+        label = commonest(self.decode(values, label_file), place.shape)
+        if valid is not None:
+            label = np.where(valid, label, np.uint8(IGNORE))
+        return image, label, redrawn
+
     def read_image(self, file: str) -> np.ndarray:
         """An image uint8 (H, W, in_channels), with the bands and scale of this set."""
         return read_image(file, self.in_channels, self.reading.bands, self.max_value)
 
     def read_label(self, file: str) -> np.ndarray:
         """A label as classes uint8 (H, W), its values checked."""
-        values = read_label(file)
+        return self.decode(read_label(file), file)
+
+    def count_label(self, file: str) -> np.ndarray:
+        """Pixels of each class, and of 255, in a label, int64 (256,)."""
+        _, counts = count_label(file, read_header(file).pixels)
+        self.require_known(counts, file)
+        return np.bincount(self.coding.classes, counts, 256).astype(np.int64)
+
+    def decode(self, values: np.ndarray, file: str) -> np.ndarray:
+        """Classes uint8 (H, W) of values uint8 (H, W) of the label `file`, checked."""
         label = cv2.LUT(values, self.coding.classes)
-        strangers = np.flatnonzero((count_values(values) > 0) & (self.coding.table == INVALID))
+        self.require_known(count_values(values), file)
+        return label
+
+    def require_known(self, counts: np.ndarray, file: str) -> None:
+        """Raise a `UserError` where one of the values counted in the label `file` is no class."""
+        strangers = np.flatnonzero((counts > 0) & (self.coding.table == INVALID))
         if len(strangers):
             raise UserError(
                 f"label {file}: value {strangers[0]} where classes are 0 to "
                 f"{self.num_classes - 1} and {IGNORE} = not scored; mend the label or `classes`"
             )
-        return label
 
     def check_values(self, key: str) -> None:
         """Warn where images come out nearly constant; `key` names this set in a config."""
         files = [image for image, _ in self.pairs]
-        check_values(files, self.in_channels, self.reading, key)
+        example = None if self.windows is None else self.windows.example
+        check_values(files, self.in_channels, self.reading, key, example)
 
     def name(self, index: int) -> Path:
+        if self.windows is not None:
+            index = self.windows.scene(index % len(self.windows))
         return Path(self.pairs[index % len(self.pairs)][0])
 
 
@@ -227,7 +280,8 @@ def collate(samples: list[dict]) -> dict:
     label = np.stack([sample["label"] for sample in samples])
     index = torch.tensor([sample["index"] for sample in samples], dtype=torch.int64)
     image = torch.from_numpy(image).permute(0, 3, 1, 2)
-    return {"image": image, "label": torch.from_numpy(label), "index": index}
+    batch = {"image": image, "label": torch.from_numpy(label), "index": index}
+    return batch | count_redrawn(samples)
 
 
 @dataclass(frozen=True)
@@ -332,20 +386,6 @@ def find_pairs(settings: TileSettings) -> tuple[list[tuple[str, str]], frozenset
     return pairs, frozenset(label for label, name in other_names.items() if name is None)
 
 
-def find_labels(labels: Iterable[str]) -> dict[str, str | None]:
-    """Those of `labels` that are not there -> the file that is called so but for the case and the
-    spelling of its ending, or None. Each folder is listed once."""
-    folders = {label.rpartition("/")[0] for label in labels}
-    files = [
-        f"{folder}/{name}"
-        for folder in folders if os.path.isdir(folder)
-        for name in sorted(os.listdir(folder))
-    ]  # fmt: skip
-    absent = set(labels).difference(files)
-    others = {as_spelled(file): file for file in files} if absent else {}
-    return {label: others.get(as_spelled(label)) for label in absent}
-
-
 def check_present(tiles: Tiles, settings: TileSettings) -> None:
     """Raise a `UserError` where labels are missing."""
     missing = [label for _, label in tiles.pairs if label in tiles.absent]
@@ -355,19 +395,4 @@ def check_present(tiles: Tiles, settings: TileSettings) -> None:
             f"label_path {settings.label_path}: {count} images have no label, first "
             f"{os.path.basename(missing[0])}; set label_path and "
             f"label_format={settings.label_format!r}"
-        )
-
-
-def check_card(dataset: SegmentationDataset, classes: Sequence[str] | None) -> None:
-    """Raise a `UserError` where a config does not fit the prepared set that it names."""
-    names, bands, root = (dataset.card[key] for key in ("classes", "bands", "root"))
-    if len(names) != dataset.num_classes or list(classes or names) != names:
-        text = ", ".join(classes or [str(dataset.num_classes)])
-        raise UserError(
-            f"classes: {text}, but {root} was prepared with {len(names)}: {', '.join(names)}"
-        )
-    if dataset.reading.bands is None and len(bands) not in (1, dataset.in_channels):
-        raise UserError(
-            f"{root} has the bands {', '.join(bands)}; set backbone_cfg.in_channels={len(bands)}, "
-            "or choose with bands=(...)"
         )

@@ -1,6 +1,6 @@
 """Images that come out nearly constant, as by a scale that is not theirs: found, and told."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,8 +32,17 @@ class Levels(NamedTuple):
 
 def levels(image: np.ndarray) -> Levels:
     """The levels of an image uint8 (H, W, C)."""
+    return levels_of(count_bands(image))
+
+
+def count_bands(image: np.ndarray) -> np.ndarray:
+    """Pixels of each value in each band of an image uint8 (H, W, C), int64 (C, 256)."""
     bands = map(np.ascontiguousarray, np.moveaxis(image, 2, 0))
-    counts = np.stack([count_values(band) for band in bands])
+    return np.stack([count_values(band) for band in bands])
+
+
+def levels_of(counts: np.ndarray) -> Levels:
+    """The levels of an image by its counts (C, 256)."""
     values = [np.flatnonzero(row) for row in counts]
     inner = counts[:, 1:255].cumsum(1)
     ends = [np.searchsorted(row, row[-1] * np.array([0.01, 0.99])) for row in inner]
@@ -116,19 +125,32 @@ def values_of(file: str) -> np.ndarray | None:
     return values if values.size else None
 
 
-def check_values(files: Sequence[str], in_channels: int, how: Reading, key: str) -> None:
+def check_values(
+    files: Sequence[str],
+    in_channels: int,
+    how: Reading,
+    key: str,
+    example: Callable[[int, str, int, Reading], np.ndarray] | None = None,
+) -> None:
     """Warn where images of `key`, a part of the config, come out nearly constant; some are read.
+
+    Args:
+        example: a file's number, itself and how it is read, to an image of it; None: all of it.
 
     Raises:
         UserError: bands or values that cannot be read so. Damaged files are told where they are
             read again.
     """
     images, readable_files, pixels = [], [], 0
-    for file in [files[place] for place in spread_evenly(len(files))]:
+    for place in spread_evenly(len(files)):
         if pixels >= PIXELS:
             break
+        file = files[place]
         try:
-            image = read_image(file, in_channels, how.bands, how.max_value)
+            if example is None:
+                image = read_image(file, in_channels, how.bands, how.max_value)
+            else:
+                image = example(place, file, in_channels, how)
         except UnreadableImage:
             continue
         images.append(levels(image))

@@ -76,9 +76,11 @@ def choose_tiles(counts: np.ndarray, count: int, seed: int | None, number: int |
 
 def read_tiles(dataset: SegmentationDataset, indices: Sequence[int], augmented: bool) -> list[Tile]:
     """The tiles at the `indices`, from their files or as epoch 0 of training has them."""
-    names = [Path(dataset.name(index)).name for index in indices]
+    names = [Path(dataset.pairs[index][0]).name for index in indices]
     if augmented:
-        samples = (dataset[(0, index)] for index in indices)
+        windows = dataset.windows
+        keys = indices if windows is None else map(windows.first, indices)
+        samples = (dataset[(0, key)] for key in keys)
         pairs = ((sample["image"], sample["label"]) for sample in samples)
     else:
         pairs = map(dataset.read, indices)

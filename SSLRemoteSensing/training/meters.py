@@ -21,6 +21,7 @@ class Batch(NamedTuple):
     index: Tensor
     losses: dict[str, Tensor]
     counts: dict[str, Tensor]  # whole numbers
+    redrawn: int | None = None  # windows
 
 
 class LossMeter:
@@ -29,11 +30,12 @@ class LossMeter:
     Reading a loss waits for the device, so it happens once a log step; the batches' numbers are
     kept with them, so that a loss that is not finite can still be traced to its files, which
     `dataset` names. Each process has those of its own batches; of what is wrong all come to know at
-    `check` and `leave_out`. More than `limit` files that cannot be read are an error.
+    `check` and `leave_out`. More than `limit` of its `files`, which are as many as its samples if
+    they are not given, that cannot be read are an error.
     """
 
-    def __init__(self, dataset, limit: int):
-        self.dataset, self.limit = dataset, limit
+    def __init__(self, dataset, limit: int, files: int | None = None):
+        self.dataset, self.limit, self.files = dataset, limit, files or len(dataset)
         self.batches: list[Batch] = []
         self.norms: dict[int, Tensor] = {}  # of each step's gradient
         self.left_out = 0  # steps
@@ -41,7 +43,7 @@ class LossMeter:
         self.unsaid: set[int] = set()
 
     def add(self, step: int, batch: dict, losses: dict, counts: dict) -> None:
-        self.batches.append(Batch(step, batch["index"], losses, counts))
+        self.batches.append(Batch(step, batch["index"], losses, counts, batch.get("redrawn")))
         self.note(batch.get("skipped", ()))
 
     def note(self, skipped: Iterable[int]) -> None:
@@ -53,7 +55,7 @@ class LossMeter:
             names = ", ".join(str(self.dataset.name(index)) for index in sorted(self.skipped)[:5])
             raise UserError(
                 f"data: {len(self.skipped)} files cannot be read, more than 1 % of "
-                f"{len(self.dataset)}; repair or remove them: {names}"
+                f"{self.files}; repair or remove them: {names}"
             )
 
     def check(self, say: Callable) -> None:
@@ -116,7 +118,8 @@ class LossMeter:
 
         All processes call it, after as many steps. The figures are means over steps and processes:
         `loss`, each loss by name, `gradient_norm`, before it is clipped, and of several losses
-        `share_NAME`, the share of each in their sum.
+        `share_NAME`, the share of each in their sum. Where samples are windows of scenes,
+        `redrawn` is how many windows a sample were drawn that held too little data.
         """
         batches, norms = self.batches, self.norms
         self.batches, self.norms = [], {}
@@ -130,6 +133,10 @@ class LossMeter:
         figures = {"loss": total} | means | {"gradient_norm": norm}
         if len(means) > 1 and total:
             figures |= {f"share_{name}": value / total for name, value in means.items()}
+        if batches[0].redrawn is not None:
+            numbers = [[batch.redrawn, len(batch.index)] for batch in batches]
+            redrawn, samples = distributed.all_sum(torch.tensor(numbers).sum(0)).tolist()
+            figures["redrawn"] = redrawn / samples
         counts = {
             name: torch.stack([batch.counts[name] for batch in batches]).sum(0).cpu()
             for name in batches[0].counts

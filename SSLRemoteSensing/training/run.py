@@ -60,7 +60,9 @@ class Run:
         distributed.require_equal("latest.pth, step", state and state["step"], remedy)
         self.plan = make_plan(images, per_step, settings.num_epoch, settings.num_step, state)
         print(f"{images} images, {self.plan.describe()}, {self.step.describe()}")
-        self.losses, self.throughput = LossMeter(task.dataset, max(1, images // 100)), Throughput()
+        files = task.files or images
+        self.losses = LossMeter(task.dataset, max(1, files // 100), files)
+        self.throughput = Throughput()
         if rank > 0:  # the weights are the same everywhere, dropout is each process's own
             torch.manual_seed(settings.seed + rank)
         self.card = json_card(task.card)

@@ -56,7 +56,8 @@ class Task:
         model: `model(batch)` gives weighted losses by name, whose sum is minimised.
         dataset: a sample is `dataset[(epoch, index)]`, its name `dataset.name(index)`.
         collate: samples to a batch, which holds `index`, the samples' numbers for messages, and may
-            hold `skipped`, numbers of files that could not be read.
+            hold `skipped`, numbers of files that could not be read, and `redrawn`, how many windows
+            held too little data.
         card: what is known of the weights; kept in each checkpoint.
         param_groups: as for torch's optimizers, with `lr_factor` besides; None: one group.
         monitors: asked after each step; what they see belongs to that step's entry of the log.
@@ -65,6 +66,8 @@ class Task:
         export: called by the first process before each checkpoint of an epoch.
         evaluate: called by all processes there, and gives them the same; the best value of its
             `best_by` makes `best.pth`.
+        files: those that the samples are of, of which at most 1 % may be skipped; None: each sample
+            is one.
     """
 
     model: nn.Module
@@ -78,3 +81,4 @@ class Task:
     export: Callable[[Place], None] | None = None
     evaluate: Callable[[], dict[str, float]] | None = None
     best_by: str = "miou"
+    files: int | None = None

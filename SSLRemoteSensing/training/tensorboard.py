@@ -15,7 +15,7 @@ GROUPS = {
     "": "losses",
 }
 COURSE = ("lr", "images_per_second", "data_wait", "watching", "memory_gb")
-COURSE += ("probe_seconds", "probe_share")
+COURSE += ("probe_seconds", "probe_share", "redrawn")
 GROUP_OF = {key: f"course/{key}" for key in COURSE} | {"loss": "losses/sum"}
 GROUP_OF |= {key: f"embeddings/{key}" for key in ("effective_rank", "alignment", "uniformity")}
 # The page "Custom scalars": chart -> patterns of tags whose curves it holds. What is learnt stands
@@ -36,6 +36,7 @@ CHARTS = {
     "share of the time: waiting for data, watching, probe": [
         f"course/{key}" for key in ("data_wait", "watching", "probe_share")
     ],
+    "windows drawn again, a sample": ["course/redrawn"],
     "memory, peak, GB": ["course/memory_gb"],
     "accuracy by transform": ["transforms/accuracy_.*"],
 }

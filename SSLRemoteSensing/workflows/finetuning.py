@@ -23,6 +23,7 @@ from SSLRemoteSensing.data.labels import ValueCoding
 from SSLRemoteSensing.data.reading import Reading
 from SSLRemoteSensing.data.scenes import label_kinds, require_eroded
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings, collate
+from SSLRemoteSensing.data.windows import require_gsd
 from SSLRemoteSensing.evaluation.metrics import scores
 from SSLRemoteSensing.evaluation.protocols import ScoringSettings
 from SSLRemoteSensing.evaluation.scoring import Scoring, open_scored, score
@@ -48,7 +49,8 @@ SMALLEST_TILE = 256  # pixels a side of the tiles whose errors are counted, at l
 TRAIN_TILES = Part(TileSettings)
 # Scoring takes each tile whole and as it is.
 SCORED_TILES = Part(
-    TileSettings, given=("crop_size", "flips", "turns", "jitter", "fraction", "fraction_seed")
+    TileSettings,
+    given=("crop_size", "flips", "turns", "jitter", "fraction", "fraction_seed", "windows"),
 )
 
 
@@ -226,7 +228,7 @@ def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
     with about("train_cfg.train_data"):
         train_data.check_values("train_cfg.train_data")
     check_scored(opened, train_data.coding, val_data)
-    used, full = len(train_data), train_data.full_length
+    used, full = len(train_data.pairs), train_data.num_files
     fraction = train_data.settings.fraction
     least = f" (fraction={fraction} asks for none, one is the least)"
     least = "" if round(fraction * full) else least
@@ -271,8 +273,17 @@ def check_scored(opened: Finetuning, coding: ValueCoding, val_data: Segmentation
         with about(f"train_cfg.{name}_data"):
             tiles.read_image(tiles.pairs[0][0])
             tiles.check_values(f"train_cfg.{name}_data")
+            require_same_gsd(opened, tiles)
     if not any((val_data.read_label(label) < IGNORE).any() for _, label in val_data.pairs):
         raise UserError("train_cfg.val_data: no pixel of it has a label")
+
+
+def require_same_gsd(opened: Finetuning, tiles: SegmentationDataset) -> None:
+    """Raise a `UserError` where training sees scenes scaled to a ground sampling distance and
+    `tiles`, which are scored as they are, have another."""
+    gsd = (opened.train_cfg["train_data"].get("windows") or {}).get("gsd")
+    if gsd is not None:
+        require_gsd([image for image, _ in tiles.pairs], gsd)
 
 
 def finetune(config: dict, dry_run: bool = False) -> Path | None:
@@ -332,6 +343,7 @@ def write_scores(opened: Finetuning, source: Path) -> None:
     if opened.loop is None:  # else it was told before training
         with about(f"train_cfg.{split}_data"):
             data.check_values(f"train_cfg.{split}_data")
+            require_same_gsd(opened, data)
     tiles = open_scored(data, classes, scoring)
     model, workers = opened.model.to(device), opened.train_cfg.get("num_workers", 0)
     predict = partial(probabilities, model, device, opened.precision, tta=scoring.tta)

@@ -20,7 +20,6 @@ from SSLRemoteSensing.data.pretext import (
     collate,
 )
 from SSLRemoteSensing.data.reading import Reading
-from SSLRemoteSensing.data.values import check_values
 from SSLRemoteSensing.evaluation.linear_probe import read_probe
 from SSLRemoteSensing.evaluation.probe_tiles import ProbeSettings
 from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_HEADS, TURNS
@@ -190,7 +189,7 @@ def open_task(opened: Pretraining) -> tuple[Task, LoopSettings]:
     dataset = open_images(data, channels, settings.seed)
     with about("train_cfg.train_data"):
         origin = origin_of_tiles(read_card(data["data_path"]), data.get("bands"), channels)
-        check_values(dataset.files, channels, dataset.reading, "train_cfg.train_data")
+        dataset.check_values("train_cfg.train_data")
     cfg, given = keys.get("probe"), (network, settings, data["img_size"], dataset.reading)
     probe = cfg and open_probe(cfg, *given)
     origin["bands"] = origin["bands"] or list(range(1, channels + 1))
@@ -205,7 +204,8 @@ def open_task(opened: Pretraining) -> tuple[Task, LoopSettings]:
     transforms = list(data["agr_transforms_cfg"]["transforms_cfg"])
     monitors = open_monitors(network, dataset, transforms, settings)
     calls = {"begin": partial(write_run_card, config), "export": export}
-    return Task(network, dataset, collate, card, monitors=monitors, probe=probe, **calls), settings
+    calls |= {"monitors": monitors, "probe": probe, "files": len(dataset.files)}
+    return Task(network, dataset, collate, card, **calls), settings
 
 
 def open_images(data: dict, in_channels: int, seed: int) -> PretextDataset:

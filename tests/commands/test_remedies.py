@@ -32,7 +32,7 @@ FILES = [*(ROOT / "SSLRemoteSensing").rglob("*.py"), *(ROOT / "tools").rglob("*.
 FILES = sorted(file.relative_to(ROOT).as_posix() for file in FILES)
 SCRIPTS = [*COMMANDS, *(f"tools/{x.name}" for x in (ROOT / "tools").glob("*.py"))]
 OTHERS = re.compile(
-    r"(tensorboard|torchrun|pip install|rio convert|docker run)\b[^;]*|GTIFF\w+=YES"
+    r"(tensorboard|torchrun|pip install|rio [a-z-]+|docker run)\b[^;]*|GTIFF\w+=YES"
     r"|--nproc_per_node"
 )
 FLAG = re.compile(r"(?<![\w-])--([a-z]\w*)")

@@ -251,6 +251,14 @@ def test_mapping_is_measured_beside_the_network(measure):
     assert "map_over_bare" not in measure("predict", *small, "--batch_size", 1, "--rounds", 0)
 
 
+def test_windows_are_compared_with_tiles_of_the_same_pixels(measure):
+    figures = measure("windows", "--rounds", 2, "--side", 300, "--windows", 20)
+    for name in ("deflate", "lzw", "strips"):
+        part = figures[f"windows_{name}"]
+        assert min(part["window_ms"], part["tile_ms"]) > 0
+        assert min(part["rounds"]) <= part["window_rate_over_tile"] <= max(part["rounds"])
+
+
 def test_preparing_is_compared_with_copying_the_same_tiles(measure, monkeypatch, tmp_path):
     scratch = partial(contextlib.nullcontext, tmp_path)
     monkeypatch.setattr(benchmark, "tempfile", SimpleNamespace(TemporaryDirectory=scratch))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from SSLRemoteSensing.core.config import Part, require
 from SSLRemoteSensing.core.console import map_files
-from SSLRemoteSensing.workflows.doctor import images, labels, run
+from SSLRemoteSensing.workflows.doctor import images, labels, run, scenes
 from SSLRemoteSensing.workflows.doctor.findings import FAIL, Report
 from SSLRemoteSensing.workflows.finetuning import SegmentationConfig
 from SSLRemoteSensing.workflows.pretraining import PretextConfig
@@ -45,9 +45,13 @@ def examine(config: dict, report: Report, processes: int, workers: int | None) -
             train = split and split.reading if name == "train" else train
         for split in splits:
             section.ok(f"{split.name}: {len(split.images)} images")
-            read, what = partial(images.examine_image, split=split), f"reading {split.name} images"
+            is_windowed, what = split.settings.windows is not None, f"reading {split.name} images"
+            examine_one = scenes.examine_scene if is_windowed else images.examine_image
+            read = partial(examine_one, split=split)
             facts[split.name] = list(map_files(read, split.images, what, workers))
             report.note(images.check_images(split, facts[split.name], section))
+            if is_windowed:
+                scenes.check_windows(split, facts[split.name], section)
     if is_tuning:
         with report.section("labels") as section:
             for split in splits:

@@ -102,6 +102,8 @@ class ImageFacts:
         levels: of its values as training sees them.
         fault: why training cannot use it, as one line; None where it can.
         skippable: whether `on_bad_image='skip'` passes over that fault.
+        sides: height and width of a window in its pixels, where windows are drawn from it.
+        valid: the share of its pixels that hold data.
     """
 
     file: str
@@ -110,6 +112,8 @@ class ImageFacts:
     levels: Levels | None = None
     fault: str | None = None
     skippable: bool = False
+    sides: tuple[int, int] | None = None
+    valid: float = 1.0
 
 
 def examine_image(file: str, split: Split) -> ImageFacts:
@@ -202,7 +206,14 @@ def check_sizes(split: Split, facts: Sequence[ImageFacts], section: Section) -> 
     sizes = f"{smallest} to {largest} pixels, median {median}"
     section.ok(f"{name}: {f'all of {smallest} pixels' if smallest == largest else sizes}")
     side = split.settings.crop_size or getattr(split.settings, "img_size", None)
-    if side is not None:
+    if split.settings.windows is not None:
+        small = [
+            f"{x.file}: {x.header.size}" for x in images if np.less(x.header.shape, x.sides).any()
+        ]
+        if small:
+            text = f"{len(small)} scenes are smaller than a window and are padded"
+            section.warn(f"{name}: {text}", small)
+    elif side is not None:
         small = [f"{x.file}: {x.header.size}" for x in images if min(x.header.shape) < side]
         how = "enlarged" if split.labels is None else "padded"
         if small:

@@ -8,12 +8,12 @@ import numpy as np
 
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UserError, one_line
-from SSLRemoteSensing.data.images import read_label, require_one_orientation
+from SSLRemoteSensing.data.images import require_one_orientation
 from SSLRemoteSensing.data.labels import (
     INVALID,
     STRAYS,
     ValueCoding,
-    count_values,
+    count_label,
     find_stray,
     require_one_size,
     settle_coding,
@@ -44,16 +44,15 @@ def examine_label(pair: tuple[ImageFacts, str]) -> LabelFacts:
     image, label = pair
     kind = UNREADABLE if os.path.lexists(label) else MISSING
     try:
-        values = read_label(label)
+        shape, counts = count_label(label, image.header.pixels if image.header else 0)
         kind = TURNED
         if image.header is not None:
             require_one_orientation(image.file, label)
             kind = OTHER_SIZE
-            require_one_size((image.file, label), image.header.shape, values.shape)
+            require_one_size((image.file, label), image.header.shape, shape)
     except UserError as error:
         return LabelFacts(image.file, label, None, kind, one_line(error))
-    stray = find_stray(image.file, label, values.shape)
-    return LabelFacts(image.file, label, count_values(values), stray=stray)
+    return LabelFacts(image.file, label, counts, stray=find_stray(image.file, label, shape))
 
 
 def check_labels(

@@ -12,7 +12,7 @@ import cv2
 import torch
 
 from SSLRemoteSensing.core import checkpoints, machine
-from SSLRemoteSensing.core.errors import UserError, one_line
+from SSLRemoteSensing.core.errors import UserError, about, one_line
 from SSLRemoteSensing.core.files import require_folder
 from SSLRemoteSensing.core.workers import shared_memory_remark
 from SSLRemoteSensing.data import segmentation
@@ -98,6 +98,8 @@ def open_scoring(opened: Finetuning, coding: ValueCoding | None) -> None:
     """Raises: UserError, as scoring the best weights does before it predicts."""
     for name in sorted({"val", opened.scored_split}):
         tiles = opened.open_split(name, coding, checked=coding is not None)
+        with about(f"train_cfg.{name}_data"):
+            finetuning.require_same_gsd(opened, tiles)
         open_scored(tiles, opened.classes, opened.scoring)
 
 
