@@ -191,7 +191,8 @@ def match_images(
             names = [name for name in names if f"/{name}".endswith(f"/{file_name}")]
         if len(names) > 1:
             raise UserError(
-                f"{FLAG} {path}: file_name {file_name} may be {' or '.join(names[:2])}; name its folder"
+                f"{FLAG} {path}: file_name {file_name} may be {' or '.join(names[:2])}; name "
+                "its folder"
             )
         if number in name_of:
             raise UserError(f"{FLAG} {path}: two images have the id {number}")
