@@ -1,8 +1,7 @@
 """Labels that polygons make, burnt as they are read, so that a scene of any size fits in memory."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from itertools import groupby
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,25 +27,18 @@ class Polygons:
         areas: shapely's Polygon or MultiPolygon (N,), valid.
         values: uint8 (N,), what each is burnt as: a class, or 255 = not scored.
         crs: a rasterio CRS; None: x and y are columns and rows of the image, from its corner.
-        is_exact: whether each is made of whole pixels, which no neighbour is to be added to.
     """
 
     areas: np.ndarray
     values: np.ndarray
     crs: Any
-    is_exact: np.ndarray
 
     @classmethod
     def none(cls) -> "Polygons":
-        return cls(np.empty(0, object), np.empty(0, np.uint8), None, np.empty(0, bool))
+        return cls(np.empty(0, object), np.empty(0, np.uint8), None)
 
     def take(self, indices: np.ndarray) -> "Polygons":
-        return replace(
-            self,
-            areas=self.areas[indices],
-            values=self.values[indices],
-            is_exact=self.is_exact[indices],
-        )
+        return Polygons(self.areas[indices], self.values[indices], self.crs)
 
 
 @dataclass(frozen=True)
@@ -157,12 +149,11 @@ def burner(
     def burn(y: int, height: int, fill: int) -> np.ndarray:
         canvas = np.full((height, frame.width), fill, np.uint8)
         near = shapely.box(-1, y - 1, frame.width + 1, y + height + 1)
-        order = np.sort(tree.query(near)).tolist()
-        for touches, group in groupby(order, lambda i: touched and not polygons.is_exact[i]):
-            shapes = [(areas[i], int(polygons.values[i])) for i in group]
+        shapes = [(areas[i], int(polygons.values[i])) for i in np.sort(tree.query(near)).tolist()]
+        if shapes:
             with unplaced():
                 place = Affine.translation(0, y)
-                rasterize(shapes, out=canvas, transform=place, all_touched=touches)
+                rasterize(shapes, out=canvas, transform=place, all_touched=touched)
         return canvas
 
     return burn

@@ -104,7 +104,7 @@ def coco_outlines(
         if image.name in entries and (settings.inside or not entries[image.name].size)
     ]
     frames = read_frames(placed) if placed else {}
-    polygons, found = {}, Counter()
+    polygons, tally = {}, Counter()
     for name, entry in progress("reading", entries.items(), len(entries), "image"):
         frame = frames.get(name)
         if entry.size is not None:
@@ -119,18 +119,18 @@ def coco_outlines(
         values = class_numbers(kinds, classes)
         is_crowd = np.array([bool(x.get("iscrowd")) for x in annotations], bool)
         values[is_crowd & (values != OTHER)] = IGNORE
-        found["crowds"] += int((values == IGNORE).sum())
-        found["empty"] += not annotations
+        tally["crowds"] += int((values == IGNORE).sum())
+        tally["empty"] += not annotations
         if frame is not None:
             used = [x for x, value in zip(annotations, values, strict=True) if value != OTHER]
-            polygons[name] = polygons_of(used, values[values != OTHER], frame, path, found)
+            polygons[name] = polygons_of(used, values[values != OTHER], frame, path, tally)
     unknown = len(images) - len(entries)
     notes = [
         f"{len(contents['annotations'])} outlines, of which {strays['annotations']} lie in no "
-        f"image of --source; {found['empty']} images have none",
+        f"image of --source; {tally['empty']} images have none",
         *notes,
-        *counted(found["without"], found["shapeless"], found["mended"]),
-        *([f"{found['crowds']} crowds are not scored"] if found["crowds"] else []),
+        *counted(tally["without"], tally["shapeless"], tally["mended"]),
+        *([f"{tally['crowds']} crowds are not scored"] if tally["crowds"] else []),
         *([f"{strays['images']} of its images are not in --source"] if strays["images"] else []),
         *([f"{unknown} images of --source are not in it and left out"] if unknown else []),
     ]
@@ -139,9 +139,9 @@ def coco_outlines(
 
 
 def polygons_of(
-    annotations: Sequence[dict], values: np.ndarray, frame: Frame, path: Path, found: Counter
+    annotations: Sequence[dict], values: np.ndarray, frame: Frame, path: Path, tally: Counter
 ) -> Polygons:
-    """The areas of annotations of an image, burnt as `values`; `found` counts what is none."""
+    """The areas of annotations of an image, burnt as `values`; `tally` counts what is none."""
     shapes = [area_of(annotation, frame, path) for annotation in annotations]
     areas = np.array([area for area, _ in shapes], object)
     is_exact = np.array([exact for _, exact in shapes], bool)
@@ -149,11 +149,10 @@ def polygons_of(
     areas, values, is_exact = areas[has_outline], values[has_outline], is_exact[has_outline]
     areas[~is_exact], is_invalid = mend(areas[~is_exact])
     has_area = areas_above_0(areas)
-    found["without"] += int((~has_outline).sum())
-    found["mended"] += int(is_invalid.sum())
-    found["shapeless"] += int((~has_area).sum())
-    values = values[has_area].astype(np.uint8)
-    return Polygons(areas[has_area], values, None, is_exact[has_area])
+    tally["without"] += int((~has_outline).sum())
+    tally["mended"] += int(is_invalid.sum())
+    tally["shapeless"] += int((~has_area).sum())
+    return Polygons(areas[has_area], values[has_area].astype(np.uint8), None)
 
 
 def category_names(contents: dict, path: Path) -> dict[Any, str]:
@@ -186,13 +185,14 @@ def match_images(
     name_of: dict[Any, str | None] = {}
     for entry in contents["images"]:
         number = required(entry, "id", "images", path)
-        told = str(required(entry, "file_name", "images", path)).replace("\\", "/")
-        names = by_base[PurePosixPath(told).name]
+        file_name = str(required(entry, "file_name", "images", path)).replace("\\", "/")
+        names = by_base[PurePosixPath(file_name).name]
         if len(names) > 1:
-            names = [name for name in names if f"/{name}".endswith(f"/{told}")]
+            names = [name for name in names if f"/{name}".endswith(f"/{file_name}")]
         if len(names) > 1:
             raise UserError(
-                f"{FLAG} {path}: file_name {told} may be {' or '.join(names[:2])}; name its folder"
+                f"{FLAG} {path}: file_name {file_name} may be {' or '.join(names[:2])}; name "
+                "its folder"
             )
         if number in name_of:
             raise UserError(f"{FLAG} {path}: two images have the id {number}")

@@ -48,9 +48,7 @@ def layer_outlines(
         areas, values, is_mended, has_area = (
             part[order] for part in (areas, values, is_mended, has_area)
         )
-    is_exact = np.zeros(len(areas), bool)
-    whole = Polygons(areas, values, layer.crs, is_exact)
-    polygons, is_in = deal(whole, places)
+    polygons, is_in = deal(Polygons(areas, values, layer.crs), places)
     used, without = int(is_used.sum()), int((is_used & np.isnan(bounds[0])).sum())
     shapeless = int((~has_area).sum())
     outside = used - without - shapeless - int(is_in.sum())
@@ -166,8 +164,7 @@ def layer_inside(
     wanted = ~np.isnan(bounds[0]) & near_any(bounds, places)
     areas, _ = mend(layer.geometries(numbers, wanted))
     kept = areas[areas_above_0(areas)]
-    values, is_exact = np.zeros(len(kept), np.uint8), np.zeros(len(kept), bool)
-    polygons, is_in = deal(Polygons(kept, values, layer.crs, is_exact), places)
+    polygons, is_in = deal(Polygons(kept, np.zeros(len(kept), np.uint8), layer.crs), places)
     if places and not is_in.any():
         raise UserError(f"{layer.flag} {layer.path}: no image lies inside any of its polygons")
     return polygons, problems

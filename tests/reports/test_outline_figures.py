@@ -29,9 +29,9 @@ def test_lines_lie_on_the_sides_of_pixels(scale):
     rows, columns = (np.flatnonzero(is_line.any(axis)) for axis in (1, 0))
     factor = side / 32
     # Half of the line lies on each side: four pixels, and what antialiasing adds.
-    for found, low, high in ((rows, 9, 21), (columns, 10, 22)):
-        assert found.min() + found.max() + 1 == pytest.approx((low + high) * factor, abs=1.01)
-        assert found.max() - found.min() + 1 == pytest.approx((high - low) * factor + 6, abs=2.01)
+    for places, low, high in ((rows, 9, 21), (columns, 10, 22)):
+        assert places.min() + places.max() + 1 == pytest.approx((low + high) * factor, abs=1.01)
+        assert places.max() - places.min() + 1 == pytest.approx((high - low) * factor + 6, abs=2.01)
     if scale == 8:
         colours = drawn[13 * 8 + 4, 10 * 8 - 4 : 10 * 8 + 4].astype(int)
         assert np.abs(colours[[3, 4]] - PALETTE[1]).max() < 60
