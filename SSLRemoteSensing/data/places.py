@@ -116,11 +116,13 @@ def ground_size(path: str, shape: tuple[int, int]) -> tuple[float, float]:
     place = read_place(path)
     if place is None or place.crs is None:
         lacks = "georeference" if place is None else "coordinate system (CRS)"
-        given = "" if place else "--transform '[0.3, 0, 366000, 0, -0.3, 5806000]' "
+        example = "rio edit-info --crs EPSG:32633"
+        if place is None:
+            transform = "[0.3, 0, 366000, 0, -0.3, 5806000]"
+            example = f"rio edit-info --crs EPSG:32633 --transform '{transform}'"
         raise UserError(
             f"image {path}: has no {lacks}, so the size of its pixels in metres is not known; "
-            "leave out gsd, or give it its own as in: rio edit-info --crs EPSG:32633 "
-            f"{given}{shlex.quote(path)}"
+            f"leave out gsd, or give it its own as in: {example} {shlex.quote(path)}"
         )
     # Some pixels apart: of neighbours in degrees, few digits of the difference would be left.
     steps, middle = [min(100, length) for length in shape], [length / 2 for length in shape]

@@ -25,6 +25,7 @@ from SSLRemoteSensing.data.places import ground_size
 from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.data.windows import Windows, WindowSettings
+from SSLRemoteSensing.training.meters import LossMeter
 from SSLRemoteSensing.training.sampler import KeySampler
 
 TILED = dict(tiled=True, blockxsize=64, blockysize=64, compress="deflate", interleave="pixel")
@@ -359,6 +360,22 @@ def test_a_scene_that_cannot_be_read_is_named_or_passed_over(tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:6000])
     for _ in range(2):  # the second time too, whatever GDAL keeps
         assert 0 in dataset[(0, 3)]["skipped"]
+
+
+def test_scenes_passed_over_are_counted_as_files_not_as_windows(tmp_path):
+    folder = draw_scenes(tmp_path) / "images"
+    for number in range(2):
+        (folder / f"scene{number}.tif").write_bytes(b"II*\0 and no more")
+    dataset = pretext_of(folder, windows=dict(size=64, per_scene=200), on_bad_image="skip")
+    meter, loss = LossMeter(dataset, limit=1, files=3), {"loss": torch.tensor(1.0)}
+    batch = pretext.collate([dataset[(0, index)] for index in (250, 399, 500)])
+    assert batch["skipped"] == [200, 200]
+    meter.add(1, batch, loss, {})
+    meter.norms[1] = torch.tensor(1.0)
+    assert meter.take()[0]["redrawn"] == 0
+    batch = pretext.collate([dataset[(0, 7)]])
+    with pytest.raises(UserError, match=r"2 files .* more than 1 % of 3; .*scene0.*scene1"):
+        meter.add(2, batch, loss, {})
 
 
 # -- ground sampling distance -------------------------------------------------------------------
