@@ -19,7 +19,7 @@ from SSLRemoteSensing.data.file_lists import (
     find_images,
 )
 from SSLRemoteSensing.data.geotiff import open_tiff
-from SSLRemoteSensing.data.images import read_header
+from SSLRemoteSensing.data.images import has_windows, read_header
 from SSLRemoteSensing.data.prepared import read_card
 from SSLRemoteSensing.data.values import values_of
 
@@ -42,6 +42,7 @@ class OwnImages:
         dtype: of the values.
         max_value: the value that becomes 255; None: that of their type, or of a prepared set.
         height, width: medians, in pixels.
+        is_in_parts: whether a window of a file costs less than the file.
         facts: what was found, a line each, with the flag that changes it.
     """
 
@@ -54,6 +55,7 @@ class OwnImages:
     max_value: float | None
     height: int
     width: int
+    is_in_parts: bool
     facts: tuple[str, ...]
 
     @property
@@ -97,7 +99,7 @@ def look_at_images(
     size = f"{width} x {height} pixels" + (" (median)" if kinds == "median" else "")
     images = OwnImages(
         data_path, data_format, len(files), channels, bands and tuple(bands), dtype,
-        max_value, height, width, (),
+        max_value, height, width, all(map(is_read_in_parts, picked)), (),
     )  # fmt: skip
     facts = [f"images: {len(files):,} in {data_path}, {size}, {dtype}; {len(picked)} looked at"]
     taken = f"{', '.join(map(str, bands))}" if bands else "all"
@@ -176,6 +178,11 @@ def narrowed(patterns: str | tuple[str, ...], files: Sequence[str]) -> str | tup
     spelled = {".jpeg": ".jpg", ".tiff": ".tif"}
     found = tuple(f"**/*{x}" for x in sorted({spelled.get(x, x) for x in endings}))
     return found[0] if len(found) == 1 else found
+
+
+def is_read_in_parts(file: str) -> bool:
+    """Whether a window of a file costs less than the file: a PNG is decoded from its first row."""
+    return has_windows(file) and not file.lower().endswith(".png")
 
 
 def head_of(file: str):

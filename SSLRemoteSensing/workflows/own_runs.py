@@ -24,7 +24,7 @@ from SSLRemoteSensing.models.pretrained import load_backbone
 from SSLRemoteSensing.training.rehearsal import measure_step
 from SSLRemoteSensing.training.train_step import TrainStep
 from SSLRemoteSensing.workflows.finetuning import SegmentationConfig
-from SSLRemoteSensing.workflows.own_images import OwnImages, look_at_images, write_list
+from SSLRemoteSensing.workflows.own_images import look_at_images, write_list
 from SSLRemoteSensing.workflows.own_labels import OwnLabels, prepare_own
 from SSLRemoteSensing.workflows.presets import FINETUNING, PRETRAINING, PYRAMIDS, choose_preset
 from SSLRemoteSensing.workflows.pretraining import PretextConfig, open_pretraining
@@ -34,6 +34,7 @@ WEIGHTS = {"random": False, "imagenet": True}  # others are files
 LEAST_EPOCHS, MOST_EPOCHS = 5, 400  # where no length is asked for
 SHARE = 0.9  # of --minutes for steps: checkpoints, reading and the start take the rest
 LARGE = 1.5  # images larger than the network's view by this factor are cut, not scaled
+SCENE = 8  # and by this one are scenes, of which windows are read
 
 
 @dataclass(frozen=True)
@@ -234,19 +235,32 @@ def plan_pretraining(request: PretrainingRequest, lists: Path) -> Planned:
     preset = choose_preset(PRETRAINING, request.preset)
     img_size = request.size or min(preset.img_size, max(64, images.side // 32 * 32))
     crop_size = img_size if images.side > LARGE * img_size else None
-    batch_size = min(preset.batch_size, images.count)
+    is_scenes = images.side >= SCENE * img_size and images.is_in_parts
+    each = round(images.height * images.width / img_size**2) if is_scenes else 1
+    count = images.count * each  # samples of an epoch, with windows about
+    batch_size = min(preset.batch_size, count)
     if batch_size < 3:
-        raise UserError(f"--images: {images.count} images; at least 3 are compared with each other")
-    samples = max(1, images.count // batch_size * batch_size)
+        raise UserError(f"--images: {count} samples; at least 3 are compared with each other")
+    samples = count // batch_size * batch_size
     epochs = request.epochs or min(max(preset.samples // samples, LEAST_EPOCHS), MOST_EPOCHS)
-    steps = epochs * (images.count // batch_size)
-    values = {"images": images, "img_size": img_size, "crop_size": crop_size, "preset": preset}
+    steps = epochs * (count // batch_size)
+    values = {
+        "is_scenes": is_scenes,
+        "images": images,
+        "img_size": img_size,
+        "crop_size": crop_size,
+        "preset": preset,
+    }
     values |= {"batch_size": batch_size, "length": f"num_epoch={epochs}"}
     values |= common_values(request, steps)
     feat_channels, last = pyramid_of(preset.backbone)
     values |= {"feat_channels": (*feat_channels, 32), "last": last, "channels": images.channels}
-    facts = [*images.facts, size_fact(images, img_size, crop_size)]
-    length = f"{epochs} epochs of {images.count // batch_size} steps (--epochs, --minutes)"
+    how = "windows of each scene" if is_scenes else "a window of each image"
+    how = how if crop_size else "each image, scaled"
+    how = "each image as it is" if images.side == img_size else how
+    size = f"size: the network sees {img_size} x {img_size} pixels, {how} (--size)"
+    facts = [*images.facts, size]
+    length = f"{epochs} epochs of {count // batch_size} steps (--epochs, --minutes)"
     if request.minutes is not None:
         steps = steps_within(render("workflows", "pretraining_config.txt", **values), request)
         values |= {"length": f"num_step={steps}"} | common_values(request, steps)
@@ -254,12 +268,6 @@ def plan_pretraining(request: PretrainingRequest, lists: Path) -> Planned:
     facts.append(f"preset {preset.name}: {preset.text} (--preset)")
     facts.append(f"length: {length}, {batch_size} images a step")
     return Planned(render("workflows", "pretraining_config.txt", **values), facts)
-
-
-def size_fact(images: OwnImages, img_size: int, crop_size: int | None) -> str:
-    how = "a window of each image" if crop_size else "each image, scaled"
-    how = "each image as it is" if images.side == img_size and not crop_size else how
-    return f"size: the network sees {img_size} x {img_size} pixels, {how} (--size)"
 
 
 def common_values(request: Request, steps: int) -> dict:

@@ -22,7 +22,7 @@ from SSLRemoteSensing.workflows.own_runs import (
     requested_config,
 )
 from SSLRemoteSensing.workflows.presets import FINETUNING, PRETRAINING
-from SSLRemoteSensing.workflows.pretraining import check_pretext
+from SSLRemoteSensing.workflows.pretraining import check_pretext, open_pretraining
 
 QUICK = {"train_cfg.batch_size": 4, "train_cfg.device": "cpu", "train_cfg.precision": "fp32"}
 SETS = [f"{key}={value}" for key, value in QUICK.items()]
@@ -85,6 +85,25 @@ def test_the_published_presets_are_the_published_configs(images, tmp_path):
             config["train_cfg"]["train_data"]["agr_transforms_cfg"] for config in (ours, theirs)
         )
         assert transforms == published
+
+
+def test_of_large_scenes_windows_are_read(tmp_path):
+    scene = tmp_path / "scene.tif"
+    shape = dict(height=520, width=600, count=3, dtype="uint8", tiled=True)
+    place = rasterio.Affine(1, 0, 500_000, 0, -1, 5_000_000)
+    values = np.random.default_rng(1).integers(1, 255, (3, 520, 600), np.uint8)
+    with rasterio.open(scene, "w", crs="EPSG:32633", transform=place, **shape) as file:
+        file.write(values)
+    asked = request(scene, tmp_path / "run", size=64, epochs=1, settings=SETS)
+    with requested_config(asked) as config:
+        assert config["train_cfg"]["train_data"]["windows"] == {"size": 64}
+        task, _ = open_pretraining(config)
+    assert len(task.dataset) == round(520 * 600 / 64**2)
+    assert task.dataset[(0, 3)]["anchor"].shape == (64, 64, 3)
+    cv2.imwrite(str(tmp_path / "scene.jpg"), values.transpose(1, 2, 0))  # read whole
+    asked = request(tmp_path / "scene.jpg", tmp_path / "other", size=64, epochs=1)
+    with pytest.raises(UserError, match="1 samples; at least 3"), requested_config(asked):
+        pass
 
 
 def test_the_command_and_the_config_that_it_writes_give_the_same_weights(images, tmp_path):
