@@ -542,7 +542,7 @@ def test_fine_tuning_by_two_processes_trains_and_scores_once(team):
     assert said.count("24 images, 3 steps of 8 an epoch, 6 steps in all") == 1
     assert "val tiles" not in (folder / "said.1").read_text()
     assert [entry["step"] for entry in entries(folder / "seg/log")] == [3, 6]
-    names = ["best.pth", "epoch_0002.pth", "latest.pth", "results.json", "run.json"]
+    names = ["best.pth", "epoch_0002.pth", "latest.pth", "results.json", "run.json", "scenes.json"]
     assert sorted(path.name for path in (folder / "seg").glob("*.[jp]*")) == names
     results = json.loads((folder / "seg/results.json").read_text())
     assert matrices(results) == first["scored by two"]["scenes"][0]
