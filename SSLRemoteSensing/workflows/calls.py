@@ -139,17 +139,16 @@ def finetune(
         UserError: as the command's line says it.
         KeyboardInterrupt: it was stopped, and has saved.
     """
-    is_own = isinstance(tiles, OwnLabels)
-    own = asdict(tiles) if is_own else {}
+    own, folder = (asdict(tiles), None) if isinstance(tiles, OwnLabels) else ({}, os.fspath(tiles))
     request = FinetuningRequest(
-        None if is_own else os.fspath(tiles), os.fspath(output), os.fspath(backbone), preset,
-        fraction, **own, settings=as_texts(settings),
+        folder, os.fspath(output), os.fspath(backbone), preset, fraction, **own,
+        settings=as_texts(settings),
     )  # fmt: skip
     with interruptible(), requested_config(request) as config:
         run_finetuning(config)
-    folder = folder_of(config)
-    results = read_json(folder / "results.json")
-    return FinetunedRun(folder, Path(output) / CONFIG, folder / "best.pth", results)
+    run = folder_of(config)
+    results = read_json(run / "results.json")
+    return FinetunedRun(run, Path(output) / CONFIG, run / "best.pth", results)
 
 
 def predict(
