@@ -161,6 +161,6 @@ def check_values(
         warn(f"{key}: {fault}; {remedy_of_values(how, readable_files)}")
 
 
-def spread_evenly(count: int) -> list[int]:
-    """The places of some of `count` files, from the first to the last."""
-    return np.linspace(0, count - 1, min(SAMPLE, count)).astype(int).tolist()
+def spread_evenly(count: int, most: int = SAMPLE) -> list[int]:
+    """The places of at most `most` of `count` files, from the first to the last."""
+    return np.linspace(0, count - 1, min(most, count)).astype(int).tolist()

@@ -14,14 +14,14 @@ from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.core.files import write_text
 from SSLRemoteSensing.data.file_lists import (
     EVERY_IMAGE,
-    IMAGE_ENDINGS,
     LABEL_FOLDER,
     find_images,
+    is_image,
 )
 from SSLRemoteSensing.data.geotiff import open_tiff
 from SSLRemoteSensing.data.images import has_windows, read_header
 from SSLRemoteSensing.data.prepared import read_card
-from SSLRemoteSensing.data.values import values_of
+from SSLRemoteSensing.data.values import spread_evenly, values_of
 
 LOOKED_AT = 100  # files whose heads are read
 DECODED = 16  # files whose values are read, where their type does not tell the largest
@@ -88,15 +88,13 @@ def look_at_images(
         data_format if listed or os.path.isfile(data_path) else narrowed(data_format, files)
     )
     card = read_card(data_path)
-    picked = [files[i] for i in np.linspace(0, len(files) - 1, LOOKED_AT).astype(int)]
-    picked = list(dict.fromkeys(picked))
+    picked = [files[i] for i in spread_evenly(len(files), LOOKED_AT)]
     heads = {file: head_of(file) for file in picked}
     shapes = sorted((head.height, head.width) for head in heads.values())
     dtype = only(heads, lambda head: head.dtype, "values of")
     channels = count_channels(heads, bands)
     height, width = shapes[len(shapes) // 2]
-    kinds = "uniform" if shapes[0] == shapes[-1] else "median"
-    size = f"{width} x {height} pixels" + (" (median)" if kinds == "median" else "")
+    size = f"{width} x {height} pixels" + ("" if shapes[0] == shapes[-1] else " (median)")
     images = OwnImages(
         data_path, data_format, len(files), channels, bands and tuple(bands), dtype,
         max_value, height, width, all(map(is_read_in_parts, picked)), (),
@@ -117,7 +115,8 @@ def place_of(paths: Sequence[str], output: Path) -> tuple[str, str | tuple[str, 
     if len(paths) == 1 and not os.path.exists(paths[0]) and glob.has_magic(paths[0]):
         root, pattern = split_pattern(paths[0])
         return root, pattern
-    if len(paths) == 1 and os.path.isfile(paths[0]) and not is_image(paths[0]):
+    is_other = not (is_image(paths[0]) or paths[0].lower().endswith(".vrt"))
+    if len(paths) == 1 and os.path.isfile(paths[0]) and is_other:
         return paths[0], EVERY_IMAGE  # a list
     for path in paths:
         if os.path.isdir(path):
@@ -138,10 +137,6 @@ def write_list(images: OwnImages, paths: Sequence[str], output: Path) -> None:
 
 def resolve(paths: Sequence[str]) -> list[str]:
     return [os.path.abspath(path) for path in dict.fromkeys(paths)]
-
-
-def is_image(path: str) -> bool:
-    return os.path.splitext(path)[1].lower() in {*IMAGE_ENDINGS, ".vrt"}
 
 
 def image_folder(folder: Path) -> Path:
@@ -239,7 +234,7 @@ def channels_of(file: str, bands: int) -> int:
 def largest_value(files: Sequence[str], dtype: str) -> float:
     """The value that becomes white: the smallest of `SCALES` above nearly all values of some files,
     of floating point 1 or one of `SCALES`."""
-    values = [values_of(files[i]) for i in np.linspace(0, len(files) - 1, DECODED).astype(int)]
+    values = [values_of(files[i]) for i in spread_evenly(len(files), DECODED)]
     values = [x for x in values if x is not None]
     if not values:
         raise UserError("--images: hold no values but nodata; set --max_value")

@@ -10,8 +10,10 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import torch
 
 from SSLRemoteSensing.core import distributed
 from SSLRemoteSensing.core.config import Part, load_config
@@ -20,13 +22,15 @@ from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import make_folder, read_json, write_text
 from SSLRemoteSensing.core.templates import render
 from SSLRemoteSensing.data.prepared import read_card
+from SSLRemoteSensing.models.backbones import ARCHITECTURES, BLOCKS
+from SSLRemoteSensing.models.heads import SKIPS
 from SSLRemoteSensing.models.pretrained import load_backbone
 from SSLRemoteSensing.training.rehearsal import measure_step
 from SSLRemoteSensing.training.train_step import TrainStep
 from SSLRemoteSensing.workflows.finetuning import SegmentationConfig
 from SSLRemoteSensing.workflows.own_images import look_at_images, write_list
 from SSLRemoteSensing.workflows.own_labels import OwnLabels, prepare_own
-from SSLRemoteSensing.workflows.presets import FINETUNING, PRETRAINING, PYRAMIDS, choose_preset
+from SSLRemoteSensing.workflows.presets import FINETUNING, PRETRAINING, choose_preset
 from SSLRemoteSensing.workflows.pretraining import PretextConfig, open_pretraining
 
 CONFIG, COMMAND, TILES = "config.py", "command.json", "tiles"
@@ -125,7 +129,7 @@ class Planned:
     """A config's text, and what to say of it, a line each."""
 
     text: str
-    facts: Sequence[str] = field(default_factory=tuple)
+    facts: Sequence[str]
 
 
 @contextlib.contextmanager
@@ -289,7 +293,9 @@ def common_values(request: Request, steps: int) -> dict:
 
 def pyramid_of(backbone: str) -> tuple[tuple[int, ...], int]:
     """Channels of a network's maps block5 to block2, and of block6."""
-    return next(value for name, value in PYRAMIDS.items() if backbone.startswith(name))
+    with torch.device("meta"):  # no memory, no numbers
+        channels = ARCHITECTURES[backbone](in_channels=3, out_keys=BLOCKS).channels
+    return tuple(channels[key] for key in SKIPS), channels["block6"]
 
 
 def steps_within(text: str, request: PretrainingRequest) -> int:

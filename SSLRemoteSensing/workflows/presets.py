@@ -68,13 +68,6 @@ FINETUNING = by_name(
     FinetuningPreset("full", "40,000 steps of 16 tiles", "resnet50", 16, 40_000),
 )
 # fmt: on
-# Channels of block5 to block2 and of block6, by the name's beginning, of what the presets know.
-PYRAMIDS = {
-    "vgg": ((512, 256, 128, 64), 512),
-    "resnet18": ((256, 128, 64, 64), 512),
-    "resnet34": ((256, 128, 64, 64), 512),
-    "resnet": ((1024, 512, 256, 64), 2048),
-}
 
 
 def choose_preset(presets: Mapping, name: str):
