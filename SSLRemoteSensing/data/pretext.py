@@ -15,7 +15,14 @@ from SSLRemoteSensing.data.file_lists import find_images
 from SSLRemoteSensing.data.images import read_image
 from SSLRemoteSensing.data.prepared import agreed_scale, read_card
 from SSLRemoteSensing.data.reading import Reading, reading_of
-from SSLRemoteSensing.data.transforms import TRANSFORMS, DistortBlock, Resize, resize, window
+from SSLRemoteSensing.data.transforms import (
+    TRANSFORMS,
+    DistortBlock,
+    RandomCrop,
+    Resize,
+    resize,
+    window,
+)
 from SSLRemoteSensing.data.values import check_values
 from SSLRemoteSensing.data.windows import WindowSettings, count_redrawn, mirrored, open_windows
 
@@ -93,6 +100,8 @@ class PretextDataset(Dataset):
     `dataset[(epoch, index)]` is a dict of
         occluded, anchor, transformed: uint8 arrays (img_size, img_size, in_channels),
         transform_label: int, the class of the transform, in the order of `transforms_cfg`,
+        crop: top, left, height and width of what the crops of `shortcut_cfg` left of the
+            transformed image, as shares of its sides,
         index: int, the file the sample was made of: `files[index]`,
         skipped: list of int, unreadable files passed over to get there.
     With `windows` a file has several samples, of which `windows.scene(index)` is the file's number;
@@ -151,11 +160,16 @@ class PretextDataset(Dataset):
         occluded = self.distort(anchor, rng)
         label = int(rng.integers(len(self.classes)))
         transformed = self.classes[label](anchor, rng)
+        crop = (0.0, 0.0, 1.0, 1.0)
         for i in rng.permutation(len(self.shortcut)):
-            transformed = self.shortcut[i](transformed, rng)
+            if isinstance(self.shortcut[i], RandomCrop):
+                transformed, crop = cut(transformed, crop, self.shortcut[i], rng)
+            else:
+                transformed = self.shortcut[i](transformed, rng)
         images = {"occluded": occluded, "anchor": anchor, "transformed": transformed}
         sample = {key: resize(image, side, side) for key, image in images.items()}
-        return sample | {"transform_label": label, "index": index, "skipped": skipped} | counts
+        facts = {"transform_label": label, "crop": crop, "index": index, "skipped": skipped}
+        return sample | facts | counts
 
     def read(self, index: int) -> tuple[np.ndarray, int, list[int]]:
         """The image of `index`, or with on_bad_image='skip' the next readable one after it."""
@@ -213,6 +227,17 @@ class PretextDataset(Dataset):
         return Path(self.files[index if self.windows is None else self.windows.scene(index)])
 
 
+def cut(
+    image: np.ndarray, crop: Sequence[float], transform: RandomCrop, rng: np.random.Generator
+) -> tuple[np.ndarray, tuple[float, ...]]:
+    """The window that `transform` draws of `image`, which is `crop` of another one; and what of
+    that one the window is."""
+    top, left, height, width = transform.place(image.shape, rng)
+    high, wide = crop[2] / image.shape[0], crop[3] / image.shape[1]  # of a pixel
+    place = (crop[0] + top * high, crop[1] + left * wide, height * high, width * wide)
+    return image[top : top + height, left : left + width], place
+
+
 def choose_images(settings: PretextSettings) -> tuple[list[str], Reading]:
     """The images of a `PretextDataset` and how they are read; of the first the header is read."""
     data_path = settings.data_path
@@ -232,5 +257,6 @@ def collate(samples: list[dict]) -> dict:
     }
     for key in ("transform_label", "index"):
         batch[key] = torch.tensor([sample[key] for sample in samples], dtype=torch.int64)
+    batch["crop"] = torch.tensor([sample["crop"] for sample in samples], dtype=torch.float32)
     batch["skipped"] = [index for sample in samples for index in sample["skipped"]]
     return batch | count_redrawn(samples)

@@ -73,9 +73,16 @@ class RandomCrop:
         self.low, self.high = crop_ratio_min, crop_ratio_max
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        top, left, height, width = self.place(image.shape, rng)
+        return image[top : top + height, left : left + width]
+
+    def place(
+        self, shape: Sequence[int], rng: np.random.Generator
+    ) -> tuple[int, int, int, int]:
+        """Top, left, height and width, in pixels, of the window of an image of `shape`."""
         ratio = rng.uniform(self.low, self.high)
-        height, width = (max(1, round(side * ratio)) for side in image.shape[:2])
-        return window(image, height, width, rng)
+        height, width = (max(1, round(side * ratio)) for side in shape[:2])
+        return *corner(shape, height, width, rng), height, width
 
 
 class ColorJitter:
@@ -222,9 +229,15 @@ def turn(image: np.ndarray, turns: int) -> np.ndarray:
 def window(image: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """A random window of at most (height, width); a view, not a copy."""
     height, width = min(height, image.shape[0]), min(width, image.shape[1])
-    top = int(rng.integers(image.shape[0] - height + 1))
-    left = int(rng.integers(image.shape[1] - width + 1))
+    top, left = corner(image.shape, height, width, rng)
     return image[top : top + height, left : left + width]
+
+
+def corner(
+    shape: Sequence[int], height: int, width: int, rng: np.random.Generator
+) -> tuple[int, int]:
+    """Top and left of a random window of (height, width) in an image of `shape`."""
+    return int(rng.integers(shape[0] - height + 1)), int(rng.integers(shape[1] - width + 1))
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -180,14 +180,13 @@ class MatchingHead(nn.Module):
 
 
 class ExamplarHead(nn.Module):
-    """One embedding an image: `forward` takes (N, in_channels, h, w), gives (N, out_channels).
+    """One embedding an image: `forward(maps)` takes `block6` (N, in_channels, h, w) and gives
+    (N, out_channels), in a list of one.
 
     Args:
         in_channels: channels of the backbone's last map, block6: 512, from resnet50 on 2048.
         out_channels: length of the embedding; the hidden layer is twice as wide.
     """
-
-    block = "block6"  # the map that it takes
 
     def __init__(self, in_channels: int, out_channels: int, map_channels: dict[str, int]):
         super().__init__()
@@ -200,25 +199,26 @@ class ExamplarHead(nn.Module):
             nn.Linear(2 * out_channels, out_channels),
         )
 
-    def forward(self, last_map: Tensor) -> Tensor:
-        return self.fc(last_map.mean(dim=(2, 3)))
+    def forward(self, maps: dict[str, Tensor]) -> list[Tensor]:
+        return [self.fc(maps["block6"].mean(dim=(2, 3)))]
 
 
 class DenseExamplarHead(nn.Module):
-    """An embedding of each cell of a map, so that the network must know what lies where.
+    """An embedding of each cell of maps, so that the network must know what lies where.
 
-    The positive of a cell is the cell of the other view that shows the same ground, which the known
-    turn or flip tells; negatives are all other cells, of this image and of the others. Not in the
-    published method, whose embedding is the mean over the image. Contrast of places as in DenseCL
-    (Wang et al., CVPR 2021), their correspondence by geometry as in VICRegL (Bardes et al., NeurIPS
-    2022).
+    The positive of a cell is the place of the other view that shows the same ground, which the
+    known transform and crop tell; negatives are all other cells, of this image and of the others.
+    Not in the published method, whose embedding is the mean over the image. Contrast of places as
+    in DenseCL (Wang et al., CVPR 2021), their correspondence by geometry as in VICRegL (Bardes et
+    al., NeurIPS 2022). Each of several maps answers by itself, so that shallow ones do not wait
+    for what deep ones have learnt; the loss is their mean.
 
-    `forward` takes a map (N, channels, h, w), gives (N, out_channels, k, k), k at most `cells`. The
+    `forward(maps)` gives for each block embeddings (N, out_channels, k, k), k at most `cells`. The
     loss compares all 2 N k^2 cells of a batch with each other: its memory grows with the square.
 
     Args:
         out_channels: length of a cell's embedding.
-        block: the map that is read, one of the backbone's.
+        block: the map that is read, or several, of the backbone's.
         cells: most cells a side; larger maps are averaged to it.
     """
 
@@ -226,31 +226,54 @@ class DenseExamplarHead(nn.Module):
         self,
         map_channels: dict[str, int],
         out_channels: int = 128,
-        block: str = "block5",
+        block: str | Sequence[str] = "block5",
         cells: int = 8,
     ):
         super().__init__()
-        if block not in map_channels:
+        self.blocks = (block,) if isinstance(block, str) else tuple(block)
+        unknown = [key for key in self.blocks if key not in map_channels]
+        if unknown or not self.blocks:
             raise UserError(f"block={block!r}: the backbone has {', '.join(map_channels)}")
         if min(out_channels, cells) < 1:
             raise UserError(f"out_channels={out_channels}, cells={cells}: must be at least 1")
-        self.block, self.cells = block, cells
-        self.projection = projection(map_channels[block], out_channels)
+        self.cells = cells
+        self.projections = nn.ModuleDict(
+            {key: projection(map_channels[key], out_channels) for key in self.blocks}
+        )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.projection(F.adaptive_avg_pool2d(x, min(self.cells, x.shape[2])))
+    def forward(self, maps: dict[str, Tensor]) -> list[Tensor]:
+        return [
+            project(F.adaptive_avg_pool2d(maps[key], min(self.cells, maps[key].shape[2])))
+            for key, project in self.projections.items()
+        ]
 
 
-def matched_cells(anchor: Tensor, transformed: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+def matched_cells(
+    anchor: Tensor, transformed: Tensor, label: Tensor, crop: Tensor
+) -> tuple[Tensor, Tensor]:
     """Rows (N k^2, D) of the cells (N, D, k, k) of two views, row by row of the same ground.
+
+    The anchor's are read between its cells (bilinear) where the crop has moved them.
 
     Args:
         label: int64 (N,), which of `TURNS` made the transformed image of its anchor.
+        crop: float (N, 4), what was then left of it: top, left, height, width as shares of its
+            sides, and enlarged to the whole again.
     """
     turned = torch.stack([turn(anchor) for turn in TURNS.values()])
     turned = turned[label, torch.arange(len(label), device=label.device)]
-    first, second = (x.permute(0, 2, 3, 1).flatten(0, 2) for x in (turned, transformed))
+    views = cropped(turned.float(), crop), transformed
+    first, second = (x.permute(0, 2, 3, 1).flatten(0, 2) for x in views)
     return first, second
+
+
+def cropped(x: Tensor, crop: Tensor) -> Tensor:
+    """Maps (N, D, k, k), float32, cut to `crop` as in `matched_cells`, and enlarged again."""
+    top, left, height, width = crop.unbind(1)
+    none = torch.zeros_like(top)
+    rows = [width, none, 2 * left + width - 1, none, height, 2 * top + height - 1]
+    grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), x.shape, align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
 # The head of each branch; the published configs know the first of each.

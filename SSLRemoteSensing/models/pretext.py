@@ -93,16 +93,17 @@ class PretextNet(nn.Module):
 
     def embed(self, maps: dict[str, Tensor]) -> Tensor:
         """An embedding (N, D) of each image whose pyramid `maps` is: of the exemplar head, the mean
-        of its cells where it is dense, or where that task is not trained the pooled last map."""
-        head = self.exemplar_head
-        x = maps["block6"] if head is None else head(maps[head.block])
+        of its deepest cells where it is dense, or where that task is not trained the pooled last
+        map."""
+        x = maps["block6"] if self.exemplar_head is None else self.exemplar_head(maps)[-1]
         return x.mean(dim=(2, 3)) if x.dim() == 4 else x
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weighted losses of the trained tasks.
 
         Args:
-            batch: occluded, anchor, transformed uint8 (N, C, H, W), transform_label int64 (N,).
+            batch: occluded, anchor, transformed uint8 (N, C, H, W), transform_label int64 (N,),
+                crop float32 (N, 4): as `PretextDataset` has them.
         """
         anchor, images = unit_range(batch["anchor"]), {}
         if self.inpainting_head is not None:
@@ -124,11 +125,13 @@ class PretextNet(nn.Module):
             losses["agr"] = self.losses["agr"](logits, batch["transform_label"])
             self.counted = {"agr_confusion": count_pairs(batch["transform_label"], logits.detach())}
         if self.exemplar_head is not None:
-            head = self.exemplar_head
-            views = [head(maps[key][head.block]) for key in ("anchor", "transformed")]
-            if views[0].dim() == 4:
-                views = matched_cells(*views, batch["transform_label"])
-            losses["exemplar"] = self.losses["exemplar"](*views)
+            views = [self.exemplar_head(maps[key]) for key in ("anchor", "transformed")]
+            pairs = zip(*views, strict=True)  # one for each map that the head reads
+            if views[0][0].dim() == 4:
+                geometry = batch["transform_label"], batch["crop"]
+                pairs = (matched_cells(*pair, *geometry) for pair in pairs)
+            values = [self.losses["exemplar"](*pair) for pair in pairs]
+            losses["exemplar"] = sum(values) / len(values)
         return {task: self.weights[task] * loss for task, loss in losses.items()}
 
 

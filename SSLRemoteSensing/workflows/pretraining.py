@@ -125,9 +125,9 @@ def check_dense(data: dict) -> None:
         raise UserError(
             f"examplar_head_cfg: DenseExamplarHead {TURNS_MISSING}, or use ExamplarHead"
         )
-    if {cfg["name"] for cfg in shortcuts} & {"RandomCrop", *(name for name, _ in TURNS)}:
+    if {cfg["name"] for cfg in shortcuts} & {name for name, _ in TURNS}:
         raise UserError(
-            "examplar_head_cfg: DenseExamplarHead compares places, which a crop, turn or flip of "
+            "examplar_head_cfg: DenseExamplarHead compares places, which a turn or flip of "
             "shortcut_cfg moves; leave those out of it, or use ExamplarHead"
         )
 

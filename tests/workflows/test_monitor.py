@@ -59,16 +59,19 @@ class Backbone(nn.Module):
 class Head(nn.Module):
     """A layer over the means of the maps, or over the map as it is."""
 
-    block = "block6"
-
     def __init__(self, fc: nn.Module, pools: bool = True):
         super().__init__()
         self.fc, self.pools = fc, pools
 
     def forward(self, *maps):
-        last_maps = [part["block6"] if isinstance(part, dict) else part for part in maps]
+        last_maps = [part["block6"] for part in maps]
         pooled = [part.mean((2, 3)) if self.pools else part for part in last_maps]
         return self.fc(torch.cat(pooled, dim=1))
+
+
+class EmbeddingHead(Head):
+    def forward(self, maps):
+        return [super().forward(maps)]
 
 
 def tiny_net(config: dict, tasks=TASKS) -> PretextNet:
@@ -77,7 +80,7 @@ def tiny_net(config: dict, tasks=TASKS) -> PretextNet:
     heads = dict(
         inpainting=Head(nn.ConvTranspose2d(8, 3, 4, stride=4), pools=False),
         agr=Head(nn.Sequential(*layers)),
-        exemplar=Head(nn.Linear(8, 5)),
+        exemplar=EmbeddingHead(nn.Linear(8, 5)),
     )
     chosen = [head if task in tasks else None for task, head in heads.items()]
     return PretextNet(Backbone(), *chosen, pretext_losses())
@@ -374,8 +377,8 @@ def test_figures_of_a_run_are_those_of_its_losses_and_of_the_bank(finished):
     bank = collate([dataset[(OWN_EPOCH, index)] for index in range(24)])
     net.eval()
     with torch.no_grad():
-        maps = [net.features(bank[key])["block6"] for key in ("anchor", "transformed")]
-        views = [net.exemplar_head(last_map) for last_map in maps]
+        maps = [net.features(bank[key]) for key in ("anchor", "transformed")]
+        views = [net.exemplar_head(pyramid)[0] for pyramid in maps]
     last = entries(config)[-1]
     assert last["step"] == 12
     assert last["effective_rank"] == pytest.approx(effective_rank(views[0]), rel=1e-5)
