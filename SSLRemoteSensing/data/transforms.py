@@ -76,9 +76,7 @@ class RandomCrop:
         top, left, height, width = self.place(image.shape, rng)
         return image[top : top + height, left : left + width]
 
-    def place(
-        self, shape: Sequence[int], rng: np.random.Generator
-    ) -> tuple[int, int, int, int]:
+    def place(self, shape: Sequence[int], rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Top, left, height and width, in pixels, of the window of an image of `shape`."""
         ratio = rng.uniform(self.low, self.high)
         height, width = (max(1, round(side * ratio)) for side in shape[:2])

@@ -111,7 +111,7 @@ def mmpretrain_vgg(features: nn.Sequential, weights: dict[str, Tensor]) -> dict[
     for index, module in enumerate(features):
         if isinstance(module, nn.Conv2d | nn.MaxPool2d):
             number += 1
-        kind = {nn.Conv2d: "conv", nn.BatchNorm2d: "bn"}.get(type(module))
+        kind = "bn" if isinstance(module, nn.BatchNorm2d) else "conv"
         places[str(index)] = f"features.{number}.{kind}"
     return {
         re.sub(r"^features\.(\d+)", lambda match: places[match.group(1)], key): value

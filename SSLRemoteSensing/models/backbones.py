@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet, vgg
 
 from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.models.tiny_maps import quicken
 
 BLOCKS = ("block2", "block3", "block4", "block5", "block6")  # 1/2, 1/4, 1/8, 1/16, 1/32
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -126,6 +127,7 @@ class VGG(Backbone):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 nn.init.zeros_(module.bias)
+        quicken(self)
 
     def late_stages(self) -> tuple[list[nn.Module], list[nn.Module]]:
         modules = list(self.features)
@@ -159,6 +161,7 @@ class ResNet(Backbone):
         for part, module in net.named_children():
             if part not in ("avgpool", "fc"):
                 self.add_module(part, module)
+        quicken(self)
 
     def late_stages(self) -> tuple[list[nn.Module], list[nn.Module]]:
         return list(self.layer3.modules()), list(self.layer4.modules())

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.models import tiny_maps
 
 SKIPS = ("block5", "block4", "block3", "block2")  # 1/16, 1/8, 1/4, 1/2
 
@@ -293,7 +294,7 @@ def projection(before: int, after: int) -> nn.Sequential:
 
 def conv_bn_relu(before: int, after: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(before, after, kernel_size=3, padding=1),
+        tiny_maps.Conv2d(before, after, kernel_size=3, padding=1),
         nn.BatchNorm2d(after),
         nn.ReLU(inplace=True),
     )
