@@ -54,7 +54,8 @@ class Noted(Dataset):
         rng = np.random.default_rng(key)
         names = ("occluded", "anchor", "transformed")
         sample = {name: rng.integers(0, 256, (8, 8, 3), np.uint8) for name in names}
-        return sample | dict(transform_label=int(rng.integers(6)), index=key[1], skipped=[])
+        facts = dict(transform_label=int(rng.integers(6)), crop=(0, 0, 1, 1), index=key[1])
+        return sample | facts | dict(skipped=[])
 
     def name(self, index: int) -> Path:
         return Path(f"{index}.png")
