@@ -10,6 +10,7 @@ import torch
 from rasterio.errors import NotGeoreferencedWarning
 from torch import nn
 
+from SSLRemoteSensing.data.scale import up_to
 from SSLRemoteSensing.inference.mapper import MapSettings, map_scene
 from SSLRemoteSensing.inference.network import MapNetwork
 from SSLRemoteSensing.inference.outputs import plan_outputs
@@ -33,10 +34,12 @@ class Pointwise(nn.Module):
         return 20 * self.layer(images.float() / 255 - 0.5)
 
 
-def network(in_channels: int = 3, model: nn.Module | None = None, **changes) -> MapNetwork:
+def network(
+    in_channels: int = 3, model: nn.Module | None = None, max_value: float | None = None, **changes
+) -> MapNetwork:
     model = model or Pointwise(in_channels)
     given = dict(model=model, device=CPU, precision="fp32", classes=CLASSES, palette=PALETTE)
-    given |= dict(in_channels=in_channels, bands=None, max_value=None)
+    given |= dict(in_channels=in_channels, bands=None, scale=up_to(max_value))
     return MapNetwork(**given | dict(source="best.pth") | changes)
 
 

@@ -197,6 +197,8 @@ def values(annotation) -> str:
         text = f"[dict]({sections()[choices(mark)].anchor})"
         if getattr(mark, "extra", None):
             text += f" and its [own keys]({sections()[choices(Part(mark.extra))].anchor})"
+        others = [x for x in typing.get_args(inner[0]) if typing.get_origin(x) is Literal]
+        text += "".join(f", or {values(other)}" for other in others)
         return text + (", or None" if type(None) in typing.get_args(inner[0]) else "")
     if origin in (Union, types.UnionType):
         return " or ".join(map(values, inner))

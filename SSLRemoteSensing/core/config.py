@@ -163,8 +163,10 @@ def check(schema: Any, value: Any, path: str = "config") -> list[str]:
     `schema` is a mark of this module or any type annotation. Nothing is built or opened."""
     if typing.get_origin(schema) is Annotated:
         kind, mark = typing.get_args(schema)[0], mark_of(schema)
-        if mark is None or (value is None and type(None) in typing.get_args(kind)):
+        if mark is None or (not isinstance(value, dict) and fits(value, kind)):
             return check(kind, value, path)
+        if not isinstance(value, dict) and (words := words_of(kind)):
+            return [f"{path}: expected {words} or a dict, not {value!r}"]
         return check(mark, value, path)
     if not isinstance(schema, Part | OneOf | Chain):
         return [] if fits(value, schema) else [f"{path}: {expectation(schema)}, not {value!r}"]
@@ -256,6 +258,12 @@ def parameters(part: Part) -> dict[str, tuple[Any, bool]]:
 def nearest(word: str, names) -> str:
     matches = difflib.get_close_matches(str(word), list(names), n=1, cutoff=0.5)
     return f"did you mean {matches[0]!r}?" if matches else f"known: {', '.join(names)}"
+
+
+def words_of(annotation: Any) -> str:
+    """The words that may stand in place of a dict."""
+    options = map(typing.get_args, typing.get_args(annotation))
+    return ", ".join(repr(word) for words in options for word in words if isinstance(word, str))
 
 
 def fits(value: Any, annotation: Any) -> bool:

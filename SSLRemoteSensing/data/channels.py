@@ -45,6 +45,16 @@ class Channels:
         place = y, height, x, width
         return source.read(self.numbers, *place, self.alpha, self.clear, with_0, shape)
 
+    def colours(self, planes: np.ndarray) -> np.ndarray:
+        """What planes (bands, H, W) of the file show, (H, W, count): as they are, or colours."""
+        part = planes.transpose(1, 2, 0)
+        if self.palette is not None:
+            part = self.palette[part[:, :, 0]]
+        elif self.is_cmyk:
+            light = 255 - part.astype(np.uint16)
+            part = (light[:, :, :3] * light[:, :, 3:] // 255).astype(np.uint8)
+        return part[:, :, : self.count]
+
 
 def choose_channels(source: Tiff, in_channels: int, bands: Sequence[int] | None) -> Channels:
     """The channels of an open file, as `read_image` takes them; raises as it does."""

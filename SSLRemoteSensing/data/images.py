@@ -6,7 +6,6 @@ What a file holds decides, not its ending.
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -29,6 +28,7 @@ from SSLRemoteSensing.data.formats import (
     png_kind,
 )
 from SSLRemoteSensing.data.geotiff import DRIVER_OF, Tiff, has_sidecar, open_tiff, require_file
+from SSLRemoteSensing.data.scale import Scale, to_uint8
 
 # A file of a few bytes can claim any size. OpenCV refuses more than this before it allocates,
 # Pillow warns above its limit and refuses above twice that.
@@ -45,34 +45,34 @@ def read_image(
     path: str | Path,
     in_channels: int = 3,
     bands: Sequence[int] | None = None,
-    max_value: float | None = None,
+    scale: Scale | None = None,
 ) -> np.ndarray:
     """Read the image at `path` as uint8 (H, W, in_channels), as stored (no EXIF rotation).
 
     With three channels greyscale is repeated, a palette is looked up, alpha is dropped and CMYK is
-    converted, so that any photograph gives R, G, B. Values of more than 8 bits are scaled linearly:
-    `max_value` becomes 255, by default the largest value of the file's integer type. What the file
-    says is no data, by a value, a mask or alpha, becomes 0.
+    converted, so that any photograph gives R, G, B. Values of more than 8 bits are scaled linearly,
+    by default so that the largest value of the file's integer type becomes 255. What the file says
+    is no data, by a value, a mask or alpha, becomes 0.
 
     Args:
         bands: which bands of a multi-band file, counted from 1 as in GIS tools; default all.
-        max_value: the value that becomes 255, e.g. 1023 for 10-bit data; values above are clipped.
+        scale: what becomes 0 and 255 in each of them, e.g. `up_to(1023)` for 10-bit data.
 
     Raises:
         UserError: missing, empty, truncated or undecodable file; another number of bands; floating
-            point data without `max_value`.
+            point data without `scale`.
     """
     path = Path(path)
     try:
         data = _read_bytes(path)
         is_png = data is not None and data.startswith(PNG)
         if data is None or may_be_empty(path, data):
-            return _read_by_gdal(path, in_channels, bands, max_value)
+            return _read_by_gdal(path, in_channels, bands, scale)
         is_deep = is_png and data[24:25] == b"\x10"  # 16 bits a value
-        if in_channels == 3 and bands is None and max_value is None and not is_deep:
+        if in_channels == 3 and bands is None and scale is None and not is_deep:
             return decode(path, data)
         return _choose_bands(
-            path, decode(path, data, cv2.IMREAD_UNCHANGED), in_channels, bands, max_value
+            path, decode(path, data, cv2.IMREAD_UNCHANGED), in_channels, bands, scale
         )
     except MemoryError as error:
         raise UnreadableImage(f"image {path}: {NO_MEMORY}") from error
@@ -154,38 +154,6 @@ def encode_png(pixels: np.ndarray, compression: int | None = None) -> bytes:
 def write_png(path: str | Path, pixels: np.ndarray, compression: int | None = None) -> None:
     """Write `encode_png` to a file, whole or not at all; raises `CannotWrite`."""
     write_bytes(path, encode_png(pixels, compression))
-
-
-def to_uint8(image: np.ndarray, max_value: float | None, path: str | Path) -> np.ndarray:
-    """Scale `image` linearly to uint8 so that `max_value` becomes 255."""
-    if max_value is not None and not max_value > 0:
-        raise UserError(f"max_value={max_value}: must be above 0")
-    if image.dtype.kind == "c":
-        raise UserError(f"{path}: holds {image.dtype}; save real values, such as its magnitude")
-    if image.dtype == np.uint8 and max_value is None:
-        return image
-    if max_value is None:
-        if image.dtype.kind != "u":
-            raise UserError(
-                f"{path}: holds {image.dtype}; set max_value, the value that becomes 255"
-            )
-        max_value = np.iinfo(image.dtype).max
-    if image.dtype in (np.uint8, np.uint16):
-        return _table(image.dtype.name, max_value)[image]
-    return _scale(image, max_value)
-
-
-@lru_cache(8)
-def _table(dtype: str, max_value: float) -> np.ndarray:
-    """What every value of an integer type becomes."""
-    return _scale(np.arange(np.iinfo(dtype).max + 1, dtype=dtype), max_value)
-
-
-def _scale(image: np.ndarray, max_value: float) -> np.ndarray:
-    with np.errstate(over="ignore"):  # as nodata values do; they are clipped
-        image = image.astype(np.float32) if image.dtype.itemsize > 4 else image
-        scaled = np.nan_to_num(image * np.float32(255.0 / max_value), nan=0.0)
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
 def read_label(path: str | Path) -> np.ndarray:
@@ -360,7 +328,7 @@ def _choose_bands(
     image: np.ndarray,
     in_channels: int,
     bands: Sequence[int] | None,
-    max_value: float | None,
+    scale: Scale | None,
 ) -> np.ndarray:
     """The requested bands of an image (H, W) or (H, W, C) as OpenCV decodes it, as uint8."""
     image = image[:, :, None] if image.ndim == 2 else image
@@ -372,25 +340,26 @@ def _choose_bands(
     if in_channels == 3 and len(order) == 4:  # alpha
         order = order[:3]
     order = order[: usable_count(path, len(order), in_channels)]
-    if image.dtype == np.uint8 and max_value is None and order == list(range(in_channels)):
+    if image.dtype == np.uint8 and scale is None and order == list(range(in_channels)):
         return image
     result = np.empty((*image.shape[:2], in_channels), np.uint8)
     rows = max(1, PART * len(image) // max(1, image.size))
     for y in range(0, len(image), rows):
-        result[y : y + rows] = to_uint8(image[y : y + rows, :, order], max_value, path)
+        result[y : y + rows] = to_uint8(image[y : y + rows, :, order], scale, path)
     return result
 
 
 def _read_by_gdal(
-    path: Path, in_channels: int, bands: Sequence[int] | None, max_value: float | None
+    path: Path, in_channels: int, bands: Sequence[int] | None, scale: Scale | None
 ) -> np.ndarray:
     with open_tiff(path) as source:
         channels = choose_channels(source, in_channels, bands)
         require_room(source, channels.numbers)
         image = np.empty((source.height, source.width, in_channels), np.uint8)
+        moves_0 = scale is not None and not scale.keeps_0
         for y, height in source.strips():
-            part, empty = channels.read(source, y, height)
-            image[y : y + height] = scaled(channels, part, empty, max_value, path)
+            part, empty = channels.read(source, y, height, with_0=moves_0)
+            image[y : y + height] = scaled(channels, part, empty, scale, path)
         return image
 
 
@@ -398,17 +367,11 @@ def scaled(
     channels: Channels,
     planes: np.ndarray,
     empty: np.ndarray | None,
-    max_value: float | None,
+    scale: Scale | None,
     path: Path,
 ) -> np.ndarray:
     """What `channels.read` gave as uint8 (H, W, channels.count), 0 where it is `empty`."""
-    part = planes.transpose(1, 2, 0)
-    if channels.palette is not None:
-        part = channels.palette[part[:, :, 0]]
-    elif channels.is_cmyk:
-        light = 255 - part.astype(np.uint16)
-        part = (light[:, :, :3] * light[:, :, 3:] // 255).astype(np.uint8)
-    image = to_uint8(part[:, :, : channels.count], max_value, path)
+    image = to_uint8(channels.colours(planes), scale, path)
     if empty is not None:
         empty = empty.any(0, keepdims=True) if channels.is_cmyk else empty
         image = image * ~empty.transpose(1, 2, 0)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.scale import Scale, up_to
 
 OWN = ("folder", "polygons")  # what `prepare` calls sets that have no name of their own
 CARD_KEYS = {"classes", "bands", "scale"}  # of dataset.json, needed to open the tiles
@@ -42,15 +43,28 @@ def read_card(folder: str | Path) -> dict | None:
     return None
 
 
-def agreed_scale(card: dict | None, max_value: float | None) -> float | None:
-    """`max_value` for `read_image`: the prepared set's own, which a config may not contradict."""
+def agreed_scale(
+    card: dict | None, stated: Scale | None, bands: Sequence[int] | None
+) -> Scale | None:
+    """The scale for `read_image`: the prepared set's own, which a config may not contradict.
+
+    Args:
+        card: its dataset.json; None: there is none, and what is `stated` holds.
+        bands: those of its tiles that are taken, from 1; None: all.
+    """
     if card is None:
-        return max_value
-    if max_value is not None and max_value != card["scale"]:
-        raise UserError(
-            f"max_value={max_value}: {card['root']} was prepared with {card['scale']}; leave it out"
-        )
-    return None if card["scale"] == 255 else card["scale"]
+        return stated
+    own = scale_of_tiles(card).of(bands)
+    if stated is not None and stated != own:
+        text = card["scale"] if own.max_value is not None else own
+        raise UserError(f"{stated}: {card['root']} was prepared with {text}; leave it out")
+    return None if own == up_to(255) else own
+
+
+def scale_of_tiles(card: dict) -> Scale:
+    """The scale of a dataset.json: the value that becomes 1, or numbers of each band."""
+    scale = card["scale"]
+    return Scale(**scale) if isinstance(scale, dict) else up_to(scale)
 
 
 def origin_of_tiles(card: dict | None, bands: Sequence[int] | None, in_channels: int) -> dict:

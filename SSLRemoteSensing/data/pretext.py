@@ -13,8 +13,10 @@ from SSLRemoteSensing.core.config import Chain, Part, build
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.file_lists import find_images
 from SSLRemoteSensing.data.images import read_image
-from SSLRemoteSensing.data.prepared import agreed_scale, read_card
+from SSLRemoteSensing.data.percentiles import settled_scale
+from SSLRemoteSensing.data.prepared import read_card
 from SSLRemoteSensing.data.reading import Reading, reading_of
+from SSLRemoteSensing.data.scale import ScaleKey
 from SSLRemoteSensing.data.transforms import (
     TRANSFORMS,
     DistortBlock,
@@ -72,6 +74,8 @@ class PretextSettings:
         bands: which bands of a file, counted from 1, e.g. (4, 1, 2); None: all.
         max_value: the value that becomes 255, e.g. 1023 for 10-bit data; values above are clipped.
             None: that of a prepared set, or the largest of the file's integer type.
+        scale: in place of max_value, what becomes 0 and 255 in each band; or 'percentile', the
+            2nd and 98th, found once over some of the images. None: by max_value.
         exclude: a text file of images to leave out, as tools/doctor.py writes it; None: none.
         on_bad_image: 'raise', or 'skip' to take the next file instead of an unreadable one; more
             than 1 % of them end the run.
@@ -92,6 +96,7 @@ class PretextSettings:
     on_bad_image: Literal["raise", "skip"] = "raise"
     exclude: str | None = None
     windows: Annotated[dict | None, Part(WindowSettings)] = None
+    scale: ScaleKey = None
 
 
 class PretextDataset(Dataset):
@@ -132,12 +137,8 @@ class PretextDataset(Dataset):
             raise UserError(f"img_size={side}: must be a multiple of 32, the backbone's stride")
         if crop_size is not None and crop_size < 1:
             raise UserError(f"crop_size={crop_size}: must be at least 1 pixel")
-        self.files, self.reading = choose_images(settings)
+        self.files, self.reading = choose_images(settings, in_channels)
         self.windows = open_windows(settings, self.files, settings.on_bad_image == "skip")
-
-    @property
-    def max_value(self) -> float | None:
-        return self.reading.max_value
 
     def __len__(self) -> int:
         return len(self.files if self.windows is None else self.windows)
@@ -173,12 +174,12 @@ class PretextDataset(Dataset):
 
     def read(self, index: int) -> tuple[np.ndarray, int, list[int]]:
         """The image of `index`, or with on_bad_image='skip' the next readable one after it."""
-        skipped, bands = [], self.settings.bands
+        skipped, how = [], self.reading
         while True:
             place = (index + len(skipped)) % len(self)
             file = self.files[place]
             try:
-                return read_image(file, self.in_channels, bands, self.max_value), place, skipped
+                return read_image(file, self.in_channels, how.bands, how.scale), place, skipped
             except UnreadableImage as error:
                 self.pass_over(error)
                 skipped.append(place)
@@ -238,15 +239,16 @@ def cut(
     return image[top : top + height, left : left + width], place
 
 
-def choose_images(settings: PretextSettings) -> tuple[list[str], Reading]:
-    """The images of a `PretextDataset` and how they are read; of the first the header is read."""
+def choose_images(settings: PretextSettings, in_channels: int = 3) -> tuple[list[str], Reading]:
+    """The images of a `PretextDataset` and how they are read; of the first the header is read, for
+    scale='percentile' also values of some."""
     data_path = settings.data_path
     card = read_card(data_path)
     if card is not None and Path(data_path).absolute() == card["root"]:
         raise UserError(f"data_path {data_path}: name a split, {data_path}/images/train")
     images = find_images(data_path, settings.data_format, settings.exclude)
-    max_value = agreed_scale(card, settings.max_value)
-    return images, reading_of(images[0], max_value, settings.bands, card is not None)
+    scale = settled_scale(settings, card, images, in_channels)
+    return images, reading_of(images[0], scale, settings.bands, card is not None)
 
 
 def collate(samples: list[dict]) -> dict:

@@ -7,6 +7,7 @@ import numpy as np
 
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.images import read_header
+from SSLRemoteSensing.data.scale import Scale, number, up_to
 
 
 @dataclass(frozen=True)
@@ -14,13 +15,13 @@ class Reading:
     """How a part of a config reads its files.
 
     Attributes:
-        max_value, bands: as `read_image` takes them.
+        scale, bands: as `read_image` takes them.
         file: the first one, or what else the rest is known of.
         dtype, count: of its values and bands; None: not known.
         prepared: a prepared set states scale and bands of its own.
     """
 
-    max_value: float | None
+    scale: Scale | None
     bands: Sequence[int] | None
     file: str
     dtype: str | None = None
@@ -28,26 +29,31 @@ class Reading:
     prepared: bool = False
 
     @property
-    def top(self) -> float | None:
-        """The value that becomes 255, None where only `max_value` could tell."""
+    def max_value(self) -> float | None:
+        """The value that becomes 255, where `scale` is stated by it."""
+        return self.scale and self.scale.max_value
+
+    @property
+    def whole_scale(self) -> Scale | None:
+        """`scale`, or that of an unsigned type; None where only the user could tell."""
         is_unsigned = self.dtype is not None and self.dtype.startswith("uint")
-        return self.max_value or (np.iinfo(self.dtype).max if is_unsigned else None)
+        return self.scale or (up_to(int(np.iinfo(self.dtype).max)) if is_unsigned else None)
 
     @property
     def is_scaled(self) -> bool:
         """Whether values are other than the 8 bits of the files as they are."""
-        return self.max_value not in (None, 255) or self.dtype not in (None, "uint8")
+        return self.scale not in (None, up_to(255)) or self.dtype not in (None, "uint8")
 
 
 def reading_of(
-    file: str, max_value: float | None, bands: Sequence[int] | None, prepared: bool
+    file: str, scale: Scale | None, bands: Sequence[int] | None, prepared: bool
 ) -> Reading:
     """The reading of files like `file`; of one that cannot be read only what is stated is known."""
     try:
         header = read_header(file)
     except UnreadableImage:  # which is told where it is read
-        return Reading(max_value, bands, file, prepared=prepared)
-    return Reading(max_value, bands, file, header.dtype, header.bands, prepared)
+        return Reading(scale, bands, file, prepared=prepared)
+    return Reading(scale, bands, file, header.dtype, header.bands, prepared)
 
 
 def agreed_reading(own: Reading, train: Reading | None) -> Reading:
@@ -60,29 +66,32 @@ def agreed_reading(own: Reading, train: Reading | None) -> Reading:
     if train is None or (own.prepared and not train.prepared):
         return own
     if not own.prepared:
-        own = replace(own, max_value=agreed_top(own, train))
+        own = replace(own, scale=common_scale(own, train))
     is_alike = own.prepared == train.prepared  # else bands of scenes and of tiles differ
     return replace(own, bands=agreed_bands(own, train)) if is_alike else own
 
 
-def agreed_top(own: Reading, train: Reading) -> float | None:
+def common_scale(own: Reading, train: Reading) -> Scale | None:
     if not (own.dtype and train.dtype) or sort_of(own.dtype) == sort_of(train.dtype):
-        if own.top == train.top or train.top is None:
-            return own.max_value
-        if own.max_value is not None:
-            stated = "" if train.max_value else f", the largest of {train.dtype}"
+        trained = train.whole_scale
+        if own.whole_scale == trained or trained is None:
+            return own.scale
+        if own.scale is not None:
+            text = str(trained) if trained.max_value is None else number(trained.max_value)
+            stated = "" if train.scale else f", the largest of {train.dtype}"
             raise UserError(
-                f"max_value={own.max_value:g}: in train_data ({train.file}) it is {train.top:g}"
-                f"{stated}; make them equal, or leave it out here"
+                f"{own.scale}: in train_data ({train.file}) it is {text}{stated}; make them "
+                "equal, or leave it out here"
             )
-        return train.top
-    if own.max_value is None and own.dtype != "uint8":  # which was scaled to 8 bits
-        scale = f" up to {train.max_value:g}" if train.max_value else ""
+        return trained
+    if own.scale is None and own.dtype != "uint8":  # which was scaled to 8 bits
+        scale = f", {train.scale}" if train.scale else ""
+        scale = f" up to {number(train.max_value)}" if train.max_value else scale
         raise UserError(
             f"{own.file}: holds {own.dtype}, the images of train_data {train.dtype}{scale}; set "
             "max_value here, the value that becomes 255"
         )
-    return own.max_value
+    return own.scale
 
 
 def agreed_bands(own: Reading, train: Reading) -> Sequence[int] | None:

@@ -28,8 +28,10 @@ from SSLRemoteSensing.data.labels import (
     require_one_size,
     value_coding,
 )
-from SSLRemoteSensing.data.prepared import agreed_scale, origin_of_tiles, read_card, require_fit
+from SSLRemoteSensing.data.percentiles import settled_scale
+from SSLRemoteSensing.data.prepared import origin_of_tiles, read_card, require_fit
 from SSLRemoteSensing.data.reading import Reading, agreed_reading, reading_of
+from SSLRemoteSensing.data.scale import ScaleKey
 from SSLRemoteSensing.data.subsets import choose_fraction, name_hash
 from SSLRemoteSensing.data.transforms import ColorJitter, turn, window
 from SSLRemoteSensing.data.values import check_values
@@ -78,6 +80,8 @@ class TileSettings:
         max_value: the value that becomes 255, e.g. 1023 for 10-bit data; values above are clipped.
             None: that of a prepared set or of train_data, or the largest of the file's integer
             type.
+        scale: in place of max_value, what becomes 0 and 255 in each band; or 'percentile', the
+            2nd and 98th, found once over training images. None: by max_value, or of train_data.
         windows: the images are scenes, of which windows are drawn in place of whole files, with
             those of their labels; what a scene says is no data is not scored. `fraction` then
             keeps scenes. None: whole files, or a random square of each by crop_size.
@@ -100,6 +104,7 @@ class TileSettings:
     max_value: float | None = None
     exclude: str | None = None
     windows: Annotated[dict | None, Part(WindowSettings)] = None
+    scale: ScaleKey = None
 
 
 class SegmentationDataset(Dataset):
@@ -141,14 +146,13 @@ class SegmentationDataset(Dataset):
         self.settings, self.num_classes = settings, num_classes
         self.in_channels, self.seed = in_channels, seed
         self.jitter = None if settings.jitter is None else ColorJitter(**settings.jitter)
-        tiles = find_tiles(settings, num_classes, train)
+        tiles = find_tiles(settings, num_classes, train, in_channels)
         self.card, self.reading = tiles.label_card, tiles.reading
         self.origin = origin_of_tiles(tiles.image_card, self.reading.bands, in_channels)
         check_present(tiles, settings)
         self.coding = tiles.coding or coding
         if self.card is not None:
-            bands = self.reading.bands
-            require_fit(self.card, num_classes, classes, bands, in_channels)
+            require_fit(self.card, num_classes, classes, self.reading.bands, in_channels)
         elif not checked:
             images, labels = zip(*tiles.pairs, strict=True)
             self.coding, remarks = check_labels(images, labels, num_classes, self.coding)
@@ -161,10 +165,6 @@ class SegmentationDataset(Dataset):
         self.windows = windows and windows.of(chosen)
         self.length = len(self.pairs if windows is None else self.windows)
         self.full_length = len(tiles.pairs if windows is None else windows)
-
-    @property
-    def max_value(self) -> float | None:
-        return self.reading.max_value
 
     def repeated(self) -> "SegmentationDataset":
         """This set for `full_length` samples an epoch: tiles come round again, each with its draws.
@@ -230,7 +230,7 @@ class SegmentationDataset(Dataset):
 
     def read_image(self, file: str) -> np.ndarray:
         """An image uint8 (H, W, in_channels), with the bands and scale of this set."""
-        return read_image(file, self.in_channels, self.reading.bands, self.max_value)
+        return read_image(file, self.in_channels, self.reading.bands, self.reading.scale)
 
     def read_label(self, file: str) -> np.ndarray:
         """A label as classes uint8 (H, W), its values checked."""
@@ -307,7 +307,9 @@ class Tiles:
     reading: Reading
 
 
-def find_tiles(settings: TileSettings, num_classes: int, train: Reading | None = None) -> Tiles:
+def find_tiles(
+    settings: TileSettings, num_classes: int, train: Reading | None = None, in_channels: int = 3
+) -> Tiles:
     """Find images, labels and what is stated of them; one image's header is read.
 
     Args:
@@ -328,8 +330,8 @@ def find_tiles(settings: TileSettings, num_classes: int, train: Reading | None =
     if settings.fraction != 1:
         stems, seed = [stem(image) for image, _ in pairs], settings.fraction_seed
         chosen = choose_fraction(stems, settings.fraction, seed, image_card is not None)
-    max_value = agreed_scale(image_card, settings.max_value)
-    reading = reading_of(pairs[0][0], max_value, settings.bands, image_card is not None)
+    scale = settled_scale(settings, image_card, [image for image, _ in pairs], in_channels, train)
+    reading = reading_of(pairs[0][0], scale, settings.bands, image_card is not None)
     root = image_card and image_card["root"]
     label_card = image_card if root and Path(label_path).absolute().is_relative_to(root) else None
     coding, offset, codes = None, settings.label_offset, settings.label_codes

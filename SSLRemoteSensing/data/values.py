@@ -10,11 +10,13 @@ from SSLRemoteSensing.core.errors import UnreadableImage
 from SSLRemoteSensing.data.geotiff import open_tiff, reading
 from SSLRemoteSensing.data.images import read_image
 from SSLRemoteSensing.data.labels import count_values
+from SSLRemoteSensing.data.percentiles import clipped_shares
 from SSLRemoteSensing.data.reading import Reading
 
 DARK = 64  # of 255; below it all that is shown looks black
 FLAT = 16  # of 255; values of all pixels within less are nearly one
 CLIPPED = 0.95  # share of values that became 255
+MOST_OUTSIDE = 0.5  # share of values outside a scale, above which it can hardly be meant
 SAMPLE, PIXELS = 8, 2**26  # images looked at when a data set is opened, and pixels of them
 SIDE = 1024  # of what is read of a file to tell its values
 
@@ -77,7 +79,7 @@ def fault_of_values(images: Sequence[Levels], is_scaled: bool = True) -> str:
 
 def fault_of_sign(how: Reading, files: Sequence[str]) -> str:
     """What `files` show where most of their values become 0 for being below it, '' for nothing."""
-    if how.dtype is None or how.dtype.startswith("u"):
+    if how.dtype is None or how.dtype.startswith("u") or (how.scale and not how.max_value):
         return ""
     shares = [(values < 0).mean() for file in files if (values := values_of(file)) is not None]
     share = sorted(shares)[len(shares) // 2] if shares else 0
@@ -87,7 +89,10 @@ def fault_of_sign(how: Reading, files: Sequence[str]) -> str:
 def remedy_of_values(how: Reading, files: Sequence[str]) -> str:
     """What to do, from the values that `files` hold, and those of the first one."""
     if how.prepared:
-        return "prepare the data set again, with the value that is to become 1 as --max_value"
+        return (
+            "prepare the data set again, with the value that is to become 1 as --max_value, or "
+            "--scale percentile"
+        )
     contents = {file: values for file in files if (values := values_of(file)) is not None}
     if not contents:
         return "set max_value to the value that is to become 255"
@@ -95,14 +100,20 @@ def remedy_of_values(how: Reading, files: Sequence[str]) -> str:
     low, high = float(together.min()), float(together.max())
     usual = float(np.percentile(together, 99.5))
     top = high if high <= 2 * usual else usual  # a few pixels may hold anything
+    is_whole = how.whole_scale is not None and how.whole_scale.max_value == top
     if low == high:
         remedy = "every value is the same: replace or exclude the files"
+    elif how.scale and how.max_value is None:
+        remedy = "these numbers are not the files': set scale='percentile'"
     elif -low >= high or (together < 0).mean() > 0.5:
-        remedy = "what is below 0 becomes 0: add a constant to the files' values"
-    elif 255 * (top - max(low, 0)) < FLAT * top or top == how.top:
-        remedy = "no max_value tells them apart: take the smallest from all of the files' values"
+        remedy = "set scale='percentile', which takes what is below 0"
+    elif 255 * (top - max(low, 0)) < FLAT * top or is_whole:
+        remedy = "no max_value tells them apart: set scale='percentile'"
     else:
         remedy = f"set max_value={top:g}, the value that becomes 255"
+    if how.scale and "scale=" in remedy:
+        instead = "numbers" if how.max_value is None else "max_value"
+        remedy += f" in place of {instead}"
     file, values = next(iter(contents.items()))
     return f"{remedy} ({file} holds {how.dtype}, {values.min():g} to {values.max():g})"
 
@@ -148,7 +159,7 @@ def check_values(
         file = files[place]
         try:
             if example is None:
-                image = read_image(file, in_channels, how.bands, how.max_value)
+                image = read_image(file, in_channels, how.bands, how.scale)
             else:
                 image = example(place, file, in_channels, how)
         except UnreadableImage:
@@ -159,6 +170,10 @@ def check_values(
     fault = fault_of_values(images, how.is_scaled) if images else ""
     if fault := fault or fault_of_sign(how, readable_files):
         warn(f"{key}: {fault}; {remedy_of_values(how, readable_files)}")
+    if how.scale and how.max_value is None:
+        below, above = clipped_shares(files, in_channels, how.bands, how.scale)
+        tell = warn if below + above > MOST_OUTSIDE else print
+        tell(f"{key}: {below:.1%} of the values lie below scale and {above:.1%} above; clipped")
 
 
 def spread_evenly(count: int, most: int = SAMPLE) -> list[int]:

@@ -29,6 +29,7 @@ from SSLRemoteSensing.data.images import (
 from SSLRemoteSensing.data.labels import count_values
 from SSLRemoteSensing.data.places import ground_size, read_place
 from SSLRemoteSensing.data.reading import Reading
+from SSLRemoteSensing.data.scale import Scale
 from SSLRemoteSensing.data.transforms import resize
 
 LARGEST = 2**15  # OpenCV pads no image beyond it
@@ -165,7 +166,7 @@ class Windows:
         shape, least = scene_shape(file), self.settings.min_valid
         for redrawn in range(MOST_DRAWN):
             window = self.draw(scene, shape, rng)
-            image, valid = read_window(file, window, in_channels, how.bands, how.max_value)
+            image, valid = read_window(file, window, in_channels, how.bands, how.scale)
             if valid is None or valid.mean() >= least:
                 return image, valid, window, redrawn
         raise UnreadableImage(
@@ -250,13 +251,13 @@ def read_window(
     window: Window,
     in_channels: int,
     bands: Sequence[int] | None,
-    max_value: float | None,
+    scale: Scale | None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """A window of an image as `read_image` reads the whole of it, scaled to its `shape`: uint8
     (H, W, in_channels); and which pixels hold data in any band, bool (H, W), None: all do."""
     source, shape = opened(file), window.shape
     if source is None:
-        whole = read_image(file, in_channels, bands, max_value)
+        whole = read_image(file, in_channels, bands, scale)
         return resize(np.ascontiguousarray(whole[window.part]), *shape), None
     channels = choose_channels(source, in_channels, bands)
     has_palette = channels.palette is not None  # whose indices have no mean
@@ -266,7 +267,7 @@ def read_window(
     except UnreadableImage:
         close_file(file)  # GDAL would keep what it made of the damaged block, and tell it no more
         raise
-    image = scaled(channels, planes, empty, max_value, Path(file))
+    image = scaled(channels, planes, empty, scale, Path(file))
     valid = None if empty is None else ~empty.all(0)
     if has_palette:
         image, valid = resize(image, *shape), None if valid is None else nearest(valid, shape)

@@ -13,13 +13,14 @@ from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.file_lists import EVERY_IMAGE, find_images, stem
 from SSLRemoteSensing.data.prepared import read_card
 from SSLRemoteSensing.data.reading import Reading
+from SSLRemoteSensing.data.scale import ScaleKey
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.data.subsets import choose_fraction, name_hash, scene_of
 
 SCORED = 1 / 3  # share of the scenes that are scored, the rest is fitted on
 # Keys that a probe shares with `TileSettings`.
 TILE_KEYS = ("data_format", "label_format", "label_offset", "label_codes", "bands", "max_value")
-TILE_KEYS += ("exclude",)
+TILE_KEYS += ("scale", "exclude")
 
 
 @dataclass
@@ -32,7 +33,7 @@ class ProbeSettings:
         classes: names of the classes; needed unless `image_path` is of a prepared set.
         data_format, label_format, label_offset, label_codes, exclude: as in the train_data of
             fine-tuning, see `TileSettings`.
-        bands, max_value: as there; None: those of train_data.
+        bands, max_value, scale: as there; None: those of train_data.
         val_format: pattern(s) of the images to be scored, of those that data_format finds, as of
             sites of their own. Default: a third of the scenes, by hash; single tiles where names
             tell of no scenes.
@@ -62,6 +63,7 @@ class ProbeSettings:
     pixels: int = 256
     crop_size: int | None = None
     seed: int = 0
+    scale: ScaleKey = None
 
     def __post_init__(self):
         for key in ("every", "train_tiles", "val_tiles", "pixels"):

@@ -31,6 +31,7 @@ import numpy as np
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.geotiff import Tiff
 from SSLRemoteSensing.data.reading import sort_of
+from SSLRemoteSensing.data.scale import Scale, number, up_to
 from SSLRemoteSensing.inference.network import RGB, MapNetwork
 
 JPEG_ENDINGS = {".jpg", ".jpeg"}
@@ -146,8 +147,8 @@ def remark_on(case: Case, bands: list[int], names: tuple[str, ...] | None) -> st
 
 def agreed_scale(
     path: Path, kind: np.dtype, network: MapNetwork, max_value: float | None
-) -> float | None:
-    """The value that becomes 255, None for the largest of the type: `max_value`, or training's.
+) -> Scale | None:
+    """The scale of a scene, None for the largest of its type: `max_value`, or training's.
 
     Args:
         kind: of the scene's values.
@@ -158,11 +159,13 @@ def agreed_scale(
     if kind.kind not in "uif":
         raise UserError(f"image {path}: holds {kind}; convert it to uint8 or uint16")
     if max_value is not None:
-        return max_value
-    top, trained = network.max_value, network.dtype
-    if sort_of(kind.name) == sort_of(trained) and (top or kind.name == trained):
-        return top
-    values = ("8 bits" if trained == "uint8" else trained) + (f" up to {top:g}" if top else "")
+        return up_to(max_value)
+    scale, trained = network.scale, network.dtype
+    if sort_of(kind.name) == sort_of(trained) and (scale or kind.name == trained):
+        return scale
+    values = "8 bits" if trained == "uint8" else trained
+    if scale:
+        values += f", {scale}" if scale.max_value is None else f" up to {number(scale.max_value)}"
     hint = "255 if the scene was scaled to 8 bits" if kind == np.uint8 else "what becomes 255"
     raise UserError(
         f"image {path}: holds {kind}, the network was trained on {values}; pass --max_value, {hint}"

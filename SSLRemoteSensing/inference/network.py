@@ -8,6 +8,7 @@ import torch
 from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.classes import default_palette
 from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.scale import Scale, scale_of_card
 from SSLRemoteSensing.models.segmentation import SegmentationNet, trained_network
 
 RGB = ("red", "green", "blue")
@@ -21,7 +22,7 @@ class MapNetwork:
     Attributes:
         model: in eval mode, on `device`; float (N, C, H, W) in 0..1 or uint8 to logits.
         bands: those of the scenes that training had, from 1, one a channel; None: all in order.
-        max_value: the value of the training files that became 1; None: the largest of `dtype`.
+        scale: of the training files; None: the largest of `dtype` became 1.
         source: the checkpoint's name.
         band_names: of the channels, where they are known.
         prepared: the training tiles were cut from scenes with `bands`, and have only these.
@@ -35,7 +36,7 @@ class MapNetwork:
     palette: list[tuple[int, int, int]]
     in_channels: int
     bands: tuple[int, ...] | None
-    max_value: float | None
+    scale: Scale | None
     source: str
     band_names: tuple[str, ...] | None = None
     prepared: bool = False
@@ -66,7 +67,7 @@ def open_network(path: str | Path, device: torch.device, precision: str) -> MapN
     model = trained_network(contents, path).to(device)
     classes, in_channels = list(card["classes"]), model.backbone.in_channels
     palette = [tuple(colour) for colour in card.get("palette") or default_palette(len(classes))]
-    bands, names, top = card.get("bands"), card.get("band_names"), card.get("max_value")
+    bands, names, scale = card.get("bands"), card.get("band_names"), scale_of_card(card)
     if "prepared" not in card:  # of an earlier version, which has the bands in its config
         bands = card["config"].get("train_cfg", {}).get("train_data", {}).get("bands")
         if bands and in_channels == 3 and len(bands) < 3:  # the first one was repeated
@@ -76,11 +77,11 @@ def open_network(path: str | Path, device: torch.device, precision: str) -> MapN
     network = MapNetwork(
         model, device, precision, classes, palette, in_channels,
         bands=tuple(bands) if bands else None,
-        max_value=top,
+        scale=scale,
         source=path.name,
         band_names=tuple(names) if names else None,
         prepared=bool(card.get("prepared")),
-        dtype=card.get("dtype") or ("uint16" if (top or 0) > 255 else "uint8"),
+        dtype=card.get("dtype") or ("uint16" if (card.get("max_value") or 0) > 255 else "uint8"),
     )  # fmt: skip
     if network.channels_last:
         model.to(memory_format=torch.channels_last)

@@ -9,7 +9,8 @@ import numpy as np
 from SSLRemoteSensing.core.errors import UnreadableImage
 from SSLRemoteSensing.data.formats import orientation
 from SSLRemoteSensing.data.geotiff import Tiff, open_tiff
-from SSLRemoteSensing.data.images import read_image, to_uint8
+from SSLRemoteSensing.data.images import read_image
+from SSLRemoteSensing.data.scale import to_uint8
 from SSLRemoteSensing.inference.bands import ChosenBands, agreed_scale, choose_bands
 from SSLRemoteSensing.inference.network import MapNetwork
 
@@ -50,12 +51,12 @@ class InputScene:
             )
         self.choice = choice = choose_bands(source, network, bands)
         kind = source.dtype if choice.palette is None else choice.palette.dtype
-        self.max_value = agreed_scale(self.path, kind, network, max_value)
+        self.scale = agreed_scale(self.path, kind, network, max_value)
         self.in_channels, self.image = network.in_channels, None
         if source.source.driver == "JPEG":  # GDAL fills what is missing with grey
             as_stored = len(choice.bands) == 1 or choice.bands == list(range(1, source.count + 1))
             file_bands = None if as_stored else choice.bands
-            self.image = read_image(self.path, self.in_channels, file_bands, self.max_value)
+            self.image = read_image(self.path, self.in_channels, file_bands, self.scale)
         points, points_crs = source.source.gcps
         self.crs, self.transform = source.crs or points_crs, source.transform
         self.gcps, self.rpcs = points or None, source.source.rpcs
@@ -153,13 +154,17 @@ class InputScene:
         ) from errors[0]
 
     def to_network(self, planes: np.ndarray, empty: np.ndarray | None) -> np.ndarray:
+        scale = self.scale
         if self.choice.palette is not None:
-            colours = self.choice.palette[planes[0]].transpose(2, 0, 1)
-            bands = [to_uint8(plane, self.max_value, self.path) for plane in colours]
-        else:
-            # Band by band, as scaling goes by floating point.
-            bands = [to_uint8(plane, self.max_value, self.path) for plane in planes]
-            bands = bands * self.in_channels if len(bands) < self.in_channels else bands
+            planes = self.choice.palette[planes[0]].transpose(2, 0, 1)
+        if len(planes) < self.in_channels and scale and scale.count > 1:  # grey, each in its own
+            planes = planes.repeat(self.in_channels, axis=0)
+        # Band by band, as scaling goes by floating point.
+        bands = [
+            to_uint8(plane, scale and scale.of([band]), self.path)
+            for band, plane in enumerate(planes, start=1)
+        ]
+        bands = bands * self.in_channels if len(bands) < self.in_channels else bands
         pixels = np.stack(bands, axis=-1)
         if empty is not None:
             pixels *= ~empty.transpose(1, 2, 0)

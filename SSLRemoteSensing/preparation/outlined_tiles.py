@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from SSLRemoteSensing.data.images import read_image, read_label
-from SSLRemoteSensing.data.prepared import positions
+from SSLRemoteSensing.data.prepared import agreed_scale, positions
 from SSLRemoteSensing.preparation.burning import in_pixels
 from SSLRemoteSensing.preparation.catalog import Catalog, SourceScene
 from SSLRemoteSensing.preparation.tiling import tile_file
@@ -77,11 +77,11 @@ def tiles_of(scene: SourceScene, card: dict, output: Path, count: int) -> list[O
 def read_tile(
     scene: SourceScene, y: int, x: int, card: dict, output: Path, rings: list
 ) -> OutlinedTile:
-    bands, scale = len(card["bands"]), card["scale"]
+    bands = len(card["bands"])
     names = (tile_file("image", scene.key, y, x, as_png) for as_png in (True, False))
     image = next(path for path in map(output.joinpath, names) if path.is_file())
     label = output / tile_file("full", scene.key, y, x, True)
-    pixels = read_image(image, bands, max_value=None if scale == 255 else scale)
+    pixels = read_image(image, bands, scale=agreed_scale(card, None, None))
     return OutlinedTile(image.name, pixels, read_label(label), rings)
 
 

@@ -21,6 +21,7 @@ from SSLRemoteSensing.data.class_weights import label_shares, median_frequency
 from SSLRemoteSensing.data.images import read_header
 from SSLRemoteSensing.data.labels import ValueCoding
 from SSLRemoteSensing.data.reading import Reading
+from SSLRemoteSensing.data.scale import scale_card, scale_of_card
 from SSLRemoteSensing.data.scenes import label_kinds, require_eroded
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings, collate
 from SSLRemoteSensing.data.windows import require_gsd
@@ -44,6 +45,7 @@ from SSLRemoteSensing.training.rehearsal import rehearse
 from SSLRemoteSensing.training.run_folder import write_run_card
 from SSLRemoteSensing.training.settings import LoopSettings, split
 from SSLRemoteSensing.training.task import Task
+from SSLRemoteSensing.workflows.settled_scale import settle_scale
 
 SMALLEST_TILE = 256  # pixels a side of the tiles whose errors are counted, at least
 TRAIN_TILES = Part(TileSettings)
@@ -222,7 +224,8 @@ def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
     Raises:
         UserError: tiles that cannot be used.
     """
-    model, config, loop = opened.model, opened.config, opened.loop
+    model, loop, channels = opened.model, opened.loop, opened.model.backbone.in_channels
+    opened.config = config = settle_scale(opened.config, channels)
     train_data = opened.open_split("train")
     val_data = opened.open_split("val", train_data.coding)
     with about("train_cfg.train_data"):
@@ -235,7 +238,8 @@ def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
     print(f"labels of {used} of {full} train tiles{least}, {len(val_data)} val tiles")
     card = model.backbone.card() | {"classes": opened.classes, "config": config}
     card |= {"palette": config["palette"], "train_tiles": {"used": used, "of": full}}
-    card |= {"label_table": train_data.coding.table.tolist(), "max_value": train_data.max_value}
+    card |= {"label_table": train_data.coding.table.tolist()}
+    card |= scale_card(train_data.reading.scale)
     card |= {"label_shares": label_shares(train_data)} | train_data.origin
     card["dtype"] = read_header(train_data.pairs[0][0]).dtype
     quick = replace(
@@ -302,7 +306,7 @@ def finetune(config: dict, dry_run: bool = False) -> Path | None:
     trained = fit(*open_task(opened))  # with nothing of it held while the best is scored
     best = opened.loop.folder / "best.pth"
     results, report = best.with_name("results.json"), best.with_name("report.html")
-    if trained or not report.exists() or not is_scored(results, config):
+    if trained or not report.exists() or not is_scored(results, opened.config):
         write_scores(opened, best)
     print_summary({"results": results, "report": report})
     return best
@@ -366,9 +370,13 @@ def trained_reading(card: dict, source: Path) -> Reading | None:
     data = card.get("config", {}).get("train_cfg", {}).get("train_data")
     if data is None:
         return None
-    max_value, is_prepared = card.get("max_value", data.get("max_value")), card.get("prepared")
-    dtype = card.get("dtype")
-    return Reading(max_value, data.get("bands"), str(source), dtype, prepared=bool(is_prepared))
+    stated = {"max_value": data.get("max_value")}  # what an earlier version's card does not have
+    scale, dtype, is_prepared = (
+        scale_of_card(stated | card),
+        card.get("dtype"),
+        card.get("prepared"),
+    )
+    return Reading(scale, data.get("bands"), str(source), dtype, prepared=bool(is_prepared))
 
 
 def is_scored(path: Path, config: dict) -> bool:
@@ -380,7 +388,7 @@ def is_scored(path: Path, config: dict) -> bool:
         return False
     ways = [
         [cfg.get("scoring_cfg"), cfg["train_cfg"][f"{scored_split(cfg)}_data"]]
-        + [cfg["train_cfg"]["train_data"].get(key) for key in ("bands", "max_value")]
+        + [cfg["train_cfg"]["train_data"].get(key) for key in ("bands", "max_value", "scale")]
         for cfg in (results["config"], config)
     ]
     return json.dumps(ways[0]) == json.dumps(ways[1])

@@ -20,6 +20,7 @@ from SSLRemoteSensing.data.pretext import (
     collate,
 )
 from SSLRemoteSensing.data.reading import Reading
+from SSLRemoteSensing.data.scale import scale_card, stated_scale
 from SSLRemoteSensing.evaluation.linear_probe import read_probe
 from SSLRemoteSensing.evaluation.probe_tiles import ProbeSettings
 from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_HEADS, TURNS
@@ -31,6 +32,7 @@ from SSLRemoteSensing.training.run_folder import write_run_card
 from SSLRemoteSensing.training.settings import LoopSettings, divide_batch, split
 from SSLRemoteSensing.training.task import Monitor, Place, Task
 from SSLRemoteSensing.workflows.monitor import BatchMonitor, EpochProbe, SampleMonitor
+from SSLRemoteSensing.workflows.settled_scale import settle_scale
 
 MAPS = ("map_channels",)  # what a head takes of the backbone
 
@@ -184,8 +186,10 @@ def open_task(opened: Pretraining) -> tuple[Task, LoopSettings]:
     Raises:
         UserError: files that cannot be used.
     """
-    config, network, keys, settings = opened
-    backbone, data, channels = network.backbone, keys["train_data"], network.backbone.in_channels
+    network, keys, settings = opened.model, opened.keys, opened.loop
+    backbone, channels = network.backbone, network.backbone.in_channels
+    config = settle_scale(opened.config, channels)
+    data = config["train_cfg"]["train_data"]
     dataset = open_images(data, channels, settings.seed)
     with about("train_cfg.train_data"):
         origin = origin_of_tiles(read_card(data["data_path"]), data.get("bands"), channels)
@@ -194,7 +198,7 @@ def open_task(opened: Pretraining) -> tuple[Task, LoopSettings]:
     probe = cfg and open_probe(cfg, *given)
     origin["bands"] = origin["bands"] or list(range(1, channels + 1))
     card = backbone.card() | origin
-    card |= {"max_value": dataset.max_value, "img_size": data["img_size"]}
+    card |= scale_card(dataset.reading.scale) | {"img_size": data["img_size"]}
     card |= {"config": config, "versions": versions()}
 
     def export(place: Place) -> None:
@@ -214,13 +218,15 @@ def open_images(data: dict, in_channels: int, seed: int) -> PretextDataset:
         return PretextDataset(PretextSettings(**data), in_channels, seed)
 
 
-def train_reading(data: dict) -> Reading:
+def train_reading(data: dict, in_channels: int) -> Reading:
     """How the images of `train_data` are read; where they are not there, as far as it says so."""
     settings = PretextSettings(**data)
     try:
-        return choose_images(settings)[1]
+        return choose_images(settings, in_channels)[1]
     except UserError:
-        return Reading(settings.max_value, settings.bands, settings.data_path)
+        return Reading(
+            stated_scale(settings.max_value, settings.scale), settings.bands, settings.data_path
+        )
 
 
 def open_monitors(

@@ -35,7 +35,7 @@ def score_draws(
         UserError: weights that cannot be loaded, maps or tiles that cannot be used.
     """
     cfg, data = config["train_cfg"]["probe"], config["train_cfg"]["train_data"]
-    train = train_reading(data)
+    train = train_reading(data, config["backbone_cfg"].get("in_channels", 3))
     for draw in range(draws):
         if draw == 0 or weights == "random":
             seed = weights_seed + draw

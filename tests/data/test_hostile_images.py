@@ -19,6 +19,7 @@ from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.geotiff import open_tiff
 from SSLRemoteSensing.data.images import read_header, read_image, read_label
 from SSLRemoteSensing.data.labels import count_values
+from SSLRemoteSensing.data.scale import up_to
 
 SIDE = 20_000
 READ = """
@@ -86,7 +87,7 @@ def test_bytes_are_limited_before_any_is_taken(tmp_path, bands):
     assert path.stat().st_size < 2**20
     said = "200 bands where 3 are expected" if bands is None else "30000 x 30000 .* bytes"
     with pytest.raises(UserError, match=said):
-        read_image(path, 3, bands, max_value=1)
+        read_image(path, 3, bands, scale=up_to(1))
 
 
 def test_no_memory_is_one_line_that_names_the_file(tmp_path):

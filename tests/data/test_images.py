@@ -20,6 +20,7 @@ from SSLRemoteSensing.data.images import (
     read_label,
     write_png,
 )
+from SSLRemoteSensing.data.scale import up_to
 
 HEIGHT, WIDTH = 12, 10
 RGB = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -92,9 +93,9 @@ KINDS = {  # an image as Pillow has it, and what it is read as
 def test_a_lossless_image_becomes_red_green_blue(tmp_path, kind, ending, max_value):
     image, expected = KINDS[kind]
     file = save(tmp_path / f"a.{ending}", image)
-    check(read_image(file, max_value=max_value), expected)
+    check(read_image(file, scale=up_to(max_value)), expected)
     if kind == "grey":
-        check(read_image(file, in_channels=1, max_value=max_value), RGB[:, :, :1])
+        check(read_image(file, in_channels=1, scale=up_to(max_value)), RGB[:, :, :1])
 
 
 @pytest.mark.parametrize("ending", ["tiff", "TIF", "bmp"])
@@ -120,7 +121,7 @@ def test_16_bits_are_scaled_to_8(tmp_path, ending, bands, max_value, highest):
     else:
         cv2.imwrite(str(file), values[:, :, ::-1])
     expected = np.rint(values * (255 / highest)).repeat(3 // bands, axis=2)
-    image = read_image(file, max_value=max_value)
+    image = read_image(file, scale=up_to(max_value))
     # OpenCV takes the upper byte of a 16-bit PNG, which is up to one level off.
     check(image, expected, within=1 if (ending, max_value) == ("png", None) else 0)
     assert (image[0, 0] == 0).all()
@@ -141,7 +142,7 @@ def test_16_bits_are_scaled_to_8(tmp_path, ending, bands, max_value, highest):
 def test_bands_of_a_geotiff(tmp_path, dtype, bands, profile, arguments, wanted):
     values = uint16(bands, 255).astype(dtype)
     file = save_geotiff(tmp_path / "a.tif", values, **profile)
-    check(read_image(file, max_value=255, **arguments), values[:, :, wanted])
+    check(read_image(file, scale=up_to(255), **arguments), values[:, :, wanted])
     if dtype == np.uint8:
         check(read_image(file, **arguments), values[:, :, wanted])
 
@@ -219,7 +220,7 @@ def test_a_missing_or_text_file_is_refused_by_name(tmp_path, name):
 def test_floating_point_and_signed_data_need_a_max_value_above_0(tmp_path, dtype, max_value, said):
     file = save_geotiff(tmp_path / "a.tif", np.ones((4, 4, 3), dtype))
     with pytest.raises(UserError, match=said):
-        read_image(file, max_value=max_value)
+        read_image(file, scale=up_to(max_value))
 
 
 @pytest.mark.parametrize(
@@ -235,7 +236,7 @@ def test_values_are_scaled_and_clipped_and_nan_becomes_0(
     tmp_path, values, dtype, max_value, expected
 ):
     file = save_geotiff(tmp_path / "a.tif", np.array(values, dtype)[None, :, None])
-    assert read_image(file, 1, max_value=max_value).ravel().tolist() == list(expected)
+    assert read_image(file, 1, scale=up_to(max_value)).ravel().tolist() == list(expected)
 
 
 def test_headers_say_what_decoding_gives(tmp_path):
@@ -348,7 +349,7 @@ def test_a_real_landsat_tile_is_scaled_from_10_bits():
     file, values = real_file("landsat_clouds/test/mss/*_mss.tiff")
     assert values.dtype == np.uint16
     expected = np.rint(np.minimum(values, 1023) * (255 / 1023))
-    image = read_image(file, in_channels=values.shape[2], max_value=1023)
+    image = read_image(file, in_channels=values.shape[2], scale=up_to(1023))
     check(image, expected)
     assert image.max() > 100
 

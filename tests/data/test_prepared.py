@@ -26,6 +26,7 @@ from SSLRemoteSensing.data.file_lists import find_images
 from SSLRemoteSensing.data.labels import check_labels
 from SSLRemoteSensing.data.prepared import agreed_scale, read_card
 from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings
+from SSLRemoteSensing.data.scale import up_to
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 
 
@@ -62,7 +63,7 @@ def test_prepared_tiles_open_with_their_labels_as_they_are(potsdam, capsys):
     dataset = open_set(potsdam)
     eroded = open_set(potsdam, label_path=str(potsdam / "labels_eroded/train"))
     assert len(dataset) == card_of(potsdam)["tiles"]["train"] == 18
-    assert dataset.max_value is None
+    assert dataset.reading.max_value is None
     for index in range(len(dataset)):
         name = dataset.name(index).stem
         image, label = dataset.read(index)
@@ -102,14 +103,14 @@ def test_bands_that_do_not_fit_are_refused_when_opened(levir):
 
 def test_prepared_tiles_bring_their_scale_which_may_be_stated_and_no_other(levir):
     dataset = open_set(levir, num_classes=3, in_channels=4)
-    assert dataset.max_value == 1023
+    assert dataset.reading.max_value == 1023
     image, label = dataset.read(0)
     tile = read_tile(levir / f"images/train/{dataset.name(0).name}").astype(float)
     expected = np.rint(np.minimum(tile, 1023) * 255 / 1023).transpose(1, 2, 0)
     assert np.abs(image - expected).max() <= 1
     assert image.max() == 255
     assert set(np.unique(label)) <= {0, 1, 2}
-    assert open_set(levir, num_classes=3, in_channels=4, max_value=1023).max_value == 1023
+    assert open_set(levir, num_classes=3, in_channels=4, max_value=1023).reading.max_value == 1023
     with pytest.raises(UserError, match=r"max_value=255: .* was prepared with 1023; leave it out"):
         open_set(levir, num_classes=3, in_channels=4, max_value=255)
 
@@ -120,7 +121,7 @@ def test_pre_training_takes_the_scale_too(levir):
         data_path=str(levir / "images/train"), data_format="*.tif", img_size=32, crop_size=None
     )
     dataset = PretextDataset(PretextSettings(**given), in_channels=4)
-    assert dataset.max_value == 1023
+    assert dataset.reading.max_value == 1023
     assert dataset.read(0)[0].max() == 255
     with pytest.raises(UserError, match="max_value"):
         PretextDataset(PretextSettings(**given | dict(max_value=4095)), in_channels=4)
@@ -128,7 +129,7 @@ def test_pre_training_takes_the_scale_too(levir):
 
 def test_tiles_without_a_card_have_the_scale_that_is_stated(tmp_path):
     assert read_card(tmp_path) is None
-    assert agreed_scale(None, 1023) == 1023
+    assert agreed_scale(None, up_to(1023), None) == up_to(1023)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.images import read_header, read_image, read_label
+from SSLRemoteSensing.data.scale import up_to
 from SSLRemoteSensing.preparation.sources import SourceFile
 from SSLRemoteSensing.preparation.tiling import open_raster
 
@@ -146,7 +147,7 @@ def test_what_rasterio_writes_is_read_as_rasterio_reads_it(tmp_path, caplog, cap
         np.testing.assert_array_equal(label.rows(0, HEIGHT)[0][0], stored[0])
     max_value = None if stored.dtype == np.uint8 else 255
     for in_channels in {bands - (bands == 2), 3} if colours is None else {3}:
-        image = read_image(path, in_channels, max_value=max_value)
+        image = read_image(path, in_channels, scale=up_to(max_value))
         expected = np.clip(stored, 0, 255)[:in_channels].transpose(1, 2, 0)
         if colours is not None:
             expected = colours[stored[0]]

@@ -13,6 +13,7 @@ from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.images import read_image
 from SSLRemoteSensing.data.reading import Reading, agreed_reading
+from SSLRemoteSensing.data.scale import up_to
 from SSLRemoteSensing.data.values import check_values, fault_of_values, levels
 from SSLRemoteSensing.workflows.doctor.images import find_split
 from SSLRemoteSensing.workflows.finetuning import finetune, open_finetuning, score_checkpoint
@@ -65,7 +66,8 @@ UINT16, UINT8 = dict(dtype="uint16", count=4), dict(dtype="uint8", count=3)
 )
 def test_what_a_split_does_not_state_is_that_of_train_data(train, own, max_value, bands):
     def reading(facts: dict) -> Reading:
-        return Reading(**dict(max_value=None, bands=None, file="a.tif") | facts)
+        facts = dict(max_value=None, bands=None, file="a.tif") | facts
+        return Reading(up_to(facts.pop("max_value")), **facts)
 
     result = agreed_reading(reading(own), reading(train))
     assert (result.max_value, result.bands) == (max_value, bands)
@@ -95,7 +97,8 @@ def test_two_parts_of_a_prepared_set_take_the_same_bands(train_bands):
 )
 def test_what_differs_without_a_reason_is_refused(train, own, message):
     def reading(facts: dict) -> Reading:
-        return Reading(**dict(max_value=None, bands=None, file="a.tif") | facts)
+        facts = dict(max_value=None, bands=None, file="a.tif") | facts
+        return Reading(up_to(facts.pop("max_value")), **facts)
 
     with pytest.raises(UserError, match=message):
         agreed_reading(reading(own), reading(train))
@@ -120,7 +123,7 @@ def test_all_that_opens_a_split_reads_it_as_training_does(seg_config, tmp_path, 
     )
     config["train_cfg"]["num_step"] = 2
     file = f"{tiles['image_path']}/t0.tif"
-    wanted = read_image(file, 3, (4, 2, 1), 3000)
+    wanted = read_image(file, 3, (4, 2, 1), up_to(3000))
     train = find_split(config, "train").reading
     found = find_split(config, "val", train).reading
     assert (found.max_value, found.bands) == (3000, (4, 2, 1))
@@ -147,7 +150,7 @@ def test_the_tiles_of_a_probe_are_read_as_those_of_pre_training(pretext_config, 
     train_cfg["probe"] = tiles | dict(classes=("a", "b"), crop_size=32, pixels=8)
     task, _ = open_pretraining(pretext_config)
     assert task.probe.probe.images.max() > 200
-    assert train_reading(train_cfg["train_data"] | {"data_path": "/nowhere"}).max_value == 3000
+    assert train_reading(train_cfg["train_data"] | {"data_path": "/nowhere"}, 3).max_value == 3000
     train_cfg["probe"]["max_value"] = 1000
     with pytest.raises(UserError, match=r"train_cfg.probe: max_value=1000: .* is 3000"):
         open_pretraining(pretext_config)
@@ -160,11 +163,17 @@ DARK = [
     (np.uint16, 300, 10000, 255, "of one colour .255 to 255 of 255.; set max_value="),
     (np.uint16, 0, 9000, 300, "9.% of the values are cut off at 255; set max_value="),
     (np.float32, 0, 1, 255, "no value is above 1 of 255; set max_value="),
-    (np.float32, -25, -3, 100, "no value is above 0 of 255; what is below 0 becomes 0"),
+    (np.float32, -25, -3, 100, "no value is above 0 of 255; set scale='percentile', which takes"),
     (np.float32, 290, 300, 400, "of one colour .18. to 191 of 255.; no max_value tells them apart"),
     (np.int32, 0, 4000, 2**31 - 1, "no value is above 0 of 255; set max_value="),
     (np.uint8, 0, 6, None, "no value is above 5 of 255; set max_value=5"),
-    (np.uint8, 100, 104, None, "nearly of one colour .100 to 103 of 255.; no max_value"),
+    (
+        np.uint8,
+        100,
+        104,
+        None,
+        "nearly of one colour .100 to 103 of 255.; no max_value tells them apart: set",
+    ),
 ]
 
 
@@ -176,7 +185,7 @@ def test_images_that_come_out_constant_are_told(
     for number in range(12):
         planes = rng.uniform(low, high, (3, 40, 40)).astype(dtype)
         files.append(str(write_tiff(tmp_path / f"{number}.tif", planes)))
-    how = Reading(max_value, None, files[0], np.dtype(dtype).name, 3)
+    how = Reading(up_to(max_value), None, files[0], np.dtype(dtype).name, 3)
     check_values(files, 3, how, "train_cfg.train_data")
     said = capsys.readouterr().err
     assert said.startswith("warning: train_cfg.train_data: ")
@@ -191,8 +200,8 @@ def test_images_that_are_mostly_below_0_are_told(tmp_path, capsys):
     files = [str(tmp_path / f"{number}.tif") for number in range(3)]
     for file in files:
         write_tiff(Path(file), rng.uniform(-25, 2, (1, 32, 32)).astype(np.float32))
-    check_values(files, 3, Reading(2.0, None, files[0], "float32", 1), "train_data")
-    assert "values are below 0, and become 0; what is below 0" in capsys.readouterr().err
+    check_values(files, 3, Reading(up_to(2.0), None, files[0], "float32", 1), "train_data")
+    assert "values are below 0, and become 0; set scale='percentile'" in capsys.readouterr().err
 
 
 def test_the_value_that_is_proposed_mends_it(tmp_path, capsys):
@@ -202,7 +211,7 @@ def test_the_value_that_is_proposed_mends_it(tmp_path, capsys):
     file = str(write_tiff(tmp_path / "a.tif", planes))
     check_values([file], 3, Reading(None, None, file, "uint16", 3), "here")
     assert "set max_value=899" in capsys.readouterr().err
-    check_values([file], 3, Reading(899, None, file, "uint16", 3), "here")
+    check_values([file], 3, Reading(up_to(899), None, file, "uint16", 3), "here")
     assert not capsys.readouterr().err
 
 

@@ -23,6 +23,7 @@ from SSLRemoteSensing.data.geotiff import encode_tiff
 from SSLRemoteSensing.data.images import read_image
 from SSLRemoteSensing.data.places import ground_size
 from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings
+from SSLRemoteSensing.data.scale import up_to
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.data.windows import Windows, WindowSettings
 from SSLRemoteSensing.training.meters import LossMeter
@@ -261,7 +262,7 @@ def test_bands_and_scale_are_as_for_whole_files(tmp_path, bands, dtype, max_valu
     file = write_tiff(tmp_path / "a.tif", planes, **TILED)
     changes = dict(bands=bands, max_value=max_value)
     dataset = pretext_of(tmp_path, channels, **changes)
-    whole = read_image(file, channels, bands, max_value)
+    whole = read_image(file, channels, bands, up_to(max_value))
     for index in range(len(dataset)):
         rng = np.random.default_rng(index)
         image, _, place, _ = dataset.windows.read(0, str(file), rng, channels, dataset.reading)

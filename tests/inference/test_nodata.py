@@ -12,6 +12,7 @@ from PIL import Image
 
 from SSLRemoteSensing.data.geotiff import open_tiff
 from SSLRemoteSensing.data.images import read_image
+from SSLRemoteSensing.data.scale import up_to
 from SSLRemoteSensing.inference.scene import InputScene
 
 SIDE, TOP = 64, 250
@@ -114,7 +115,7 @@ def draw_file(folder: Path, name: str) -> tuple[Path, np.dtype, float | None]:
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_a_map_takes_what_training_takes(tmp_path, name):
     path, dtype, max_value = draw_file(tmp_path, name)
-    image = read_image(path, max_value=max_value)
+    image = read_image(path, scale=up_to(max_value))
     assert not image[EMPTY].any()
     assert image[~EMPTY].any(1).mean() > 0.9
     if name in [f"{dtype} {value:g}" for dtype, value in VALUES]:
@@ -140,8 +141,8 @@ def test_a_prepared_tile_holds_what_training_takes(tmp_path, name):
     done = prepare("folder", *folders, *flags, "--splits", "val=0", tile=SIDE, status=0)
     assert "of the pixels hold no data" in done.stdout
     (tile,) = (tmp_path / "out/images/train").iterdir()
-    expected = read_image(tmp_path / "source" / path.name, max_value=max_value)
-    np.testing.assert_array_equal(read_image(tile, max_value=max_value), expected)
+    expected = read_image(tmp_path / "source" / path.name, scale=up_to(max_value))
+    np.testing.assert_array_equal(read_image(tile, scale=up_to(max_value)), expected)
 
 
 def test_alpha_that_the_network_takes_masks_nothing(tmp_path):
@@ -157,7 +158,7 @@ def test_one_band_of_values_that_are_no_data_is_0_alone(tmp_path):
     planes = draw(SIDE, SIDE, bands=5).astype(np.uint16)
     planes[3, EMPTY] = 999
     path = write(tmp_path / "a.tif", planes, nodata=999)
-    image = read_image(path, in_channels=2, bands=(4, 5), max_value=TOP)
+    image = read_image(path, in_channels=2, bands=(4, 5), scale=up_to(TOP))
     assert not image[EMPTY, 0].any()
     assert image[EMPTY, 1].all()
-    assert read_image(path, bands=(1, 2, 3), max_value=TOP).all()
+    assert read_image(path, bands=(1, 2, 3), scale=up_to(TOP)).all()

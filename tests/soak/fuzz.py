@@ -44,6 +44,7 @@ from SSLRemoteSensing.core.config import build, load_config
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data import images
 from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings
+from SSLRemoteSensing.data.scale import up_to
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.models.pretrained import backbone_weights, load_backbone
 from SSLRemoteSensing.training import run_folder
@@ -299,7 +300,7 @@ def damaged_file(folder: Path, kind: str, rng: np.random.Generator) -> Path:
 
 
 ARGUMENTS = (
-    *(dict(in_channels=3), dict(in_channels=3, max_value=1023.0)),
+    *(dict(in_channels=3), dict(in_channels=3, scale=up_to(1023.0))),
     *(dict(in_channels=1, bands=(1,)), dict(in_channels=4)),
 )
 

@@ -72,9 +72,9 @@ def find_split(config: dict, name: str, train: Reading | None = None) -> Split:
     with about(f"train_cfg.{data}"):
         if not is_fine_tuning(config):
             settings = PretextSettings(**config["train_cfg"][data])
-            return Split(name, settings, in_channels, *choose_images(settings))
+            return Split(name, settings, in_channels, *choose_images(settings, in_channels))
         settings, classes = TileSettings(**config["train_cfg"][data]), list(config["classes"])
-        tiles = find_tiles(settings, len(classes), train)
+        tiles = find_tiles(settings, len(classes), train, in_channels)
     images, labels = zip(*tiles.pairs, strict=True)
     chosen = range(len(images)) if tiles.chosen is None else tiles.chosen
     dropped = frozenset(images).difference(images[index] for index in chosen)
@@ -132,7 +132,7 @@ def examine_image(file: str, split: Split) -> ImageFacts:
             raise UserError(f"{claim}, {memory / 2**30:.1f} GiB to decode it, {fault}")
         with one_at_a_time if memory > LARGE else contextlib.nullcontext():
             reading = split.reading
-            image = read_image(file, split.in_channels, reading.bands, reading.max_value)
+            image = read_image(file, split.in_channels, reading.bands, reading.scale)
             pixel_hash = hashlib.blake2b(f"{image.shape}".encode(), digest_size=16)
             pixel_hash.update(np.ascontiguousarray(image))
             return ImageFacts(file, header, pixel_hash.digest(), levels(image))

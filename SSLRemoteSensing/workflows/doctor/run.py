@@ -73,7 +73,7 @@ def open_network(config: dict, processes: int) -> Opened:
 def open_probe(opened: Pretraining) -> None:
     """Open the tiles of the probe, which is then left out; a `UserError` where that cannot be."""
     probe, data = opened.keys.pop("probe"), opened.keys["train_data"]
-    train = pretraining.train_reading(data)
+    train = pretraining.train_reading(data, opened.model.backbone.in_channels)
     pretraining.open_probe(probe, opened.model, opened.loop, data["img_size"], train)
 
 

@@ -59,7 +59,7 @@ def read_scene(file: str, source: Tiff, split: Split, facts: ImageFacts) -> Imag
     counts, valid = np.zeros((split.in_channels, 256), np.int64), 0
     for y, height in source.strips():
         planes, empty = channels.read(source, y, height, with_0=True)
-        part = scaled(channels, planes, empty, how.max_value, source.path)
+        part = scaled(channels, planes, empty, how.scale, source.path)
         part = part.repeat(split.in_channels, 2) if part.shape[2] < split.in_channels else part
         pixel_hash.update(np.ascontiguousarray(part))
         counts += count_bands(part)

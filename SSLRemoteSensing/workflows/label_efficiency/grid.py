@@ -190,7 +190,8 @@ def require_cells(grid: Grid) -> None:
         with about(f"--init {name}"):
             opened = open_network(config)
     train = TileSettings(**config["train_cfg"]["train_data"])
-    coding = find_tiles(train, len(opened.classes)).coding
+    channels = opened.model.backbone.in_channels
+    coding = find_tiles(train, len(opened.classes), None, channels).coding
     for name in sorted({"val", opened.scored_split}):
         opened.open_split(name, coding, checked=True)
 
