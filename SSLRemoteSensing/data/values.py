@@ -100,20 +100,18 @@ def remedy_of_values(how: Reading, files: Sequence[str]) -> str:
     low, high = float(together.min()), float(together.max())
     usual = float(np.percentile(together, 99.5))
     top = high if high <= 2 * usual else usual  # a few pixels may hold anything
+    percentile = "set scale='percentile'" + (" in place of max_value" if how.scale else "")
     is_whole = how.whole_scale is not None and how.whole_scale.max_value == top
     if low == high:
         remedy = "every value is the same: replace or exclude the files"
     elif how.scale and how.max_value is None:
-        remedy = "these numbers are not the files': set scale='percentile'"
+        remedy = "set scale='percentile' in place of these numbers"
     elif -low >= high or (together < 0).mean() > 0.5:
-        remedy = "set scale='percentile', which takes what is below 0"
+        remedy = percentile
     elif 255 * (top - max(low, 0)) < FLAT * top or is_whole:
-        remedy = "no max_value tells them apart: set scale='percentile'"
+        remedy = f"no max_value tells them apart: {percentile}"
     else:
         remedy = f"set max_value={top:g}, the value that becomes 255"
-    if how.scale and "scale=" in remedy:
-        instead = "numbers" if how.max_value is None else "max_value"
-        remedy += f" in place of {instead}"
     file, values = next(iter(contents.items()))
     return f"{remedy} ({file} holds {how.dtype}, {values.min():g} to {values.max():g})"
 

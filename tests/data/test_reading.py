@@ -163,7 +163,7 @@ DARK = [
     (np.uint16, 300, 10000, 255, "of one colour .255 to 255 of 255.; set max_value="),
     (np.uint16, 0, 9000, 300, "9.% of the values are cut off at 255; set max_value="),
     (np.float32, 0, 1, 255, "no value is above 1 of 255; set max_value="),
-    (np.float32, -25, -3, 100, "no value is above 0 of 255; set scale='percentile', which takes"),
+    (np.float32, -25, -3, 100, "no value is above 0 of 255; set scale='percentile' in place"),
     (np.float32, 290, 300, 400, "of one colour .18. to 191 of 255.; no max_value tells them apart"),
     (np.int32, 0, 4000, 2**31 - 1, "no value is above 0 of 255; set max_value="),
     (np.uint8, 0, 6, None, "no value is above 5 of 255; set max_value=5"),
