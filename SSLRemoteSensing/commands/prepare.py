@@ -60,6 +60,9 @@ def flags() -> Flags:
         help="names of the classes, in order; of polygons those to take (default: all)")
     add("--max_value", type=float, metavar="VALUE",
         help="the value that becomes 1; needed for images of more than 8 bits")
+    add("--scale", nargs="+", metavar="MIN MAX",
+        help="in place of it, what becomes 0 and 1: a pair of numbers for each band, or for all; "
+        "or percentile, the 2nd and 98th of each band, found in the training scenes")
     add = flags.add_argument_group("folder only").add_argument
     add("--palette", nargs="+", metavar="R,G,B", help="labels are these colours, one a class")
     add("--label_offset", type=int, metavar="N",

@@ -308,9 +308,10 @@ def encode_tiff(planes: np.ndarray, crs=None, transform=None) -> bytes:
     count, height, width = planes.shape
     profile = {"driver": "GTiff", "count": count, "height": height, "width": width, "crs": crs}
     profile |= {"dtype": planes.dtype, "transform": transform, "photometric": "MINISBLACK"}
+    predictor = 3 if planes.dtype.kind == "f" else 2
     with MemoryFile() as memory:
         with unplaced():
-            file = memory.open(**profile, compress="deflate", zlevel=1, predictor=2)
+            file = memory.open(**profile, compress="deflate", zlevel=1, predictor=predictor)
         with file:
             file.write(planes)
         return memory.read()

@@ -82,6 +82,11 @@ class Scale:
         chosen = ([part[band - 1] for band in bands] for part in (self.minimum, self.maximum))
         return Scale(*chosen)
 
+    def flag(self) -> str:
+        """As a command line states it."""
+        ends = zip(self.minimum, self.maximum, strict=True)
+        return f"--scale {' '.join(number(end) for pair in ends for end in pair)}"
+
     def numbers(self) -> dict[str, list[float]]:
         """Its numbers in JSON's types, from which `Scale(**numbers)` is made again."""
         return {"minimum": list(self.minimum), "maximum": list(self.maximum)}
@@ -121,6 +126,26 @@ def stated_scale(max_value: float | None, scale: dict | str | None) -> Scale | N
     if max_value is not None and scale is not None:
         raise UserError(f"max_value={max_value}, scale: both are given; leave one of them out")
     return Scale(**scale) if isinstance(scale, dict) else up_to(max_value)
+
+
+def read_scale(words: Sequence[str]) -> Scale | str:
+    """What --scale says: 'percentile', or a minimum and a maximum of each band, or of all.
+
+    Raises:
+        UserError: something else.
+    """
+    if list(words) == [PERCENTILE]:
+        return PERCENTILE
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        numbers = []
+    if not numbers or len(numbers) % 2:
+        raise UserError(
+            f"--scale {' '.join(words)}: give percentile, or a minimum and a maximum of each band, "
+            "such as --scale -25 0 -32 -5, or of all"
+        )
+    return Scale(numbers[::2], numbers[1::2])
 
 
 def scale_card(scale: Scale | None) -> dict:

@@ -24,6 +24,10 @@ def check_scene(record: dict, collection: Catalog) -> None:
         share = record["masked"] / (record["height"] * record["width"])
         text = f"{share:.1%} of the pixels hold no data ({record['mask']}); not scored"
         warnings.append(text)
+    if outside := record.get("outside"):
+        values = record["height"] * record["width"] - record["masked"]
+        share = outside / max(1, values * record["bands"])
+        warnings.append(f"{share:.1%} of the values lie outside --scale; clipped")
     if record.get("apart"):
         warnings.append(f"{record['apart']} lies at another place on the map than its image")
     for kind, label in record["labels"].items():

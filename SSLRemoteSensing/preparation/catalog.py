@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.labels import ColourCoding, ValueCoding
+from SSLRemoteSensing.data.scale import Scale
 from SSLRemoteSensing.preparation.burning import BurntLabel
 from SSLRemoteSensing.preparation.sources import SourceFile
 
@@ -54,16 +55,16 @@ class SourceScene:
 class Catalog:
     """The scenes of a data set and what is known of them.
 
-    `scale` is the value that becomes 1. `shares` are published class shares by the name of the
-    set they are of. `notes` are told, `problems` (scene, what is wrong) keep a set from being used.
-    `polygons` are what the card says of the file of polygons that the labels are made of.
+    `scale` is that of its images; None: 255 becomes 1. `shares` are published class shares by the
+    name of the set they are of. `notes` are told, `problems` (scene, what is wrong) keep a set from
+    being used. `polygons` are what the card says of the file of polygons that labels are made of.
     """
 
     name: str
     classes: Sequence[str]
     palette: Sequence[Sequence[int]] | None
     bands: Sequence[str] | None
-    scale: float | None
+    scale: Scale | None
     coding: ColourCoding | ValueCoding | None
     scenes: list[SourceScene] = field(default_factory=list)
     shares: dict[str, Sequence[float]] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from SSLRemoteSensing.data.labels import (
     detect_coding,
     value_coding,
 )
+from SSLRemoteSensing.data.scale import Scale
 from SSLRemoteSensing.preparation import isprs
 from SSLRemoteSensing.preparation.catalog import (
     BAND_NAMES,
@@ -43,7 +44,7 @@ def read_folder(
     splits: Sequence[str],
     classes: Sequence[str],
     palette: Sequence[Sequence[int]] | None,
-    max_value: float | None,
+    scale: Scale | None,
     label_offset: int | None,
     label_codes: Sequence[int] | None,
 ) -> Catalog:
@@ -58,7 +59,7 @@ def read_folder(
         bands: 'rgb', 'irrg', 'rgbir' of files in the order R, G, B, near infrared; None: all.
         classes: in order; empty where there are no labels.
         palette: given where the labels are colours of 0 and 255, see `ColourCoding`.
-        max_value: the value that becomes 1, for images of more than 8 bits.
+        scale: of the images; needed for those of more than 8 bits.
         label_offset, label_codes: see `value_coding`; neither: found out, and said.
 
     Raises:
@@ -77,7 +78,7 @@ def read_folder(
         )
     shares = isprs.SHARES if tuple(classes) == isprs.CLASSES else {}
     band_names = BAND_NAMES.get(bands)
-    catalog = Catalog("folder", classes, palette, band_names, max_value, None, shares=shares)
+    catalog = Catalog("folder", classes, palette, band_names, scale, None, shares=shares)
     catalog.notes = [f"{name}: a label without a scene; not used" for name in orphans]
     catalog.notes += other_formats(files)
     split_of = assign_folders([image.name for image, _ in pairs], splits, catalog.notes)

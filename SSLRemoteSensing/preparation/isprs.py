@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.labels import ColourCoding
+from SSLRemoteSensing.data.scale import up_to
 from SSLRemoteSensing.preparation.catalog import BAND_NAMES, Catalog, files_by_scene
 from SSLRemoteSensing.preparation.sources import SourceFile
 from SSLRemoteSensing.preparation.splits import assign_splits
@@ -132,6 +133,6 @@ def vaihingen(
 
 def isprs_catalog(name: str, bands: str, shares: Sequence[float]) -> Catalog:
     coding = ColourCoding(PALETTE)
-    catalog = Catalog(name.lower(), CLASSES, PALETTE, BAND_NAMES[bands], 255, coding)
+    catalog = Catalog(name.lower(), CLASSES, PALETTE, BAND_NAMES[bands], up_to(255), coding)
     catalog.shares, catalog.one_value_is_wrong = {name: shares}, True
     return catalog

@@ -10,6 +10,7 @@ import numpy as np
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.labels import INVALID, ValueCoding
+from SSLRemoteSensing.data.scale import up_to
 from SSLRemoteSensing.preparation.catalog import BAND_NAMES, Catalog, files_by_scene
 from SSLRemoteSensing.preparation.sources import SourceFile
 from SSLRemoteSensing.preparation.splits import assign_splits, pick_scenes
@@ -54,7 +55,7 @@ def levir_cs(
     val = pick_scenes(published["train"], str(VAL_SHARE), "val")
     published["val"] = sorted(val)
     published["train"] = [name for name in published["train"] if name not in val]
-    catalog = Catalog("levir_cs", CLASSES, PALETTE, BAND_NAMES[bands], SCALE, coding())
+    catalog = Catalog("levir_cs", CLASSES, PALETTE, BAND_NAMES[bands], up_to(SCALE), coding())
     split_of = assign_splits(published, splits)
     catalog.add_scenes(split_of, images, {"full": labels}, dict.fromkeys(images, BANDS[bands]))
     return catalog

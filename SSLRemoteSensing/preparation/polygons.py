@@ -7,6 +7,7 @@ from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.file_lists import stem
 from SSLRemoteSensing.data.labels import value_coding
+from SSLRemoteSensing.data.scale import Scale
 from SSLRemoteSensing.data.vectors import open_layer, require_vectors, split_layer
 from SSLRemoteSensing.preparation.burning import BurntLabel, Frame, Polygons
 from SSLRemoteSensing.preparation.catalog import BAND_NAMES, Catalog, SourceScene
@@ -27,7 +28,7 @@ def read_polygons(
     files: Sequence[SourceFile],
     bands: str | None,
     splits: Sequence[str],
-    max_value: float | None,
+    scale: Scale | None,
     settings: PolygonSettings,
 ) -> Catalog:
     """Every image of `files` with what polygons cover in it, burnt while it is cut.
@@ -36,7 +37,7 @@ def read_polygons(
 
     Args:
         bands: 'rgb', 'irrg', 'rgbir' of files in the order R, G, B, near infrared; None: all.
-        max_value: the value that becomes 1, for images of more than 8 bits.
+        scale: of the images; needed for those of more than 8 bits.
 
     Raises:
         UserError: no images, a file, layer, field or class that is not there, no coordinate system,
@@ -55,7 +56,7 @@ def read_polygons(
     hashes = {name: digest for file in sources for name, digest in file.digests().items()}
     classes, background = outlines.classes, settings.background
     fill = IGNORE if background == NO_BACKGROUND else classes.index(background)
-    catalog = Catalog("polygons", classes, None, BAND_NAMES.get(bands), max_value, None)
+    catalog = Catalog("polygons", classes, None, BAND_NAMES.get(bands), scale, None)
     catalog.coding = value_coding(len(classes))
     catalog.notes = [*outlines.notes, *other_formats(files)]
     images = [image for image in images if image.name in outlines.frames]

@@ -17,8 +17,11 @@ from pathlib import Path
 from SSLRemoteSensing.core.console import progress
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import make_folder, write_text
+from SSLRemoteSensing.data.prepared import OWN
+from SSLRemoteSensing.data.scale import Scale, up_to
 from SSLRemoteSensing.preparation import audit
 from SSLRemoteSensing.preparation.catalog import UNLABELLED, Catalog, SourceScene, listing
+from SSLRemoteSensing.preparation.scaling import sees_bytes
 from SSLRemoteSensing.preparation.tiling import (
     TILE_FOLDERS,
     TilingSettings,
@@ -70,7 +73,9 @@ def prepare(
         print(f"going on: {len(records)} of {len(scenes)} scenes are done")
 
     output_or_none = None if check else output
-    job = TilingSettings(*sizes, output_or_none, collection.coding, collection.scale)
+    job = TilingSettings(
+        *sizes, output_or_none, collection.coding, collection.scale, collection.name in OWN
+    )
     remaining = [scene for scene in scenes if scene.key not in records]
     try:
         with closing(cut_scenes(remaining, job, workers)) as new_records:
@@ -229,7 +234,7 @@ def describe(
     for record in records:
         splits.setdefault(record["split"], []).append(record)
     scenes = {split: [r["scene"] for r in group] for split, group in splits.items()}
-    scale = collection.scale or 255
+    scale = collection.scale or up_to(255)
     mean, std = band_statistics(splits.get("train", []), scale)
     shares = audit.class_shares(records, collection, ("train",))
     place = ("height", "width", "crs", "transform")
@@ -240,7 +245,7 @@ def describe(
         "palette": collection.palette and [list(colour) for colour in collection.palette],
         "bands": list(collection.bands or [f"band {i + 1}" for i in range(records[0]["bands"])]),
         "source_bands": agreed_bands(records),
-        "scale": scale,
+        "scale": scale.numbers() if scale.max_value is None else scale.max_value,
         "mean": mean or None,
         "std": std or None,
         "class_shares": dict(zip(collection.classes, shares, strict=True)) if shares else None,
@@ -269,12 +274,13 @@ def agreed_bands(records: Sequence[dict]) -> list[int] | None:
     return first if all(record.get("source_bands") == first for record in records) else None
 
 
-def band_statistics(records: Sequence[dict], scale: float) -> tuple[list[float], list[float]]:
+def band_statistics(records: Sequence[dict], scale: Scale) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each band in 0..1, from exact sums over the scenes' pixels."""
     means, stds = [], []
+    top = 255 if records and sees_bytes(records[0]["dtype"], scale) else scale.max_value
     for sums in zip(*(record["sums"] for record in records), strict=True):
         count, total, squares = map(sum, zip(*sums, strict=True))
         mean = total / max(1, count)
-        means.append(mean / scale)
-        stds.append(sqrt(max(0.0, squares / max(1, count) - mean**2)) / scale)
+        means.append(mean / top)
+        stds.append(sqrt(max(0.0, squares / max(1, count) - mean**2)) / top)
     return means, stds

@@ -13,6 +13,9 @@ import cv2
 from SSLRemoteSensing.core.console import command_line
 from SSLRemoteSensing.core.errors import CannotWrite, UserError
 from SSLRemoteSensing.core.machine import versions
+from SSLRemoteSensing.data.geotiff import open_tiff
+from SSLRemoteSensing.data.percentiles import percentile_scale
+from SSLRemoteSensing.data.scale import PERCENTILE, Scale, read_scale, up_to
 from SSLRemoteSensing.preparation.blocks import BLOCKS, deal_blocks
 from SSLRemoteSensing.preparation.catalog import Catalog
 from SSLRemoteSensing.preparation.folder import read_folder
@@ -20,7 +23,7 @@ from SSLRemoteSensing.preparation.isprs import potsdam, vaihingen
 from SSLRemoteSensing.preparation.levir_cs import levir_cs
 from SSLRemoteSensing.preparation.outlines import PolygonSettings
 from SSLRemoteSensing.preparation.polygons import list_images, read_polygons
-from SSLRemoteSensing.preparation.prepare import CARD, prepare
+from SSLRemoteSensing.preparation.prepare import CARD, prepare, read_state
 from SSLRemoteSensing.preparation.sources import SourceFile, list_files
 from SSLRemoteSensing.preparation.splits import listed_splits
 
@@ -28,9 +31,9 @@ PRETRAINING = "configs/vr_vgg16_inapinting_agr_examplar_cfg.py"
 PUBLISHED = {"potsdam": potsdam, "vaihingen": vaihingen, "levir_cs": levir_cs}
 BANDS = {"potsdam": "rgb", "vaihingen": "irrg", "levir_cs": "rgbir"}
 KINDS = ("full", "eroded", "both")
-FOLDER_FLAGS = ("classes", "palette", "max_value", "label_offset", "label_codes")
+FOLDER_FLAGS = ("classes", "palette", "max_value", "scale", "label_offset", "label_codes")
 POLYGON_FLAGS = ("class_field", "classes", "inside", "touched", "order", "background")
-FLAGS = {"folder": FOLDER_FLAGS, "polygons": (*POLYGON_FLAGS, "max_value")}
+FLAGS = {"folder": FOLDER_FLAGS, "polygons": (*POLYGON_FLAGS, "max_value", "scale")}
 
 
 def prepare_request(request: Namespace, made_by: Sequence[str]) -> tuple[bool, Catalog]:
@@ -55,9 +58,13 @@ def prepare_request(request: Namespace, made_by: Sequence[str]) -> tuple[bool, C
     settings = {"set": name, "tile": request.tile, "stride": request.stride, "bands": bands}
     settings |= {"labels": request.labels, "splits": request.splits}
     options = {key: getattr(request, key) for key in FLAGS.get(name, ())}
+    words = options.pop("scale", None)
+    stated = read_scale(words) if words else up_to(options.get("max_value"))
+    scale = None if stated == PERCENTILE else stated
     if name == "polygons":
+        del options["max_value"]
         catalog = read_polygons(
-            list_images(request.source), bands, splits, options.pop("max_value"),
+            list_images(request.source), bands, splits, scale,
             PolygonSettings(request.labels, **options | {"background": background(request)}),
         )  # fmt: skip
         settings |= options | {"background": background(request), "max_value": request.max_value}
@@ -67,15 +74,21 @@ def prepare_request(request: Namespace, made_by: Sequence[str]) -> tuple[bool, C
     elif name == "folder":
         options["palette"] = request.palette and list(map(read_colour, request.palette))
         settings |= options
+        del options["max_value"]
         files = list_files(request.source[0])
         if request.labels not in KINDS:
             labels = list_files(request.labels, "--labels")
             files = [*below("images", files), *below("labels", labels)]
-        catalog = read_folder(files, bands, splits, **options)
+        catalog = read_folder(files, bands, splits, scale=scale, **options)
     else:
         kinds = ("full", "eroded") if request.labels == "both" else (request.labels,)
         files = list_files(request.source[0])
         catalog = PUBLISHED[name](files, bands, kinds, splits)
+    if stated == PERCENTILE:
+        catalog.scale, origin = found_scale(catalog, request.output)
+        print(f"{catalog.scale.flag()} ({origin})")
+    if words:
+        settings |= {"scale": catalog.scale.numbers()}
     if in_blocks:
         deal_blocks(catalog, request.tile)
     cv2.setNumThreads(1)  # --workers are the threads
@@ -93,6 +106,22 @@ def prepare_request(request: Namespace, made_by: Sequence[str]) -> tuple[bool, C
         ) from error
 
 
+def found_scale(catalog: Catalog, output: str | None) -> tuple[Scale, str]:
+    """The scale of the tiles that are there already, or else percentiles of the training scenes, or
+    of all where there are none; and what it is."""
+    earlier = (output and read_state(Path(output))[0]) or {}
+    if isinstance(earlier.get("scale"), dict):
+        return Scale(**earlier["scale"]), "of the tiles so far"
+    scenes = [scene for scene in catalog.scenes if scene.split == "train"] or catalog.scenes
+    with open_tiff(scenes[0].image.address) as source:
+        bands = scenes[0].bands or (None if source.palette is not None else source.data_bands)
+    files, channels = [scene.image.address for scene in scenes], len(bands or "RGB")
+    return (
+        percentile_scale(files, channels, bands),
+        "2nd and 98th percentile of some of the training scenes",
+    )
+
+
 def faults(request: Namespace) -> Iterator[str]:
     """What can be refused before a file is looked for."""
     tile, stride, highest, output = request.tile, request.stride, request.max_value, request.output
@@ -100,6 +129,8 @@ def faults(request: Namespace) -> Iterator[str]:
         yield "--output: name the folder of the tiles, or --check to write nothing"
     if highest is not None and not 0 < highest < float("inf"):
         yield f"--max_value {highest}: must be above 0"
+    if highest is not None and request.scale is not None:
+        yield f"--max_value {highest}, --scale: both are given; leave one of them out"
     if tile < 1:
         yield f"--tile {tile}: must be at least 1"
     if not 0 < stride <= tile:
@@ -146,7 +177,8 @@ def next_commands(request: Namespace) -> list[str]:
     images = output / "images/train"
     ending = next(images.iterdir()).suffix
     words = {"data_path": images, "data_format": f"*{ending}"}
-    words |= {} if card["scale"] == 255 else {"max_value": card["scale"]}
+    is_plain = not isinstance(card["scale"], dict) and card["scale"] != 255
+    words |= {"max_value": card["scale"]} if is_plain else {}
     words = [f"train_cfg.train_data.{key}={value}" for key, value in words.items()]
     if (bands := len(card["bands"])) != 3:
         words += [f"backbone_cfg.in_channels={bands}", f"inpainting_head_cfg.out_channels={bands}"]

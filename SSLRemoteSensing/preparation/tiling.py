@@ -20,8 +20,10 @@ from SSLRemoteSensing.data.images import as_bytes, encode_png, label_rows, read_
 from SSLRemoteSensing.data.labels import ColourCoding, ValueCoding, count_values
 from SSLRemoteSensing.data.places import displacement, place_of
 from SSLRemoteSensing.data.prepared import LABEL_FOLDERS, positions
+from SSLRemoteSensing.data.scale import Scale
 from SSLRemoteSensing.preparation.burning import BurntLabel
 from SSLRemoteSensing.preparation.catalog import SourceScene
+from SSLRemoteSensing.preparation.scaling import band_sums, fill_values, sees_bytes, to_bytes
 from SSLRemoteSensing.preparation.sources import SourceFile
 
 ALPHA = "a band called alpha; --bands rgbir if it is near infrared"
@@ -30,13 +32,15 @@ TILE_FOLDERS = {"image": "images"} | LABEL_FOLDERS
 
 @dataclass(frozen=True)
 class TilingSettings:
-    """How scenes are cut. With `output` None nothing is written."""
+    """How scenes are cut. With `output` None nothing is written. `is_own`: the scenes are of no
+    published set, so that `scale` may state values of any type."""
 
     tile: int
     stride: int
     output: Path | None
     coding: ColourCoding | ValueCoding | None
-    scale: float | None
+    scale: Scale | None
+    is_own: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
 
 
@@ -75,13 +79,18 @@ class Raster:
 
 
 def open_raster(
-    file: SourceFile, bands: Sequence[int] | None, stack: ExitStack, has_colours: bool = True
+    file: SourceFile,
+    bands: Sequence[int] | None,
+    stack: ExitStack,
+    has_colours: bool = True,
+    scale: Scale | None = None,
 ) -> Raster:
     """A scene or a label, open until `stack` ends.
 
     Args:
         bands: of the file, or of the R, G, B of a photograph or palette; None: all but alpha.
         has_colours: False for a label of one band of values, which may be indices of a palette.
+        scale: of a scene; what holds no data becomes its minimum, and so 0 by it. None: becomes 0.
     """
     if has_colours and file.is_jpeg():  # GDAL fills what is missing with grey
         return raster_in_memory(file, file.photograph(), bands, list(bands or (1, 2, 3)))
@@ -110,9 +119,10 @@ def open_raster(
         planes = planes if table is None else table[:, planes[0]]
         if empty is None:
             return planes, None
-        return planes * ~empty, 255 * np.uint8(~empty.all(0))
+        return np.where(empty, fill, planes), 255 * np.uint8(~empty.all(0))
 
     count, dtype = (len(numbers), source.dtype) if table is None else (len(table), table.dtype)
+    fill = fill_values(scale, count, dtype)
     origin = ALPHA if alpha else "nodata value or mask" if source.has_nodata else ""
     size = source.height, source.width
     return Raster(file.name, *size, count, dtype, rows, numbers, origin, *place)
@@ -179,7 +189,7 @@ def tile_scene(scene: SourceScene, job: TilingSettings) -> dict:
     try:
         record["sources"] = scene.digests()
         with ExitStack() as stack:
-            image = open_raster(scene.image, scene.bands, stack)
+            image = open_raster(scene.image, scene.bands, stack, scale=job.scale)
             planes = range(1, 1 + job.coding.planes) if job.coding else ()
             labels = {
                 kind: open_label(label, image, planes, stack)
@@ -229,8 +239,16 @@ def require_fit(scene: SourceScene, image: Raster, job: TilingSettings) -> None:
             f"{name} is {height} x {width} pixels, smaller than a tile; set --tile {side} or less, "
             f"or --leave_out {scene.name}"
         )
-    if image.dtype not in (np.uint8, np.uint16):
-        raise UnreadableImage(f"{name} holds {image.dtype}; convert it to uint8 or uint16")
+    is_plain = image.dtype in (np.uint8, np.uint16)
+    is_real = image.dtype.kind in "iuf"
+    if not (is_plain or (is_real and job.is_own and job.scale)):
+        stated = ", or state what it holds by --scale" if is_real and job.is_own else ""
+        raise UnreadableImage(f"{name} holds {image.dtype}; convert it to uint8 or uint16{stated}")
+    if job.scale and job.scale.count not in (1, image.bands):
+        raise UnreadableImage(
+            f"{name}: {image.bands} bands are taken, --scale has numbers of {job.scale.count}; "
+            "give a minimum and a maximum for each, or one pair for all"
+        )
     if image.dtype == np.uint16 and job.scale is None:
         raise UnreadableImage(
             f"{name} holds 16-bit values; set --max_value, the value that becomes 1"
@@ -250,7 +268,7 @@ def tile_strips(
         if job.stop.is_set():
             raise CancelledError
         shared = max(0, end - y)
-        rows, counts = read_rows(image, labels, job.coding, y + shared, job.tile - shared)
+        rows, counts = read_rows(image, labels, job, y + shared, job.tile - shared)
         if shared:
             rows = {k: np.concatenate([strip[k][..., -shared:, :], rows[k]], -2) for k in rows}
         strip, end = rows, y + job.tile
@@ -263,7 +281,7 @@ def tile_strips(
 def read_rows(
     image: Raster,
     labels: dict[str, Raster],
-    coding: ColourCoding | ValueCoding | None,
+    job: TilingSettings,
     y: int,
     height: int,
 ) -> tuple[dict[str, np.ndarray], dict]:
@@ -271,13 +289,18 @@ def read_rows(
 
     Returns:
         the planes of the 'image', and the classes of each kind of label, 255 where no data is;
-        pixels of each value (bands, values) as 'image', without data as 'masked', of each code of
-        each kind of label, of the colours of no class as (kind, 'strangers').
+        pixels of each value (bands, values) as 'image', of 0 to 255 where `sees_bytes`, and then of
+        what is clipped as 'outside'; without data as 'masked', of each code of each kind of label,
+        of the colours of no class as (kind, 'strangers').
     """
+    coding = job.coding
     planes, mask = image.rows(y, height)
-    depth = np.iinfo(image.dtype).max + 1
-    rows = {"image": planes}
-    counts = {"image": np.stack([count_values(plane, depth, mask) for plane in planes])}
+    rows, counted, outside = {"image": planes}, planes, 0
+    if sees_bytes(image.dtype, job.scale):
+        counted, outside = to_bytes(planes, mask, job.scale, image.name)
+    depth = np.iinfo(counted[0].dtype).max + 1
+    counts = {"image": np.stack([count_values(plane, depth, mask) for plane in counted])}
+    counts["outside"] = outside
     counts["masked"] = 0 if mask is None else int((mask == 0).sum())
     for kind, label in labels.items():
         values = as_bytes(label.rows(y, height)[0], label.name)
@@ -356,17 +379,13 @@ def summarize(image: Raster, labels: dict[str, Raster], counts: dict, job: Tilin
     place = place_of(image)
     strays = [x.name for x in labels.values() if displacement(place, place_of(x), *size)]
     rows, columns = (positions(n, job.tile, job.stride) for n in size)
-    return {
+    sees = sees_bytes(image.dtype, job.scale)
+    top = 255 if sees or job.scale is None else job.scale.max_value
+    return ({"outside": counts["outside"]} if sees else {}) | {
         "tiles": len(rows) * len(columns),
         "masked": counts["masked"],
         "mask": image.mask_origin,
         "apart": strays[0] if strays else None,
-        "sums": [band_sums(values, job.scale or 255) for values in counts["image"]],
+        "sums": [band_sums(values, top) for values in counts["image"]],
         "labels": summaries,
     }
-
-
-def band_sums(counts: np.ndarray, scale: float) -> list[int | float]:
-    """Pixels, sum and sum of squares of values clipped at `scale`; exact for a whole `scale`."""
-    values = np.minimum(np.arange(len(counts)), int(scale) if scale == int(scale) else scale)
-    return [int(counts.sum()), (values @ counts).item(), (values**2 @ counts).item()]

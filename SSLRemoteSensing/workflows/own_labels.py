@@ -76,6 +76,7 @@ def prepare_own(own: OwnLabels, tiles: Path) -> None:
         splits=list(splits), leave_out=[], workers=None, check=False,
         classes=list(own.classes), palette=None, label_codes=None, label_offset=own.label_offset,
         max_value=largest_value(paths, heads[0].dtype) if is_deep else None,
+        scale=None,
         class_field=own.class_field, inside=None, touched=False, order=None, background=None,
     )  # fmt: skip
     print(f"tiles: prepared in {tiles}, {tile} x {tile} pixels (--tile, --splits)")
