@@ -28,7 +28,7 @@ from SSLRemoteSensing.core.cli import (
 from SSLRemoteSensing.core.config import Part
 from SSLRemoteSensing.core.console import command_line, print_summary
 
-OWN = ("preset", "epochs", "minutes", "size", "bands", "max_value")  # go with --images
+OWN = ("preset", "epochs", "minutes", "size", "bands", "max_value", "scale")  # go with --images
 
 
 def flags() -> Flags:
@@ -46,6 +46,9 @@ def flags() -> Flags:
     add("--size", type=int, metavar="PIXELS", help="side of what the network sees")
     add("--bands", type=int, nargs="+", metavar="N", help="which to take, from 1; all if absent")
     add("--max_value", type=float, metavar="VALUE", help="the value that becomes white")
+    add("--scale", nargs="+", metavar="MIN MAX",
+        help="in place of it, what becomes black and white: a pair of numbers for each band, or "
+        "for all; or percentile, the 2nd and 98th of each band")
     return flags
 
 
@@ -54,12 +57,15 @@ def main() -> None:
     is_own = choose_source(args, "images", OWN)
     # Only now: torch takes seconds, which --help need not wait for.
     from SSLRemoteSensing.core.distributed import processes
+    from SSLRemoteSensing.data.scale import read_scale
     from SSLRemoteSensing.workflows.own_runs import PretrainingRequest, requested_config
     from SSLRemoteSensing.workflows.pretraining import PretextConfig, pretrain
 
     with processes(), contextlib.ExitStack() as stack:
         if is_own:
             given = {key: value for key in OWN if (value := getattr(args, key)) is not None}
+            if args.scale is not None:
+                given["scale"] = read_scale(args.scale)
             given["settings"] = overrides(args)
             request = PretrainingRequest(args.images, args.output, **given)
             config = stack.enter_context(requested_config(request, writes=not args.dry_run))

@@ -40,6 +40,7 @@ def model_card(source: Source, request: Request, network: bool, smp: str | None)
         dataset=json.dumps(request.dataset),
         tasks=[name for key, name in PRETEXT.items() if config.get(key)],
         bands=which_bands(source.card),
+        scale=which_scale(source.card),
         numbers=lambda values: ", ".join(f"{value:g}" for value in values),
         facts=training_facts(source, request, config),
         mmseg=mmseg_config(source, file) if request.form == "mmseg" else None,
@@ -56,6 +57,15 @@ def which_bands(card: dict) -> str:
     return f"bands {', '.join(map(str, numbers))} of the files" + (labels and f": {labels}")
 
 
+def which_scale(card: dict) -> str | None:
+    """Which values of the files become 0 and 1; None where no card says so, or their type does."""
+    if isinstance(card.get("scale"), dict):
+        ends = zip(card["scale"]["minimum"], card["scale"]["maximum"], strict=True)
+        pairs = ", ".join(f"{low:g} to {high:g}" for low, high in ends)
+        return f"{pairs} {'of each band become' if ',' in pairs else 'becomes'} 0 to 1"
+    return f"{card['max_value']:g} becomes 1" if card.get("max_value") else None
+
+
 def training_facts(source: Source, request: Request, config: dict) -> dict[str, object]:
     """What the run says of itself. No path, nor a part of one: it may be a user's name."""
     card, data = source.card, (config.get("train_cfg") or {}).get("train_data") or {}
@@ -67,7 +77,7 @@ def training_facts(source: Source, request: Request, config: dict) -> dict[str, 
         "Images seen": card.get("images_seen"),
         "Image size in training": size,
         "Bands": source.backbone.in_channels,
-        "Scale": f"{card['max_value']:g} becomes 1" if card.get("max_value") else None,
+        "Scale": which_scale(card),
         "Steps": source.step,
         "Epochs": card.get("epoch"),
         "Started from": starting_point(config),

@@ -78,8 +78,8 @@ class Source:
         return json.loads(json.dumps(card, default=str))
 
 
-PUBLIC = ("bands", "band_names", "prepared", "dataset", "dtype", "max_value", "img_size", "epoch")
-PUBLIC += ("images_seen", "classes", "palette", "train_tiles")
+PUBLIC = ("bands", "band_names", "prepared", "dataset", "dtype", "max_value", "scale", "img_size")
+PUBLIC += ("epoch", "images_seen", "classes", "palette", "train_tiles")
 
 
 def plain(state: dict[str, Tensor]) -> dict[str, Tensor]:

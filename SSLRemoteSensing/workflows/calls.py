@@ -18,6 +18,7 @@ from pathlib import Path
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import read_json
+from SSLRemoteSensing.data.scale import Scale
 from SSLRemoteSensing.inference.mapper import MapSettings
 from SSLRemoteSensing.workflows.finetuning import finetune as run_finetuning
 from SSLRemoteSensing.workflows.mapping import map_planned, plan_maps
@@ -85,6 +86,7 @@ def pretrain(
     size: int | None = None,
     bands: Sequence[int] | None = None,
     max_value: float | None = None,
+    scale: Mapping[str, object] | str | None = None,
     settings: Mapping[str, object] = NOTHING,
 ) -> PretrainedRun:
     """Pre-train a backbone on images without labels, or go on with it.
@@ -97,6 +99,8 @@ def pretrain(
         size: side in pixels of what the network sees.
         bands: which bands of a file, counted from 1; by default all.
         max_value: the value that becomes white; by default by the values of some files.
+        scale: in place of it, what becomes black and white in each band: {"minimum": (-25, -32),
+            "maximum": (0, -5)}; or 'percentile', the 2nd and 98th.
         settings: keys of the config and their values: {"train_cfg.batch_size": 16}.
 
     Raises:
@@ -105,7 +109,8 @@ def pretrain(
     """
     request = PretrainingRequest(
         tuple(paths(images)), os.fspath(output), preset, epochs, minutes, size,
-        bands and tuple(bands), max_value, as_texts(settings),
+        bands and tuple(bands), max_value, Scale(**scale) if isinstance(scale, Mapping) else scale,
+        as_texts(settings),
     )  # fmt: skip
     with interruptible(), requested_config(request) as config:
         run_pretraining(config)

@@ -20,7 +20,9 @@ from SSLRemoteSensing.data.file_lists import (
 )
 from SSLRemoteSensing.data.geotiff import open_tiff
 from SSLRemoteSensing.data.images import has_windows, read_header
+from SSLRemoteSensing.data.percentiles import percentile_scale
 from SSLRemoteSensing.data.prepared import read_card
+from SSLRemoteSensing.data.scale import PERCENTILE, Scale, up_to
 from SSLRemoteSensing.data.values import spread_evenly, values_of
 
 LOOKED_AT = 100  # files whose heads are read
@@ -40,7 +42,7 @@ class OwnImages:
         channels: of a network that takes them.
         bands: which bands are taken, from 1; None: all.
         dtype: of the values.
-        max_value: the value that becomes 255; None: that of their type, or of a prepared set.
+        scale: what becomes 0 and 255; None: that of their type, or of a prepared set.
         height, width: medians, in pixels.
         is_in_parts: whether a window of a file costs less than the file.
         facts: what was found, a line each, with the flag that changes it.
@@ -52,7 +54,7 @@ class OwnImages:
     channels: int
     bands: tuple[int, ...] | None
     dtype: str
-    max_value: float | None
+    scale: Scale | None
     height: int
     width: int
     is_in_parts: bool
@@ -67,7 +69,7 @@ def look_at_images(
     paths: Sequence[str],
     output: Path,
     bands: Sequence[int] | None = None,
-    max_value: float | None = None,
+    scale: Scale | str | None = None,
 ) -> OwnImages:
     """What the images at `paths` are; the heads of some are read, and of few their values.
 
@@ -76,7 +78,7 @@ def look_at_images(
         output: the run's folder. Many single files are listed in its `images.txt`, which
             `write_list` writes.
         bands: which to take, from 1; None: all.
-        max_value: the value that becomes 255; None: by the values of some files.
+        scale: what becomes 0 and 255, or 'percentile'; None: by the values of some files.
 
     Raises:
         UserError: nothing there, images of several kinds, values that tell no scale.
@@ -97,15 +99,23 @@ def look_at_images(
     size = f"{width} x {height} pixels" + ("" if shapes[0] == shapes[-1] else " (median)")
     images = OwnImages(
         data_path, data_format, len(files), channels, bands and tuple(bands), dtype,
-        max_value, height, width, all(map(is_read_in_parts, picked)), (),
+        None, height, width, all(map(is_read_in_parts, picked)), (),
     )  # fmt: skip
     facts = [f"images: {len(files):,} in {data_path}, {size}, {dtype}; {len(picked)} looked at"]
     taken = f"{', '.join(map(str, bands))}" if bands else "all"
     facts.append(f"bands: {taken}, so {channels} channels (--bands)")
-    if max_value is None and card is None and dtype != "uint8":
-        images = replace(images, max_value=largest_value(picked, dtype))
-        facts.append(f"max_value: {images.max_value:g} becomes white (--max_value)")
-    return replace(images, facts=tuple(facts))
+    if scale is None and card is None and dtype != "uint8":
+        top = largest_value(picked, dtype)
+        scale = PERCENTILE if top is None else up_to(top)
+        if top is not None:
+            facts.append(f"max_value: {top:g} becomes white (--max_value)")
+    if scale == PERCENTILE:
+        scale = percentile_scale(files, channels, bands)
+        facts.append(
+            f"scale: {scale.flag().removeprefix('--scale ')}, 2nd and 98th percentile of "
+            f"{'the band' if scale.count == 1 else 'each band'}, become black and white (--scale)"
+        )
+    return replace(images, scale=scale, facts=tuple(facts))
 
 
 def place_of(paths: Sequence[str], output: Path) -> tuple[str, str | tuple[str, ...]]:
@@ -231,9 +241,9 @@ def channels_of(file: str, bands: int) -> int:
         )
 
 
-def largest_value(files: Sequence[str], dtype: str) -> float:
+def largest_value(files: Sequence[str], dtype: str) -> float | None:
     """The value that becomes white: the smallest of `SCALES` above nearly all values of some files,
-    of floating point 1 or one of `SCALES`."""
+    of floating point 1 or one of `SCALES`; None where some are negative, so that 0 is not black."""
     values = [values_of(files[i]) for i in spread_evenly(len(files), DECODED)]
     values = [x for x in values if x is not None]
     if not values:
@@ -241,9 +251,6 @@ def largest_value(files: Sequence[str], dtype: str) -> float:
     top = max(float(np.quantile(x, 0.999)) for x in values)
     low = min(float(x.min()) for x in values)
     if low < 0:
-        raise UserError(
-            f"--images: hold negative values, {low:g} the lowest; negative ones become 0, so set "
-            "--max_value where that is meant"
-        )
+        return None
     scales = (1, *SCALES) if np.dtype(dtype).kind == "f" else SCALES
     return float(next((scale for scale in scales if top <= scale), math.ceil(top)))

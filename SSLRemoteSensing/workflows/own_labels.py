@@ -69,14 +69,14 @@ def prepare_own(own: OwnLabels, tiles: Path) -> None:
         )
     is_deep = heads[0].dtype != "uint8"
     paths = [str(file.path) for file in files]
+    top = largest_value(paths, heads[0].dtype) if is_deep else None
     request = Namespace(
         set="folder" if Path(own.labels).is_dir() else "polygons",
         source=[str(path) for path in own.images],
         output=str(tiles), tile=tile, stride=None, bands=None, labels=str(own.labels),
         splits=list(splits), leave_out=[], workers=None, check=False,
         classes=list(own.classes), palette=None, label_codes=None, label_offset=own.label_offset,
-        max_value=largest_value(paths, heads[0].dtype) if is_deep else None,
-        scale=None,
+        max_value=top, scale=["percentile"] if is_deep and top is None else None,
         class_field=own.class_field, inside=None, touched=False, order=None, background=None,
     )  # fmt: skip
     print(f"tiles: prepared in {tiles}, {tile} x {tile} pixels (--tile, --splits)")

@@ -22,6 +22,7 @@ from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import make_folder, read_json, write_text
 from SSLRemoteSensing.core.templates import render
 from SSLRemoteSensing.data.prepared import read_card
+from SSLRemoteSensing.data.scale import Scale, up_to
 from SSLRemoteSensing.models.backbones import ARCHITECTURES, BLOCKS
 from SSLRemoteSensing.models.heads import SKIPS
 from SSLRemoteSensing.models.pretrained import load_backbone
@@ -51,7 +52,9 @@ class PretrainingRequest:
         preset: of `presets.PRETRAINING`.
         epochs, minutes: length of the run; None both: by the preset.
         size: side in pixels of what the network sees; None: by preset and images.
-        bands, max_value: as `look_at_images` has them.
+        bands: as `look_at_images` has them.
+        max_value, scale: the value that becomes white; or what becomes black and white, or
+            'percentile'. None both: by the values of some files.
         settings: 'a.b=VALUE' each, keys of the config.
     """
 
@@ -63,6 +66,7 @@ class PretrainingRequest:
     size: int | None = None
     bands: Sequence[int] | None = None
     max_value: float | None = None
+    scale: Scale | str | None = None
     settings: Sequence[str] = ()
 
     task = "pretrain"
@@ -76,6 +80,10 @@ class PretrainingRequest:
                 raise UserError(f"--{flag} {value:g}: must be above 0")
         if self.size is not None and self.size % 32:
             raise UserError(f"--size {self.size}: must be a multiple of 32, the network's stride")
+        if self.max_value is not None and self.scale is not None:
+            raise UserError(
+                f"--max_value {self.max_value:g}, --scale: both are given; leave one of them out"
+            )
         choose_preset(PRETRAINING, self.preset)
 
 
@@ -234,7 +242,8 @@ def literal(value: object) -> str:
 def plan_pretraining(request: PretrainingRequest, lists: Path) -> Planned:
     """The config of a pre-training, and what was found and chosen; `lists` gets a list of images
     where the config needs one."""
-    images = look_at_images(request.images, lists, request.bands, request.max_value)
+    scale = request.scale or up_to(request.max_value)
+    images = look_at_images(request.images, lists, request.bands, scale)
     write_list(images, request.images, lists)
     preset = choose_preset(PRETRAINING, request.preset)
     img_size = request.size or min(preset.img_size, max(64, images.side // 32 * 32))

@@ -4,8 +4,10 @@ import cv2
 import numpy as np
 import pytest
 import rasterio
+from drawn import write_tiff
 
 from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.scale import Scale, up_to
 from SSLRemoteSensing.workflows.own_images import look_at_images, write_list
 
 RNG = np.random.default_rng(5)
@@ -47,7 +49,7 @@ def test_a_folder_is_searched_for_all_its_images(folder, tmp_path):
     assert (images.data_path, images.data_format) == (str(folder), "**/*.png")
     assert (images.count, images.channels, images.dtype) == (6, 3, "uint8")
     assert (images.height, images.width, images.side) == (48, 64, 48)
-    assert images.max_value is None
+    assert images.scale is None
     assert "6 in" in images.facts[0]
     assert "64 x 48 pixels" in images.facts[0]
     assert "(--bands)" in images.facts[1]
@@ -108,8 +110,9 @@ def test_the_bands_make_the_channels(tmp_path, bands, asked, channels):
 def test_the_value_that_becomes_white_is_that_of_a_sensor(tmp_path, dtype, top, expected):
     draw(tmp_path / "mine/a.tif", dtype=dtype, top=top, size=(64, 64))
     images = look(tmp_path / "mine", tmp_path)
-    assert images.max_value == (expected if expected is None else pytest.approx(expected, rel=0.01))
-    assert look(tmp_path / "mine", tmp_path, max_value=500).max_value == 500
+    top = images.scale and images.scale.max_value
+    assert top == (expected if expected is None else pytest.approx(expected, rel=0.01))
+    assert look(tmp_path / "mine", tmp_path, scale=up_to(500)).scale == up_to(500)
 
 
 def test_mixed_kinds_are_told_apart(tmp_path):
@@ -143,6 +146,18 @@ def test_bands_and_values_that_cannot_be_are_refused(tmp_path):
     draw(tmp_path / "mine/a.tif", bands=4)
     with pytest.raises(UserError, match="--bands 1 5: the files have 4 bands"):
         look(tmp_path / "mine", tmp_path, bands=(1, 5))
-    draw(tmp_path / "dark/a.tif", dtype="float32", top=-40)
-    with pytest.raises(UserError, match="hold negative values, -40 the lowest"):
-        look(tmp_path / "dark", tmp_path)
+
+
+def test_of_values_below_0_the_percentiles_are_taken_and_said(tmp_path):
+    """Evenly spread from -40 to 0 in each of two bands, the second half as far."""
+    for number in range(3):
+        planes = RNG.uniform(-40, 0, (2, 80, 90)) * [[[1]], [[0.5]]]
+        write_tiff(tmp_path / f"dark/{number}.tif", planes.astype(np.float32))
+    images = look(tmp_path / "dark", tmp_path)
+    np.testing.assert_allclose(images.scale.minimum, (-39.2, -19.6), atol=0.4)
+    np.testing.assert_allclose(images.scale.maximum, (-0.8, -0.4), atol=0.3)
+    line = next(fact for fact in images.facts if fact.startswith("scale: -"))
+    assert line.endswith("2nd and 98th percentile of each band, become black and white (--scale)")
+    assert look(tmp_path / "dark", tmp_path, scale="percentile").scale == images.scale
+    stated = Scale((-25, -32), (0, -5))
+    assert look(tmp_path / "dark", tmp_path, scale=stated).scale == stated

@@ -173,3 +173,41 @@ def test_wrong_keys_are_refused_in_a_line(run, of_pretraining, of_finetuning, ke
         assert done.stderr.strip().splitlines()[-1].startswith("error: ")
         assert done.stderr.count("error: ") == 1
         assert "train_cfg.train_data" in done.stderr
+
+
+def own_run(run, images: str, output: Path, *flags):
+    words = ("--images", images, "--output", output, "--preset", "small", "--epochs", 1, *flags)
+    batch = ("train_cfg.batch_size=3", "train_cfg.device=cpu", "train_cfg.num_workers=0")
+    return run("train.py", None, *map(str, words), "--set", *batch)
+
+
+def test_a_run_of_ones_own_negative_images_chooses_percentiles(run, tmp_path):
+    images = draw_scenes(tmp_path)["image_path"]
+    done = own_run(run, images, tmp_path / "own")
+    assert done.returncode == 0, done.stderr
+    assert "2nd and 98th percentile of each band, become black and white (--scale)" in done.stdout
+    numbers = ends(json.loads((tmp_path / "own/backbone.json").read_text()))
+    np.testing.assert_allclose(numbers, np.add(MEANS, [[-1.75], [5.75]]), atol=0.25)
+    assert "scale=dict(" in (tmp_path / "own/config.py").read_text()
+    flags = ("--scale", -25, 0, -32, -5, 250, 350)
+    done = own_run(run, images, tmp_path / "stated", *flags, "--dry_run")
+    assert done.returncode == 0, done.stderr
+    assert "of the values lie below scale" in done.stdout
+    assert "percentile" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--scale", "percentil"), "--scale percentil: give percentile, or a minimum"),
+        (("--scale", 0, 1, 2), "--scale 0 1 2: give percentile, or"),
+        (("--scale", 1, 1), "minimum 1, maximum 1: the minimum must be below"),
+        (("--scale", 0, 1, "--max_value", 3), "--max_value 3, --scale: both are given; leave one"),
+        (("--scale", 0, 1, -5, 5), "3 bands are taken of it, scale has numbers of 2"),
+    ],
+)
+def test_wrong_flags_of_an_own_run_are_refused_in_a_line(run, tmp_path, flags, said):
+    done = own_run(run, draw_scenes(tmp_path)["image_path"], tmp_path / "own", *flags)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("error: ") == 1
