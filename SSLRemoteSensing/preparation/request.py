@@ -1,6 +1,7 @@
 """What is asked of `prepare`: a published data set by its name, or images of one's own with labels
 or with polygons."""
 
+import contextlib
 import json
 import os
 from argparse import Namespace
@@ -11,7 +12,7 @@ from pathlib import Path
 import cv2
 
 from SSLRemoteSensing.core.console import command_line
-from SSLRemoteSensing.core.errors import CannotWrite, UserError
+from SSLRemoteSensing.core.errors import CannotWrite, UnreadableImage, UserError
 from SSLRemoteSensing.core.machine import versions
 from SSLRemoteSensing.data.geotiff import open_tiff
 from SSLRemoteSensing.data.percentiles import percentile_scale
@@ -113,8 +114,11 @@ def found_scale(catalog: Catalog, output: str | None) -> tuple[Scale, str]:
     if isinstance(earlier.get("scale"), dict):
         return Scale(**earlier["scale"]), "of the tiles so far"
     scenes = [scene for scene in catalog.scenes if scene.split == "train"] or catalog.scenes
-    with open_tiff(scenes[0].image.address) as source:
-        bands = scenes[0].bands or (None if source.palette is not None else source.data_bands)
+    bands = None  # of damaged scenes, which are named when they are cut
+    for scene in scenes:
+        with contextlib.suppress(UnreadableImage), open_tiff(scene.image.address) as source:
+            bands = scene.bands or (None if source.palette is not None else source.data_bands)
+            break
     files, channels = [scene.image.address for scene in scenes], len(bands or "RGB")
     return (
         percentile_scale(files, channels, bands),

@@ -66,7 +66,8 @@ class BatchMonitor:
             if std < COLLAPSED:
                 text = f"the embeddings of all images are nearly the same (embedding_std {std:.1e})"
                 fault = fault_of_values([levels(image) for image in pixels(batch["anchor"])])
-                same = f", as the images are: {fault}; set max_value or scale of train_data, or replace them"
+                remedy = "set max_value or scale of train_data, or replace them"
+                same = f", as the images are: {fault}; {remedy}"
                 warnings["collapse"] = text + (same if fault else CALMING)
         return Seen(values, warnings)
 

@@ -13,6 +13,7 @@ from SSLRemoteSensing.models.pretrained import BACKBONES, load_backbone
 from SSLRemoteSensing.reports.html import percent
 from SSLRemoteSensing.workflows.label_efficiency.comparison import METRICS, estimate_interval
 from SSLRemoteSensing.workflows.pretraining import train_reading
+from SSLRemoteSensing.workflows.settled_scale import settle_scale
 
 
 def score_draws(
@@ -35,7 +36,10 @@ def score_draws(
         UserError: weights that cannot be loaded, maps or tiles that cannot be used.
     """
     cfg, data = config["train_cfg"]["probe"], config["train_cfg"]["train_data"]
-    train = train_reading(data, config["backbone_cfg"].get("in_channels", 3))
+    backbone_cfg, is_file = config["backbone_cfg"], weights not in ("random", "imagenet")
+    begun = config | {"backbone_cfg": backbone_cfg | {"pretrained": is_file and weights}}
+    channels = backbone_cfg.get("in_channels", 3)
+    train = train_reading(settle_scale(begun, channels)["train_cfg"]["train_data"], channels)
     for draw in range(draws):
         if draw == 0 or weights == "random":
             seed = weights_seed + draw

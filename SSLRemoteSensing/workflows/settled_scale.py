@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from SSLRemoteSensing.core import checkpoints
-from SSLRemoteSensing.core.errors import about
+from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.core.files import read_json
 from SSLRemoteSensing.data.prepared import origin_of_tiles
 from SSLRemoteSensing.data.pretext import PretextSettings, choose_images
@@ -17,8 +17,8 @@ def settle_scale(config: dict, channels: int) -> dict:
     """`config` with numbers for the scale of its training images, if it leaves them to be found.
 
     They are those of the run that it goes on with; or else of the weights that it begins with, in
-    whose card they are; or else 2nd and 98th percentiles. Those of the weights are taken too where
-    neither the config nor the files tell what becomes 255.
+    whose card they are; or else 2nd and 98th percentiles. Numbers of each band in the weights' card
+    are taken too where neither the config nor the files tell what becomes 255.
 
     Args:
         channels: of the network.
@@ -35,20 +35,26 @@ def settle_scale(config: dict, channels: int) -> dict:
             origin = "of the run so far"
         elif scale := scale_of_weights(config, channels, asks):
             origin = "of the training of the weights that it begins with"
-            reading = None if asks else read_train(config, channels)
-            if reading and (reading.prepared or reading.whole_scale):
+            if not asks and (scale.max_value is not None or is_told(config, channels)):
                 return config
         elif asks:
-            scale, origin = (
-                read_train(config, channels).scale,
-                "2nd and 98th percentile of some of the images",
-            )
+            origin = "2nd and 98th percentile of some of the images"
+            scale = read_train(config, channels).scale
         else:
             return config
     print(f"train_cfg.train_data: {scale} ({origin})")
     numbers = {key: tuple(values) for key, values in scale.numbers().items()}
     data = data | {"scale": numbers}
     return config | {"train_cfg": config["train_cfg"] | {"train_data": data}}
+
+
+def is_told(config: dict, channels: int) -> bool:
+    """Whether a prepared set, or the type of the training images, tells what becomes 255."""
+    try:
+        reading = read_train(config, channels)
+    except UserError:  # the images are not there, or their fault is told where they are opened
+        return False
+    return reading.prepared or reading.whole_scale is not None
 
 
 def read_train(config: dict, channels: int) -> Reading:

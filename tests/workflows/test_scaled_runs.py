@@ -152,6 +152,35 @@ def test_a_probe_and_its_training_are_scaled_alike(of_pretraining, tmp_path):
         open_pretraining(of_pretraining)
 
 
+def test_what_looks_at_a_run_and_publishes_it_knows_its_numbers(
+    of_pretraining, of_finetuning, tmp_path, run
+):
+    """The doctor, the probe's command, and the model card of an export."""
+    of_pretraining["train_cfg"]["probe"] = draw_scenes(tmp_path) | dict(
+        classes=("a", "b"), crop_size=32, pixels=8
+    )
+    pretrain(of_pretraining)
+    folder = tmp_path / "run"
+    numbers = ends(json.loads((folder / "backbone.json").read_text()))
+    stated = f"minimum=({', '.join(f'{low:g}' for low in numbers[0])})"
+    draw_scenes(tmp_path, shift=2)
+    words = ("--backbone", str(folder / "backbone.pth"), "--device", "cpu")
+    done = run("tools/probe.py", of_pretraining, *words)
+    assert done.returncode == 0, done.stderr
+    assert stated in done.stdout
+    of_finetuning["backbone_cfg"]["pretrained"] = str(folder / "backbone.pth")
+    of_finetuning["train_cfg"]["train_data"].pop("scale")  # as only the weights tell it
+    done = run("tools/doctor.py", of_finetuning)
+    assert "FAIL" not in done.stdout, done.stdout
+    assert stated in done.stdout
+    words = ("--checkpoint", folder / "backbone.pth", "--format", "safetensors", "--output")
+    done = run("tools/export.py", None, *map(str, words), str(tmp_path / "x/net.safetensors"))
+    assert done.returncode == 0, done.stderr
+    card = (tmp_path / "x/README.md").read_text()
+    pairs = ", ".join(f"{low:g} to {high:g}" for low, high in numbers.T)
+    assert f"The files' values were scaled first: {pairs} of each band become 0 to 1;" in card
+
+
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
@@ -211,3 +240,20 @@ def test_wrong_flags_of_an_own_run_are_refused_in_a_line(run, tmp_path, flags, s
     assert done.returncode == 2
     assert said in done.stderr
     assert done.stderr.count("error: ") == 1
+
+
+def test_labelled_images_of_ones_own_are_prepared_by_percentiles(run, tmp_path):
+    tiles = draw_scenes(tmp_path, count=9)
+    words = (
+        "--images",
+        tiles["image_path"],
+        "--labels",
+        tiles["label_path"],
+        "--classes",
+        "a",
+        "b",
+    )
+    words += ("--output", str(tmp_path / "own"), "--splits", "val=0.3", "--dry_run")
+    done = run("finetune_seg.py", None, *words, "--set", "train_cfg.device=cpu")
+    assert done.returncode == 0, done.stderr
+    assert "(2nd and 98th percentile of some of the training scenes)" in done.stdout

@@ -25,6 +25,7 @@ def examine(config: dict, report: Report, processes: int, workers: int | None) -
     """
     is_tuning = images.is_fine_tuning(config)
     require(SCHEMAS[is_tuning], config)
+    config = run.with_scale(config)
     train_cfg, state, coding, facts = config["train_cfg"], None, None, {}
     with report.section("machine") as section:
         run.check_machine(train_cfg, section)

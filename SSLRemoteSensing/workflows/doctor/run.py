@@ -33,6 +33,7 @@ from SSLRemoteSensing.workflows.doctor.findings import OK, WARNING, Section
 from SSLRemoteSensing.workflows.doctor.images import is_fine_tuning
 from SSLRemoteSensing.workflows.finetuning import Finetuning
 from SSLRemoteSensing.workflows.pretraining import Pretraining
+from SSLRemoteSensing.workflows.settled_scale import settle_scale
 
 Opened = Pretraining | Finetuning
 GIB = 2**30
@@ -60,6 +61,14 @@ def check_machine(train_cfg: dict, section: Section) -> None:
     ):
         if is_so:
             section.warn(text)
+
+
+def with_scale(config: dict) -> dict:
+    """`config` with the scale that training would find; without it, the images tell why not."""
+    try:
+        return settle_scale(config, config["backbone_cfg"].get("in_channels", 3))
+    except UserError:
+        return config
 
 
 def open_network(config: dict, processes: int) -> Opened:
