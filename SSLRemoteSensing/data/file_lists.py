@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
 
@@ -317,3 +319,8 @@ def as_listed(path: str) -> bool:
 def stem(path: str) -> str:
     """The name of a file without its ending, faster than by a Path."""
     return path.rpartition("/")[2].rpartition(".")[0]
+
+
+def spread_evenly(count: int, most: int = 8) -> list[int]:
+    """The places of at most `most` of `count` files, from the first to the last."""
+    return np.linspace(0, count - 1, min(most, count)).astype(int).tolist()

@@ -7,6 +7,7 @@ import numpy as np
 
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.channels import choose_channels
+from SSLRemoteSensing.data.file_lists import spread_evenly
 from SSLRemoteSensing.data.geotiff import Tiff, open_tiff
 from SSLRemoteSensing.data.prepared import agreed_scale
 from SSLRemoteSensing.data.reading import Reading
@@ -94,9 +95,8 @@ def sampled_values(
 
     The largest of an integer type of more than 8 bits is seldom anything else, nor is -9999.
     """
-    places = np.linspace(0, len(files) - 1, min(FILES, len(files))).astype(int).tolist()
     samples = []
-    for file in (files[place] for place in places):
+    for file in (files[place] for place in spread_evenly(len(files), FILES)):
         try:
             with open_tiff(file) as source:
                 values = values_of_bands(source, in_channels, bands)

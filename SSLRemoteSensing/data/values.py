@@ -7,6 +7,7 @@ import numpy as np
 
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UnreadableImage
+from SSLRemoteSensing.data.file_lists import spread_evenly
 from SSLRemoteSensing.data.geotiff import open_tiff, reading
 from SSLRemoteSensing.data.images import read_image
 from SSLRemoteSensing.data.labels import count_values
@@ -17,7 +18,7 @@ DARK = 64  # of 255; below it all that is shown looks black
 FLAT = 16  # of 255; values of all pixels within less are nearly one
 CLIPPED = 0.95  # share of values that became 255
 MOST_OUTSIDE = 0.5  # share of values outside a scale, above which it can hardly be meant
-SAMPLE, PIXELS = 8, 2**26  # images looked at when a data set is opened, and pixels of them
+PIXELS = 2**26  # of the images looked at when a data set is opened
 SIDE = 1024  # of what is read of a file to tell its values
 
 
@@ -172,8 +173,3 @@ def check_values(
         below, above = clipped_shares(files, in_channels, how.bands, how.scale)
         tell = warn if below + above > MOST_OUTSIDE else print
         tell(f"{key}: {below:.1%} of the values lie below scale and {above:.1%} above; clipped")
-
-
-def spread_evenly(count: int, most: int = SAMPLE) -> list[int]:
-    """The places of at most `most` of `count` files, from the first to the last."""
-    return np.linspace(0, count - 1, min(most, count)).astype(int).tolist()

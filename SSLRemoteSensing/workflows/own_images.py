@@ -17,13 +17,14 @@ from SSLRemoteSensing.data.file_lists import (
     LABEL_FOLDER,
     find_images,
     is_image,
+    spread_evenly,
 )
 from SSLRemoteSensing.data.geotiff import open_tiff
 from SSLRemoteSensing.data.images import has_windows, read_header
 from SSLRemoteSensing.data.percentiles import percentile_scale
 from SSLRemoteSensing.data.prepared import read_card
 from SSLRemoteSensing.data.scale import PERCENTILE, Scale, up_to
-from SSLRemoteSensing.data.values import spread_evenly, values_of
+from SSLRemoteSensing.data.values import values_of
 
 LOOKED_AT = 100  # files whose heads are read
 DECODED = 16  # files whose values are read, where their type does not tell the largest

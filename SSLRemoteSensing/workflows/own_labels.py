@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from SSLRemoteSensing.core.console import this_command
 from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.file_lists import spread_evenly
 from SSLRemoteSensing.data.images import read_header
-from SSLRemoteSensing.data.values import spread_evenly
 from SSLRemoteSensing.preparation.blocks import BLOCKS, FEW
 from SSLRemoteSensing.preparation.folder import ENDINGS
 from SSLRemoteSensing.preparation.polygons import list_images

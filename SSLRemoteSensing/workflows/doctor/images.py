@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError, about, one_line
-from SSLRemoteSensing.data.file_lists import listing
+from SSLRemoteSensing.data.file_lists import listing, spread_evenly
 from SSLRemoteSensing.data.images import MAX_PIXELS, Header, read_header, read_image
 from SSLRemoteSensing.data.labels import ValueCoding
 from SSLRemoteSensing.data.pretext import MOST_SKIPPED, PretextSettings, choose_images
@@ -25,7 +25,6 @@ from SSLRemoteSensing.data.values import (
     fault_of_values,
     levels,
     remedy_of_values,
-    spread_evenly,
 )
 from SSLRemoteSensing.workflows.doctor.findings import FAIL, OK, WARNING, Section
 
