@@ -31,7 +31,7 @@ def is_slow(conv: nn.Conv2d, x: Tensor) -> bool:
         and conv.weight.requires_grad
         and torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
+        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
         and conv.kernel_size == (3, 3)
         and conv.dilation == (1, 1)
         and conv.groups == 1

@@ -79,9 +79,9 @@ def test_every_config_file_builds(path):
     else:
         check_pretext(config)
         net = build_pretext(config)
-        assert net.inpainting_head is not None
-        assert net.agr_head is not None
-        assert net.exemplar_head is not None
+        heads = [net.inpainting_head, net.agr_head, net.exemplar_head]
+        keys = ("inpainting_head_cfg", "agr_head_cfg", "examplar_head_cfg")
+        assert [head is None for head in heads] == [config[key] is None for key in keys]
 
 
 def test_a_config_of_the_published_repository_loads_and_says_what_it_drops(tmp_path, capsys):
