@@ -86,7 +86,7 @@ def pretrain(
     size: int | None = None,
     bands: Sequence[int] | None = None,
     max_value: float | None = None,
-    scale: Mapping[str, object] | str | None = None,
+    scale: Mapping[str, float | Sequence[float]] | str | None = None,
     settings: Mapping[str, object] = NOTHING,
 ) -> PretrainedRun:
     """Pre-train a backbone on images without labels, or go on with it.
