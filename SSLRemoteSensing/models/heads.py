@@ -231,15 +231,14 @@ class DenseExamplarHead(nn.Module):
         cells: int = 8,
     ):
         super().__init__()
-        self.blocks = (block,) if isinstance(block, str) else tuple(block)
-        unknown = [key for key in self.blocks if key not in map_channels]
-        if unknown or not self.blocks:
+        blocks = (block,) if isinstance(block, str) else tuple(block)
+        if not blocks or not map_channels.keys() >= set(blocks):
             raise UserError(f"block={block!r}: the backbone has {', '.join(map_channels)}")
         if min(out_channels, cells) < 1:
             raise UserError(f"out_channels={out_channels}, cells={cells}: must be at least 1")
         self.cells = cells
         self.projections = nn.ModuleDict(
-            {key: projection(map_channels[key], out_channels) for key in self.blocks}
+            {key: projection(map_channels[key], out_channels) for key in blocks}
         )
 
     def forward(self, maps: dict[str, Tensor]) -> list[Tensor]:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from SSLRemoteSensing.data.subsets import choose_fraction
+from SSLRemoteSensing.evaluation.metrics import ConfusionMatrix, scores
 from SSLRemoteSensing.models.backbones import ARCHITECTURES
 from SSLRemoteSensing.models.pretrained import load_backbone
 
@@ -63,12 +64,9 @@ def features(net: torch.nn.Module, images: np.ndarray, places: np.ndarray) -> np
 
 
 def miou(truth: np.ndarray, prediction: np.ndarray, classes: int) -> float:
-    scored = truth < classes
-    matrix = np.bincount(
-        truth[scored].astype(int) * classes + prediction[scored], minlength=classes**2
-    ).reshape(classes, classes)
-    hits, present = np.diag(matrix), matrix.sum(1) > 0
-    return float((hits / np.maximum(matrix.sum(0) + matrix.sum(1) - hits, 1))[present].mean())
+    matrix = ConfusionMatrix(classes)
+    matrix.update(torch.from_numpy(prediction), torch.from_numpy(truth))
+    return scores(matrix.counts, [str(k) for k in range(classes)])["miou"]
 
 
 def probe(weights: str, folder: Path, classes: int) -> float:
@@ -85,7 +83,7 @@ def probe(weights: str, folder: Path, classes: int) -> float:
         np.take_along_axis(values.reshape(len(values), -1), index, 1)
         for values, index in zip((labels, val_labels), draws, strict=True)
     )
-    scores = []
+    values = []
     for draw in range(DRAWS):
         chosen = choose_fraction(stems, FRACTION, draw, True)
         truth = y[chosen].ravel()
@@ -96,8 +94,8 @@ def probe(weights: str, folder: Path, classes: int) -> float:
         inner = rows.T @ rows / len(rows) + RIDGE * np.eye(rows.shape[1], dtype=np.float32)
         line = np.linalg.solve(inner, rows.T @ targets / len(rows))
         seen = (val_x.reshape(-1, val_x.shape[2]) - mean) / deviation
-        scores.append(miou(val_y.ravel(), (seen @ line[:-1] + line[-1]).argmax(1), classes))
-    return float(np.mean(scores))
+        values.append(miou(val_y.ravel(), (seen @ line[:-1] + line[-1]).argmax(1), classes))
+    return float(np.mean(values))
 
 
 if __name__ == "__main__":
