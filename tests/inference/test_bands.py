@@ -124,7 +124,8 @@ DEEP = dict(max_value=1023, dtype="uint16")
     ],
 )
 def test_the_scale_is_that_of_training_or_of_the_user(kind, card, flag, top):
-    assert agreed_scale(Path("a.tif"), np.dtype(kind), network(**card), flag) == up_to(top)
+    found = agreed_scale(Path("a.tif"), np.dtype(kind), network(**card), up_to(flag))
+    assert found == up_to(top)
 
 
 @pytest.mark.parametrize(
