@@ -372,7 +372,7 @@ def test_a_run_of_ones_own_negative_images_chooses_percentiles(run, tmp_path):
         (("--scale", 0, 1, 2), "--scale 0 1 2: give percentile, or"),
         (("--scale", 1, 1), "minimum 1, maximum 1: the minimum must be below"),
         (("--scale", 0, 1, "--max_value", 3), "--max_value 3, --scale: both are given; leave one"),
-        (("--scale", 0, 1, -5, 5), "3 bands are taken of it, scale has numbers of 2"),
+        (("--scale", 0, 1, -5, 5), "--scale has numbers of 2 bands where 3 are taken; give"),
     ],
 )
 def test_wrong_flags_of_an_own_run_are_refused_in_a_line(run, tmp_path, flags, said):
@@ -380,6 +380,7 @@ def test_wrong_flags_of_an_own_run_are_refused_in_a_line(run, tmp_path, flags, s
     assert done.returncode == 2
     assert said in done.stderr
     assert done.stderr.count("error: ") == 1
+    assert not (tmp_path / "own/config.py").exists()  # the folder takes the right numbers next
 
 
 def test_labelled_images_of_ones_own_are_prepared_by_percentiles(run, tmp_path):
