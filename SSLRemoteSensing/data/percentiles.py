@@ -134,8 +134,8 @@ def values_of_bands(
 def usual(values: np.ndarray) -> np.ndarray:
     """`values` but for those that stand for no data where a file does not say so: -9999, what
     programs fill floats with, and the largest of an integer type of more than 8 bits."""
-    if values.dtype.kind == "f":
-        return values[np.isfinite(values) & (values > NO_DATA) & (values < FILL)]
+    if values.dtype.kind not in "iu":
+        return values[np.isfinite(values) & (values > NO_DATA) & (values < np.float64(FILL))]
     if values.dtype.itemsize == 1:
         return values
     return values[(values > NO_DATA) & (values < np.iinfo(values.dtype).max)]

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
@@ -20,7 +20,7 @@ from SSLRemoteSensing.core.console import progress, styled
 from SSLRemoteSensing.core.errors import CannotWrite, UserError, one_line
 from SSLRemoteSensing.core.files import atomic
 from SSLRemoteSensing.data.geotiff import open_tiff
-from SSLRemoteSensing.data.scale import Scale, up_to
+from SSLRemoteSensing.data.scale import Scale, checked_scale, up_to
 from SSLRemoteSensing.inference.georeference import keep_place, side_car, side_files
 from SSLRemoteSensing.inference.network import MapNetwork
 from SSLRemoteSensing.inference.outputs import Outputs
@@ -53,7 +53,7 @@ class MapSettings:
     tta: bool = False
     bands: Sequence[int] | None = None
     max_value: float | None = None
-    scale: Scale | None = None
+    scale: Scale | Mapping | None = None
     workers: int | None = 1
     min_area: float = 0.0
     simplify: float | None = None
@@ -68,6 +68,8 @@ class MapSettings:
             raise UserError(f"--overlap {self.overlap}: must be in 0 to below 1")
         if self.max_value is not None and not 0 < self.max_value < math.inf:
             raise UserError(f"--max_value {self.max_value}: must be a number above 0")
+        if isinstance(self.scale, Mapping):
+            object.__setattr__(self, "scale", checked_scale(self.scale))
         if self.max_value is not None and self.scale is not None:
             raise UserError(
                 f"--max_value {self.max_value:g}, --scale: both are given; leave one of them out"
