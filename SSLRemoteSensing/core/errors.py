@@ -9,6 +9,15 @@ from collections.abc import Callable, Iterator
 
 from SSLRemoteSensing.core.console import as_started, styled
 
+# By what they ask for, those that the system has: Windows has no SIGUSR1, and others no SIGBREAK.
+STOP = tuple(getattr(signal, x) for x in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, x))
+SAVE = tuple(getattr(signal, x) for x in ("SIGUSR1",) if hasattr(signal, x))
+SIGPIPE = 13
+WITHOUT_OPERATION = (
+    "torch has not all operations of this network on MPS; set PYTORCH_ENABLE_MPS_FALLBACK=1 in the "
+    "environment, which does the others on the CPU, or take device='cpu'"
+)
+
 
 class UserError(ValueError):
     """A mistake in config, data or weights; the message is one line: what, where, what to do."""
@@ -71,7 +80,8 @@ def run_command(main: Callable[[], None], message: str = "stopped") -> None:
     of ours and keeps its traceback.
     """
     # It asks a run for a checkpoint; before its first step there is none to write.
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for number in SAVE:
+        signal.signal(number, signal.SIG_IGN)
     PRESSES.clear()
     if hasattr(sys.stdout, "reconfigure"):  # a class may have a name that LANG=C cannot spell
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -84,6 +94,9 @@ def run_command(main: Callable[[], None], message: str = "stopped") -> None:
             print(styled("error:", "red", sys.stderr), as_started(one_line(error)), file=sys.stderr)
             sys.exit(2)
         except BaseException as error:
+            if isinstance(error, NotImplementedError) and " MPS " in str(error):
+                print(styled("error:", "red", sys.stderr), WITHOUT_OPERATION, file=sys.stderr)
+                sys.exit(2)
             if not stop_signal(error):
                 raise
             if os.environ.get("RANK", "0") == "0":  # torchrun's other processes need not say it too
@@ -95,7 +108,7 @@ def run_command(main: Callable[[], None], message: str = "stopped") -> None:
     except BrokenPipeError:
         if not silence_closed():
             raise
-        sys.exit(128 + signal.SIGPIPE)
+        sys.exit(128 + SIGPIPE)
 
 
 def note_ctrl_c(number: int, frame) -> None:
@@ -106,6 +119,9 @@ def note_ctrl_c(number: int, frame) -> None:
 
 def silence_closed() -> bool:
     """Whether nobody reads stdout or stderr any more; what is still printed there goes nowhere."""
+    if not hasattr(select, "poll"):  # Windows
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return True
     poll = select.poll()
     for number in (1, 2):
         poll.register(number, 0)

@@ -38,7 +38,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 def flush(path: Path) -> None:
     """Have the disk keep what was written to a file or folder."""
-    number = os.open(path, os.O_RDONLY)
+    # Windows flushes only what may be written to.
+    number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(number)
     finally:
@@ -74,7 +75,7 @@ def require_folder(path: str | Path, key: str) -> None:
     """Raise a `UserError` where `make_folder` would; nothing is made."""
     path = Path(path)
     place = nearest(path)
-    longest_name = os.pathconf(place, "PC_NAME_MAX")
+    longest_name = os.pathconf(place, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
     if any(len(os.fsencode(part)) > longest_name for part in path.parts):
         name = f"{str(path)[:40]}..."
         raise UserError(f"{key}={name}: a name of more than {longest_name} bytes; shorten it")

@@ -1,10 +1,12 @@
 """The machine: device, precision, versions of what is installed."""
 
 import contextlib
+import math
 import os
 import platform
 import re
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +17,11 @@ from SSLRemoteSensing.core.errors import UserError
 # torch takes seconds, and what only reads images starts without it: imported where it is used.
 if TYPE_CHECKING:
     import torch
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 
 def versions() -> dict[str, str | None]:
@@ -44,27 +51,55 @@ def device_name() -> str:
     return f"{torch.cuda.get_device_name()} ({name})" if torch.cuda.is_available() else name
 
 
+def cores() -> int:
+    """How many of the processor's cores this process may use."""
+    # macOS and Windows tell only how many there are.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory() -> float:
+    """Bytes of memory that the machine has; infinite where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
+
+
+def peak_memory() -> float:
+    """The most bytes of memory that this process has had; not a number where the system does not
+    tell."""
+    if resource is None:
+        return math.nan
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def choose_device(name: str, setting: str = "train_cfg.device=") -> "torch.device":
-    """'auto' takes CUDA where there is one, else the CPU; of several processes each its own GPU.
-    Raises a `UserError` for a device that is not there; it tells the user to set `setting`, a key
-    of the config or a flag."""
+    """'auto' takes CUDA where there is one, else Apple's MPS, else the CPU; of several processes
+    each its own GPU, or the CPU. Raises a `UserError` for a device that is not there; it tells the
+    user to set `setting`, a key of the config or a flag."""
     import torch
 
     from SSLRemoteSensing.core import distributed
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    has_mps, is_distributed = torch.backends.mps.is_available(), distributed.size() > 1
     if name == "auto":
-        name = "cuda" if count else "cpu"
-    match = re.fullmatch(r"(cpu|cuda)(?::(\d+))?", name)
+        name = "cuda" if count else "mps" if has_mps and not is_distributed else "cpu"
+    match = re.fullmatch(r"(cpu|cuda|mps)(?::(\d+))?", name)
     if match is None:
-        raise UserError(f"{setting}{name!r}: not supported; set auto, cpu or cuda")
+        raise UserError(f"{setting}{name!r}: not supported; set auto, cpu, cuda or mps")
     if match[1] == "cpu":
         return torch.device("cpu")
-    is_distributed = distributed.size() > 1
+    flag = setting if setting.startswith("--") else f"--set {setting}"
+    if match[1] == "mps":
+        if not has_mps or is_distributed:
+            reason = "one process alone can use it" if has_mps else "this machine or torch has none"
+            raise UserError(f"{setting}{name!r}: {reason}; pass {flag}auto (or {setting}cpu)")
+        return torch.device("mps")
     # 'cuda:0', as the published configs have it, would be the same GPU for all.
     index = int(os.environ["LOCAL_RANK"] if is_distributed else match[2] or 0)
     if index >= count:
-        flag = setting if setting.startswith("--") else f"--set {setting}"
         remedy = "start one process a GPU" if is_distributed else f"pass {flag}auto"
         raise UserError(
             f"{setting}{name!r}: cuda:{index} is asked for, this machine has {count} CUDA "
@@ -80,6 +115,8 @@ def has_fast_bf16(device: "torch.device") -> bool:
 
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "mps":
+        return False  # fp32 is what is tried there
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 

@@ -19,7 +19,7 @@ import cv2
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.errors import SAVE, STOP, UserError
 
 PREFETCH = 4  # batches that a worker makes ahead
 PATIENCE = 5  # seconds for a batch once the run is to stop, and for workers to end by themselves
@@ -44,9 +44,9 @@ def one_thread(worker: int) -> None:
     end with it where it was killed, also one that hangs.
     """
     cv2.setNumThreads(0)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (*STOP, *SAVE):
         signal.signal(number, signal.SIG_IGN)
-    with contextlib.suppress(AttributeError, OSError):  # elsewhere than on Linux
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # elsewhere than on Linux
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     # The batch would be lost with the error, and the main process wait for it for ever.
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(end_worker)
@@ -94,7 +94,10 @@ def awaited(batches: Iterable) -> Iterator:
 
 def stop_waiting(number: int) -> None:
     """From now on raise `NoBatch` wherever a batch stays away: the run is to stop by the signal
-    `number`. A worker may hang on a file that a lost disk does not give."""
+    `number`. A worker may hang on a file that a lost disk does not give. Windows has no alarm, and
+    a second Ctrl-C is what ends such a run there."""
+    if not hasattr(signal, "SIGALRM"):
+        return
 
     def look(alarm: int, frame) -> None:
         signal.alarm(1)

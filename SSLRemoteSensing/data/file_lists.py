@@ -53,7 +53,7 @@ def find_images(
     if not os.path.isdir(root):
         raise UserError(f"{path_key} {root}: no such folder or list file; set {path_key}")
     patterns = [data_format] if isinstance(data_format, str) else list(data_format)
-    patterns = [pattern.removeprefix("./") for pattern in patterns]
+    patterns = [pattern.replace(os.sep, "/").removeprefix("./") for pattern in patterns]
     names_in: dict[tuple[str, ...], list[str]] = {}
     for pattern in patterns:
         if not pattern or pattern.startswith("/") or ".." in pattern.split("/"):
@@ -86,7 +86,7 @@ def find_images(
         )
     if others and format_key == "data_format":
         say_left_out(f"{path_key} {root}", others, files, names_in.values())
-    return leave_out([f"{root}/{file}" for file in sorted(files)], root, exclude)
+    return leave_out([f"{root.as_posix()}/{file}" for file in sorted(files)], root, exclude)
 
 
 def listed_images(file: Path, key: str) -> list[str]:
@@ -94,7 +94,7 @@ def listed_images(file: Path, key: str) -> list[str]:
     lines, root = listing(file, key), file.parent
     if not lines:
         raise UserError(f"{key} {file}: the list is empty; write one image path a line")
-    files = [str(root / line) for line in lines]
+    files = [(root / line).as_posix() for line in lines]
     for index, path in enumerate(files):
         if not os.path.isfile(path):
             files[index] = locate(root, lines[index]) or path
@@ -263,7 +263,7 @@ def find_labels(labels: Iterable[str]) -> dict[str, str | None]:
 def match_paths(text: str) -> list[str]:
     """The files that a path with wildcards (`*`, `?`, `[...]`, `**`) names, sorted. Folders that
     exist are none of its wildcards, and endings are as in `find_images`."""
-    parts = text.split("/")
+    parts = text.replace(os.sep, "/").split("/")
     depth = len(parts) - 1
     while depth and not os.path.isdir("/".join(parts[:depth]) + "/"):
         depth -= 1

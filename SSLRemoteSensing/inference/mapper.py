@@ -1,7 +1,6 @@
 """Map scenes: reading, the network and writing side by side, each scene whole or not at all."""
 
 import math
-import os
 import sys
 import time
 from collections import deque
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from SSLRemoteSensing.core import distributed
+from SSLRemoteSensing.core import distributed, machine
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.console import progress, styled
 from SSLRemoteSensing.core.errors import CannotWrite, UserError, one_line
@@ -77,7 +76,7 @@ class MapSettings:
 
     def on(self, device: torch.device) -> "MapSettings":
         """These settings, with a batch size and workers that suit `device` for None."""
-        defaults = DEFAULTS[device.type].items()
+        defaults = DEFAULTS["cuda" if device.type == "cuda" else "cpu"].items()
         return replace(self, **{key: n for key, n in defaults if getattr(self, key) is None})
 
     def check_classes(self, classes: Sequence[str]) -> None:
@@ -268,7 +267,7 @@ def to_bytes(strip: Tensor, with_shares: bool) -> tuple:
     if with_shares:
         planes.append((strip * 255).round_().to(torch.uint8))
     if strip.device.type != "cuda":
-        return None, planes
+        return None, [plane.cpu() for plane in planes]
     copies = [
         torch.empty(plane.shape, dtype=plane.dtype, pin_memory=True).copy_(plane, non_blocking=True)
         for plane in planes
@@ -280,7 +279,7 @@ def require_memory(scene: InputScene, num_classes: int, settings: MapSettings) -
     """Raise a `UserError` where the strips of a scene are more than the whole machine has."""
     rows = min(settings.tile, scene.height)
     size = rows * scene.width * (2 * scene.in_channels + 4 * num_classes + 4)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = machine.memory()
     if size > memory:
         raise UserError(
             f"image {scene.path}: {scene.width} x {scene.height} pixels; strips of {rows} rows "

@@ -117,7 +117,7 @@ def read_part(mosaic: TiledImage, place: Place) -> np.ndarray:
 def file_name(name: str, root: Path) -> str:
     """A scene's name, without `root` where it is the path of a file below it."""
     path = Path(name)
-    return str(path.relative_to(root)) if path.is_relative_to(root) else name
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else name
 
 
 def bands_shown(names: Sequence[str] | None, count: int) -> str:

@@ -19,7 +19,7 @@ class Link(NamedTuple):
 
 def link(target: str | Path, start: Path) -> Link:
     """A link to a file or folder, relative to `start`, the folder of the page."""
-    relative = os.path.relpath(target, start)
+    relative = os.path.relpath(target, start).replace(os.sep, "/")
     return Link(relative, quote(os.fsencode(relative)))
 
 

@@ -1,5 +1,6 @@
 """The one training loop. It is handed a `Task` and `LoopSettings`, and knows no kind of task."""
 
+import math
 import time
 
 from SSLRemoteSensing.core import distributed
@@ -76,7 +77,9 @@ def observe(run: Run, place: Place, batch: dict) -> None:
         distributed.barrier()  # the others' time until here is no time of training either
     if place.logs:
         figures |= distributed.all_mean(run.throughput.lap())
-        figures = {"lr": run.step.lr()} | figures | {"memory_gb": run.step.peak_memory() / 1e9}
+        figures = {"lr": run.step.lr()} | figures
+        if not math.isnan(memory := run.step.peak_memory()):
+            figures["memory_gb"] = memory / 1e9
     for sight in sights:
         figures |= sight.figures
     if figures:

@@ -13,7 +13,7 @@ import torch
 
 from SSLRemoteSensing.core import checkpoints, distributed
 from SSLRemoteSensing.core.console import warn
-from SSLRemoteSensing.core.errors import CannotWrite, UserError
+from SSLRemoteSensing.core.errors import SAVE, STOP, CannotWrite, UserError
 from SSLRemoteSensing.core.files import make_folder
 from SSLRemoteSensing.core.workers import awaited, end_workers, name_lost_workers, stop_waiting
 from SSLRemoteSensing.training import run_folder
@@ -207,7 +207,7 @@ def signals() -> Iterator[Received]:
     received = Received()
 
     def note(number: int, frame) -> None:
-        if number == signal.SIGUSR1:
+        if number in SAVE:
             received.save = True
             return
         if not received.stop:
@@ -217,14 +217,15 @@ def signals() -> Iterator[Received]:
             signal.signal(number, signal.default_int_handler)
 
     is_main = threading.current_thread() is threading.main_thread()  # only there can they be set
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) if is_main else ()
+    numbers = (*STOP, *SAVE) if is_main else ()
     before = {number: signal.signal(number, note) for number in numbers}
-    if is_main:
+    has_alarm = is_main and hasattr(signal, "SIGALRM")
+    if has_alarm:
         before[signal.SIGALRM] = signal.getsignal(signal.SIGALRM)
     try:
         yield received
     finally:
-        if is_main and received.stop:  # else the alarm is the caller's
+        if has_alarm and received.stop:  # else the alarm is the caller's
             signal.alarm(0)
         for number, handler in before.items():
             signal.signal(number, handler)

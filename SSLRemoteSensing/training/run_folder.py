@@ -4,7 +4,6 @@ One run at a time writes there. The newest good epoch takes the place of a lost 
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from torch.nn import Module
 
-from SSLRemoteSensing.core import checkpoints, distributed
+from SSLRemoteSensing.core import checkpoints, distributed, locks
 from SSLRemoteSensing.core.console import this_command, warn
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import atomic, nearest, read_json, write_text
@@ -33,7 +32,15 @@ def locked(folder: Path) -> Iterator[None]:
     there; clear up after killed ones. The lock on `.lock` ends with the process, however that ends.
     """
     path = folder / ".lock"
-    lock = lock_file(path)
+    try:
+        unlock = locks.take(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be opened ({error.strerror})") from error
+    except locks.Taken as error:
+        raise UserError(
+            f"{folder}: another run is writing there ({error}); wait for it, or set another "
+            f"checkpoints_path"
+        ) from error
     try:
         for pattern in (".*.part", ".writable.*", ".shared.*"):  # of files that were being written
             for left in folder.glob(pattern):
@@ -42,57 +49,13 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):  # a mount that is lost hides no other error
             path.unlink(missing_ok=True)
-        os.close(lock)
-
-
-def lock_file(path: Path) -> int:
-    """The file at `path`, open and locked for this process."""
-    while True:
-        try:
-            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be opened ({error.strerror})") from error
-        try:
-            other = take_lock(lock, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks
-            other = None
-            warn(f"{path.parent}: cannot be locked against a second run")
-        if other is not None:
-            os.close(lock)
-            raise UserError(
-                f"{path.parent}: another run is writing there ({other}); wait for it, or set "
-                f"another checkpoints_path"
-            )
-        with contextlib.suppress(OSError):  # a full disk: the name only serves a message
-            os.truncate(lock, 0)
-            os.pwrite(lock, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
-        # A run that ended in between has removed the file, and others would lock a new one.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(lock), os.stat(path)):
-                return lock
-        os.close(lock)
-
-
-def take_lock(lock: int, kind: int) -> str | None:
-    """Lock an open file; which process has it already, None where it is now this one's."""
-    try:
-        # Not flock: a loader's workers would share that, and live on for seconds after SIGKILL.
-        fcntl.lockf(lock, kind | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return os.pread(lock, 200, 0).decode(errors="replace").strip() or "an unknown process"
-    return None
+        unlock()
 
 
 def holder(folder: Path) -> str | None:
-    """Which run writes in `folder` now, None where none does or where that cannot be seen. The lock
-    is tried, shared, for an instant; it must be another process's."""
-    with contextlib.suppress(OSError):
-        lock = os.open(folder / ".lock", os.O_RDONLY)
-        try:
-            return take_lock(lock, fcntl.LOCK_SH)
-        finally:
-            os.close(lock)
-    return None
+    """Which run writes in `folder` now, None where none does or where that cannot be seen. The run
+    must be another process's."""
+    return locks.holder(folder / ".lock")
 
 
 def epochs(folder: Path) -> list[tuple[int, Path]]:

@@ -100,8 +100,8 @@ class LoopSettings:
         num_epoch: length of the run in epochs; this or `num_step`.
         num_step: length of the run in steps; this or `num_epoch`.
         lr_schedule: factor of the learning rate by the place in the run; None: 1 throughout.
-        device: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'; of several processes
-            each takes its own GPU.
+        device: 'auto' (a GPU where there is one), 'cpu', 'cuda', 'cuda:N' or, of Apple, 'mps'; of
+            several processes each takes its own GPU.
         num_workers: processes that read images, of each training process; 0: the training process
             reads them itself.
         precision: 'fp32'; 'bf16' (autocast); 'auto', bf16 where the hardware has it.

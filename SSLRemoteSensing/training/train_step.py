@@ -3,7 +3,6 @@
 import contextlib
 import inspect
 import itertools
-import resource
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from SSLRemoteSensing.core import checkpoints, distributed
 from SSLRemoteSensing.core.config import build
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.machine import choose_device, choose_precision
+from SSLRemoteSensing.core.machine import choose_device, choose_precision, peak_memory
 from SSLRemoteSensing.training.meters import STOPPED
 from SSLRemoteSensing.training.schedules import OPTIMIZERS
 from SSLRemoteSensing.training.settings import LoopSettings
@@ -221,11 +220,11 @@ class TrainStep:
         processes = f", {distributed.size()} processes" if distributed.size() > 1 else ""
         return f"{number:,} parameters, device {device}, {self.precision}{processes}"
 
-    def peak_memory(self) -> int:
-        """The most memory so far, in bytes: of the GPU where there is one, else of the process."""
+    def peak_memory(self) -> float:
+        """The most memory so far, in bytes: of the GPU under CUDA, else of the process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return peak_memory()
 
     def wait(self) -> None:
         """Until the device has done what it was given; a CPU always has."""

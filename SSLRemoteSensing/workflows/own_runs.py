@@ -6,7 +6,6 @@ asked for, so that a folder never goes on with other settings than it began with
 
 import contextlib
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from SSLRemoteSensing.core import distributed
+from SSLRemoteSensing.core import distributed, machine
 from SSLRemoteSensing.core.config import Part, load_config
 from SSLRemoteSensing.core.console import shell_line
 from SSLRemoteSensing.core.errors import UserError
@@ -287,7 +286,7 @@ def plan_pretraining(request: PretrainingRequest, lists: Path) -> Planned:
 def common_values(request: Request, steps: int) -> dict:
     """What both templates take of a request whose run has so many steps."""
     folder = Path(request.output)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = machine.cores()
     return {
         "literal": literal,
         "command": f"sslrs {request.task}",

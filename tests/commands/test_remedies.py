@@ -205,7 +205,7 @@ CASES = [
     of_config(PRE, "set at least 2, or examplar_head_cfg=None",
               f"train_cfg.batch_size=1 {T}.img_size=64",
               "examplar_head_cfg=None"),
-    of_config(TUNE, "set auto, cpu or cuda", "train_cfg.device=gpu", "train_cfg.device=cpu"),
+    of_config(TUNE, "set auto, cpu, cuda or mps", "train_cfg.device=gpu", "train_cfg.device=cpu"),
     of_config(PRE, "or set on_bad_image='skip'", f"{T}.crop_size=None", f"{T}.on_bad_image=skip",
               break_one),
     of_config(TUNE, "set max_value", f"{T}.data_format=*.tif",

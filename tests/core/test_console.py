@@ -224,6 +224,18 @@ def test_a_broken_pipe_of_something_else_is_a_defect():
         run_command(main)
 
 
+def test_an_operation_that_apple_s_device_lacks_is_one_line(capsys):
+    def main():
+        raise NotImplementedError("The operator 'aten::x' is not implemented for the MPS device.")
+
+    with pytest.raises(SystemExit, match="2"):
+        run_command(main)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "set PYTORCH_ENABLE_MPS_FALLBACK=1" in line
+    with pytest.raises(NotImplementedError, match="ours"):
+        run_command(lambda: (_ for _ in ()).throw(NotImplementedError("ours")))
+
+
 @pytest.mark.parametrize("presses", [True, False])
 def test_ctrl_c_that_a_library_makes_another_error_of_is_one_line_too(capsys, presses):
     """As NumPy does while it is imported: a RecursionError."""

@@ -18,7 +18,7 @@ from conftest import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import TinyNet, at_call, entries, interrupt_at, moved, train
 
-from SSLRemoteSensing.core import checkpoints
+from SSLRemoteSensing.core import checkpoints, locks
 from SSLRemoteSensing.core.errors import CannotWrite, UserError
 from SSLRemoteSensing.training import run_folder
 from SSLRemoteSensing.training.logger import RunLog
@@ -232,7 +232,7 @@ def test_a_folder_that_cannot_be_locked_is_said_and_used(tmp_path, monkeypatch, 
     def unknown(*args):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(run_folder.fcntl, "lockf", unknown)
+    monkeypatch.setattr(locks.fcntl, "lockf", unknown)
     with run_folder.locked(tmp_path):
         assert "cannot be locked against a second run" in capsys.readouterr().err
 

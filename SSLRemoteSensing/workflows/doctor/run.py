@@ -195,7 +195,7 @@ def check_step(
     whose = "of the GPU" if step.device.type == "cuda" else "of this process, images included"
     memory = f"peak memory {step.peak_memory() / GIB:.2f} GiB {whose}"
     section.ok(f"one step: {step_seconds:.3f} s, {memory}")
-    workers, cores = loop.num_workers, len(os.sched_getaffinity(0)) // processes
+    workers, cores = loop.num_workers, machine.cores() // processes
     loading, seconds = timed_batch[1] * loop.accumulate_steps, step_seconds
     is_slow = loading / max(1, workers) > seconds and workers < cores
     text = f"the images of a step take one process {loading:.3f} s to load"

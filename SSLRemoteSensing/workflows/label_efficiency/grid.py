@@ -80,7 +80,7 @@ class Grid:
         tiles: of the whole train split.
         against: the initialisation that the others are set against; None for the random one.
         chosen: the learning rate found for (init, fraction).
-        lock: the open file that keeps other commands out; the cells hold it too.
+        lock: numbers of open files that keep other commands out; the cells hold them too.
         per_step, steps, draws: tiles that a step takes; the steps of every cell, the same at any
             fraction; and the tiles that a cell takes in all its steps.
         split: the tiles that the table is about, 'val' or 'test'.
@@ -96,7 +96,7 @@ class Grid:
     tiles: int
     against: str | None = None
     chosen: dict[tuple[str, float], float] = field(default_factory=dict)
-    lock: int | None = None
+    lock: Sequence[int] = ()
 
     def __post_init__(self):
         _, loop = split(self.config["train_cfg"], SegmentationData)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from SSLRemoteSensing.core import machine
 from SSLRemoteSensing.core.console import print_line, progress
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import make_folder, read_json, write_text
@@ -102,7 +103,8 @@ def run_jobs(
             time.sleep(POLL)
             bar.refresh()  # its clock, as cells take minutes
             for number in signals[passed_on:]:
-                for job in running.values():
+                # A Windows console tells the cells itself, and there any signal ends a process.
+                for job in running.values() if os.name == "posix" else ():
                     job.process.send_signal(PASSED_ON[number])
                 passed_on += 1
             ended = [slot for slot, job in running.items() if job.process.poll() is not None]
@@ -131,7 +133,7 @@ def start(
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
     if side_by_side > 1:
-        cores = len(os.sched_getaffinity(0))
+        cores = machine.cores()
         # Each would take all of them, and threads that wait for a core slow a step many times over.
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // side_by_side)))
     init = grid.known_inits[cell.init]
@@ -147,7 +149,7 @@ def start(
             stdout=file,
             stderr=subprocess.STDOUT,
             env=environment,
-            pass_fds=[] if grid.lock is None else [grid.lock],
+            pass_fds=grid.lock,
         )
         return Job(cell, scoring, process, time.monotonic(), offset)
 

@@ -6,12 +6,12 @@ for all, and only the chosen cells are then scored on the test tiles, once.
 """
 
 import contextlib
-import fcntl
 import math
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
+from SSLRemoteSensing.core import locks
 from SSLRemoteSensing.core.config import load_config
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import make_folder, read_json
@@ -121,18 +121,18 @@ def mean_by_rate(grid: Grid, init: str, fraction: float) -> dict[float, float] |
 def locked(grid: Grid) -> Iterator[None]:
     """Keep a second command out of the folder as long as this one, or a cell of it, is running."""
     make_folder(grid.folder, "--output")
-    with contextlib.ExitStack() as stack:
-        try:
-            file = stack.enter_context(open(grid.folder / ".lock", "w"))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            reason = f"cannot be locked ({error.strerror})"
-            if isinstance(error, BlockingIOError):
-                reason = "another command, or a cell that it left, is running there"
-            raise UserError(f"--output {grid.folder}: {reason}") from error
-        grid.lock = file.fileno()
+    try:
+        unlock, grid.lock = locks.take_shared(grid.folder / ".lock")
+    except (OSError, locks.Taken) as error:
+        reason = f"cannot be locked ({getattr(error, 'strerror', error)})"
+        if isinstance(error, locks.Taken):
+            reason = "another command, or a cell that it left, is running there"
+        raise UserError(f"--output {grid.folder}: {reason}") from error
+    try:
         yield
-        grid.lock = None
+    finally:
+        grid.lock = []
+        unlock()
 
 
 def report_grid(folder: Path, metric: str, protocol: str | None, against: str | None) -> None:
