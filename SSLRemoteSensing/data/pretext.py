@@ -248,7 +248,7 @@ def choose_images(settings: PretextSettings, in_channels: int = 3) -> tuple[list
         raise UserError(f"data_path {data_path}: name a split, {data_path}/images/train")
     images = find_images(data_path, settings.data_format, settings.exclude)
     scale = settled_scale(settings, card, images, in_channels)
-    return images, reading_of(images[0], scale, settings.bands, card is not None)
+    return images, reading_of(images[0], scale, settings.bands, card, settings.windows)
 
 
 def collate(samples: list[dict]) -> dict:
