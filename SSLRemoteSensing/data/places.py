@@ -148,6 +148,8 @@ def pixel_on_ground(place: Place, shape: tuple[int, int]) -> tuple[float, float]
     offsets = np.array([(-0.5, 0), (0.5, 0), (0, -0.5), (0, 0.5)]) * steps + middle
     points = np.reshape(place.transform, (3, 3)) @ [offsets[:, 1], offsets[:, 0], np.ones(4)]
     points = reprojected_points(points[:2], place.crs, CRS.from_epsg(4326))
+    if not np.isfinite(points).all():
+        return None
     up, down, left, right = points.T
     latitude = np.radians(points[1].mean())
     metres = [

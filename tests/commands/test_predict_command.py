@@ -214,12 +214,13 @@ def test_an_export_maps_as_its_checkpoint_does(predict, best, tmp_path, monkeypa
     """The bands of training in another order than the file's, and values of 16 bits."""
     contents = checkpoints.read(best)
     contents["card"] |= dict(bands=[4, 1, 2], band_names=["near infrared", "red", "green"])
-    contents["card"] |= dict(prepared=True, dtype="uint16", max_value=1023)
+    contents["card"] |= dict(prepared=True, dtype="uint16", max_value=1023, gsd=1.0)
     checkpoints.write(tmp_path / "best.pth", contents)
     line = ["export.py", "--checkpoint", tmp_path / "best.pth", "--format", "safetensors"]
     line += ["--output", tmp_path / "net.safetensors"]
     monkeypatch.setattr(sys, "argv", [str(word) for word in line])
     import_module("export").main()
+    assert "- Ground sampling distance: 1 m\n" in (tmp_path / "README.md").read_text()
     capsys.readouterr()
     scene = write(tmp_path / "scene.tif", draw(64, 80, 4, dtype=np.uint16) * 4, **PLACE)
     maps = []
@@ -228,6 +229,7 @@ def test_an_export_maps_as_its_checkpoint_does(predict, best, tmp_path, monkeypa
         code, out, _ = predict(*flags, file=tmp_path / name)
         assert code == 0
         assert "bands 4, 1, 2 taken as near infrared, red, green" in out
+        assert "pixels of 0.5 x 0.5 m, seen by the network at 1 m" in out
         maps.append(read(tmp_path / "map.tif"))
     predict(*flags, "--bands", 1, 2, 3, file=tmp_path / "best.pth")
     assert np.array_equal(*maps)

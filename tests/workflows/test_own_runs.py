@@ -13,6 +13,7 @@ from conftest import draw_tiles
 from drawn import prepared
 
 import SSLRemoteSensing as sslrs
+from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.config import load_config
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.workflows.own_runs import (
@@ -317,6 +318,7 @@ def test_python_takes_images_with_labels(labelled):
     settings = QUICK | {"train_cfg.num_step": 1, "train_cfg.batch_size": 2}
     tuned = sslrs.finetune(own, labelled / "run", preset="quick", settings=settings)
     assert list(tuned.scores["per_class"]) == ["land", "roof"]
+    assert checkpoints.read(tuned.best)["card"]["gsd"] == pytest.approx(1, rel=1e-3)  # the scene's
 
 
 @pytest.mark.parametrize(
