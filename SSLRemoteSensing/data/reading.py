@@ -20,8 +20,8 @@ class Reading:
         file: the first one, or what else the rest is known of.
         dtype, count: of its values and bands; None: not known.
         prepared: a prepared set states scale and bands of its own.
-        gsd: size of a pixel in metres, to which windows are scaled, or which a prepared set has;
-            None: not known.
+        gsd: size in metres of the pixels that the network sees, by that of windows or of a prepared
+            set; None: not known.
     """
 
     scale: Scale | None
