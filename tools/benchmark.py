@@ -82,7 +82,7 @@ MEANINGS = {
     "tile_ms": "the same pixels from a PNG file",
     "window_rate_over_tile": "windows a second over tiles a second, in turn",
     "prepare_scene_s": "one core; copied are its pixels, by rasterio and OpenCV",
-    "presets": "memory as peak_memory_gib; samples a second of a ready batch",
+    "presets": "samples of a ready batch (CPU: a second of this process)",
     "images_per_second_one": "one process, on a CPU with as many threads and batches",
     "efficiency": "all over one, on GPUs over so many times one",
 }

@@ -268,3 +268,17 @@ def test_preparing_is_compared_with_copying_the_same_tiles(measure, monkeypatch,
     assert figures["open_s"] > 0
     paths = ("copies/344_256.png", "tiles/images/train/2_10_344_256.png")
     assert np.array_equal(*(cv2.imread(str(tmp_path / path)) for path in paths))
+
+
+def test_presets_are_measured_by_their_own_commands(measure, monkeypatch):
+    monkeypatch.setattr(sys, "executable", python())
+    more = ("--img_size", 64, "--presets", "quick", "--rounds", 1)
+    figures = measure("presets", *more)
+    assert (figures["complete"], figures["img_size"]) == (True, 64)
+    entry = figures["presets"]["quick"]
+    assert (entry["network"], entry["batch_size"]) == ("resnet18", 8)
+    assert entry["rounds"] == [entry["samples_per_second"]]
+    assert entry["samples_per_second"] > 0.1
+    assert 0.2 < entry["peak_memory_gib"] < 8
+    with pytest.raises(UserError, match="--preset quik: unknown, did you mean 'quick'"):
+        measure("presets", "--presets", "quik")

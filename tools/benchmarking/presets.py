@@ -1,10 +1,8 @@
-"""What a step of each preset takes: the commands without a config file, rehearsed."""
+"""What a step of each preset takes, as the commands without a config file have it."""
 
 import argparse
-import re
+import multiprocessing
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,19 +10,25 @@ import cv2
 import numpy as np
 from demo_scenes.town import draw_town
 
+from benchmarking.bench import run_step
 from benchmarking.timing import say
+from benchmarking.training import spent
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.preparation.isprs import CLASSES
+from SSLRemoteSensing.training.train_step import TrainStep
+from SSLRemoteSensing.workflows.finetuning import open_finetuning
+from SSLRemoteSensing.workflows.own_runs import (
+    FinetuningRequest,
+    PretrainingRequest,
+    requested_config,
+)
 from SSLRemoteSensing.workflows.presets import FINETUNING, PRETRAINING, choose_preset
-
-STEP = re.compile(r"one step: ([\d.]+) s, peak memory ([\d.]+) GiB")
-BATCH = re.compile(r"steps of (\d+) an epoch")
+from SSLRemoteSensing.workflows.pretraining import open_pretraining
 
 
 def measure_presets(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:
     """Peak memory, and samples a second of a ready batch, in a process for each round of each
-    preset, as --dry_run tells them; on drawn images or tiles of `img_size`, or smaller as the
-    preset has it."""
+    preset, on drawn images or tiles of `img_size`, or of less where the preset has it so."""
     presets = PRETRAINING | FINETUNING
     names = args.presets or list(presets)
     for name in names:
@@ -36,32 +40,44 @@ def measure_presets(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:
         rounds = []
         for number in range(args.rounds):
             say(f"preset {name}, round {number + 1}")
-            rounds.append(rehearse(name, folder, scratch / f"{name}_{number}", args.device))
-        batch_size = rounds[0]["batch_size"]
-        if batch_size != presets[name].batch_size:
-            raise UserError(f"preset {name}: {batch_size} samples a step, not those of the preset")
-        rates = [batch_size / taken["step_s"] for taken in rounds]
-        entry = {"samples_per_second": statistics.median(rates), "rounds": rates}
-        entry |= {"peak_memory_gib": max(taken["memory_gib"] for taken in rounds)}
-        entries = entries | {name: {"network": presets[name].backbone, "batch_size": batch_size}}
-        entries[name] |= entry
+            # A process of its own, whose memory is that of the run.
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                given = name, folder, scratch / f"{name}_{number}", args.device
+                rounds.append(pool.apply(step_of, given))
+        rates = [taken["batch_size"] / taken["step_s"] for taken in rounds]
+        entry = {key: rounds[0][key] for key in ("network", "batch_size")}
+        entry |= {"samples_per_second": statistics.median(rates), "rounds": rates}
+        entry |= {"peak_memory_gib": max(taken["peak_memory_gib"] for taken in rounds)}
+        entries = entries | {name: entry}
         yield {"img_size": args.img_size, "presets": entries}
 
 
-def rehearse(name: str, folder: Path, run: Path, device: str) -> dict:
-    """What the command of a preset says of a step that it tries."""
-    task, flags = "pretrain", ["--images", folder / "images"]
-    if name in FINETUNING:
-        task, flags = "finetune", ["--images", folder / "images", "--labels", folder / "labels"]
-        flags += ["--classes", *CLASSES, "--splits", "val=0.1"]
-    command = [sys.executable, "-m", "SSLRemoteSensing", task, *flags, "--preset", name]
-    command += ["--output", run, "--dry_run", "--set", f"train_cfg.device={device}"]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
-    step, batch = STEP.search(done.stdout), BATCH.search(done.stdout)
-    if done.returncode != 0 or step is None or batch is None:
-        raise UserError(f"preset {name}: its command failed: {done.stderr[-2000:]}")
-    numbers = {"step_s": float(step[1]), "memory_gib": float(step[2])}
-    return numbers | {"batch_size": int(batch[1])}
+def step_of(name: str, folder: Path, run: Path, device: str) -> dict:
+    """Seconds (on a CPU those of this process) of the second step that a run without a config file
+    would make, and the memory of this process or the GPU.
+
+    Raises:
+        UserError: it has fewer samples a step than the preset.
+    """
+    images, sets = (str(folder / "images"),), (f"train_cfg.device={device}",)
+    if name in PRETRAINING:
+        preset = PRETRAINING[name]
+        request = PretrainingRequest(images, str(run), name, settings=sets)
+    else:
+        preset, labelled = FINETUNING[name], {"labels": str(folder / "labels"), "classes": CLASSES}
+        labelled |= {"images": images, "splits": ("val=0.1",), "settings": sets}
+        request = FinetuningRequest(None, str(run), preset=name, **labelled)
+    with requested_config(request, writes=False) as config:
+        opening = open_pretraining if name in PRETRAINING else open_finetuning
+        task, settings = opening(config)
+    if settings.batch_size != preset.batch_size:
+        raise UserError(f"preset {name}: {settings.batch_size} samples a step on what is drawn")
+    step = TrainStep(task.model, settings, task.param_groups)
+    batch = task.collate([task.dataset[(0, index)] for index in range(settings.batch_size)])
+    # The first one plans and allocates.
+    step_s = [spent(lambda: run_step(step, batch), step.device) for _ in range(2)][1]
+    figures = {"network": preset.backbone, "batch_size": settings.batch_size, "step_s": step_s}
+    return figures | {"peak_memory_gib": step.peak_memory() / 2**30}
 
 
 def draw_labelled(folder: Path, count: int, size: int) -> Path:
