@@ -21,7 +21,7 @@ from SSLRemoteSensing.core.console import shell_line
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import make_folder, read_json, write_text
 from SSLRemoteSensing.core.templates import render
-from SSLRemoteSensing.data.prepared import read_card
+from SSLRemoteSensing.data.prepared import gsd_of_tiles, read_card
 from SSLRemoteSensing.data.scale import Scale, up_to
 from SSLRemoteSensing.models.backbones import ARCHITECTURES, BLOCKS
 from SSLRemoteSensing.models.heads import SKIPS
@@ -359,7 +359,8 @@ def plan_finetuning(request: FinetuningRequest, lists: Path) -> Planned:
     values |= {"crop_size": -(-side // 32) * 32, "has_test": bool(tiles.get("test"))}
     values |= common_values(request, steps)
     counts = ", ".join(f"{name} {count:,}" for name, count in tiles.items() if count)
-    facts = [f"tiles: {counts} of {side} x {side} pixels, {channels} channels"]
+    size = f" of {gsd:.3g} m" if (gsd := gsd_of_tiles(card)) else ""
+    facts = [f"tiles: {counts} of {side} x {side} pixels{size}, {channels} channels"]
     facts.append(f"classes: {', '.join(card['classes'])}")
     facts.append(f"backbone: {backbone}, {request.backbone} (--backbone)")
     facts.append(f"preset {preset.name}: {preset.text} (--preset)")

@@ -11,9 +11,10 @@ import pytest
 import rasterio
 import torch
 import torch.nn.functional as F
-from conftest import ROOT
+from conftest import DATA, ROOT
 from mapped import CPU, PALETTE, Pointwise, damaged, draw, mapped, network, read, write
 from rasterio.enums import Resampling
+from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 from test_predict_scene import MEASURED, RIO, Noting
 
@@ -158,6 +159,30 @@ def test_colours_of_a_palette_and_a_jpeg_have_their_means_too(tmp_path):
         _, found = mapped(net, tmp_path / name, tmp_path / "map.tif", tile=128)
         assert np.abs(net.model.batches[0][0].numpy() - means(stored, 2, 2)).max() <= 0.51
         assert found.shape == (128, 96)
+
+
+def test_a_real_scene_is_seen_as_gdal_warps_it(tmp_path):
+    scenes = sorted((DATA / "naip").glob("*.tif"))
+    if not scenes:
+        pytest.skip(f"the real scenes are not at {DATA / 'naip'}")
+    with rasterio.open(scenes[0]) as source:  # without the overviews that it has
+        profile = dict(crs=source.crs, transform=source.transform, nodata=source.nodata)
+        copy = write(tmp_path / "a.tif", source.read(), photometric="minisblack", **profile)
+    with rasterio.open(copy) as source:
+        assert source.res == (5, 5)
+        sides = [round(side / 2.5) for side in source.shape]
+        a, b = (own / side for own, side in zip(source.shape, sides, strict=True))
+        profile["transform"] = rasterio.Affine(5 * b, 0, source.bounds.left, 0, -5 * a,
+                                               source.bounds.top)  # fmt: skip
+        grid = dict(transform=profile["transform"], height=sides[0], width=sides[1])
+        with WarpedVRT(source, resampling=Resampling.average, **grid) as warped:
+            coarse = write(tmp_path / "b.tif", warped.read(), photometric="minisblack", **profile)
+    _, expected = mapped(network(4), coarse, tmp_path / "expected.tif")
+    _, found = mapped(network(4, gsd=12.5), copy, tmp_path / "found.tif", tile=100)
+    rows, columns = (
+        ((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(found.shape, sides, strict=True)
+    )
+    assert (found == expected[rows][:, columns]).mean() > 0.995
 
 
 # What lies where.

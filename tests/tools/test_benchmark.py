@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from benchmarking import bench, machine, timing, training, variants
+from benchmarking import bench, machine, presets, timing, training, variants
 from benchmarking.timing import CPU
 from preloaded import python
 from torch import nn
@@ -270,8 +270,10 @@ def test_preparing_is_compared_with_copying_the_same_tiles(measure, monkeypatch,
     assert np.array_equal(*(cv2.imread(str(tmp_path / path)) for path in paths))
 
 
-def test_presets_are_measured_by_their_own_commands(measure, monkeypatch):
-    monkeypatch.setattr(sys, "executable", python())
+def test_presets_are_measured_as_their_commands_would_run(measure, monkeypatch):
+    pool = SimpleNamespace(apply=lambda function, given: function(*given))  # this process
+    here = SimpleNamespace(Pool=lambda count: contextlib.nullcontext(pool))
+    monkeypatch.setattr(presets.multiprocessing, "get_context", lambda kind: here)
     more = ("--img_size", 64, "--presets", "quick", "--rounds", 1)
     figures = measure("presets", *more)
     assert (figures["complete"], figures["img_size"]) == (True, 64)

@@ -335,7 +335,9 @@ def test_images_and_labels_become_tiles_of_blocks_of_ground(labelled, capsys, ki
     with requested_config(asked) as config:
         assert len(config["classes"]) == 2
         assert config["train_cfg"]["train_data"]["crop_size"] == 64
-    assert "blocks of ground, no random tiles" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "blocks of ground, no random tiles" in said
+    assert " of 64 x 64 pixels of 1 m, 3 channels" in said
     tiles = labelled / "run/tiles"
     card = json.loads((tiles / "dataset.json").read_text())
     assert card["tiles"] == {"train": 2, "val": 2, "test": 2}
