@@ -8,6 +8,7 @@
     python tools/benchmark.py predict --network vgg16_bn --width 1024 --height 1024
     python tools/benchmark.py predict --network pointwise --rounds 0 --width 20000 --height 5000
     python tools/benchmark.py windows --img_size 256 --rounds 5
+    python tools/benchmark.py presets --presets small quick --rounds 3
     python tools/benchmark.py table benchmark.json
 
 Without a name it is `training`: all from `ceilings` to `switches`, and what share of the matmul
@@ -37,12 +38,12 @@ MODULES = {"ceilings": "machine", "data": "machine", "loop": "training", "step":
 MODULES |= dict.fromkeys(("published", "contrastive", "switches"), "variants")
 TRAINING = tuple(MODULES)  # what is measured under that name
 MODULES |= {"watching": "training", "prepare": "scenes", "predict": "scenes"}
-MODULES |= {"processes": "machine", "windows": "windows"}
+MODULES |= {"processes": "machine", "windows": "windows", "presets": "presets"}
 NAMES = ("training", *MODULES, "table")
 # Flag -> its least value, its default and its meaning.
 NUMBERS = {
     "batch_size": (1, None, "images or windows (default: 4, training on CUDA 64, mapping 1)"),
-    "rounds": (0, 3, "of processes, prepare, predict, windows; predict 0: its memory alone"),
+    "rounds": (0, 3, "of processes, prepare, predict, windows, presets; predict 0: memory alone"),
     "img_size": (1, 256, "side of an image in training, or of a window, in pixels"),
     "steps": (1, None, "counted, of each kind (default: 3, on CUDA 30)"),
     "loop_steps": (2, None, "of fit(), whose second half counts (default: 5, on CUDA 400)"),
@@ -81,6 +82,7 @@ MEANINGS = {
     "tile_ms": "the same pixels from a PNG file",
     "window_rate_over_tile": "windows a second over tiles a second, in turn",
     "prepare_scene_s": "one core; copied are its pixels, by rasterio and OpenCV",
+    "presets": "samples of a ready batch (CPU: a second of this process)",
     "images_per_second_one": "one process, on a CPU with as many threads and batches",
     "efficiency": "all over one, on GPUs over so many times one",
 }
@@ -95,6 +97,8 @@ def flags() -> argparse.ArgumentParser:
     add("--device", default="auto", help="cpu, cuda or auto, which is a GPU if there is one")
     add("--config_file", metavar="FILE", default=str(CONFIG), help="of a pre-training")
     add("--images", metavar="FOLDER", help="of JPEG files (default: drawn ones of 256 x 256)")
+    text = "of presets: those to measure (default: all)"
+    add("--presets", nargs="+", metavar="NAME", help=text)
     add("--compile", action="store_true", help="compile the fast step and the loop")
     add("--switches", nargs="*", choices=SWITCHES, default=SWITCHES, help="those to turn")
     add("--profile", metavar="FILE", help="write a trace of three fast steps, for ui.perfetto.dev")

@@ -40,7 +40,7 @@ from SSLRemoteSensing.core.console import command_line, print_summary
 from SSLRemoteSensing.core.errors import UserError
 
 LABELLED = ("labels", "classes", "class_field", "label_offset", "splits", "tile")  # with --images
-OWN = ("preset", "fraction", *LABELLED)  # go with --tiles or --images
+OWN = ("preset", "fraction", "epochs", *LABELLED)  # go with --tiles or --images
 
 
 def flags() -> Flags:
@@ -65,6 +65,7 @@ def flags() -> Flags:
     add("--output", metavar="RUN", help="folder of the run, which gets its config.py")
     add("--preset", metavar="NAME",
         help="quick, standard or full, see sslrs presets; standard if absent")
+    add("--epochs", type=int, metavar="N", help="length of the run, in place of the preset's")
     add("--fraction", type=float, metavar="SHARE", help="of the labels; all if absent")
     add = flags.add_argument_group("scoring").add_argument
     add("--evaluate", metavar="CHECKPOINT",

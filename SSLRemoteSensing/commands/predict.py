@@ -43,6 +43,9 @@ def flags() -> Flags:
     add("--scale", nargs="+", metavar="MIN MAX",
         help="in place of it, what becomes 0 and 255: a pair of numbers for each band that the "
         "network takes, or for all")
+    add("--gsd", type=metres, metavar="METRES|native", help="size of the pixels in which the "
+        "network sees the scene, whose map lies on its own pixels all the same; native: these "
+        "(default: the checkpoint's)")
     add = flags.add_argument_group("predicting").add_argument
     add("--tile", type=int, default=512, metavar="PIXELS", help="side of a window, in pixels")
     add("--overlap", type=float, default=0.5, metavar="SHARE",
@@ -68,6 +71,10 @@ def flags() -> Flags:
     add("--vector_classes", nargs="+", metavar="CLASS",
         help="classes to make polygons of (default: all)")
     return flags
+
+
+def metres(text: str) -> float | str:
+    return text if text == "native" else float(text)
 
 
 def main() -> None:

@@ -96,8 +96,8 @@ class Tiff:
     def rows(
         self,
         bands: Sequence[int],
-        y: int,
-        height: int,
+        y: float,
+        height: float,
         x: int = 0,
         width: int | None = None,
         shape: tuple[int, int] | None = None,
@@ -108,7 +108,8 @@ class Tiff:
 
         Args:
             shape: scale to this (height, width): the area mean of the pixels that hold data where
-                that shrinks, by the file's overviews where it has them, else bilinear.
+                that shrinks, by the file's overviews where it has them, else bilinear. `y` and
+                `height` may then be fractions of rows.
         """
         from rasterio.enums import Resampling
 
@@ -124,8 +125,8 @@ class Tiff:
     def read(
         self,
         bands: Sequence[int],
-        y: int,
-        height: int,
+        y: float,
+        height: float,
         x: int = 0,
         width: int | None = None,
         alpha: int | None = None,

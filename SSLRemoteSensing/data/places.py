@@ -11,6 +11,7 @@ from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.geotiff import Tiff, open_tiff
 
 NO_PLACE = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}  # of their own
+SAME_SIZE = 1.01  # times a size of pixels, within which nothing is resampled for it
 
 
 class Place(NamedTuple):
@@ -104,15 +105,18 @@ def reprojected_points(points: np.ndarray, source: Any, target: Any) -> np.ndarr
         return np.full(points.shape, np.inf)
 
 
-def ground_size(path: str, shape: tuple[int, int]) -> tuple[float, float]:
-    """Height and width in metres of the pixel in the middle of an image of (height, width), on the
-    ground of the WGS 84 ellipsoid: also of a map in degrees, in feet, or stretched as Web Mercator.
+def ground_size(
+    path: str, shape: tuple[int, int], remedy: str = "leave out gsd"
+) -> tuple[float, float]:
+    """Height and width in metres of the pixel in the middle of an image of (height, width), see
+    `pixel_on_ground`.
+
+    Args:
+        remedy: what else may be done where they are not known.
 
     Raises:
         UserError: the file has no georeference with a CRS.
     """
-    from rasterio.crs import CRS
-
     place = read_place(path)
     if place is None or place.crs is None:
         lacks = "georeference" if place is None else "coordinate system (CRS)"
@@ -122,25 +126,38 @@ def ground_size(path: str, shape: tuple[int, int]) -> tuple[float, float]:
             example = f"rio edit-info --crs EPSG:32633 --transform '{transform}'"
         raise UserError(
             f"image {path}: has no {lacks}, so the size of its pixels in metres is not known; "
-            f"leave out gsd, or give it its own as in: {example} {shlex.quote(path)}"
+            f"{remedy}, or give it its own as in: {example} {shlex.quote(path)}"
         )
+    metres = pixel_on_ground(place, shape)
+    if metres is None:
+        raise UserError(
+            f"image {path}: the size of its pixels in metres cannot be told from its CRS "
+            f"{place.crs.to_string()[:60]}; {remedy}, or mend its georeference"
+        )
+    return metres
+
+
+def pixel_on_ground(place: Place, shape: tuple[int, int]) -> tuple[float, float] | None:
+    """Height and width in metres of the pixel in the middle of an image of (height, width), on the
+    ground of the WGS 84 ellipsoid: also of a map in degrees, in feet, or stretched as Web Mercator.
+    None where the CRS does not tell it."""
+    from rasterio.crs import CRS
+
     # Some pixels apart: of neighbours in degrees, few digits of the difference would be left.
     steps, middle = [min(100, length) for length in shape], [length / 2 for length in shape]
     offsets = np.array([(-0.5, 0), (0.5, 0), (0, -0.5), (0, 0.5)]) * steps + middle
     points = np.reshape(place.transform, (3, 3)) @ [offsets[:, 1], offsets[:, 0], np.ones(4)]
     points = reprojected_points(points[:2], place.crs, CRS.from_epsg(4326))
+    if not np.isfinite(points).all():
+        return None
     up, down, left, right = points.T
     latitude = np.radians(points[1].mean())
     metres = [
         float(np.linalg.norm(metres_apart(a, b, latitude))) / step
         for (a, b), step in zip(((up, down), (left, right)), steps, strict=True)
     ]
-    if not all(0 < length < np.inf for length in metres):
-        raise UserError(
-            f"image {path}: the size of its pixels in metres cannot be told from its CRS "
-            f"{place.crs.to_string()[:60]}; leave out gsd, or mend its georeference"
-        )
-    return metres[0], metres[1]
+    is_known = all(0 < length < np.inf for length in metres)
+    return (metres[0], metres[1]) if is_known else None
 
 
 def metres_apart(a: np.ndarray, b: np.ndarray, latitude: float) -> tuple[float, float]:

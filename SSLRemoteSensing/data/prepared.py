@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Sequence
+from math import sqrt
 from pathlib import Path
 
 from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.places import SAME_SIZE, Place, pixel_on_ground
 from SSLRemoteSensing.data.scale import Scale, checked_scale, up_to
 
 OWN = ("folder", "polygons")  # what `prepare` calls sets that have no name of their own
@@ -104,6 +106,36 @@ def origin_of_tiles(card: dict | None, bands: Sequence[int] | None, in_channels:
         "prepared": prepared,
         "dataset": None if name in OWN else name,
     }
+
+
+def gsd_of_tiles(card: dict | None) -> float | None:
+    """The ground sampling distance in metres of a prepared set's training scenes, by their places
+    in its dataset.json; None where one has no CRS, or where pixels differ in size by more than
+    about 2 %."""
+    metres: list[float] = []
+    for place in (card or {}).get("places", {}).get("train", {}).values():
+        known = place_of_card(place)
+        sizes = known and pixel_on_ground(known, (place["height"], place["width"]))
+        if sizes is None:
+            return None
+        metres += sizes
+    low, high = min(metres, default=0.0), max(metres, default=0.0)
+    # The mean of the two is then within `SAME_SIZE` of both: no scene of the set is resampled.
+    return sqrt(low * high) if 0 < high <= low * SAME_SIZE**2 else None
+
+
+def place_of_card(place: dict) -> Place | None:
+    """Where a scene of a dataset.json lies, None where it does not say so."""
+    from rasterio.crs import CRS
+    from rasterio.errors import CRSError
+    from rasterio.transform import Affine
+
+    if None in (place.get("crs"), place.get("transform")):
+        return None
+    try:
+        return Place(Affine(*place["transform"]), CRS.from_string(place["crs"]))
+    except CRSError:
+        return None
 
 
 def require_fit(

@@ -1,7 +1,7 @@
 """From one image file to the three images of the pretext tasks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -248,7 +248,11 @@ def choose_images(settings: PretextSettings, in_channels: int = 3) -> tuple[list
         raise UserError(f"data_path {data_path}: name a split, {data_path}/images/train")
     images = find_images(data_path, settings.data_format, settings.exclude)
     scale = chosen_scale(settings, card, images, in_channels)
-    return images, reading_of(images[0], scale, settings.bands, card is not None)
+    reading = reading_of(images[0], scale, settings.bands, card, settings.windows)
+    # What is scaled to img_size; of whole images of any size nothing is known.
+    side = settings.windows["size"] if settings.windows else settings.crop_size
+    gsd = side and reading.gsd and reading.gsd * side / settings.img_size
+    return images, replace(reading, gsd=gsd)
 
 
 def collate(samples: list[dict]) -> dict:

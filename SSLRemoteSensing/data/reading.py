@@ -8,6 +8,7 @@ import numpy as np
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.images import read_header
+from SSLRemoteSensing.data.prepared import gsd_of_tiles
 from SSLRemoteSensing.data.scale import Scale, number, up_to
 
 
@@ -20,6 +21,8 @@ class Reading:
         file: the first one, or what else the rest is known of.
         dtype, count: of its values and bands; None: not known.
         prepared: a prepared set states scale and bands of its own.
+        gsd: size in metres of the pixels that the network sees, by that of windows or of a prepared
+            set; None: not known.
     """
 
     scale: Scale | None
@@ -28,6 +31,7 @@ class Reading:
     dtype: str | None = None
     count: int | None = None
     prepared: bool = False
+    gsd: float | None = None
 
     @property
     def max_value(self) -> float | None:
@@ -47,14 +51,24 @@ class Reading:
 
 
 def reading_of(
-    file: str, scale: Scale | None, bands: Sequence[int] | None, prepared: bool
+    file: str,
+    scale: Scale | None,
+    bands: Sequence[int] | None,
+    card: dict | None,
+    windows: dict | None,
 ) -> Reading:
-    """The reading of files like `file`; of one that cannot be read only what is stated is known."""
+    """The reading of files like `file`; of one that cannot be read only what is stated is known.
+
+    Args:
+        card: the dataset.json that the files are of, if any.
+        windows: the settings of windows, None where files are read whole.
+    """
+    prepared, gsd = card is not None, (windows or {}).get("gsd") or gsd_of_tiles(card)
     try:
         header = read_header(file)
     except UnreadableImage:  # which is told where it is read
-        return Reading(scale, bands, file, prepared=prepared)
-    return Reading(scale, bands, file, header.dtype, header.bands, prepared)
+        return Reading(scale, bands, file, prepared=prepared, gsd=gsd)
+    return Reading(scale, bands, file, header.dtype, header.bands, prepared, gsd)
 
 
 def agreed_reading(own: Reading, train: Reading | None) -> Reading:

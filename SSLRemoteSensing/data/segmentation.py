@@ -331,7 +331,7 @@ def find_tiles(
         stems, seed = [stem(image) for image, _ in pairs], settings.fraction_seed
         chosen = choose_fraction(stems, settings.fraction, seed, image_card is not None)
     scale = chosen_scale(settings, image_card, [image for image, _ in pairs], in_channels, train)
-    reading = reading_of(pairs[0][0], scale, settings.bands, image_card is not None)
+    reading = reading_of(pairs[0][0], scale, settings.bands, image_card, settings.windows)
     root = image_card and image_card["root"]
     label_card = image_card if root and Path(label_path).absolute().is_relative_to(root) else None
     coding, offset, codes = None, settings.label_offset, settings.label_codes

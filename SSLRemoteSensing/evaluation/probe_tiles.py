@@ -9,13 +9,17 @@ import torch
 from torch import Tensor
 
 from SSLRemoteSensing.core.classes import IGNORE
+from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.file_lists import EVERY_IMAGE, find_images, stem
+from SSLRemoteSensing.data.images import read_header
+from SSLRemoteSensing.data.places import ground_size
 from SSLRemoteSensing.data.prepared import read_card
 from SSLRemoteSensing.data.reading import Reading
 from SSLRemoteSensing.data.scale import ScaleKey
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.data.subsets import choose_fraction, name_hash, scene_of
+from SSLRemoteSensing.data.windows import SAME_GSD
 
 SCORED = 1 / 3  # share of the scenes that are scored, the rest is fitted on
 # Keys that a probe shares with `TileSettings`.
@@ -101,6 +105,7 @@ def open_tiles(
         tile_settings, len(classes), in_channels, settings.seed, classes=classes, train=train
     )
     tiles.check_values("train_cfg.probe")
+    tell_other_gsd(tiles, train)
     files = [Path(file).absolute() for file, _ in tiles.pairs]
     card = read_card(files[0].parent)
     if card and any(file.is_relative_to(card["root"] / "images/test") for file in files):
@@ -111,6 +116,26 @@ def open_tiles(
     if len(tiles) < 2:
         raise UserError(f"image_path {image_path}: 1 tile, needed are one to fit on and others")
     return tiles, classes
+
+
+def tell_other_gsd(tiles: SegmentationDataset, train: Reading | None) -> None:
+    """Warn where the pixels of `tiles` are known to be of another size than training's. They are
+    taken as they are all the same: squares of few tiles cannot be scaled without losing ground, and
+    scores of one run compare with each other at any size."""
+    gsd, file = train and train.gsd, tiles.pairs[0][0]
+    if gsd is None:
+        return
+    own = tiles.reading.gsd
+    if own is None:
+        try:
+            own = max(ground_size(file, read_header(file).shape))
+        except UserError:  # which is most tiles' lot
+            return
+    if not 1 / SAME_GSD <= own / gsd <= SAME_GSD:
+        warn(
+            f"{file}: has pixels of {own:.3g} m, training sees {gsd:.3g} m; the probe's scores are "
+            "of the network at another distance than it learns at"
+        )
 
 
 def choose(tiles: SegmentationDataset, settings: ProbeSettings) -> tuple[list[int], list[int]]:

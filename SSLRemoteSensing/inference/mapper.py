@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
@@ -21,6 +21,7 @@ from SSLRemoteSensing.core.files import atomic
 from SSLRemoteSensing.data.geotiff import open_tiff
 from SSLRemoteSensing.data.scale import Scale, checked_scale, up_to
 from SSLRemoteSensing.inference.georeference import keep_place, side_car, side_files
+from SSLRemoteSensing.inference.grid import NATIVE, planes_of_scene
 from SSLRemoteSensing.inference.network import MapNetwork
 from SSLRemoteSensing.inference.outputs import Outputs
 from SSLRemoteSensing.inference.polygons import write_polygons
@@ -40,7 +41,8 @@ SPARE = 2**26  # bytes for GDAL besides the strips
 class MapSettings:
     """How scenes are mapped. Defaults and meanings are those of tools/predict.py's flags.
 
-    None as `batch_size` or `workers` is what suits a device, see `on`.
+    None as `batch_size` or `workers` is what suits a device, see `on`; `gsd` is metres, 'native'
+    or None, see `choose_grid`.
 
     Raises:
         UserError: for values that cannot be.
@@ -57,6 +59,7 @@ class MapSettings:
     min_area: float = 0.0
     simplify: float | None = None
     vector_classes: Sequence[str] | None = None
+    gsd: float | str | None = None
 
     def __post_init__(self):
         for key, least in LEAST.items():
@@ -73,6 +76,9 @@ class MapSettings:
             raise UserError(
                 f"--max_value {self.max_value:g}, --scale: both are given; leave one of them out"
             )
+        is_word = isinstance(self.gsd, str)
+        if self.gsd != NATIVE if is_word else not (self.gsd is None or 0 < self.gsd < math.inf):
+            raise UserError(f"--gsd {self.gsd}: must be a number of metres above 0, or {NATIVE}")
 
     def on(self, device: torch.device) -> "MapSettings":
         """These settings, with a batch size and workers that suit `device` for None."""
@@ -149,9 +155,10 @@ def map_scene(network: MapNetwork, outputs: Outputs, settings: MapSettings) -> M
 
     start = time.perf_counter()
     with open_tiff(outputs.scene, beside=True) as source, ExitStack() as stack:
-        scene = InputScene(
-            source, network, settings.bands, settings.scale or up_to(settings.max_value)
-        )
+        scale = settings.scale or up_to(settings.max_value)
+        scene = InputScene(source, network, settings.bands, scale, settings.gsd)
+        if not scene.grid.is_own:
+            scene.second = stack.enter_context(open_tiff(outputs.scene, beside=True))
         remarks = scene.remarks()
         require_memory(scene, len(network.classes), settings)
         # The map is made first, and takes its name last: where it stands, all others do.
@@ -162,7 +169,7 @@ def map_scene(network: MapNetwork, outputs: Outputs, settings: MapSettings) -> M
                 stack.enter_context(side_files(path, part))
         hidden = Outputs(outputs.scene, *parts)
         # Of the file's blocks a row is kept, as windows begin anywhere in it.
-        rows = settings.tile + scene.block[1] + BLOCK
+        rows = settings.tile + (1 if scene.grid.is_own else 2) * scene.block[1] + BLOCK
         cache = SPARE + scene.row_bytes * min(rows, scene.height)
         with rasterio.Env(GDAL_CACHEMAX=cache, GDAL_NUM_THREADS=str(settings.workers)):
             with rasterio.Env(GDAL_PAM_ENABLED="NO"):
@@ -194,8 +201,9 @@ def write_map(
 ) -> tuple[np.ndarray, Preview | None]:
     """Predict and write, strip by strip; how many pixels each class has, and the preview."""
     classes, origin = network.classes, {"checkpoint": network.source, "scene": scene.path.name}
-    counts = np.zeros(256, np.int64)
-    preview = None if outputs.preview is None else Preview(scene.height, scene.width)
+    counts, grid = np.zeros(256, np.int64), scene.grid
+    origin |= {} if grid.is_own else {"gsd": f"{grid.gsd:g}"}
+    preview = None if outputs.preview is None else Preview(grid)
     files: list[MapFile] = []  # of classes, and of probabilities
 
     def rows(y: int, height: int) -> np.ndarray:
@@ -209,9 +217,12 @@ def write_map(
         images = images.contiguous(memory_format=layout)
         return probabilities(network.model, network.device, network.precision, images, settings.tta)
 
-    def write(y: int, event, planes: Sequence[Tensor], mask: np.ndarray | None) -> int:
+    def write(y: int, event, planes: Sequence[Tensor]) -> int:
         if event is not None:
             event.synchronize()
+        mask = scene.take_valid(y, planes[0].shape[1])
+        if mask is not None and not grid.is_own:
+            mask &= planes[0][0].numpy() != IGNORE
         for file, plane, blank in zip(files, planes, (IGNORE, 0), strict=False):
             if mask is not None:
                 plane.numpy()[:, ~mask] = blank
@@ -223,29 +234,32 @@ def write_map(
         return values.size
 
     strips = predict_scene(
-        predict, rows, scene.height, scene.width, settings.tile, settings.overlap,
+        predict, rows, grid.height, grid.width, settings.tile, settings.overlap,
         settings.batch_size, network.device, scene.is_empty, len(classes),
     )  # fmt: skip
+    with_shares = outputs.probabilities is not None
+    if grid.is_own:
+        parts = planes_of_strips(strips, with_shares)
+    else:
+        parts = planes_of_scene(strips, grid, with_shares)
     bar = progress(outputs.scene.name, total=scene.height * scene.width, unit="px", unit_scale=True)
     # Closed from the last on: no more strips are asked for, what is at work ends, the files close.
     with ExitStack() as stack:
         tags = origin | {f"class_{index}": name for index, name in enumerate(classes)}
         maps = MapFile(outputs.map, scene, ["class"], tags, network.palette)
         files.append(stack.enter_context(closing(maps)))
-        if outputs.probabilities is not None:
+        if with_shares:
             path, tags = outputs.probabilities, origin | {"scale": "255 is a probability of 1"}
             shares = MapFile(path, scene, classes, tags, masked=scene.may_be_empty)
             files.append(stack.enter_context(closing(shares)))
         pool = stack.enter_context(ThreadPoolExecutor(1))
-        stack.enter_context(closing(strips))
+        stack.enter_context(closing(parts))
         stack.enter_context(bar)
         futures: deque[Future] = deque()
         try:
-            for y, strip in strips:
-                transfer = to_bytes(strip, with_shares=len(files) > 1)
-                mask = scene.take_valid(y, strip.shape[1])
-                futures.append(pool.submit(write, y, *transfer, mask))
-                del strip, transfer, mask
+            for y, planes in parts:
+                futures.append(pool.submit(write, y, *to_host(planes)))
+                del planes
                 while len(futures) > WAITING or (futures and futures[0].done()):
                     bar.update(futures.popleft().result())
             for future in futures:
@@ -258,31 +272,42 @@ def write_map(
     return counts[: len(classes)], preview
 
 
-def to_bytes(strip: Tensor, with_shares: bool) -> tuple:
-    """Classes uint8 (1, h, width) and perhaps 255 * probabilities uint8 (K, h, width), on the CPU.
+def planes_of_strips(
+    strips: Iterator[tuple[int, Tensor]], with_shares: bool
+) -> Iterator[tuple[int, list[Tensor]]]:
+    """`planes_of_scene` where the network sees a scene in its own pixels."""
+    with closing(strips):
+        for y, strip in strips:
+            # 7 times faster on a CPU than argmax.
+            planes = [strip.max(0).indices.to(torch.uint8)[None]]
+            if with_shares:
+                planes.append((strip * 255).round_().to(torch.uint8))
+            del strip
+            yield y, planes
 
-    From a GPU they are on their way: wait for the event that comes first.
-    """
-    planes = [strip.max(0).indices.to(torch.uint8)[None]]  # 7 times faster on a CPU than argmax
-    if with_shares:
-        planes.append((strip * 255).round_().to(torch.uint8))
-    if strip.device.type != "cuda":
+
+def to_host(planes: Sequence[Tensor]) -> tuple:
+    """The planes on the CPU, and before them the event to wait for: from a GPU they are on their
+    way; else None."""
+    if planes[0].device.type != "cuda":
         return None, [plane.cpu() for plane in planes]
     copies = [
         torch.empty(plane.shape, dtype=plane.dtype, pin_memory=True).copy_(plane, non_blocking=True)
         for plane in planes
     ]
-    return torch.cuda.current_stream(strip.device).record_event(), copies
+    return torch.cuda.current_stream(planes[0].device).record_event(), copies
 
 
 def require_memory(scene: InputScene, num_classes: int, settings: MapSettings) -> None:
     """Raise a `UserError` where the strips of a scene are more than the whole machine has."""
-    rows = min(settings.tile, scene.height)
-    size = rows * scene.width * (2 * scene.in_channels + 4 * num_classes + 4)
+    grid = scene.grid
+    rows = min(settings.tile, grid.height)
+    size = rows * grid.width * (2 * scene.in_channels + 4 * num_classes + 4)
     memory = machine.memory()
     if size > memory:
         raise UserError(
-            f"image {scene.path}: {scene.width} x {scene.height} pixels; strips of {rows} rows "
-            f"take {size / 2**30:.0f} GiB of memory, this machine has {memory / 2**30:.0f}; lower "
+            f"image {scene.path}: {grid.width} x {grid.height} pixels"
+            f"{'' if grid.is_own else f' of {grid.gsd:g} m'}; strips of {rows} rows take "
+            f"{size / 2**30:.0f} GiB of memory, this machine has {memory / 2**30:.0f}; lower "
             f"--tile, or cut the scene"
         )

@@ -27,6 +27,7 @@ class MapNetwork:
         band_names: of the channels, where they are known.
         prepared: the training tiles were cut from scenes with `bands`, and have only these.
         dtype: of the training files.
+        gsd: size in metres of the pixels that training saw; None: not known.
     """
 
     model: SegmentationNet
@@ -41,6 +42,7 @@ class MapNetwork:
     band_names: tuple[str, ...] | None = None
     prepared: bool = False
     dtype: str = "uint8"
+    gsd: float | None = None
 
     @property
     def channels_last(self) -> bool:
@@ -82,6 +84,7 @@ def open_network(path: str | Path, device: torch.device, precision: str) -> MapN
         band_names=tuple(names) if names else None,
         prepared=bool(card.get("prepared")),
         dtype=card.get("dtype") or ("uint16" if (card.get("max_value") or 0) > 255 else "uint8"),
+        gsd=card.get("gsd"),
     )  # fmt: skip
     if network.channels_last:
         model.to(memory_format=torch.channels_last)

@@ -8,6 +8,7 @@ import numpy as np
 from SSLRemoteSensing.core.classes import IGNORE, colour_map
 from SSLRemoteSensing.core.drawing import plain_figures
 from SSLRemoteSensing.data.images import encode_png
+from SSLRemoteSensing.inference.grid import Grid
 from SSLRemoteSensing.inference.network import MapNetwork
 from SSLRemoteSensing.inference.writer import writing
 
@@ -17,30 +18,29 @@ GAP = 8
 
 
 class Preview:
-    """Every n-th pixel of a scene and of its map, gathered from rows as they come."""
+    """Every n-th pixel of a scene and of its map, gathered from rows as they come: those of the
+    image in the grid of the network, those of the map in the scene's own pixels."""
 
-    def __init__(self, height: int, width: int):
+    def __init__(self, grid: Grid):
+        height, width = grid.scene
         # Beside each other, or one above the other where the scene is wide.
         self.beside = height >= width
         limits = (LONGEST // 2, LONGEST) if self.beside else (LONGEST, LONGEST // 2)
         step = max(1, -(-width // limits[0]), -(-height // limits[1]))
-        self.ys, self.xs = (np.arange(step // 2, side, step) for side in (height, width))
-        self.image = np.zeros((len(self.ys), len(self.xs), 3), np.uint8)
-        self.classes = np.full((len(self.ys), len(self.xs)), IGNORE, np.uint8)
+        self.places = [np.arange(step // 2, side, step) for side in (height, width)]
+        sides = zip(self.places, (grid.height, grid.width), grid.scene, strict=True)
+        self.image_places = [((at + 0.5) * seen / own).astype(int) for at, seen, own in sides]
+        self.image = np.zeros((*map(len, self.places), 3), np.uint8)
+        self.classes = np.full(self.image.shape[:2], IGNORE, np.uint8)
 
     def add_image(self, y: int, pixels: np.ndarray) -> None:
         """uint8 (h, width, C); of more than three bands the first three are shown."""
-        rows, samples = self.sample(y, pixels)
+        rows, samples = sample(self.image_places, y, pixels)
         self.image[rows] = samples[:, :, :3] if samples.shape[2] >= 3 else samples[:, :, :1]
 
     def add_classes(self, y: int, classes: np.ndarray) -> None:
-        rows, samples = self.sample(y, classes)
+        rows, samples = sample(self.places, y, classes)
         self.classes[rows] = samples
-
-    def sample(self, y: int, values: np.ndarray) -> tuple[slice, np.ndarray]:
-        """The rows of the picture that lie in rows of the scene from `y`, and what they show."""
-        first, last = np.searchsorted(self.ys, (y, y + len(values)))
-        return slice(first, last), values[self.ys[first:last, None] - y, self.xs]
 
     def draw(self, title: str, network: MapNetwork, shares: Sequence[float], path: Path) -> None:
         """Write the picture: scene, map (black where there is no data), and the classes with their
@@ -61,6 +61,14 @@ class Preview:
         page[len(panels) :] = key
         with writing(path):
             path.write_bytes(encode_png(page))
+
+
+def sample(places: Sequence[np.ndarray], y: int, values: np.ndarray) -> tuple[slice, np.ndarray]:
+    """The rows of a picture of the pixels at `places` (rows, columns) that lie in `values`, rows
+    from `y`, and what they show."""
+    ys, xs = places
+    first, last = np.searchsorted(ys, (y, y + len(values)))
+    return slice(first, last), values[ys[first:last, None] - y, xs]
 
 
 @plain_figures()

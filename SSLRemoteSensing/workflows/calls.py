@@ -127,6 +127,7 @@ def finetune(
     preset: str = "standard",
     *,
     fraction: float = 1.0,
+    epochs: int | None = None,
     settings: Mapping[str, object] = NOTHING,
 ) -> FinetunedRun:
     """Fine-tune and score a network on tiles, or go on with it.
@@ -138,6 +139,7 @@ def finetune(
         backbone: 'random', 'imagenet' or a file of weights, which brings its architecture.
         preset: length, one of `workflows.presets.FINETUNING`.
         fraction: share of the labels that is used, above 0 to 1.
+        epochs: length of the run in place of the preset's.
         settings: keys of the config and their values.
 
     Raises:
@@ -147,7 +149,7 @@ def finetune(
     own, folder = (asdict(tiles), None) if isinstance(tiles, OwnLabels) else ({}, os.fspath(tiles))
     request = FinetuningRequest(
         folder, os.fspath(output), os.fspath(backbone), preset, fraction, **own,
-        settings=as_texts(settings),
+        settings=as_texts(settings), epochs=epochs,
     )  # fmt: skip
     with interruptible(), requested_config(request) as config:
         run_finetuning(config)

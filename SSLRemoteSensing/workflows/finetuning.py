@@ -241,6 +241,7 @@ def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
     card |= {"label_table": train_data.coding.table.tolist()}
     card |= scale_card(train_data.reading.scale)
     card |= {"label_shares": label_shares(train_data)} | train_data.origin
+    card |= {} if train_data.reading.gsd is None else {"gsd": train_data.reading.gsd}
     card["dtype"] = read_header(train_data.pairs[0][0]).dtype
     quick = replace(
         opened.scoring, on="tiles", tta=False, protocols=None, batch_size=loop.batch_size

@@ -20,12 +20,13 @@ from SSLRemoteSensing.core.console import shell_line
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import make_folder, read_json, write_text
 from SSLRemoteSensing.core.templates import render
-from SSLRemoteSensing.data.prepared import read_card
+from SSLRemoteSensing.data.prepared import gsd_of_tiles, read_card
 from SSLRemoteSensing.data.scale import Scale, up_to
 from SSLRemoteSensing.models.backbones import ARCHITECTURES, BLOCKS
 from SSLRemoteSensing.models.heads import SKIPS
 from SSLRemoteSensing.models.pretrained import load_backbone
 from SSLRemoteSensing.training.rehearsal import measure_step
+from SSLRemoteSensing.training.settings import divide_batch
 from SSLRemoteSensing.training.train_step import TrainStep
 from SSLRemoteSensing.workflows.finetuning import SegmentationConfig
 from SSLRemoteSensing.workflows.own_images import look_at_images, write_list
@@ -96,6 +97,7 @@ class FinetuningRequest:
         backbone: 'random', 'imagenet' or a file.
         preset: of `presets.FINETUNING`.
         fraction: share of the labels, above 0 to 1.
+        epochs: length of the run; None: by the preset.
         images, labels, classes, class_field, splits, tile, label_offset: as `OwnLabels` has them.
         settings: 'a.b=VALUE' each, keys of the config.
     """
@@ -113,10 +115,13 @@ class FinetuningRequest:
     tile: int | None = None
     label_offset: int | None = None
     settings: Sequence[str] = ()
+    epochs: int | None = None
 
     task = "finetune"
 
     def __post_init__(self):
+        if self.epochs is not None and self.epochs <= 0:
+            raise UserError(f"--epochs {self.epochs}: must be above 0")
         if not 0 < self.fraction <= 1:
             raise UserError(f"--fraction {self.fraction:g}: must be above 0 and at most 1")
         choose_preset(FINETUNING, self.preset)
@@ -133,10 +138,11 @@ SCHEMAS = {"pretrain": PretextConfig, "finetune": SegmentationConfig}
 
 @dataclass(frozen=True)
 class Planned:
-    """A config's text, and what to say of it, a line each."""
+    """A config's text, what to say of it, a line each, and how many samples an epoch has."""
 
     text: str
     facts: Sequence[str]
+    samples: int
 
 
 @contextlib.contextmanager
@@ -169,11 +175,25 @@ def write_config(request: Request, folder: Path, schemas: Sequence[object]) -> N
     plan = plan_pretraining if request.task == "pretrain" else plan_finetuning
     planned, path = plan(request, folder), folder / CONFIG
     write_text(path, planned.text)
+    config = load_config(path)
     if request.settings:
-        before, after = load_config(path), load_config(path, request.settings, schemas)
-        write_text(path, planned.text + assignments(before, after, request.settings))
+        before, config = config, load_config(path, request.settings, schemas)
+        write_text(path, planned.text + assignments(before, config, request.settings))
     write_text(folder / COMMAND, json.dumps(record_of(request), indent=2) + "\n")
-    print(*planned.facts, sep="\n")
+    print(*planned.facts, length_fact(request, config["train_cfg"], planned.samples), sep="\n")
+
+
+def length_fact(request: Request, train_cfg: dict, samples: int) -> str:
+    """How long a run of a config is, which `settings` may have changed, in a line."""
+    is_pretraining, cfg = request.task == "pretrain", divide_batch(train_cfg)
+    what, flags = ("images", "--epochs, --minutes") if is_pretraining else ("tiles", "--epochs")
+    per_step = cfg["batch_size"] * cfg.get("accumulate_steps", 1) * distributed.size()
+    steps, why = cfg.get("num_step"), f" ({flags})"
+    if is_pretraining and request.minutes and "train_cfg.num_step=" not in str(request.settings):
+        why = f", as many as {request.minutes:g} minutes hold here"
+    each = f"{samples // max(1, per_step):,} steps"
+    length = f"{steps:,} steps" if steps else f"{cfg.get('num_epoch')} epochs of {each}"
+    return f"length: {length}{why}, {per_step} {what} a step"
 
 
 def record_of(request: Request) -> dict:
@@ -257,13 +277,8 @@ def plan_pretraining(request: PretrainingRequest, lists: Path) -> Planned:
     samples = count // batch_size * batch_size
     epochs = request.epochs or min(max(preset.samples // samples, LEAST_EPOCHS), MOST_EPOCHS)
     steps = epochs * (count // batch_size)
-    values = {
-        "is_scenes": is_scenes,
-        "images": images,
-        "img_size": img_size,
-        "crop_size": crop_size,
-        "preset": preset,
-    }
+    values = {"is_scenes": is_scenes, "images": images, "img_size": img_size}
+    values |= {"crop_size": crop_size, "preset": preset}
     values |= {"batch_size": batch_size, "length": f"num_epoch={epochs}"}
     values |= common_values(request, steps)
     feat_channels, last = pyramid_of(preset.backbone)
@@ -273,14 +288,11 @@ def plan_pretraining(request: PretrainingRequest, lists: Path) -> Planned:
     how = "each image as it is" if images.side == img_size else how
     size = f"size: the network sees {img_size} x {img_size} pixels, {how} (--size)"
     facts = [*images.facts, size]
-    length = f"{epochs} epochs of {count // batch_size} steps (--epochs, --minutes)"
     if request.minutes is not None:
         steps = steps_within(render("workflows", "pretraining_config.txt", **values), request)
         values |= {"length": f"num_step={steps}"} | common_values(request, steps)
-        length = f"{steps} steps, as many as {request.minutes:g} minutes hold here"
     facts.append(f"preset {preset.name}: {preset.text} (--preset)")
-    facts.append(f"length: {length}, {batch_size} images a step")
-    return Planned(render("workflows", "pretraining_config.txt", **values), facts)
+    return Planned(render("workflows", "pretraining_config.txt", **values), facts, count)
 
 
 def common_values(request: Request, steps: int) -> dict:
@@ -336,21 +348,24 @@ def plan_finetuning(request: FinetuningRequest, lists: Path) -> Planned:
     preset, tiles = choose_preset(FINETUNING, request.preset), card["tiles"]
     channels = len(card["bands"])
     backbone = architecture_of(request.backbone) if is_file else preset.backbone
-    batch_size = min(preset.batch_size, tiles["train"])
-    side = card["tile"]
+    batch_size, side = min(preset.batch_size, tiles["train"]), card["tile"]
     values = {"preset": preset, "tiles": folder, "classes": tuple(card["classes"])}
     values |= {"palette": card["palette"] and tuple(map(tuple, card["palette"]))}
     values |= {"backbone": backbone, "channels": channels, "fraction": request.fraction}
     values["pretrained"] = WEIGHTS.get(request.backbone, request.backbone)
-    values |= {"batch_size": batch_size, "num_step": preset.num_step, "window": max(64, side)}
+    epochs, steps = request.epochs, preset.num_step
+    length = f"num_epoch={epochs}" if epochs else f"num_step={steps}"
+    steps = epochs * (tiles["train"] // batch_size) if epochs else steps
+    values |= {"batch_size": batch_size, "length": length, "window": max(64, side)}
     values |= {"crop_size": -(-side // 32) * 32, "has_test": bool(tiles.get("test"))}
-    values |= common_values(request, preset.num_step)
+    values |= common_values(request, steps)
     counts = ", ".join(f"{name} {count:,}" for name, count in tiles.items() if count)
-    facts = [f"tiles: {counts} of {side} x {side} pixels, {channels} channels"]
+    size = f" of {gsd:.3g} m" if (gsd := gsd_of_tiles(card)) else ""
+    facts = [f"tiles: {counts} of {side} x {side} pixels{size}, {channels} channels"]
     facts.append(f"classes: {', '.join(card['classes'])}")
     facts.append(f"backbone: {backbone}, {request.backbone} (--backbone)")
     facts.append(f"preset {preset.name}: {preset.text} (--preset)")
-    return Planned(render("workflows", "finetuning_config.txt", **values), facts)
+    return Planned(render("workflows", "finetuning_config.txt", **values), facts, tiles["train"])
 
 
 def require_labelled(tiles: str) -> Mapping:

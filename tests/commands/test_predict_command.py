@@ -167,6 +167,8 @@ def test_mistakes_are_refused_in_one_line_before_any_work(predict, best, tmp_pat
         ("--max_value nan", *to_map, "--max_value", "nan"),
         ("--max_value inf", *to_map, "--max_value", "inf"),
         ("--max_value 0", *to_map, "--max_value", 0),
+        ("--gsd 0.0: must be a number of metres above 0, or native", *to_map, "--gsd", 0),
+        ("--gsd nan: must be", *to_map, "--gsd", "nan"),
         ("'lake' is none of", *to_map, "--vector_classes", "lake"),
         ("--device 'tpu'", *to_map, "--device", "tpu"),
         ("image .*: has 3 bands, not band 9 of --bands", *to_map, "--bands", 1, 2, 9),
@@ -212,12 +214,13 @@ def test_an_export_maps_as_its_checkpoint_does(predict, best, tmp_path, monkeypa
     """The bands of training in another order than the file's, and values of 16 bits."""
     contents = checkpoints.read(best)
     contents["card"] |= dict(bands=[4, 1, 2], band_names=["near infrared", "red", "green"])
-    contents["card"] |= dict(prepared=True, dtype="uint16", max_value=1023)
+    contents["card"] |= dict(prepared=True, dtype="uint16", max_value=1023, gsd=1.0)
     checkpoints.write(tmp_path / "best.pth", contents)
     line = ["export.py", "--checkpoint", tmp_path / "best.pth", "--format", "safetensors"]
     line += ["--output", tmp_path / "net.safetensors"]
     monkeypatch.setattr(sys, "argv", [str(word) for word in line])
     import_module("export").main()
+    assert "- Ground sampling distance: 1 m\n" in (tmp_path / "README.md").read_text()
     capsys.readouterr()
     scene = write(tmp_path / "scene.tif", draw(64, 80, 4, dtype=np.uint16) * 4, **PLACE)
     maps = []
@@ -226,10 +229,28 @@ def test_an_export_maps_as_its_checkpoint_does(predict, best, tmp_path, monkeypa
         code, out, _ = predict(*flags, file=tmp_path / name)
         assert code == 0
         assert "bands 4, 1, 2 taken as near infrared, red, green" in out
+        assert "pixels of 0.5 x 0.5 m, seen by the network at 1 m" in out
         maps.append(read(tmp_path / "map.tif"))
     predict(*flags, "--bands", 1, 2, 3, file=tmp_path / "best.pth")
     assert np.array_equal(*maps)
     assert not np.array_equal(maps[0], read(tmp_path / "map.tif"))
+
+
+def test_the_network_sees_the_metres_of_its_card_or_of_the_flag(predict, best, tmp_path):
+    contents = checkpoints.read(best)
+    contents["card"] |= dict(gsd=1.0)
+    checkpoints.write(tmp_path / "best.pth", contents)
+    scene = write(tmp_path / "scene.tif", draw(96, 130), **PLACE)  # of half a metre
+    flags = ("--input", scene, "--output", tmp_path / "map.tif", "--overwrite")
+    text = "pixels of 0.5 x 0.5 m, seen by the network at"
+    for more, metres in (((), "1"), (("--gsd", 2), "2"), (("--gsd", "native"), None)):
+        code, out, err = predict(*flags, *more, file=tmp_path / "best.pth")
+        assert (code, err) == (0, "")
+        assert f"{text} {metres} m" in out if metres else text not in out
+        assert read(tmp_path / "map.tif").shape == (96, 130)
+    code, _, err = predict(*flags, "--gsd", "coarse")
+    assert code == 2
+    assert "--gsd: invalid metres value: 'coarse'" in err
 
 
 def test_a_card_of_an_earlier_version_has_the_bands_in_its_config(best, tmp_path):

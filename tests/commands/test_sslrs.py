@@ -20,6 +20,7 @@ from SSLRemoteSensing.__main__ import COMMANDS, main
 from SSLRemoteSensing.commands.show import PICTURES
 from SSLRemoteSensing.core import console
 from SSLRemoteSensing.core.errors import run_command, stoppable
+from SSLRemoteSensing.workflows.presets import FINETUNING, PRETRAINING
 
 WORDS = {name: module for name, (module, _) in COMMANDS.items() if name != "show"}
 WORDS |= {f"show {name}": module for name, (module, _) in PICTURES.items()}
@@ -112,6 +113,28 @@ def test_help_loads_neither_torch_nor_the_other_commands(words):
     room = "SSLRemoteSensing.commands."
     assert {name for name in loaded if name.startswith(room)} == {f"{room}{x}" for x in expected}
     assert "torch" not in loaded
+
+
+def test_presets_have_what_was_measured_of_them_and_nothing_else(sslrs):
+    """Figures are those of the file; full takes the steps of standard."""
+    file = ROOT / "docs/measurements/benchmark_presets.json"
+    figures = json.loads(file.read_text())
+    status, out, error = sslrs("presets")
+    assert (status, error) == (0, "")
+    presets = PRETRAINING | FINETUNING
+    for name, preset in presets.items():
+        (line,) = (x for x in out.splitlines() if x.startswith(f"  {name} "))
+        assert f" {preset.backbone} " in line
+        assert re.search(rf" {preset.batch_size} (images|tiles) ", line)
+        assert line.endswith(preset.text)
+        entry = figures["presets"].get("standard" if name == "full" else name)
+        assert ("GiB" in line) == (entry is not None)
+        if entry is not None:
+            assert (entry["network"], entry["batch_size"]) == (preset.backbone, preset.batch_size)
+            memory, rate = entry["peak_memory_gib"], entry["samples_per_second"]
+            assert re.search(rf" {memory:.1f} GiB +{rate:.2g} ", line)
+    for words in (figures["date"], figures["machine"].partition(",")[0], "not measured"):
+        assert words in " ".join(out.split())
 
 
 def test_weights_load_without_what_draws_or_logs():

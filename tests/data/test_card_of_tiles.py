@@ -9,7 +9,7 @@ from conftest import draw_tiles
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.geotiff import encode_tiff
-from SSLRemoteSensing.data.prepared import origin_of_tiles
+from SSLRemoteSensing.data.prepared import gsd_of_tiles, origin_of_tiles
 from SSLRemoteSensing.preparation.prepare import agreed_bands
 from SSLRemoteSensing.workflows import finetuning
 
@@ -54,6 +54,39 @@ def test_scenes_that_gave_other_bands_of_their_files_agree_on_none():
     # {}: a record of an earlier version.
     for records in ([first, second], [first, {}], [{}, {}]):
         assert agreed_bands(records) is None
+
+
+def places(*sides: float, **changes) -> dict:
+    """A card of scenes in UTM whose pixels are so many metres, one validation scene of others."""
+    scene = {"height": 200, "width": 300, "crs": "EPSG:32633"}
+
+    def placed(side: float) -> dict:
+        return scene | {"transform": [side, 0, 500000, 0, -side, 5000000]} | changes
+
+    train = {f"s{number}": placed(side) for number, side in enumerate(sides)}
+    return {"places": {"train": train, "val": {"v": placed(7.0)}}}
+
+
+@pytest.mark.parametrize(
+    ("card", "metres"),
+    [
+        (None, None),
+        (KNOWN, None),
+        (places(), None),
+        (places(0.5), 0.5),
+        (places(0.5, 0.505, 0.5), 0.5025),
+        (places(0.5, 0.52), None),
+        (places(0.5, crs=None), None),
+        (places(0.5, transform=None), None),
+        (places(0.5, crs="of an island"), None),
+        (places(0.5, crs='LOCAL_CS["site",UNIT["metre",1]]'), None),
+        (places(0.5, transform=[0.5, 0, 500000, 0, -0.6, 5000000]), None),
+        # A degree of latitude is 111132 m at 45 degrees, one of longitude 78847 m.
+        (places(1.0, crs="EPSG:4326", transform=[2 / 78847, 0, 7, 0, -2 / 111132, 45]), 2.0),
+    ],
+)
+def test_a_prepared_set_has_the_pixels_of_its_training_scenes(card, metres):
+    assert gsd_of_tiles(card) == (metres and pytest.approx(metres, rel=1e-3))
 
 
 def card_of_run(config: dict) -> dict:

@@ -1,5 +1,6 @@
 """Windows of scenes: where they lie, that they are what the file holds, and what it costs."""
 
+import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -433,6 +434,32 @@ def test_overviews_are_what_is_read_at_a_coarser_distance(tmp_path):
         raster.write(np.full((3, raster.height, raster.width), 77, np.uint8))
     image, _ = window_and_mean(file, smooth(600, 500), 2.0, (4, 4))
     assert (image == 77).all()
+
+
+def test_what_the_network_sees_is_known_in_metres(tmp_path):
+    """Windows, or squares of a prepared set, scaled to img_size; nothing of whole images."""
+    file = tmp_path / "images/train/a_0_0.tif"
+    write_tiff(file, smooth(80, 80), **TILED, crs="EPSG:32633", transform=UTM)
+    folder, windows_of = file.parent, dict(size=64, gsd=0.5)
+    for changes, metres in (
+        (dict(windows=dict(size=64)), None),
+        (dict(windows=windows_of), 0.5),
+        (dict(windows=windows_of, img_size=32), 1.0),
+    ):
+        assert pretext_of(folder, **changes).reading.gsd == metres
+    place = dict(height=80, width=80, crs="EPSG:32633", transform=list(UTM)[:6])
+    card = dict(version=1, name="folder", classes=[], bands=["r", "g", "b"], scale=255)
+    card |= dict(places=dict(train=dict(a=place)))
+    (tmp_path / "dataset.json").write_text(json.dumps(card))
+    for changes, metres in (
+        (dict(windows=None), None),
+        (dict(windows=None, crop_size=64), 0.5),
+        (dict(windows=None, crop_size=64, img_size=32), 1.0),
+        (dict(windows=dict(size=32), img_size=32), 0.5),
+        (dict(windows=dict(size=32, gsd=2.0), img_size=32), 2.0),
+    ):
+        seen = pretext_of(folder, **changes).reading.gsd
+        assert seen == (metres and pytest.approx(metres, rel=1e-3))
 
 
 def test_pixels_in_feet_are_known_in_metres(tmp_path):

@@ -8,13 +8,15 @@ from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from calls import command
 from conftest import ROOT
-from drawn import draw_classes, draw_potsdam, prepared, write_png
+from drawn import draw_classes, draw_potsdam, prepared, write_png, write_tiff
 from preloaded import python
+from rasterio import Affine
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 from tiny_run import at_call, entries, interrupt_at, moved, train
@@ -23,6 +25,7 @@ from torch.nn import functional as F
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.file_lists import stem
+from SSLRemoteSensing.data.reading import Reading
 from SSLRemoteSensing.data.subsets import scene_of
 from SSLRemoteSensing.evaluation.linear_classifier import (
     L2,
@@ -69,10 +72,10 @@ def draw_three(folder: Path, names, size=64, not_scored=()) -> Path:
     return folder
 
 
-def probe_of(folder: Path, classes=CLASSES, **changes) -> LinearProbe:
+def probe_of(folder: Path, classes=CLASSES, train=None, **changes) -> LinearProbe:
     paths = dict(image_path=str(folder / "images"), label_path=str(folder / "labels"))
     small = dict(classes=classes, train_tiles=6, val_tiles=6, pixels=64)
-    return LinearProbe(ProbeSettings(**paths | small | changes), img_size=64)
+    return LinearProbe(ProbeSettings(**paths | small | changes), img_size=64, train=train)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +100,46 @@ def test_features_with_the_label_score_one_and_constant_ones_the_most_frequent_c
     share = pytest.approx(float((probe.scored_labels == 0).float().mean()))
     assert [one["iou"] for one in found["per_class"].values()] == [share, 0, 0]
     assert (found["oa"], 3 * found["miou"]) == (share, share)
+
+
+@pytest.mark.parametrize(
+    ("kind", "gsd", "is_told"),
+    [
+        ("placed", None, False),
+        ("placed", 0.5, False),
+        ("placed", 0.52, False),
+        ("placed", 1.0, True),
+        ("prepared", 0.5, False),
+        ("prepared", 1.0, True),
+        ("plain", 1.0, False),
+    ],
+)
+def test_tiles_of_another_size_of_pixels_than_training_are_told(
+    tmp_path, capsys, kind, gsd, is_told
+):
+    """Of half a metre, by their own georeference or by that of the scenes they were cut from."""
+    folder, options = draw_three(tmp_path / "set", [f"tile{i}" for i in range(9)]), {}
+    if kind != "plain":
+        place = dict(crs="EPSG:32633", transform=Affine(0.5, 0, 366000, 0, -0.5, 5806000))
+        for file in sorted((folder / "images").iterdir()):
+            planes = cv2.imread(str(file)).transpose(2, 0, 1)[::-1]
+            write_tiff(file.with_suffix(".tif"), np.ascontiguousarray(planes), **place)
+            file.unlink()
+        options = dict(data_format="*.tif")
+    if kind == "prepared":
+        (folder / "images").rename(tmp_path / "images")
+        (folder / "labels").rename(tmp_path / "labels")
+        (tmp_path / "source").mkdir()
+        for part in ("images", "labels"):
+            (tmp_path / part).rename(tmp_path / "source" / part)
+        prepared(tmp_path, "folder", "--classes", *CLASSES, tile=64)
+        folder, options = None, dict(path=str(tmp_path / "out"), image_path=None, label_path=None)
+    capsys.readouterr()
+    train = Reading(None, None, "train.tif", "uint8", 3, gsd=gsd)
+    probe_of(folder or tmp_path, train=train, **options)
+    said = capsys.readouterr().err
+    assert said.count("warning") == is_told
+    assert ("has pixels of 0.5 m, training sees 1 m; the probe's scores" in said) == is_told
 
 
 def test_features_of_a_pixel_are_those_of_the_enlarged_maps():

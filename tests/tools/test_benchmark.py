@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from benchmarking import bench, machine, timing, training, variants
+from benchmarking import bench, machine, presets, timing, training, variants
 from benchmarking.timing import CPU
 from preloaded import python
 from torch import nn
@@ -268,3 +268,19 @@ def test_preparing_is_compared_with_copying_the_same_tiles(measure, monkeypatch,
     assert figures["open_s"] > 0
     paths = ("copies/344_256.png", "tiles/images/train/2_10_344_256.png")
     assert np.array_equal(*(cv2.imread(str(tmp_path / path)) for path in paths))
+
+
+def test_presets_are_measured_as_their_commands_would_run(measure, monkeypatch):
+    pool = SimpleNamespace(apply=lambda function, given: function(*given))  # this process
+    here = SimpleNamespace(Pool=lambda count: contextlib.nullcontext(pool))
+    monkeypatch.setattr(presets.multiprocessing, "get_context", lambda kind: here)
+    more = ("--img_size", 64, "--presets", "quick", "--rounds", 1)
+    figures = measure("presets", *more)
+    assert (figures["complete"], figures["img_size"]) == (True, 64)
+    entry = figures["presets"]["quick"]
+    assert (entry["network"], entry["batch_size"]) == ("resnet18", 8)
+    assert entry["rounds"] == [entry["samples_per_second"]]
+    assert entry["samples_per_second"] > 0.1
+    assert 0.2 < entry["peak_memory_gib"] < 8
+    with pytest.raises(UserError, match="--preset quik: unknown, did you mean 'quick'"):
+        measure("presets", "--presets", "quik")

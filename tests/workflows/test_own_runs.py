@@ -13,6 +13,7 @@ from conftest import draw_tiles
 from drawn import prepared
 
 import SSLRemoteSensing as sslrs
+from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.config import load_config
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.workflows.own_runs import (
@@ -151,6 +152,41 @@ def test_minutes_are_planned_from_the_measured_speed(images, tmp_path, monkeypat
     assert 150 < config["train_cfg"]["num_step"] <= 180
     assert "num_epoch" not in config["train_cfg"]
     assert "as many as 10 minutes hold here" in capsys.readouterr().out
+
+
+def test_the_line_of_the_length_is_of_the_run_that_comes(images, tiles, tmp_path, capsys):
+    """8 images or tiles; what --set changes is said as it became."""
+    for number, (settings, said) in enumerate((
+        ([], "3 epochs of 1 steps (--epochs, --minutes), 8 images a step"),
+        (["train_cfg.batch_size=4"], "3 epochs of 2 steps (--epochs, --minutes), 4 images a step"),
+        (["train_cfg.batch_size=3", "train_cfg.accumulate_steps=2"],
+         "3 epochs of 1 steps (--epochs, --minutes), 6 images a step"),
+        (["train_cfg.num_epoch=7"], "7 epochs of 1 steps (--epochs, --minutes), 8 images a step"),
+    )):  # fmt: skip
+        asked = request(images, tmp_path / f"p{number}", epochs=3, settings=settings)
+        with requested_config(asked):
+            assert f"length: {said}\n" in capsys.readouterr().out
+    for number, (more, said) in enumerate((
+        ({}, "200 steps (--epochs), 8 tiles a step"),
+        (dict(settings=["train_cfg.batch_size=2"]), "200 steps (--epochs), 2 tiles a step"),
+        (dict(epochs=5), "5 epochs of 1 steps (--epochs), 8 tiles a step"),
+        (dict(epochs=5, fraction=0.5, settings=["train_cfg.batch_size=2"]),
+         "5 epochs of 4 steps (--epochs), 2 tiles a step"),
+    )):  # fmt: skip
+        output = str(tmp_path / f"f{number}")
+        with requested_config(FinetuningRequest(str(tiles), output, preset="quick", **more)):
+            assert f"length: {said}\n" in capsys.readouterr().out
+
+
+def test_fine_tuning_lasts_as_many_epochs_as_are_asked_for(tiles, tmp_path, capsys):
+    flags = ["--tiles", tiles, "--output", tmp_path / "run", "--preset", "quick", "--epochs", 2]
+    assert command("finetune_seg.py", None, tmp_path, *flags, "--set", *SETS) == 0
+    assert "length: 2 epochs of 2 steps (--epochs), 4 tiles a step" in capsys.readouterr().out
+    entry = json.loads((tmp_path / "run/log/metrics.jsonl").read_text().splitlines()[-1])
+    assert entry["step"] == 4
+    assert "num_epoch=2," in (tmp_path / "run/config.py").read_text()
+    with pytest.raises(UserError, match="its epochs is 2, now 3"):
+        sslrs.finetune(tiles, tmp_path / "run", preset="quick", epochs=3, settings=QUICK)
 
 
 def test_a_stopped_run_goes_on_by_the_same_command(images, tmp_path, monkeypatch):
@@ -299,7 +335,9 @@ def test_images_and_labels_become_tiles_of_blocks_of_ground(labelled, capsys, ki
     with requested_config(asked) as config:
         assert len(config["classes"]) == 2
         assert config["train_cfg"]["train_data"]["crop_size"] == 64
-    assert "blocks of ground, no random tiles" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "blocks of ground, no random tiles" in said
+    assert " of 64 x 64 pixels of 1 m, 3 channels" in said
     tiles = labelled / "run/tiles"
     card = json.loads((tiles / "dataset.json").read_text())
     assert card["tiles"] == {"train": 2, "val": 2, "test": 2}
@@ -317,6 +355,7 @@ def test_python_takes_images_with_labels(labelled):
     settings = QUICK | {"train_cfg.num_step": 1, "train_cfg.batch_size": 2}
     tuned = sslrs.finetune(own, labelled / "run", preset="quick", settings=settings)
     assert list(tuned.scores["per_class"]) == ["land", "roof"]
+    assert checkpoints.read(tuned.best)["card"]["gsd"] == pytest.approx(1, rel=1e-3)  # the scene's
 
 
 @pytest.mark.parametrize(
@@ -334,6 +373,8 @@ def test_python_takes_images_with_labels(labelled):
         (["--images", "IMAGES", "--labels", "LABELS", "--output", "RUN", "--tile", "128",
           "--classes", "a", "b"], "is 192 pixels high, no three tiles of 128"),
         (["--fraction", "0.5"], "--fraction: goes with --tiles, which is not given"),
+        (["--epochs", "2"], "--epochs: goes with --tiles, which is not given"),
+        (["--tiles", "TILES", "--output", "RUN", "--epochs", "0"], "--epochs 0: must be above 0"),
     ],
 )  # fmt: skip
 def test_a_mistake_with_labels_is_one_line(labelled, capsys, flags, said):

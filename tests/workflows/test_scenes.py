@@ -14,6 +14,7 @@ from drawn import draw_image, write_tiff
 from rasterio.enums import Resampling
 from tiny_run import entries
 
+from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.files import read_json
 from SSLRemoteSensing.data import windows
 
@@ -72,12 +73,14 @@ def seg(seg_config, scenes) -> dict:
 
 
 def test_fine_tuning_on_windows_trains_and_scores_whole_scenes(seg, tmp_path, capsys):
+    seg["train_cfg"]["train_data"]["windows"]["gsd"] = 0.5
     assert command("finetune_seg.py", seg, tmp_path) == 0, capsys.readouterr().err
     out = capsys.readouterr().out
     assert "labels of 2 of 2 train tiles, 1 val tiles" in out
     assert "12 images, 3 steps of 4 an epoch" in out
     logged = [entry for entry in entries(seg) if "redrawn" in entry]
     assert [entry["redrawn"] for entry in logged] == [0, 0]
+    assert checkpoints.read(tmp_path / "seg/best.pth")["card"]["gsd"] == 0.5  # for its maps
     results = read_json(tmp_path / "seg/results.json")
     assert all(0 < scores["oa"] <= 1 for scores in results["protocols"].values())
     assert (tmp_path / "seg/train_tiles.txt").read_text() == "train_a.tif\ntrain_b.tif\n"
