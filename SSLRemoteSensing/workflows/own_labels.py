@@ -1,6 +1,7 @@
 """One's own images with labels to prepared tiles, with what has to be known found in the files."""
 
 import contextlib
+import os
 import re
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ class OwnLabels:
     """Images with label images or polygons.
 
     Attributes:
-        images: a folder, or with polygons also single scenes.
+        images: a folder, or with polygons also scenes.
         labels: a folder of label images with the names of theirs, or a file of polygons.
         classes: names of the classes, in order; of polygons those to take, by default all.
         class_field: of the polygons, the field with their class.
@@ -40,8 +41,8 @@ class OwnLabels:
         label_codes: in place of it, the value of each class in a label image, such as (0, 255).
     """
 
-    images: Sequence[str]
-    labels: str
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+    labels: str | os.PathLike[str]
     classes: Sequence[str] = ()
     class_field: str | None = None
     splits: Sequence[str] = ()

@@ -313,10 +313,12 @@ def test_images_and_labels_become_tiles_of_blocks_of_ground(labelled, capsys, ki
 
 
 def test_python_takes_images_with_labels(labelled):
-    own = sslrs.OwnLabels([str(labelled / "images")], str(labelled / "labels"), ["land", "roof"])
+    own = sslrs.OwnLabels(labelled / "images", labelled / "labels", ["land", "roof"])
     settings = QUICK | {"train_cfg.num_step": 1, "train_cfg.batch_size": 2}
     tuned = sslrs.finetune(own, labelled / "run", preset="quick", settings=settings)
     assert list(tuned.scores["per_class"]) == ["land", "roof"]
+    asked = json.loads((labelled / "run/command.json").read_text())
+    assert asked["images"] == [str(labelled / "images")]  # as the command's flags keep it
 
 
 @pytest.mark.parametrize(
