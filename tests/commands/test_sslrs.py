@@ -143,6 +143,11 @@ def test_the_next_command_is_named_as_this_one_was_started(monkeypatch, start, t
     assert console.as_started(sentence) == sentence.replace("tools/prepare.py", prepare)
 
 
+def test_a_notebook_is_called_so(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/site/ipykernel_launcher.py", "-f", "/run/kernel-1.json"])
+    assert console.this_command() == "a notebook"
+
+
 def test_sigterm_stops_as_ctrl_c_and_says_what_is_kept(capsys):
     before = signal.getsignal(signal.SIGTERM)
 
