@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 
 import cv2
 import numpy as np
@@ -153,6 +154,17 @@ def test_minutes_are_planned_from_the_measured_speed(images, tmp_path, monkeypat
     assert "as many as 10 minutes hold here" in capsys.readouterr().out
 
 
+def test_measuring_the_speed_is_of_the_minutes(images, tmp_path, monkeypatch):
+    def measure(*_):
+        time.sleep(1)
+        return {}, 0.01
+
+    monkeypatch.setattr("SSLRemoteSensing.workflows.own_runs.measure_step", measure)
+    asked = request(images, tmp_path / "run", minutes=3 / 60, settings=SETS)
+    with requested_config(asked, writes=False) as config:
+        assert 1 <= config["train_cfg"]["num_step"] <= 180  # of the 2 seconds that are left
+
+
 def test_a_stopped_run_goes_on_by_the_same_command(images, tmp_path, monkeypatch):
     whole = sslrs.pretrain(images, tmp_path / "whole", "small", epochs=2, settings=QUICK)
     from SSLRemoteSensing.models.pretext import PretextNet
@@ -187,6 +199,7 @@ def test_a_folder_with_a_run_of_other_settings_is_refused(images, tmp_path, chan
     asked = dict(images=(str(images),), output=str(tmp_path / "run"), preset="small", epochs=2)
     with requested_config(PretrainingRequest(**asked)):
         pass
+    (tmp_path / "run/run.json").write_text("{}")  # it has begun
     with (
         pytest.raises(UserError, match=message),
         requested_config(PretrainingRequest(**asked | change)),
@@ -331,7 +344,7 @@ def test_python_takes_images_with_labels(labelled):
         (["--images", "IMAGES", "--labels", "LABELS", "--output", "RUN"],
          "there are labels, so name their classes in order: --classes A B ..."),
         (["--images", "none", "--labels", "LABELS", "--output", "RUN"],
-         "--source none: no such folder or zip file"),
+         "--images none: no such folder or zip file"),
         (["--images", "IMAGES", "--labels", "none.gpkg", "--output", "RUN"], "none.gpkg"),
         (["--images", "IMAGES", "--labels", "LABELS", "--output", "RUN", "--tile", "128",
           "--classes", "a", "b"], "is 192 pixels high, no three tiles of 128"),
