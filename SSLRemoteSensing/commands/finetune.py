@@ -39,7 +39,8 @@ from SSLRemoteSensing.core.config import Part
 from SSLRemoteSensing.core.console import command_line, print_summary
 from SSLRemoteSensing.core.errors import UserError
 
-LABELLED = ("labels", "classes", "class_field", "label_offset", "splits", "tile")  # with --images
+# These go with --images.
+LABELLED = ("labels", "classes", "class_field", "label_offset", "label_codes", "splits", "tile")
 OWN = ("preset", "fraction", "epochs", *LABELLED)  # go with --tiles or --images
 
 
@@ -59,6 +60,8 @@ def flags() -> Flags:
     add("--classes", nargs="+", metavar="NAME", help="names of the classes, in order")
     add("--class_field", metavar="FIELD", help="of polygons, the field with their class")
     add("--label_offset", type=int, metavar="N", help="added to each value of a label image")
+    add("--label_codes", type=int, nargs="+", metavar="VALUE",
+        help="in place of it, the value of each class in a label image, such as 0 255")
     add("--splits", nargs="+", metavar="SPLIT=WHICH",
         help="as sslrs prepare takes them; without, folders train, val, test, or blocks of ground")
     add("--tile", type=int, metavar="PIXELS", help="side of a tile; by the images if absent")
@@ -79,7 +82,8 @@ def main() -> None:
     if args.evaluate is not None and args.dry_run:
         raise UserError("--evaluate writes results; leave out --dry_run")
     by_tiles, args.tiles = args.tiles is True, None if args.tiles is True else args.tiles
-    is_own = choose_source(args, "tiles" if args.images is None else "images", OWN)
+    is_of_images = args.images is not None or (args.tiles is None and args.labels is not None)
+    is_own = choose_source(args, "images" if is_of_images else "tiles", OWN)
     # Only now: torch takes seconds, which --help need not wait for.
     from SSLRemoteSensing.core.distributed import processes
     from SSLRemoteSensing.workflows.finetuning import SegmentationConfig, finetune, score_checkpoint

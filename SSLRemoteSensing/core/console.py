@@ -125,6 +125,8 @@ def shell_line(*words: object) -> str:
 
 def this_command(words: Sequence[str] | None = None) -> str:
     """The command that runs now as it was typed, or with `words` in place of its own."""
+    if os.path.basename(sys.argv[0]) == "ipykernel_launcher.py":
+        return "a notebook"  # whose kernel's own command line tells nothing
     start = sys.argv[0].split() if program() else ["python", sys.argv[0]]
     return shlex.join([*start, *(sys.argv[1:] if words is None else words)])
 

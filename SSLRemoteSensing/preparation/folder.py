@@ -155,7 +155,7 @@ def read_coding(
     if not counts.any():
         return value_coding(num_classes)  # each scene will be refused by its own fault
     try:
-        coding, remark = detect_coding(counts.sum(0), num_classes, "labels of --source")
+        coding, remark = detect_coding(counts.sum(0), num_classes, "the labels")
     except UserError as error:
         first = int(np.argmax(counts[:, num_classes:IGNORE].any(1)))
         raise UserError(

@@ -134,7 +134,7 @@ def finetune(
 
     Args:
         tiles: a set that tools/prepare.py made, or images with labels, which make one in the run:
-            `OwnLabels(["images"], "labels", ["other", "road"])`.
+            `OwnLabels("images", "labels", ["other", "road"])`.
         output: the run's folder; it is made.
         backbone: 'random', 'imagenet' or a file of weights, which brings its architecture.
         preset: length, one of `workflows.presets.FINETUNING`.
@@ -146,7 +146,11 @@ def finetune(
         UserError: as the command's line says it.
         KeyboardInterrupt: it was stopped, and has saved.
     """
-    own, folder = (asdict(tiles), None) if isinstance(tiles, OwnLabels) else ({}, os.fspath(tiles))
+    if isinstance(tiles, OwnLabels):
+        places = {"images": tuple(paths(tiles.images)), "labels": os.fspath(tiles.labels)}
+        own, folder = asdict(tiles) | places, None
+    else:
+        own, folder = {}, os.fspath(tiles)
     request = FinetuningRequest(
         folder, os.fspath(output), os.fspath(backbone), preset, fraction, **own,
         settings=as_texts(settings), epochs=epochs,

@@ -1,12 +1,16 @@
 """One's own images with labels to prepared tiles, with what has to be known found in the files."""
 
+import contextlib
+import os
+import re
 from argparse import Namespace
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 
 from SSLRemoteSensing.core.console import this_command
 from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.files import read_json
 from SSLRemoteSensing.data.file_lists import spread_evenly
 from SSLRemoteSensing.data.images import Header, read_header
 from SSLRemoteSensing.data.reading import sort_of
@@ -14,7 +18,7 @@ from SSLRemoteSensing.data.scale import Scale
 from SSLRemoteSensing.preparation.blocks import BLOCKS, FEW
 from SSLRemoteSensing.preparation.folder import ENDINGS
 from SSLRemoteSensing.preparation.polygons import list_images
-from SSLRemoteSensing.preparation.prepare import CARD
+from SSLRemoteSensing.preparation.prepare import AUDIT
 from SSLRemoteSensing.preparation.request import prepare_request
 from SSLRemoteSensing.preparation.splits import SPLITS
 from SSLRemoteSensing.workflows.own_images import channels_of, largest_value
@@ -29,7 +33,7 @@ class OwnLabels:
     """Images with label images or polygons.
 
     Attributes:
-        images: a folder, or with polygons also single scenes.
+        images: a folder, or with polygons also scenes.
         labels: a folder of label images with the names of theirs, or a file of polygons.
         classes: names of the classes, in order; of polygons those to take, by default all.
         class_field: of the polygons, the field with their class.
@@ -37,30 +41,61 @@ class OwnLabels:
             of ground.
         tile: side of a tile in pixels; None: by the images.
         label_offset: added to each value of a label image.
+        label_codes: in place of it, the value of each class in a label image, such as (0, 255).
     """
 
-    images: Sequence[str]
-    labels: str
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+    labels: str | os.PathLike[str]
     classes: Sequence[str] = ()
     class_field: str | None = None
     splits: Sequence[str] = ()
     tile: int | None = None
     label_offset: int | None = None
+    label_codes: Sequence[int] | None = None
+
+
+KEYS = tuple(field.name for field in fields(OwnLabels))
+FLAG = re.compile(r"--([a-z]\w*)")
 
 
 def prepare_own(own: OwnLabels, tiles: Path, weights: str | None = None) -> None:
-    """Cut `own` to the prepared set `tiles`; where it is one already it is taken as it is.
+    """Cut `own` to the prepared set `tiles`, or what is left to cut of it.
 
     Args:
         weights: a file of those that the tiles are for. The scale of its training is that of the
             tiles, where its card has one and says that it is of images of such bands and values.
 
     Raises:
-        UserError: as tools/prepare.py; something must not be used.
+        UserError: as tools/prepare.py; tiles of other settings; something must not be used.
     """
-    if (tiles / CARD).is_file():
-        print(f"tiles: {tiles}, prepared before")
-        return
+    with flags_of_finetuning():
+        request = tiling_request(own, tiles, weights)
+        print(f"tiles: prepared in {tiles}, {request.tile} x {request.tile} pixels (--tile)")
+        is_good, _ = prepare_request(request, made_by=[this_command()])
+        if not is_good:
+            scenes = read_json(tiles / AUDIT)["scenes"]
+            refused = [scene for scene in scenes if "refused" in scene]
+            raise UserError(
+                f"--images: {len(refused)} of {len(scenes)} must not be used, the first is "
+                f"{refused[0]['scene']}: {refused[0]['refused']}; mend them or move them away"
+            )
+
+
+@contextlib.contextmanager
+def flags_of_finetuning() -> Iterator[None]:
+    """What is wrong in preparing is said with the flags of `finetune`."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error).replace("--source", "--images")
+        strangers = [name for name in FLAG.findall(text) if name not in (*KEYS, "output")]
+        if strangers:
+            text += f"; --{strangers[0]} is a flag of tools/prepare.py, whose tiles --tiles takes"
+        raise type(error)(text) from error
+
+
+def tiling_request(own: OwnLabels, tiles: Path, weights: str | None) -> Namespace:
+    """What is asked of `prepare_request` for `own`."""
     files = [file for file in list_images(own.images) if file.ending in ENDINGS]
     if not files:
         raise UserError(f"--images {own.images[0]}: no image ({', '.join(ENDINGS)}) there")
@@ -69,7 +104,14 @@ def prepare_own(own: OwnLabels, tiles: Path, weights: str | None = None) -> None
     splits = own.splits or ([] if has_splits else [BLOCKS])
     parts = 3 if BLOCKS in splits and len(files) < FEW else 1  # of the rows of each
     side = min(min(head.height // parts, head.width) for head in heads)
+    if own.tile is not None and own.tile < STRIDE:
+        raise UserError(f"--tile {own.tile}: must be at least {STRIDE}, the network's stride")
     tile = own.tile or min(LARGEST_TILE, side // STRIDE * STRIDE)
+    if tile < STRIDE and parts > 1:
+        raise UserError(
+            f"--images: a third of the rows of one, {side}, is less than a tile of {STRIDE}; name "
+            f"whole images for validation and test: --splits val=A test=B"
+        )
     if tile < STRIDE:
         raise UserError(
             f"--images: {side} pixels are less than a tile of {STRIDE}; take larger ones"
@@ -79,21 +121,17 @@ def prepare_own(own: OwnLabels, tiles: Path, weights: str | None = None) -> None
     is_open = scale is None and heads[0].dtype != "uint8"
     top = largest_value(paths, heads[0].dtype) if is_open else None
     words = ["percentile"] if is_open and top is None else scale and scale.flag().split()[1:]
-    request = Namespace(
+    if scale is not None:
+        print(f"{scale.flag()} (of the training of {weights})")
+    return Namespace(
         set="folder" if Path(own.labels).is_dir() else "polygons",
         source=[str(path) for path in own.images],
         output=str(tiles), tile=tile, stride=None, bands=None, labels=str(own.labels),
         splits=list(splits), leave_out=[], workers=None, check=False,
-        classes=list(own.classes), palette=None, label_codes=None, label_offset=own.label_offset,
-        max_value=top, scale=words,
+        classes=list(own.classes), palette=None, label_offset=own.label_offset,
+        label_codes=own.label_codes and list(own.label_codes), max_value=top, scale=words,
         class_field=own.class_field, inside=None, touched=False, order=None, background=None,
     )  # fmt: skip
-    print(f"tiles: prepared in {tiles}, {tile} x {tile} pixels (--tile, --splits)")
-    if scale is not None:
-        print(f"{scale.flag()} (of the training of {weights})")
-    is_good, _ = prepare_request(request, made_by=[this_command()])
-    if not is_good:
-        raise UserError(f"--images: some of them must not be used, see {tiles / 'audit.json'}")
 
 
 def scale_for(weights: str, file: str, head: Header) -> Scale | None:

@@ -6,6 +6,7 @@ asked for, so that a folder never goes on with other settings than it began with
 
 import contextlib
 import json
+import math
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,13 +29,14 @@ from SSLRemoteSensing.models.pretrained import load_backbone
 from SSLRemoteSensing.training.rehearsal import measure_step
 from SSLRemoteSensing.training.settings import divide_batch
 from SSLRemoteSensing.training.train_step import TrainStep
-from SSLRemoteSensing.workflows.finetuning import SegmentationConfig
+from SSLRemoteSensing.workflows.finetuning import SegmentationConfig, check_segmentation
 from SSLRemoteSensing.workflows.own_images import look_at_images, write_list
-from SSLRemoteSensing.workflows.own_labels import OwnLabels, prepare_own
+from SSLRemoteSensing.workflows.own_labels import KEYS, OwnLabels, prepare_own
 from SSLRemoteSensing.workflows.presets import FINETUNING, PRETRAINING, choose_preset
-from SSLRemoteSensing.workflows.pretraining import PretextConfig, open_pretraining
+from SSLRemoteSensing.workflows.pretraining import PretextConfig, check_pretext, open_pretraining
 
 CONFIG, COMMAND, TILES = "config.py", "command.json", "tiles"
+OF_A_RUN = ("latest.pth", "run.json")  # there from its first step on
 WEIGHTS = {"random": False, "imagenet": True}  # others are files
 LEAST_EPOCHS, MOST_EPOCHS = 5, 400  # where no length is asked for
 SHARE = 0.9  # of --minutes for steps: checkpoints, reading and the start take the rest
@@ -74,9 +76,9 @@ class PretrainingRequest:
     def __post_init__(self):
         if self.epochs is not None and self.minutes is not None:
             raise UserError("--epochs, --minutes: give one of them")
-        for flag in ("epochs", "minutes", "size"):
+        for flag in ("epochs", "minutes", "size", "max_value"):
             value = getattr(self, flag)
-            if value is not None and value <= 0:
+            if value is not None and not 0 < value < math.inf:
                 raise UserError(f"--{flag} {value:g}: must be above 0")
         if self.size is not None and self.size % 32:
             raise UserError(f"--size {self.size}: must be a multiple of 32, the network's stride")
@@ -98,7 +100,8 @@ class FinetuningRequest:
         preset: of `presets.FINETUNING`.
         fraction: share of the labels, above 0 to 1.
         epochs: length of the run; None: by the preset.
-        images, labels, classes, class_field, splits, tile, label_offset: as `OwnLabels` has them.
+        images, labels, classes, class_field, splits, tile, label_offset, label_codes: as
+            `OwnLabels` has them.
         settings: 'a.b=VALUE' each, keys of the config.
     """
 
@@ -114,6 +117,7 @@ class FinetuningRequest:
     splits: Sequence[str] = ()
     tile: int | None = None
     label_offset: int | None = None
+    label_codes: Sequence[int] | None = None
     settings: Sequence[str] = ()
     epochs: int | None = None
 
@@ -127,13 +131,14 @@ class FinetuningRequest:
         choose_preset(FINETUNING, self.preset)
         if (self.tiles is None) != bool(self.images and self.labels):
             raise UserError("--tiles, or --images with --labels: give one of the two")
-        for key in ("labels", "classes", "class_field", "splits", "tile", "label_offset"):
+        for key in KEYS:
             if self.tiles is not None and getattr(self, key) not in (None, (), []):
                 raise UserError(f"--{key}: is for --images; --tiles has been prepared")
 
 
 Request = PretrainingRequest | FinetuningRequest
 SCHEMAS = {"pretrain": PretextConfig, "finetune": SegmentationConfig}
+CHECKS = {"pretrain": check_pretext, "finetune": check_segmentation}
 
 
 @dataclass(frozen=True)
@@ -171,14 +176,21 @@ def requested_config(request: Request, writes: bool = True) -> Iterator[dict]:
 
 
 def write_config(request: Request, folder: Path, schemas: Sequence[object]) -> None:
-    """Write the config that `request` plans, and last what was asked for, to `folder`."""
+    """Write the config that `request` plans, and last what was asked for, to `folder`; neither
+    where a key of `settings` is wrong."""
     plan = plan_pretraining if request.task == "pretrain" else plan_finetuning
-    planned, path = plan(request, folder), folder / CONFIG
-    write_text(path, planned.text)
-    config = load_config(path)
-    if request.settings:
-        before, config = config, load_config(path, request.settings, schemas)
-        write_text(path, planned.text + assignments(before, config, request.settings))
+    planned = plan(request, folder)
+    text = planned.text
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / CONFIG
+        write_text(path, text)
+        config = load_config(path)
+        if request.settings:
+            before, config = config, load_config(path, request.settings, schemas)
+            text += assignments(before, config, request.settings)
+            write_text(path, text)
+        CHECKS[request.task](load_config(path, schemas=schemas))
+    write_text(folder / CONFIG, text)
     write_text(folder / COMMAND, json.dumps(record_of(request), indent=2) + "\n")
     print(*planned.facts, length_fact(request, config["train_cfg"], planned.samples), sep="\n")
 
@@ -204,14 +216,15 @@ def record_of(request: Request) -> dict:
 
 
 def require_same(request: Request) -> bool:
-    """Whether the folder holds a run of `request`.
+    """Whether the folder holds a run of `request`; one that never began, since something was wrong
+    with it, makes room for another.
 
     Raises:
         UserError: it holds another one.
     """
     folder = Path(request.output)
     if not (folder / COMMAND).is_file():
-        for name in (CONFIG, "latest.pth", "run.json"):
+        for name in (CONFIG, *OF_A_RUN):
             if (folder / name).exists():
                 raise UserError(
                     f"--output {folder}: holds {name} of another run; give another folder, or go "
@@ -223,6 +236,8 @@ def require_same(request: Request) -> bool:
         raise UserError(f"{folder / COMMAND}: damaged; restore it, or give another --output")
     changes = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
     if changes:
+        if not any((folder / name).exists() for name in OF_A_RUN):
+            return False
         key = changes[0]
         again = shell_line("sslrs", request.task, "--config_file", folder / CONFIG)
         raise UserError(
@@ -259,12 +274,12 @@ def literal(value: object) -> str:
     return repr(value)
 
 
-def plan_pretraining(request: PretrainingRequest, lists: Path) -> Planned:
-    """The config of a pre-training, and what was found and chosen; `lists` gets a list of images
+def plan_pretraining(request: PretrainingRequest, folder: Path) -> Planned:
+    """The config of a pre-training, and what was found and chosen; `folder` gets a list of images
     where the config needs one."""
     scale = request.scale or up_to(request.max_value)
-    images = look_at_images(request.images, lists, request.bands, scale)
-    write_list(images, request.images, lists)
+    images = look_at_images(request.images, folder, request.bands, scale)
+    write_list(images, request.images, folder)
     preset = choose_preset(PRETRAINING, request.preset)
     img_size = request.size or min(preset.img_size, max(64, images.side // 32 * 32))
     crop_size = img_size if images.side > LARGE * img_size else None
@@ -320,11 +335,13 @@ def pyramid_of(backbone: str) -> tuple[tuple[int, ...], int]:
 
 
 def steps_within(text: str, request: PretrainingRequest) -> int:
-    """How many steps the minutes of `request` hold, by the time that one takes here and now."""
+    """How many steps the minutes of `request` hold, this measurement among them, by the time that
+    one takes here and now."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / CONFIG
         write_text(path, text)
         config = load_config(path, request.settings, [Part(PretextConfig)])
+    began = time.perf_counter()
     task, settings = open_pretraining(config)
     start = time.perf_counter()
     batch = task.collate([task.dataset[(0, index)] for index in range(settings.batch_size)])
@@ -333,23 +350,23 @@ def steps_within(text: str, request: PretrainingRequest) -> int:
     # Workers read beside the steps, the process itself before them.
     workers = settings.num_workers
     seconds = max(computing, reading / workers) if workers else computing + reading
-    return max(1, int(SHARE * 60 * request.minutes / seconds))
+    left = 60 * request.minutes - (time.perf_counter() - began)
+    return max(1, int(SHARE * left / seconds))
 
 
-def plan_finetuning(request: FinetuningRequest, lists: Path) -> Planned:
-    """The config of a fine-tuning on prepared tiles, and what was chosen."""
-    folder, is_file = request.tiles, request.backbone not in WEIGHTS
-    if folder is None:
-        folder = str(Path(request.output) / TILES)
-        names = ("images", "labels", "classes", "class_field", "splits", "tile", "label_offset")
-        own = OwnLabels(**{key: getattr(request, key) for key in names})
-        prepare_own(own, Path(folder), request.backbone if is_file else None)
-    card = require_labelled(folder)
-    preset, tiles = choose_preset(FINETUNING, request.preset), card["tiles"]
-    channels = len(card["bands"])
+def plan_finetuning(request: FinetuningRequest, folder: Path) -> Planned:
+    """The config of a fine-tuning, and what was chosen; `folder` gets the tiles of images with
+    labels."""
+    preset, is_file = choose_preset(FINETUNING, request.preset), request.backbone not in WEIGHTS
     backbone = architecture_of(request.backbone) if is_file else preset.backbone
+    tiles_folder = request.tiles or str(folder / TILES)
+    if request.tiles is None:
+        own = OwnLabels(**{key: getattr(request, key) for key in KEYS})
+        prepare_own(own, Path(tiles_folder), request.backbone if is_file else None)
+    card = require_labelled(tiles_folder)
+    channels, tiles = len(card["bands"]), card["tiles"]
     batch_size, side = min(preset.batch_size, tiles["train"]), card["tile"]
-    values = {"preset": preset, "tiles": folder, "classes": tuple(card["classes"])}
+    values = {"preset": preset, "tiles": tiles_folder, "classes": tuple(card["classes"])}
     values |= {"palette": card["palette"] and tuple(map(tuple, card["palette"]))}
     values |= {"backbone": backbone, "channels": channels, "fraction": request.fraction}
     values["pretrained"] = WEIGHTS.get(request.backbone, request.backbone)
@@ -392,6 +409,8 @@ def architecture_of(file: str) -> str:
     """The network that a file of weights is of.
 
     Raises:
-        UserError: it cannot be read, or is of none that is known.
+        UserError: it is not there, cannot be read, or is of none that is known.
     """
+    if not Path(file).exists():
+        raise UserError(f"--backbone {file}: no such file; give one of weights, random or imagenet")
     return load_backbone(None, file)["model"].name

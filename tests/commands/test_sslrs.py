@@ -8,7 +8,8 @@ import runpy
 import signal
 import subprocess
 import sys
-import zipfile
+import sysconfig
+import venv
 from importlib.metadata import version
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def sslrs(monkeypatch, capsys):
 OF_THE_WHEEL = """
 import sys, SSLRemoteSensing
 from SSLRemoteSensing.__main__ import main
-assert "/site/" in SSLRemoteSensing.__file__, SSLRemoteSensing.__file__
+assert "/env/" in SSLRemoteSensing.__file__, SSLRemoteSensing.__file__
 sys.exit(main())
 """
 
@@ -165,6 +166,11 @@ def test_the_next_command_is_named_as_this_one_was_started(monkeypatch, start, t
     assert console.as_started(sentence) == sentence.replace("tools/prepare.py", prepare)
 
 
+def test_a_notebook_is_called_so(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/site/ipykernel_launcher.py", "-f", "/run/kernel-1.json"])
+    assert console.this_command() == "a notebook"
+
+
 def test_sigterm_stops_as_ctrl_c_and_says_what_is_kept(capsys):
     before = signal.getsignal(signal.SIGTERM)
 
@@ -183,11 +189,12 @@ def test_sigterm_stops_as_ctrl_c_and_says_what_is_kept(capsys):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-@pytest.fixture
-def wheel(tmp_path) -> Path:
-    """The wheel, unpacked in a folder `site`."""
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """A virtual environment in which the wheel is installed, beside what the tests' own has."""
     pytest.importorskip("setuptools", minversion="77", reason="builds the wheel")
     # A copy: setuptools would leave its build folder in the checkout.
+    tmp_path = tmp_path_factory.mktemp("wheel")
     tree = tmp_path / "tree"
     tree.mkdir()
     for name in ("SSLRemoteSensing", "pyproject.toml", "README.md", "LICENSE", "tools"):
@@ -195,27 +202,49 @@ def wheel(tmp_path) -> Path:
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
     command += ["--wheel-dir", str(tmp_path), str(tree)]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as archive:
-        archive.extractall(tmp_path / "site")
-    return tmp_path / "site"
+    folder = tmp_path / "env"
+    venv.create(folder, with_pip=False)
+    command = [sys.executable, "-m", "pip", "--python", str(folder / "bin/python"), "install"]
+    command += [
+        "--no-deps",
+        "--no-index",
+        "--no-compile",
+        "--quiet",
+        str(next(tmp_path.glob("*.whl"))),
+    ]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    others = sysconfig.get_path("purelib")  # whose own .pth files count for nothing here
+    (packages(folder) / "of_the_tests.pth").write_text(f"{others}\n")
+    return folder
 
 
-def by_wheel(site: Path, code: str, *words: object) -> None:
-    """Run `code` in an empty folder, with the package of the wheel alone."""
-    folder = site.parent / "empty"
+def packages(environment: Path) -> Path:
+    return next(environment.glob("lib/*/site-packages"))
+
+
+def in_wheel(environment: Path, program: str, *words: object) -> str:
+    """What a program of the environment prints in an empty folder."""
+    folder = environment.parent / "empty"
     folder.mkdir(exist_ok=True)
-    line = [sys.executable, "-P", "-W", "error::ImportWarning", "-c", code, *map(str, words)]
+    own = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
-        line, cwd=folder, env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True,
-        text=True, timeout=300,
+        [environment / "bin" / program, *map(str, words)], cwd=folder, env=own,
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def by_wheel(environment: Path, code: str, *words: object) -> str:
+    """Run `code` in an empty folder, with the package of the wheel alone."""
+    return in_wheel(environment, "python", "-P", "-W", "error::ImportWarning", "-c", code, *words)
 
 
 def test_a_wheel_has_the_commands_and_templates_and_no_tools(wheel, run, seg_config, tmp_path):
-    names = [path.relative_to(wheel).as_posix() for path in wheel.rglob("*") if path.is_file()]
-    entry = next(name for name in names if name.endswith("entry_points.txt"))
-    assert "sslrs = SSLRemoteSensing.__main__:main" in (wheel / entry).read_text()
+    site = packages(wheel)
+    names = [path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file()]
+    assert in_wheel(wheel, "sslrs", "--version").startswith(f"SSLRemoteSensing {__version__}\n")
+    assert in_wheel(wheel, "sslrs") == in_wheel(wheel, "sslrs", "--help")
     assert {f"SSLRemoteSensing/commands/{module}.py" for module in WORDS.values()} <= set(names)
     assert {"SSLRemoteSensing/__main__.py", "SSLRemoteSensing/py.typed"} <= set(names)
     assert not [name for name in names if name.startswith(("tools", "tests", "configs"))]
@@ -252,11 +281,11 @@ for words in (
 )
 
 
-def test_a_wheel_goes_the_whole_way_in_an_empty_folder(wheel, tmp_path):
+def test_a_wheel_goes_the_whole_way_in_an_empty_folder(wheel):
     """Twenty images, their labels, and three commands."""
-    draw_tiles(tmp_path / "empty", 20)
+    folder = draw_tiles(wheel.parent / "empty", 20)
     by_wheel(wheel, THREE_COMMANDS)
-    results = json.loads((tmp_path / "empty/tuned/results.json").read_text())
+    results = json.loads((folder / "tuned/results.json").read_text())
     assert list(results["protocols"]["all"]["per_class"]) == ["land", "roof"]
-    assert (tmp_path / "empty/map.tif").is_file()
-    assert (tmp_path / "empty/pretrained/config.py").is_file()
+    assert (folder / "map.tif").is_file()
+    assert (folder / "pretrained/config.py").is_file()

@@ -243,6 +243,8 @@ def check_known(command: Command) -> None:
             assert extra in project["optional-dependencies"], command
         for file in re.findall(r"-r (\S+)", command.text):
             assert (ROOT / file).is_file(), command
+        pinned = (ROOT / "requirements.txt").read_text().split()
+        assert {word for word in rest if "==" in word} <= {*pinned}, command
     else:
         assert program in ("git", "source", "tensorboard"), f"{command}: is of no kind"
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 
 import cv2
 import numpy as np
@@ -189,6 +190,17 @@ def test_fine_tuning_lasts_as_many_epochs_as_are_asked_for(tiles, tmp_path, caps
         sslrs.finetune(tiles, tmp_path / "run", preset="quick", epochs=3, settings=QUICK)
 
 
+def test_measuring_the_speed_is_of_the_minutes(images, tmp_path, monkeypatch):
+    def measure(*_):
+        time.sleep(1)
+        return {}, 0.01
+
+    monkeypatch.setattr("SSLRemoteSensing.workflows.own_runs.measure_step", measure)
+    asked = request(images, tmp_path / "run", minutes=3 / 60, settings=SETS)
+    with requested_config(asked, writes=False) as config:
+        assert 1 <= config["train_cfg"]["num_step"] <= 180  # of the 2 seconds that are left
+
+
 def test_a_stopped_run_goes_on_by_the_same_command(images, tmp_path, monkeypatch):
     whole = sslrs.pretrain(images, tmp_path / "whole", "small", epochs=2, settings=QUICK)
     from SSLRemoteSensing.models.pretext import PretextNet
@@ -223,6 +235,7 @@ def test_a_folder_with_a_run_of_other_settings_is_refused(images, tmp_path, chan
     asked = dict(images=(str(images),), output=str(tmp_path / "run"), preset="small", epochs=2)
     with requested_config(PretrainingRequest(**asked)):
         pass
+    (tmp_path / "run/run.json").write_text("{}")  # it has begun
     with (
         pytest.raises(UserError, match=message),
         requested_config(PretrainingRequest(**asked | change)),
@@ -351,11 +364,13 @@ def test_images_and_labels_become_tiles_of_blocks_of_ground(labelled, capsys, ki
 
 
 def test_python_takes_images_with_labels(labelled):
-    own = sslrs.OwnLabels([str(labelled / "images")], str(labelled / "labels"), ["land", "roof"])
+    own = sslrs.OwnLabels(labelled / "images", labelled / "labels", ["land", "roof"])
     settings = QUICK | {"train_cfg.num_step": 1, "train_cfg.batch_size": 2}
     tuned = sslrs.finetune(own, labelled / "run", preset="quick", settings=settings)
     assert list(tuned.scores["per_class"]) == ["land", "roof"]
     assert checkpoints.read(tuned.best)["card"]["gsd"] == pytest.approx(1, rel=1e-3)  # the scene's
+    asked = json.loads((labelled / "run/command.json").read_text())
+    assert asked["images"] == [str(labelled / "images")]  # as the command's flags keep it
 
 
 @pytest.mark.parametrize(
@@ -368,7 +383,7 @@ def test_python_takes_images_with_labels(labelled):
         (["--images", "IMAGES", "--labels", "LABELS", "--output", "RUN"],
          "there are labels, so name their classes in order: --classes A B ..."),
         (["--images", "none", "--labels", "LABELS", "--output", "RUN"],
-         "--source none: no such folder or zip file"),
+         "--images none: no such folder or zip file"),
         (["--images", "IMAGES", "--labels", "none.gpkg", "--output", "RUN"], "none.gpkg"),
         (["--images", "IMAGES", "--labels", "LABELS", "--output", "RUN", "--tile", "128",
           "--classes", "a", "b"], "is 192 pixels high, no three tiles of 128"),
