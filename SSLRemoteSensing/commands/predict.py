@@ -40,6 +40,9 @@ def flags() -> Flags:
         "counted from 1 (default: those of the checkpoint's card)")
     add("--max_value", type=float, metavar="VALUE",
         help="the scene's value that becomes 255 (default: the checkpoint's)")
+    add("--scale", nargs="+", metavar="MIN MAX",
+        help="in place of it, what becomes 0 and 255: a pair of numbers for each band that the "
+        "network takes, or for all")
     add = flags.add_argument_group("predicting").add_argument
     add("--tile", type=int, default=512, metavar="PIXELS", help="side of a window, in pixels")
     add("--overlap", type=float, default=0.5, metavar="SHARE",
@@ -71,6 +74,7 @@ def main() -> None:
     args = parse(flags())
     # Only now: torch takes seconds, which --help need not wait for.
     from SSLRemoteSensing.core.distributed import processes
+    from SSLRemoteSensing.data.scale import read_scale
     from SSLRemoteSensing.inference.mapper import MapSettings
     from SSLRemoteSensing.workflows.mapping import map_planned, plan_maps, print_outcome
 
@@ -78,6 +82,7 @@ def main() -> None:
     with processes(), stoppable(message):
         outputs = (args.probabilities, args.preview, args.vectors)
         plan = plan_maps(args.input, args.output, *outputs, args.skip_existing, args.overwrite)
+        args.scale = read_scale(args.scale, takes_percentile=False)
         settings = MapSettings(**{key.name: vars(args)[key.name] for key in fields(MapSettings)})
         results = map_planned(plan, args.checkpoint, settings, args.device, args.precision)
         failures = print_outcome(plan, results)

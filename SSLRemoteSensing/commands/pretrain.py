@@ -64,9 +64,7 @@ def main() -> None:
     with processes(), contextlib.ExitStack() as stack:
         if is_own:
             given = {key: value for key in OWN if (value := getattr(args, key)) is not None}
-            if args.scale is not None:
-                given["scale"] = read_scale(args.scale)
-            given["settings"] = overrides(args)
+            given |= {"scale": read_scale(args.scale), "settings": overrides(args)}
             request = PretrainingRequest(args.images, args.output, **given)
             config = stack.enter_context(requested_config(request, writes=not args.dry_run))
         else:

@@ -23,8 +23,9 @@ MOST = 100  # tiles; a picture of more cannot be looked at
 # Which flags go with which source alone.
 FLAGS_OF = {
     "config_file": ("augmented", "set"),
-    "images": ("labels", "classes", "label_format", "label_offset", "label_codes", "max_value"),
+    "images": ("labels", "classes", "label_format", "label_offset", "label_codes"),
 }
+FLAGS_OF["images"] += ("max_value", "scale")
 
 
 def flags() -> Flags:
@@ -53,6 +54,9 @@ def flags() -> Flags:
     add("--label_offset", type=int, metavar="N", help="-1 where labels have 0 = not scored")
     add("--label_codes", nargs="+", type=int, metavar="VALUE", help="of each class, e.g. 0 255")
     add("--max_value", type=float, metavar="VALUE", help="becomes 255; for images of 16 bits")
+    add("--scale", nargs="+", metavar="MIN MAX",
+        help="in place of it, what becomes 0 and 255: a pair of numbers for each band, or for all; "
+        "or percentile, the 2nd and 98th of each band")
     return flags
 
 

@@ -40,6 +40,7 @@ def main() -> None:
         check_pretext,
         open_images,
     )
+    from SSLRemoteSensing.workflows.settled_scale import settle_scale
 
     config = read_config(args, Part(PretextConfig))
     if is_fine_tuning(config):
@@ -49,9 +50,10 @@ def main() -> None:
     if args.seed is not None:
         config["train_cfg"]["seed"] = args.seed
     output = png_path(args.output, "--output")
-    keys, settings = split(config["train_cfg"], PretextData)
+    _, settings = split(config["train_cfg"], PretextData)
     channels = config["backbone_cfg"].get("in_channels", 3)
-    dataset = open_images(keys["train_data"], channels, settings.seed)
+    data = settle_scale(config, channels)["train_cfg"]["train_data"]
+    dataset = open_images(data, channels, settings.seed)
     samples = figures.first_samples(dataset, settings, args.epoch, args.samples)
     title = f"{config['name']}: {len(dataset)} images, epoch {args.epoch}, seed {dataset.seed}"
     page = figures.draw_samples(samples, channels, f"{title}, from the first batch on")

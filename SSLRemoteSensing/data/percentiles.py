@@ -1,7 +1,7 @@
 """The values of images in the bands that are taken: their percentiles, and what is clipped."""
 
 from collections.abc import Sequence
-from math import floor, log10
+from math import floor, isqrt, log10
 
 import numpy as np
 
@@ -11,16 +11,16 @@ from SSLRemoteSensing.data.file_lists import spread_evenly
 from SSLRemoteSensing.data.geotiff import Tiff, open_tiff
 from SSLRemoteSensing.data.prepared import agreed_scale
 from SSLRemoteSensing.data.reading import Reading
-from SSLRemoteSensing.data.scale import PERCENTILE, Scale, stated_scale
+from SSLRemoteSensing.data.scale import PERCENTILE, Scale, require_real, stated_scale
 
 LOW, HIGH = 2, 98  # percentiles that become 0 and 255
-FILES = 32  # files looked at, spread evenly
-WHOLE = 2**16  # values of a band; of larger images parts are read, which together have as many
-PARTS, SIDE = 4, 64  # across and down; pixels of one
-NO_DATA = -9999  # and below: seldom a value
+FILES, FEW = 128, 32  # looked at, spread evenly: to find a scale, and to tell what it clips
+# Squares read of a file, SIDE pixels wide, as many across as down: together about PARTS.
+SIDE, PARTS, LEAST, MOST = 64, 1024, 2, 16
+NO_DATA, FILL = -9999, 1e20  # and below, and above: seldom a value
 
 
-def settled_scale(
+def chosen_scale(
     settings,
     card: dict | None,
     files: Sequence[str],
@@ -53,7 +53,7 @@ def percentile_scale(files: Sequence[str], in_channels: int, bands: Sequence[int
     Raises:
         UserError: no file that holds data, or a band of one value.
     """
-    samples = sampled_values(files, in_channels, bands)
+    samples = sampled_values(files, in_channels, bands, FILES)
     if not samples:
         raise UserError("scale='percentile': no file can be read that holds data; set max_value")
     ends = []
@@ -78,7 +78,7 @@ def clipped_shares(
 ) -> tuple[float, float]:
     """Which shares of the values of some of the `files` lie below `scale`, and above."""
     below = above = count = 0
-    for sample in sampled_values(files, in_channels, bands):
+    for sample in sampled_values(files, in_channels, bands, FEW):
         for band, values in enumerate(sample):
             place = min(band, scale.count - 1)
             below += int((values < scale.minimum[place]).sum())
@@ -88,18 +88,17 @@ def clipped_shares(
 
 
 def sampled_values(
-    files: Sequence[str], in_channels: int, bands: Sequence[int] | None
+    files: Sequence[str], in_channels: int, bands: Sequence[int] | None, most: int
 ) -> list[list[np.ndarray]]:
-    """Values (N,) of each channel of some of the `files`, but for those of no data; damaged files,
-    which are told where they are read, and those without data in any band are passed over.
-
-    The largest of an integer type of more than 8 bits is seldom anything else, nor is -9999.
-    """
-    samples = []
-    for file in (files[place] for place in spread_evenly(len(files), FILES)):
+    """Values (N,) of each channel of at most so many of the `files`, but for those of no data;
+    damaged files, which are told where they are read, and those without data in any band are passed
+    over. The fewer the files, the more is read of each."""
+    samples, places = [], spread_evenly(len(files), most)
+    parts = min(MOST, max(LEAST, isqrt(PARTS // max(1, len(places)))))
+    for file in (files[place] for place in places):
         try:
             with open_tiff(file) as source:
-                values = values_of_bands(source, in_channels, bands)
+                values = values_of_bands(source, in_channels, bands, parts)
         except UnreadableImage:
             continue
         if all(band.size for band in values):
@@ -108,32 +107,35 @@ def sampled_values(
 
 
 def values_of_bands(
-    source: Tiff, in_channels: int, bands: Sequence[int] | None
+    source: Tiff, in_channels: int, bands: Sequence[int] | None, parts: int
 ) -> list[np.ndarray]:
-    """Values (N,) of each channel of an open file, or of parts spread evenly over it."""
+    """Values (N,) of each channel of an open file, or of `parts` squares across and down, spread
+    evenly over a larger one."""
+    require_real(source.dtype, source.path)
     channels = choose_channels(source, in_channels, bands)
     height, width = source.height, source.width
     windows = [(0, height, 0, width)]
-    if height * width > WHOLE:
+    if height * width > (parts * SIDE) ** 2:
         tall, wide = min(SIDE, height), min(SIDE, width)
-        tops = np.linspace(0, height - tall, PARTS).astype(int).tolist()
-        lefts = np.linspace(0, width - wide, PARTS).astype(int).tolist()
+        tops = np.linspace(0, height - tall, parts).astype(int).tolist()
+        lefts = np.linspace(0, width - wide, parts).astype(int).tolist()
         windows = [(y, tall, x, wide) for y in dict.fromkeys(tops) for x in dict.fromkeys(lefts)]
-    parts = []
+    read = []
     for y, tall, x, wide in windows:
         planes, empty = channels.read(source, y, tall, x, wide, with_0=True)
         colours = np.moveaxis(channels.colours(planes), 2, 0)
         empty = np.zeros((1, 1, 1), bool) if empty is None else empty
         empty = empty.any(0, keepdims=True) if len(empty) != len(colours) else empty
         holds_data = np.broadcast_to(~empty, colours.shape)
-        parts.append([band[mask] for band, mask in zip(colours, holds_data, strict=True)])
-    return [usual(np.concatenate(band)) for band in zip(*parts, strict=True)]
+        read.append([band[mask] for band, mask in zip(colours, holds_data, strict=True)])
+    return [usual(np.concatenate(band)) for band in zip(*read, strict=True)]
 
 
 def usual(values: np.ndarray) -> np.ndarray:
-    """`values` but for those that stand for no data where a file does not say so."""
-    if values.dtype.kind == "f":
-        return values[np.isfinite(values) & (values > NO_DATA)]
+    """`values` but for those that stand for no data where a file does not say so: -9999, what
+    programs fill floats with, and the largest of an integer type of more than 8 bits."""
+    if values.dtype.kind not in "iu":
+        return values[np.isfinite(values) & (values > NO_DATA) & (values < np.float64(FILL))]
     if values.dtype.itemsize == 1:
         return values
     return values[(values > NO_DATA) & (values < np.iinfo(values.dtype).max)]

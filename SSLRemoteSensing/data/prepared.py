@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.scale import Scale, up_to
+from SSLRemoteSensing.data.scale import Scale, checked_scale, up_to
 
 OWN = ("folder", "polygons")  # what `prepare` calls sets that have no name of their own
 CARD_KEYS = {"classes", "bands", "scale"}  # of dataset.json, needed to open the tiles
@@ -64,7 +64,7 @@ def agreed_scale(
 def scale_of_tiles(card: dict) -> Scale:
     """The scale of a dataset.json: the value that becomes 1, or numbers of each band."""
     scale = card["scale"]
-    return Scale(**scale) if isinstance(scale, dict) else up_to(scale)
+    return checked_scale(scale, "dataset.json: scale") if isinstance(scale, dict) else up_to(scale)
 
 
 def origin_of_tiles(card: dict | None, bands: Sequence[int] | None, in_channels: int) -> dict:

@@ -13,7 +13,7 @@ from SSLRemoteSensing.core.config import Chain, Part, build
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.file_lists import find_images
 from SSLRemoteSensing.data.images import read_image
-from SSLRemoteSensing.data.percentiles import settled_scale
+from SSLRemoteSensing.data.percentiles import chosen_scale
 from SSLRemoteSensing.data.prepared import read_card
 from SSLRemoteSensing.data.reading import Reading, reading_of
 from SSLRemoteSensing.data.scale import ScaleKey
@@ -247,7 +247,7 @@ def choose_images(settings: PretextSettings, in_channels: int = 3) -> tuple[list
     if card is not None and Path(data_path).absolute() == card["root"]:
         raise UserError(f"data_path {data_path}: name a split, {data_path}/images/train")
     images = find_images(data_path, settings.data_format, settings.exclude)
-    scale = settled_scale(settings, card, images, in_channels)
+    scale = chosen_scale(settings, card, images, in_channels)
     return images, reading_of(images[0], scale, settings.bands, card is not None)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.images import read_header
 from SSLRemoteSensing.data.scale import Scale, number, up_to
@@ -63,12 +64,28 @@ def agreed_reading(own: Reading, train: Reading | None) -> Reading:
         UserError: it states others for the same kind of files, or none for another kind, so that
             nothing tells what they mean there.
     """
-    if train is None or (own.prepared and not train.prepared):
+    if train is None:
+        return own
+    if own.prepared:
+        tell_other_numbers(own, train)
+    if own.prepared and not train.prepared:
         return own
     if not own.prepared:
         own = replace(own, scale=common_scale(own, train))
     is_alike = own.prepared == train.prepared  # else bands of scenes and of tiles differ
     return replace(own, bands=agreed_bands(own, train)) if is_alike else own
+
+
+def tell_other_numbers(own: Reading, train: Reading) -> None:
+    """Warn of a prepared set whose bands have other numbers than those of training, as percentiles
+    of its own; each set's max_value is what becomes 1 in its files."""
+    scales = own.scale, train.scale
+    if None in scales or scales[0] == scales[1] or None not in (own.max_value, train.max_value):
+        return
+    warn(
+        f"{own.file}: was prepared with {own.scale}, the images of train_data are read with "
+        f"{train.scale}; unless that is meant, prepare it with {train.scale.flag()}"
+    )
 
 
 def common_scale(own: Reading, train: Reading) -> Scale | None:

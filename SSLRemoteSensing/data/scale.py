@@ -1,7 +1,7 @@
 """How values of files become 0 to 255: alike in training, preparation, maps and export."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from SSLRemoteSensing.core.config import Part
+from SSLRemoteSensing.core.config import Part, require
 from SSLRemoteSensing.core.errors import UserError
 
 PERCENTILE = "percentile"  # in a config, in place of numbers: those of the training images
@@ -85,7 +85,9 @@ class Scale:
     def flag(self) -> str:
         """As a command line states it."""
         ends = zip(self.minimum, self.maximum, strict=True)
-        return f"--scale {' '.join(number(end) for pair in ends for end in pair)}"
+        # Without an exponent: argparse would take -1e-05 for a flag.
+        words = (np.format_float_positional(end, trim="-") for pair in ends for end in pair)
+        return f"--scale {' '.join(words)}"
 
     def numbers(self) -> dict[str, list[float]]:
         """Its numbers in JSON's types, from which `Scale(**numbers)` is made again."""
@@ -102,6 +104,17 @@ def as_numbers(value: float | Sequence[float]) -> tuple[float, ...]:
 def number(value: float) -> str:
     """`value` as short as it can be written."""
     return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+
+
+def checked_scale(value: Mapping | str | None, path: str = "scale") -> Scale | str | None:
+    """A `ScaleKey`, as configs, cards and calls have it, its dict as a `Scale`.
+
+    Raises:
+        UserError: another word, other keys, numbers that cannot be; `path` names the key.
+    """
+    value = dict(value) if isinstance(value, Mapping) else value
+    require(ScaleKey, value, path)
+    return Scale(**value) if isinstance(value, dict) else value
 
 
 def up_to(max_value: float | None) -> Scale | None:
@@ -125,24 +138,26 @@ def stated_scale(max_value: float | None, scale: dict | str | None) -> Scale | N
     """
     if max_value is not None and scale is not None:
         raise UserError(f"max_value={max_value}, scale: both are given; leave one of them out")
-    return Scale(**scale) if isinstance(scale, dict) else up_to(max_value)
+    return checked_scale(scale) if isinstance(scale, dict) else up_to(max_value)
 
 
-def read_scale(words: Sequence[str]) -> Scale | str:
-    """What --scale says: 'percentile', or a minimum and a maximum of each band, or of all.
+def read_scale(words: Sequence[str] | None, takes_percentile: bool = True) -> Scale | str | None:
+    """What --scale says: a minimum and a maximum of each band, or of all; or 'percentile', where
+    there are images to find it in. None of None.
 
     Raises:
         UserError: something else.
     """
-    if list(words) == [PERCENTILE]:
-        return PERCENTILE
+    if words is None or (takes_percentile and list(words) == [PERCENTILE]):
+        return words and PERCENTILE
     try:
         numbers = [float(word) for word in words]
     except ValueError:
         numbers = []
     if not numbers or len(numbers) % 2:
+        percentile = "percentile, or " if takes_percentile else ""
         raise UserError(
-            f"--scale {' '.join(words)}: give percentile, or a minimum and a maximum of each band, "
+            f"--scale {' '.join(words)}: give {percentile}a minimum and a maximum of each band, "
             "such as --scale -25 0 -32 -5, or of all"
         )
     return Scale(numbers[::2], numbers[1::2])
@@ -159,7 +174,9 @@ def scale_card(scale: Scale | None) -> dict:
 def scale_of_card(card: dict) -> Scale | None:
     """The scale of a card, also of an earlier version, which knew max_value alone."""
     numbers = card.get("scale")
-    return Scale(**numbers) if isinstance(numbers, dict) else up_to(card.get("max_value"))
+    if isinstance(numbers, dict):
+        return checked_scale(numbers, "scale of the card")
+    return up_to(card.get("max_value"))
 
 
 def to_uint8(image: np.ndarray, scale: Scale | None, path: str | Path) -> np.ndarray:
@@ -167,8 +184,7 @@ def to_uint8(image: np.ndarray, scale: Scale | None, path: str | Path) -> np.nda
 
     By default the largest value of an unsigned type becomes 255; `path` names it in errors.
     """
-    if image.dtype.kind == "c":
-        raise UserError(f"{path}: holds {image.dtype}; save real values, such as its magnitude")
+    require_real(image.dtype, path)
     if scale is None:
         if image.dtype == np.uint8:
             return image
@@ -187,7 +203,12 @@ def to_uint8(image: np.ndarray, scale: Scale | None, path: str | Path) -> np.nda
         )
     ends = zip(scale.minimum, scale.maximum, strict=True)
     planes = [stretched(image[..., i], low, high) for i, (low, high) in enumerate(ends)]
-    return np.moveaxis(np.stack(planes), 0, -1)
+    return np.stack(planes, axis=-1)
+
+
+def require_real(dtype: np.dtype, path: str | Path) -> None:
+    if dtype.kind == "c":
+        raise UserError(f"{path}: holds {dtype}; save real values, such as its magnitude")
 
 
 def stretched(image: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -205,7 +226,8 @@ def _table(dtype: str, low: float, high: float) -> np.ndarray:
 
 def _stretch(image: np.ndarray, low: float, high: float) -> np.ndarray:
     with np.errstate(over="ignore"):  # as nodata values do; they are clipped
+        # First: of large numbers float32 keeps no units.
+        image = image - float(low) if low else image
         image = image.astype(np.float32) if image.dtype.itemsize > 4 else image
-        image = image - np.float32(low) if low else image
         scaled = np.nan_to_num(image * np.float32(255.0 / (high - low)), nan=0.0)
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)

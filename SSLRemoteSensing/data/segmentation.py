@@ -28,7 +28,7 @@ from SSLRemoteSensing.data.labels import (
     require_one_size,
     value_coding,
 )
-from SSLRemoteSensing.data.percentiles import settled_scale
+from SSLRemoteSensing.data.percentiles import chosen_scale
 from SSLRemoteSensing.data.prepared import origin_of_tiles, read_card, require_fit
 from SSLRemoteSensing.data.reading import Reading, agreed_reading, reading_of
 from SSLRemoteSensing.data.scale import ScaleKey
@@ -330,7 +330,7 @@ def find_tiles(
     if settings.fraction != 1:
         stems, seed = [stem(image) for image, _ in pairs], settings.fraction_seed
         chosen = choose_fraction(stems, settings.fraction, seed, image_card is not None)
-    scale = settled_scale(settings, image_card, [image for image, _ in pairs], in_channels, train)
+    scale = chosen_scale(settings, image_card, [image for image, _ in pairs], in_channels, train)
     reading = reading_of(pairs[0][0], scale, settings.bands, image_card is not None)
     root = image_card and image_card["root"]
     label_card = image_card if root and Path(label_path).absolute().is_relative_to(root) else None

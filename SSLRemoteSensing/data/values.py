@@ -11,7 +11,7 @@ from SSLRemoteSensing.data.file_lists import spread_evenly
 from SSLRemoteSensing.data.geotiff import open_tiff, reading
 from SSLRemoteSensing.data.images import read_image
 from SSLRemoteSensing.data.labels import count_values
-from SSLRemoteSensing.data.percentiles import clipped_shares
+from SSLRemoteSensing.data.percentiles import clipped_shares, usual
 from SSLRemoteSensing.data.reading import Reading
 
 DARK = 64  # of 255; below it all that is shown looks black
@@ -118,20 +118,14 @@ def remedy_of_values(how: Reading, files: Sequence[str]) -> str:
 
 
 def values_of(file: str) -> np.ndarray | None:
-    """Values (N,) that `file` holds, but for those of no data; None where there are none.
-
-    The largest of an integer type of more than 8 bits is seldom anything else, nor is -9999.
-    """
+    """Values (N,) that `file` holds, but for those of no data; None where there are none."""
     try:
         with open_tiff(file) as source, reading(source.path):
             shape = [min(SIDE, length) for length in (source.height, source.width)]
             planes = source.source.read(out_shape=(source.count, *shape), masked=True)
     except UnreadableImage:
         return None
-    values = planes.compressed()
-    values = values[np.isfinite(values) & (values > -9999)]
-    if values.dtype.kind in "ui" and values.dtype.itemsize > 1:
-        values = values[values < np.iinfo(values.dtype).max]
+    values = usual(planes.compressed())
     return values if values.size else None
 
 

@@ -31,7 +31,7 @@ import numpy as np
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.geotiff import Tiff
 from SSLRemoteSensing.data.reading import sort_of
-from SSLRemoteSensing.data.scale import Scale, number, up_to
+from SSLRemoteSensing.data.scale import Scale, number
 from SSLRemoteSensing.inference.network import RGB, MapNetwork
 
 JPEG_ENDINGS = {".jpg", ".jpeg"}
@@ -146,20 +146,26 @@ def remark_on(case: Case, bands: list[int], names: tuple[str, ...] | None) -> st
 
 
 def agreed_scale(
-    path: Path, kind: np.dtype, network: MapNetwork, max_value: float | None
+    path: Path, kind: np.dtype, network: MapNetwork, stated: Scale | None
 ) -> Scale | None:
-    """The scale of a scene, None for the largest of its type: `max_value`, or training's.
+    """The scale of a scene, None for the largest of its type: what is `stated`, or training's.
 
     Args:
         kind: of the scene's values.
 
     Raises:
-        UserError: values of another kind than those of training, with no word of the user's on it.
+        UserError: values of another kind than those of training, with no word of the user's on it;
+            numbers of another count of bands.
     """
     if kind.kind not in "uif":
         raise UserError(f"image {path}: holds {kind}; convert it to uint8 or uint16")
-    if max_value is not None:
-        return up_to(max_value)
+    if stated is not None:
+        if stated.count not in (1, network.in_channels):
+            raise UserError(
+                f"--scale has numbers of {stated.count} bands, the network takes "
+                f"{network.in_channels}; give a minimum and a maximum for each, or one pair for all"
+            )
+        return stated
     scale, trained = network.scale, network.dtype
     if sort_of(kind.name) == sort_of(trained) and (scale or kind.name == trained):
         return scale
@@ -168,5 +174,6 @@ def agreed_scale(
         values += f", {scale}" if scale.max_value is None else f" up to {number(scale.max_value)}"
     hint = "255 if the scene was scaled to 8 bits" if kind == np.uint8 else "what becomes 255"
     raise UserError(
-        f"image {path}: holds {kind}, the network was trained on {values}; pass --max_value, {hint}"
+        f"image {path}: holds {kind}, the network was trained on {values}; pass --max_value, "
+        f"{hint}, or --scale, what becomes 0 and 255 in each band"
     )

@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
@@ -19,6 +19,7 @@ from SSLRemoteSensing.core.console import progress, styled
 from SSLRemoteSensing.core.errors import CannotWrite, UserError, one_line
 from SSLRemoteSensing.core.files import atomic
 from SSLRemoteSensing.data.geotiff import open_tiff
+from SSLRemoteSensing.data.scale import Scale, checked_scale, up_to
 from SSLRemoteSensing.inference.georeference import keep_place, side_car, side_files
 from SSLRemoteSensing.inference.network import MapNetwork
 from SSLRemoteSensing.inference.outputs import Outputs
@@ -51,6 +52,7 @@ class MapSettings:
     tta: bool = False
     bands: Sequence[int] | None = None
     max_value: float | None = None
+    scale: Scale | Mapping | None = None
     workers: int | None = 1
     min_area: float = 0.0
     simplify: float | None = None
@@ -65,6 +67,12 @@ class MapSettings:
             raise UserError(f"--overlap {self.overlap}: must be in 0 to below 1")
         if self.max_value is not None and not 0 < self.max_value < math.inf:
             raise UserError(f"--max_value {self.max_value}: must be a number above 0")
+        if isinstance(self.scale, Mapping):
+            object.__setattr__(self, "scale", checked_scale(self.scale))
+        if self.max_value is not None and self.scale is not None:
+            raise UserError(
+                f"--max_value {self.max_value:g}, --scale: both are given; leave one of them out"
+            )
 
     def on(self, device: torch.device) -> "MapSettings":
         """These settings, with a batch size and workers that suit `device` for None."""
@@ -141,7 +149,9 @@ def map_scene(network: MapNetwork, outputs: Outputs, settings: MapSettings) -> M
 
     start = time.perf_counter()
     with open_tiff(outputs.scene, beside=True) as source, ExitStack() as stack:
-        scene = InputScene(source, network, settings.bands, settings.max_value)
+        scene = InputScene(
+            source, network, settings.bands, settings.scale or up_to(settings.max_value)
+        )
         remarks = scene.remarks()
         require_memory(scene, len(network.classes), settings)
         # The map is made first, and takes its name last: where it stands, all others do.

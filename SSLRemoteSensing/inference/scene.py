@@ -10,7 +10,7 @@ from SSLRemoteSensing.core.errors import UnreadableImage
 from SSLRemoteSensing.data.formats import orientation
 from SSLRemoteSensing.data.geotiff import Tiff, open_tiff
 from SSLRemoteSensing.data.images import read_image
-from SSLRemoteSensing.data.scale import to_uint8
+from SSLRemoteSensing.data.scale import Scale, to_uint8
 from SSLRemoteSensing.inference.bands import ChosenBands, agreed_scale, choose_bands
 from SSLRemoteSensing.inference.network import MapNetwork
 
@@ -28,7 +28,7 @@ class InputScene:
         block: width and height of the blocks that the file is read in.
 
     Args:
-        bands, max_value: in place of what the checkpoint says.
+        bands, scale: in place of what the checkpoint says.
 
     Raises:
         UserError: another number of bands or kind of values than the network was trained on.
@@ -40,7 +40,7 @@ class InputScene:
         source: Tiff,
         network: MapNetwork,
         bands: Sequence[int] | None,
-        max_value: float | None,
+        scale: Scale | None,
     ):
         self.source, self.path = source, source.path
         self.height, self.width = source.height, source.width
@@ -51,7 +51,7 @@ class InputScene:
             )
         self.choice = choice = choose_bands(source, network, bands)
         kind = source.dtype if choice.palette is None else choice.palette.dtype
-        self.scale = agreed_scale(self.path, kind, network, max_value)
+        self.scale = agreed_scale(self.path, kind, network, scale)
         self.in_channels, self.image = network.in_channels, None
         if source.source.driver == "JPEG":  # GDAL fills what is missing with grey
             as_stored = len(choice.bands) == 1 or choice.bands == list(range(1, source.count + 1))

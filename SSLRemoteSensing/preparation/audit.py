@@ -9,6 +9,7 @@ from SSLRemoteSensing.preparation.catalog import UNLABELLED, Catalog, listing
 # JPEG quality 20 to 95, blurred, or resized) leaves up to 0.13 far from a pure colour, but no
 # single colour on more than 0.004; a colour the palette does not have lies on all of its class.
 MANY_FAR, ONE_COLOUR, FEW = 0.25, 0.01, 0.001
+MOST_CLIPPED = 0.5  # share of a scene's values outside --scale that is told of that scene
 MOST_LINES = 60  # scenes in the printed table; audit.json has all
 SPLIT_ORDER = ["train", "val", "test", UNLABELLED]
 # Half the sum of the differences of shares. Train of Potsdam and of Vaihingen are 0.08 apart.
@@ -24,9 +25,7 @@ def check_scene(record: dict, collection: Catalog) -> None:
         share = record["masked"] / (record["height"] * record["width"])
         text = f"{share:.1%} of the pixels hold no data ({record['mask']}); not scored"
         warnings.append(text)
-    if outside := record.get("outside"):
-        values = record["height"] * record["width"] - record["masked"]
-        share = outside / max(1, values * record["bands"])
+    if "outside" in record and (share := clipped_share([record])) > MOST_CLIPPED:
         warnings.append(f"{share:.1%} of the values lie outside --scale; clipped")
     if record.get("apart"):
         warnings.append(f"{record['apart']} lies at another place on the map than its image")
@@ -119,6 +118,8 @@ def check_scenes(records: Sequence[dict], collection: Catalog) -> Iterator[str]:
     ]
     if odd_sizes:
         yield f"{len(odd_sizes)} scenes are not of their published size: {listing(odd_sizes)}"
+    if any("outside" in record for record in usable):
+        yield f"{clipped_share(usable):.1%} of the values lie outside --scale; clipped"
     unplaced = [record["scene"] for record in usable if record["transform"] is None]
     if unplaced and len(unplaced) == len(usable):
         yield "no scene has a georeference; the tiles lie on no map"
@@ -153,6 +154,13 @@ def check_scenes(records: Sequence[dict], collection: Catalog) -> Iterator[str]:
             f"class shares {measured} % are far from the published ones of {name}, {published} % "
             f"({', '.join(collection.classes)})"
         )
+
+
+def clipped_share(records: Sequence[dict]) -> float:
+    """The share of the values that hold data and that --scale clips."""
+    pixels = [record["height"] * record["width"] - record["masked"] for record in records]
+    values = sum(n * record["bands"] for n, record in zip(pixels, records, strict=True))
+    return sum(record.get("outside", 0) for record in records) / max(1, values)
 
 
 def class_shares(

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import read_json
-from SSLRemoteSensing.data.scale import Scale
+from SSLRemoteSensing.data.scale import checked_scale
 from SSLRemoteSensing.inference.mapper import MapSettings
 from SSLRemoteSensing.workflows.finetuning import finetune as run_finetuning
 from SSLRemoteSensing.workflows.mapping import map_planned, plan_maps
@@ -109,8 +109,8 @@ def pretrain(
     """
     request = PretrainingRequest(
         tuple(paths(images)), os.fspath(output), preset, epochs, minutes, size,
-        bands and tuple(bands), max_value, Scale(**scale) if isinstance(scale, Mapping) else scale,
-        as_texts(settings),
+        bands and tuple(bands), max_value,
+        checked_scale(scale), as_texts(settings),
     )  # fmt: skip
     with interruptible(), requested_config(request) as config:
         run_pretraining(config)

@@ -11,9 +11,11 @@ from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.data.file_lists import EVERY_IMAGE, find_images
 from SSLRemoteSensing.data.images import TIFF_ENDINGS, read_header
 from SSLRemoteSensing.data.prepared import LABEL_FOLDERS, read_card
+from SSLRemoteSensing.data.scale import Scale, read_scale
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.workflows.doctor.images import is_fine_tuning
 from SSLRemoteSensing.workflows.finetuning import check_segmentation
+from SSLRemoteSensing.workflows.settled_scale import settle_scale
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,10 @@ def open_part(args: Namespace, config: dict | None) -> Part:
 
 def part_of_config(config: dict, part: str) -> Part:
     """`part` ('train', 'val', 'test') of a config of finetune_seg.py, opened as it opens it."""
+    in_channels = config["backbone_cfg"].get("in_channels", 3)
+    config = settle_scale(config, in_channels)
     classes, train_cfg = list(config["classes"]), config["train_cfg"]
-    in_channels, seed = config["backbone_cfg"].get("in_channels", 3), train_cfg.get("seed", 0)
+    seed = train_cfg.get("seed", 0)
 
     def open_split(name: str, train: SegmentationDataset | None = None) -> SegmentationDataset:
         coding, reading = (None, None) if train is None else (train.coding, train.reading)
@@ -96,6 +100,8 @@ def part_of_folders(args: Namespace) -> Part:
         first = find_images(images, EVERY_IMAGE, keys=("folder", None))[0]
         is_tiff = Path(first).suffix.lower() in TIFF_ENDINGS
         given = {key: vars(args)[key] for key in ("label_offset", "label_codes", "max_value")}
+        scale = read_scale(args.scale)
+        given["scale"] = scale.numbers() if isinstance(scale, Scale) else scale
         label_format = args.label_format or "{stem}.png"
         settings = TileSettings(images, args.labels, EVERY_IMAGE, label_format, **given)
         channels = max(3, read_header(first).bands) if is_tiff else 3

@@ -96,6 +96,11 @@ def look_at_images(
     shapes = sorted((head.height, head.width) for head in heads.values())
     dtype = only(heads, lambda head: head.dtype, "values of")
     channels = count_channels(heads, bands)
+    if isinstance(scale, Scale) and scale.count not in (1, channels):
+        raise UserError(
+            f"--scale has numbers of {scale.count} bands where {channels} are taken; give a "
+            "minimum and a maximum for each, or one pair for all"
+        )
     height, width = shapes[len(shapes) // 2]
     size = f"{width} x {height} pixels" + ("" if shapes[0] == shapes[-1] else " (median)")
     images = OwnImages(

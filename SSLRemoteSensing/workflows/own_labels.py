@@ -8,14 +8,17 @@ from pathlib import Path, PurePosixPath
 from SSLRemoteSensing.core.console import this_command
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.file_lists import spread_evenly
-from SSLRemoteSensing.data.images import read_header
+from SSLRemoteSensing.data.images import Header, read_header
+from SSLRemoteSensing.data.reading import sort_of
+from SSLRemoteSensing.data.scale import Scale
 from SSLRemoteSensing.preparation.blocks import BLOCKS, FEW
 from SSLRemoteSensing.preparation.folder import ENDINGS
 from SSLRemoteSensing.preparation.polygons import list_images
 from SSLRemoteSensing.preparation.prepare import CARD
 from SSLRemoteSensing.preparation.request import prepare_request
 from SSLRemoteSensing.preparation.splits import SPLITS
-from SSLRemoteSensing.workflows.own_images import largest_value
+from SSLRemoteSensing.workflows.own_images import channels_of, largest_value
+from SSLRemoteSensing.workflows.settled_scale import card_of_weights, scale_of_weights
 
 LARGEST_TILE = 256
 STRIDE = 32  # of the networks, which tiles are a multiple of
@@ -45,8 +48,12 @@ class OwnLabels:
     label_offset: int | None = None
 
 
-def prepare_own(own: OwnLabels, tiles: Path) -> None:
+def prepare_own(own: OwnLabels, tiles: Path, weights: str | None = None) -> None:
     """Cut `own` to the prepared set `tiles`; where it is one already it is taken as it is.
+
+    Args:
+        weights: a file of those that the tiles are for. The scale of its training is that of the
+            tiles, where its card has one and says that it is of images of such bands and values.
 
     Raises:
         UserError: as tools/prepare.py; something must not be used.
@@ -67,22 +74,37 @@ def prepare_own(own: OwnLabels, tiles: Path) -> None:
         raise UserError(
             f"--images: {side} pixels are less than a tile of {STRIDE}; take larger ones"
         )
-    is_deep = heads[0].dtype != "uint8"
     paths = [str(file.path) for file in files]
-    top = largest_value(paths, heads[0].dtype) if is_deep else None
+    scale = scale_for(weights, paths[0], heads[0]) if weights else None
+    is_open = scale is None and heads[0].dtype != "uint8"
+    top = largest_value(paths, heads[0].dtype) if is_open else None
+    words = ["percentile"] if is_open and top is None else scale and scale.flag().split()[1:]
     request = Namespace(
         set="folder" if Path(own.labels).is_dir() else "polygons",
         source=[str(path) for path in own.images],
         output=str(tiles), tile=tile, stride=None, bands=None, labels=str(own.labels),
         splits=list(splits), leave_out=[], workers=None, check=False,
         classes=list(own.classes), palette=None, label_codes=None, label_offset=own.label_offset,
-        max_value=top, scale=["percentile"] if is_deep and top is None else None,
+        max_value=top, scale=words,
         class_field=own.class_field, inside=None, touched=False, order=None, background=None,
     )  # fmt: skip
     print(f"tiles: prepared in {tiles}, {tile} x {tile} pixels (--tile, --splits)")
+    if scale is not None:
+        print(f"{scale.flag()} (of the training of {weights})")
     is_good, _ = prepare_request(request, made_by=[this_command()])
     if not is_good:
         raise UserError(f"--images: some of them must not be used, see {tiles / 'audit.json'}")
+
+
+def scale_for(weights: str, file: str, head: Header) -> Scale | None:
+    """The scale of the training of `weights`, where its card has one and says that it is of images
+    like `file`; else None."""
+    card = card_of_weights(weights)
+    if not card.get("dtype") or sort_of(card["dtype"]) != sort_of(head.dtype):
+        return None
+    channels = channels_of(file, head.bands)
+    scale = scale_of_weights(card, None, channels)
+    return scale if scale and scale.count in (1, min(head.bands, channels)) else None
 
 
 def is_split(name: str) -> bool:

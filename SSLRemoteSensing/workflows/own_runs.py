@@ -156,7 +156,8 @@ def requested_config(request: Request, writes: bool = True) -> Iterator[dict]:
         target = folder if begun or writes else Path(scratch)
         if not begun and distributed.rank() == 0:
             make_folder(target, "--output")
-            write_config(request, target, schemas)
+            with distributed.alone():
+                write_config(request, target, schemas)
         if writes:
             print(f"config: {target / CONFIG}{', as this run began' if begun else ''}")
             distributed.barrier()
@@ -325,14 +326,15 @@ def steps_within(text: str, request: PretrainingRequest) -> int:
 
 def plan_finetuning(request: FinetuningRequest, lists: Path) -> Planned:
     """The config of a fine-tuning on prepared tiles, and what was chosen."""
-    folder = request.tiles
+    folder, is_file = request.tiles, request.backbone not in WEIGHTS
     if folder is None:
         folder = str(Path(request.output) / TILES)
         names = ("images", "labels", "classes", "class_field", "splits", "tile", "label_offset")
-        prepare_own(OwnLabels(**{key: getattr(request, key) for key in names}), Path(folder))
+        own = OwnLabels(**{key: getattr(request, key) for key in names})
+        prepare_own(own, Path(folder), request.backbone if is_file else None)
     card = require_labelled(folder)
     preset, tiles = choose_preset(FINETUNING, request.preset), card["tiles"]
-    channels, is_file = len(card["bands"]), request.backbone not in WEIGHTS
+    channels = len(card["bands"])
     backbone = architecture_of(request.backbone) if is_file else preset.backbone
     batch_size = min(preset.batch_size, tiles["train"])
     side = card["tile"]

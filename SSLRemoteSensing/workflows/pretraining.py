@@ -199,6 +199,7 @@ def open_task(opened: Pretraining) -> tuple[Task, LoopSettings]:
     origin["bands"] = origin["bands"] or list(range(1, channels + 1))
     card = backbone.card() | origin
     card |= scale_card(dataset.reading.scale) | {"img_size": data["img_size"]}
+    card |= {"dtype": dataset.reading.dtype} if dataset.reading.scale else {}
     card |= {"config": config, "versions": versions()}
 
     def export(place: Place) -> None:

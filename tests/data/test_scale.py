@@ -12,8 +12,17 @@ from SSLRemoteSensing.data.percentiles import percentile_scale
 from SSLRemoteSensing.data.prepared import agreed_scale
 from SSLRemoteSensing.data.pretext import PretextSettings, choose_images
 from SSLRemoteSensing.data.reading import Reading, agreed_reading
-from SSLRemoteSensing.data.scale import Scale, scale_card, scale_of_card, stated_scale, up_to
-from SSLRemoteSensing.data.values import check_values
+from SSLRemoteSensing.data.scale import (
+    Scale,
+    checked_scale,
+    read_scale,
+    scale_card,
+    scale_of_card,
+    stated_scale,
+    to_uint8,
+    up_to,
+)
+from SSLRemoteSensing.data.values import check_values, values_of
 from SSLRemoteSensing.data.windows import Window, read_window
 
 DB = Scale((-25.0, -32.0), (0.0, -5.0))  # decibels of VV and VH
@@ -33,6 +42,14 @@ def test_each_band_has_ends_of_its_own(tmp_path, dtype):
     image = read_image(write_tiff(tmp_path / "a.tif", planes), 2, scale=DB)
     assert image[0, :, 0].tolist() == [0, 51, 204, 255, 255]
     assert image[0, :, 1].tolist() == [0, 170, 255, 0, 255]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int32])
+def test_large_numbers_keep_their_units(tmp_path, dtype):
+    """Which float32, whose neighbours are 64 apart there, does not have."""
+    planes = 10**9 + np.array([[[0, 1, 100, 254, 255, 300]]]).astype(dtype)
+    image = read_image(write_tiff(tmp_path / "a.tif", planes), 1, scale=Scale(10**9, 10**9 + 255))
+    assert image[0, :, 0].tolist() == [0, 1, 100, 254, 255, 255]
 
 
 def test_offsets_of_unsigned_values_are_taken_out(tmp_path):
@@ -100,6 +117,49 @@ def test_another_number_of_bands_is_refused(tmp_path):
         read_image(file, 3, scale=DB)
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"minimun": 0, "maximum": 1}, "unknown key 'minimun', did you mean 'minimum'?"),
+        ({"minimum": 0}, "missing key 'maximum'"),
+        ({"minimum": "low", "maximum": 1}, "scale.minimum: expected float"),
+        ({"minimum": (0, "1"), "maximum": 1}, "scale.minimum: expected float"),
+        ({"minimum": 0, "maximum": NAN}, "both finite"),
+        ("percentil", "expected 'percentile' or a dict, not 'percentil'"),
+        (10, "expected 'percentile' or a dict, not 10"),
+    ],
+)
+def test_what_is_no_scale_is_refused_in_a_line(value, said):
+    with pytest.raises(UserError) as error:
+        checked_scale(value)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_card_is_refused_in_a_line():
+    with pytest.raises(UserError, match="scale of the card: unknown key 'low'"):
+        scale_of_card({"scale": {"low": 1, "high": 2}})
+    with pytest.raises(UserError, match=r"dataset.json: scale: missing key 'maximum'"):
+        agreed_scale({"root": "x", "scale": {"minimum": 1}}, None, None)
+
+
+def test_a_flag_is_read_again_also_of_the_smallest_numbers():
+    """argparse takes -1e-05 for a flag."""
+    for scale in (DB, Scale(-1e-5, 2.5e-5), Scale(-3e17, 1e20), Scale(0, 1 / 3)):
+        words = scale.flag().split()
+        assert words[0] == "--scale"
+        assert not any("e" in word for word in words[1:])
+        assert read_scale(words[1:]) == scale
+
+
+def test_channels_of_a_pixel_stay_beside_each_other():
+    """As batches are laid out, and OpenCV wants it."""
+    planes = np.arange(60, dtype=np.uint16).reshape(2, 5, 6)
+    image = to_uint8(planes.transpose(1, 2, 0), Scale(0, (255, 510)), "a.tif")
+    assert image.flags.c_contiguous
+    np.testing.assert_array_equal(image[..., 0], planes[0])
+
+
 def test_two_scales_are_refused():
     with pytest.raises(UserError, match="max_value=3, scale: both are given; leave one of them"):
         stated_scale(3, {"minimum": 0, "maximum": 1})
@@ -145,6 +205,23 @@ def test_a_rare_band_takes_its_ends_and_one_of_a_single_value_is_refused(tmp_pat
         percentile_scale([file], 2, None)
 
 
+def test_fill_values_of_floats_count_for_nothing(tmp_path):
+    planes = db_planes(size=(60, 60))
+    expected = np.percentile(planes, (2, 98), axis=(1, 2))
+    for number, fill in enumerate((3.4e38, -3.4e38, 9.96921e36, float("inf"))):
+        planes[:, number * 9 : number * 9 + 9] = fill
+    planes[:, 36:40] = NAN
+    scale = percentile_scale([str(write_tiff(tmp_path / "a.tif", planes))], 2, None)
+    np.testing.assert_allclose([scale.minimum, scale.maximum], expected, atol=1)
+
+
+def test_complex_values_have_no_percentiles(tmp_path):
+    file = write_tiff(tmp_path / "a.tif", np.zeros((1, 8, 8), np.complex64))
+    with pytest.raises(UserError, match=r"a.tif: holds complex64; save real values"):
+        percentile_scale([str(file)], 3, None)
+    assert values_of(str(file)).size == 64  # a remedy may be looked for in them all the same
+
+
 def test_photographs_have_percentiles_too(tmp_path):
     image = np.random.default_rng(0).integers((0, 40, 80), (100, 90, 200), (60, 60, 3))
     file = str(write_png(tmp_path / "a.png", image.astype(np.uint8)))
@@ -164,6 +241,17 @@ def test_other_parts_take_the_numbers_of_train_data():
     said = r"maximum=\(0, -6\).*it is scale=dict\(minimum=\(-25, -32\)"
     with pytest.raises(UserError, match=said):
         agreed_reading(other, train)
+
+
+def test_prepared_sets_of_different_numbers_are_told(capsys):
+    """As percentiles that each set found for itself; not where max_value says what becomes 1."""
+    of_file = (None, "a.tif", "float32", 2, True)
+    narrow = Scale((-25, -32), (0, -6))
+    assert agreed_reading(Reading(narrow, *of_file), Reading(DB, *of_file)).scale == narrow
+    assert "unless that is meant, prepare it with --scale -25 0 -32 -5" in capsys.readouterr().err
+    for own, train in ((DB, DB), (up_to(3), up_to(5)), (None, DB)):
+        assert agreed_reading(Reading(own, *of_file), Reading(train, *of_file)).scale == own
+    assert not capsys.readouterr().err
 
 
 def test_tiles_of_a_prepared_set_have_its_numbers(tmp_path):

@@ -13,6 +13,7 @@ from SSLRemoteSensing.data.geotiff import Tiff
 from SSLRemoteSensing.data.scale import up_to
 from SSLRemoteSensing.inference import bands
 from SSLRemoteSensing.inference.bands import RULES, Case, agreed_scale, choose_bands
+from SSLRemoteSensing.inference.mapper import MapSettings
 
 IRRG = dict(bands=(4, 1, 2), band_names=("near infrared", "red", "green"))
 BGR = dict(bands=(3, 2, 1), band_names=("red", "green", "blue"))
@@ -124,7 +125,14 @@ DEEP = dict(max_value=1023, dtype="uint16")
     ],
 )
 def test_the_scale_is_that_of_training_or_of_the_user(kind, card, flag, top):
-    assert agreed_scale(Path("a.tif"), np.dtype(kind), network(**card), flag) == up_to(top)
+    found = agreed_scale(Path("a.tif"), np.dtype(kind), network(**card), up_to(flag))
+    assert found == up_to(top)
+
+
+def test_a_scale_may_be_stated_as_configs_do():
+    assert MapSettings(scale={"minimum": 0, "maximum": 5}).scale == up_to(5)
+    with pytest.raises(UserError, match="unknown key 'minimun', did you mean 'minimum'"):
+        MapSettings(scale={"minimun": 0, "maximum": 5})
 
 
 @pytest.mark.parametrize(

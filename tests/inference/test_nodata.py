@@ -122,7 +122,7 @@ def test_a_map_takes_what_training_takes(tmp_path, name):
         assert not image[40:50, 40:50, 2].any()
         assert np.isnan(FILES[name][2]) or image[40:50, 40:50, :2].all()
     with open_tiff(path, beside=True) as source:
-        scene = InputScene(source, network(dtype=dtype.name), None, max_value)
+        scene = InputScene(source, network(dtype=dtype.name), None, up_to(max_value))
         np.testing.assert_array_equal(scene.rows(0, SIDE), image)
         valid = scene.take_valid(0, SIDE)
     assert not valid[EMPTY].any()

@@ -1,33 +1,46 @@
-"""Scales of each band from one end to the other: pre-training, fine-tuning, going on, maps."""
+"""Scales of each band from one end to the other: pre-training, fine-tuning, going on, maps.
+
+This file is also the script of two processes, which settle the scale of other images each.
+"""
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from drawn import write_png, write_tiff
+from teams import joined, start_team
 
+import SSLRemoteSensing as sslrs
 from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.geotiff import open_tiff
+from SSLRemoteSensing.data.scale import Scale, scale_of_card
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.inference.network import open_network
 from SSLRemoteSensing.inference.scene import InputScene
 from SSLRemoteSensing.workflows.finetuning import finetune, open_finetuning, score_checkpoint
 from SSLRemoteSensing.workflows.pretraining import open_pretraining, pretrain
+from SSLRemoteSensing.workflows.settled_scale import settle_scale
 
 MEANS = (-12, -19, 300)  # decibels of VV and VH, and kelvin
 
 
-def draw_scenes(folder: Path, count: int = 6, shift: float = 0) -> dict:
-    """Float32 GeoTIFFs of three bands of different ranges, some of it NaN, and labels 0/1."""
+def draw_scenes(folder: Path, count: int = 6, shift: float = 0, dtype=np.float32) -> dict:
+    """Float32 GeoTIFFs of three bands of different ranges, some of it NaN, and labels 0/1; of a
+    whole `dtype` tenths of what lies above -100, and 0 for NaN."""
     rng = np.random.default_rng(0)
     for number in range(count):
         label = rng.integers(0, 2, (4, 4)).repeat(16, 0).repeat(16, 1)
         planes = np.stack([rng.normal(mean + shift + 4 * label, 1) for mean in MEANS])
         planes[:, :5, :7] = np.nan
-        write_tiff(folder / f"images/t{number}.tif", planes.astype(np.float32))
+        if dtype != np.float32:
+            planes = np.nan_to_num((planes + 100) * 10, nan=0)
+        profile = {} if dtype == np.float32 else {"nodata": 0}
+        write_tiff(folder / f"images/t{number}.tif", planes.astype(dtype), **profile)
         write_png(folder / f"labels/t{number}.png", label.astype(np.uint8))
     return {"image_path": str(folder / "images"), "label_path": str(folder / "labels")}
 
@@ -73,6 +86,10 @@ def test_the_numbers_that_are_found_stay_those_of_the_run(of_pretraining, tmp_pa
     assert "(of the run so far)" in said.out
     assert "scale" not in said.err
     assert np.array_equal(ends(json.loads((folder / "backbone.json").read_text())), numbers)
+    (folder / "run.json").unlink()  # the checkpoints have the numbers too
+    (folder / "latest.pth").write_bytes(b"damaged")
+    assert np.array_equal(ends(settle_scale(of_pretraining, 3)["train_cfg"]["train_data"]), numbers)
+    assert "(of the run so far)" in capsys.readouterr().out
     of_pretraining["train_cfg"]["checkpoints"]["checkpoints_path"] = str(tmp_path / "new")
     task, _ = open_pretraining(of_pretraining)
     np.testing.assert_allclose(ends(task.card), numbers + 2, atol=0.25)
@@ -97,6 +114,68 @@ def test_fine_tuning_takes_the_numbers_of_the_weights(of_pretraining, of_finetun
         of_finetuning["train_cfg"][f"{part}_data"] |= {"scale": "percentile"}  # the same
     task, _ = open_finetuning(of_finetuning)
     np.testing.assert_allclose(ends(task.card), numbers[:, ::-1] + 2, atol=0.3)
+
+
+def test_images_of_the_sort_of_the_weights_alone_take_their_numbers(
+    of_pretraining, of_finetuning, tmp_path, capsys
+):
+    """Also of 16 bits, whose largest value would tell another; a fine-tuned network counts too."""
+    data = of_pretraining["train_cfg"]["train_data"]
+    data["data_path"] = draw_scenes(tmp_path / "deep", dtype=np.uint16)["image_path"]
+    pretrain(of_pretraining)
+    backbone = tmp_path / "run/backbone.pth"
+    card = json.loads(backbone.with_suffix(".json").read_text())
+    assert card["dtype"] == "uint16"
+    expected = np.add(MEANS, [[98.25], [105.75]]) * 10
+    np.testing.assert_allclose(ends(card), expected, atol=3)
+
+    tuning, folders = of_finetuning["train_cfg"], draw_scenes(tmp_path / "other", dtype=np.uint16)
+    for part in ("train", "val", "test"):
+        tuning[f"{part}_data"] |= folders
+    of_finetuning["backbone_cfg"]["pretrained"] = str(backbone)
+    for scale in (None, "percentile"):
+        tuning["train_data"]["scale"] = scale
+        assert np.array_equal(ends(open_finetuning(of_finetuning)[0].card), ends(card))
+    tuning["train_data"]["scale"] = None
+    best = finetune(of_finetuning)
+    assert checkpoints.read(best)["card"]["bands"] is None  # all, as they are stored
+    backbone.with_suffix(".json").unlink()
+    capsys.readouterr()
+    going_on = settle_scale(of_finetuning, 3)["train_cfg"]["train_data"]
+    assert "(of the run so far)" in capsys.readouterr().out
+    assert np.array_equal(ends({"scale": going_on["scale"]}), ends(card))
+
+    tuning["checkpoints"]["checkpoints_path"] = str(tmp_path / "third")
+    of_finetuning["backbone_cfg"]["pretrained"] = str(best)
+    assert np.array_equal(ends(open_finetuning(of_finetuning)[0].card), ends(card))
+    folders = draw_scenes(tmp_path / "float")
+    for part in ("train", "val", "test"):
+        tuning[f"{part}_data"] |= folders
+    with pytest.raises(UserError, match="holds float32; set max_value"):
+        open_finetuning(of_finetuning)
+    tuning["train_data"]["scale"] = "percentile"
+    numbers = ends(open_finetuning(of_finetuning)[0].card)
+    np.testing.assert_allclose(numbers, np.add(MEANS, [[-1.75], [5.75]]), atol=0.25)
+
+
+def test_two_processes_take_the_first_ones_numbers(of_pretraining, tmp_path):
+    """Where one cannot read what the other can, as of a disk that is not quite shared."""
+    for rank in (0, 1):
+        draw_scenes(tmp_path / f"of_{rank}", shift=2 * rank)
+    (tmp_path / "config.json").write_text(json.dumps(of_pretraining))
+    start_team(__file__, tmp_path, [2])
+    first, second = (json.loads((tmp_path / f"found.{rank}").read_text()) for rank in (0, 1))
+    assert first == second
+    np.testing.assert_allclose(ends(first), np.add(MEANS, [[-1.75], [5.75]]), atol=0.25)
+
+
+def work(folder: Path) -> None:
+    rank = os.environ["RANK"]
+    config = json.loads((folder / "config.json").read_text())
+    config["train_cfg"]["train_data"]["data_path"] = str(folder / f"of_{rank}/images")
+    with joined(2):
+        found = settle_scale(config, 3)["train_cfg"]["train_data"]
+    (folder / f"found.{rank}").write_text(json.dumps({"scale": found["scale"]}))
 
 
 def test_a_map_sees_what_training_saw(of_finetuning, tmp_path, run):
@@ -134,6 +213,67 @@ def test_a_map_sees_what_training_saw(of_finetuning, tmp_path, run):
     done = run("tools/predict.py", None, *map(str, flags))
     assert done.returncode == 2
     assert "was trained on float32, scale=dict(minimum=(" in done.stderr
+
+    # The same scene in whole hundredths, which the flag that the error names makes the same.
+    with open_tiff(tiles.pairs[0][0]) as source:
+        planes = source.rows([1, 2, 3], 0, 64)
+    cents = np.where(np.isnan(planes), -32768, planes * 100).round().astype(np.int16)
+    write_tiff(tmp_path / "cents.tif", cents, nodata=-32768)
+    minimum, maximum = ends(card) * 100
+    scale = Scale(minimum.tolist(), maximum.tolist())
+    with open_tiff(tmp_path / "cents.tif", beside=True) as source:
+        seen = InputScene(source, network, None, scale).rows(0, 64)
+    assert np.abs(seen.astype(int) - rows).max() <= 1
+    flags = ("--checkpoint", best, "--input", tmp_path / "cents.tif", "--device", "cpu")
+    words = (*map(str, flags), "--output", str(tmp_path / "y.tif"))
+    done = run("tools/predict.py", None, *words, *scale.flag().split())
+    assert done.returncode == 0, done.stderr
+    for asked, said in (
+        (("percentile",), "--scale percentile: give a minimum and a maximum of each band"),
+        (("0", "1", "2", "3"), "--scale has numbers of 2 bands, the network takes 3"),
+        (("0", "1", "--max_value", "3"), "--max_value 3, --scale: both are given; leave one"),
+    ):
+        done = run("tools/predict.py", None, *words, "--overwrite", "--scale", *asked)
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert done.stderr.count("error: ") == 1
+
+
+def test_what_is_shown_is_scaled_as_training_has_it(of_pretraining, of_finetuning, tmp_path, run):
+    """By the weights' numbers, by a flag, and by a config that asks for percentiles."""
+    picture = ("--output", str(tmp_path / "x.png"), "--samples", "4")
+    done = run("tools/show_pretext.py", of_pretraining, *picture)
+    assert done.returncode == 0, done.stderr
+    assert "2nd and 98th percentile" in done.stdout
+    pretrain(of_pretraining)
+    of_finetuning["backbone_cfg"]["pretrained"] = str(tmp_path / "run/backbone.pth")
+    of_finetuning["train_cfg"]["train_data"].pop("scale")
+    for part in ("train", "test"):
+        done = run("tools/show_labels.py", of_finetuning, *picture, "--part", part)
+        assert done.returncode == 0, done.stderr
+        assert "of the training of the weights" in done.stdout
+    data = of_finetuning["train_cfg"]["train_data"]
+    words = ("--images", data["image_path"], "--labels", data["label_path"], "--classes", "a", "b")
+    done = run("tools/show_labels.py", None, *words, *picture)
+    assert done.returncode == 2
+    for scale in (("percentile",), map(str, (-20, -5, -25, -12, 290, 310))):
+        done = run("tools/show_labels.py", None, *words, *picture, "--scale", *scale)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("scale", "said"),
+    [
+        ({"minimun": 0, "maximum": 1}, "scale: unknown key 'minimun', did you mean 'minimum'?"),
+        ({"minimum": 1, "maximum": 1}, "minimum 1, maximum 1: the minimum must be below"),
+        ("percentil", "scale: expected 'percentile' or a dict, not 'percentil'"),
+    ],
+)
+def test_a_call_refuses_what_is_no_scale(tmp_path, scale, said):
+    with pytest.raises(UserError) as error:
+        sslrs.pretrain(draw_scenes(tmp_path)["image_path"], tmp_path / "run", scale=scale)
+    assert said in str(error.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_probe_and_its_training_are_scaled_alike(of_pretraining, tmp_path):
@@ -232,7 +372,7 @@ def test_a_run_of_ones_own_negative_images_chooses_percentiles(run, tmp_path):
         (("--scale", 0, 1, 2), "--scale 0 1 2: give percentile, or"),
         (("--scale", 1, 1), "minimum 1, maximum 1: the minimum must be below"),
         (("--scale", 0, 1, "--max_value", 3), "--max_value 3, --scale: both are given; leave one"),
-        (("--scale", 0, 1, -5, 5), "3 bands are taken of it, scale has numbers of 2"),
+        (("--scale", 0, 1, -5, 5), "--scale has numbers of 2 bands where 3 are taken; give"),
     ],
 )
 def test_wrong_flags_of_an_own_run_are_refused_in_a_line(run, tmp_path, flags, said):
@@ -240,6 +380,7 @@ def test_wrong_flags_of_an_own_run_are_refused_in_a_line(run, tmp_path, flags, s
     assert done.returncode == 2
     assert said in done.stderr
     assert done.stderr.count("error: ") == 1
+    assert not (tmp_path / "own/config.py").exists()  # the folder takes the right numbers next
 
 
 def test_labelled_images_of_ones_own_are_prepared_by_percentiles(run, tmp_path):
@@ -257,3 +398,22 @@ def test_labelled_images_of_ones_own_are_prepared_by_percentiles(run, tmp_path):
     done = run("finetune_seg.py", None, *words, "--set", "train_cfg.device=cpu")
     assert done.returncode == 0, done.stderr
     assert "(2nd and 98th percentile of some of the training scenes)" in done.stdout
+
+
+def test_labelled_images_of_ones_own_are_prepared_as_the_weights_saw_theirs(
+    run, of_pretraining, tmp_path
+):
+    pretrain(of_pretraining)
+    backbone = tmp_path / "run/backbone.pth"
+    scale = scale_of_card(json.loads(backbone.with_suffix(".json").read_text()))
+    tiles = draw_scenes(tmp_path / "labelled", count=9, shift=2)
+    words = ("--images", tiles["image_path"], "--labels", tiles["label_path"])
+    words += ("--classes", "a", "b", "--splits", "val=0.3", "--set", "train_cfg.device=cpu")
+    flags = ("--output", tmp_path / "own", "--backbone", backbone, "--dry_run")
+    done = run("finetune_seg.py", None, *words, *map(str, flags))
+    assert done.returncode == 0, done.stderr
+    assert f"{scale.flag()} (of the training of" in done.stdout
+
+
+if __name__ == "__main__":
+    work(Path(sys.argv[1]))
