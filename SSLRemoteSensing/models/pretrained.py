@@ -168,10 +168,9 @@ def backbone_of(
 ) -> dict:
     """`load_backbone` once `checkpoints.read` has read the `contents` of `source`."""
     card = checkpoints.read_card(Path(source), contents)
-    if model is None and card.get("name") == TIMM:
-        model = TimmBackbone(
-            card["model"], in_channels or card["in_channels"], BLOCKS, card["img_size"]
-        )
+    if model is None and (cfg := timm_config(card)):
+        bands = in_channels or cfg.get("in_channels", 3)
+        model = TimmBackbone(cfg["model"], bands, img_size=cfg.get("img_size"))
     state, other_keys, note = backbone_weights(contents, model, source)
     if isinstance(model, TimmBackbone):
         state = model.converted(state)
@@ -217,6 +216,13 @@ def backbone_of(
             "backbone_cfg.mean and std set them"
         )
     return {"model": model} | result
+
+
+def timm_config(card: dict) -> dict | None:
+    """Of a card, of a backbone or of a whole network, which network of timm it is."""
+    config = card.get("config")
+    cfg = config.get("backbone_cfg") if isinstance(config, dict) else card
+    return cfg if isinstance(cfg, dict) and cfg.get("name") == TIMM else None
 
 
 def is_per_band(values, bands: int | None) -> bool:

@@ -42,7 +42,7 @@ class TimmBackbone(Backbone):
         img_size: int | None = None,
         weights: bool = False,
     ):
-        super().__init__(NAME, in_channels, BLOCKS)
+        super().__init__(f"{model} of timm", in_channels, BLOCKS)
         self.model, self.img_size = model, img_size
         net, self.fixed_size = create(model, in_channels, img_size, weights)
         config = net.pretrained_cfg
@@ -91,7 +91,8 @@ class TimmBackbone(Backbone):
             return state  # of quite another network, which is told by what is missing
 
     def card(self) -> dict:
-        return super().card() | {"model": self.model, "img_size": self.img_size}
+        own = {"name": NAME, "model": self.model, "img_size": self.img_size}
+        return super().card() | own
 
     def dilate(self, output_stride: int) -> None:
         if output_stride != self.output_stride:

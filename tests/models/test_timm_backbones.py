@@ -82,7 +82,7 @@ def test_weights_go_out_and_come_back_under_any_prefix(tmp_path):
     images = torch.rand(1, 4, 64, 64)
     with torch.no_grad():
         assert torch.equal(third.eval()(images)["block6"], first.eval()(images)["block6"])
-    with pytest.raises(UserError, match=r"fill \d+ of \d+ entries of timm"):
+    with pytest.raises(UserError, match=r"fill \d+ of \d+ entries of regnetx_002 of timm"):
         load_backbone(backbone("regnetx_002", in_channels=4), tmp_path / "weights.pth")
 
 
