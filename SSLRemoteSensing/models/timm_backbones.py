@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.models.backbones import BLOCKS, Backbone
+from SSLRemoteSensing.models.tiny_maps import quicken
 
 NAME = "timm"  # of all of them in a config and a card
 STRIDES = dict(zip((2, 4, 8, 16, 32), BLOCKS, strict=True))
@@ -70,6 +71,7 @@ class TimmBackbone(Backbone):
         self.channels = channels
         # What only a classifier needs would never have a gradient.
         self.indices = net.prune_intermediate_layers(self.indices, prune_norm=True, prune_head=True)
+        quicken(net)
         self.net = net
         known = ", ".join(channels)
         for key in out_keys:
