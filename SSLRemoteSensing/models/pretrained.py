@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.models import get_model_weights
 
 from SSLRemoteSensing.core import checkpoints
-from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.errors import MissingWeights, UserError
 from SSLRemoteSensing.models.backbone_search import (
     architecture_of,
     backbone_weights,
@@ -110,7 +110,7 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
     try:
         return weights.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:  # no network, or not the file that it should be
-        raise UserError(
+        raise MissingWeights(
             f"pretrained=True: the ImageNet weights of {name} cannot be downloaded "
             f"({error}); pass a file, or pretrained=False for random weights"
         ) from error

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.errors import MissingWeights, UserError
 from SSLRemoteSensing.models.backbones import BLOCKS, Backbone
 from SSLRemoteSensing.models.tiny_maps import quicken
 
@@ -156,7 +156,7 @@ def create(
     except (OSError, RuntimeError) as error:
         if not weights:
             raise
-        raise UserError(
+        raise MissingWeights(
             f"pretrained=True: timm's weights of {model} cannot be had ({error}); pass a file, or "
             f"pretrained=False for random weights"
         ) from error
