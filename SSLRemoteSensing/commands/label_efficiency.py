@@ -34,10 +34,14 @@ def flags() -> Flags:
     flags.config("config, of fine-tuning")
     add = flags.add_argument_group("grid").add_argument
     add("--init", nargs="+", action="extend", required=True, metavar="NAME=random|imagenet|FILE",
-        help="initialisations and what to call them; the others are compared with random")
+        help="initialisations and what to call them; the others are compared with random; "
+        "timm:MODEL is a network of timm with its weights, timm:MODEL@FILE and timm:MODEL@random "
+        "with others")
     add("--init_set", nargs="+", action="append", default=[], metavar=("NAME", "KEY=VALUE"),
         help="keys of the config for one initialisation alone, such as "
         "train_cfg.freeze_backbone=True: how it is trained, not on what or for how long")
+    add("--require_all", action="store_true",
+        help="end where the weights of an initialisation cannot be downloaded; else it is left out")
     add("--fractions", nargs="+", type=float, default=(0.01, 0.05, 0.1, 0.2, 0.5, 1.0),
         metavar="SHARE",
         help="shares of the training tiles whose labels are used, above 0 to 1")
@@ -72,9 +76,9 @@ def main() -> None:
     protocol = report.choose_protocol(config, args.protocol)
     axes = (args.init, args.fractions, args.seeds, args.lrs, args.init_set)
     grid = plan_grid(Path(args.output), config, *axes, args.against)
-    require_cells(grid)
+    remarks = require_cells(grid, args.require_all)
     slots = slots_for(config["train_cfg"].get("device", "auto"), args.jobs)
-    print("\n".join(report.describe(grid)))
+    print("\n".join([*report.describe(grid), *remarks]))
     if args.dry_run:
         report.preview(grid, len(slots), FINETUNE, config_words(args))
         return

@@ -27,6 +27,10 @@ class CannotWrite(UserError):
     """A full disk, a lost mount, no permission: nothing was written, and nothing replaced."""
 
 
+class MissingWeights(UserError):
+    """Weights that have to be downloaded, and cannot be."""
+
+
 class UnreadableImage(UserError):
     """An image file that is missing, empty, truncated or damaged; training may pass over it."""
 
@@ -37,7 +41,7 @@ def about(what: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{what}: {error}") from error
+        raise type(error)(f"{what}: {error}") from error
 
 
 PRESSES: list[int] = []  # of Ctrl-C: a library that it meets while it is imported may hide it

@@ -10,6 +10,7 @@ from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.templates import render
 from SSLRemoteSensing.export.source import Source, plain
 from SSLRemoteSensing.models.backbones import VGG
+from SSLRemoteSensing.models.timm_backbones import TimmBackbone
 
 TOLERANCE = 1e-4
 
@@ -62,7 +63,7 @@ def smp_weights(source: Source) -> tuple[dict[str, Tensor], str | None]:
 
 def smp_call(source: Source) -> tuple[str, dict] | None:
     """The class of segmentation_models_pytorch and its arguments that are `source.net`, if any."""
-    if source.net is None or isinstance(source.backbone, VGG):
+    if source.net is None or isinstance(source.backbone, VGG | TimmBackbone):
         return None
     cfg = dict(source.decoder_cfg)
     name = cfg.pop("name")
@@ -99,6 +100,8 @@ def mmseg_weights(source: Source) -> dict:
     has no VGG; it takes that of mmpretrain, whose layers are convolution, normalization and ReLU in
     one and are numbered so.
     """
+    if isinstance(source.backbone, TimmBackbone):
+        raise UserError("--format mmseg: has no networks of timm; take --format timm")
     weights = source.weights()
     if isinstance(source.backbone, VGG):
         weights = mmpretrain_vgg(source.backbone.features, weights)

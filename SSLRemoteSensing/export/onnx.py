@@ -128,10 +128,16 @@ def onnx_model(
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecation, and sizes that a trace might fix: compared
         traced = torch.jit.trace(graph, (example,), check_trace=False)
-        torch.onnx.export(
-            traced, (example,), file, dynamo=False, opset_version=OPSET, input_names=["images"],
-            output_names=outputs, dynamic_axes={"images": free_axes} | axes,
-        )  # fmt: skip
+        try:
+            torch.onnx.export(
+                traced, (example,), file, dynamo=False, opset_version=OPSET, input_names=["images"],
+                output_names=outputs, dynamic_axes={"images": free_axes} | axes,
+            )  # fmt: skip
+        except torch.onnx.errors.UnsupportedOperatorError as error:
+            raise UserError(
+                f"--format onnx: {source.backbone.name} has operations that ONNX {OPSET} lacks "
+                f"({str(error).partition(' to ONNX')[0]}); take --format safetensors"
+            ) from error
     model = onnx.load_from_string(file.getvalue())
     onnx.helper.set_model_props(model, texts)
     onnx.checker.check_model(model)

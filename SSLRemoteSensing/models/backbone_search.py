@@ -7,7 +7,7 @@ alike: `state_dict.module.encoder_q.` in `{"state_dict": {"module.encoder_q.conv
 import itertools
 import re
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.foreign_files import DEPTH, Holder, is_safetensors
 from SSLRemoteSensing.models.backbones import ARCHITECTURES, Backbone
+from SSLRemoteSensing.models.timm_backbones import TimmBackbone
 
 SMALLEST = 16  # entries of a vgg11
 
@@ -98,7 +99,8 @@ def backbone_weights(
         UserError: several networks of other values, and none of them the first choice.
     """
     tensors = all_tensors(contents)
-    places = count_places(container + key for container, key, _ in tensors)
+    own_names = set(model.state_dict()) if isinstance(model, TimmBackbone) else set()
+    places = count_places((container + key for container, key, _ in tensors), own_names)
     large_places = [place for place, count in places.items() if count >= SMALLEST]
     candidates = [candidate_of(tensors, *place, model) for place in large_places]
     fitting = sorted((c for c in candidates if c.fit), key=Candidate.order)
@@ -136,12 +138,15 @@ def all_tensors(contents: dict) -> list[tuple[str, str, Tensor]]:
     return tensors
 
 
-def count_places(names: Iterable[str]) -> Counter:
-    """How many of `names` may be a backbone's after each (spelling, prefix)."""
+def count_places(names: Iterable[str], own_names: Set[str] = frozenset()) -> Counter:
+    """How many of `names` may be a backbone's after each (spelling, prefix); where a network has
+    names of its own, how many are those."""
     places = Counter()
     for name in names:
         for end in (0, *(match.end() for match in BOUNDARY.finditer(name))):
-            if match := SPELLING.fullmatch(name, end):
+            if name[end:] in own_names:
+                places["own", name[:end]] += 1
+            elif not own_names and (match := SPELLING.fullmatch(name, end)):
                 places[match.lastgroup, name[:end]] += 1
     return places
 
@@ -153,7 +158,8 @@ def candidate_of(
     container = next(
         at
         for at, key, _ in tensors
-        if f"{at}{key}".startswith(prefix) and SPELLING.fullmatch(f"{at}{key}", len(prefix))
+        if f"{at}{key}".startswith(prefix)
+        and (spelling == "own" or SPELLING.fullmatch(f"{at}{key}", len(prefix)))
     )
     is_flat = prefix.startswith(container)
     if spelling == "vgg":  # what stands beside `features` is of the same network
@@ -169,11 +175,15 @@ def candidate_of(
                 name = re.sub(r"^(features[._])?(?=\d+\.)", "features.", name)
             state[name] = value
     name = architecture_of(state) if model is None else model.name
-    expected = shapes_of(model.state_dict()) if model else architecture_shapes(name) if name else {}
-    matched_keys, missing_keys, surplus_keys = compare(expected, shapes_of(state))
+    expected = architecture_shapes(name) if name and not model else {}
+    if model:
+        expected = shapes_of(model.state_dict(), model)
+    matched_keys, missing_keys, surplus_keys = compare(expected, shapes_of(state, model))
+    if model:
+        missing_keys = without_optional(missing_keys, model)
     fit = 0
     if expected and not missing_keys:
-        is_exact = model is not None and bands_of(state) == model.in_channels
+        is_exact = model is not None and bands_of(state, model) == model.in_channels
         fit = 1 if surplus_keys else 2 + is_exact
     return Candidate(prefix, container if is_flat else prefix, state, len(matched_keys), fit)
 
@@ -229,6 +239,12 @@ def first_of(names: Iterable) -> str:
     return ", ".join([*first[:5], *(["..."] if len(first) > 5 else [])]) or "none"
 
 
+def without_optional(missing_keys: list[str], model: Backbone) -> list[str]:
+    """`missing_keys` without what files of other tools lack: the pyramid that a plain ViT gets."""
+    is_timm = isinstance(model, TimmBackbone)
+    return [key for key in missing_keys if not (is_timm and key.startswith("pyramid."))]
+
+
 def is_counter(key: str) -> bool:
     """Of batches seen: older files lack them, and nothing depends on them."""
     return key.endswith("num_batches_tracked")
@@ -244,12 +260,14 @@ def compare(expected: dict[str, tuple], shapes: dict[str, tuple]) -> tuple[list,
     return matched_keys, missing_keys, [key for key in others if parts and key.startswith(parts)]
 
 
-def first_convolution(state: dict[str, Tensor]) -> str:
+def first_convolution(state: dict[str, Tensor], model: Backbone | None = None) -> str:
+    if isinstance(model, TimmBackbone):
+        return model.first_convolution
     return "conv1.weight" if "conv1.weight" in state else "features.0.weight"
 
 
-def bands_of(state: dict[str, Tensor]) -> int | None:
-    kernel = state.get(first_convolution(state))
+def bands_of(state: dict[str, Tensor], model: Backbone | None = None) -> int | None:
+    kernel = state.get(first_convolution(state, model))
     return kernel.shape[1] if kernel is not None and kernel.dim() == 4 else None
 
 
@@ -269,9 +287,9 @@ def exact_shapes(state: dict[str, Tensor]) -> dict[str, tuple]:
     }
 
 
-def shapes_of(state: dict[str, Tensor]) -> dict[str, tuple]:
+def shapes_of(state: dict[str, Tensor], model: Backbone | None = None) -> dict[str, tuple]:
     """`exact_shapes`, the number of bands left open in that of the first convolution."""
-    first_key, shapes = first_convolution(state), exact_shapes(state)
+    first_key, shapes = first_convolution(state, model), exact_shapes(state)
     if len(shapes.get(first_key, ())) == 4:
         shapes[first_key] = (shapes[first_key][0], None, *shapes[first_key][2:])
     return shapes

@@ -41,8 +41,9 @@ def pretraining_decoder(
             none, which one line says, so that a baseline can share the config.
     """
     if feat_channels is None:
-        check_maps("Decoder without feat_channels", BLOCKS, map_channels)
-        feat_channels = [map_channels[f"block{i}"] for i in (5, 4, 3, 2)] + [32]
+        # Most networks of timm have no map of 1/2.
+        check_maps("Decoder without feat_channels", BLOCKS[1:], map_channels)
+        feat_channels = [map_channels.get(f"block{i}", 64) for i in (5, 4, 3, 2)] + [32]
     return Decoder(map_channels["block6"], num_classes, feat_channels, map_channels)
 
 

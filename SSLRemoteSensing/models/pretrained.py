@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.models import get_model_weights
 
 from SSLRemoteSensing.core import checkpoints
-from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.errors import MissingWeights, UserError
 from SSLRemoteSensing.models.backbone_search import (
     architecture_of,
     backbone_weights,
@@ -21,6 +21,7 @@ from SSLRemoteSensing.models.backbone_search import (
     first_convolution,
     is_counter,
     outline,
+    without_optional,
 )
 from SSLRemoteSensing.models.backbones import (
     ARCHITECTURES,
@@ -29,6 +30,8 @@ from SSLRemoteSensing.models.backbones import (
     IMAGENET_STD,
     Backbone,
 )
+from SSLRemoteSensing.models.timm_backbones import NAME as TIMM
+from SSLRemoteSensing.models.timm_backbones import TimmBackbone, widened
 
 DECODER = re.compile(r"(?:(?:module|_orig_mod|model)\.)*inpainting_head\.(.+)")
 Adaptation = Literal["widen", "average"]
@@ -66,7 +69,40 @@ def build_backbone(
     return backbone
 
 
-BACKBONES = {name: partial(build_backbone, name) for name in ARCHITECTURES}
+def build_timm(
+    model: str,
+    in_channels: int = 3,
+    pretrained: bool | str = False,
+    out_keys: Sequence[str] = BLOCKS,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    img_size: int | None = None,
+) -> TimmBackbone:
+    """A network of timm, with weights if asked for.
+
+    Args:
+        model: a name of `timm.list_models()`, such as convnext_tiny or vit_small_patch16_224.
+        in_channels: bands of the images.
+        pretrained: False, random; True, timm's own weights (downloaded, unless they are in its
+            cache) with their mean and std, unless others are given, widened to further bands as
+            timm does; or a file of that network, in any layout that timm converts, whose card
+            brings mean and std, if it has one.
+        out_keys: which maps to return, besides `block6`; most networks have no block2.
+        mean: taken out of the images, in 0..1, one number a band; None: nothing, or what the
+            weights bring.
+        std: the images are divided by it, in 0..1, one number a band; given with `mean`.
+        img_size: side of the images, for a network that takes one size alone (BEiT, MaxViT).
+    """
+    backbone = TimmBackbone(model, in_channels, out_keys, img_size, pretrained is True)
+    if pretrained is True and mean is None:
+        mean, std = (widened(values, in_channels) for values in backbone.own_normalization)
+    backbone.set_normalization(mean, std)
+    if pretrained and pretrained is not True:
+        print(load_backbone(backbone, pretrained, in_channels=in_channels)["summary"])
+    return backbone
+
+
+BACKBONES = {name: partial(build_backbone, name) for name in ARCHITECTURES} | {TIMM: build_timm}
 
 
 def imagenet_weights(name: str) -> dict[str, Tensor]:
@@ -74,7 +110,7 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
     try:
         return weights.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:  # no network, or not the file that it should be
-        raise UserError(
+        raise MissingWeights(
             f"pretrained=True: the ImageNet weights of {name} cannot be downloaded "
             f"({error}); pass a file, or pretrained=False for random weights"
         ) from error
@@ -131,15 +167,20 @@ def backbone_of(
     adapt: Adaptation = "widen",
 ) -> dict:
     """`load_backbone` once `checkpoints.read` has read the `contents` of `source`."""
-    state, other_keys, note = backbone_weights(contents, model, source)
     card = checkpoints.read_card(Path(source), contents)
-    first_key, file_bands = first_convolution(state), bands_of(state)
+    if model is None and (cfg := timm_config(card)):
+        bands = in_channels or cfg.get("in_channels", 3)
+        model = TimmBackbone(cfg["model"], bands, img_size=cfg.get("img_size"))
+    state, other_keys, note = backbone_weights(contents, model, source)
+    if isinstance(model, TimmBackbone):
+        state = model.converted(state)
+    first_key, file_bands = first_convolution(state, model), bands_of(state, model)
     bands = in_channels or file_bands if model is None else model.in_channels
     if model is not None and in_channels not in (None, bands):
         raise UserError(f"in_channels={in_channels}: the model given takes {bands} bands")
     if in_channels is not None and file_bands not in (None, bands):
         if adapt == "widen" and bands < file_bands:
-            raise UserError(too_many_bands(state, source, model, bands))
+            raise UserError(too_many_bands(file_bands, state, source, model, bands))
         state |= {first_key: adapt_kernel(state[first_key], bands, adapt)}
         verb = "widened" if adapt == "widen" else "averaged"
         note += f", first convolution {verb} from {file_bands} to {bands} bands"
@@ -177,6 +218,13 @@ def backbone_of(
     return {"model": model} | result
 
 
+def timm_config(card: dict) -> dict | None:
+    """Of a card, of a backbone or of a whole network, which network of timm it is."""
+    config = card.get("config")
+    cfg = config.get("backbone_cfg") if isinstance(config, dict) else card
+    return cfg if isinstance(cfg, dict) and cfg.get("name") == TIMM else None
+
+
 def is_per_band(values, bands: int | None) -> bool:
     """Whether `values` are a number a band, or None."""
     is_list = isinstance(values, list | tuple) and bands in (None, len(values))
@@ -199,9 +247,11 @@ def adapt_values(values: list | None, bands: int, adapt: Adaptation) -> list | N
     return [mean] * bands if adapt == "average" else values + [mean] * (bands - len(values))
 
 
-def too_many_bands(state: dict, source: str | Path, model: Backbone | None, bands: int) -> str:
+def too_many_bands(
+    file_bands: int, state: dict, source: str | Path, model: Backbone | None, bands: int
+) -> str:
     """The message for weights of more bands than the `bands` that are wanted."""
-    text = f"in_channels={bands}: {source} is for {bands_of(state)} bands, which cannot be widened "
+    text = f"in_channels={bands}: {source} is for {file_bands} bands, which cannot be widened "
     if model is None:
         return f"{text}to fewer; pass adapt='average'"
     settings = settings_of(state, model) or "take other weights"
@@ -230,6 +280,7 @@ def match_weights(
     what it refuses of the `contents` of `source`."""
     expected, shapes = exact_shapes(model.state_dict()), exact_shapes(state)
     matched_keys, missing_keys, surplus_keys = compare(expected, shapes)
+    missing_keys = without_optional(missing_keys, model)
     left_over_keys = [key for key in state if key not in matched_keys]
     if all(is_counter(key) for key in matched_keys) or (strict and (missing_keys or surplus_keys)):
         key = (missing_keys + surplus_keys)[0]

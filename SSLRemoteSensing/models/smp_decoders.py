@@ -214,7 +214,7 @@ def check_maps(name: str, keys: Sequence[str], map_channels: dict[str, int]) -> 
     if missing_keys:
         raise UserError(
             f"{name} needs {', '.join(missing_keys)}, which the backbone does not return; add it "
-            f"to backbone_cfg.out_keys"
+            f"to backbone_cfg.out_keys, or take another decoder where it has none"
         )
 
 

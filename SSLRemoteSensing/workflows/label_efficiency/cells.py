@@ -6,6 +6,9 @@ A cell is one run of finetune_seg.py. Its folder `cells/NAME` holds what that co
 next call, and go on from their own latest.pth; of unscored ones the scoring alone is run.
 """
 
+import contextlib
+import json
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, astuple
 
@@ -91,10 +94,20 @@ def row_of(grid: Grid, cell: Cell) -> dict:
         "split": results["split"],
         "commit": results.get("versions", {}).get("commit"),
         "device": results.get("device"),
+        "step_ms": step_time(grid, cell) if is_done else None,
         "val_miou": main_miou(record.get("val") or {}),
         "protocols": results["protocols"],
         "scenes": scene_counts(read_json(grid.path(cell) / "scenes.json")) if is_done else None,
     }
+
+
+def step_time(grid: Grid, cell: Cell) -> float | None:
+    """Milliseconds that a step of a cell took, the median of what its log has."""
+    with contextlib.suppress(OSError, ValueError):
+        lines = (grid.path(cell) / "log/metrics.jsonl").read_text().splitlines()
+        rates = [json.loads(line).get("images_per_second") for line in lines]
+        return 1000 * grid.per_step / statistics.median(filter(None, rates))
+    return None
 
 
 def mean_seconds(grid: Grid) -> float | None:

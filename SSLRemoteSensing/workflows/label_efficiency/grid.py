@@ -13,35 +13,33 @@ import itertools
 import json
 import math
 import pprint
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from SSLRemoteSensing.core.config import Part, differences, override
-from SSLRemoteSensing.core.errors import UserError, about
-from SSLRemoteSensing.core.files import make_folder, read_json, sha256, write_text
+from SSLRemoteSensing.core.config import differences
+from SSLRemoteSensing.core.errors import MissingWeights, UserError, about
+from SSLRemoteSensing.core.files import make_folder, read_json, write_text
 from SSLRemoteSensing.core.machine import choose_device
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings, find_tiles
 from SSLRemoteSensing.training.settings import split
 from SSLRemoteSensing.workflows.finetuning import (
-    SegmentationConfig,
     SegmentationData,
-    check_segmentation,
     open_network,
     scored_split,
 )
 from SSLRemoteSensing.workflows.label_efficiency.comparison import format_percent
+from SSLRemoteSensing.workflows.label_efficiency.starts import (
+    of_start,
+    read_init_sets,
+    read_inits,
+)
 
-INIT = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.+-]*)=(.+)")
 # Each cell sets these itself, and these differ between machines without changing what is learnt.
 OF_CELLS = ("backbone_cfg.pretrained", "train_cfg.seed", "train_cfg.train_data.fraction")
 OF_CELLS += ("train_cfg.train_data.fraction_seed", "train_cfg.checkpoints.checkpoints_path")
 OF_MACHINES = ("train_cfg.device", "train_cfg.num_workers", "train_cfg.log")
 OF_MACHINES += ("train_cfg.checkpoints.max_keep", "train_cfg.checkpoints.save_minutes")
-# What may differ between initialisations: how a network is trained, not on what or for how long.
-OWN = ("decoder_cfg.transfer", "train_cfg.freeze_backbone", "train_cfg.norm_eval")
-OWN += ("train_cfg.backbone_lr_factor", "train_cfg.optimizer", "train_cfg.lr_schedule")
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,7 @@ def plan_grid(
 
     Args:
         config: checked by `check_segmentation`.
-        inits: 'NAME=random', 'NAME=imagenet' or 'NAME=FILE'.
+        inits: 'NAME=random', 'NAME=imagenet', 'NAME=FILE' or 'NAME=timm:MODEL[@FILE]'.
         init_sets: a name of these and what is set for it alone, each.
         against: the name that the others are compared with; None for the random one.
 
@@ -180,20 +178,33 @@ def plan_grid(
     return grid
 
 
-def require_cells(grid: Grid) -> None:
-    """Raise a `UserError` for what all cells of an initialisation would fail on: a file of weights
-    that does not fit, a wrong key, val_data or test_data that are not there. No label is read."""
-    for name in grid.inits:
-        entry = grid.known_inits[name]
-        config, is_file = config_of(grid.config, entry), entry["spec"] not in ("random", "imagenet")
-        config["backbone_cfg"]["pretrained"] = entry["spec"] if is_file else False
-        with about(f"--init {name}"):
-            opened = open_network(config)
+def require_cells(grid: Grid, require_all: bool = False) -> list[str]:
+    """Look for what all cells of an initialisation would fail on: a file of weights that does not
+    fit, a wrong key, val_data or test_data that are not there. No label is read.
+
+    Initialisations whose weights cannot be had are taken out of `grid.inits`, unless
+    `require_all`; what there is to say of them is returned.
+
+    Raises:
+        UserError: for anything else, or where none but such are left.
+    """
+    remarks = []
+    for name in list(grid.inits):
+        config = of_start(grid.config, grid.known_inits[name])
+        try:
+            with about(f"--init {name}"):
+                opened = open_network(config)
+        except MissingWeights as error:
+            if require_all or len(grid.inits) == 1:
+                raise
+            remarks.append(f"warning: left out, {error}")
+            grid.inits.remove(name)
     train = TileSettings(**config["train_cfg"]["train_data"])
     channels = opened.model.backbone.in_channels
     coding = find_tiles(train, len(opened.classes), None, channels).coding
     for name in sorted({"val", opened.scored_split}):
         opened.open_split(name, coding, checked=True)
+    return remarks
 
 
 def check_numbers(flag: str, values: Sequence[float], is_allowed, expected: str) -> None:
@@ -216,69 +227,6 @@ def require_plain(value, path: str = "") -> None:
         if ast.literal_eval(repr(value)) == value:
             return
     raise UserError(f"{path}={value!r}: cannot be kept with the grid; write a plain value")
-
-
-def read_inits(texts: Sequence[str]) -> dict[str, dict]:
-    """Name -> dict(spec, sha256, set), with nothing set, of each text of --init."""
-    inits = {}
-    for text in texts:
-        match = INIT.fullmatch(text)
-        if match is None:
-            raise UserError(
-                f"--init {text}: write NAME=random, NAME=imagenet or NAME=FILE; a name is of "
-                f"letters, digits and _.+- and names folders"
-            )
-        name, spec = match.groups()
-        if name.lower() in map(str.lower, inits):
-            raise UserError(f"--init {text}: the name {name} stands there twice")
-        spec = spec if spec in ("random", "imagenet") else str(Path(spec).absolute())
-        inits[name] = {"spec": spec, "sha256": weights_hash(name, spec), "set": []}
-    return inits
-
-
-def weights_hash(name: str, spec: str) -> str | None:
-    """SHA-256 of the file that an initialisation names; None where it names none."""
-    try:
-        return None if spec in ("random", "imagenet") else sha256(spec)
-    except OSError as error:
-        raise UserError(
-            f"--init {name}={spec}: cannot be read ({error.strerror}); or write random or imagenet"
-        ) from error
-
-
-def read_init_sets(
-    texts: Sequence[Sequence[str]],
-    inits: dict[str, dict],
-    config: dict,
-    lrs: Sequence[float] | None,
-) -> None:
-    """Put what --init_set gives into `inits`; checked as keys of the config."""
-    for name, *settings in texts:
-        if name not in inits:
-            raise UserError(f"--init_set {name}: is no name of --init ({', '.join(inits)})")
-        if not settings:
-            raise UserError(f"--init_set {name}: write the keys after it, as KEY=VALUE")
-        for text in settings:
-            key = text.partition("=")[0].strip()
-            if not f"{key}.".startswith(tuple(f"{prefix}." for prefix in OWN)):
-                raise UserError(
-                    f"--init_set {name} {text}: must be the same for all, so use --set; an "
-                    f"initialisation's own are {', '.join(OWN)}"
-                )
-            if lrs is not None and key.startswith("train_cfg.optimizer"):
-                raise UserError(f"--init_set {name} {text}: --lrs chooses the rate for all")
-        inits[name]["set"] += settings
-    for name, entry in inits.items():
-        with about(f"--init_set {name}"):
-            check_segmentation(config_of(config, entry))
-
-
-def config_of(config: dict, entry: dict) -> dict:
-    """A copy of `config` with what is set for the initialisation `entry` alone."""
-    config = copy.deepcopy(config)
-    for text in entry["set"]:
-        override(config, text, [Part(SegmentationConfig)])
-    return config
 
 
 def read_grid(grid: Grid) -> None:

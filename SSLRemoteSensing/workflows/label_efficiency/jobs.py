@@ -25,7 +25,8 @@ from SSLRemoteSensing.workflows.label_efficiency.cells import (
     read_cell,
 )
 from SSLRemoteSensing.workflows.label_efficiency.comparison import METRICS
-from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, Grid, weights_hash
+from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, Grid
+from SSLRemoteSensing.workflows.label_efficiency.starts import weights_hash
 
 # A signal to a whole process group or job reaches the cells too, and a second one of a kind ends
 # them without saving: what is passed on is therefore of the other kind.

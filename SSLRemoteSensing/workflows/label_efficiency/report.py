@@ -8,7 +8,7 @@ from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import write_text
 from SSLRemoteSensing.core.templates import render
 from SSLRemoteSensing.evaluation.protocols import ScoringSettings
-from SSLRemoteSensing.reports.grid_report import CellEntry, write_grid_report
+from SSLRemoteSensing.reports.grid_report import CellEntry, GridTable, write_grid_report
 from SSLRemoteSensing.workflows.label_efficiency.cells import mean_seconds, remaining_cells, rows_of
 from SSLRemoteSensing.workflows.label_efficiency.comparison import (
     METRICS,
@@ -19,10 +19,12 @@ from SSLRemoteSensing.workflows.label_efficiency.comparison import (
 from SSLRemoteSensing.workflows.label_efficiency.curves import draw_curves
 from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, Grid
 from SSLRemoteSensing.workflows.label_efficiency.jobs import format_duration, rehearsed_seconds
+from SSLRemoteSensing.workflows.label_efficiency.starts import network_size
 from SSLRemoteSensing.workflows.label_efficiency.tables import (
     KEY,
     csv_text,
     markdown,
+    network_table,
     score_tables,
 )
 
@@ -77,7 +79,9 @@ def report(grid: Grid, remarks: Sequence[str], metric: str, protocol: str, final
     tables = score_tables(results, metric, protocol)
     files = {"results": folder / "table.md", "figures": folder / "table.csv"}
     write_text(files["figures"], csv_text(results.rows))
-    write_text(files["results"], markdown(title, answer, facts, results, tables))
+    sizes = {name: network_size(grid.config, grid.known_inits[name]) for name in results.inits}
+    networks = network_table(results, sizes)
+    write_text(files["results"], markdown(title, answer, facts, results, tables, networks))
     if not final:
         return
     print("\n".join(["", *answer, ""]))
@@ -90,6 +94,7 @@ def report(grid: Grid, remarks: Sequence[str], metric: str, protocol: str, final
         score = row["protocols"].get(protocol, {}).get(metric)
         cells.append(CellEntry(str(cell), grid.path(cell), status, score))
     head = f"{METRICS[metric]} in %, protocol {protocol}"
+    tables.append(GridTable("Networks, with their decoder", networks[0], networks[1:], ""))
     write_grid_report(folder, title, answer, facts, KEY, tables, cells, head)
     print_summary(files | {"report": folder / "report.html"})
     missing = len(remaining_cells(grid))

@@ -6,6 +6,7 @@ Rows are as in `comparison`.
 import csv
 import io
 import math
+import statistics
 from collections.abc import Sequence
 from itertools import chain, product
 
@@ -37,7 +38,7 @@ KEY = (
     " between the shares measured."
 )
 COLUMNS = ("init", "fraction", "seed", "lr", "chosen", "status", "error", "tiles", "steps")
-COLUMNS += ("seconds", "split", "val_miou", "commit", "device")
+COLUMNS += ("seconds", "step_ms", "split", "val_miou", "commit", "device")
 
 
 def csv_text(rows: Sequence[dict]) -> str:
@@ -64,12 +65,24 @@ def markdown(
     facts: Sequence[str],
     results: Results,
     tables: Sequence[GridTable],
+    networks: list[list[str]],
 ) -> str:
-    """table.md: the answer, what was run, then `tables`."""
+    """table.md: the answer, what was run, `networks`, then `tables`."""
     values = {"title": title, "answer": answer, "facts": facts, "tables": tables, "key": KEY}
+    values["networks"] = networks
     values["failures"] = [f"{Cell.of(row)}: {row['error']}" for row in results.rows if row["error"]]
     values["rates"] = rate_table(results)
     return render("workflows", "table.md", align=align, **values)
+
+
+def network_table(results: Results, sizes: dict[str, tuple[str, int, float]]) -> list[list[str]]:
+    """What each start's network is, costs and takes: `sizes` as of `network_size`."""
+    table = [["start", "backbone", "parameters", "GMACs a tile", "ms a step"]]
+    for init, (name, parameters, macs) in sizes.items():
+        times = [row["step_ms"] for row in results.rows if row["init"] == init and row["step_ms"]]
+        time = f"{statistics.median(times):,.0f}" if times else ""
+        table.append([init, name, f"{parameters / 1e6:.3g} M", f"{macs / 1e9:.3g}", time])
+    return table
 
 
 def score_tables(results: Results, metric: str, protocol: str) -> list[GridTable]:
