@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
+import torchvision
 from conftest import ROOT, draw_tiles
 from preloaded import python
 
@@ -490,6 +491,10 @@ def test_what_no_cell_could_use_is_told_at_once(plan, config, tmp_path, given, s
 def tool(config, fake, tmp_path, monkeypatch, capsys):
     """The command in this process, with the stand-in; its exit status and what it printed."""
     monkeypatch.setattr(COMMAND, "FINETUNE", fake)
+    monkeypatch.setattr(  # nothing is downloaded
+        "SSLRemoteSensing.models.pretrained.imagenet_weights",
+        lambda name: torchvision.models.get_model(name, weights=None).state_dict(),
+    )
     file = tmp_path / "config.py"
     file.write_text(f"config = {config!r}\n")
     given = ["--config_file", str(file), "--init", "random=random", "--init", "net=imagenet"]
