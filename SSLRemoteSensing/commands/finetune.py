@@ -87,7 +87,9 @@ def main() -> None:
     # Only now: torch takes seconds, which --help need not wait for.
     from SSLRemoteSensing.core.distributed import processes
     from SSLRemoteSensing.workflows.finetuning import SegmentationConfig, finetune, score_checkpoint
-    from SSLRemoteSensing.workflows.own_runs import CONFIG, FinetuningRequest, requested_config
+    from SSLRemoteSensing.workflows.own_plans import CONFIG
+    from SSLRemoteSensing.workflows.own_requests import FinetuningRequest
+    from SSLRemoteSensing.workflows.own_runs import requested_config
 
     scoring = ({"tta": True} if args.tta else {}) | ({"on": "tiles"} if by_tiles else {})
     with processes(), contextlib.ExitStack() as stack:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from SSLRemoteSensing.core.cli import Flags, parse
 
 TITLES = ("network", "pixels", "a step", "memory", "a second")
-WIDTHS = (27, 10, 11, 11, 10, 10)
+WIDTHS = (27, 28, 11, 11, 10, 10)
 
 
 def main() -> None:

@@ -58,7 +58,8 @@ def main() -> None:
     # Only now: torch takes seconds, which --help need not wait for.
     from SSLRemoteSensing.core.distributed import processes
     from SSLRemoteSensing.data.scale import read_scale
-    from SSLRemoteSensing.workflows.own_runs import PretrainingRequest, requested_config
+    from SSLRemoteSensing.workflows.own_requests import PretrainingRequest
+    from SSLRemoteSensing.workflows.own_runs import requested_config
     from SSLRemoteSensing.workflows.pretraining import PretextConfig, pretrain
 
     with processes(), contextlib.ExitStack() as stack:

@@ -23,12 +23,9 @@ from SSLRemoteSensing.inference.mapper import MapSettings
 from SSLRemoteSensing.workflows.finetuning import finetune as run_finetuning
 from SSLRemoteSensing.workflows.mapping import map_planned, plan_maps
 from SSLRemoteSensing.workflows.own_labels import OwnLabels
-from SSLRemoteSensing.workflows.own_runs import (
-    CONFIG,
-    FinetuningRequest,
-    PretrainingRequest,
-    requested_config,
-)
+from SSLRemoteSensing.workflows.own_plans import CONFIG
+from SSLRemoteSensing.workflows.own_requests import FinetuningRequest, PretrainingRequest
+from SSLRemoteSensing.workflows.own_runs import requested_config
 from SSLRemoteSensing.workflows.pretraining import pretrain as run_pretraining
 
 AnyPath = str | os.PathLike[str]

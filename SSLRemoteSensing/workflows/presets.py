@@ -30,7 +30,7 @@ class PretrainingPreset:
     """How a backbone is pre-trained.
 
     Attributes:
-        backbone: one of the networks of `backbone_cfg.name`.
+        backbone: one of the networks of `backbone_cfg.name`, or of timm, 'timm:MODEL'.
         img_size: side in pixels of what it sees, where the images are not smaller.
         batch_size: images a step.
         is_published: the settings of Li et al. 2021; else those of docs/results.md, `modern`.
@@ -81,6 +81,10 @@ PRETRAINING = by_name(
         "resnet50", 256, 32, False, 1_000_000),
     PretrainingPreset("modern_vgg16", "VGG16-BN at 256 pixels, settings of today",
         "vgg16_bn", 256, 32, False, 1_000_000),
+    PretrainingPreset("convnext", "ConvNeXt-T of timm at 256 pixels, settings of today",
+        "timm:convnext_tiny", 256, 32, False, 1_000_000),
+    PretrainingPreset("vit", "ViT-S/16 of timm at 256 pixels, settings of today",
+        "timm:vit_small_patch16_224", 256, 32, False, 1_000_000),
     PretrainingPreset("published", "VGG16-BN at 256 pixels, as published (2021)",
         "vgg16_bn", 256, 4, True, 1_000_000, Cost(3.41, 0.0678)),
     PretrainingPreset("published_resnet50", "ResNet-50 at 256 pixels, as published (2021)",

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from conftest import DATA, ROOT
 
-from SSLRemoteSensing.workflows.own_runs import PretrainingRequest, requested_config
+from SSLRemoteSensing.workflows.own_requests import PretrainingRequest
+from SSLRemoteSensing.workflows.own_runs import requested_config
 
 PAGE = (ROOT / "docs/getting_started.md").read_text()
 MUMBAI = DATA / "mumbai"

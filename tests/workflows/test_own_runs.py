@@ -1,5 +1,6 @@
 """Runs without a config file: the config that is kept, going on, and what a folder refuses."""
 
+import dataclasses
 import json
 import signal
 import time
@@ -14,15 +15,13 @@ from conftest import draw_tiles
 from drawn import prepared
 
 import SSLRemoteSensing as sslrs
+from SSLRemoteSensing import load_segmentation
 from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.config import load_config
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.workflows.own_runs import (
-    FinetuningRequest,
-    PretrainingRequest,
-    literal,
-    requested_config,
-)
+from SSLRemoteSensing.workflows.own_plans import literal
+from SSLRemoteSensing.workflows.own_requests import FinetuningRequest, PretrainingRequest
+from SSLRemoteSensing.workflows.own_runs import requested_config
 from SSLRemoteSensing.workflows.presets import FINETUNING, PRETRAINING
 from SSLRemoteSensing.workflows.pretraining import check_pretext, open_pretraining
 
@@ -146,7 +145,7 @@ def test_python_goes_the_whole_way_and_goes_on(images, tiles, tmp_path):
 
 
 def test_minutes_are_planned_from_the_measured_speed(images, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("SSLRemoteSensing.workflows.own_runs.measure_step", lambda *_: ({}, 3.0))
+    monkeypatch.setattr("SSLRemoteSensing.workflows.own_plans.measure_step", lambda *_: ({}, 3.0))
     with requested_config(request(images, tmp_path / "run", minutes=10, settings=SETS)) as config:
         pass
     # 90 % of 600 s at 3 s a step, and what reading a batch takes before each.
@@ -195,7 +194,7 @@ def test_measuring_the_speed_is_of_the_minutes(images, tmp_path, monkeypatch):
         time.sleep(1)
         return {}, 0.01
 
-    monkeypatch.setattr("SSLRemoteSensing.workflows.own_runs.measure_step", measure)
+    monkeypatch.setattr("SSLRemoteSensing.workflows.own_plans.measure_step", measure)
     asked = request(images, tmp_path / "run", minutes=3 / 60, settings=SETS)
     with requested_config(asked, writes=False) as config:
         assert 1 <= config["train_cfg"]["num_step"] <= 180  # of the 2 seconds that are left
@@ -414,3 +413,19 @@ def test_values_are_written_as_python():
     value = ('a "b"', ("c",), 2, None, True)
     assert literal(value) == '("a \\"b\\"", ("c",), 2, None, True,)'
     assert eval(literal(value)) == value
+
+
+def test_a_network_of_timm_goes_from_preset_to_fine_tuning(images, tiles, tmp_path, monkeypatch):
+    """Which network it is fine-tuning knows from the weights' card."""
+    pytest.importorskip("timm")
+    small = dataclasses.replace(PRETRAINING["convnext"], backbone="timm:convnext_atto", img_size=64)
+    monkeypatch.setitem(PRETRAINING, "convnext", small)
+    folder = tmp_path / "pretrained"
+    run = sslrs.pretrain(images, folder, "convnext", epochs=1, settings=QUICK)
+    text = (folder / "config.py").read_text()
+    assert 'backbone_cfg=dict(name="timm", model="convnext_atto", in_channels=bands)' in text
+    assert "feat_channels=(160, 80, 40, 64, 32)" in text
+    assert 'name="AdamW"' in text
+    settings = QUICK | {"train_cfg.num_step": 1}
+    tuned = sslrs.finetune(tiles, tmp_path / "tuned", run.backbone, "quick", settings=settings)
+    assert load_segmentation(tuned.best).backbone.name == "convnext_atto of timm"

@@ -17,11 +17,8 @@ from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.preparation.isprs import CLASSES
 from SSLRemoteSensing.training.train_step import TrainStep
 from SSLRemoteSensing.workflows.finetuning import open_finetuning
-from SSLRemoteSensing.workflows.own_runs import (
-    FinetuningRequest,
-    PretrainingRequest,
-    requested_config,
-)
+from SSLRemoteSensing.workflows.own_requests import FinetuningRequest, PretrainingRequest
+from SSLRemoteSensing.workflows.own_runs import requested_config
 from SSLRemoteSensing.workflows.presets import FINETUNING, PRETRAINING, choose_preset
 from SSLRemoteSensing.workflows.pretraining import open_pretraining
 

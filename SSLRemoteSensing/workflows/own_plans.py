@@ -1,0 +1,216 @@
+"""The config of a run without one: by what images, tiles and weights are, and by a preset."""
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from SSLRemoteSensing.core import machine
+from SSLRemoteSensing.core.classes import usual_palette
+from SSLRemoteSensing.core.config import Part, build, load_config
+from SSLRemoteSensing.core.console import shell_line
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.files import write_text
+from SSLRemoteSensing.core.templates import render
+from SSLRemoteSensing.data.prepared import gsd_of_tiles, read_card
+from SSLRemoteSensing.data.scale import up_to
+from SSLRemoteSensing.models.backbones import ARCHITECTURES, BLOCKS
+from SSLRemoteSensing.models.heads import SKIPS
+from SSLRemoteSensing.models.pretrained import BACKBONES, load_backbone
+from SSLRemoteSensing.training.rehearsal import measure_step
+from SSLRemoteSensing.training.train_step import TrainStep
+from SSLRemoteSensing.workflows.own_images import look_at_images, write_list
+from SSLRemoteSensing.workflows.own_labels import KEYS, OwnLabels, prepare_own
+from SSLRemoteSensing.workflows.own_requests import FinetuningRequest, PretrainingRequest, Request
+from SSLRemoteSensing.workflows.presets import FINETUNING, PRETRAINING, choose_preset
+from SSLRemoteSensing.workflows.pretraining import PretextConfig, open_pretraining
+
+CONFIG, TILES = "config.py", "tiles"
+WEIGHTS = {"random": False, "imagenet": True}  # others are files
+LEAST_EPOCHS, MOST_EPOCHS = 5, 400  # where no length is asked for
+SHARE = 0.9  # of --minutes for steps: checkpoints, reading and the start take the rest
+LARGE = 1.5  # images larger than the network's view by this factor are cut, not scaled
+SCENE = 8  # and by this one are scenes, of which windows are read
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A config's text, what to say of it, a line each, and how many samples an epoch has."""
+
+    text: str
+    facts: Sequence[str]
+    samples: int
+
+
+def plan_pretraining(request: PretrainingRequest, folder: Path) -> Planned:
+    """The config of a pre-training, and what was found and chosen; `folder` gets a list of images
+    where the config needs one."""
+    scale = request.scale or up_to(request.max_value)
+    images = look_at_images(request.images, folder, request.bands, scale)
+    write_list(images, request.images, folder)
+    preset = choose_preset(PRETRAINING, request.preset)
+    img_size = request.size or min(preset.img_size, max(64, images.side // 32 * 32))
+    crop_size = img_size if images.side > LARGE * img_size else None
+    is_scenes = images.side >= SCENE * img_size and images.is_in_parts
+    each = round(images.height * images.width / img_size**2) if is_scenes else 1
+    count = images.count * each  # samples of an epoch, with windows about
+    batch_size = min(preset.batch_size, count)
+    if batch_size < 3:
+        raise UserError(f"--images: {count} samples; at least 3 are compared with each other")
+    samples = count // batch_size * batch_size
+    epochs = request.epochs or min(max(preset.samples // samples, LEAST_EPOCHS), MOST_EPOCHS)
+    steps = epochs * (count // batch_size)
+    values = {"is_scenes": is_scenes, "images": images, "img_size": img_size}
+    values |= {"crop_size": crop_size, "preset": preset}
+    values |= {"batch_size": batch_size, "length": f"num_epoch={epochs}"}
+    values |= common_values(request, steps)
+    network = network_of(preset.backbone)
+    feat_channels, last = pyramid_of(network)
+    values |= {"network": arguments(network)}
+    values |= {"feat_channels": (*feat_channels, 32), "last": last, "channels": images.channels}
+    how = "windows of each scene" if is_scenes else "a window of each image"
+    how = how if crop_size else "each image, scaled"
+    how = "each image as it is" if images.side == img_size else how
+    size = f"size: the network sees {img_size} x {img_size} pixels, {how} (--size)"
+    facts = [*images.facts, size]
+    if request.minutes is not None:
+        steps = steps_within(render("workflows", "pretraining_config.txt", **values), request)
+        values |= {"length": f"num_step={steps}"} | common_values(request, steps)
+    facts.append(f"preset {preset.name}: {preset.text} (--preset)")
+    return Planned(render("workflows", "pretraining_config.txt", **values), facts, count)
+
+
+def common_values(request: Request, steps: int) -> dict:
+    """What both templates take of a request whose run has so many steps."""
+    folder = Path(request.output)
+    cores = machine.cores()
+    return {
+        "literal": literal,
+        "command": f"sslrs {request.task}",
+        "again": shell_line("sslrs", request.task, "--config_file", folder / CONFIG),
+        "run_name": folder.absolute().name,
+        "output": str(folder),
+        "log": str(folder / "log"),
+        "num_workers": min(8, max(0, cores - 2)),
+        "warmup_steps": max(1, min(200, steps // 10)),
+        "log_step": max(1, min(50, steps // 20)),
+    }
+
+
+def network_of(backbone: str) -> dict:
+    """Which network a preset names, as keys of `backbone_cfg`: 'resnet18', or 'timm:MODEL'."""
+    name, _, model = backbone.partition(":")
+    return {"name": name, "model": model} if model else {"name": name}
+
+
+def arguments(network: dict) -> str:
+    return ", ".join(f"{key}={literal(value)}" for key, value in network.items())
+
+
+def pyramid_of(network: dict) -> tuple[tuple[int, ...], int]:
+    """Channels of a network's maps block5 to block2 (64 where it has none), and of block6."""
+    if network["name"] in ARCHITECTURES:
+        with torch.device("meta"):  # no memory, no numbers
+            channels = ARCHITECTURES[network["name"]](in_channels=3, out_keys=BLOCKS).channels
+    else:
+        channels = build(BACKBONES, network, "backbone_cfg").channels
+    return tuple(channels.get(key, 64) for key in SKIPS), channels["block6"]
+
+
+def steps_within(text: str, request: PretrainingRequest) -> int:
+    """How many steps the minutes of `request` hold, this measurement among them, by the time that
+    one takes here and now."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / CONFIG
+        write_text(path, text)
+        config = load_config(path, request.settings, [Part(PretextConfig)])
+    began = time.perf_counter()
+    task, settings = open_pretraining(config)
+    start = time.perf_counter()
+    batch = task.collate([task.dataset[(0, index)] for index in range(settings.batch_size)])
+    reading = (time.perf_counter() - start) * settings.accumulate_steps
+    _, computing = measure_step(TrainStep(task.model, settings), batch, settings.accumulate_steps)
+    # Workers read beside the steps, the process itself before them.
+    workers = settings.num_workers
+    seconds = max(computing, reading / workers) if workers else computing + reading
+    left = 60 * request.minutes - (time.perf_counter() - began)
+    return max(1, int(SHARE * left / seconds))
+
+
+def plan_finetuning(request: FinetuningRequest, folder: Path) -> Planned:
+    """The config of a fine-tuning, and what was chosen; `folder` gets the tiles of images with
+    labels."""
+    preset, is_file = choose_preset(FINETUNING, request.preset), request.backbone not in WEIGHTS
+    network = read_network(request.backbone) if is_file else network_of(preset.backbone)
+    tiles_folder = request.tiles or str(folder / TILES)
+    if request.tiles is None:
+        own = OwnLabels(**{key: getattr(request, key) for key in KEYS})
+        prepare_own(own, Path(tiles_folder), request.backbone if is_file else None)
+    card = require_labelled(tiles_folder)
+    channels, tiles = len(card["bands"]), card["tiles"]
+    batch_size, side = min(preset.batch_size, tiles["train"]), card["tile"]
+    values = {"preset": preset, "tiles": tiles_folder, "classes": tuple(card["classes"])}
+    palette = card["palette"] or usual_palette(card["classes"])
+    values |= {"palette": tuple(map(tuple, palette))}
+    values |= {"network": arguments(network), "channels": channels, "fraction": request.fraction}
+    values["pretrained"] = WEIGHTS.get(request.backbone, request.backbone)
+    epochs, steps = request.epochs, preset.num_step
+    length = f"num_epoch={epochs}" if epochs else f"num_step={steps}"
+    steps = epochs * (tiles["train"] // batch_size) if epochs else steps
+    values |= {"batch_size": batch_size, "length": length, "window": max(64, side)}
+    values |= {"crop_size": -(-side // 32) * 32, "has_test": bool(tiles.get("test"))}
+    values |= common_values(request, steps)
+    counts = ", ".join(f"{name} {count:,}" for name, count in tiles.items() if count)
+    size = f" of {gsd:.3g} m" if (gsd := gsd_of_tiles(card)) else ""
+    facts = [f"tiles: {counts} of {side} x {side} pixels{size}, {channels} channels"]
+    facts.append(f"classes: {', '.join(card['classes'])}")
+    name = network.get("model", network["name"])
+    facts.append(f"backbone: {name}, {request.backbone} (--backbone)")
+    facts.append(f"preset {preset.name}: {preset.text} (--preset)")
+    return Planned(render("workflows", "finetuning_config.txt", **values), facts, tiles["train"])
+
+
+def require_labelled(tiles: str) -> Mapping:
+    """The card of a prepared set with labels for training and validation."""
+    if not Path(tiles).is_dir():
+        raise UserError(f"--tiles {tiles}: no such folder")
+    card = read_card(tiles)
+    if card is None or card["root"] != Path(tiles).absolute():
+        raise UserError(
+            f"--tiles {tiles}: no dataset.json in it; tools/prepare.py folder makes a set of your "
+            f"images and labels"
+        )
+    if not card["classes"]:
+        raise UserError(f"--tiles {tiles}: was prepared without labels; prepare it with them")
+    for split in ("train", "val"):
+        if not card["tiles"].get(split):
+            raise UserError(
+                f"--tiles {tiles}: has no {split} tiles; prepare it with --splits val=0.1"
+            )
+    return card
+
+
+def read_network(file: str) -> dict:
+    """The network that a file of weights is of, as keys of `backbone_cfg`.
+
+    Raises:
+        UserError: it is not there, cannot be read, or is of none that is known.
+    """
+    if not Path(file).exists():
+        raise UserError(f"--backbone {file}: no such file; give one of weights, random or imagenet")
+    card = load_backbone(None, file)["model"].card()
+    keys = ("name", "model", "img_size")
+    return {key: card[key] for key in keys if card.get(key) is not None}
+
+
+def literal(value: object) -> str:
+    """`value` as Python source, text in double quotes."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, tuple):
+        return f"({''.join(f'{literal(part)}, ' for part in value).removesuffix(' ')})"
+    return repr(value)
