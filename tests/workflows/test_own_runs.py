@@ -64,7 +64,8 @@ def test_each_preset_gives_a_config_that_fits(images, tmp_path, preset):
     asked = PretrainingRequest((str(images),), str(tmp_path / "run"), preset, epochs=2)
     with requested_config(asked, writes=False) as config:
         check_pretext(config)
-    assert config["backbone_cfg"]["name"] == PRETRAINING[preset].backbone
+    network = [config["backbone_cfg"].get(key) for key in ("name", "model")]
+    assert ":".join(filter(None, network)) == PRETRAINING[preset].backbone
     assert config["train_cfg"]["num_epoch"] == 2
     assert config["train_cfg"]["train_data"]["img_size"] == 64  # no larger than the images
     assert not (tmp_path / "run").exists()
@@ -424,7 +425,7 @@ def test_a_network_of_timm_goes_from_preset_to_fine_tuning(images, tiles, tmp_pa
     run = sslrs.pretrain(images, folder, "convnext", epochs=1, settings=QUICK)
     text = (folder / "config.py").read_text()
     assert 'backbone_cfg=dict(name="timm", model="convnext_atto", in_channels=bands)' in text
-    assert "feat_channels=(160, 80, 40, 64, 32)" in text
+    assert "feat_channels=(160, 80, 40, 64, 32,)" in text
     assert 'name="AdamW"' in text
     settings = QUICK | {"train_cfg.num_step": 1}
     tuned = sslrs.finetune(tiles, tmp_path / "tuned", run.backbone, "quick", settings=settings)
