@@ -14,6 +14,7 @@ from torch import Tensor
 
 from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.models.backbone_search import backbone_weights, compare
+from SSLRemoteSensing.models.backbones import ARCHITECTURES
 from SSLRemoteSensing.models.pretrained import BACKBONES
 
 CHILDREN = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
@@ -104,7 +105,7 @@ def strangers(rng: np.random.Generator) -> dict[str, Tensor]:
 def draw_foreign(rng: np.random.Generator, path: Path) -> dict[str, Tensor]:
     """Write a file of another tool to `path`; the weights that are to be found in it."""
     bands = int(rng.choice([3, 3, 1, 4, 13]))
-    name = list(BACKBONES)[int(rng.integers(len(BACKBONES)))]
+    name = list(ARCHITECTURES)[int(rng.integers(len(ARCHITECTURES)))]
     dtype = DTYPES[int(rng.integers(len(DTYPES)))]
     weights = draw_weights(rng, name, bands, dtype)
     prefix, state = draw_prefix(rng), spelled(rng, weights)

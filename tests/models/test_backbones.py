@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from SSLRemoteSensing import build_pretext, load_backbone, load_config
 from SSLRemoteSensing.core.checkpoints import export_backbone, read
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.models.backbones import BLOCKS, IMAGENET_MEAN, IMAGENET_STD
+from SSLRemoteSensing.models.backbones import ARCHITECTURES, BLOCKS, IMAGENET_MEAN, IMAGENET_STD
 from SSLRemoteSensing.models.pretrained import BACKBONES
 
 
@@ -106,7 +106,7 @@ def test_the_whole_network_has_the_published_number_of_parameters(name, count):
     assert sum(p.numel() for p in network.parameters()) == count
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_names_and_shapes_of_the_weights_are_torchvisions(name):
     assert shapes_of(bare(name).state_dict()) == shapes_of(
         without_classifier(theirs(name).state_dict())
@@ -116,7 +116,7 @@ def test_names_and_shapes_of_the_weights_are_torchvisions(name):
 DILATED = [("resnet18", 16), ("resnet50", 8), ("vgg11_bn", 16), ("vgg16", 8)]
 
 
-@pytest.mark.parametrize(("name", "output_stride"), [*((n, 32) for n in BACKBONES), *DILATED])
+@pytest.mark.parametrize(("name", "output_stride"), [*((n, 32) for n in ARCHITECTURES), *DILATED])
 def test_maps_have_the_channels_and_strides_stated_and_dilation_leaves_the_weights(
     name, output_stride
 ):

@@ -148,7 +148,7 @@ def test_the_linear_probe_takes_the_maps_that_there_are():
 @pytest.mark.parametrize(
     ("decoder", "needed", "out_keys"),
     [
-        ("Decoder", "block2, block4", ("block3", "block5")),
+        ("Decoder", "block3, block4", ("block2", "block5")),
         ("Unet", "block2", BLOCKS[1:]),
         ("FPN", "block4", ("block3", "block5")),
         ("DeepLabV3Plus", "block3", ()),

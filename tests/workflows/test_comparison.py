@@ -18,7 +18,12 @@ from SSLRemoteSensing.workflows.label_efficiency.comparison import (
     t_quantile,
 )
 from SSLRemoteSensing.workflows.label_efficiency.curves import draw_curves, draw_panel
-from SSLRemoteSensing.workflows.label_efficiency.tables import csv_text, markdown, score_tables
+from SSLRemoteSensing.workflows.label_efficiency.tables import (
+    csv_text,
+    markdown,
+    network_table,
+    score_tables,
+)
 
 
 def cell(init, fraction, seed, miou, **more) -> dict:
@@ -28,6 +33,7 @@ def cell(init, fraction, seed, miou, **more) -> dict:
     row = dict(init=init, fraction=fraction, seed=seed, lr=None, chosen=True, val_miou=None)
     row |= dict(status="done", error="", tiles=round(100 * fraction), steps=7, seconds=1.5)
     row |= dict(split="test", protocols=done, commit="abc", device="a GPU")
+    row |= dict(step_ms=1250.0)
     if miou is None:
         row |= dict(status="failed", error="weights: no", protocols={}, split="")
     return row | more
@@ -51,7 +57,9 @@ def answer(*rows, baseline="random", metric="miou") -> str:
 
 def table_md(*rows, baseline="random") -> str:
     results = Results(rows, baseline)
-    return markdown("demo", ["yes"], ["a fact"], results, score_tables(results, "miou", "all"))
+    tables = score_tables(results, "miou", "all")
+    networks = network_table(results, {"random": ("resnet18", 12_345_678, 2.5e9)})
+    return markdown("demo", ["yes"], ["a fact"], results, tables, networks)
 
 
 def fields(markdown_text: str) -> list[list[str]]:
@@ -226,3 +234,9 @@ def test_a_legend_of_many_or_long_names_is_not_cut_off(tmp_path, name):
     legend = cv2.imread(str(tmp_path / "curves.png"), 0)[-60:]
     assert legend.min() < 100
     assert legend[:, :4].min() == legend[:, -4:].min() == 255
+
+
+def test_networks_stand_beside_the_scores_with_size_and_time():
+    """A gain may only be that of a bigger network."""
+    text = table_md(*RANDOM)
+    assert "| random | resnet18 | 12.3 M     | 2.5          | 1,250     |" in text

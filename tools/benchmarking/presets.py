@@ -64,13 +64,13 @@ def step_of(name: str, folder: Path, run: Path, device: str) -> dict:
         preset, labelled = FINETUNING[name], {"labels": str(folder / "labels"), "classes": CLASSES}
         labelled |= {"images": images, "splits": ("val=0.1",), "settings": sets}
         request = FinetuningRequest(None, str(run), preset=name, **labelled)
-    with requested_config(request, writes=False) as config:
+    with requested_config(request, writes=False) as config:  # tiles are there as long as it is
         opening = open_pretraining if name in PRETRAINING else open_finetuning
         task, settings = opening(config)
+        batch = task.collate([task.dataset[(0, index)] for index in range(settings.batch_size)])
     if settings.batch_size != preset.batch_size:
         raise UserError(f"preset {name}: {settings.batch_size} samples a step on what is drawn")
     step = TrainStep(task.model, settings, task.param_groups)
-    batch = task.collate([task.dataset[(0, index)] for index in range(settings.batch_size)])
     # The first one plans and allocates.
     step_s = [spent(lambda: run_step(step, batch), step.device) for _ in range(2)][1]
     figures = {"network": preset.backbone, "batch_size": settings.batch_size, "step_s": step_s}
