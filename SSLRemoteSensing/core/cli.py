@@ -19,6 +19,8 @@ PATHS = {
     "checkpoints_path": "the run's checkpoints and results",
     "log_path": "metrics.jsonl and TensorBoard's events",
 }
+# What --backbone, --init and the probe's weights may be but for files -> backbone_cfg.pretrained.
+WEIGHTS = {"random": False, "imagenet": True}
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -195,4 +197,4 @@ def starting_weights(args: argparse.Namespace) -> bool | str | None:
     if getattr(args, "with_imagenet", None) is not None:
         return args.with_imagenet == "true"
     weights = getattr(args, "backbone", None)
-    return {"random": False, "imagenet": True}.get(weights, weights)
+    return WEIGHTS.get(weights, weights)

@@ -31,7 +31,7 @@ from SSLRemoteSensing.models.backbones import (
     Backbone,
 )
 from SSLRemoteSensing.models.timm_backbones import NAME as TIMM
-from SSLRemoteSensing.models.timm_backbones import TimmBackbone, widened
+from SSLRemoteSensing.models.timm_backbones import TimmBackbone
 
 DECODER = re.compile(r"(?:(?:module|_orig_mod|model)\.)*inpainting_head\.(.+)")
 Adaptation = Literal["widen", "average"]
@@ -95,7 +95,10 @@ def build_timm(
     """
     backbone = TimmBackbone(model, in_channels, out_keys, img_size, pretrained is True)
     if pretrained is True and mean is None:
-        mean, std = (widened(values, in_channels) for values in backbone.own_normalization)
+        mean, std = (
+            adapt_values(values[:in_channels], in_channels, "widen")
+            for values in backbone.own_normalization
+        )
     backbone.set_normalization(mean, std)
     if pretrained and pretrained is not True:
         print(load_backbone(backbone, pretrained, in_channels=in_channels)["summary"])

@@ -58,8 +58,7 @@ class TimmBackbone(Backbone):
             self.pyramid = simple_pyramid(dim)
             channels = dict(zip(BLOCKS[1:], (dim // 4, dim // 2, dim, dim), strict=True))
         else:
-            places = {STRIDES.get(stride): index for index, stride in enumerate(strides)}
-            places = {key: index for key, index in places.items() if key is not None}
+            places = {STRIDES[n]: index for index, n in enumerate(strides) if n in STRIDES}
             if list(places)[-1:] != ["block6"]:
                 raise UserError(
                     f"model={model!r}: its maps have strides {', '.join(map(str, strides))}, and "
@@ -73,10 +72,11 @@ class TimmBackbone(Backbone):
         self.indices = net.prune_intermediate_layers(self.indices, prune_norm=True, prune_head=True)
         quicken(net)
         self.net = net
-        known = ", ".join(channels)
-        for key in out_keys:
-            if key not in channels and tuple(out_keys) != BLOCKS:
-                raise UserError(f"out_keys: {key!r} is no map of {model}, which has {known}")
+        unknown = [key for key in out_keys if key not in channels]
+        if unknown and tuple(out_keys) != BLOCKS:  # the default asks for what there is
+            raise UserError(
+                f"out_keys: {unknown[0]!r} is no map of {model}, which has {', '.join(channels)}"
+            )
         self.out_keys = tuple(key for key in out_keys if key in channels)
         # The names in a file are timm's.
         self.register_state_dict_post_hook(drop_net)
@@ -93,8 +93,7 @@ class TimmBackbone(Backbone):
             return state  # of quite another network, which is told by what is missing
 
     def card(self) -> dict:
-        own = {"name": NAME, "model": self.model, "img_size": self.img_size}
-        return super().card() | own
+        return super().card() | {"name": NAME, "model": self.model, "img_size": self.img_size}
 
     def dilate(self, output_stride: int) -> None:
         if output_stride != self.output_stride:
@@ -105,8 +104,8 @@ class TimmBackbone(Backbone):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         height, width = images.shape[-2:]
-        if self.fixed_size not in (None, height) or self.fixed_size not in (None, width):
-            side = self.fixed_size
+        side = self.fixed_size
+        if side and (height, width) != (side, side):
             raise UserError(
                 f"images of {width} x {height} pixels: {self.model} takes {side} x {side} alone; "
                 f"set backbone_cfg.img_size to the side of all images"
@@ -188,17 +187,12 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def widened(values: Sequence[float], bands: int) -> list[float]:
-    """Mean or deviation of three bands for `bands`: their mean for further ones."""
-    return [*values[:bands], *[sum(values) / len(values)] * (bands - len(values))]
-
-
 def drop_net(module: nn.Module, state: dict, prefix: str, metadata: dict) -> None:
     for key in [key for key in state if key.startswith(f"{prefix}net.")]:
         state[prefix + key.removeprefix(f"{prefix}net.")] = state.pop(key)
 
 
 def add_net(module: nn.Module, state: dict, prefix: str, *others) -> None:
-    own = {f"{prefix}{name}" for name, _ in module.net.state_dict().items()}
-    for key in own & state.keys():
-        state[f"{prefix}net.{key.removeprefix(prefix)}"] = state.pop(key)
+    for name in module.net.state_dict():
+        if f"{prefix}{name}" in state:
+            state[f"{prefix}net.{name}"] = state.pop(f"{prefix}{name}")

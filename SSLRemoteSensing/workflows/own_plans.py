@@ -11,6 +11,7 @@ import torch
 
 from SSLRemoteSensing.core import machine
 from SSLRemoteSensing.core.classes import usual_palette
+from SSLRemoteSensing.core.cli import WEIGHTS
 from SSLRemoteSensing.core.config import Part, build, load_config
 from SSLRemoteSensing.core.console import shell_line
 from SSLRemoteSensing.core.errors import UserError
@@ -30,7 +31,6 @@ from SSLRemoteSensing.workflows.presets import FINETUNING, PRETRAINING, choose_p
 from SSLRemoteSensing.workflows.pretraining import PretextConfig, open_pretraining
 
 CONFIG, TILES = "config.py", "tiles"
-WEIGHTS = {"random": False, "imagenet": True}  # others are files
 LEAST_EPOCHS, MOST_EPOCHS = 5, 400  # where no length is asked for
 SHARE = 0.9  # of --minutes for steps: checkpoints, reading and the start take the rest
 LARGE = 1.5  # images larger than the network's view by this factor are cut, not scaled

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
+from SSLRemoteSensing.core.cli import WEIGHTS
 from SSLRemoteSensing.core.config import build
 from SSLRemoteSensing.core.errors import about
 from SSLRemoteSensing.evaluation.linear_probe import read_probe
@@ -36,7 +37,7 @@ def score_draws(
         UserError: weights that cannot be loaded, maps or tiles that cannot be used.
     """
     cfg, data = config["train_cfg"]["probe"], config["train_cfg"]["train_data"]
-    backbone_cfg, is_file = config["backbone_cfg"], weights not in ("random", "imagenet")
+    backbone_cfg, is_file = config["backbone_cfg"], weights not in WEIGHTS
     begun = config | {"backbone_cfg": backbone_cfg | {"pretrained": is_file and weights}}
     channels = backbone_cfg.get("in_channels", 3)
     train = train_reading(settle_scale(begun, channels)["train_cfg"]["train_data"], channels)
@@ -55,12 +56,12 @@ def score_draws(
 
 def open_backbone(backbone_cfg: dict, weights: str, seed: int) -> nn.Module:
     """The backbone with 'random' or 'imagenet' weights, or those of a file, which says so."""
-    if weights not in ("random", "imagenet"):
+    if weights not in WEIGHTS:
         checkpoint = load_backbone(None, weights)
         print(checkpoint["summary"])
         return checkpoint["model"]
     torch.manual_seed(seed)
-    cfg = backbone_cfg | {"pretrained": weights == "imagenet"}
+    cfg = backbone_cfg | {"pretrained": WEIGHTS[weights]}
     return build(BACKBONES, cfg, "backbone_cfg")
 
 

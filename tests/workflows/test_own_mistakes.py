@@ -73,6 +73,14 @@ def call(mine, tmp_path, monkeypatch, capsys):
     return run
 
 
+def refused(call, script, flags) -> str:
+    """The one line with which a command refuses `flags`."""
+    status, lines = call(script, flags)
+    assert (status, len(lines)) == (2, 1), lines
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
 PRETRAIN = "--images images --output RUN --preset small --epochs 1"
 SMALL = "--set train_cfg.batch_size=4 train_cfg.device=cpu train_cfg.precision=fp32"
 
@@ -98,10 +106,7 @@ SMALL = "--set train_cfg.batch_size=4 train_cfg.device=cpu train_cfg.precision=f
     ],
 )  # fmt: skip
 def test_a_mistake_in_pretraining(call, flags, said):
-    status, lines = call("train.py", flags)
-    assert (status, len(lines)) == (2, 1), lines
-    assert lines[0].startswith("error: ")
-    assert said in lines[0]
+    assert said in refused(call, "train.py", flags)
 
 
 OWN = "--images images --labels labels --classes other roof --output RUN --preset quick"
@@ -139,11 +144,9 @@ OWN = "--images images --labels labels --classes other roof --output RUN --prese
     ],
 )  # fmt: skip
 def test_a_mistake_in_fine_tuning(call, flags, said):
-    status, lines = call("finetune_seg.py", flags)
-    assert (status, len(lines)) == (2, 1), lines
-    assert lines[0].startswith("error: ")
-    assert said in lines[0]
-    assert "--source" not in lines[0]
+    line = refused(call, "finetune_seg.py", flags)
+    assert said in line
+    assert "--source" not in line
 
 
 def test_a_key_that_was_wrong_can_be_mended_in_the_same_folder(call, tmp_path):

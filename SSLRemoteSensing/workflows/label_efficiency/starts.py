@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from SSLRemoteSensing.core.cli import WEIGHTS
 from SSLRemoteSensing.core.config import Part, override
 from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.core.files import sha256
@@ -19,7 +20,6 @@ from SSLRemoteSensing.workflows.finetuning import SegmentationConfig, check_segm
 INIT = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.+-]*)=(.+)")
 # timm:MODEL, with timm's weights, or timm:MODEL@FILE, timm:MODEL@random.
 TIMM = re.compile(r"timm:(?P<model>[^@]+)(?:@(?P<weights>.+))?")
-WORDS = ("random", "imagenet")
 TILE = 256  # side of the tile that a network is measured on where the config crops none
 # What may differ between initialisations: how a network is trained, not on what or for how long.
 OWN = ("decoder_cfg.transfer", "train_cfg.freeze_backbone", "train_cfg.norm_eval")
@@ -30,7 +30,7 @@ OWN += ("backbone_cfg.mean", "backbone_cfg.std", "decoder_cfg.feat_channels")
 
 
 def read_inits(texts: Sequence[str]) -> dict[str, dict]:
-    """Name -> dict(spec, sha256, set), with nothing set, of each text of --init."""
+    """Name -> dict(spec, sha256, set) of each text of --init; set is what timm:MODEL stands for."""
     inits = {}
     for text in texts:
         match = INIT.fullmatch(text)
@@ -46,7 +46,7 @@ def read_inits(texts: Sequence[str]) -> dict[str, dict]:
         if match := TIMM.fullmatch(spec):
             own = ["backbone_cfg.name=timm", f"backbone_cfg.model={match['model']}"]
             spec = match["weights"] or "imagenet"
-        spec = spec if spec in WORDS else str(Path(spec).absolute())
+        spec = spec if spec in WEIGHTS else str(Path(spec).absolute())
         inits[name] = {"spec": spec, "sha256": weights_hash(name, spec), "set": own}
     return inits
 
@@ -54,7 +54,7 @@ def read_inits(texts: Sequence[str]) -> dict[str, dict]:
 def weights_hash(name: str, spec: str) -> str | None:
     """SHA-256 of the file that an initialisation names; None where it names none."""
     try:
-        return None if spec in WORDS else sha256(spec)
+        return None if spec in WEIGHTS else sha256(spec)
     except OSError as error:
         raise UserError(
             f"--init {name}={spec}: cannot be read ({error.strerror}); or write random or imagenet"
@@ -99,7 +99,7 @@ def config_of(config: dict, entry: dict) -> dict:
 def of_start(config: dict, entry: dict) -> dict:
     """`config_of`, with the weights that the cells of `entry` start from."""
     config, spec = config_of(config, entry), entry["spec"]
-    config["backbone_cfg"]["pretrained"] = {"random": False, "imagenet": True}.get(spec, spec)
+    config["backbone_cfg"]["pretrained"] = WEIGHTS.get(spec, spec)
     return config
 
 
