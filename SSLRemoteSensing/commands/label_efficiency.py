@@ -40,6 +40,8 @@ def flags() -> Flags:
     add("--init_set", nargs="+", action="append", default=[], metavar=("NAME", "KEY=VALUE"),
         help="keys of the config for one initialisation alone, such as "
         "train_cfg.freeze_backbone=True: how it is trained, not on what or for how long")
+    add("--frozen", action="store_true",
+        help="also read each with its backbone as it is, by a linear probe on the same tiles")
     add("--require_all", action="store_true",
         help="end where the weights of an initialisation cannot be downloaded; else it is left out")
     add("--fractions", nargs="+", type=float, default=(0.01, 0.05, 0.1, 0.2, 0.5, 1.0),
@@ -75,7 +77,7 @@ def main() -> None:
         raise UserError(f"--jobs {args.jobs}: must be at least 1")
     protocol = report.choose_protocol(config, args.protocol)
     axes = (args.init, args.fractions, args.seeds, args.lrs, args.init_set)
-    grid = plan_grid(Path(args.output), config, *axes, args.against)
+    grid = plan_grid(Path(args.output), config, *axes, args.against, args.frozen)
     remarks = require_cells(grid, args.require_all)
     slots = slots_for(config["train_cfg"].get("device", "auto"), args.jobs)
     print("\n".join([*report.describe(grid), *remarks]))

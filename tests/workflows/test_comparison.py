@@ -180,6 +180,33 @@ def test_the_table_of_means_marks_failed_cells_and_surely_different_ones():
         assert f"### {heading} in %, protocol `all`" in lines
 
 
+def test_frozen_starts_are_set_against_the_frozen_baseline():
+    probed = cells("random.frozen", {0.1: [30, 30, 31]}) + cells("ours.frozen", {0.1: [40, 39, 41]})
+    table = fields(table_md(*RANDOM, *cells("ours", {0.1: [49, 51, 50]}), *probed))
+    end = table.index(table[0], 1)  # of the first table, mIoU's
+    gaps = {line[0]: line[1] for line in table[:end] if line[0].startswith("ours")}
+    assert gaps["ours - random"] == "**-1.0 ± 0.0**"
+    assert gaps["ours.frozen - random.frozen"] == "**+9.7 ± 1.4**"
+    assert gaps["ours.frozen: as random.frozen with"] == "> 10 %"
+    assert "ours.frozen - random" not in gaps
+    alone = fields(table_md(*RANDOM, *cells("ours.frozen", {0.1: [40, 39, 41]})))
+    assert not any(
+        line[0].startswith("ours.frozen ") for line in alone
+    )  # nothing to set it against
+
+
+def test_a_start_and_its_frozen_self_share_a_colour():
+    rows = [*RANDOM, *cells("ours", {0.1: [69, 70, 71]}), *cells("other", {0.1: [60, 61, 62]})]
+    rows += cells("random.frozen", {0.1: [30, 30, 31]}) + cells("ours.frozen", {0.1: [40, 39, 41]})
+    axes = Figure().subplots()
+    draw_panel(axes, Results(rows, "random"), "miou", "all")
+    lines = {line.get_label(): (line.get_color(), line.get_linestyle()) for line in axes.lines}
+    colours = [lines[name][0] for name in ("ours", "other", "random")]
+    assert len(set(colours)) == 3
+    for name in ("ours", "random"):
+        assert (lines[name][1], lines[f"{name}.frozen"]) == ("-", (lines[name][0], ":"))
+
+
 def test_the_tables_do_not_repeat_what_two_protocols_share_by_definition():
     row = cell("random", 1, 0, 50)
     row["protocols"]["mean_of_foreground_eroded"] = row["protocols"]["all"]

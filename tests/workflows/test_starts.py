@@ -6,7 +6,7 @@ import torch
 from SSLRemoteSensing.core.errors import MissingWeights, UserError
 from SSLRemoteSensing.workflows.label_efficiency.cells import arguments
 from SSLRemoteSensing.workflows.label_efficiency.grid import plan_grid, require_cells
-from SSLRemoteSensing.workflows.label_efficiency.starts import network_size
+from SSLRemoteSensing.workflows.label_efficiency.starts import config_of, network_size
 
 pytest.importorskip("timm")
 TIMM = ["backbone_cfg.name=timm", "backbone_cfg.model=convnext_atto"]
@@ -16,8 +16,8 @@ TIMM = ["backbone_cfg.name=timm", "backbone_cfg.model=convnext_atto"]
 def plan(seg_config, tmp_path):
     seg_config["decoder_cfg"] = {"name": "Decoder"}
 
-    def call(*inits, own=()):
-        return plan_grid(tmp_path / "grid", seg_config, inits, [0.5], [0], None, own)
+    def call(*inits, own=(), frozen=False):
+        return plan_grid(tmp_path / "grid", seg_config, inits, [0.5], [0], None, own, frozen=frozen)
 
     return call
 
@@ -73,3 +73,24 @@ def test_what_cannot_be_downloaded_is_left_out_unless_all_are_required(plan, mon
 def test_a_network_that_timm_has_not_is_refused(plan):
     with pytest.raises(UserError, match=r"--init x: .*model='convnext_none': timm .* has convnext"):
         require_cells(plan("random=random", "x=timm:convnext_none@random"))
+
+
+def test_each_start_stands_frozen_beside_itself(plan):
+    """A probe has its own decoder, and what else was set for its start."""
+    own = [["ours", "decoder_cfg.transfer=True", "train_cfg.backbone_lr_factor=0.1"]]
+    own += [["net", "train_cfg.norm_eval=False"]]
+    grid = plan("ours=random", "net=timm:convnext_atto@random", own=own, frozen=True)
+    assert grid.inits == ["ours", "net", "ours.frozen", "net.frozen"]
+    for cell in grid.cells():
+        config = config_of(grid.config, grid.known_inits[cell.init])
+        is_frozen = cell.init.endswith(".frozen")
+        decoder = {"name": "LinearProbe"} if is_frozen else {"name": "Decoder"}
+        decoder |= {"transfer": True} if cell.init == "ours" else {}
+        assert config["decoder_cfg"] == decoder
+        assert config["train_cfg"].get("freeze_backbone", False) == is_frozen
+        factor = 0.1 if cell.init.startswith("ours") else 1.0
+        assert config["train_cfg"]["backbone_lr_factor"] == factor
+    assert "norm_eval" in config["train_cfg"]  # of net.frozen, the last cell
+    require_cells(grid)
+    with pytest.raises(UserError, match=r"--init a\.frozen=random: \.frozen ends the names"):
+        plan("a.frozen=random")

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
+FROZEN = ".frozen"  # ends the name of an initialisation whose backbone is not trained
 METRICS = {"miou": "mIoU", "mf1": "mF1", "oa": "overall accuracy", "kappa": "kappa"}
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom. For one that is not listed the next
@@ -79,6 +80,12 @@ class Results:
     @property
     def inits(self) -> list[str]:
         return list(dict.fromkeys(row["init"] for row in self.rows))
+
+    def baseline_of(self, init: str) -> str | None:
+        """The initialisation that `init` is set against, frozen ones against the frozen baseline;
+        None where that has no cells."""
+        name = self.baseline and self.baseline + (FROZEN if init.endswith(FROZEN) else "")
+        return name if name in self.inits else None
 
     @property
     def tiles(self) -> dict[float, int]:

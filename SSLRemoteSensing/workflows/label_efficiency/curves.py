@@ -4,6 +4,7 @@ from pathlib import Path
 
 from SSLRemoteSensing.core.drawing import plain_figures
 from SSLRemoteSensing.workflows.label_efficiency.comparison import (
+    FROZEN,
     METRICS,
     Results,
     estimate_interval,
@@ -51,14 +52,14 @@ def draw_curves(results: Results, metric: str, protocol: str, title: str, path: 
 
 def draw_panel(axes, results: Results, metric: str, protocol: str) -> None:
     """The curves of one protocol, on an axis of shares that is logarithmic."""
-    place = 0
+    others = [init for init in results.inits if init != results.baseline_of(init)]
+    starts = list(dict.fromkeys(init.removesuffix(FROZEN) for init in others))
     for init in results.inits:
         colour, marker = GREY, "X"
-        if (
-            init != results.baseline
-        ):  # from the seventh on a colour comes again, with another marker
+        if init in others:  # from the seventh on a colour comes again, with another marker
+            place = starts.index(init.removesuffix(FROZEN))
             colour, marker = COLOURS[place % 6], MARKERS[(place + place // 6) % 6]
-            place += 1
+        style = ":" if init.endswith(FROZEN) else "-"
         points = {
             fraction: estimate_interval(
                 [*results.scores(init, fraction, metric, protocol).values()]
@@ -71,7 +72,8 @@ def draw_panel(axes, results: Results, metric: str, protocol: str) -> None:
         values = [100 * point.mean for point in points.values()]
         halves = [100 * (point.half or 0) for point in points.values()]
         low, high = zip(*((v - h, v + h) for v, h in zip(values, halves, strict=True)), strict=True)
-        axes.plot(list(points), values, color=colour, marker=marker, ms=5, lw=1.6, label=init)
+        line = {"color": colour, "ls": style, "lw": 1.6, "marker": marker, "ms": 5}
+        axes.plot(list(points), values, label=init, **line)
         axes.fill_between(list(points), low, high, color=colour, alpha=0.16, lw=0)
         if init == results.baseline and 1.0 in points:
             label = f"{init}, all labels"

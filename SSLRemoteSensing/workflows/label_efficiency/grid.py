@@ -30,6 +30,7 @@ from SSLRemoteSensing.workflows.finetuning import (
 )
 from SSLRemoteSensing.workflows.label_efficiency.comparison import format_percent
 from SSLRemoteSensing.workflows.label_efficiency.starts import (
+    frozen_inits,
     of_start,
     read_init_sets,
     read_inits,
@@ -143,6 +144,7 @@ def plan_grid(
     lrs: Sequence[float] | None = None,
     init_sets: Sequence[Sequence[str]] = (),
     against: str | None = None,
+    frozen: bool = False,
 ) -> Grid:
     """The grid that is asked for, in `folder` or to be; nothing is written.
 
@@ -151,6 +153,7 @@ def plan_grid(
         inits: 'NAME=random', 'NAME=imagenet', 'NAME=FILE' or 'NAME=timm:MODEL[@FILE]'.
         init_sets: a name of these and what is set for it alone, each.
         against: the name that the others are compared with; None for the random one.
+        frozen: each initialisation also as it is, read by a linear probe.
 
     Raises:
         UserError: a wrong value; a file, data or a device that is not there; too few tiles for a
@@ -163,6 +166,8 @@ def plan_grid(
     known_inits = read_inits(inits)
     choose_device(config["train_cfg"].get("device", "auto"))
     read_init_sets(init_sets, known_inits, config, lrs)
+    if frozen:
+        known_inits |= frozen_inits(known_inits)
     settings = TileSettings(**config["train_cfg"]["train_data"] | {"fraction": 1.0})
     classes, bands = list(config["classes"]), config["backbone_cfg"].get("in_channels", 3)
     with about("train_cfg.train_data"):

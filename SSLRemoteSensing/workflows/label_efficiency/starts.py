@@ -16,6 +16,7 @@ from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.core.files import sha256
 from SSLRemoteSensing.models.segmentation import build_segmentation
 from SSLRemoteSensing.workflows.finetuning import SegmentationConfig, check_segmentation
+from SSLRemoteSensing.workflows.label_efficiency.comparison import FROZEN
 
 INIT = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.+-]*)=(.+)")
 # timm:MODEL, with timm's weights, or timm:MODEL@FILE, timm:MODEL@random.
@@ -27,6 +28,8 @@ OWN += ("train_cfg.backbone_lr_factor", "train_cfg.optimizer", "train_cfg.lr_sch
 # And which network: the table has its size and time beside the scores.
 OWN += ("backbone_cfg.name", "backbone_cfg.model", "backbone_cfg.img_size")
 OWN += ("backbone_cfg.mean", "backbone_cfg.std", "decoder_cfg.feat_channels")
+# The same start as a linear probe; the whole decoder is another.
+PROBE = ["train_cfg.freeze_backbone=True", "decoder_cfg={'name': 'LinearProbe'}"]
 
 
 def read_inits(texts: Sequence[str]) -> dict[str, dict]:
@@ -40,6 +43,8 @@ def read_inits(texts: Sequence[str]) -> dict[str, dict]:
                 f"a name is of letters, digits and _.+- and names folders"
             )
         name, spec = match.groups()
+        if name.endswith(FROZEN):
+            raise UserError(f"--init {text}: {FROZEN} ends the names that --frozen gives")
         if name.lower() in map(str.lower, inits):
             raise UserError(f"--init {text}: the name {name} stands there twice")
         own = []
@@ -86,6 +91,15 @@ def read_init_sets(
     for name, entry in inits.items():
         with about(f"--init_set {name}"):
             check_segmentation(config_of(config, entry))
+
+
+def frozen_inits(inits: dict[str, dict]) -> dict[str, dict]:
+    """Of each of `inits`, under its name and `FROZEN`, the one that is read by a linear probe."""
+    twins = {}
+    for name, entry in inits.items():
+        kept = [text for text in entry["set"] if not text.strip().startswith("decoder_cfg.")]
+        twins[name + FROZEN] = entry | {"set": kept + PROBE}
+    return twins
 
 
 def config_of(config: dict, entry: dict) -> dict:

@@ -100,14 +100,17 @@ def score_tables(results: Results, metric: str, protocol: str) -> list[GridTable
 def score_table(results: Results, metric: str, protocol: str) -> tuple[list[str], list[list[str]]]:
     """Head and fields: means in per cent, below them paired differences in points, bold where they
     exclude 0."""
-    inits, baseline = results.inits, results.baseline
+    inits = results.inits
     head, table = ["labels"], [[init] for init in inits]
     for fraction, count in results.tiles.items():
         head.append(f"{format_percent(fraction)} ({count} {'tile' if count == 1 else 'tiles'})")
         for line in table:
             scores = results.scores(line[0], fraction, metric, protocol)
             line.append(score_text(rows_at(results.rows, line[0], fraction), [*scores.values()]))
-    for init in inits if baseline is not None else []:
+    for init in inits:
+        baseline = results.baseline_of(init)
+        if baseline is None:
+            continue
         for name, full in ((baseline, None), (f"{baseline} with all", 1.0)):
             gaps = []
             for fraction in results.tiles:
@@ -127,11 +130,11 @@ def score_table(results: Results, metric: str, protocol: str) -> tuple[list[str]
 
 def shares_text(results: Results, init: str, metric: str, protocol: str) -> list[str]:
     """By fraction, the share of the labels with which the baseline's mean is that of `init`."""
-    means = {}
-    for name in (init, results.baseline):
+    means, baseline = {}, results.baseline_of(init)
+    for name in (init, baseline):
         scores = {f: results.scores(name, f, metric, protocol).values() for f in results.tiles}
         means[name] = {f: math.fsum(s) / len(s) for f, s in scores.items() if s}
-    curve, texts = means[results.baseline], []
+    curve, texts = means[baseline], []
     for fraction in results.tiles:
         score = means[init].get(fraction)
         share = None if score is None else equal_share(score, curve)
@@ -144,9 +147,9 @@ def shares_text(results: Results, init: str, metric: str, protocol: str) -> list
 
 def scene_ranges(results: Results, init: str) -> list[Range | None]:
     """By fraction, what other test scenes would make of the difference to the baseline."""
-    ranges = []
-    for fraction in results.tiles if init != results.baseline else ():
-        sides = [results.scene_counts(name, fraction) for name in (init, results.baseline)]
+    ranges, baseline = [], results.baseline_of(init)
+    for fraction in results.tiles if init != baseline else ():
+        sides = [results.scene_counts(name, fraction) for name in (init, baseline)]
         seeds = sorted(sides[0].keys() & sides[1].keys())
         ranges.append(scene_gap(*([side[seed] for seed in seeds] for side in sides)))
     return ranges
