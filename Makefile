@@ -1,6 +1,8 @@
-# make install   a virtual environment in .venv with the package and what it needs
-# make test      the same with the tools of the checks; then ruff, import-linter, mypy and pytest
-# make demo      the whole way on drawn scenes, in some minutes: see tools/demo.py
+# make install      a virtual environment in .venv with the package and what it needs
+# make test         the same with the tools of the checks; then ruff, import-linter, mypy and pytest
+# make demo         the whole way on drawn scenes, in some minutes: see tools/demo.py
+# make few_labels   the tiles of configs/few_labels_*_cfg.py, from the open data sets in data/
+# make weights      the weights of docs/weights.md, from the open data sets in data/; hours on a CPU
 
 PYTHON ?= python3
 BIN = .venv/bin
@@ -9,6 +11,44 @@ install: .venv/installed
 
 demo: .venv/installed
 	$(BIN)/python tools/demo.py
+
+# What is there is not made again, what was stopped goes on.
+FEW = runs/few_labels
+PREPARE = $(BIN)/python tools/prepare.py
+REDUCE = $(BIN)/python tools/reduce_tiles.py
+
+few_labels: $(FEW)/mumbai/dataset.json $(FEW)/sparcs/dataset.json $(FEW)/dubai/dataset.json
+
+$(FEW)/quarter/%/reduced: | .venv/installed
+	$(REDUCE) --images data/$*/images --labels data/$*/labels --factor 4 --output $(@D)
+	touch $@
+
+$(FEW)/mumbai/dataset.json: | $(FEW)/quarter/mumbai/reduced
+	$(PREPARE) folder --source $(FEW)/quarter/mumbai --output $(@D) --tile 64 --label_offset -1 \
+		--classes informal built impervious vegetation barren water \
+		--splits data/mumbai/scenes.csv
+
+$(FEW)/sparcs/dataset.json: | $(FEW)/quarter/sparcs/reduced
+	$(PREPARE) folder --source $(FEW)/quarter/sparcs --output $(@D) --tile 64 \
+		--classes shadow shadow_on_water water snow land cloud flooded \
+		--splits data/sparcs/scenes.csv
+
+$(FEW)/dubai/dataset.json: | $(FEW)/quarter/dubai/reduced
+	$(PREPARE) folder --source $(FEW)/quarter/dubai --output $(@D) --tile 64 --label_offset -1 \
+		--classes building land road vegetation water \
+		--splits train 'val=area8_*' 'test=area3_*,area6_*,area7_*'
+
+runs/oam/half/reduced: | .venv/installed
+	$(REDUCE) --images data/oam_buildings/images --factor 2 --output $(@D)
+	touch $@
+
+runs/oam/naip/dataset.json: | .venv/installed
+	$(PREPARE) folder --source data/naip --output $(@D) --tile 128 --bands rgb --splits val=0
+
+weights: few_labels runs/oam/half/reduced runs/oam/naip/dataset.json
+	$(BIN)/python train.py --config_file configs/weights_resnet18_cfg.py
+	$(BIN)/python tools/export.py --checkpoint runs/weights/resnet18/backbone.pth --overwrite \
+		--format safetensors --output runs/weights/resnet18/export/weights.safetensors
 
 test: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -28,4 +68,4 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-.PHONY: install demo test
+.PHONY: install demo few_labels weights test

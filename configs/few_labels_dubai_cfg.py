@@ -1,11 +1,6 @@
 """Fine-tune ResNet-18 on few labels of Dubai, seen from satellites: a third of docs/results.md.
 
-    python tools/reduce_tiles.py --images data/dubai/images --labels data/dubai/labels \
-        --factor 4 --output runs/few_labels/quarter/dubai
-    python tools/prepare.py folder --source runs/few_labels/quarter/dubai \
-        --output runs/few_labels/dubai --tile 64 --label_offset -1 \
-        --classes building land road vegetation water \
-        --splits train 'val=area8_*' 'test=area3_*,area6_*,area7_*'
+    make few_labels    # the tiles, from data/dubai
     python tools/label_efficiency.py --config_file configs/few_labels_dubai_cfg.py \
         --init random=random best=runs/few_labels/pretrain/backbone.pth \
         --fractions 0.02 0.05 0.1 0.2 1 --seeds 0 1 2 3 4 --output runs/few_labels/grid_dubai

@@ -1,10 +1,6 @@
 """Fine-tune ResNet-18 on few labels of Mumbai (Pleiades, 0.5 m): a third of docs/results.md.
 
-    python tools/reduce_tiles.py --images data/mumbai/images --labels data/mumbai/labels \
-        --factor 4 --output runs/few_labels/quarter/mumbai
-    python tools/prepare.py folder --source runs/few_labels/quarter/mumbai \
-        --output runs/few_labels/mumbai --tile 64 --label_offset -1 \
-        --classes informal built impervious vegetation barren water --splits data/mumbai/scenes.csv
+    make few_labels    # the tiles, from data/mumbai
     python tools/label_efficiency.py --config_file configs/few_labels_mumbai_cfg.py \
         --init random=random best=runs/few_labels/pretrain/backbone.pth \
         --fractions 0.02 0.05 0.1 0.2 1 --seeds 0 1 2 3 4 --output runs/few_labels/grid_mumbai

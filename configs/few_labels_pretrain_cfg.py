@@ -1,10 +1,10 @@
 """Pre-train ResNet-18 on the training tiles of Mumbai, SPARCS and Dubai, without their labels.
 
+    make few_labels    # the tiles
     python train.py --config_file configs/few_labels_pretrain_cfg.py
 
-The heads of configs/few_labels_mumbai_cfg.py and the two beside it say how the tiles are made. The
-exemplar task alone, of places in three maps instead of whole images: windows of 32 x 32 pixels, 128
-a batch, turned and flipped as published, cropped to 0.5 to 0.95, colours nearly as they are.
+The exemplar task alone, of places in three maps instead of whole images: windows of 32 x 32 pixels,
+128 a batch, turned and flipped as published, cropped to 0.5 to 0.95, colours nearly as they are.
 """
 
 img_size = 32

@@ -1,11 +1,6 @@
 """Fine-tune ResNet-18 on few labels of 80 scenes of Landsat 8: a third of docs/results.md.
 
-    python tools/reduce_tiles.py --images data/sparcs/images --labels data/sparcs/labels \
-        --factor 4 --output runs/few_labels/quarter/sparcs
-    python tools/prepare.py folder --source runs/few_labels/quarter/sparcs \
-        --output runs/few_labels/sparcs --tile 64 \
-        --classes shadow shadow_on_water water snow land cloud flooded \
-        --splits data/sparcs/scenes.csv
+    make few_labels    # the tiles, from data/sparcs
     python tools/label_efficiency.py --config_file configs/few_labels_sparcs_cfg.py \
         --init random=random best=runs/few_labels/pretrain/backbone.pth \
         --fractions 0.02 0.05 0.1 0.2 1 --seeds 0 1 2 3 4 --output runs/few_labels/grid_sparcs
