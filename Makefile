@@ -2,7 +2,7 @@
 # make test         the same with the tools of the checks; then ruff, import-linter, mypy and pytest
 # make demo         the whole way on drawn scenes, in some minutes: see tools/demo.py
 # make few_labels   the tiles of configs/few_labels_*_cfg.py, from the open data sets in data/
-# make weights      the weights of docs/weights.md, from the open data sets in data/; hours on a CPU
+# make weights      weights to take, of all open data sets in data/; some hours on a CPU
 
 PYTHON ?= python3
 BIN = .venv/bin

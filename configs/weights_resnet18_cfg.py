@@ -1,4 +1,4 @@
-"""Pre-train ResNet-18 for docs/weights.md, on the training images of five open data sets.
+"""Pre-train ResNet-18 on the training images of five open data sets, for weights to take.
 
     make weights
 
