@@ -45,10 +45,21 @@ runs/oam/half/reduced: | .venv/installed
 runs/oam/naip/dataset.json: | .venv/installed
 	$(PREPARE) folder --source data/naip --output $(@D) --tile 128 --bands rgb --splits val=0
 
+# Images of the training scenes alone, so that the weights can be tested on the others. Those of
+# landsat_clouds have 16 bits, and one run has one scale.
+WEIGHTS = runs/weights/resnet18
+POOL = few_labels/mumbai/images/train few_labels/sparcs/images/train few_labels/dubai/images/train \
+	oam/naip/images/train
+SITES = zanzibar nepal philippines
+FILES = $(POOL:%='%/*.png',)$(SITES:%='oam/half/images/%_*.png',)
+
 weights: few_labels runs/oam/half/reduced runs/oam/naip/dataset.json
-	$(BIN)/python train.py --config_file configs/weights_resnet18_cfg.py
-	$(BIN)/python tools/export.py --checkpoint runs/weights/resnet18/backbone.pth --overwrite \
-		--format safetensors --output runs/weights/resnet18/export/weights.safetensors
+	$(BIN)/python train.py --config_file configs/few_labels_pretrain_cfg.py \
+		--checkpoints_path $(WEIGHTS) --log_path $(WEIGHTS)/log --set name=weights_resnet18 \
+		train_cfg.num_step=3000 train_cfg.train_data.data_path=runs \
+		"train_cfg.train_data.data_format=($(FILES))"
+	$(BIN)/python tools/export.py --checkpoint $(WEIGHTS)/backbone.pth --overwrite \
+		--format safetensors --output $(WEIGHTS)/export/weights.safetensors
 
 test: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -189,10 +189,9 @@ def test_frozen_starts_are_set_against_the_frozen_baseline():
     assert gaps["ours.frozen - random.frozen"] == "**+9.7 ± 1.4**"
     assert gaps["ours.frozen: as random.frozen with"] == "> 10 %"
     assert "ours.frozen - random" not in gaps
+    # Without a frozen baseline there is nothing to set it against.
     alone = fields(table_md(*RANDOM, *cells("ours.frozen", {0.1: [40, 39, 41]})))
-    assert not any(
-        line[0].startswith("ours.frozen ") for line in alone
-    )  # nothing to set it against
+    assert not any(line[0].startswith("ours.frozen ") for line in alone)
 
 
 def test_a_start_and_its_frozen_self_share_a_colour():
