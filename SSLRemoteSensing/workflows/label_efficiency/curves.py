@@ -59,7 +59,8 @@ def draw_panel(axes, results: Results, metric: str, protocol: str) -> None:
         if init in others:  # from the seventh on a colour comes again, with another marker
             place = starts.index(init.removesuffix(FROZEN))
             colour, marker = COLOURS[place % 6], MARKERS[(place + place // 6) % 6]
-        style = ":" if init.endswith(FROZEN) else "-"
+        # Hollow too, since one fraction alone has no line.
+        style, fill = (":", "white") if init.endswith(FROZEN) else ("-", colour)
         points = {
             fraction: estimate_interval(
                 [*results.scores(init, fraction, metric, protocol).values()]
@@ -72,7 +73,7 @@ def draw_panel(axes, results: Results, metric: str, protocol: str) -> None:
         values = [100 * point.mean for point in points.values()]
         halves = [100 * (point.half or 0) for point in points.values()]
         low, high = zip(*((v - h, v + h) for v, h in zip(values, halves, strict=True)), strict=True)
-        line = {"color": colour, "ls": style, "lw": 1.6, "marker": marker, "ms": 5}
+        line = {"color": colour, "ls": style, "lw": 1.6, "marker": marker, "ms": 5, "mfc": fill}
         axes.plot(list(points), values, label=init, **line)
         axes.fill_between(list(points), low, high, color=colour, alpha=0.16, lw=0)
         if init == results.baseline and 1.0 in points:
