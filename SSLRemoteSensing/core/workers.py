@@ -166,15 +166,22 @@ def name_lost_workers() -> Iterator[None]:
 
     torch tells it by a RuntimeError, from a signal handler: wherever the main process is by then.
     If that is just fetching a batch, the worker's connection is what fails, and the signal may come
-    later.
+    later. If it is a finalizer, whose errors Python only prints, nothing is printed, as the loader
+    finds its worker gone at the next batch.
     """
+    print_unraisable = sys.unraisablehook
+
+    def print_others(unraisable) -> None:
+        if not tells_lost_worker(unraisable.exc_value):
+            print_unraisable(unraisable)
+
+    sys.unraisablehook = print_others
     try:
         yield
     except (RuntimeError, ConnectionError, EOFError) as error:
-        reason = " ".join(f"{error} {error.__cause__ or ''}".split())
-        ends = ("killed by signal", "exited unexpectedly", "shared memory(shm)")
+        reason = reason_of(error)
         if isinstance(error, RuntimeError):
-            is_lost = "DataLoader worker" in reason and any(end in reason for end in ends)
+            is_lost = tells_lost_worker(error)
         else:  # of a worker's own errors it says which worker; a pipe is stdout
             is_lost = "DataLoader worker" not in reason and not isinstance(error, BrokenPipeError)
         if not is_lost:
@@ -192,3 +199,17 @@ def name_lost_workers() -> Iterator[None]:
                 f"probably for lack of memory; set fewer num_workers, or smaller crops"
             )
         raise UserError(f"train_cfg.num_workers: {text}; {hint}") from error
+    finally:
+        sys.unraisablehook = print_unraisable
+
+
+def tells_lost_worker(error: BaseException | None) -> bool:
+    """Whether it is torch's RuntimeError of a worker that is gone."""
+    ends = ("killed by signal", "exited unexpectedly", "shared memory(shm)")
+    reason = reason_of(error)
+    is_of_worker = isinstance(error, RuntimeError) and "DataLoader worker" in reason
+    return is_of_worker and any(end in reason for end in ends)
+
+
+def reason_of(error: BaseException | None) -> str:
+    return " ".join(f"{error} {getattr(error, '__cause__', None) or ''}".split())

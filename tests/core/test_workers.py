@@ -103,6 +103,28 @@ def test_what_a_worker_died_of_is_told(status, text):
         raise error
 
 
+class Fails:
+    """Whose end an error interrupts, as a signal does that comes in just then."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+    def __del__(self):
+        raise RuntimeError(self.text)
+
+
+def test_a_worker_lost_while_a_finalizer_runs_prints_nothing(monkeypatch):
+    """Python cannot raise there what torch's signal handler says; other errors are printed."""
+    printed = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: printed.append(str(error.exc_value)))
+    before = sys.unraisablehook
+    with workers.name_lost_workers():
+        Fails("DataLoader worker (pid 7) is killed by signal: Killed. ")
+        Fails("a file could not be closed")
+    assert printed == ["a file could not be closed"]
+    assert sys.unraisablehook is before
+
+
 class Hanging:
     """The samples of `dataset`; those of `epoch` never come."""
 
