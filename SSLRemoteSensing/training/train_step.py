@@ -13,7 +13,12 @@ from torch.nn.parallel import DistributedDataParallel
 from SSLRemoteSensing.core import checkpoints, distributed
 from SSLRemoteSensing.core.config import build
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.machine import choose_device, choose_precision, peak_memory
+from SSLRemoteSensing.core.machine import (
+    choose_device,
+    choose_precision,
+    keep_freed_memory,
+    peak_memory,
+)
 from SSLRemoteSensing.training.meters import STOPPED
 from SSLRemoteSensing.training.schedules import OPTIMIZERS
 from SSLRemoteSensing.training.settings import LoopSettings
@@ -45,6 +50,8 @@ class TrainStep:
         self.memory_format = torch.channels_last if last else torch.contiguous_format
         if is_cuda:
             torch.backends.cudnn.benchmark = True  # training's batches are all of one size
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if settings.sync_bn and is_distributed:
             if not is_cuda:
                 raise UserError("train_cfg.sync_bn=True: torch has it for GPUs only; leave it out")
