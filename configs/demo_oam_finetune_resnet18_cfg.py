@@ -4,7 +4,8 @@
         --backbone runs/demo_oam_pretrain_resnet18/backbone.pth
 
 Train sites zanzibar, nepal, philippines (a tenth of their tiles, by hash, for validation); test
-sites nairobi and kampala, never seen before. What came of it stands in docs/results.md.
+sites nairobi and kampala, never seen before. What came of it:
+docs/measurements/history.md.
 """
 
 tiles = dict(image_path="data/oam_buildings/images", label_path="data/oam_buildings/labels")

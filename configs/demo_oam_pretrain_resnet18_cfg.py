@@ -4,7 +4,7 @@
         --set train_cfg.train_data.data_path=FOLDER
 
 The published method at 128 x 128 pixels (random windows of the tiles), batch 16. What came of it on
-real tiles stands in docs/results.md.
+real tiles stands in docs/measurements/history.md.
 """
 
 img_size = 128

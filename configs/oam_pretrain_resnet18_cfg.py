@@ -1,4 +1,4 @@
-"""Pre-train ResNet-18 on reduced aerial tiles: the base of the measurements in docs/results.md.
+"""Pre-train ResNet-18 on reduced aerial tiles, as docs/measurements/history.md has it.
 
     python tools/reduce_tiles.py --images data/oam_buildings/images \
         --labels data/oam_buildings/labels --factor 2 --output runs/oam/half

@@ -115,7 +115,7 @@ class MatchingHead(nn.Module):
     and becomes a unit vector. A class's logit is the mean cosine of all cells of the transformed
     image with those of the anchor turned as the class says, times a learned scale. Not in the
     published method, whose head has to find out by itself that two maps are to be compared; see
-    docs/results.md for what either learns.
+    docs/measurements/history.md for what either learns.
 
     The batch's mean is what tells where a cell lies: of a deep map at random weights nearly all is
     the trace of the zero padding, which no turn of the image turns. Of two images it would leave

@@ -33,7 +33,8 @@ class PretrainingPreset:
         backbone: one of the networks of `backbone_cfg.name`, or of timm, 'timm:MODEL'.
         img_size: side in pixels of what it sees, where the images are not smaller.
         batch_size: images a step.
-        is_published: the settings of Li et al. 2021; else those of docs/results.md, `modern`.
+        is_published: the settings of Li et al. 2021; else those of
+            docs/measurements/history.md, `modern`.
         samples: images a run sees where no length is asked for.
         cost: of a step; None: not measured.
     """

@@ -1,6 +1,6 @@
-"""How well one threshold on the grey value tells buildings, site by site (docs/results.md).
+"""How well one threshold on the grey value tells buildings, site by site (history.md).
 
-Run from the root of the repository, after the tiles of docs/results.md are made.
+Run from the root of the repository; configs/oam_pretrain_resnet18_cfg.py has how tiles are made.
 """
 
 from pathlib import Path
