@@ -1,4 +1,4 @@
-"""Fine-tune ResNet-18 for buildings on reduced aerial tiles, as docs/measurements/history.md has it.
+"""Fine-tune ResNet-18 for buildings on reduced tiles, as docs/measurements/history.md has it.
 
     python tools/reduce_tiles.py --images data/oam_buildings/images \
         --labels data/oam_buildings/labels --factor 4 --output runs/oam/quarter
