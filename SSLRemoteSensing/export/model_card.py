@@ -14,6 +14,7 @@ PRETEXT = {
     "inpainting_head_cfg": "inpainting",
     "agr_head_cfg": "transform prediction",
     "examplar_head_cfg": "exemplar contrast",
+    "distillation_head_cfg": "distillation",
 }
 
 
@@ -82,6 +83,7 @@ def training_facts(source: Source, request: Request, config: dict) -> dict[str, 
         "Steps": source.step,
         "Epochs": card.get("epoch"),
         "Started from": starting_point(config),
+        "Teacher": teacher_of(card),
         "Licence of the weights": request.licence or "unknown: whoever publishes them has to say",
     }
 
@@ -92,3 +94,12 @@ def starting_point(config: dict) -> str | None:
     pretrained = config["backbone_cfg"].get("pretrained", False)
     words = {False: "random weights", True: "torchvision's ImageNet weights"}
     return words[pretrained] if isinstance(pretrained, bool) else Path(pretrained).name
+
+
+def teacher_of(card: dict) -> str | None:
+    """The teacher of a distillation, with its licence, which may bind the student's weights."""
+    teacher = card.get("teacher")
+    if not isinstance(teacher, dict):
+        return None
+    name, licence = teacher.get("model") or teacher["name"], teacher.get("license")
+    return f"{name}, weights {teacher['weights']}, licence {licence or 'unknown'}"

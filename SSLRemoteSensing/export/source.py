@@ -79,7 +79,7 @@ class Source:
 
 
 PUBLIC = ("bands", "band_names", "prepared", "dataset", "dtype", "max_value", "scale", "img_size")
-PUBLIC += ("epoch", "images_seen", "classes", "palette", "train_tiles", "gsd")
+PUBLIC += ("epoch", "images_seen", "classes", "palette", "train_tiles", "gsd", "teacher")
 
 
 def plain(state: dict[str, Tensor]) -> dict[str, Tensor]:

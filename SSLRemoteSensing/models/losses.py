@@ -1,4 +1,4 @@
-"""The losses of the three pretext tasks, and those of segmentation."""
+"""The losses of the pretext tasks and of distillation, and those of segmentation."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -86,6 +86,16 @@ class CrossEntropyLoss(nn.Module):
         return F.cross_entropy(logits.float(), label, label_smoothing=self.label_smoothing)
 
 
+class CosineLoss(nn.Module):
+    """1 - the cosine of prediction and target, both (N, D, h, w), at each of the N h w places; the
+    mean over them. 0 where all directions are the same, 2 where they are opposite; lengths do not
+    count. Every process has as many places, so the mean of their losses is that of one large batch.
+    """
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return (1 - F.cosine_similarity(prediction.float(), target.float(), dim=1)).mean()
+
+
 def check_factors(key: str, factors: Sequence[float], count: int) -> None:
     if len(factors) != count or min(factors) < 0:
         raise UserError(f"{key}={factors!r}: expected {count} weights, none negative")
@@ -101,6 +111,7 @@ def check_smoothing(label_smoothing: float) -> float:
 INPAINTING_LOSSES = {"InpaintingLoss": InpaintingLoss}
 AGR_LOSSES = {"CrossEntropyLoss": CrossEntropyLoss}
 EXAMPLAR_LOSSES = {"ExamplarLoss": ExamplarLoss}
+DISTILLATION_LOSSES = {"CosineLoss": CosineLoss}
 
 # Those of segmentation take logits (N, K, H, W) and a label (N, H, W), uint8 or int64.
 

@@ -1,4 +1,4 @@
-"""Backbone and heads to the losses of the three pretext tasks."""
+"""Backbone and heads to the losses of the pretext tasks."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from SSLRemoteSensing.core.config import OneOf, build
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.models.backbones import Backbone, unit_range
+from SSLRemoteSensing.models.distillation import DISTILLATION_HEADS, DistillationHead
 from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_HEADS, matched_cells
 from SSLRemoteSensing.models.losses import (
     AGR_LOSSES,
+    DISTILLATION_LOSSES,
     EXAMPLAR_LOSSES,
     INPAINTING_LOSSES,
     WeightedLosses,
@@ -23,6 +25,7 @@ HEADS = {
     "inpainting_head_cfg": INPAINTING_HEADS,
     "agr_head_cfg": AGR_HEADS,
     "examplar_head_cfg": EXAMPLAR_HEADS,
+    "distillation_head_cfg": DISTILLATION_HEADS,
 }
 
 
@@ -31,6 +34,7 @@ def pretext_losses(
     AGRLoss: Annotated[dict | None, OneOf(AGR_LOSSES)] = None,
     ExamplarLoss: Annotated[dict | None, OneOf(EXAMPLAR_LOSSES)] = None,
     factors: Sequence[float] = (20, 1, 1),
+    DistillationLoss: Annotated[dict | None, OneOf(DISTILLATION_LOSSES)] = None,
 ) -> WeightedLosses:
     """The `losses` of a config: (task, weight, loss) each. A loss left out is the published one.
 
@@ -38,13 +42,19 @@ def pretext_losses(
         InpaintingLoss: of the restored block.
         AGRLoss: of the transform prediction.
         ExamplarLoss: contrastive, of the embeddings.
-        factors: weights of the three, in this order, none negative. What the log shows is weighted.
+        factors: weights of the three, in this order, none negative; a fourth is that of the
+            distillation, else 1. What the log shows is weighted.
+        DistillationLoss: of the teacher's features; None: CosineLoss.
     """
     tasks = (
         ("inpainting", INPAINTING_LOSSES, InpaintingLoss or {"name": "InpaintingLoss"}),
         ("agr", AGR_LOSSES, AGRLoss or {"name": "CrossEntropyLoss"}),
         ("exemplar", EXAMPLAR_LOSSES, ExamplarLoss or {"name": "ExamplarLoss"}),
+        ("distillation", DISTILLATION_LOSSES, DistillationLoss or {"name": "CosineLoss"}),
     )
+    if len(factors) < len(tasks):  # the published three
+        check_factors("losses.factors", factors, len(tasks) - 1)
+        factors = (*factors, 1)
     check_factors("losses.factors", factors, len(tasks))
     return [
         (task, factor, build(table, cfg, f"losses: {task}"))
@@ -53,11 +63,11 @@ def pretext_losses(
 
 
 class PretextNet(nn.Module):
-    """One backbone, up to three heads; `forward(batch)` gives the weighted losses by task.
+    """One backbone, up to four heads; `forward(batch)` gives the weighted losses by task.
 
-    The heads `.inpainting_head`, `.agr_head`, `.exemplar_head` are None where a task is not
-    trained. Each branch is a pass of its own through the backbone, so that the statistics of batch
-    normalization are each branch's own, as published.
+    The heads `.inpainting_head`, `.agr_head`, `.exemplar_head`, `.distillation_head` are None where
+    a task is not trained. Each branch is a pass of its own through the backbone, so that the
+    statistics of batch normalization are each branch's own, as published.
 
     What a pass saw besides its losses is left in `.counted`, on the device: `agr_confusion`, int64
     (K, K), how often a transform (row) was taken for another (column).
@@ -76,13 +86,16 @@ class PretextNet(nn.Module):
         exemplar_head: nn.Module | None,
         losses: WeightedLosses,
         joint_pass: bool = False,
+        distillation_head: DistillationHead | None = None,
     ):
         super().__init__()
-        if inpainting_head is None and agr_head is None and exemplar_head is None:
+        heads = (inpainting_head, agr_head, exemplar_head, distillation_head)
+        if all(head is None for head in heads):
             raise UserError(f"no head: give at least one of {', '.join(HEADS)}")
         self.backbone = backbone
         self.inpainting_head, self.agr_head = inpainting_head, agr_head
         self.exemplar_head, self.joint_pass = exemplar_head, joint_pass
+        self.distillation_head = distillation_head
         self.weights = {task: weight for task, weight, _ in losses}
         self.losses = nn.ModuleDict({task: loss for task, _, loss in losses})
         self.counted: dict[str, Tensor] = {}
@@ -110,6 +123,8 @@ class PretextNet(nn.Module):
             images["occluded"] = unit_range(batch["occluded"])
         if self.agr_head is not None or self.exemplar_head is not None:
             images |= {"anchor": anchor, "transformed": unit_range(batch["transformed"])}
+        elif self.distillation_head is not None:
+            images["anchor"] = anchor
         if self.joint_pass:
             all_maps = self.backbone(torch.cat(list(images.values())))
             parts = {key: x.chunk(len(images)) for key, x in all_maps.items()}
@@ -132,6 +147,10 @@ class PretextNet(nn.Module):
                 pairs = (matched_cells(*pair, *geometry) for pair in pairs)
             values = [self.losses["exemplar"](*pair) for pair in pairs]
             losses["exemplar"] = sum(values) / len(values)
+        if self.distillation_head is not None:
+            pairs = self.distillation_head(maps["anchor"], anchor)
+            values = [self.losses["distillation"](*pair) for pair in pairs]
+            losses["distillation"] = sum(values) / len(values)
         return {task: self.weights[task] * loss for task, loss in losses.items()}
 
 
@@ -155,9 +174,10 @@ def build_pretext(config: dict) -> PretextNet:
     """
     backbone = build(BACKBONES, config.get("backbone_cfg") or {}, "backbone_cfg")
     channels = {"map_channels": backbone.keep(backbone.channels)}
-    heads = [
-        None if config.get(key) is None else build(table, config[key], key, channels)
-        for key, table in HEADS.items()
+    of_teacher = channels | {"bands": backbone.in_channels}
+    *heads, distillation_head = [
+        None if config.get(key) is None else build(table, config[key], key, given)
+        for (key, table), given in zip(HEADS.items(), [channels] * 3 + [of_teacher], strict=True)
     ]
     out_channels = heads[0].predict.out_channels if heads[0] is not None else backbone.in_channels
     if out_channels != backbone.in_channels:
@@ -167,4 +187,5 @@ def build_pretext(config: dict) -> PretextNet:
         )
     train_cfg = config.get("train_cfg", {})
     losses = pretext_losses(**train_cfg.get("losses", {}))
-    return PretextNet(backbone, *heads, losses, train_cfg.get("joint_pass", False))
+    joint_pass = train_cfg.get("joint_pass", False)
+    return PretextNet(backbone, *heads, losses, joint_pass, distillation_head)

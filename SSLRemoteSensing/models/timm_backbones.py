@@ -49,6 +49,7 @@ class TimmBackbone(Backbone):
         config = net.pretrained_cfg
         self.first_convolution = f"{config.get('first_conv')}.weight"
         self.own_normalization = [list(config[key]) for key in ("mean", "std")]
+        self.licence = config.get("license")  # of timm's weights
         strides = [info["reduction"] for info in net.feature_info]
         self.pyramid = nn.ModuleDict()
         if len(set(strides)) == 1:
@@ -113,10 +114,8 @@ class TimmBackbone(Backbone):
         maps = self.net.forward_intermediates(
             self.normalize(images), indices=self.indices, intermediates_only=True
         )
-        maps = dict(zip(self.channels, maps, strict=True))
-        if self.pyramid:
-            maps = {key: self.pyramid[key](x) for key, x in maps.items()}
-        return self.keep(maps)
+        maps = self.keep(dict(zip(self.channels, maps, strict=True)))
+        return {key: self.pyramid[key](x) for key, x in maps.items()} if self.pyramid else maps
 
 
 def create(

@@ -34,6 +34,7 @@ TASKS = {
     "inpainting_head_cfg": "inpainting",
     "agr_head_cfg": "transform prediction",
     "examplar_head_cfg": "exemplar",
+    "distillation_head_cfg": "distillation",
 }
 
 

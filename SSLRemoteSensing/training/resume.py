@@ -9,7 +9,7 @@ from SSLRemoteSensing.core.errors import UserError
 
 # Parts of a config without which the weights of a checkpoint mean nothing.
 NETWORK_KEYS = ("backbone_cfg", "inpainting_head_cfg", "agr_head_cfg", "examplar_head_cfg")
-NETWORK_KEYS += ("decoder_cfg", "classes")
+NETWORK_KEYS += ("distillation_head_cfg", "decoder_cfg", "classes")
 # Those that say which moments an optimizer keeps.
 OPTIMIZER_KEYS = {"train_cfg.optimizer.name", "train_cfg.optimizer.amsgrad"}
 
@@ -29,6 +29,10 @@ def compare_cards(old: dict, new: dict, path: Path, says: bool = True) -> None:
             refusals.append(f"{key} was {before!r} and is now {now!r}")
         elif says:
             warn(f"going on with {key}={now!r}, so far {before!r}")
+    # The path of a teacher may be the same, and the file another one.
+    files = [(card.get("teacher") or {}).get("sha256") for card in (old, new)]
+    if all(files) and files[0] != files[1]:
+        refusals.append("distillation_head_cfg.teacher.pretrained is another file than it was")
     if refusals:
         raise UserError(
             f"{path}: {', '.join(refusals)}; set another checkpoints_path for a new run, or the "

@@ -23,6 +23,7 @@ from SSLRemoteSensing.data.reading import Reading
 from SSLRemoteSensing.data.scale import scale_card, stated_scale
 from SSLRemoteSensing.evaluation.linear_probe import read_probe
 from SSLRemoteSensing.evaluation.probe_tiles import ProbeSettings
+from SSLRemoteSensing.models.distillation import DISTILLATION_HEADS
 from SSLRemoteSensing.models.heads import AGR_HEADS, EXAMPLAR_HEADS, INPAINTING_HEADS, TURNS
 from SSLRemoteSensing.models.pretext import PretextNet, build_pretext, pretext_losses
 from SSLRemoteSensing.models.pretrained import BACKBONES
@@ -68,6 +69,7 @@ class PretextConfig(TypedDict):
         inpainting_head_cfg: the head that restores the distorted block.
         agr_head_cfg: the head that tells the transform.
         examplar_head_cfg: the head whose embedding tells images apart.
+        distillation_head_cfg: the head that predicts the features of a frozen teacher.
         train_cfg: data, losses and the loop.
     """
 
@@ -76,6 +78,9 @@ class PretextConfig(TypedDict):
     inpainting_head_cfg: NotRequired[Annotated[dict | None, OneOf(INPAINTING_HEADS, given=MAPS)]]
     agr_head_cfg: NotRequired[Annotated[dict | None, OneOf(AGR_HEADS, given=MAPS)]]
     examplar_head_cfg: NotRequired[Annotated[dict | None, OneOf(EXAMPLAR_HEADS, given=MAPS)]]
+    distillation_head_cfg: NotRequired[
+        Annotated[dict | None, OneOf(DISTILLATION_HEADS, given=(*MAPS, "bands"))]
+    ]
     train_cfg: Annotated[dict, Part(LoopSettings, (), PretextData)]
 
 
@@ -168,7 +173,10 @@ def open_network(config: dict, processes: int | None = None) -> Pretraining:
     check_pretext(config)
     keys, loop = split(config["train_cfg"], PretextData, processes)
     torch.manual_seed(loop.seed)
-    return Pretraining(config, build_pretext(config), keys, loop)
+    network = build_pretext(config)
+    if network.distillation_head is not None:
+        network.distillation_head.require_size(keys["train_data"]["img_size"])
+    return Pretraining(config, network, keys, loop)
 
 
 def open_pretraining(config: dict) -> tuple[Task, LoopSettings]:
@@ -200,6 +208,8 @@ def open_task(opened: Pretraining) -> tuple[Task, LoopSettings]:
     card = backbone.card() | origin
     card |= scale_card(dataset.reading.scale) | {"img_size": data["img_size"]}
     card |= {"dtype": dataset.reading.dtype} if dataset.reading.scale else {}
+    if network.distillation_head is not None:
+        card["teacher"] = network.distillation_head.teacher_card
     card |= {"config": config, "versions": versions()}
 
     def export(place: Place) -> None:
