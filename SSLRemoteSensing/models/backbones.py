@@ -48,7 +48,8 @@ class Backbone(nn.Module):
                 raise UserError(f"{key}: {len(values)} numbers for {self.in_channels} bands")
             least = 0 if key == "mean" else 1e-6
             if not all(least <= value <= 1 for value in values or ()):
-                expected = "numbers in 0..1, std above 0; divide those of 0..255 by 255"
+                expected = "numbers in 0..1, std above 0; divide those of 0..255 by 255, others by "
+                expected += "the value that becomes 1"
                 raise UserError(f"{key}={tuple(values)}: expected {expected}")
         self.mean, self.std = (
             None if mean is None else tuple(map(float, numbers)) for numbers in (mean, std)

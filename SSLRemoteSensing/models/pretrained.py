@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.models import get_model_weights
 
 from SSLRemoteSensing.core import checkpoints
-from SSLRemoteSensing.core.errors import MissingWeights, UserError
+from SSLRemoteSensing.core.errors import MissingWeights, UserError, about
 from SSLRemoteSensing.models.backbone_search import (
     architecture_of,
     backbone_weights,
@@ -100,7 +100,11 @@ def build_timm(
             for values in backbone.own_normalization
         )
     backbone.set_normalization(mean, std)
-    if pretrained and pretrained is not True:
+    if pretrained is True:
+        print(
+            f"timm's weights of {model}; mean {backbone.mean} and std {backbone.std} are taken out"
+        )
+    elif pretrained:
         print(load_backbone(backbone, pretrained, in_channels=in_channels)["summary"])
     return backbone
 
@@ -197,8 +201,11 @@ def backbone_of(
     result = match_weights(model, state, str(source), strict, contents)
     state = {key: state[key] for key in result["matched"]}
     checkpoints.check_finite(state, source)
-    # A card may be another tool's.
+    origin = card_beside(source, contents)
+    if origin is not None:
+        check_card(card, file_bands, origin)
     has_normalization = all(is_per_band(card.get(key, 0), file_bands) for key in ("mean", "std"))
+    # A card inside the file may be another tool's.
     if has_normalization:
         normalization = [adapt_values(card[key], bands, adapt) for key in ("mean", "std")]
         if model.mean is not None and [list(model.mean), list(model.std)] != normalization:
@@ -206,19 +213,47 @@ def backbone_of(
                 f"mean={model.mean}, std={model.std}: {source} was trained with "
                 f"mean={normalization[0]}, std={normalization[1]}; leave them out of the config"
             )
-        model.set_normalization(*normalization)
+        with about(f"card {origin or f'in {source}'}"):
+            model.set_normalization(*normalization)
     model.load_state_dict(state, strict=False)
     result["left_over"] += other_keys
     result["summary"] = (
         f"{source}: {len(result['matched'])} of {len(model.state_dict())} entries of {model.name} "
         f"loaded, {len(result['left_over'])} entries of the file left over{note}"
     )
-    if not has_normalization and model.mean is None:
+    if model.mean is not None:
+        card_name = f"its card {origin.name}" if origin else "its card"
+        whose = card_name if has_normalization else "the config, as no card has any,"
+        mean, std = (", ".join(f"{x:.4g}" for x in values) for values in (model.mean, model.std))
+        result["summary"] += f"; mean ({mean}) and std ({std}) of {whose} are taken out"
+    elif not has_normalization:
         result["summary"] += (
             "; no card says whether mean and std were taken out of its images, none are: "
             "backbone_cfg.mean and std set them"
         )
     return {"model": model} | result
+
+
+def card_beside(source: str | Path, contents: dict) -> Path | None:
+    """The card beside the weights of `source`; None where it is in them, or there is none."""
+    path = Path(source).with_suffix(".json")
+    return path if not isinstance(contents.get("card"), dict) and path.is_file() else None
+
+
+def check_card(card: dict, bands: int | None, path: Path) -> None:
+    """Raise a `UserError` for a card that stands beside weights of `bands`, and would not count."""
+    count = f"{bands} numbers" if bands else "numbers"
+    given = {"mean", "std"} & card.keys()
+    if given and not all(is_per_band(card.get(key, 0), bands) for key in ("mean", "std")):
+        raise UserError(
+            f"card {path}: mean and std must be {count} each, one a band, or both null; mend or "
+            f"remove it"
+        )
+    if not is_per_band(card.get("bands"), bands):
+        raise UserError(
+            f"card {path}: bands must be {count}, which bands of the files the weights take, from "
+            f"1; mend or remove it"
+        )
 
 
 def timm_config(card: dict) -> dict | None:
@@ -290,6 +325,11 @@ def match_weights(
         remedy = settings_of(state, model)
         if remedy is None:
             remedy = outline(contents) if not matched_keys else "take weights of that network"
+            if "channel_embed" in state:
+                remedy = (
+                    "they are of a ViT with tokens for each of several groups of bands (SatMAE), "
+                    "which no network here is; take those of a plain ViT, of one group"
+                )
         if bands_of(state) != model.in_channels and architecture_of(state) == model.name:
             remedy += ", or adapt them in Python: load_backbone(..., in_channels="
             remedy += f"{model.in_channels}, adapt='widen' or 'average')"

@@ -25,8 +25,8 @@ def settle_scale(config: dict, channels: int) -> dict:
     """`config` with numbers for the scale of its training images, if it leaves them to be found.
 
     They are those of the run that it goes on with; or else of the weights that it begins with, in
-    whose card they are; or else 2nd and 98th percentiles. Numbers of each band in the weights' card
-    are taken too where the config states none, of images that hold values of the same sort.
+    whose card they are; or else 2nd and 98th percentiles. The `scale` of the weights' card is taken
+    too where the config states none, of images that hold values of the same sort.
 
     Args:
         channels: of the network.
@@ -60,8 +60,11 @@ def find_scale(config: dict, channels: int) -> tuple[Scale, str] | None:
         return scale, "of the run so far"
     if isinstance(weights, str):
         card = card_of_weights(weights)
-        scale = scale_of_weights(card, data.get("bands"), channels)
-        if scale and (asks or scale.max_value is None) and are_alike(config, channels, card):
+        with about(f"weights {weights}"):
+            scale = scale_of_weights(card, data.get("bands"), channels)
+        # Our own cards state a scale from 0, one for all bands, as max_value.
+        is_stated = isinstance(card.get("scale"), dict)
+        if scale and (asks or is_stated) and are_alike(config, channels, card):
             return scale, "of the training of the weights that it begins with"
     if asks:
         return read_train(config, channels).scale, "2nd and 98th percentile of some of the images"

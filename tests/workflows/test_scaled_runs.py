@@ -116,6 +116,23 @@ def test_fine_tuning_takes_the_numbers_of_the_weights(of_pretraining, of_finetun
     np.testing.assert_allclose(ends(task.card), numbers[:, ::-1] + 2, atol=0.3)
 
 
+def test_the_card_beside_the_weights_of_others_gives_its_scale(of_finetuning, tmp_path, capsys):
+    """One for all bands, of images that hold its type; a wrong one is named with its file."""
+    tiles = draw_scenes(tmp_path / "deep", dtype=np.uint16)
+    of_finetuning["train_cfg"]["train_data"] |= tiles | dict(scale=None)
+    of_finetuning["backbone_cfg"]["pretrained"] = str(tmp_path / "foreign.pth")
+    card = dict(dtype="uint16", scale=dict(minimum=0, maximum=10000))
+    (tmp_path / "foreign.json").write_text(json.dumps(card))
+    data = settle_scale(of_finetuning, 3)["train_cfg"]["train_data"]
+    assert data["scale"] == dict(minimum=(0,), maximum=(10000,))
+    assert "max_value=10000 (of the training of the weights" in capsys.readouterr().out
+    (tmp_path / "foreign.json").write_text(json.dumps(card | dict(dtype="uint8")))
+    assert settle_scale(of_finetuning, 3) == of_finetuning
+    (tmp_path / "foreign.json").write_text(json.dumps(card | dict(scale=dict(maximum=1))))
+    with pytest.raises(UserError, match=r"weights .*foreign\.pth: scale of the card: missing key"):
+        settle_scale(of_finetuning, 3)
+
+
 def test_images_of_the_sort_of_the_weights_alone_take_their_numbers(
     of_pretraining, of_finetuning, tmp_path, capsys
 ):
