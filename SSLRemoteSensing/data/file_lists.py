@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.path_list import PathList
 
 # What systems and their servers put beside files: .DS_Store, ._a.png, previews, waste.
 HIDDEN = (".", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN")
@@ -30,12 +31,11 @@ def find_images(
     data_format: str | Sequence[str],
     exclude: str | Path | None = None,
     keys: tuple[str, str | None] = ("data_path", "data_format"),
-) -> list[str]:
+) -> Sequence[str]:
     """Every image of `data_path` that `exclude` does not name, sorted by path, each once.
 
     Hidden files and folders are passed over. A pattern's ending is meant in any case and spelling:
-    '*.jpg' finds a.JPG and a.jpeg too. What its ending alone keeps out is said on stderr. Paths are
-    strings: for 100,000 files, Path objects alone would take a second to make.
+    '*.jpg' finds a.JPG and a.jpeg too. What its ending alone keeps out is said on stderr.
 
     Args:
         data_path: a folder, searched with the pattern or patterns of `data_format` (`**` goes into
@@ -49,7 +49,7 @@ def find_images(
     """
     root, (path_key, format_key) = Path(data_path), keys
     if os.path.isfile(root):  # which says no to a path that cannot be, where Path raises
-        return leave_out(listed_images(root, path_key), root.parent, exclude)
+        return PathList(leave_out(listed_images(root, path_key), root.parent, exclude))
     if not os.path.isdir(root):
         raise UserError(f"{path_key} {root}: no such folder or list file; set {path_key}")
     patterns = [data_format] if isinstance(data_format, str) else list(data_format)
@@ -65,16 +65,12 @@ def find_images(
             name = glob.escape(name)
         names_in.setdefault(tuple(parents), []).append(name)
     rules = [(parents, as_regex(names)) for parents, names in names_in.items()]
-    folders, files, others = list_folders(root), [], []
-    for folder, names in folders:
-        parts = tuple(folder.split("/")[:-1])
-        matching = [regex.match for parents, regex in rules if in_folder(parts, parents)]
-        taken = {name for match in matching for name in names if match(name)}
-        files += [f"{folder}{name}" for name in taken]
-        if matching and len(taken) < len(names):
-            others += [f"{folder}{name}" for name in names if name not in taken]
+    others: list[str] = []
+    files = PathList(matching_files(root, rules, others))
     if not files:
-        endings = Counter(Path(name).suffix or "none" for _, names in folders for name in names)
+        endings = Counter(
+            Path(name).suffix or "none" for _, names in list_folders(root) for name in names
+        )
         counts = ", ".join(f"{n} {ending}" for ending, n in endings.most_common(4)) or "no files"
         name, remedy = "", ""
         if format_key:
@@ -86,7 +82,25 @@ def find_images(
         )
     if others and format_key == "data_format":
         say_left_out(f"{path_key} {root}", others, files, names_in.values())
-    return leave_out([f"{root.as_posix()}/{file}" for file in sorted(files)], root, exclude)
+    return leave_out(files, root, exclude)
+
+
+def matching_files(
+    root: Path, rules: Sequence[tuple[tuple[str, ...], re.Pattern]], others: list[str]
+) -> Iterator[str]:
+    """The files below `root` that any of `rules` (folders, names) matches, sorted by path; to
+    `others` go the images, as paths below `root`, that only their names keep out."""
+    prefix = f"{root.as_posix()}/"
+    for folder, names in list_folders(root):
+        parts = tuple(folder.split("/")[:-1])
+        patterns = [regex.pattern for parents, regex in rules if in_folder(parts, parents)]
+        if not patterns:
+            continue
+        match = re.compile("|".join(patterns)).match
+        taken = list(filter(match, names))
+        yield from map(f"{prefix}{folder}".__add__, taken)
+        if len(taken) < len(names):
+            others += [f"{folder}{name}" for name in names if is_image(name) and not match(name)]
 
 
 def listed_images(file: Path, key: str) -> list[str]:
@@ -110,9 +124,9 @@ def listed_images(file: Path, key: str) -> list[str]:
 
 
 def say_left_out(
-    where: str, others: Sequence[str], files: Sequence[str], names: Iterable[Sequence[str]]
+    where: str, others: Sequence[str], files: Iterable[str], names: Iterable[Sequence[str]]
 ) -> None:
-    """Say which of `others`, that no pattern matches, are images kept out by their ending alone.
+    """Say which of `others`, images that no pattern matches, are kept out by their ending alone.
 
     A label is none, nor is what has the name of an image that is taken: its label, or a preview.
     """
@@ -122,7 +136,7 @@ def say_left_out(
     images = [
         file
         for file in others
-        if is_image(file) and stem(file) not in stems and head.match(stem(file))
+        if stem(file) not in stems and head.match(stem(file))
         and not LABEL_SUFFIX.fullmatch(stem(file))
         and not any(LABEL_FOLDER.fullmatch(part) for part in file.lower().split("/")[:-1])
     ]  # fmt: skip
@@ -135,7 +149,7 @@ def say_left_out(
         warn(f"{where}: {len(images)} of {total} images left out: {what} not in data_format")
 
 
-def leave_out(files: list[str], root: Path, exclude: str | Path | None) -> list[str]:
+def leave_out(files: Sequence[str], root: Path, exclude: str | Path | None) -> Sequence[str]:
     """`files` without those that the text file `exclude` names; None leaves out nothing.
 
     A line is a path, absolute or relative to `root`; empty lines and lines that begin with # are
@@ -157,9 +171,8 @@ def leave_out(files: list[str], root: Path, exclude: str | Path | None) -> list[
         return f"{real_folder(folder)}/{name}"
 
     line_of = {real_path(os.path.join(root, line)): line for line in lines}
-    paths = [real_path(file) for file in files]
-    others = sorted(line_of.keys() - set(paths))
-    wrong_lines = [line_of[path] for path in others if not os.path.exists(path)]
+    others = line_of.keys() - {path for path in map(real_path, files) if path in line_of}
+    wrong_lines = [line_of[path] for path in sorted(others) if not os.path.exists(path)]
     for line in list(wrong_lines):
         if file := locate(root, line):
             line_of[real_path(file)] = line
@@ -169,27 +182,41 @@ def leave_out(files: list[str], root: Path, exclude: str | Path | None) -> list[
             f"exclude {exclude}: {len(wrong_lines)} of {len(lines)} lines name no file, first "
             f"{wrong_lines[0]}; write paths absolute, or relative to {root}"
         )
-    remaining = [file for file, path in zip(files, paths, strict=True) if path not in line_of]
+    remaining = PathList(file for file in files if real_path(file) not in line_of)
     if not remaining:
         raise UserError(f"exclude {exclude}: leaves none of the {len(files)} images of {root}")
     return remaining
 
 
-def list_folders(root: Path) -> list[tuple[str, list[str]]]:
-    """(folder below `root` with a '/' at its end, its files' names), `root` itself as ''; links to
-    folders are followed, each real folder once. What is hidden is left out."""
-    folders, real_folders = [], set()
-    for folder, sub_folders, names in os.walk(root, followlinks=True):
-        real_folder = os.path.realpath(folder)
+def list_folders(root: Path) -> Iterator[tuple[str, list[str]]]:
+    """(folder below `root` with a '/' at its end, names of files in it), `root` itself as ''; in
+    the order of their paths, for which a folder comes in parts where others lie between its files.
+    Links to folders are followed, each real folder once. What is hidden is left out."""
+    real_folders: set[str] = set()
+
+    def walk(below: str) -> Iterator[tuple[str, list[str]]]:
+        real_folder = os.path.realpath(root / below)
         if real_folder in real_folders:
-            sub_folders.clear()
-            continue
+            return
         real_folders.add(real_folder)
-        sub_folders[:] = [name for name in sub_folders if not is_hidden(name)]
-        below = os.path.relpath(folder, root).replace(os.sep, "/")
-        names = [name for name in names if not name.startswith(HIDDEN)]
-        folders.append(("" if below == "." else f"{below}/", names))
-    return folders
+        try:
+            with os.scandir(root / below) as entries:
+                names = [
+                    f"{entry.name}/" if entry.is_dir() else entry.name
+                    for entry in entries if not entry.name.startswith(HIDDEN)
+                ]  # fmt: skip
+        except OSError:  # not to be opened
+            return
+        names.sort()
+        first = 0
+        for place, name in enumerate(names):
+            if name.endswith("/"):
+                yield below, names[first:place]
+                yield from walk(f"{below}{name}")
+                first = place + 1
+        yield below, names[first:]
+
+    yield from walk("")
 
 
 def is_hidden(path: str) -> bool:

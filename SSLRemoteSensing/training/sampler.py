@@ -44,9 +44,16 @@ class KeySampler:
         for number in range(self.first, self.last):
             epoch, place = divmod(number, self.per_epoch)
             if number == self.first or place == 0:
-                order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
+                order = epoch_order(self.seed, epoch, self.size)
             start = (place * self.processes + self.rank) * self.batch_size
             yield [(epoch, int(index)) for index in order[start : start + self.batch_size]]
+
+
+def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
+    """The permutation of `size` samples that (seed, epoch) draws; of 32 bits where they suffice."""
+    numbers = np.arange(size, dtype=np.int32 if size < 2**31 else np.int64)
+    np.random.default_rng([seed, epoch]).shuffle(numbers)
+    return numbers
 
 
 def load(task: Task, settings: LoopSettings, plan: Plan, pins: bool) -> Iterator[dict]:

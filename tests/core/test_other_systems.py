@@ -152,7 +152,7 @@ def test_patterns_and_lists_may_be_written_with_back_slashes(tiles, tmp_path, mo
     name = sorted(file.name for file in (tiles / "images").iterdir())[0]
     (tmp_path / "list.txt").write_bytes(f"images\\{name}\r\n".encode("utf-16"))
     (tmp_path / "images").symlink_to(tiles / "images")
-    assert file_lists.find_images(tmp_path / "list.txt", "") == [f"{tmp_path}/images/{name}"]
-    expected = file_lists.find_images(tmp_path, "images/*.jpg")
+    assert [*file_lists.find_images(tmp_path / "list.txt", "")] == [f"{tmp_path}/images/{name}"]
+    expected = [*file_lists.find_images(tmp_path, "images/*.jpg")]
     monkeypatch.setattr(file_lists.os, "sep", ntpath.sep)
-    assert file_lists.find_images(tmp_path, "images\\*.jpg") == expected
+    assert [*file_lists.find_images(tmp_path, "images\\*.jpg")] == expected

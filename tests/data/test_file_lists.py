@@ -1,6 +1,7 @@
 """Which files count: endings as cameras and systems write them, hidden files, lists, brackets."""
 
 import os
+import pickle
 import unicodedata
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from drawn import write_png
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.file_lists import EVERY_IMAGE, find_images, match_paths
+from SSLRemoteSensing.data.path_list import PathList
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings, find_pairs
 from SSLRemoteSensing.inference.outputs import find_scenes
 from SSLRemoteSensing.preparation.sources import list_files
@@ -146,7 +148,7 @@ def listed(tmp_path) -> Path:
 def test_a_list_is_read_as_any_editor_writes_it(listed, what, capsys):
     text = LISTS.get(what) or CODINGS[what].join(LINES)
     listed.write_bytes(text.encode(what if what in CODINGS else "utf-8"))
-    assert find_images(listed, "*") == [str(listed.parent / line) for line in LINES]
+    assert [*find_images(listed, "*")] == [str(listed.parent / line) for line in LINES]
     if what not in ("hidden files",):  # the same to leave images out
         (listed.parent / "x/d.png").touch()
         assert names(find_images(listed.parent, "**/*.png", listed)) == "d.png"
@@ -190,8 +192,8 @@ def test_a_folder_is_never_a_pattern(tmp_path, folder, monkeypatch):
         file.parent.mkdir(exist_ok=True)
         file.touch()
     expected = list(map(str, files))
-    assert find_images(tmp_path / folder, "*.tif") == expected
-    assert find_images(tmp_path, f"{folder}/*.tif") == expected
+    assert [*find_images(tmp_path / folder, "*.tif")] == expected
+    assert [*find_images(tmp_path, f"{folder}/*.tif")] == expected
     assert list(map(str, find_scenes([f"{tmp_path}/{folder}/*.tif"]))) == expected
     assert list(map(str, find_scenes(expected[:1]))) == expected[:1]
     monkeypatch.chdir(tmp_path)
@@ -234,3 +236,37 @@ def test_labels_in_a_folder_of_the_images_are_no_images(tmp_path, link):
         images.symlink_to(tmp_path / "k")
     pairs, _ = find_pairs(TileSettings(str(images), str(tmp_path / "k/labels")))
     assert [Path(label).parent.name for _, label in pairs] == ["labels"] * 2
+
+
+def test_a_list_of_paths_is_one_block_of_memory_and_reads_as_a_list():
+    paths = ["a/b.png", "", "é/Ω.tif", "lone\udcff.jpg", "x" * 3000]
+    packed = PathList(iter(paths))
+    assert (len(packed), [*packed], packed[-2], packed[1:4]) == (5, paths, paths[3], paths[1:4])
+    assert [*pickle.loads(pickle.dumps(packed))] == paths
+    assert packed.text.nbytes + packed.ends.nbytes == 3021 + 5 * 8
+    assert not PathList([])
+    for place in (5, -6):
+        with pytest.raises(IndexError):
+            packed[place]
+
+
+def test_images_come_in_the_order_of_their_paths_wherever_folders_lie(tmp_path):
+    """Folders between files, a name that begins with another, and what sorts before a slash."""
+    names = [
+        "a.png",
+        "a/b.png",
+        "a-b/x.png",
+        "a/b/c.png",
+        "a/b0.png",
+        "a0.png",
+        "b.png",
+        "a/.x/y.png",
+    ]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    expected = sorted(str(tmp_path / name) for name in names[:-1])
+    assert [*find_images(tmp_path, "**/*.png")] == expected
+    assert [*find_images(tmp_path, ["*.png", "a/*.png"])] == [
+        path for path in expected if "/b/" not in path and "-b/" not in path
+    ]

@@ -7,6 +7,7 @@ import re
 import signal
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import draw_tiles
@@ -21,7 +22,7 @@ from SSLRemoteSensing.data.pretext import collate
 from SSLRemoteSensing.training import run_folder, train_step
 from SSLRemoteSensing.training.rehearsal import rehearse
 from SSLRemoteSensing.training.run import signals
-from SSLRemoteSensing.training.sampler import KeySampler
+from SSLRemoteSensing.training.sampler import KeySampler, epoch_order
 from SSLRemoteSensing.training.schedules import SCHEDULES
 from SSLRemoteSensing.training.settings import LoopSettings
 from SSLRemoteSensing.training.task import Task
@@ -509,3 +510,11 @@ def test_no_step_reads_a_value_off_the_device(pretext_config, tmp_path, monkeypa
         train(config, num_epoch=None, num_step=number)
         counts.append(len(calls))
     assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.parametrize("size", [1, 2, 1000, 70_001])
+def test_an_epoch_s_order_is_numpy_s_permutation_in_half_the_memory(size):
+    """Of which checkpoints of before have seen a part."""
+    order = epoch_order(3, 5, size)
+    assert np.array_equal(order, np.random.default_rng([3, 5]).permutation(size))
+    assert order.nbytes == 4 * size

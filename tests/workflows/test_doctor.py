@@ -561,12 +561,12 @@ def test_exclude_takes_relative_and_absolute_lines_and_comments(tiles, tmp_path,
         f"# a comment\n\ntile_000.jpg\n./tile_001.jpg\n{folder}/tile_002.jpg\n"
         f"{tmp_path}/link/tile_003.jpg\n"
     )
-    assert find_images(folder, "*.jpg", listed) == every[4:]
+    assert [*find_images(folder, "*.jpg", listed)] == every[4:]
     assert find_images(f"{tmp_path}/link/", "*.jpg", str(listed))[0].endswith("tile_004.jpg")
-    assert find_images(folder, "tile_01*.jpg", listed) == every[10:20]
+    assert [*find_images(folder, "tile_01*.jpg", listed)] == every[10:20]
     assert capsys.readouterr().err == ""
     listed.write_text("tile_000.jpg\ntile_0.jpg\n")
-    assert find_images(folder, "*.jpg", listed) == every[1:]
+    assert [*find_images(folder, "*.jpg", listed)] == every[1:]
     assert "1 of 2 lines name no file, first tile_0.jpg" in capsys.readouterr().err
 
 
