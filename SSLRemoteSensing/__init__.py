@@ -44,4 +44,13 @@ def __getattr__(name: str):
     # torch comes with the networks, on first use: what only reads images starts without it.
     if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)
+    try:
+        module = import_module(f"{__name__}.{HOMES[name]}")
+    except ModuleNotFoundError as error:
+        from SSLRemoteSensing.core.errors import without_extra
+
+        text = without_extra(error)
+        if text is None:
+            raise
+        raise ImportError(f"SSLRemoteSensing.{name}: {text}") from error
+    return getattr(module, name)

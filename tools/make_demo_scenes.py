@@ -17,8 +17,9 @@ import rasterio
 from demo_scenes.clouds import draw_clouds
 from demo_scenes.town import draw_town
 
+from SSLRemoteSensing.core.bars import progress
 from SSLRemoteSensing.core.cli import Flags, parse
-from SSLRemoteSensing.core.console import command_line, print_summary, progress
+from SSLRemoteSensing.core.console import command_line, print_summary
 from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.data.subsets import name_hash
 from SSLRemoteSensing.preparation.isprs import PALETTE, POTSDAM_SPLITS, VAIHINGEN_SPLITS

@@ -16,8 +16,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from SSLRemoteSensing.core.bars import progress
 from SSLRemoteSensing.core.cli import Flags, parse
-from SSLRemoteSensing.core.console import print_summary, progress
+from SSLRemoteSensing.core.console import print_summary
 from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.core.files import make_folder
 from SSLRemoteSensing.data.file_lists import find_images

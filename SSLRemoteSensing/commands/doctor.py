@@ -15,8 +15,9 @@ that training cannot use, as `exclude` of train_data, val_data and test_data tak
 
 import sys
 
+from SSLRemoteSensing.core.bars import print_line
 from SSLRemoteSensing.core.cli import Flags, config_words, parse, read_config, starting_weights
-from SSLRemoteSensing.core.console import command_line, print_line, print_summary
+from SSLRemoteSensing.core.console import command_line, print_summary
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import make_folder
 

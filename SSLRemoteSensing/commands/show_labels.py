@@ -14,9 +14,10 @@ of the same names.
 
 from argparse import Namespace
 
+from SSLRemoteSensing.core.bars import print_line
 from SSLRemoteSensing.core.cli import Flags, parse, read_config
 from SSLRemoteSensing.core.config import Part
-from SSLRemoteSensing.core.console import print_line, print_summary
+from SSLRemoteSensing.core.console import print_summary
 from SSLRemoteSensing.core.errors import UserError
 
 MOST = 100  # tiles; a picture of more cannot be looked at

@@ -10,9 +10,10 @@ blocks and transforms, in the order in which training takes them, so the first r
 batch. Under torchrun the first batches of all processes, one after another, are those rows.
 """
 
+from SSLRemoteSensing.core.bars import print_line
 from SSLRemoteSensing.core.cli import Flags, config_words, parse, read_config
 from SSLRemoteSensing.core.config import Part
-from SSLRemoteSensing.core.console import command_line, print_line, print_summary
+from SSLRemoteSensing.core.console import command_line, print_summary
 from SSLRemoteSensing.core.errors import UserError
 
 

@@ -18,6 +18,18 @@ WITHOUT_OPERATION = (
     "environment, which does the others on the CPU, or take device='cpu'"
 )
 
+# What the extra `train` brings, by the names that are imported.
+OF_TRAINING = {
+    "cv2",
+    "PIL",
+    "tensorboard",
+    "tqdm",
+    "rasterio",
+    "matplotlib",
+    "jinja2",
+    "markupsafe",
+}
+
 
 class UserError(ValueError):
     """A mistake in config, data or weights; the message is one line: what, where, what to do."""
@@ -97,6 +109,12 @@ def run_command(main: Callable[[], None], message: str = "stopped") -> None:
         except UserError as error:
             print(styled("error:", "red", sys.stderr), as_started(one_line(error)), file=sys.stderr)
             sys.exit(2)
+        except ModuleNotFoundError as error:
+            text = without_extra(error)
+            if text is None:
+                raise
+            print(styled("error:", "red", sys.stderr), text, file=sys.stderr)
+            sys.exit(2)
         except BaseException as error:
             if isinstance(error, NotImplementedError) and " MPS " in str(error):
                 print(styled("error:", "red", sys.stderr), WITHOUT_OPERATION, file=sys.stderr)
@@ -113,6 +131,17 @@ def run_command(main: Callable[[], None], message: str = "stopped") -> None:
         if not silence_closed():
             raise
         sys.exit(128 + SIGPIPE)
+
+
+def without_extra(error: ModuleNotFoundError) -> str | None:
+    """What to install where the package has only what loads weights; None for other modules."""
+    module = (error.name or "").partition(".")[0]
+    if module not in OF_TRAINING:
+        return None
+    return (
+        f"{module} is not installed: this installation loads weights alone; install the package "
+        f"with its extra `train`, from a clone: pip install '.[train]'"
+    )
 
 
 def note_ctrl_c(number: int, frame) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from SSLRemoteSensing.core.bars import map_files
 from SSLRemoteSensing.core.classes import IGNORE
-from SSLRemoteSensing.core.console import map_files
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.geotiff import open_tiff
 from SSLRemoteSensing.data.images import (

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from SSLRemoteSensing.core.console import map_files, warn
+from SSLRemoteSensing.core.bars import map_files
+from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.file_lists import stem
 from SSLRemoteSensing.data.images import read_header

@@ -14,7 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from SSLRemoteSensing.core.console import map_files, warn
+from SSLRemoteSensing.core.bars import map_files
+from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.channels import choose_channels
 from SSLRemoteSensing.data.geotiff import Tiff, open_tiff

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from SSLRemoteSensing.core import distributed
-from SSLRemoteSensing.core.console import progress, warn
+from SSLRemoteSensing.core.bars import progress
+from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.workers import (
     awaited,

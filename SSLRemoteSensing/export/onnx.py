@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from SSLRemoteSensing.core.console import progress
+from SSLRemoteSensing.core.bars import progress
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.export.layouts import TOLERANCE, without_normalization
 from SSLRemoteSensing.export.source import Source

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from SSLRemoteSensing.core import distributed, machine
+from SSLRemoteSensing.core.bars import progress
 from SSLRemoteSensing.core.classes import IGNORE
-from SSLRemoteSensing.core.console import progress, styled
+from SSLRemoteSensing.core.console import styled
 from SSLRemoteSensing.core.errors import CannotWrite, UserError, one_line
 from SSLRemoteSensing.core.files import atomic
 from SSLRemoteSensing.data.geotiff import open_tiff

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from SSLRemoteSensing.core.console import map_files
+from SSLRemoteSensing.core.bars import map_files
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.geotiff import open_tiff
 from SSLRemoteSensing.preparation.catalog import Catalog, SourceScene

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from SSLRemoteSensing.core.bars import progress
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.config import nearest
-from SSLRemoteSensing.core.console import progress
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.preparation.burning import Frame, Polygons
 from SSLRemoteSensing.preparation.outlines import (

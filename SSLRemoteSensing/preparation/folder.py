@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from SSLRemoteSensing.core.bars import map_files
 from SSLRemoteSensing.core.classes import IGNORE
-from SSLRemoteSensing.core.console import map_files
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.file_lists import IMAGE_ENDINGS, LABEL_FOLDER, LABEL_SUFFIX, stem
 from SSLRemoteSensing.data.labels import (

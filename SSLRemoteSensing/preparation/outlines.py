@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from SSLRemoteSensing.core.bars import map_files
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.config import nearest
-from SSLRemoteSensing.core.console import map_files, warn
+from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.geotiff import open_tiff
 from SSLRemoteSensing.preparation.burning import Frame, Polygons, only_areas

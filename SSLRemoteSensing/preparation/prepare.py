@@ -14,7 +14,7 @@ from contextlib import closing
 from math import sqrt
 from pathlib import Path
 
-from SSLRemoteSensing.core.console import progress
+from SSLRemoteSensing.core.bars import progress
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import make_folder, write_text
 from SSLRemoteSensing.data.prepared import OWN

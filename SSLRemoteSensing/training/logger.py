@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from SSLRemoteSensing.core.console import print_line, warn
+from SSLRemoteSensing.core.bars import print_line
+from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import CannotWrite
 from SSLRemoteSensing.core.files import write_bytes, write_text
 from SSLRemoteSensing.training.tensorboard import Board

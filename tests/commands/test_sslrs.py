@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,7 @@ from SSLRemoteSensing import __version__
 from SSLRemoteSensing.__main__ import COMMANDS, main
 from SSLRemoteSensing.commands.show import PICTURES
 from SSLRemoteSensing.core import console
-from SSLRemoteSensing.core.errors import run_command, stoppable
+from SSLRemoteSensing.core.errors import OF_TRAINING, run_command, stoppable
 from SSLRemoteSensing.workflows.presets import FINETUNING, PRETRAINING
 
 WORDS = {name: module for name, (module, _) in COMMANDS.items() if name != "show"}
@@ -143,6 +144,56 @@ def test_weights_load_without_what_draws_or_logs():
     line = [sys.executable, "-c", code]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
     assert {"tensorboard", "matplotlib", "jinja2"}.isdisjoint(done.stdout.split())
+
+
+# Begins a program as where nothing of the extra `train` is installed.
+SMALL = """if True:
+    import sys
+    class Small:
+        def find_spec(self, name, path=None, target=None):
+            if name.partition(".")[0] in {names}:
+                raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+    sys.meta_path.insert(0, Small())
+"""
+
+
+def test_a_small_installation_loads_weights_and_says_what_else_it_takes(run, seg_config, tmp_path):
+    """torch, torchvision, numpy and safetensors; torchvision brings Pillow, torch Jinja2."""
+    seg_config["train_cfg"]["num_step"] = 1
+    done = run("finetune_seg.py", seg_config, "--backbone", "random")
+    assert done.returncode == 0, done.stderr
+    small = SMALL.format(names=OF_TRAINING - {"PIL", "jinja2", "markupsafe"})
+    code = """
+    import torch, SSLRemoteSensing as sslrs
+    image = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    print(sslrs.load_segmentation(sys.argv[1]).logits(image).shape[2:])
+    print(sslrs.load_backbone(None, sys.argv[1])["summary"])
+    try:
+        sslrs.pretrain
+    except ImportError as error:
+        print(error)"""
+    line = [sys.executable, "-c", small + code, str(tmp_path / "seg/best.pth")]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "torch.Size([64, 64])" in done.stdout
+    assert "entries of" in done.stdout
+    assert "SSLRemoteSensing.pretrain: cv2 is not installed" in done.stdout.splitlines()[-1]
+    code = """
+    import runpy
+    runpy.run_module("SSLRemoteSensing", run_name="__main__")"""
+    words = ["pretrain", "--images", str(ROOT), "--output", str(tmp_path / "new")]
+    line = [sys.executable, "-c", small + code, *words]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "pip install '.[train]'" in done.stderr
+
+
+def test_the_extra_of_training_has_what_its_error_names():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {re.match(r"[\w-]+", line)[0] for line in project["optional-dependencies"]["train"]}
+    modules = {"opencv-python-headless": "cv2", "pillow": "PIL"}
+    assert {modules.get(name, name) for name in names} == OF_TRAINING
+    base = {re.match(r"[\w-]+", line)[0] for line in project["dependencies"]}
+    assert base == {"torch", "torchvision", "numpy", "safetensors"}
 
 
 MODULE = "python -m SSLRemoteSensing"

@@ -129,7 +129,8 @@ def on_a_terminal(command: list[str], width: int = 80, **environment: str) -> tu
 
 BARS = """
 import sys, time
-from SSLRemoteSensing.core.console import command_line, print_line, print_summary, progress, warn
+from SSLRemoteSensing.core.bars import print_line, progress
+from SSLRemoteSensing.core.console import command_line, print_summary, warn
 from SSLRemoteSensing.core.errors import UserError, run_command
 def main():
     for number in progress("counting", range(16), unit="file"):

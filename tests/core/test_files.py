@@ -7,7 +7,7 @@ import time
 import jinja2
 import pytest
 
-from SSLRemoteSensing.core.console import map_files
+from SSLRemoteSensing.core.bars import map_files
 from SSLRemoteSensing.core.files import read_json, sha256
 from SSLRemoteSensing.core.templates import environment
 

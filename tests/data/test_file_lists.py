@@ -243,7 +243,7 @@ def test_a_list_of_paths_is_one_block_of_memory_and_reads_as_a_list():
     packed = PathList(iter(paths))
     assert (len(packed), [*packed], packed[-2], packed[1:4]) == (5, paths, paths[3], paths[1:4])
     assert [*pickle.loads(pickle.dumps(packed))] == paths
-    assert packed.text.nbytes + packed.ends.nbytes == 3021 + 5 * 8
+    assert packed.text.nbytes + packed.ends.nbytes == 3027 + 5 * 8
     assert not PathList([])
     for place in (5, -6):
         with pytest.raises(IndexError):

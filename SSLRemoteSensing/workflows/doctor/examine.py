@@ -3,8 +3,8 @@
 from functools import partial
 from pathlib import Path
 
+from SSLRemoteSensing.core.bars import map_files
 from SSLRemoteSensing.core.config import Part, require
-from SSLRemoteSensing.core.console import map_files
 from SSLRemoteSensing.workflows.doctor import images, labels, run, scenes
 from SSLRemoteSensing.workflows.doctor.findings import FAIL, Report
 from SSLRemoteSensing.workflows.finetuning import SegmentationConfig

@@ -11,7 +11,7 @@ from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
-from SSLRemoteSensing.core.console import print_line
+from SSLRemoteSensing.core.bars import print_line
 from SSLRemoteSensing.core.errors import UserError, one_line
 from SSLRemoteSensing.core.files import write_bytes, write_text
 from SSLRemoteSensing.data.file_lists import as_listed

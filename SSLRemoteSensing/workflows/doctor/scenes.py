@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from SSLRemoteSensing.core.console import map_files
+from SSLRemoteSensing.core.bars import map_files
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError, one_line
 from SSLRemoteSensing.data.channels import choose_channels
 from SSLRemoteSensing.data.geotiff import Tiff, open_tiff

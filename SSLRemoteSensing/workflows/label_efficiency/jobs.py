@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from SSLRemoteSensing.core import machine
-from SSLRemoteSensing.core.console import print_line, progress
+from SSLRemoteSensing.core.bars import print_line, progress
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import make_folder, read_json, write_text
 from SSLRemoteSensing.workflows.label_efficiency.cells import (

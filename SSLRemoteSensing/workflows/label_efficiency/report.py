@@ -3,7 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from SSLRemoteSensing.core.console import print_summary, progress
+from SSLRemoteSensing.core.bars import progress
+from SSLRemoteSensing.core.console import print_summary
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import write_text
 from SSLRemoteSensing.core.templates import render
