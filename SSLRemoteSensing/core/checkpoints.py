@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -237,7 +238,6 @@ def read_card(path: Path, contents: dict) -> dict:
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], card: dict) -> None:
     """Write `tensors` and their `card`, in JSON's types, whole or not at all."""
-    safetensors = safetensors_library("--format safetensors")
     # A tensor each, with memory of its own: the format knows no views.
     copies = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     texts = {"format": "pt", "card": json.dumps(card), "checksum": checksum(copies)}
@@ -245,7 +245,6 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor], card: dict) -> Non
 
 
 def read_safetensors(path: Path) -> dict:
-    safetensors = safetensors_library(f"weights {path}")
     try:
         with safetensors.safe_open(str(path), framework="pt", device="cpu") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -274,13 +273,3 @@ def checksum(tensors: dict[str, Tensor]) -> str:
         hasher.update(tensor.flatten().view(torch.uint8).numpy())
         hasher.update(repr(name).encode())
     return hasher.hexdigest()
-
-
-def safetensors_library(what: str):
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise UserError(
-            f"{what}: safetensors cannot be imported ({error}); pip install safetensors"
-        ) from error
-    return safetensors

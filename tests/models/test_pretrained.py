@@ -3,7 +3,6 @@ and architectures that only look alike.
 """
 
 import json
-import sys
 
 import cv2
 import pytest
@@ -213,9 +212,3 @@ def test_truncated_or_changed_safetensors_are_refused_in_one_line(ours, tmp_path
 def test_a_pickle_that_calls_itself_safetensors_is_refused(tmp_path):
     with pytest.raises(UserError, match="no safetensors file"):
         read(save(tmp_path / "w.safetensors", weights_of("vgg11")))
-
-
-def test_without_the_library_safetensors_say_what_to_install(ours, monkeypatch):
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(UserError, match="pip install safetensors"):
-        load_backbone(None, ours)
