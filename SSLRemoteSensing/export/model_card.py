@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 from SSLRemoteSensing.core.templates import render
+from SSLRemoteSensing.export.hub import timm_call
 from SSLRemoteSensing.export.layouts import mmseg_config
 from SSLRemoteSensing.export.source import Request, Source
 from SSLRemoteSensing.models.backbones import VGG
+from SSLRemoteSensing.models.timm_backbones import TimmBackbone
 
 MARK = "<!-- written by tools/export.py of SSLRemoteSensing; it may be written anew -->"
-LIBRARIES = {"timm": "timm", "smp": "segmentation-models-pytorch", "onnx": "onnx"}
+LIBRARIES = {"timm": "timm", "hub": "timm", "smp": "segmentation-models-pytorch", "onnx": "onnx"}
 PRETEXT = {
     "inpainting_head_cfg": "inpainting",
     "agr_head_cfg": "transform prediction",
@@ -25,7 +27,8 @@ def model_card(source: Source, request: Request, network: bool, smp: str | None)
         network: the file holds decoder and classes too.
         smp: the Python that builds the network of segmentation_models_pytorch.
     """
-    config, file = source.card.get("config") or {}, request.output.name
+    config, file, backbone = source.card.get("config") or {}, request.file.name, source.backbone
+    is_timm = isinstance(backbone, TimmBackbone)
     return render(
         "export",
         "card.md",
@@ -45,8 +48,17 @@ def model_card(source: Source, request: Request, network: bool, smp: str | None)
         numbers=lambda values: ", ".join(f"{value:g}" for value in values),
         facts=training_facts(source, request, config),
         mmseg=mmseg_config(source, file) if request.form == "mmseg" else None,
-        is_vgg=isinstance(source.backbone, VGG),
+        is_vgg=isinstance(backbone, VGG),
+        architecture=backbone.model if is_timm else backbone.name,
+        timm_call=call_text(*timm_call(backbone)) if is_timm else None,
+        side=(backbone.fixed_size if is_timm else None) or 64,
     )
+
+
+def call_text(model: str, arguments: dict) -> str:
+    """What stands between the brackets of `timm.create_model`."""
+    options = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    return f'"{model}", num_classes=0, {options}'
 
 
 def which_bands(card: dict) -> str:

@@ -12,14 +12,16 @@ from SSLRemoteSensing.models.backbones import Backbone
 from SSLRemoteSensing.models.pretrained import backbone_of
 from SSLRemoteSensing.models.segmentation import SegmentationNet, parts_of, trained_network
 
+HUB_WEIGHTS = "model.safetensors"  # as timm and the hubs have it
+
 
 @dataclass(frozen=True)
 class Request:
     """What is to be exported, as the flags of the command have it.
 
     Attributes:
-        form: one of torchvision, timm, smp, mmseg, safetensors, onnx.
-        output: the file.
+        form: one of torchvision, timm, hub, smp, mmseg, safetensors, onnx.
+        output: the file; of `hub` the folder.
         preprocess, result: of a graph, see `onnx.Graph`.
         licence, dataset: for the model card, None where nobody said.
         overwrite: replace what is there.
@@ -33,6 +35,11 @@ class Request:
     licence: str | None = None
     dataset: str | None = None
     overwrite: bool = False
+
+    @property
+    def file(self) -> Path:
+        """Where the weights are written; the model card stands beside it."""
+        return self.output / HUB_WEIGHTS if self.form == "hub" else self.output
 
 
 @dataclass

@@ -33,6 +33,9 @@ class TimmBackbone(Backbone):
         img_size: side of all images, in pixels, for a network that takes one size alone; None: any
             size, or timm's.
         weights: load those of timm, from its cache or the network.
+
+    Attributes:
+        options: what `timm.create_model` was given besides name, bands and weights.
     """
 
     def __init__(
@@ -45,7 +48,7 @@ class TimmBackbone(Backbone):
     ):
         super().__init__(f"{model} of timm", in_channels, BLOCKS)
         self.model, self.img_size = model, img_size
-        net, self.fixed_size = create(model, in_channels, img_size, weights)
+        net, self.fixed_size, self.options = create(model, in_channels, img_size, weights)
         config = net.pretrained_cfg
         self.first_convolution = f"{config.get('first_conv')}.weight"
         self.own_normalization = [list(config[key]) for key in ("mean", "std")]
@@ -120,8 +123,9 @@ class TimmBackbone(Backbone):
 
 def create(
     model: str, in_channels: int, img_size: int | None, weights: bool
-) -> tuple[nn.Module, int | None]:
-    """timm's network without a classifier, and the side of the images where that is fixed."""
+) -> tuple[nn.Module, int | None, dict]:
+    """timm's network without a classifier, the side of the images where that is fixed, and the
+    options that it was built with."""
     try:
         import timm
     except ImportError as error:
@@ -150,7 +154,8 @@ def create(
                 net = build(**options)
         patches = {info["reduction"] for info in net.feature_info}
         if len(patches) == 1 and patches != {PATCH}:
-            net = build(**options, patch_size=PATCH)
+            options["patch_size"] = PATCH
+            net = build(**options)
     except (OSError, RuntimeError) as error:
         if not weights:
             raise
@@ -160,7 +165,7 @@ def create(
         ) from error
     if not hasattr(net, "forward_intermediates"):
         raise UserError(f"model={model!r}: timm gives no maps of it; take another")
-    return net, fixed_size
+    return net, fixed_size, options
 
 
 def simple_pyramid(dim: int) -> nn.ModuleDict:
