@@ -57,7 +57,7 @@ class PyramidDecoder(nn.Module):
             raise UserError("batch_size=1: this decoder normalizes over the images; set 2 or more")
         height, width = (self.output_stride * n for n in last_map.shape[-2:])
         # The bodies ask this one for its size alone; so it has no channel, and no memory.
-        image = last_map.new_empty(len(last_map), 0, height, width)
+        image = last_map.new_empty(last_map.shape[0], 0, height, width)
         x = self.predict(self.body([image, *(maps.get(key) for key in BLOCKS)]))
         if self.upsampling == 1:
             return x

@@ -311,3 +311,16 @@ def test_a_sum_of_losses_is_weighted_and_named_by_the_network():
     named = net(batch)
     assert list(named) == ["ce", "dice"]
     assert named["dice"].item() == pytest.approx(0.5 * alone(batch)["dice"].item())
+
+
+def test_an_exported_graph_of_unet_is_for_any_batch():
+    channels = dict.fromkeys(BLOCKS, 4)
+    net = DECODERS["Unet"](2, channels, decoder_channels=[4] * 5).eval()
+
+    def maps(batch: int) -> dict[str, torch.Tensor]:
+        return {key: torch.rand(batch, 4, 32 >> i, 32 >> i) for i, key in enumerate(BLOCKS)}
+
+    axes = {key: {0: torch.export.Dim("batch")} for key in BLOCKS}
+    program = torch.export.export(net, (maps(2),), dynamic_shapes=(axes,))
+    three = maps(3)
+    torch.testing.assert_close(program.module()(three), net(three))

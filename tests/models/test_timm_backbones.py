@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from timm_models import MODELS
 
 from SSLRemoteSensing import load_backbone
 from SSLRemoteSensing.core.config import build
@@ -10,24 +11,6 @@ from SSLRemoteSensing.models.pretrained import BACKBONES
 from SSLRemoteSensing.models.segmentation import build_segmentation
 
 timm = pytest.importorskip("timm")
-
-# The smallest of each family, and what timm says its maps are.
-MODELS = [
-    "convnext_atto",
-    "densenet121",
-    "efficientnet_b0",
-    "fastvit_t8",
-    "hrnet_w18_small",
-    "mobilenetv3_small_050",
-    "mobilevit_xxs",
-    "pvt_v2_b0",
-    "regnetx_002",
-    "resnest14d",
-    "resnet10t",
-    "swin_tiny_patch4_window7_224",
-    "vit_tiny_patch16_224",
-    "eva02_tiny_patch14_224",
-]
 
 
 def backbone(model: str, **settings):
