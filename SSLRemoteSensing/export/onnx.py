@@ -136,8 +136,8 @@ def onnx_model(
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
         def run(x: Tensor) -> list[Tensor]:
-            found = session.run(None, {"images": x.numpy()})
-            return [torch.from_numpy(np.asarray(y)) for y in found]
+            outputs = session.run(None, {"images": x.numpy()})
+            return [torch.from_numpy(np.asarray(y)) for y in outputs]
 
         return data, compare(source, preprocess, result, run)
 

@@ -66,8 +66,8 @@ def test_it_is_pre_trained_fine_tuned_mapped_exported_and_loaded(
     pixels = torch.randint(0, 256, (3, 3, 40, 72), dtype=torch.uint8)
     with torch.no_grad():
         expected = net.logits(pixels)
-    (found,) = session.run(None, {"images": pixels.numpy()})
-    torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=1e-4)
+    (output,) = session.run(None, {"images": pixels.numpy()})
+    torch.testing.assert_close(torch.from_numpy(output), expected, atol=1e-4, rtol=1e-4)
 
     weights = dataclasses.replace(
         graph, form="safetensors", preprocess=False, output=tmp_path / "out/net.safetensors"
