@@ -5,6 +5,7 @@ once it was uploaded. Format: `timm.models._hub` (`load_model_config_from_path`)
 """
 
 import json
+import math
 from itertools import pairwise
 from pathlib import Path
 
@@ -168,8 +169,8 @@ def compare_maps(source: Source, config: dict, state: dict[str, Tensor]) -> floa
             theirs = {key: backbone.pyramid[key](x) for key, x in theirs.items()}
     worst = 0.0
     for key in ours.keys() & theirs.keys():
-        difference = float((ours[key] - theirs[key]).abs().max())
-        worst = max(worst, difference / max(1.0, float(ours[key].abs().max())))
+        difference = (ours[key] - theirs[key]).abs().nan_to_num(nan=math.inf).max()
+        worst = max(worst, float(difference) / max(1.0, float(ours[key].abs().max())))
     if not worst <= TOLERANCE:
         raise UserError(
             f"--format hub: {config['architecture']} of timm {timm.__version__} gives other maps "

@@ -1,5 +1,6 @@
 """tools/export.py: every format is read back by the library that it is for, with equal features."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -181,9 +182,10 @@ def test_a_graph_can_end_in_probabilities_or_classes(exports, pixels):
     assert (classes == logits.argmax(1)).float().mean() > 0.999
 
 
-def test_a_graph_that_gives_other_numbers_is_not_written(exports, tmp_path, monkeypatch):
+@pytest.mark.parametrize("amount", [0.01, math.nan])
+def test_a_graph_that_gives_other_numbers_is_not_written(exports, tmp_path, monkeypatch, amount):
     def nudge(module: torch.nn.Module) -> None:
-        list(module.parameters())[-1].data.view(-1)[0] += 0.01
+        list(module.parameters())[-1].data.view(-1)[0] += amount
 
     monkeypatch.setattr(onnx, "replace_adaptive_pools", nudge)
     with pytest.raises(UserError, match="--format onnx: gives other numbers than the network"):

@@ -36,8 +36,10 @@ def test_it_is_pre_trained_fine_tuned_mapped_exported_and_loaded(
     config["agr_head_cfg"] |= {"in_channels": last}
     config["examplar_head_cfg"] |= {"in_channels": last, "out_channels": 16}
     steps = {"num_epoch": None, "num_step": 20, "batch_size": 2}
-    config["train_cfg"] |= steps | {"optimizer": {"name": "SGD", "lr": 0.01}}
-    config["train_cfg"]["log"]["log_step"] = 20
+    # At a large rate the statistics of two images lag behind the weights, and rounding grows.
+    steps |= {"optimizer": {"name": "SGD", "lr": 0.001}}
+    config["train_cfg"] |= steps | {"joint_pass": True}
+    config["train_cfg"]["log"] |= {"log_step": 20, "vis_step": 0}
     config["train_cfg"]["checkpoints"]["save_step"] = 20  # epochs; looks at nothing before the end
     fit(*open_pretraining(config))
     weights = tmp_path / "run/backbone.pth"
@@ -63,7 +65,8 @@ def test_it_is_pre_trained_fine_tuned_mapped_exported_and_loaded(
     graph = Request(best, "onnx", tmp_path / "out/net.onnx", preprocess=True)
     write_export(graph)
     session = onnxruntime.InferenceSession(graph.output, providers=["CPUExecutionProvider"])
-    pixels = torch.randint(0, 256, (3, 3, 40, 72), dtype=torch.uint8)
+    pixels = torch.from_numpy(np.array(Image.open(image))[None, :40]).permute(0, 3, 1, 2)
+    pixels = torch.cat([pixels, pixels.flip(3)])
     with torch.no_grad():
         expected = net.logits(pixels)
     (output,) = session.run(None, {"images": pixels.numpy()})
