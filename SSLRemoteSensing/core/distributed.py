@@ -77,8 +77,8 @@ def processes() -> Iterator[None]:
         if not isinstance(error, dist.DistNetworkError) and not LOST.search(str(error)):
             raise
         raise UserError(
-            f"process {rank()}: lost the others ({' '.join(str(error).split())[:200]}); the run "
-            f"ends by the error of the process that ended first"
+            f"process {rank()}: lost the others ({' '.join(str(error).split())[:200]}); the one "
+            f"that ended first says why, and a run goes on by the same command on all machines"
         ) from error
     except SystemExit:  # all stop at the same step
         dist.destroy_process_group()

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -407,14 +408,19 @@ def small(tiles, tmp_path) -> dict:
     return smaller(tiles, tmp_path / "run")
 
 
-class Torchrun:
-    """A command under torchrun with two processes."""
+ALONE = "--standalone --nproc_per_node=2"
 
-    def __init__(self, folder: Path, script: str, config: dict, *arguments: str):
+
+class Torchrun:
+    """A command under torchrun with two processes, or as many as its flags `launch` say."""
+
+    def __init__(
+        self, folder: Path, script: str, config: dict, *arguments: str, launch: str = ALONE
+    ):
         file = folder / "config.py"
         file.write_text(f"config = {config!r}\n")
         self.paths = [folder / "stdout", folder / "stderr"]
-        line = [python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+        line = [python(), "-m", "torch.distributed.run", *launch.split()]
         line += [str(ROOT / script), "--config_file", str(file), *arguments]
         with self.paths[0].open("w") as out, self.paths[1].open("w") as err:
             env = os.environ | dict(TORCHRUN_FOLDER=str(folder))
@@ -513,6 +519,47 @@ def test_a_run_stopped_and_killed_ends_with_the_files_of_a_straight_one(small, t
     assert json.loads((tmp_path / "run/backbone.json").read_text())["images_seen"] == 8 * 12
     runs = json.loads((tmp_path / "run/run.json").read_text())["runs"]
     assert [run["processes"] for run in runs] == [2, 2, 2]
+    folders = tmp_path / "run", team[0] / "pretext"
+    ours, theirs = (checkpoints.read(folder / "backbone.pth") for folder in folders)
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+@contextlib.contextmanager
+def machines(folder: Path, config: dict):
+    """A pre-training on two machines with a process each, which meet on this one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with contextlib.ExitStack() as ends:
+        launches = []
+        for rank in range(2):
+            (folder / str(rank)).mkdir(parents=True)
+            launch = f"--nnodes=2 --node_rank={rank} --nproc_per_node=1 --master_addr=127.0.0.1"
+            launch += f" --master_port={port}"
+            launches.append(Torchrun(folder / str(rank), "train.py", config, launch=launch))
+            ends.enter_context(launches[-1])
+        yield launches
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_two_machines_of_which_one_dies_go_on_to_the_weights_of_a_straight_run(
+    small, tmp_path, team
+):
+    small["train_cfg"]["checkpoints"]["save_minutes"] = 1e-6  # after each step
+    with machines(tmp_path / "first", small) as (left, lost):
+        left.say("step 3/12")
+        for pid in (lost.process.pid, *lost.workers().values()):
+            os.kill(pid, signal.SIGKILL)
+        assert left.end() != 0
+        lines = [line for line in left.stderr.splitlines() if line.startswith("error:")]
+        assert len(lines) == 1
+        assert "process 0: lost the others" in lines[0]
+        assert "goes on by the same command on all machines" in lines[0]
+    step = run_folder.read(tmp_path / "run")["step"]
+    assert 2 <= step < 12
+    with machines(tmp_path / "again", small) as launches:
+        assert [launch.end() for launch in launches] == [0, 0], launches[0].stderr[-3000:]
+        assert f"latest.pth: step {step} of 12" in launches[0].stdout
     folders = tmp_path / "run", team[0] / "pretext"
     ours, theirs = (checkpoints.read(folder / "backbone.pth") for folder in folders)
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
