@@ -149,11 +149,7 @@ def test_weights_load_without_what_draws_or_logs():
 # Begins a program as where nothing of the extra `train` is installed.
 SMALL = """if True:
     import sys
-    class Small:
-        def find_spec(self, name, path=None, target=None):
-            if name.partition(".")[0] in {names}:
-                raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-    sys.meta_path.insert(0, Small())
+    sys.modules |= dict.fromkeys({names})
 """
 
 
@@ -176,7 +172,7 @@ def test_a_small_installation_loads_weights_and_says_what_else_it_takes(run, seg
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "torch.Size([64, 64])" in done.stdout
     assert "entries of" in done.stdout
-    assert "SSLRemoteSensing.pretrain: cv2 is not installed" in done.stdout.splitlines()[-1]
+    assert re.search(r"\.pretrain: \w+ is not installed", done.stdout.splitlines()[-1])
     code = """
     import runpy
     runpy.run_module("SSLRemoteSensing", run_name="__main__")"""
