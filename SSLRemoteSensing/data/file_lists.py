@@ -202,7 +202,7 @@ def list_folders(root: Path) -> Iterator[tuple[str, list[str]]]:
         try:
             with os.scandir(root / below) as entries:
                 names = [
-                    f"{entry.name}/" if entry.is_dir() else entry.name
+                    f"{entry.name}/" if is_folder(entry) else entry.name
                     for entry in entries if not entry.name.startswith(HIDDEN)
                 ]  # fmt: skip
         except OSError:  # not to be opened
@@ -217,6 +217,14 @@ def list_folders(root: Path) -> Iterator[tuple[str, list[str]]]:
         yield below, names[first:]
 
     yield from walk("")
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """Whether an entry is a folder or a link to one; a link that leads nowhere is none."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or into a folder that is not to be entered
+        return False
 
 
 def is_hidden(path: str) -> bool:

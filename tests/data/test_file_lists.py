@@ -250,6 +250,13 @@ def test_a_list_of_paths_is_one_block_of_memory_and_reads_as_a_list():
             packed[place]
 
 
+def test_a_link_that_leads_nowhere_costs_no_image(tmp_path):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "itself").symlink_to("itself")
+    (tmp_path / "gone").symlink_to("nowhere")
+    assert [*find_images(tmp_path, "*.png")] == [str(tmp_path / "a.png")]
+
+
 def test_images_come_in_the_order_of_their_paths_wherever_folders_lie(tmp_path):
     """Folders between files, a name that begins with another, and what sorts before a slash."""
     names = [
