@@ -128,7 +128,9 @@ def onnx_model(
         raise UserError(
             f"--format onnx: cannot import what it needs ({error}); pip install onnx onnxruntime"
         ) from error
-    from onnxruntime.capi.onnxruntime_pybind11_state import Fail
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
+
+    refusals = (Fail, InvalidArgument, RuntimeException)  # of a graph that does not run
 
     def compared(model: "ModelProto") -> tuple[bytes, float]:
         onnx.helper.set_model_props(model, texts)
@@ -157,12 +159,13 @@ def onnx_model(
         warnings.simplefilter("ignore")  # deprecation, and sizes that a trace might fix: compared
         try:
             return compared(traced(graph, example, outputs, side is not None))
-        except (torch.onnx.errors.UnsupportedOperatorError, Fail) as error:
+        except (torch.onnx.errors.UnsupportedOperatorError, *refusals) as error:
             reason = " ".join(str(error).partition(" to ONNX")[0].split())[:120]
             print(f"no trace of {source.backbone.name} ({reason}): by torch.export, which is slow")
+        failures = (torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.UserError, *refusals)
         try:
             return compared(exported(graph, example, outputs, side is not None))
-        except (torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.UserError, Fail) as error:
+        except failures as error:
             reason = " ".join(str(error).split())[:160]
             raise UserError(
                 f"--format onnx: torch cannot write {source.backbone.name} as ONNX ({reason}); "
@@ -200,9 +203,17 @@ def exported(graph: Graph, example: Tensor, outputs: list[str], is_fixed: bool) 
     """As `traced`, by `torch.export`.
 
     Raises:
-        OnnxExporterError: of torch.onnx: ONNX lacks an operator, or onnxscript is not there.
+        OnnxExporterError: of torch.onnx: ONNX lacks an operator.
         torch._dynamo.exc.UserError: the network asks for one size.
+        UserError: onnxscript is not there, which torch.onnx needs.
     """
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"--format onnx: no trace carries this network, and torch.export needs what cannot be "
+            f"imported ({error}); pip install onnxscript"
+        ) from error
     axes = {0: "batch"} if is_fixed else AXES
     shapes = dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
     program = torch.export.export(graph, (example,), dynamic_shapes=(shapes,))
@@ -263,7 +274,7 @@ def compare(
                 worst = max(worst, share * TOLERANCE / 1e-3)
                 continue
             error = largest_difference(expected, outputs)
-            if error > TOLERANCE:
+            if TOLERANCE < error < math.inf:
                 exact = answers(copy.deepcopy(reference).double(), unit.double(), result)
                 if error <= ROUNDING * largest_difference(exact, expected):
                     continue

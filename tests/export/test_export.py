@@ -193,6 +193,15 @@ def test_a_graph_that_gives_other_numbers_is_not_written(exports, tmp_path, monk
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_network_that_gives_no_numbers_is_not_written(exports):
+    """Rounding enlarged without end excuses nothing."""
+    huge = exports.source("tuned")
+    for parameter in huge.net.decoder.parameters():
+        parameter.data.fill_(1e38)
+    with pytest.raises(UserError, match="--format onnx: gives other numbers than the network"):
+        onnx.compare(huge, False, "logits", lambda x: [huge.net.logits(x).detach()])
+
+
 EVERY = [("backbone", form) for form in ("torchvision", "timm", "smp", "mmseg", "safetensors")]
 EVERY += [("tuned", "safetensors"), ("tuned", "onnx", "--preprocess")]
 
@@ -362,6 +371,26 @@ def test_a_missing_library_is_named_with_what_to_install(exports, monkeypatch, m
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(UserError, match=r"--format onnx.*pip install onnx onnxruntime"):
         onnx.onnx_model(exports.source("tuned"), False, "logits", {})
+
+
+def test_without_onnxscript_a_network_that_no_trace_carries_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(UserError, match=r"--format onnx: no trace.*pip install onnxscript"):
+        onnx.exported(torch.nn.Identity(), torch.zeros(2, 3, 32, 32), ["images"], False)
+
+
+@pytest.mark.parametrize("error", ["Fail", "InvalidArgument", "RuntimeException"])
+def test_a_graph_that_does_not_run_is_made_by_torch_export(exports, monkeypatch, capsys, error):
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    def fails(*given) -> None:
+        raise getattr(errors, error)("node Split")
+
+    monkeypatch.setattr(onnx, "traced", fails)
+    monkeypatch.setattr(onnx, "exported", fails)
+    with pytest.raises(UserError, match=r"torch cannot write resnet18 as ONNX \(node Split\)"):
+        onnx.onnx_model(exports.source("tuned"), False, "logits", {})
+    assert "no trace of resnet18 (node Split): by torch.export" in capsys.readouterr().out
 
 
 def test_a_damaged_network_and_a_pickle_bomb_are_one_line_and_status_2(exports, tmp_path, capsys):
