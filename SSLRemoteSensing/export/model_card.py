@@ -51,14 +51,15 @@ def model_card(source: Source, request: Request, network: bool, smp: str | None)
         is_vgg=isinstance(backbone, VGG),
         architecture=backbone.model if is_timm else backbone.name,
         timm_call=call_text(*timm_call(backbone)) if is_timm else None,
+        classifier_call=call_text(*timm_call(backbone), 10) if request.form == "hub" else None,
         side=(backbone.fixed_size if is_timm else None) or 64,
     )
 
 
-def call_text(model: str, arguments: dict) -> str:
+def call_text(model: str, arguments: dict, num_classes: int = 0) -> str:
     """What stands between the brackets of `timm.create_model`."""
     options = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-    return f'"{model}", num_classes=0, {options}'
+    return f'"{model}", num_classes={num_classes}, {options}'
 
 
 def which_bands(card: dict) -> str:

@@ -58,8 +58,8 @@ def test_a_resnet_comes_back_from_timm_with_equal_maps_and_its_own_config(
     net = exports.source("backbone").backbone
     with torch.no_grad():
         expected = net(images)
-    found = maps_of(out, normal(images, net), features_only=True)
-    for x, (key, target) in zip(found, expected.items(), strict=True):
+    maps = maps_of(out, normal(images, net), features_only=True)
+    for x, (key, target) in zip(maps, expected.items(), strict=True):
         torch.testing.assert_close(x, target, atol=1e-5, rtol=0, msg=key)
     whole = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
     with torch.no_grad():
@@ -82,10 +82,10 @@ def test_a_vgg_comes_back_as_the_maps_before_and_after_its_pools(tmp_path):
     images = torch.rand(1, 2, 64, 32)
     with torch.no_grad():
         expected = net(images)
-    found = maps_of(tmp_path / "out", images)
-    for x, (_, after) in zip(found, pairwise(BLOCKS), strict=False):
+    maps = maps_of(tmp_path / "out", images)
+    for x, (_, after) in zip(maps, pairwise(BLOCKS), strict=False):
         torch.testing.assert_close(F.max_pool2d(x, 2), expected[after], atol=1e-5, rtol=0)
-    torch.testing.assert_close(found[-1], expected["block6"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(maps[-1], expected["block6"], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -97,19 +97,20 @@ def test_a_vgg_comes_back_as_the_maps_before_and_after_its_pools(tmp_path):
         ("maxvit_pico_rw_256", {"img_size": 64}),
     ],
 )
-def test_a_network_of_timm_comes_back_with_equal_maps(tmp_path, model, settings):
+def test_a_network_of_timm_comes_back_with_equal_maps(tmp_path, monkeypatch, model, settings):
     net, weights = timm_run(tmp_path, model, **settings)
     run_export(weights, "hub", tmp_path / "out")
     images = torch.rand(2, 4, 64, 64)
-    found = maps_of(tmp_path / "out", normal(images, net), features_only=True)
+    maps = maps_of(tmp_path / "out", normal(images, net), features_only=True)
     with torch.no_grad():
         if net.pyramid:  # is ours, and stays with our own formats
-            found = [net.pyramid[key](x) for key, x in zip(net.channels, found, strict=True)]
+            maps = [net.pyramid[key](x) for key, x in zip(net.channels, maps, strict=True)]
         expected = net(images)
-    for x, target in zip(found[-len(expected) :], expected.values(), strict=True):
+    for x, target in zip(maps[-len(expected) :], expected.values(), strict=True):
         torch.testing.assert_close(x, target, atol=1e-5, rtol=0)
     assert not [key for key in load_file(tmp_path / "out/model.safetensors") if "pyramid" in key]
     assert load_backbone(None, tmp_path / "out/model.safetensors")["model"].mean == net.mean
+    assert run_examples(tmp_path / "out", monkeypatch) == 2  # of it as a classifier, too
 
 
 def test_a_dilated_resnet_comes_back_dilated_and_a_dilated_vgg_is_refused(exports, tmp_path):
