@@ -101,9 +101,11 @@ def check_bands(teacher_bands: Sequence[int] | None, bands: int, expected: int) 
     chosen = list(range(1, bands + 1)) if teacher_bands is None else list(teacher_bands)
     if len(chosen) != expected or not all(1 <= band <= bands for band in chosen):
         given = "the images have" if teacher_bands is None else f"{tuple(chosen)} of"
+        remedy = f"give {expected} numbers from 1 to {bands}"
+        if len(chosen) != expected:
+            remedy += f", or teacher.in_channels={len(chosen)}"
         raise UserError(
-            f"teacher_bands: {given} {bands} channels, and the teacher takes {expected}; give "
-            f"{expected} numbers from 1 to {bands}, or teacher.in_channels={len(chosen)}"
+            f"teacher_bands: {given} {bands} channels, and the teacher takes {expected}; {remedy}"
         )
     return [band - 1 for band in chosen]
 

@@ -227,7 +227,7 @@ def test_the_card_names_the_teacher_its_file_and_its_licence(pretext_config, tmp
     [
         (5, {}, "teacher_bands: the images have 5 channels, and the teacher takes 3; give 3"),
         (3, dict(teacher_bands=(1, 2)), r"teacher_bands: \(1, 2\) of 3 channels"),
-        (3, dict(teacher_bands=(0, 1, 2)), r"give 3 numbers from 1 to 3"),
+        (3, dict(teacher_bands=(0, 1, 2)), r"give 3 numbers from 1 to 3$"),
         (3, dict(teacher=TEACHER | dict(out_keys=("block4",))), "teacher: returns no block5"),
         (3, dict(teacher=dict(name="resnet81")), r"teacher\.name: unknown name 'resnet81'"),
         (3, dict(teacher=TEACHER | dict(pretrained="no.pth")), r"weights no\.pth: no such file"),
