@@ -48,9 +48,9 @@ def hub_config(source: Source, licence: str | None) -> dict:
     """`config.json`: timm's architecture, how it is built, and what it is to be fed.
 
     A network of timm has parts that only a classifier uses and that we do not train (the last norm
-    of a ViT, `pre_logits` of a VGG). One that has such parts is built by `features_only`, as its
-    maps, and with num_classes -1 in `pretrained_cfg`, of which timm's loader takes it that the
-    weights are not all there.
+    of a ViT, `pre_logits` of a VGG). The config of a network with such parts has `features_only`,
+    which leaves them out, and num_classes -1 in `pretrained_cfg`, by which timm's loader accepts
+    weights that are not complete.
     """
     try:
         import timm
