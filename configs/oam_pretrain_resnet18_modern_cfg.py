@@ -1,4 +1,4 @@
-"""Pre-train ResNet-18 with other settings than the published: docs/measurements/history.md, best.
+"""Pre-train ResNet-18 with other settings than the published: `best` of history.md.
 
     python train.py --config_file configs/oam_pretrain_resnet18_modern_cfg.py
 

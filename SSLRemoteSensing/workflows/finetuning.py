@@ -45,7 +45,7 @@ from SSLRemoteSensing.training.rehearsal import rehearse
 from SSLRemoteSensing.training.run_folder import write_run_card
 from SSLRemoteSensing.training.settings import LoopSettings, split
 from SSLRemoteSensing.training.task import Task
-from SSLRemoteSensing.workflows.settled_scale import settle_scale
+from SSLRemoteSensing.workflows.settled_scale import card_of_weights, settle_scale
 
 SMALLEST_TILE = 256  # pixels a side of the tiles whose errors are counted, at least
 TRAIN_TILES = Part(TileSettings)
@@ -243,6 +243,9 @@ def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
     card |= {"label_shares": label_shares(train_data)} | train_data.origin
     card |= {} if train_data.reading.gsd is None else {"gsd": train_data.reading.gsd}
     card["dtype"] = read_header(train_data.pairs[0][0]).dtype
+    weights = config["backbone_cfg"].get("pretrained")
+    start = card_of_weights(weights) if isinstance(weights, str) else {}
+    card |= {"teacher": start["teacher"]} if "teacher" in start else {}  # its licence may bind
     quick = replace(
         opened.scoring, on="tiles", tta=False, protocols=None, batch_size=loop.batch_size
     )

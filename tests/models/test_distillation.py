@@ -15,12 +15,13 @@ from SSLRemoteSensing.export.model_card import teacher_of
 from SSLRemoteSensing.models.losses import CosineLoss
 from SSLRemoteSensing.models.pretext import build_pretext, pretext_losses
 from SSLRemoteSensing.training.resume import compare_cards
-from SSLRemoteSensing.workflows import pretraining
+from SSLRemoteSensing.workflows import finetuning, pretraining
 
 # timm's smallest, which it has for its own tests.
 TEACHER = dict(name="timm", model="test_convnext")
 STUDENT = dict(name="timm", model="test_resnet")
 AGR = dict(name="AGPHead", in_channels=96, num_classes=6)
+PROBE = dict(name="LinearProbe")
 VIEWS = ("occluded", "anchor", "transformed")
 
 
@@ -201,7 +202,8 @@ def test_a_run_that_goes_on_equals_a_straight_one(pretext_config, tmp_path):
     assert len(saved["optimizer"]["state"]) == len(list(build_pretext(config).parameters()))
 
 
-def test_the_card_names_the_teacher_its_file_and_its_licence(pretext_config, tmp_path):
+def test_the_card_names_the_teacher_its_file_and_its_licence(pretext_config, seg_config, tmp_path):
+    """And so does that of a network that is fine-tuned from the student."""
     file = tmp_path / "teacher.pth"
     torch.save(build_pretext(config_of()).backbone.state_dict(), file)
     file.with_suffix(".json").write_text(json.dumps(dict(license="cc-by-4.0")))
@@ -212,6 +214,11 @@ def test_the_card_names_the_teacher_its_file_and_its_licence(pretext_config, tmp
     assert str(tmp_path) not in json.dumps(card["teacher"])
     assert teacher_of(card) == "test_resnet, weights teacher.pth, licence cc-by-4.0"
     assert teacher_of({"teacher": card["teacher"] | dict(license=None)}).endswith("unknown")
+    student = tmp_path / "student.pth"
+    torch.save(build_pretext(config).backbone.state_dict(), student)
+    student.with_suffix(".json").write_text(json.dumps(card))
+    seg_config |= dict(backbone_cfg=STUDENT | dict(pretrained=str(student)), decoder_cfg=PROBE)
+    assert finetuning.open_finetuning(seg_config)[0].card["teacher"] == card["teacher"]
     file.with_suffix(".json").unlink()
     torch.save({"model": checkpoints.read(file)}, file)
     changed = pretraining.open_pretraining(config)[0].card
