@@ -5,7 +5,6 @@ once it was uploaded. Format: `timm.models._hub` (`load_model_config_from_path`)
 """
 
 import json
-import math
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import write_text
-from SSLRemoteSensing.export.layouts import TOLERANCE, without_normalization
+from SSLRemoteSensing.export.layouts import TOLERANCE, largest_difference, without_normalization
 from SSLRemoteSensing.export.source import HUB_WEIGHTS, Source, plain
 from SSLRemoteSensing.models.backbones import BLOCKS, VGG, Backbone
 from SSLRemoteSensing.models.timm_backbones import TimmBackbone
@@ -167,11 +166,9 @@ def compare_maps(source: Source, config: dict, state: dict[str, Tensor]) -> floa
             theirs = pooled | {"block6": theirs["block6"]}
         elif isinstance(backbone, TimmBackbone) and backbone.pyramid:
             theirs = {key: backbone.pyramid[key](x) for key, x in theirs.items()}
-    worst = 0.0
-    for key in ours.keys() & theirs.keys():
-        difference = (ours[key] - theirs[key]).abs().nan_to_num(nan=math.inf).max()
-        worst = max(worst, float(difference) / max(1.0, float(ours[key].abs().max())))
-    if not worst <= TOLERANCE:
+    keys = sorted(ours.keys() & theirs.keys())
+    worst = largest_difference([ours[key] for key in keys], [theirs[key] for key in keys])
+    if worst > TOLERANCE:
         raise UserError(
             f"--format hub: {config['architecture']} of timm {timm.__version__} gives other maps "
             f"(by {worst:.1e}); take --format safetensors"

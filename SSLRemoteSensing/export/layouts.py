@@ -1,6 +1,7 @@
 """The names that other libraries give to the weights of a backbone or a network."""
 
 import copy
+import math
 import re
 
 import torch
@@ -12,7 +13,7 @@ from SSLRemoteSensing.export.source import Source, plain
 from SSLRemoteSensing.models.backbones import VGG
 from SSLRemoteSensing.models.timm_backbones import TimmBackbone
 
-TOLERANCE = 1e-4
+TOLERANCE = 1e-4  # of a largest difference to the network itself
 
 
 def smp_weights(source: Source) -> tuple[dict[str, Tensor], str | None]:
@@ -51,8 +52,8 @@ def smp_weights(source: Source) -> tuple[dict[str, Tensor], str | None]:
     with torch.no_grad():
         their_logits = net.eval()(images)
         our_logits = without_normalization(source).logits(images)
-    worst = float((their_logits - our_logits).abs().max())
-    if worst > TOLERANCE * max(1, float(our_logits.abs().max())):
+    worst = largest_difference([our_logits], [their_logits])
+    if worst > TOLERANCE:
         raise UserError(
             f"--format smp: {name} of this version of segmentation_models_pytorch gives other "
             f"logits (by {worst:.1e}); export with --format timm, onnx or safetensors"
@@ -145,3 +146,15 @@ def without_normalization(source: Source) -> nn.Module:
     module = copy.deepcopy(source.net or source.backbone)
     getattr(module, "backbone", module).set_normalization(None, None)
     return module
+
+
+def largest_difference(expected: list[Tensor], outputs: list[Tensor]) -> float:
+    """Of any number to the one expected, as a share of the largest where that is above 1; infinite
+    for another shape, and where one of the two is no number."""
+    worst = 0.0
+    for target, output in zip(expected, outputs, strict=True):
+        if target.shape != output.shape:
+            return math.inf
+        difference = (target - output).abs().nan_to_num(nan=math.inf).max()
+        worst = max(worst, float(difference) / max(1.0, float(target.abs().max())))
+    return worst

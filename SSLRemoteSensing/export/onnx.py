@@ -19,7 +19,11 @@ from torch import Tensor, nn
 
 from SSLRemoteSensing.core.bars import progress
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.export.layouts import TOLERANCE, without_normalization
+from SSLRemoteSensing.export.layouts import (
+    TOLERANCE,
+    largest_difference,
+    without_normalization,
+)
 from SSLRemoteSensing.export.source import Source
 from SSLRemoteSensing.models.backbones import BLOCKS
 from SSLRemoteSensing.models.segmentation import STRIDE
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 OPSET, EXPORTED_OPSET = 17, 18  # of a trace, and of torch.export, whose least it is
-ROUNDING = 10
+ROUNDING = 10  # times its own by which a graph may differ, where that is above the tolerance
 MISSING = {"aten::_upsample_bicubic2d_aa"}  # operators that no ONNX comes of by a trace
 AXES = {0: "batch", 2: "height", 3: "width"}  # of images that are free
 # Batch, height and width of the images that an export is compared on.
@@ -292,18 +296,6 @@ def answers(module: nn.Module, images: Tensor, result: str) -> list[Tensor]:
     if hasattr(module, "decoder"):
         return [as_result(module.logits(images), result)]
     return [maps for _, maps in sorted(module(images).items())]
-
-
-def largest_difference(expected: list[Tensor], outputs: list[Tensor]) -> float:
-    """Of any number to the one expected, as a share of the largest where that is above 1; infinite
-    for another shape, and where one of the two is no number."""
-    worst = 0.0
-    for target, output in zip(expected, outputs, strict=True):
-        if target.shape != output.shape:
-            return math.inf
-        difference = (target - output).abs().nan_to_num(nan=math.inf).max()
-        worst = max(worst, float(difference) / max(1.0, float(target.abs().max())))
-    return worst
 
 
 def as_result(logits: Tensor, result: str) -> Tensor:

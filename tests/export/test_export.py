@@ -21,7 +21,7 @@ from SSLRemoteSensing import load_backbone, load_segmentation
 from SSLRemoteSensing.core.checkpoints import read
 from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.export import onnx
-from SSLRemoteSensing.export.layouts import mmpretrain_vgg, mmseg_config
+from SSLRemoteSensing.export.layouts import largest_difference, mmpretrain_vgg, mmseg_config
 from SSLRemoteSensing.export.model_card import MARK, which_bands
 from SSLRemoteSensing.export.source import open_source, scores_of
 from SSLRemoteSensing.models.pretrained import BACKBONES
@@ -191,6 +191,15 @@ def test_a_graph_that_gives_other_numbers_is_not_written(exports, tmp_path, monk
     with pytest.raises(UserError, match="--format onnx: gives other numbers than the network"):
         run_export(exports.checkpoints["tuned"], "onnx", tmp_path / "out/net.onnx")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_is_no_number_or_of_another_shape_is_never_within_a_tolerance():
+    expected = [torch.tensor([0.5, -4.0]), torch.tensor([[0.25]])]
+    assert largest_difference(expected, expected) == 0
+    assert largest_difference(expected, [torch.tensor([0.5, -3.0]), expected[1]]) == 0.25
+    spoilt = [torch.tensor([0.5, math.nan]), expected[1]]
+    for first, second in ((expected, spoilt), (spoilt, expected), (expected, expected[::-1])):
+        assert largest_difference(first, second) == math.inf
 
 
 def test_a_network_that_gives_no_numbers_is_not_written(exports):
