@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from SSLRemoteSensing.core.bars import progress
 from SSLRemoteSensing.core.errors import UserError
@@ -114,6 +115,28 @@ def replace_adaptive_pools(module: nn.Module) -> None:
             replace_adaptive_pools(child)
 
 
+class RollsByIndex(TorchFunctionMode):
+    """Within it torch.roll takes rows by their index: the ONNX of a roll is two slices, which give
+    the map back as it was where it is shorter than the shift (shifted windows of small maps)."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in (torch.roll, Tensor.roll):
+            return roll(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+def roll(x: Tensor, shifts, dims=()) -> Tensor:
+    """torch.roll, by index along each of `dims`."""
+    if dims == ():
+        return torch.roll(x, shifts)
+    if isinstance(dims, int):
+        shifts, dims = (shifts,), (dims,)
+    for shift, dim in zip(shifts, dims, strict=True):
+        places = counting(x.shape[dim], x)
+        x = x.index_select(dim, (places - shift) % (places[-1:] + 1))
+    return x
+
+
 def onnx_model(
     source: Source, preprocess: bool, result: str, texts: dict[str, str]
 ) -> tuple[bytes, float]:
@@ -159,7 +182,7 @@ def onnx_model(
         outputs = [key for key in BLOCKS if key in source.backbone.keep(source.backbone.channels)]
     else:
         outputs = [result]
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), RollsByIndex(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecation, and sizes that a trace might fix: compared
         try:
             return compared(traced(graph, example, outputs, side is not None))

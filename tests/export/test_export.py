@@ -382,6 +382,29 @@ def test_a_missing_library_is_named_with_what_to_install(exports, monkeypatch, m
         onnx.onnx_model(exports.source("tuned"), False, "logits", {})
 
 
+@pytest.mark.filterwarnings("ignore")  # deprecation, as in an export
+@pytest.mark.parametrize("write", [onnx.traced, onnx.exported])
+def test_a_roll_by_more_than_the_length_is_one_in_the_graph_too(write):
+    class Shifted(torch.nn.Module):
+        def forward(self, x):
+            return torch.roll(x, (-3, 5), dims=(2, 3)).roll(1, 1)
+
+    with torch.no_grad(), onnx.RollsByIndex():
+        model = write(Shifted(), torch.rand(2, 3, 32, 64), ["logits"], False)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    for height, width in (2, 4), (5, 3), (3, 9):
+        x = torch.arange(3.0 * height * width).view(1, 3, height, width)
+        (y,) = session.run(None, {"images": x.numpy()})
+        assert y.tolist() == Shifted()(x).tolist()
+
+
+def test_a_roll_of_all_values_stays_one():
+    with onnx.RollsByIndex():
+        assert torch.roll(torch.tensor([[1, 2], [3, 4]]), 1).tolist() == [[4, 1], [2, 3]]
+
+
 def test_without_onnxscript_a_network_that_no_trace_carries_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(UserError, match=r"--format onnx: no trace.*pip install onnxscript"):
