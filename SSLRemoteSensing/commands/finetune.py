@@ -23,8 +23,11 @@ checkpoints_path: `best.pth`, `results.json`, `report.html` to open in a browser
 `confusion_matrix.png`, `examples.png`, and `train_tiles.txt`, the tiles whose labels were used.
 """
 
+import argparse
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from SSLRemoteSensing.core.cli import (
     Flags,
@@ -39,9 +42,12 @@ from SSLRemoteSensing.core.config import Part
 from SSLRemoteSensing.core.console import command_line, print_summary
 from SSLRemoteSensing.core.errors import UserError
 
+if TYPE_CHECKING:
+    from SSLRemoteSensing.workflows.own_labels import OwnLabels
+
 # These go with --images.
 LABELLED = ("labels", "classes", "class_field", "label_offset", "label_codes", "splits", "tile")
-OWN = ("preset", "fraction", "epochs", *LABELLED)  # go with --tiles or --images
+ASKED = ("preset", "fraction", "epochs")  # go with --tiles or --images
 
 
 def flags() -> Flags:
@@ -83,7 +89,7 @@ def main() -> None:
         raise UserError("--evaluate writes results; leave out --dry_run")
     by_tiles, args.tiles = args.tiles is True, None if args.tiles is True else args.tiles
     is_of_images = args.images is not None or (args.tiles is None and args.labels is not None)
-    is_own = choose_source(args, "images" if is_of_images else "tiles", OWN)
+    is_own = choose_source(args, "images" if is_of_images else "tiles", (*ASKED, *LABELLED))
     # Only now: torch takes seconds, which --help need not wait for.
     from SSLRemoteSensing.core.distributed import processes
     from SSLRemoteSensing.workflows.finetuning import SegmentationConfig, finetune, score_checkpoint
@@ -94,10 +100,8 @@ def main() -> None:
     scoring = ({"tta": True} if args.tta else {}) | ({"on": "tiles"} if by_tiles else {})
     with processes(), contextlib.ExitStack() as stack:
         if is_own:
-            given = {key: value for key in OWN if (value := getattr(args, key)) is not None}
-            given |= {} if args.backbone is None else {"backbone": args.backbone}
-            given |= {"images": args.images or (), "settings": overrides(args)}
-            request = FinetuningRequest(args.tiles, args.output, **given)
+            asked = given(args, ("backbone", *ASKED)) | {"settings": overrides(args)}
+            request = FinetuningRequest(tiles_of(args), args.output, **asked)
             config = stack.enter_context(requested_config(request, writes=not args.dry_run))
             args.config_file = Path(args.output) / CONFIG
         else:
@@ -114,6 +118,29 @@ def main() -> None:
             words = (*config_words(args), "--evaluate", checkpoint, "--tta")
             tta = [] if args.tta else [command_line("finetune_seg.py", *words)]
             print_summary({"weights": checkpoint}, [mapping(checkpoint), *tta])
+
+
+def tiles_of(args: argparse.Namespace) -> "str | OwnLabels":
+    """What is trained on without a config file: a prepared set, or images with labels.
+
+    Raises:
+        UserError: neither of them, or both.
+    """
+    from SSLRemoteSensing.workflows.own_labels import OwnLabels
+
+    own = given(args, ("images", *LABELLED))
+    if args.tiles is None and {"images", "labels"} <= own.keys():
+        return OwnLabels(**own)
+    if args.tiles is None or "images" in own:
+        raise UserError("--tiles, or --images with --labels: give one of the two")
+    if own:
+        raise UserError(f"--{next(iter(own))}: is for --images; --tiles has been prepared")
+    return args.tiles
+
+
+def given(args: argparse.Namespace, names: Sequence[str]) -> dict:
+    """Those flags of `names` that are given, and their values."""
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
 def mapping(checkpoint: Path) -> str:

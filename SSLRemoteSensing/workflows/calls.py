@@ -13,7 +13,7 @@ where one was interrupted; the run's folder holds its `config.py`, see `workflow
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from SSLRemoteSensing.core.errors import UserError
@@ -144,13 +144,13 @@ def finetune(
         KeyboardInterrupt: it was stopped, and has saved.
     """
     if isinstance(tiles, OwnLabels):
-        places = {"images": tuple(paths(tiles.images)), "labels": os.fspath(tiles.labels)}
-        own, folder = asdict(tiles) | places, None
+        images, labels = tuple(paths(tiles.images)), os.fspath(tiles.labels)
+        tiles = replace(tiles, images=images, labels=labels)
     else:
-        own, folder = {}, os.fspath(tiles)
+        tiles = os.fspath(tiles)
     request = FinetuningRequest(
-        folder, os.fspath(output), os.fspath(backbone), preset, fraction, **own,
-        settings=as_texts(settings), epochs=epochs,
+        tiles, os.fspath(output), os.fspath(backbone), preset, fraction, epochs,
+        as_texts(settings),
     )  # fmt: skip
     with interruptible(), requested_config(request) as config:
         run_finetuning(config)

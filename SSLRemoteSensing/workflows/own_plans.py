@@ -25,7 +25,7 @@ from SSLRemoteSensing.models.pretrained import BACKBONES, load_backbone
 from SSLRemoteSensing.training.rehearsal import measure_step
 from SSLRemoteSensing.training.train_step import TrainStep
 from SSLRemoteSensing.workflows.own_images import look_at_images, write_list
-from SSLRemoteSensing.workflows.own_labels import KEYS, OwnLabels, prepare_own
+from SSLRemoteSensing.workflows.own_labels import OwnLabels, prepare_own
 from SSLRemoteSensing.workflows.own_requests import FinetuningRequest, PretrainingRequest, Request
 from SSLRemoteSensing.workflows.presets import FINETUNING, PRETRAINING, choose_preset
 from SSLRemoteSensing.workflows.pretraining import PretextConfig, open_pretraining
@@ -146,10 +146,10 @@ def plan_finetuning(request: FinetuningRequest, folder: Path) -> Planned:
     labels."""
     preset, is_file = choose_preset(FINETUNING, request.preset), request.backbone not in WEIGHTS
     network = read_network(request.backbone) if is_file else network_of(preset.backbone)
-    tiles_folder = request.tiles or str(folder / TILES)
-    if request.tiles is None:
-        own = OwnLabels(**{key: getattr(request, key) for key in KEYS})
-        prepare_own(own, Path(tiles_folder), request.backbone if is_file else None)
+    tiles_folder = request.tiles
+    if isinstance(request.tiles, OwnLabels):
+        tiles_folder = str(folder / TILES)
+        prepare_own(request.tiles, Path(tiles_folder), request.backbone if is_file else None)
     card = require_labelled(tiles_folder)
     channels, tiles = len(card["bands"]), card["tiles"]
     batch_size, side = min(preset.batch_size, tiles["train"]), card["tile"]

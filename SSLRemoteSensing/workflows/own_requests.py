@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.scale import Scale
-from SSLRemoteSensing.workflows.own_labels import KEYS
+from SSLRemoteSensing.workflows.own_labels import OwnLabels
 from SSLRemoteSensing.workflows.presets import FINETUNING, PRETRAINING, choose_preset
 
 
@@ -57,35 +57,25 @@ class PretrainingRequest:
 
 @dataclass(frozen=True)
 class FinetuningRequest:
-    """What `finetune` is asked for without a config file: prepared tiles, or images with labels.
+    """What `finetune` is asked for without a config file.
 
     Attributes:
-        tiles: the folder of a prepared set; None: `images` and `labels` make one in the run.
+        tiles: the folder of a prepared set, or images with labels, which make one in the run.
         output: the run's folder.
         backbone: 'random', 'imagenet' or a file.
         preset: of `presets.FINETUNING`.
         fraction: share of the labels, above 0 to 1.
         epochs: length of the run; None: by the preset.
-        images, labels, classes, class_field, splits, tile, label_offset, label_codes: as
-            `OwnLabels` has them.
         settings: 'a.b=VALUE' each, keys of the config.
     """
 
-    tiles: str | None
+    tiles: str | OwnLabels
     output: str
     backbone: str = "random"
     preset: str = "standard"
     fraction: float = 1.0
-    images: Sequence[str] = ()
-    labels: str | None = None
-    classes: Sequence[str] = ()
-    class_field: str | None = None
-    splits: Sequence[str] = ()
-    tile: int | None = None
-    label_offset: int | None = None
-    label_codes: Sequence[int] | None = None
-    settings: Sequence[str] = ()
     epochs: int | None = None
+    settings: Sequence[str] = ()
 
     task = "finetune"
 
@@ -95,11 +85,6 @@ class FinetuningRequest:
         if not 0 < self.fraction <= 1:
             raise UserError(f"--fraction {self.fraction:g}: must be above 0 and at most 1")
         choose_preset(FINETUNING, self.preset)
-        if (self.tiles is None) != bool(self.images and self.labels):
-            raise UserError("--tiles, or --images with --labels: give one of the two")
-        for key in KEYS:
-            if self.tiles is not None and getattr(self, key) not in (None, (), []):
-                raise UserError(f"--{key}: is for --images; --tiles has been prepared")
 
 
 Request = PretrainingRequest | FinetuningRequest

@@ -18,6 +18,7 @@ from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import make_folder, read_json, write_text
 from SSLRemoteSensing.training.settings import divide_batch
 from SSLRemoteSensing.workflows.finetuning import SegmentationConfig, check_segmentation
+from SSLRemoteSensing.workflows.own_labels import OwnLabels
 from SSLRemoteSensing.workflows.own_plans import (
     CONFIG,
     literal,
@@ -95,6 +96,10 @@ def record_of(request: Request) -> dict:
     """A request as command.json keeps it; where it lies may change."""
     record = {"task": request.task} | asdict(request)
     del record["output"]
+    if request.task == "finetune":
+        is_own = isinstance(request.tiles, OwnLabels)
+        own = request.tiles if is_own else OwnLabels((), None)
+        record |= asdict(own) | {"tiles": None if is_own else request.tiles}
     return json.loads(json.dumps(record))
 
 

@@ -343,8 +343,8 @@ def labelled(tmp_path):
 @pytest.mark.parametrize("kind", ["labels", "roofs.gpkg"])
 def test_images_and_labels_become_tiles_of_blocks_of_ground(labelled, capsys, kind):
     classes = dict(classes=("land", "roof")) if kind == "labels" else dict(class_field="kind")
-    own = dict(images=(str(labelled / "images"),), labels=str(labelled / kind), **classes)
-    asked = FinetuningRequest(None, str(labelled / "run"), preset="quick", **own)
+    own = sslrs.OwnLabels((str(labelled / "images"),), str(labelled / kind), **classes)
+    asked = FinetuningRequest(own, str(labelled / "run"), preset="quick")
     with requested_config(asked) as config:
         assert len(config["classes"]) == 2
         assert config["train_cfg"]["train_data"]["crop_size"] == 64
@@ -371,6 +371,7 @@ def test_python_takes_images_with_labels(labelled):
     assert checkpoints.read(tuned.best)["card"]["gsd"] == pytest.approx(1, rel=1e-3)  # the scene's
     asked = json.loads((labelled / "run/command.json").read_text())
     assert asked["images"] == [str(labelled / "images")]  # as the command's flags keep it
+    assert (asked["tiles"], asked["tile"], asked["classes"]) == (None, None, ["land", "roof"])
 
 
 @pytest.mark.parametrize(
