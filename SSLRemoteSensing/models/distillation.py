@@ -56,7 +56,7 @@ class DistillationHead(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(SEED)
-            net = build(BACKBONES, {"out_keys": MATCHED} | teacher, "teacher")
+            net = build_teacher({"out_keys": MATCHED} | teacher)
         for what, channels in (
             ("backbone_cfg", map_channels),
             ("teacher", net.keep(net.channels)),
@@ -93,6 +93,15 @@ class DistillationHead(nn.Module):
         with torch.no_grad():
             targets = self.teacher(images[:, self.channels])
         return [(project(maps[key]), targets[key]) for key, project in self.projections.items()]
+
+
+def build_teacher(teacher: dict) -> Backbone:
+    """The backbone of a config's `teacher`; what is wrong is said with its keys."""
+    try:
+        return build(BACKBONES, teacher, "teacher")
+    except UserError as error:
+        text = str(error).replace("backbone_cfg.", "distillation_head_cfg.teacher.")
+        raise type(error)(text) from error
 
 
 def check_bands(teacher_bands: Sequence[int] | None, bands: int, expected: int) -> list[int]:

@@ -9,11 +9,13 @@ from tiny_run import entries, interrupt_at, moved, step_of, train
 from torch import Tensor
 
 from SSLRemoteSensing.core import checkpoints
+from SSLRemoteSensing.core.config import build
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.evaluation.task_gradients import task_gradients
 from SSLRemoteSensing.export.model_card import teacher_of
 from SSLRemoteSensing.models.losses import CosineLoss
 from SSLRemoteSensing.models.pretext import build_pretext, pretext_losses
+from SSLRemoteSensing.models.pretrained import BACKBONES
 from SSLRemoteSensing.training.resume import compare_cards
 from SSLRemoteSensing.workflows import finetuning, pretraining
 
@@ -160,6 +162,14 @@ def test_a_fourth_factor_weights_it():
         pretext_losses(factors=(1, 2, 3, -1))
     with pytest.raises(UserError, match="expected 3 weights"):
         pretext_losses(factors=(1, 2))
+
+
+def test_weights_of_another_network_are_said_to_be_wrong_in_the_teacher_s_keys(tmp_path):
+    large = build(BACKBONES, dict(name="resnet50", in_channels=3), "backbone_cfg")
+    torch.save(large.state_dict(), tmp_path / "large.pth")
+    cfg = dict(name="resnet18", in_channels=3, pretrained=str(tmp_path / "large.pth"))
+    with pytest.raises(UserError, match=r"distillation_head_cfg\.teacher\.name='resnet50'"):
+        build_pretext(config_of(teacher=cfg))
 
 
 def test_in_bf16_the_teacher_computes_as_the_student_does_and_the_loss_in_fp32():
