@@ -47,10 +47,14 @@ def __getattr__(name: str):
     try:
         module = import_module(f"{__name__}.{HOMES[name]}")
     except ModuleNotFoundError as error:
-        from SSLRemoteSensing.core.errors import without_extra
+        from SSLRemoteSensing.core.errors import NotInstalled, without_extra
 
         text = without_extra(error)
         if text is None:
             raise
-        raise ImportError(f"SSLRemoteSensing.{name}: {text}") from error
+        return NotInstalled(name, f"SSLRemoteSensing.{name}: {text}")
     return getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

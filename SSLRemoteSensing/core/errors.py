@@ -144,6 +144,26 @@ def without_extra(error: ModuleNotFoundError) -> str | None:
     )
 
 
+class NotInstalled:
+    """Stands for a public function or class of which a library is missing.
+
+    What only looks at the package (`hasattr`, `dir`, `help`, an import of several names) goes on.
+
+    Raises:
+        ImportError: it is called; the message says what to install.
+    """
+
+    def __init__(self, name: str, text: str):
+        self.__name__ = self.__qualname__ = name
+        self.__doc__ = text
+
+    def __call__(self, *arguments, **named):  # as whatever it stands for is called
+        raise ImportError(self.__doc__)
+
+    def __repr__(self) -> str:
+        return f"<{self.__doc__}>"
+
+
 def note_ctrl_c(number: int, frame) -> None:
     """Raise a KeyboardInterrupt, of which a library may make another error."""
     PRESSES.append(number)

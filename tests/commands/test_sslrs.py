@@ -163,16 +163,11 @@ def test_a_small_installation_loads_weights_and_says_what_else_it_takes(run, seg
     import torch, SSLRemoteSensing as sslrs
     image = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     print(sslrs.load_segmentation(sys.argv[1]).logits(image).shape[2:])
-    print(sslrs.load_backbone(None, sys.argv[1])["summary"])
-    try:
-        sslrs.pretrain
-    except ImportError as error:
-        print(error)"""
+    print(sslrs.load_backbone(None, sys.argv[1])["summary"])"""
     line = [sys.executable, "-c", small + code, str(tmp_path / "seg/best.pth")]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "torch.Size([64, 64])" in done.stdout
     assert "entries of" in done.stdout
-    assert re.search(r"\.pretrain: \w+ is not installed", done.stdout.splitlines()[-1])
     code = """
     import runpy
     runpy.run_module("SSLRemoteSensing", run_name="__main__")"""
@@ -181,6 +176,32 @@ def test_a_small_installation_loads_weights_and_says_what_else_it_takes(run, seg
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "pip install '.[train]'" in done.stderr
+
+
+def test_a_small_installation_can_be_looked_at_and_a_call_says_what_it_takes():
+    """`inspect` asks each name of the package, as notebooks and type checkers do."""
+    code = """
+    import inspect, pydoc, SSLRemoteSensing as sslrs
+    members = dict(inspect.getmembers(sslrs))
+    assert set(sslrs.__all__) <= members.keys() and hasattr(sslrs, "pretrain")
+    assert not hasattr(sslrs, "pretrian")
+    inspect.signature(sslrs.load_backbone).bind(None, "backbone.pth")
+    pydoc.render_doc(sslrs)
+    from SSLRemoteSensing import OwnLabels, finetune, predict, pretrain
+    for use in (OwnLabels, finetune, predict, pretrain):
+        assert str(use) == f"<{use.__doc__}>"
+        try:
+            use("images", output="run")
+        except ImportError as error:
+            print(error)"""
+    small = SMALL.format(names=OF_TRAINING - {"PIL", "jinja2", "markupsafe"})
+    line = [sys.executable, "-c", small + code]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    names = ("OwnLabels", "finetune", "predict", "pretrain")
+    text = r"SSLRemoteSensing\.{}: \w+ is not installed: .* pip install '\.\[train\]'"
+    for name, said in zip(names, done.stdout.splitlines(), strict=True):
+        assert re.fullmatch(text.format(name), said)
 
 
 def test_the_extra_of_training_has_what_its_error_names():
