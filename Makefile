@@ -1,5 +1,7 @@
 # make install      a virtual environment in .venv with the package and what it needs
 # make test         the same with the tools of the checks; then ruff, import-linter, mypy and pytest
+# make test-matrix  a part of the tests on several Pythons, newest and lowest versions; takes hours
+# make test-install the steps of the Dockerfile without docker: what they install, and that it starts
 # make demo         the whole way on drawn scenes, in some minutes: see tools/demo.py
 # make few_labels   the tiles of configs/few_labels_*_cfg.py, from the open data sets in data/
 # make weights      weights to take, of all open data sets in data/; some hours on a CPU
@@ -62,11 +64,25 @@ weights: few_labels runs/oam/half/reduced runs/oam/naip/dataset.json
 		--format safetensors --output $(WEIGHTS)/export/weights.safetensors
 
 test: .venv/installed-dev
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/shellcheck tools/install.sh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+# Another machine's interpreters: make test-matrix PYTHONS='3.12 /opt/python3.13/bin/python'
+PYTHONS = 3.11 3.12 3.13 3.14
+test-matrix: .venv/installed-dev
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/version_matrix.py --pythons $(PYTHONS)
+
+BUILD = cpu
+test-install:
+	rm -rf build/installed
+	tools/install.sh build/installed $(BUILD)
+	du -sh build/installed
+	rm -rf build/installed
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
@@ -79,4 +95,4 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-.PHONY: install demo few_labels weights test
+.PHONY: install demo few_labels weights test test-matrix test-install

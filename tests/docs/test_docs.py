@@ -236,7 +236,7 @@ def check_known(command: Command) -> None:
     program, *rest = command.words
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     if program == "make":
-        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert rest[0] in targets, command
     elif program == "pip":
         for extra in re.findall(r"\[(\w+)\]", command.text):
