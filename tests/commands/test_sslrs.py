@@ -11,11 +11,13 @@ import sys
 import sysconfig
 import tomllib
 import venv
+from importlib import metadata
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, draw_tiles
+from packaging.requirements import Requirement
 
 from SSLRemoteSensing import __version__
 from SSLRemoteSensing.__main__ import COMMANDS, main
@@ -146,19 +148,44 @@ def test_weights_load_without_what_draws_or_logs():
     assert {"tensorboard", "matplotlib", "jinja2"}.isdisjoint(done.stdout.split())
 
 
-# Begins a program as where nothing of the extra `train` is installed.
+# Begins a program as where `pip install .` found an empty environment.
 SMALL = """if True:
     import sys
     sys.modules |= dict.fromkeys({names})
 """
 
 
-def test_a_small_installation_loads_weights_and_says_what_else_it_takes(run, seg_config, tmp_path):
+@pytest.fixture(scope="module")
+def small() -> str:
+    """SMALL without any module that the package's own dependencies do not bring."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    brought, left = {"sslremotesensing"}, [Requirement(line) for line in project["dependencies"]]
+    while left:
+        wanted = left.pop()
+        name, extras = wanted.name.lower().replace("_", "-"), ("", *wanted.extras)
+        if brought.issuperset({name, *(f"{name}[{extra}]" for extra in wanted.extras)}):
+            continue
+        brought |= {name, *(f"{name}[{extra}]" for extra in wanted.extras)}
+        for needed in map(Requirement, metadata.requires(name) or ()):
+            marker = needed.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in extras):
+                left.append(needed)
+    homes = metadata.packages_distributions().items()
+    others = {
+        module for module, found in homes
+        if brought.isdisjoint(name.lower().replace("_", "-") for name in found)
+    }  # fmt: skip
+    assert others > {"cv2", "rasterio", "timm", "onnx", "pytest", "segmentation_models_pytorch"}
+    return SMALL.format(names=sorted(others))
+
+
+def test_a_small_installation_loads_weights_and_says_what_else_it_takes(
+    run, seg_config, tmp_path, small
+):
     """torch, torchvision, numpy and safetensors; torchvision brings Pillow, torch Jinja2."""
     seg_config["train_cfg"]["num_step"] = 1
     done = run("finetune_seg.py", seg_config, "--backbone", "random")
     assert done.returncode == 0, done.stderr
-    small = SMALL.format(names=OF_TRAINING - {"PIL", "jinja2", "markupsafe"})
     code = """
     import torch, SSLRemoteSensing as sslrs
     image = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
@@ -178,7 +205,7 @@ def test_a_small_installation_loads_weights_and_says_what_else_it_takes(run, seg
     assert "pip install '.[train]'" in done.stderr
 
 
-def test_a_small_installation_can_be_looked_at_and_a_call_says_what_it_takes():
+def test_a_small_installation_can_be_looked_at_and_a_call_says_what_it_takes(small):
     """`inspect` asks each name of the package, as notebooks and type checkers do."""
     code = """
     import inspect, pydoc, SSLRemoteSensing as sslrs
@@ -194,7 +221,6 @@ def test_a_small_installation_can_be_looked_at_and_a_call_says_what_it_takes():
             use("images", output="run")
         except ImportError as error:
             print(error)"""
-    small = SMALL.format(names=OF_TRAINING - {"PIL", "jinja2", "markupsafe"})
     line = [sys.executable, "-c", small + code]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
