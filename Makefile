@@ -1,6 +1,6 @@
 # make install      a virtual environment in .venv with the package and what it needs
 # make test         the same with the tools of the checks; then ruff, import-linter, mypy and pytest
-# make test-matrix  a part of the tests on several Pythons, newest and lowest versions; takes hours
+# make test-matrix  a part of the tests on several Pythons, newest and lowest versions
 # make test-install the steps of the Dockerfile without docker: what they install, and that it starts
 # make demo         the whole way on drawn scenes, in some minutes: see tools/demo.py
 # make few_labels   the tiles of configs/few_labels_*_cfg.py, from the open data sets in data/

@@ -11,7 +11,7 @@ from conftest import ROOT
 from preloaded import python
 
 # A line of a code block that begins with one of these is a command.
-PROGRAMS = ("python", "sslrs", "torchrun", "pip", "make", "git", "source", "tensorboard")
+PROGRAMS = ("python", "sslrs", "torchrun", "pip", "make", "git", "source", "tensorboard", "docker")
 CONTROL = ("for", "done")  # a loop around commands
 FENCE = re.compile(r"^( *)```(\S*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 

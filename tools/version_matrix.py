@@ -11,7 +11,8 @@ lower bounds of what the package itself asks for or, where a bound has no wheel 
 next that has one. Both with all extras, and with the tools of the tests from requirements-dev.txt.
 What was run is written after each environment, in place of an earlier run of the same.
 
-An environment takes 6 GB, most of it CUDA, and its download as much once in uv's cache.
+An environment takes 6 GB, most of it CUDA, in the folder for temporary files (TMPDIR); where uv's
+cache is on the same disk, they are links to it.
 """
 
 import json
@@ -34,17 +35,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 VERSIONS = {"newest": "highest", "lowest": "lowest-direct"}  # -> what uv calls it
 # What calls each library, in some minutes: every module imported, and both trainings as commands;
-# OpenCV and Pillow; rasterio, pyogrio and shapely; torchmetrics; smp, timm, safetensors; onnx,
-# onnxruntime and onnxscript. The whole suite is for the pinned versions, whose figures it holds.
+# OpenCV and Pillow; rasterio, pyogrio and shapely; smp and timm; onnx, onnxruntime and onnxscript.
+# The whole suite is for the pinned versions, whose figures it holds.
 TESTS = (
     "tests/core/test_other_systems.py::test_all_is_imported_and_both_trainings_run_without_posix",
     "tests/data/test_images.py",
-    "tests/inference/test_georeference.py",
     "tests/inference/test_polygons.py",
-    "tests/models/test_losses.py",
     "tests/models/test_decoders.py::test_decoders_of_the_library_give_what_its_own_networks_give",
-    "tests/models/test_decoders.py::test_weights_start_as_in_the_library",
-    "tests/models/test_pretrained.py::test_a_file_of_another_library_gives_its_features",
     "tests/models/test_timm_backbones.py::test_maps_are_those_of_timm_s_own_features",
     "tests/export/test_export.py::test_a_roll_by_more_than_the_length_is_one_in_the_graph_too",
 )
@@ -86,11 +83,12 @@ def main() -> None:
             print(f"{entry['python']} {versions}: {outcome(entry)}", flush=True)
             for name in entry.get("failures", ()):
                 print(f"  {name}", flush=True)
-            failed += [f"{python} {versions}"] * (entry["outcome"] == "failed")
+            if entry["outcome"] in ("failed", "no versions"):
+                failed.append(f"{python} {versions}")
     print(table(read_json(args.output)))
     print_summary({"figures": args.output})
     if failed:
-        raise UserError(f"failed on {', '.join(failed)}; the lines above name the tests")
+        raise UserError(f"failed on {', '.join(failed)}; {args.output} says of each what")
 
 
 def environment(python: str, versions: str, tests: tuple[str, ...]) -> dict:
@@ -123,8 +121,10 @@ def environment(python: str, versions: str, tests: tuple[str, ...]) -> dict:
         entry["versions"] = {name: known[name] for name in sorted(requirements())}
         begin = time.monotonic()
         report = f"{folder}/report.xml"
-        words = ["-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}", *tests]
-        done = run(interpreter, *words)
+        words = ["-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}"]
+        if versions == "lowest":  # old libraries warn of what they have since mended
+            words += ["-W", "ignore::DeprecationWarning"]
+        done = run(interpreter, *words, *tests)
         entry["tests_s"] = round(time.monotonic() - begin)
         if not Path(report).exists():
             return entry | {"reason": last(done.stdout + done.stderr)}
@@ -166,13 +166,14 @@ def normal(line: str) -> str:
 
 
 def counts(report: Path) -> dict:
-    """What a JUnit file of pytest counts, and the names of the tests that failed."""
+    """What a JUnit file of pytest counts, and of the tests that failed the name and first line."""
     suite = ElementTree.parse(report).getroot().find("testsuite")
     total, skipped = int(suite.get("tests")), int(suite.get("skipped"))
     failures = [
-        f"{case.get('classname')}::{case.get('name')}"
+        f"{case.get('classname')}::{case.get('name')}: {first_line(part.get('message', ''))}"
         for case in suite.iter("testcase")
-        if case.find("failure") is not None or case.find("error") is not None
+        for part in case
+        if part.tag in ("failure", "error")
     ]
     passed = total - skipped - int(suite.get("failures")) - int(suite.get("errors"))
     return {"passed": passed, "skipped": skipped, "failures": failures}
@@ -186,6 +187,10 @@ def run(*words: str) -> subprocess.CompletedProcess:
 
 def last(text: str) -> str:
     return text.strip().splitlines()[-1] if text.strip() else ""
+
+
+def first_line(text: str) -> str:
+    return text.partition("\n")[0]
 
 
 def outcome(entry: dict) -> str:

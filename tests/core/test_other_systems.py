@@ -69,7 +69,7 @@ def test_all_is_imported_and_both_trainings_run_without_posix(pretext_config, se
         scripts += [script, str(file)]
     result = subprocess.run(
         [sys.executable, "-c", WITHOUT_POSIX + TRAIN_TWICE, *scripts, *names],
-        capture_output=True, text=True, cwd=ROOT, timeout=300,
+        capture_output=True, text=True, cwd=ROOT, timeout=900,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     metrics = (tmp_path / "run/log/metrics.jsonl").read_text()
@@ -115,7 +115,7 @@ def test_workers_that_start_anew_read_the_same_images(pretext_config, tmp_path):
         file.write_text(f"config = {pretext_config!r}\n")
         result = subprocess.run(
             [sys.executable, str(script), "train.py", "--config_file", str(file)],
-            capture_output=True, text=True, cwd=ROOT, timeout=300,
+            capture_output=True, text=True, cwd=ROOT, timeout=900,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         assert result.returncode == 0, result.stderr

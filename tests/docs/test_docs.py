@@ -6,8 +6,8 @@ Each command of each Markdown file, and of the docstrings of scripts and configs
                with the small sizes of QUICK before and the words of SHORTER replaced
     checked    all others: the script's own parser takes the flags, a config with the `--set` of the
                command passes the check of every key, and the repository's files that it names exist
-    known      of other programs: make, pip, git, source, tensorboard; targets of the Makefile and
-               extras of pyproject.toml exist
+    known      of other programs: make, pip, git, source, tensorboard, docker; targets of the
+               Makefile, extras of pyproject.toml and arguments of the Dockerfile exist
 
 A command that is of no kind fails.
 """
@@ -245,6 +245,9 @@ def check_known(command: Command) -> None:
             assert (ROOT / file).is_file(), command
         pinned = (ROOT / "requirements.txt").read_text().split()
         assert {word for word in rest if "==" in word} <= {*pinned}, command
+    elif program == "docker":
+        arguments = re.findall(r"^ARG (\w+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+        assert set(re.findall(r"--build-arg (\w+)=", command.text)) <= {*arguments}, command
     else:
         assert program in ("git", "source", "tensorboard"), f"{command}: is of no kind"
 
@@ -255,6 +258,8 @@ def test_every_command_has_the_flags_files_and_keys_that_it_names(file, monkeypa
     if file.endswith(".py"):
         text = ast.get_docstring(ast.parse((ROOT / file).read_text())) or ""
     for command in commands(file, text):
+        if command.words[:2] == ["docker", "run"]:  # the image's own command
+            command = Command(file, f"sslrs {command.text.rpartition(' sslrs ')[2]}")
         if command.words[0] == "sslrs":
             script = as_script(command)
             if len(script.words) > 2:  # else it is named in running text
@@ -275,7 +280,13 @@ def test_a_misspelt_flag_key_or_file_would_be_found(monkeypatch):
     ):
         with pytest.raises((pytest.fail.Exception, AssertionError)):
             check_ours(Command("here", text), monkeypatch)
-    for text in ("make nothing", "pip install -e .[nothing]", "curl somewhere"):
+    wrong = (
+        "make nothing",
+        "pip install -e .[nothing]",
+        "docker build --build-arg NO=1 .",
+        "curl a",
+    )
+    for text in wrong:
         with pytest.raises(AssertionError):
             check_known(Command("here", text))
 
