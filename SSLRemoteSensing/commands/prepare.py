@@ -11,6 +11,8 @@
 SOURCE is the downloaded folder, nested as it may be, or the zip files themselves. The same command
 again goes on where it was stopped. Exit status 1: something must not be used, and is named.
 
+shards: images as tar shards, for pre-training; `tools/prepare.py shards --help` has its own flags.
+
 polygons: images with GeoPackage, GeoJSON, shapefile, FlatGeobuf or COCO JSON for labels. Polygons
 are brought into the CRS of each image; where some overlap, the later one in the file wins.
 """
@@ -102,6 +104,11 @@ def draw_picture(catalog: "Catalog", output: Path) -> Path | None:
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["shards"]:
+        from SSLRemoteSensing.commands import shards
+
+        shards.main()
+        return
     args = parse(flags())
     # GDAL would keep blocks up to a twentieth of all memory; each is read once here.
     os.environ.setdefault("GDAL_CACHEMAX", "64")

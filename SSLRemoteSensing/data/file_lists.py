@@ -16,6 +16,7 @@ import numpy as np
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.path_list import PathList
+from SSLRemoteSensing.data.shards import INDEX, has_shards, open_shards
 
 # What systems and their servers put beside files: .DS_Store, ._a.png, previews, waste.
 HIDDEN = (".", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN")
@@ -31,6 +32,7 @@ def find_images(
     data_format: str | Sequence[str],
     exclude: str | Path | None = None,
     keys: tuple[str, str | None] = ("data_path", "data_format"),
+    takes_shards: bool = False,
 ) -> Sequence[str]:
     """Every image of `data_path` that `exclude` does not name, sorted by path, each once.
 
@@ -43,6 +45,7 @@ def find_images(
         exclude: a text file of images to leave out, see `leave_out`.
         keys: what the user calls `data_path` and `data_format`, for errors; None for patterns that
             are not the user's.
+        takes_shards: the folder may be one of tar shards; a pattern is then of paths below them.
 
     Raises:
         UserError: no such folder or file, or nothing found; the message says what is there.
@@ -66,7 +69,14 @@ def find_images(
         names_in.setdefault(tuple(parents), []).append(name)
     rules = [(parents, as_regex(names)) for parents, names in names_in.items()]
     others: list[str] = []
-    files = PathList(matching_files(root, rules, others))
+    is_sharded = has_shards(root)
+    if is_sharded and not takes_shards:
+        raise UserError(
+            f"{path_key} {root}: holds tar shards, which pre-training alone reads; name a folder "
+            "of images"
+        )
+    found = (root, rules, others)
+    files = matching_members(*found) if is_sharded else PathList(matching_files(*found))
     if not files:
         endings = Counter(
             Path(name).suffix or "none" for _, names in list_folders(root) for name in names
@@ -74,15 +84,44 @@ def find_images(
         counts = ", ".join(f"{n} {ending}" for ending, n in endings.most_common(4)) or "no files"
         name, remedy = "", ""
         if format_key:
+            endings = Counter(open_shards(root.as_posix()).card["endings"]) if is_sharded else endings
             example = next((x for x, _ in endings.most_common() if is_image(x)), ".jpg")
             name = f"{format_key}="
             remedy = f"; set {format_key}, '**/*{example}' searches sub-folders"
+        if ".tar" in endings:
+            remedy = f"; if these are shards, make their index: {INDEX} {root}"
         raise UserError(
             f"{path_key} {root}: no image matches {name}{data_format!r} (there: {counts}){remedy}"
         )
     if others and format_key == "data_format":
         say_left_out(f"{path_key} {root}", others, files, names_in.values())
     return leave_out(files, root, exclude)
+
+
+def matching_members(
+    root: Path, rules: Sequence[tuple[tuple[str, ...], re.Pattern]], others: list[str]
+) -> Sequence[str]:
+    """As `matching_files`, of the images in the shards of the folder `root`.
+
+    Raises:
+        UserError: an index or a shard that is not whole.
+    """
+    shards = open_shards(root.as_posix())
+    shards.require_whole()
+    # A pattern that takes an ending alone, and with anything before it, takes all that have it.
+    everywhere = [regex.match for parents, regex in rules if parents == ("**",)]
+    if all(any(x(end) and x(f"\0{end}") for x in everywhere) for end in shards.card["endings"]):
+        return shards
+
+    def is_taken(path: str) -> bool:
+        below = path.removeprefix(f"{shards.folder}/")
+        *parents, name = below.split("/")[1:]
+        if any(in_folder(parents, folders) and regex.match(name) for folders, regex in rules):
+            return True
+        others.append(below)
+        return False
+
+    return PathList(filter(is_taken, shards))
 
 
 def matching_files(

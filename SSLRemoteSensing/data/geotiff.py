@@ -4,7 +4,6 @@ import logging
 import os
 import re
 import shlex
-import stat
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.formats import TIFF_BEGINS
+from SSLRemoteSensing.data.image_files import gdal_path, require_file
 
 # Read whole by GDAL's own quick way, a PNG that is cut short would give anything, and no error.
 os.environ.setdefault("GDAL_PNG_WHOLE_IMAGE_OPTIM", "NO")
@@ -184,7 +184,8 @@ def open_tiff(path: str | Path, beside: bool = False) -> Iterator[Tiff]:
     """Open the file at `path`, of one of `DRIVERS` whatever its ending, or as `DRIVER_OF` says.
 
     Args:
-        path: a file, or what GDAL calls a member of a zip file, /vsizip/{FILE}/MEMBER.
+        path: a file, a member of a shard, or what GDAL calls a member of a zip file,
+            /vsizip/{FILE}/MEMBER.
         beside: look at all files beside it, which may hold its place on the map; else at those
             alone that may hold a mask or nodata value, where there are such.
 
@@ -197,7 +198,10 @@ def open_tiff(path: str | Path, beside: bool = False) -> Iterator[Tiff]:
     from rasterio.io import DatasetReader
 
     path, listing = Path(path), None
-    if path.parts[:2] != ("/", "vsizip"):  # which has been looked through when it was listed
+    name = gdal_path(path)
+    if name != str(path):  # of a shard, in which it has nothing beside it
+        listing = "EMPTY_DIR"
+    elif path.parts[:2] != ("/", "vsizip"):  # which has been looked through when it was listed
         require_file(path)
         listing = None if beside else "TRUE" if has_sidecar(path) else "EMPTY_DIR"
         if beside:
@@ -210,7 +214,7 @@ def open_tiff(path: str | Path, beside: bool = False) -> Iterator[Tiff]:
     options = {"GDAL_DISABLE_READDIR_ON_OPEN": listing} if listing else {}
     with reading(path), rasterio.Env(**options), unplaced():
         own = [driver for ending, driver in DRIVER_OF.items() if path.suffix.lower() == ending]
-        source = DatasetReader(path, driver=[*DRIVERS, *own])
+        source = DatasetReader(name, driver=[*DRIVERS, *own])
         try:
             require_one_page(path, source)
         except BaseException:
@@ -239,16 +243,6 @@ def require_one_page(path: Path, source) -> None:
             f"image {path}: has {len(pages)} pages; save the bands of an image as one page "
             f"(tifffile: planarconfig='separate'), or one page alone: {command}"
         )
-
-
-def require_file(path: str | Path) -> None:
-    """Raise `UnreadableImage` for a pipe, a device or a folder: reading those may never end."""
-    try:
-        mode = os.stat(path).st_mode
-    except OSError as error:
-        raise UnreadableImage(f"image {path}: cannot be opened ({error.strerror})") from error
-    if not stat.S_ISREG(mode):
-        raise UnreadableImage(f"image {path}: is no regular file; remove it")
 
 
 def has_sidecar(path: Path) -> bool:

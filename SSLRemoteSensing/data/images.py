@@ -27,7 +27,8 @@ from SSLRemoteSensing.data.formats import (
     orientation_fault,
     png_kind,
 )
-from SSLRemoteSensing.data.geotiff import DRIVER_OF, Tiff, has_sidecar, open_tiff, require_file
+from SSLRemoteSensing.data.geotiff import DRIVER_OF, Tiff, has_sidecar, open_tiff
+from SSLRemoteSensing.data.image_files import open_image
 from SSLRemoteSensing.data.scale import Scale, to_uint8
 
 # A file of a few bytes can claim any size. OpenCV refuses more than this before it allocates,
@@ -119,9 +120,8 @@ def read_header(path: str | Path) -> Header:
         UnreadableImage: missing, no regular file, damaged, more pixels than any reader takes.
     """
     path = Path(path)
-    require_file(path)
     try:
-        with path.open("rb") as file:
+        with open_image(path) as file:
             head = file.read(HEAD)
             if not needs_gdal(path, head):
                 with Image.open(file) as image:
@@ -129,6 +129,8 @@ def read_header(path: str | Path) -> Header:
                     bands = 3 if image.mode == "P" else len(image.getbands())
                     kind = "uint16" if deep else "uint8"
                     return Header(image.height, image.width, bands, kind)
+    except UnreadableImage:
+        raise
     # OpenCV passes over junk in a JPEG, and refuses the sizes that Pillow does.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         pixels = decode(path, _read_bytes(path), cv2.IMREAD_UNCHANGED)
@@ -270,9 +272,8 @@ def needs_gdal(path: Path, head: bytes) -> bool:
 def has_windows(path: str | Path) -> bool:
     """Whether parts of a file can be read: of what GDAL reads, and of PNG, row by row. Of a JPEG
     GDAL would fill what is missing with grey."""
-    require_file(path)
     try:
-        with open(path, "rb") as source:
+        with open_image(path) as source:
             head = source.read(HEAD)
     except OSError as error:
         raise UnreadableImage(f"image {path}: cannot be opened ({error.strerror})") from error
@@ -282,9 +283,8 @@ def has_windows(path: str | Path) -> bool:
 
 def _read_bytes(path: Path) -> bytes | None:
     """The contents of a file; None of what GDAL is to read."""
-    require_file(path)
     try:
-        with path.open("rb", buffering=0) as file:
+        with open_image(path, buffering=0) as file:
             head = file.read(HEAD)
             data = None if needs_gdal(path, head) else head + file.readall()
     except OSError as error:

@@ -17,6 +17,7 @@ from SSLRemoteSensing.data.percentiles import chosen_scale
 from SSLRemoteSensing.data.prepared import read_card
 from SSLRemoteSensing.data.reading import Reading, reading_of
 from SSLRemoteSensing.data.scale import ScaleKey
+from SSLRemoteSensing.data.shards import has_shards
 from SSLRemoteSensing.data.transforms import (
     TRANSFORMS,
     DistortBlock,
@@ -60,7 +61,8 @@ class PretextSettings:
     The keys of `train_data` of pre-training.
 
     Attributes:
-        data_path: a folder, or a text file with one path a line, relative to that file's folder.
+        data_path: a folder, one of tar shards by `prepare shards` too; or a text file with one path
+            a line, relative to that file's folder.
         data_format: pattern or patterns of the files in the folder; `**` goes into sub-folders. The
             ending is meant in any case, .jpg and .jpeg, .tif and .tiff alike; hidden files, such as
             ._a.jpg, are passed over.
@@ -244,9 +246,10 @@ def choose_images(settings: PretextSettings, in_channels: int = 3) -> tuple[list
     scale='percentile' also values of some."""
     data_path = settings.data_path
     card = read_card(data_path)
-    if card is not None and Path(data_path).absolute() == card["root"]:
+    is_whole_set = card is not None and Path(data_path).absolute() == card["root"]
+    if is_whole_set and not has_shards(data_path):
         raise UserError(f"data_path {data_path}: name a split, {data_path}/images/train")
-    images = find_images(data_path, settings.data_format, settings.exclude)
+    images = find_images(data_path, settings.data_format, settings.exclude, takes_shards=True)
     scale = chosen_scale(settings, card, images, in_channels)
     reading = reading_of(images[0], scale, settings.bands, card, settings.windows)
     # What is scaled to img_size; of whole images of any size nothing is known.

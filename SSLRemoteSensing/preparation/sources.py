@@ -15,7 +15,7 @@ import numpy as np
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.file_lists import is_hidden, list_folders
 from SSLRemoteSensing.data.formats import JPEG, TIFF_BEGINS
-from SSLRemoteSensing.data.geotiff import require_file
+from SSLRemoteSensing.data.image_files import require_file
 from SSLRemoteSensing.data.images import MAX_PIXELS, decode
 
 

@@ -86,7 +86,9 @@ def look_at_images(
     """
     data_path, data_format = place_of(paths, output)
     listed = resolve(paths) if data_path == str(output / "images.txt") else None
-    files = listed or find_images(data_path, data_format, keys=("--images", None))
+    files = listed or find_images(
+        data_path, data_format, keys=("--images", None), takes_shards=True
+    )
     data_format = (
         data_format if listed or os.path.isfile(data_path) else narrowed(data_format, files)
     )

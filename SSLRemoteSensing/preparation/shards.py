@@ -1,0 +1,257 @@
+"""Images as tar shards, and an index of shards that are there."""
+
+import hashlib
+import json
+import os
+import posixpath
+import tarfile
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from SSLRemoteSensing.core.bars import map_files, progress
+from SSLRemoteSensing.core.errors import CannotWrite, UserError
+from SSLRemoteSensing.core.files import atomic, make_folder, sha256, write_text
+from SSLRemoteSensing.data.file_lists import is_hidden, is_image
+from SSLRemoteSensing.data.geotiff import has_sidecar
+from SSLRemoteSensing.data.images import read_header
+from SSLRemoteSensing.data.path_list import CODEC
+from SSLRemoteSensing.data.prepared import read_card
+from SSLRemoteSensing.data.shards import CARD, NAMES, ROWS, STATE, has_shards, open_shards
+
+BLOCK = tarfile.BLOCKSIZE
+# Of a prepared set's card, what shards of its images have not.
+WITHOUT_LABELS = {"classes": [], "palette": None, "labels": [], "class_shares": None}
+
+
+class Indexed(NamedTuple):
+    """The images of a shard: `names` of them, and int64 (images, 2), offset and size of each."""
+
+    names: list[bytes]
+    places: np.ndarray
+    sha256: str
+
+
+def write_shards(
+    files: Sequence[str], root: str, output: Path, shard_bytes: int, made_by: Mapping
+) -> int:
+    """Copy images, byte for byte and in their order, into shards of about so many bytes; how many.
+
+    A shard that is finished is noted in `shards.jsonl`; called again for the same files, this goes
+    on after it. In the end the index is made.
+
+    Args:
+        files: paths; one below `root` is the name of an image in its shard.
+        made_by: what to keep of the command and versions.
+
+    Raises:
+        UserError: an image that cannot be read, or only together with what lies beside it; a folder
+            that holds something else.
+        CannotWrite: the disk is full, say.
+    """
+    make_folder(output, "--output")
+    is_begun = (output / STATE).is_file()
+    if not is_begun and has_shards(output):
+        return require_same(files, root, output)
+    records = read_records(output) if is_begun else []
+    known = {record["name"] for record in records}
+    for path in sorted(output.glob("*.tar")):
+        if not is_begun:
+            raise UserError(
+                f"--output {output}: has {path.name}, but not by this command; name another "
+                "folder, or make the index of what is there: tools/prepare.py shards --index "
+                f"{output}"
+            )
+        if path.name not in known:  # whose record was not written before the end
+            path.unlink()
+    done, digest = sum(record["images"] for record in records), hashlib.blake2b(digest_size=16)
+    for file in progress("reading the list", files[:done]):
+        digest.update(name_of(file, root).encode(*CODEC) + b"\n")
+    if records and (done > len(files) or records[-1]["digest"] != digest.hexdigest()):
+        raise UserError(
+            f"--output {output}: was begun with other images; name another folder, or remove it"
+        )
+    if records:
+        print(f"going on: {done:,} of {len(files):,} images are done")
+    with progress("writing shards", total=len(files), unit="image") as bar:
+        bar.update(done)
+        write_text(output / STATE, "".join(f"{json.dumps(record)}\n" for record in records))
+        while done < len(files):
+            path = output / f"{len(records):06d}.tar"
+            with atomic(path) as part:
+                count = write_shard(part, files, done, root, shard_bytes, digest, bar)
+            done += count
+            record = {"name": path.name, "bytes": path.stat().st_size, "images": count}
+            records.append(record | {"sha256": sha256(path), "digest": digest.hexdigest()})
+            with (output / STATE).open("a") as state:
+                state.write(f"{json.dumps(records[-1])}\n")
+    if (card := read_card(root)) is not None:
+        card = {key: value for key, value in card.items() if key != "root"}
+        card |= WITHOUT_LABELS | {"tiles": {"train": len(files)}}
+        write_text(output / "dataset.json", json.dumps(card, indent=1) + "\n")
+    hashes = {record["name"]: record["sha256"] for record in records}
+    write_index(output, {**made_by, "source": root, "digest": digest.hexdigest()}, hashes)
+    (output / STATE).unlink()
+    return len(files)
+
+
+def write_shard(
+    part: Path, files: Sequence[str], first: int, root: str, most: int, digest, bar
+) -> int:
+    """Write files from number `first` on to one shard, until it has `most` bytes; how many."""
+    place, size = first, 0
+    with tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as tar:
+        while place < len(files) and size < most:
+            file = files[place]
+            read_header(file)  # an error here is seen long before one in training
+            if has_sidecar(Path(file)):
+                raise UserError(
+                    f"image {file}: has a mask or metadata file beside it (.msk, .aux.xml), which "
+                    "no shard takes; remove that, or leave this image a file"
+                )
+            name = name_of(file, root)
+            with open(file, "rb") as source:
+                # Nothing of the time or the user, so that the same images make the same shards.
+                member = tarfile.TarInfo(name)
+                member.size = os.fstat(source.fileno()).st_size
+                tar.addfile(member, source)
+            size += BLOCK + -(-member.size // BLOCK) * BLOCK
+            digest.update(name.encode(*CODEC) + b"\n")
+            place += 1
+            bar.update()
+    return place - first
+
+
+def name_of(file: str, root: str) -> str:
+    """The name of a file's image in its shard."""
+    return file.removeprefix("/" if root == "/" else f"{root}/").lstrip("/")
+
+
+def require_same(files: Sequence[str], root: str, output: Path) -> int:
+    """How many images the finished shards of `output` have, which must be `files`."""
+    shards, digest = open_shards(output.as_posix()), hashlib.blake2b(digest_size=16)
+    for file in files:
+        digest.update(name_of(file, root).encode(*CODEC) + b"\n")
+    if shards.card.get("digest") != digest.hexdigest():
+        raise UserError(f"--output {output}: has shards of other images; name another folder")
+    shards.require_whole()
+    print(f"{output} is made already, nothing left to do")
+    return len(shards)
+
+
+def read_records(output: Path) -> list[dict]:
+    """The shards that an earlier run finished, from the first to one that is not there any more."""
+    records = []
+    try:
+        # What follows the last line was being written when the run was stopped.
+        for line in (output / STATE).read_text().split("\n")[:-1]:
+            record = json.loads(line)
+            path = output / record["name"]
+            if not path.is_file() or path.stat().st_size != record["bytes"]:
+                break
+            records.append(record)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--output {output}: what an earlier run left there is damaged ({error}); remove it"
+        ) from error
+    return records
+
+
+def write_index(folder: Path, made_by: Mapping, hashes: Mapping[str, str] | None = None) -> int:
+    """Write the index of the images in all shards (*.tar) of a folder; how many there are.
+
+    Args:
+        made_by: goes to the card as it is.
+        hashes: SHA-256 of shards by name, of those whose hash is known.
+
+    Raises:
+        UserError: no shard, none with an image, or one that is cut, compressed, or has two images
+            of one name.
+    """
+    paths = sorted(folder.glob("*.tar")) if folder.is_dir() else []
+    if not paths:
+        raise UserError(f"--index {folder}: no *.tar is there; name the folder of the shards")
+    index = partial(index_shard, hashes=hashes or {})
+    text, ends, rows, shards, endings = bytearray(), [], [], [], Counter()
+    for path, indexed in zip(
+        paths, map_files(index, paths, "indexing shards", unit="shard"), strict=True
+    ):
+        names, first = indexed.names, sum(shard["images"] for shard in shards)
+        own_ends = len(text) + np.cumsum(list(map(len, names)), dtype=np.int64)
+        order = sorted(range(len(names)), key=names.__getitem__)
+        columns = (indexed.places, own_ends[:, None], np.array(order, np.int64)[:, None] + first)
+        rows.append(np.concatenate(columns, axis=1))
+        text += b"".join(names)
+        endings.update(os.path.splitext(name)[1].decode(*CODEC) for name in names)
+        facts = {"name": path.name, "bytes": path.stat().st_size, "images": len(names)}
+        shards.append(facts | {"sha256": indexed.sha256})
+    total = sum(shard["images"] for shard in shards)
+    if not total:
+        raise UserError(f"--index {folder}: no image in {len(paths)} shards; images end in .jpg")
+    card = {"version": 1, "images": total, "endings": dict(endings), "shards": shards, **made_by}
+    (folder / CARD).unlink(missing_ok=True)
+    for name, values in ((ROWS, np.concatenate(rows)), (NAMES, np.frombuffer(text, np.uint8))):
+        with atomic(folder / name) as part, part.open("wb") as file:
+            np.save(file, values)
+    card["made"] = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    write_text(folder / CARD, json.dumps(card, indent=1) + "\n")
+    open_shards.cache_clear()
+    return total
+
+
+def index_shard(path: Path, hashes: Mapping[str, str]) -> Indexed:
+    """The images in a shard, in their order; its SHA-256 is read where `hashes` has it not."""
+    names, places, end = [], [], 0
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                tar.members = []  # each of which would be kept
+                end = member.offset_data + -(-member.size // BLOCK) * BLOCK
+                name = posixpath.normpath(member.name).lstrip("/")
+                is_plain = member.isreg() and not member.issparse() and member.size
+                if is_plain and is_image(name) and not is_hidden(name):
+                    names.append(name.encode(*CODEC))
+                    places.append((member.offset_data, member.size))
+        with path.open("rb") as file:
+            file.seek(end)
+            ends_well = file.read(2 * BLOCK) == bytes(2 * BLOCK)
+    except (tarfile.TarError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(
+            f"shard {path}: cannot be read as a plain tar ({reason}); copy it again, or make it "
+            "anew without compression"
+        ) from error
+    if not ends_well:
+        raise UserError(f"shard {path}: has no end, so it was cut; copy it again")
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise UserError(
+            f"shard {path}: has two images {twice.decode(*CODEC)}; make it anew with one of them"
+        )
+    known = np.array(places, np.int64).reshape(-1, 2)
+    return Indexed(names, known, hashes.get(path.name) or sha256(path))
+
+
+def check_shards(folder: str) -> int:
+    """Read all shards of a folder and compare them with their hashes; how many there are.
+
+    Raises:
+        UserError: no shards, or the first that has changed.
+    """
+    if not has_shards(folder):
+        raise UserError(f"--check {folder}: no {CARD} is there; name a folder of shards")
+    shards = open_shards(Path(folder).as_posix())
+    shards.require_whole()
+    paths = [f"{shards.folder}/{name}" for name in shards.shards]
+    hashes = map_files(sha256, paths, "reading shards", unit="shard")
+    for path, known, found in zip(paths, shards.card["shards"], hashes, strict=True):
+        if found != known["sha256"]:
+            raise UserError(
+                f"shard {path}: has changed since its index was made (SHA-256); copy it again"
+            )
+    return len(paths)
