@@ -84,7 +84,8 @@ def find_images(
         counts = ", ".join(f"{n} {ending}" for ending, n in endings.most_common(4)) or "no files"
         name, remedy = "", ""
         if format_key:
-            endings = Counter(open_shards(root.as_posix()).card["endings"]) if is_sharded else endings
+            if is_sharded:
+                endings = Counter(open_shards(root.as_posix()).card["endings"])
             example = next((x for x, _ in endings.most_common() if is_image(x)), ".jpg")
             name = f"{format_key}="
             remedy = f"; set {format_key}, '**/*{example}' searches sub-folders"
@@ -106,6 +107,7 @@ def matching_members(
     Raises:
         UserError: an index or a shard that is not whole.
     """
+    open_shards.cache_clear()  # the folder may have changed since
     shards = open_shards(root.as_posix())
     shards.require_whole()
     # A pattern that takes an ending alone, and with anything before it, takes all that have it.

@@ -1,7 +1,7 @@
 """Images in tar shards, each found by an index and read at its offset.
 
 A shard is a POSIX tar as WebDataset writes them; an image in it has the path that it would have
-were the shard a folder: DIR/000003.tar/a.jpg. DIR is a folder of shards if `shards.json` lies in it.
+were the shard a folder: DIR/000003.tar/a.jpg. A folder is of shards if `shards.json` lies in it.
 """
 
 import bisect

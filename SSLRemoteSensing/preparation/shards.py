@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from SSLRemoteSensing.core.bars import map_files, progress
-from SSLRemoteSensing.core.errors import CannotWrite, UserError
+from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import atomic, make_folder, sha256, write_text
 from SSLRemoteSensing.data.file_lists import is_hidden, is_image
 from SSLRemoteSensing.data.geotiff import has_sidecar
@@ -177,7 +177,7 @@ def write_index(folder: Path, made_by: Mapping, hashes: Mapping[str, str] | None
     if not paths:
         raise UserError(f"--index {folder}: no *.tar is there; name the folder of the shards")
     index = partial(index_shard, hashes=hashes or {})
-    text, ends, rows, shards, endings = bytearray(), [], [], [], Counter()
+    text, rows, shards, endings = bytearray(), [], [], Counter()
     for path, indexed in zip(
         paths, map_files(index, paths, "indexing shards", unit="shard"), strict=True
     ):

@@ -1,0 +1,241 @@
+"""`prepare shards`: goes on, keeps bytes, and says in one line what is wrong with a shard."""
+
+import io
+import json
+import os
+import shutil
+import sys
+import tarfile
+
+import cv2
+import numpy as np
+import pytest
+from conftest import draw_tiles
+
+from SSLRemoteSensing.commands.prepare import main
+from SSLRemoteSensing.core.errors import UserError, run_command
+from SSLRemoteSensing.data.file_lists import find_images
+from SSLRemoteSensing.data.images import read_image
+from SSLRemoteSensing.data.prepared import read_card
+from SSLRemoteSensing.preparation import shards as making
+
+
+@pytest.fixture
+def images(tmp_path):
+    return draw_tiles(tmp_path / "mine", 6) / "images"
+
+
+@pytest.fixture
+def heavy_images(tmp_path):
+    """Of which three make a megabyte."""
+    (tmp_path / "heavy").mkdir()
+    for number in range(6):
+        pixels = np.random.default_rng(number).integers(0, 255, (360, 360, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / f"heavy/tile_{number:03d}.png"), pixels)
+    return tmp_path / "heavy"
+
+
+@pytest.fixture
+def prepare_shards(monkeypatch, capsys):
+    """Run the command in this process: exit status, stdout, stderr."""
+
+    def call(*words) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["tools/prepare.py", "shards", *map(str, words)])
+        status = 0
+        try:
+            run_command(main)
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def write_tar(path, members, mode="w"):
+    """A tar as WebDataset's TarWriter makes it: a sample's parts after each other."""
+    path.parent.mkdir(exist_ok=True, parents=True)
+    with tarfile.open(path, mode) as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size, member.uname, member.mtime = len(data), "bigdata", 1.7e9
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def one_line(result) -> str:
+    status, _, stderr = result
+    assert status == 2
+    assert stderr.startswith("error: ")
+    assert len(stderr.splitlines()) == 1
+    return stderr
+
+
+def stop_after(count, monkeypatch):
+    """Have making stop after so many shards."""
+    write, calls = making.write_shard, []
+
+    def stop(*arguments):
+        calls.append(1)
+        if len(calls) > count:
+            raise KeyboardInterrupt
+        return write(*arguments)
+
+    monkeypatch.setattr(making, "write_shard", stop)
+
+
+def test_the_same_images_make_the_same_shards(images, prepare_shards, tmp_path):
+    for name in ("one", "two"):
+        status, stdout, _ = prepare_shards("--images", images, "--output", tmp_path / name)
+        assert status == 0
+        assert f"shards: {tmp_path / name}" in stdout
+        for file in images.iterdir():
+            os.utime(file, (1, 1))
+    one, two = ((tmp_path / name / "000000.tar").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
+def test_a_stopped_command_goes_on(heavy_images, prepare_shards, tmp_path, monkeypatch):
+    whole, halted = tmp_path / "whole", tmp_path / "halted"
+    words = ("--images", heavy_images, "--shard_size", 1, "--output")
+    prepare_shards(*words, whole)
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        status, _, stderr = prepare_shards(*words, halted)
+    assert status == 130
+    assert "the same command goes on" in stderr
+    with pytest.raises(UserError, match="its shards are not finished"):
+        find_images(halted, "*.png", takes_shards=True)
+    first = (halted / "000000.tar").stat()
+    (halted / "000001.tar").write_bytes(b"half")
+    _, stdout, _ = prepare_shards(*words, halted)
+    assert "going on: 3 of 6 images are done" in stdout
+    assert (halted / "000000.tar").stat().st_mtime_ns == first.st_mtime_ns
+    names = sorted(path.name for path in whole.iterdir())
+    assert names == sorted(path.name for path in halted.iterdir())
+    assert len([name for name in names if name.endswith(".tar")]) == 2
+    for name in names:
+        if name != "shards.json":
+            assert (whole / name).read_bytes() == (halted / name).read_bytes()
+    _, stdout, _ = prepare_shards(*words, halted)
+    assert "nothing left to do" in stdout
+
+
+def test_other_images_do_not_go_into_shards_that_were_begun(
+    heavy_images, prepare_shards, tmp_path, monkeypatch
+):
+    words = ("--images", heavy_images, "--shard_size", 1, "--output", tmp_path / "shards")
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        prepare_shards(*words)
+    shutil.copy(heavy_images / "tile_000.png", heavy_images / "tile_000a.png")
+    assert "was begun with other images" in one_line(prepare_shards(*words))
+    (heavy_images / "tile_000a.png").unlink()
+    assert prepare_shards(*words)[0] == 0
+    (heavy_images / "tile_003.png").unlink()
+    assert "has shards of other images" in one_line(prepare_shards(*words))
+
+
+def test_lists_keep_their_order(images, prepare_shards, tmp_path):
+    lines = [f"mine/images/tile_00{k}.jpg" for k in (4, 1, 3)]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    prepare_shards("--images", tmp_path / "list.txt", "--output", tmp_path / "shards")
+    members = find_images(tmp_path / "shards", "*.jpg", takes_shards=True)
+    assert [path.rpartition("/")[2] for path in members] == [line[12:] for line in lines]
+    assert (read_image(members[1]) == read_image(images / "tile_001.jpg")).all()
+
+
+def test_a_prepared_set_gives_its_card_without_labels(images, prepare_shards, tmp_path):
+    card = {"version": 1, "classes": ["a"], "bands": ["red", "green", "blue"], "scale": 1023}
+    (tmp_path / "mine/dataset.json").write_text(json.dumps(card))
+    prepare_shards("--images", images, "--output", tmp_path / "shards")
+    known = read_card(tmp_path / "shards")
+    assert (known["scale"], known["bands"], known["classes"]) == (1023, card["bands"], [])
+
+
+@pytest.mark.parametrize("fault", ["empty", "text", "mask"])
+def test_an_image_that_is_no_image_stops_with_its_name(images, prepare_shards, tmp_path, fault):
+    file = images / "tile_002.jpg"
+    if fault == "mask":
+        file.with_name(f"{file.name}.msk").touch()
+    else:
+        file.write_bytes(b"" if fault == "empty" else b"text")
+    stderr = one_line(prepare_shards("--images", images, "--output", tmp_path / "shards"))
+    assert f"image {file}" in stderr
+
+
+def test_of_shards_made_by_webdataset_the_images_are_taken(images, prepare_shards, tmp_path):
+    folder, files = tmp_path / "theirs", sorted(images.iterdir())
+    for number in range(2):
+        members = []
+        for file in reversed(files[3 * number : 3 * number + 3]):
+            sample = {f"{file.stem}.cls": b"1", file.name: file.read_bytes()}
+            sample |= {f"{file.stem}.json": b"{}", f"._{file.name}": b"x"}
+            members += [(f"./scene/{name}", data) for name, data in sample.items()]
+        write_tar(folder / f"train-{number:04d}.tar", members)
+    status, stdout, _ = prepare_shards("--index", folder)
+    assert status == 0
+    assert "images: 6" in stdout
+    members = find_images(folder, "**/*.jpg", takes_shards=True)
+    assert members[0] == f"{folder}/train-0000.tar/scene/tile_002.jpg"
+    assert len(members) == 6
+    for member in members:
+        assert (read_image(member) == read_image(images / member.rpartition("/")[2])).all()
+    assert len(find_images(folder, "scene/*.jpg", takes_shards=True)) == 6
+
+
+def test_two_images_of_one_name_are_refused(images, prepare_shards, tmp_path):
+    data = (images / "tile_000.jpg").read_bytes()
+    write_tar(tmp_path / "theirs/0.tar", [("a.jpg", data), ("a.cls", b"1"), ("a.jpg", data)])
+    stderr = one_line(prepare_shards("--index", tmp_path / "theirs"))
+    assert "0.tar: has two images a.jpg" in stderr
+
+
+@pytest.mark.parametrize("place", ["head", "pixels", "last pixels", "end"])
+def test_a_cut_shard_is_refused(images, prepare_shards, tmp_path, place):
+    members = [(file.name, file.read_bytes()) for file in sorted(images.iterdir())]
+    shard = write_tar(tmp_path / "theirs/0.tar", members)
+    with tarfile.open(shard) as tar:
+        last = tar.getmembers()[-1].offset_data
+    size = len(members[-1][1])
+    kept = {"head": 100, "pixels": 700, "last pixels": last + size - 1}
+    os.truncate(shard, kept.get(place, last + -(-size // 512) * 512))
+    stderr = one_line(prepare_shards("--index", tmp_path / "theirs"))
+    assert f"shard {shard}" in stderr
+
+
+def test_a_compressed_shard_is_refused(images, prepare_shards, tmp_path):
+    data = (images / "tile_000.jpg").read_bytes()
+    write_tar(tmp_path / "theirs/0.tar", [("a.jpg", data)], mode="w:gz")
+    assert "as a plain tar" in one_line(prepare_shards("--index", tmp_path / "theirs"))
+
+
+def test_check_finds_a_changed_byte(images, prepare_shards, tmp_path):
+    output = tmp_path / "shards"
+    prepare_shards("--images", images, "--output", output)
+    status, stdout, _ = prepare_shards("--check", output)
+    assert (status, "1 shards are as they were indexed" in stdout) == (0, True)
+    with (output / "000000.tar").open("r+b") as file:
+        file.seek(5000)
+        file.write(b"changed")
+    assert "has changed since its index was made" in one_line(prepare_shards("--check", output))
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("--images", "a"), "--images: goes with --output"),
+        (("--index", "none"), "--index none: no *.tar is there"),
+        (("--check", "none"), "--check none: no shards.json is there"),
+        (("--index", "none", "--output", "b"), "--output: goes with --images"),
+        (("--images", "a", "--output", "b", "--shard_size", "0"), "--shard_size 0: must be"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_said(prepare_shards, words, text):
+    assert text in one_line(prepare_shards(*words))
+
+
+def test_shards_of_something_else_are_not_written_over(images, prepare_shards, tmp_path):
+    write_tar(tmp_path / "theirs/0.tar", [("a.txt", b"x")])
+    stderr = one_line(prepare_shards("--images", images, "--output", tmp_path / "theirs"))
+    assert "has 0.tar, but not by this command" in stderr
+    assert (tmp_path / "theirs/0.tar").is_file()
