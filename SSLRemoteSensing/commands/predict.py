@@ -36,6 +36,8 @@ def flags() -> Flags:
     add("--overwrite", action="store_true", help="replace files that are there")
     add("--skip_existing", action="store_true", help="leave out scenes whose map is there")
     add = flags.add_argument_group("reading the scene").add_argument
+    add("--allow_remote", action="store_true", help="scenes may be addresses (https://, s3://, "
+        "gs://, az://, /vsicurl/...) that GDAL reads over the network")
     add("--bands", type=int, nargs="+", metavar="BAND", help="the scene's bands for the network, "
         "counted from 1 (default: those of the checkpoint's card)")
     add("--max_value", type=float, metavar="VALUE",
@@ -88,7 +90,8 @@ def main() -> None:
     message = "stopped; finished maps are kept, with --skip_existing the command goes on"
     with processes(), stoppable(message):
         outputs = (args.probabilities, args.preview, args.vectors)
-        plan = plan_maps(args.input, args.output, *outputs, args.skip_existing, args.overwrite)
+        replacing = (args.skip_existing, args.overwrite)
+        plan = plan_maps(args.input, args.output, *outputs, *replacing, args.allow_remote)
         args.scale = read_scale(args.scale, takes_percentile=False)
         settings = MapSettings(**{key.name: vars(args)[key.name] for key in fields(MapSettings)})
         results = map_planned(plan, args.checkpoint, settings, args.device, args.precision)

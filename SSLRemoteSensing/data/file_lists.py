@@ -16,12 +16,18 @@ import numpy as np
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.path_list import PathList
+from SSLRemoteSensing.data.remote import is_remote, remote_name, require_allowed
 from SSLRemoteSensing.data.shards import INDEX, has_shards, open_shards
 
 # What systems and their servers put beside files: .DS_Store, ._a.png, previews, waste.
 HIDDEN = (".", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN")
 SPELLINGS = (("jpg", "jpeg"), ("tif", "tiff"))
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".webp"}
+NOT_ALLOWED = {
+    None: "copy it to a disk, or pre-train by a config with train_data.allow_remote=True",
+    False: "set allow_remote=True to have GDAL read it over the network",
+    True: "",
+}
 EVERY_IMAGE = ("**/*.png", "**/*.jpg", "**/*.tif", "**/*.tiff")
 LABEL_FOLDER = re.compile(r"(?:labels?|masks?|ann_dir|annotations?|gts?)(?:_(?:png|tif))?")
 LABEL_SUFFIX = re.compile(r"(.+)[_-](?:labels?|masks?|gt)", re.IGNORECASE)
@@ -33,6 +39,7 @@ def find_images(
     exclude: str | Path | None = None,
     keys: tuple[str, str | None] = ("data_path", "data_format"),
     takes_shards: bool = False,
+    allow_remote: bool | None = None,
 ) -> Sequence[str]:
     """Every image of `data_path` that `exclude` does not name, sorted by path, each once.
 
@@ -46,13 +53,20 @@ def find_images(
         keys: what the user calls `data_path` and `data_format`, for errors; None for patterns that
             are not the user's.
         takes_shards: the folder may be one of tar shards; a pattern is then of paths below them.
+        allow_remote: the data may be the address of an image, or a list of some, that GDAL reads
+            over the network; None: nor can the user allow it.
 
     Raises:
         UserError: no such folder or file, or nothing found; the message says what is there.
     """
     root, (path_key, format_key) = Path(data_path), keys
+    if is_remote(data_path):
+        require_allowed(f"{path_key} {data_path}", bool(allow_remote), NOT_ALLOWED[allow_remote])
+        return PathList([remote_name(os.fspath(data_path))])
     if os.path.isfile(root):  # which says no to a path that cannot be, where Path raises
-        return PathList(leave_out(listed_images(root, path_key), root.parent, exclude))
+        return PathList(
+            leave_out(listed_images(root, path_key, allow_remote), root.parent, exclude)
+        )
     if not os.path.isdir(root):
         raise UserError(f"{path_key} {root}: no such folder or list file; set {path_key}")
     patterns = [data_format] if isinstance(data_format, str) else list(data_format)
@@ -144,17 +158,20 @@ def matching_files(
             others += [f"{folder}{name}" for name in names if is_image(name) and not match(name)]
 
 
-def listed_images(file: Path, key: str) -> list[str]:
+def listed_images(file: Path, key: str, allow_remote: bool | None = None) -> list[str]:
     """The images that a text file lists, each once, in its order."""
     lines, root = listing(file, key), file.parent
     if not lines:
         raise UserError(f"{key} {file}: the list is empty; write one image path a line")
-    files = [(root / line).as_posix() for line in lines]
+    files = [named(root, line) for line in lines]
     for index, path in enumerate(files):
-        if not os.path.isfile(path):
+        if is_remote(path):
+            what = f"{key} {file}: {lines[index]}"
+            require_allowed(what, bool(allow_remote), NOT_ALLOWED[allow_remote])
+        elif not os.path.isfile(path):
             files[index] = locate(root, lines[index]) or path
     files = [path for path in files if not is_hidden(os.path.basename(path))]
-    missing = [path for path in files if not os.path.isfile(path)]
+    missing = [path for path in files if not (is_remote(path) or os.path.isfile(path))]
     if missing or not files:
         first = f", first {missing[0]}" if missing else ""
         raise UserError(
@@ -162,6 +179,11 @@ def listed_images(file: Path, key: str) -> list[str]:
             f"path a line, absolute or relative to {root}"
         )
     return list(dict.fromkeys(files))
+
+
+def named(root: Path, line: str) -> str:
+    """The path of an image that a line of a list in the folder `root` names."""
+    return remote_name(line.strip()) if is_remote(line.strip()) else (root / line).as_posix()
 
 
 def say_left_out(
@@ -211,7 +233,7 @@ def leave_out(files: Sequence[str], root: Path, exclude: str | Path | None) -> S
         folder, name = os.path.split(file)
         return f"{real_folder(folder)}/{name}"
 
-    line_of = {real_path(os.path.join(root, line)): line for line in lines}
+    line_of = {real_path(named(root, line)): line for line in lines}
     others = line_of.keys() - {path for path in map(real_path, files) if path in line_of}
     wrong_lines = [line_of[path] for path in sorted(others) if not os.path.exists(path)]
     for line in list(wrong_lines):

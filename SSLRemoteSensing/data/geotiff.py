@@ -16,6 +16,7 @@ import numpy as np
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.formats import TIFF_BEGINS
 from SSLRemoteSensing.data.image_files import gdal_path, require_file
+from SSLRemoteSensing.data.remote import LOCK, is_remote
 
 # Read whole by GDAL's own quick way, a PNG that is cut short would give anything, and no error.
 os.environ.setdefault("GDAL_PNG_WHOLE_IMAGE_OPTIM", "NO")
@@ -184,8 +185,8 @@ def open_tiff(path: str | Path, beside: bool = False) -> Iterator[Tiff]:
     """Open the file at `path`, of one of `DRIVERS` whatever its ending, or as `DRIVER_OF` says.
 
     Args:
-        path: a file, a member of a shard, or what GDAL calls a member of a zip file,
-            /vsizip/{FILE}/MEMBER.
+        path: a file, a member of a shard, an address for which `is_remote` holds, or what GDAL
+            calls a member of a zip file, /vsizip/{FILE}/MEMBER.
         beside: look at all files beside it, which may hold its place on the map; else at those
             alone that may hold a mask or nodata value, where there are such.
 
@@ -199,7 +200,7 @@ def open_tiff(path: str | Path, beside: bool = False) -> Iterator[Tiff]:
 
     path, listing = Path(path), None
     name = gdal_path(path)
-    if name != str(path):  # of a shard, in which it has nothing beside it
+    if is_remote(path) or name != str(path):  # or of a shard: nothing beside it is looked for
         listing = "EMPTY_DIR"
     elif path.parts[:2] != ("/", "vsizip"):  # which has been looked through when it was listed
         require_file(path)
@@ -212,6 +213,7 @@ def open_tiff(path: str | Path, beside: bool = False) -> Iterator[Tiff]:
                 path, [path.name + x for x in endings if os.path.exists(f"{path}{x}")]
             )
     options = {"GDAL_DISABLE_READDIR_ON_OPEN": listing} if listing else {}
+    options |= {LOCK: name} if is_remote(path) else {}
     with reading(path), rasterio.Env(**options), unplaced():
         own = [driver for ending, driver in DRIVER_OF.items() if path.suffix.lower() == ending]
         source = DatasetReader(name, driver=[*DRIVERS, *own])

@@ -1,4 +1,4 @@
-"""Open the file of an image: one of its own, or a member of a tar shard."""
+"""Open the file of an image: one of its own, or a member of a tar shard; and how GDAL calls it."""
 
 import io
 import os
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from SSLRemoteSensing.core.errors import UnreadableImage
+from SSLRemoteSensing.data.remote import is_remote, remote_name
 from SSLRemoteSensing.data.shards import MemberFile, find_member
 
 
@@ -41,5 +42,7 @@ def gdal_path(path: Path) -> str:
     >>> gdal_path(Path("a.tif"))
     'a.tif'
     """
+    if is_remote(path):
+        return remote_name(path.as_posix())
     member = find_member(path)
     return f"/vsisubfile/{member.offset}_{member.size},{member.shard}" if member else str(path)

@@ -29,6 +29,7 @@ from SSLRemoteSensing.data.formats import (
 )
 from SSLRemoteSensing.data.geotiff import DRIVER_OF, Tiff, has_sidecar, open_tiff
 from SSLRemoteSensing.data.image_files import open_image
+from SSLRemoteSensing.data.remote import is_remote
 from SSLRemoteSensing.data.scale import Scale, to_uint8
 
 # A file of a few bytes can claim any size. OpenCV refuses more than this before it allocates,
@@ -120,6 +121,8 @@ def read_header(path: str | Path) -> Header:
         UnreadableImage: missing, no regular file, damaged, more pixels than any reader takes.
     """
     path = Path(path)
+    if is_remote(path):
+        return _header_by_gdal(path)
     try:
         with open_image(path) as file:
             head = file.read(HEAD)
@@ -135,6 +138,10 @@ def read_header(path: str | Path) -> Header:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         pixels = decode(path, _read_bytes(path), cv2.IMREAD_UNCHANGED)
         return Header(*pixels.shape[:2], pixels[0, 0].size, pixels.dtype.name)
+    return _header_by_gdal(path)
+
+
+def _header_by_gdal(path: Path) -> Header:
     with open_tiff(path) as source:
         return Header(source.height, source.width, source.count, source.dtype.name)
 
@@ -272,6 +279,8 @@ def needs_gdal(path: Path, head: bytes) -> bool:
 def has_windows(path: str | Path) -> bool:
     """Whether parts of a file can be read: of what GDAL reads, and of PNG, row by row. Of a JPEG
     GDAL would fill what is missing with grey."""
+    if is_remote(path):
+        return True
     try:
         with open_image(path) as source:
             head = source.read(HEAD)
@@ -283,6 +292,8 @@ def has_windows(path: str | Path) -> bool:
 
 def _read_bytes(path: Path) -> bytes | None:
     """The contents of a file; None of what GDAL is to read."""
+    if is_remote(path):
+        return None
     try:
         with open_image(path, buffering=0) as file:
             head = file.read(HEAD)

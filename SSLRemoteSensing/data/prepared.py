@@ -7,6 +7,7 @@ from pathlib import Path
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.places import SAME_SIZE, Place, pixel_on_ground
+from SSLRemoteSensing.data.remote import is_remote
 from SSLRemoteSensing.data.scale import Scale, checked_scale, up_to
 
 OWN = ("folder", "polygons")  # what `prepare` calls sets that have no name of their own
@@ -19,6 +20,8 @@ def read_card(folder: str | Path) -> dict | None:
     Raises:
         UserError: its preparation is not finished, or the file is damaged.
     """
+    if is_remote(folder):
+        return None
     folder = Path(folder).absolute()
     for root in (folder, *folder.parents[:3]):
         card = root / "dataset.json"

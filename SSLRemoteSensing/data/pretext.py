@@ -83,6 +83,8 @@ class PretextSettings:
             than 1 % of them end the run.
         windows: the images are scenes, of which windows are drawn in place of whole files; None:
             whole files, or a random square of each by crop_size.
+        allow_remote: data_path may be an address (https://, s3://, gs://, az://, /vsicurl/...), or
+            list some, that GDAL reads over the network. False: nothing is read from there.
     """
 
     data_path: str
@@ -99,6 +101,7 @@ class PretextSettings:
     exclude: str | None = None
     windows: Annotated[dict | None, Part(WindowSettings)] = None
     scale: ScaleKey = None
+    allow_remote: bool = False
 
 
 class PretextDataset(Dataset):
@@ -249,7 +252,13 @@ def choose_images(settings: PretextSettings, in_channels: int = 3) -> tuple[list
     is_whole_set = card is not None and Path(data_path).absolute() == card["root"]
     if is_whole_set and not has_shards(data_path):
         raise UserError(f"data_path {data_path}: name a split, {data_path}/images/train")
-    images = find_images(data_path, settings.data_format, settings.exclude, takes_shards=True)
+    images = find_images(
+        data_path,
+        settings.data_format,
+        settings.exclude,
+        takes_shards=True,
+        allow_remote=settings.allow_remote,
+    )
     scale = chosen_scale(settings, card, images, in_channels)
     reading = reading_of(images[0], scale, settings.bands, card, settings.windows)
     # What is scaled to img_size; of whole images of any size nothing is known.

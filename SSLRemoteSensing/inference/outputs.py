@@ -13,6 +13,7 @@ from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.core.files import make_folder
 from SSLRemoteSensing.data.file_lists import is_hidden, is_image, match_paths
 from SSLRemoteSensing.data.geotiff import open_tiff
+from SSLRemoteSensing.data.remote import is_remote, remote_name, require_allowed
 
 FILE_ENDING = re.compile(r"\.[A-Za-z]{2,}|\.jp2")  # but a folder may be called maps.v2
 MAP_ENDINGS = (".tif", ".tiff", ".png")
@@ -39,14 +40,20 @@ class Outputs:
         return "--vectors" if path == self.vectors else "--output"
 
 
-def find_scenes(inputs: Sequence[str]) -> list[Path]:
-    """The files that paths and patterns name, see `match_paths`, each once, in order.
+def find_scenes(inputs: Sequence[str], allow_remote: bool = False) -> list[Path]:
+    """The files that paths and patterns name, see `match_paths`, each once, in order; with
+    `allow_remote` also the addresses of some that GDAL reads over the network.
 
     Raises:
-        UserError: one that names no file.
+        UserError: one that names no file, or another machine that is not allowed.
     """
     scenes: dict[str, Path] = {}
     for text in inputs:
+        if is_remote(text):
+            remedy = "pass --allow_remote to have GDAL read it over the network"
+            require_allowed(f"--input {text}", allow_remote, remedy)
+            scenes[text] = Path(remote_name(text))
+            continue
         path = Path(text)
         if path.is_dir():
             images = (x for x in sorted(os.listdir(path)) if is_image(x) and not is_hidden(x))
@@ -111,11 +118,12 @@ def names_for(scenes: Sequence[Path], output: str, flag: str, endings: Sequence[
 
 def refuse_collisions(plan: Sequence[Outputs]) -> None:
     """Raise a `UserError` where a file would be lost that a scene is read from, or a map."""
-    inputs = {identity(outputs.scene): f"the scene {outputs.scene}" for outputs in plan}
+    here = [outputs for outputs in plan if not is_remote(outputs.scene)]
+    inputs = {identity(outputs.scene): f"the scene {outputs.scene}" for outputs in here}
     files = [(outputs, path) for outputs in plan for path in outputs.files]
     # Only a file that is there can be lost; the scenes need not be opened for any other.
     if any(path.exists() for _, path in files):
-        for outputs in plan:
+        for outputs in here:
             for path in parts_of(outputs.scene):
                 inputs.setdefault(identity(path), f"a part of the scene {outputs.scene}")
     scene_of: dict[Path, Path] = {}

@@ -11,6 +11,7 @@ from SSLRemoteSensing.core.errors import UnreadableImage
 from SSLRemoteSensing.data.formats import orientation
 from SSLRemoteSensing.data.geotiff import Tiff, open_tiff
 from SSLRemoteSensing.data.images import read_image
+from SSLRemoteSensing.data.remote import is_remote
 from SSLRemoteSensing.data.scale import Scale, to_uint8
 from SSLRemoteSensing.data.transforms import resize
 from SSLRemoteSensing.data.windows import nearest
@@ -96,6 +97,8 @@ class InputScene:
             remarks.append("has no coordinate system, so the map has none")
         if self.masked:
             remarks.append(f"pixels without data by its {self.masked}")
+        if is_remote(self.path):  # whose bytes GDAL alone reads
+            return remarks
         with self.path.open("rb") as file:
             if (turn := orientation(file)) != 1:
                 remarks.append(

@@ -33,6 +33,7 @@ def plan_maps(
     vectors: str | None,
     skip_existing: bool,
     overwrite: bool,
+    allow_remote: bool = False,
 ) -> MapPlan:
     """What is made of the scenes that `inputs` name; arguments as the command's flags, see there.
 
@@ -41,7 +42,9 @@ def plan_maps(
     """
     if vectors is not None:
         require_vectors()
-    outputs = plan_outputs(find_scenes(inputs), output, probabilities, preview, vectors)
+    outputs = plan_outputs(
+        find_scenes(inputs, allow_remote), output, probabilities, preview, vectors
+    )
     remaining = [files for files in outputs if not (skip_existing and files.map.exists())]
     page = page_of(outputs) if preview else None
     if not overwrite:

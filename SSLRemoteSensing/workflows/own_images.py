@@ -15,6 +15,7 @@ from SSLRemoteSensing.core.files import write_text
 from SSLRemoteSensing.data.file_lists import (
     EVERY_IMAGE,
     LABEL_FOLDER,
+    NOT_ALLOWED,
     find_images,
     is_image,
     spread_evenly,
@@ -23,6 +24,7 @@ from SSLRemoteSensing.data.geotiff import open_tiff
 from SSLRemoteSensing.data.images import has_windows, read_header
 from SSLRemoteSensing.data.percentiles import percentile_scale
 from SSLRemoteSensing.data.prepared import read_card
+from SSLRemoteSensing.data.remote import is_remote, require_allowed
 from SSLRemoteSensing.data.scale import PERCENTILE, Scale, up_to
 from SSLRemoteSensing.data.values import values_of
 
@@ -128,6 +130,8 @@ def look_at_images(
 
 def place_of(paths: Sequence[str], output: Path) -> tuple[str, str | tuple[str, ...]]:
     """`data_path` and `data_format` of what --images names; see `look_at_images`."""
+    for path in filter(is_remote, paths):
+        require_allowed(f"--images {path}", False, NOT_ALLOWED[None])
     if len(paths) == 1 and os.path.isdir(paths[0]):
         return str(image_folder(Path(paths[0]))), EVERY_IMAGE
     if len(paths) == 1 and not os.path.exists(paths[0]) and glob.has_magic(paths[0]):

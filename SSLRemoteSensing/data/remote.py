@@ -1,0 +1,52 @@
+"""Images on other machines, by addresses that GDAL reads, which is done only where it is asked for.
+
+GDAL's own lock stands behind the checks here: it asks no other machine for a file but the one that
+is being opened by its address, so that a VRT, say, leads nowhere.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from SSLRemoteSensing.core.errors import UserError
+
+# Schemes of addresses -> the virtual file system of GDAL that reads them.
+SYSTEMS = {"http": "/vsicurl/http://", "https": "/vsicurl/https://", "ftp": "/vsicurl/ftp://"}
+SYSTEMS |= {"s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/", "oss": "/vsioss/"}
+ADDRESS = re.compile(rf"({'|'.join(SYSTEMS)}):/+(.+)", re.IGNORECASE)
+NETWORK = re.compile(r"/vsi(?:curl|s3|gs|az|adls|oss|swift|hdfs|webhdfs)")
+# Of a path, in which two slashes become one.
+SHORTENED = re.compile(r"/vsicurl/(https?|ftp):/(?!/)")
+
+LOCK = "CPL_VSIL_CURL_ALLOWED_FILENAME"  # the one file that GDAL may ask for
+os.environ.setdefault(LOCK, "none")
+os.environ.setdefault("GDAL_HTTP_CONNECTTIMEOUT", "10")  # seconds
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether GDAL would ask another machine for the file at `path`.
+
+    >>> is_remote("s3://bucket/a.tif"), is_remote("/vsicurl/https://host/a.tif"), is_remote("a.tif")
+    (True, True, False)
+    """
+    text = path.as_posix() if isinstance(path, Path) else path
+    return bool(ADDRESS.match(text) or (text.startswith("/vsi") and NETWORK.search(text)))
+
+
+def remote_name(address: str) -> str:
+    """What GDAL calls the file at an address for which `is_remote` holds.
+
+    >>> remote_name("s3://bucket/a.tif")
+    '/vsis3/bucket/a.tif'
+    """
+    match = ADDRESS.match(address)
+    text = f"{SYSTEMS[match[1].lower()]}{match[2]}" if match else address
+    return SHORTENED.sub(r"/vsicurl/\1://", text)
+
+
+def require_allowed(what: str, allowed: bool, remedy: str) -> None:
+    """Raise a `UserError` where `what`, a key or flag and its address, is not `allowed`."""
+    if not allowed:
+        raise UserError(
+            f"{what}: lies on another machine, and nothing is read from there; {remedy}"
+        )

@@ -1,0 +1,175 @@
+"""Images on other machines: refused, unless they are asked for; then as the same files here."""
+
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from conftest import ROOT
+from mapped import draw, mapped, network, write
+
+from SSLRemoteSensing.core.errors import UnreadableImage, UserError
+from SSLRemoteSensing.data.file_lists import find_images
+from SSLRemoteSensing.data.geotiff import open_tiff
+from SSLRemoteSensing.data.images import read_header, read_image
+from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings
+from SSLRemoteSensing.data.remote import is_remote, remote_name
+from SSLRemoteSensing.inference.outputs import find_scenes
+from SSLRemoteSensing.workflows.own_images import look_at_images
+
+ADDRESSES = ["https://host/a.tif", "http://host/a.tif", "s3://bucket/a.tif", "gs://bucket/a.tif"]
+ADDRESSES += [
+    "/vsis3/bucket/a.tif",
+    "/vsicurl/https://host/a.tif",
+    "/vsizip//vsicurl/http://h/a.zip",
+]
+UNREACHABLE = "http://127.0.0.1:9/scene.tif"  # a port that nothing listens to
+SIDE = 600
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """A scene in blocks with overviews, as cloud-optimized GeoTIFFs have it."""
+    folder = tmp_path_factory.mktemp("served")
+    place = dict(crs="EPSG:32633", transform=rasterio.Affine(0.5, 0, 366000, 0, -0.5, 5806000))
+    blocks = dict(tiled=True, blockxsize=64, blockysize=64, interleave="pixel", photometric="rgb")
+    plain = write(folder / "plain.tif", draw(SIDE, SIDE), **place, **blocks)
+    with rasterio.open(plain, "r+") as file:
+        file.build_overviews([2, 4])
+    shutil.copy(plain, folder / "scene.tif")
+    return folder
+
+
+class Served:
+    """The server's address, and what it was asked for since the last look."""
+
+    def __init__(self, folder: Path):
+        command = [sys.executable, str(ROOT / "tests/ranged_server.py"), str(folder)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.address = f"http://127.0.0.1:{int(self.process.stdout.readline())}"
+        self.lines: list[str] = []
+        self.thread = threading.Thread(target=self.note)
+        self.thread.start()
+
+    def note(self) -> None:
+        for line in self.process.stdout:
+            self.lines.append(line.strip())
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+        self.thread.join()
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def served(scenes):
+    server = Served(scenes)
+    yield server
+    server.close()
+
+
+def pretext_settings(config: dict, **changes) -> PretextSettings:
+    return PretextSettings(**config["train_cfg"]["train_data"] | changes)
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_addresses_are_refused_in_a_line_where_they_are_not_asked_for(
+    address, pretext_config, tmp_path
+):
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{address}\n")
+    for path in (address, str(listed)):
+        settings = pretext_settings(pretext_config, data_path=path)
+        with pytest.raises(UserError, match=r"another machine, .*; set allow_remote=True") as error:
+            PretextDataset(settings)
+        assert address in str(error.value)
+    with pytest.raises(UserError, match=r"another machine, .*; pass --allow_remote"):
+        find_scenes([address])
+    with pytest.raises(UserError, match=r"^--images .* another machine"):
+        look_at_images([address], tmp_path)
+    with pytest.raises(UserError, match=r"^image_path .* another machine"):
+        find_images(address, "*.tif", keys=("image_path", "data_format"))
+
+
+def test_paths_of_this_machine_are_no_addresses():
+    paths = ["a.tif", "C:/images/a.tif", "d:\\a.tif", "https/a.tif", "/vsizip/{a.zip}/a.tif"]
+    assert [path for path in paths if is_remote(path)] == []
+
+
+def test_a_path_object_keeps_the_address():
+    for address in ADDRESSES[:-1]:
+        assert remote_name(Path(remote_name(address)).as_posix()) == remote_name(address)
+
+
+def test_a_mosaic_here_leads_to_no_other_machine(served, scenes, tmp_path):
+    name = remote_name(f"{served.address}/scene.tif")
+    mosaic = tmp_path / "mosaic.vrt"
+    band = f"<SimpleSource><SourceFilename>{name}</SourceFilename></SimpleSource>"
+    mosaic.write_text(
+        f'<VRTDataset rasterXSize="{SIDE}" rasterYSize="{SIDE}"><VRTRasterBand dataType="Byte" '
+        f'band="1">{band}</VRTRasterBand></VRTDataset>'
+    )
+    before = len(served.lines)
+    with pytest.raises(UnreadableImage, match="cannot be read"):
+        read_image(mosaic)
+    assert len(served.lines) == before
+
+
+def test_an_image_is_that_of_the_file(served, scenes):
+    (name,) = find_images(f"{served.address}/scene.tif", "*.tif", allow_remote=True)
+    assert np.array_equal(read_image(name), read_image(scenes / "scene.tif"))
+    assert read_header(name) == read_header(scenes / "scene.tif")
+
+
+def test_windows_of_training_are_those_of_the_file(served, scenes, pretext_config, tmp_path):
+    lists = [tmp_path / "remote.txt", tmp_path / "here.txt"]
+    lists[0].write_text(f"{served.address}/scene.tif\n{scenes}/plain.tif\n")
+    lists[1].write_text(f"{scenes}/scene.tif\n{scenes}/plain.tif\n")
+    changes = dict(windows=dict(size=64, per_scene=2, gsd=0.75), allow_remote=True)
+    remote, here = (
+        PretextDataset(pretext_settings(pretext_config, data_path=str(path), **changes))
+        for path in lists
+    )
+    assert len(remote) == 4
+    for index in range(4):
+        for kind in ("anchor", "occluded", "transformed"):
+            assert np.array_equal(remote[(0, index)][kind], here[(0, index)][kind])
+
+
+def test_of_a_window_a_part_of_the_file_is_asked_for(served, scenes):
+    shutil.copy(scenes / "plain.tif", scenes / "other.tif")
+    with open_tiff(remote_name(f"{served.address}/other.tif")) as source:
+        source.rows([1, 2, 3], 0, 64, 0, 64)
+    sent = [int(line.split()[2]) for line in served.lines if "/other.tif" in line]
+    assert 0 < sum(sent) < (scenes / "other.tif").stat().st_size / 4
+
+
+def test_maps_are_those_of_the_file(served, scenes, tmp_path):
+    (scene,) = find_scenes([f"{served.address}/scene.tif"], allow_remote=True)
+    done, remote = mapped(network(), scene, tmp_path / "remote/scene.tif")
+    _, here = mapped(network(), scenes / "scene.tif", tmp_path / "here/scene.tif")
+    assert np.array_equal(remote, here)
+    assert (done.height, done.width) == (SIDE, SIDE)
+    with rasterio.open(tmp_path / "remote/scene.tif") as file:
+        assert file.crs.to_epsg() == 32633
+
+
+def test_a_machine_that_cannot_be_reached_is_an_unreadable_image(served):
+    (name,) = find_images(UNREACHABLE, "*.tif", allow_remote=True)
+    for address in (name, remote_name(f"{served.address}/none.tif")):
+        with pytest.raises(UnreadableImage, match="cannot be read") as error:
+            read_image(address)
+        assert len(str(error.value).splitlines()) == 1
+
+
+def test_prediction_says_in_a_line_that_a_machine_cannot_be_reached(run, tmp_path):
+    words = ("--checkpoint", str(tmp_path / "none.pth"), "--output", str(tmp_path / "maps"))
+    refused = run("tools/predict.py", None, *words, "--input", UNREACHABLE)
+    assert refused.returncode == 2
+    assert "pass --allow_remote" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
