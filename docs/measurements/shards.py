@@ -44,10 +44,10 @@ def draw(folder: Path) -> None:
 
 
 def forget(folder: Path) -> None:
+    os.sync()  # what is not yet on the disk is not forgotten
     for path in folder.rglob("*"):
         if path.is_file():
             number = os.open(path, os.O_RDONLY)
-            os.fsync(number)
             os.posix_fadvise(number, 0, 0, os.POSIX_FADV_DONTNEED)
             os.close(number)
 
@@ -85,6 +85,7 @@ def measure_rate(scratch: Path) -> dict:
                         forget(scratch / name)
                     rates[name].append(rate(paths, read))
             pairs = zip(rates["shards"], rates["files"], strict=True)
+            print(what, state, rates, file=sys.stderr, flush=True)
             figures[f"{what}_{state}"] = {
                 **{f"{name}_per_s": statistics.median(values) for name, values in rates.items()},
                 "shards_over_files": statistics.median(a / b for a, b in pairs),

@@ -22,6 +22,7 @@ from calls import command
 from conftest import ROOT, draw_tiles
 
 import SSLRemoteSensing
+from SSLRemoteSensing.commands import shards
 from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.config import Chain, OneOf, Part, mark_of, parameters
 from SSLRemoteSensing.core.console import COMMANDS
@@ -70,6 +71,7 @@ def flags_of() -> dict[str, set[str]]:
     for script in SCRIPTS:
         if re.search(r"def flags\(\)|import flags", (ROOT / script).read_text()):
             actions = importlib.import_module(Path(script).stem).flags()._actions
+            actions += shards.flags()._actions if script == "tools/prepare.py" else []
             flags[script] = {flag[2:] for action in actions for flag in action.option_strings}
     del sys.path[:2]
     return flags
