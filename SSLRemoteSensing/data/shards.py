@@ -4,7 +4,7 @@ A shard is a POSIX tar as WebDataset writes them; an image in it has the path th
 were the shard a folder: DIR/000003.tar/a.jpg. A folder is of shards if `shards.json` lies in it.
 """
 
-import bisect
+import hashlib
 import io
 import json
 import os
@@ -28,6 +28,12 @@ ENDING = re.compile(r"\.tar(?=/)")
 INDEX = "tools/prepare.py shards --index"
 
 
+def name_hash(name: bytes) -> int:
+    """By which an image is found; of 64 bits, with a sign."""
+    digest = hashlib.blake2b(name, digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
 class Member(NamedTuple):
     """Where an image lies: `size` bytes from `offset` of the file `shard`."""
 
@@ -44,8 +50,8 @@ class Shards(Sequence):
 
     Attributes:
         card: shards.json. `shards` in it has name, bytes, images and sha256 of each.
-        rows: int64 (images, 4), of each image: offset and size of its bytes, where its name ends in
-            `names`, and, of the k-th row of a shard, which of the rows has the k-th of its names.
+        rows: int64 (5, images), of each image: offset and size of its bytes, where its name ends in
+            `names`; and of each shard the hashes of its names in order, and which image has each.
         names: uint8 (bytes,), the names one after the other.
 
     Raises:
@@ -70,7 +76,8 @@ class Shards(Sequence):
             shards = self.card["shards"]
             self.folder, self.shards = folder, [shard["name"] for shard in shards]
             self.ends = np.cumsum([shard["images"] for shard in shards])
-            is_whole = len(self.rows) == self.ends[-1] and len(self.names) == self.rows[-1, 2]
+            is_whole = self.rows.shape == (5, self.ends[-1])
+            is_whole &= len(self.names) == self.rows[2, -1]
         except UserError:
             raise
         except (OSError, ValueError, KeyError, TypeError, IndexError):
@@ -80,7 +87,7 @@ class Shards(Sequence):
         self.numbers = {name: number for number, name in enumerate(self.shards)}
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return self.rows.shape[1]
 
     def __getitem__(self, index):
         if isinstance(index, slice):
@@ -94,19 +101,22 @@ class Shards(Sequence):
 
     def name(self, place: int) -> bytes:
         """Of an image, within its shard."""
-        return self.names[self.rows[place - 1, 2] if place else 0 : self.rows[place, 2]].tobytes()
+        return self.names[self.rows[2, place - 1] if place else 0 : self.rows[2, place]].tobytes()
 
     def find(self, shard: str, name: str) -> Member | None:
         """Where the image `name` of a shard lies; None where there is none."""
-        number, key = self.numbers.get(shard), name.encode(*CODEC)
+        number, text = self.numbers.get(shard), name.encode(*CODEC)
         if number is None:
             return None
-        places = range(self.ends[number] - self.card["shards"][number]["images"], self.ends[number])
-        at = bisect.bisect_left(places, key, key=lambda place: self.name(self.rows[place, 3]))
-        place = int(self.rows[places[at], 3]) if at < len(places) else None
-        if place is None or self.name(place) != key:
-            return None
-        return Member(f"{self.folder}/{shard}", *self.rows[place, :2].tolist())
+        last = int(self.ends[number])
+        first, key = last - self.card["shards"][number]["images"], name_hash(text)
+        at = first + int(self.rows[3, first:last].searchsorted(key))
+        while at < last and self.rows[3, at] == key:  # once, but for names that have one hash
+            place = int(self.rows[4, at])
+            if self.name(place) == text:
+                return Member(f"{self.folder}/{shard}", *self.rows[:2, place].tolist())
+            at += 1
+        return None
 
     def require_whole(self) -> None:
         """Raise a `UserError` where a shard is not as long as when the index was made."""

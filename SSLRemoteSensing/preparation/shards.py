@@ -22,7 +22,15 @@ from SSLRemoteSensing.data.geotiff import has_sidecar
 from SSLRemoteSensing.data.images import read_header
 from SSLRemoteSensing.data.path_list import CODEC
 from SSLRemoteSensing.data.prepared import read_card
-from SSLRemoteSensing.data.shards import CARD, NAMES, ROWS, STATE, has_shards, open_shards
+from SSLRemoteSensing.data.shards import (
+    CARD,
+    NAMES,
+    ROWS,
+    STATE,
+    has_shards,
+    name_hash,
+    open_shards,
+)
 
 BLOCK = tarfile.BLOCKSIZE
 # Of a prepared set's card, what shards of its images have not.
@@ -30,7 +38,7 @@ WITHOUT_LABELS = {"classes": [], "palette": None, "labels": [], "class_shares": 
 
 
 class Indexed(NamedTuple):
-    """The images of a shard: `names` of them, and int64 (images, 2), offset and size of each."""
+    """The images of a shard: `names` of them, and int64 (2, images), offset and size of each."""
 
     names: list[bytes]
     places: np.ndarray
@@ -183,9 +191,9 @@ def write_index(folder: Path, made_by: Mapping, hashes: Mapping[str, str] | None
     ):
         names, first = indexed.names, sum(shard["images"] for shard in shards)
         own_ends = len(text) + np.cumsum(list(map(len, names)), dtype=np.int64)
-        order = sorted(range(len(names)), key=names.__getitem__)
-        columns = (indexed.places, own_ends[:, None], np.array(order, np.int64)[:, None] + first)
-        rows.append(np.concatenate(columns, axis=1))
+        hashes_of_names = np.array(list(map(name_hash, names)), np.int64)
+        order = hashes_of_names.argsort()
+        rows.append(np.stack([*indexed.places, own_ends, hashes_of_names[order], first + order]))
         text += b"".join(names)
         endings.update(os.path.splitext(name)[1].decode(*CODEC) for name in names)
         facts = {"name": path.name, "bytes": path.stat().st_size, "images": len(names)}
@@ -195,7 +203,10 @@ def write_index(folder: Path, made_by: Mapping, hashes: Mapping[str, str] | None
         raise UserError(f"--index {folder}: no image in {len(paths)} shards; images end in .jpg")
     card = {"version": 1, "images": total, "endings": dict(endings), "shards": shards, **made_by}
     (folder / CARD).unlink(missing_ok=True)
-    for name, values in ((ROWS, np.concatenate(rows)), (NAMES, np.frombuffer(text, np.uint8))):
+    for name, values in (
+        (ROWS, np.concatenate(rows, axis=1)),
+        (NAMES, np.frombuffer(text, np.uint8)),
+    ):
         with atomic(folder / name) as part, part.open("wb") as file:
             np.save(file, values)
     card["made"] = time.strftime("%Y-%m-%d %H:%M:%S %z")
@@ -234,7 +245,7 @@ def index_shard(path: Path, hashes: Mapping[str, str]) -> Indexed:
             f"shard {path}: has two images {twice.decode(*CODEC)}; make it anew with one of them"
         )
     known = np.array(places, np.int64).reshape(-1, 2)
-    return Indexed(names, known, hashes.get(path.name) or sha256(path))
+    return Indexed(names, known.T, hashes.get(path.name) or sha256(path))
 
 
 def check_shards(folder: str) -> int:

@@ -25,7 +25,7 @@ from SSLRemoteSensing.core.machine import peak_memory
 from SSLRemoteSensing.data.file_lists import find_images
 from SSLRemoteSensing.data.image_files import open_image
 from SSLRemoteSensing.data.images import read_image
-from SSLRemoteSensing.data.shards import CARD, NAMES, ROWS, find_member, open_shards
+from SSLRemoteSensing.data.shards import CARD, NAMES, ROWS, find_member, name_hash, open_shards
 from SSLRemoteSensing.preparation.shards import write_shards
 from SSLRemoteSensing.training.sampler import KeySampler
 
@@ -97,9 +97,11 @@ def write_drawn_index(folder: Path, count: int) -> None:
     places = np.arange(count)
     names = [f"scene_{place // 100:08d}/tile_{place:012d}.jpg".encode() for place in range(A_SHARD)]
     size = len(names[0])
-    rows = np.lib.format.open_memmap(folder / ROWS, "w+", np.int64, (count, 4))
-    rows[:, 0], rows[:, 1] = places % A_SHARD * 20_480 + 512, 20_000
-    rows[:, 2], rows[:, 3] = (places + 1) * size, places
+    rows = np.lib.format.open_memmap(folder / ROWS, "w+", np.int64, (5, count))
+    rows[0], rows[1], rows[2] = places % A_SHARD * 20_480 + 512, 20_000, (places + 1) * size
+    hashes = np.array(list(map(name_hash, names)))
+    rows[3] = np.tile(np.sort(hashes), count // A_SHARD)
+    rows[4] = np.tile(hashes.argsort(), count // A_SHARD) + places // A_SHARD * A_SHARD
     text = np.lib.format.open_memmap(folder / NAMES, "w+", np.uint8, (count * size,))
     text[:] = np.tile(np.frombuffer(b"".join(names), np.uint8), count // A_SHARD)
     shards = [
