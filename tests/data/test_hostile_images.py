@@ -19,6 +19,7 @@ from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.geotiff import open_tiff
 from SSLRemoteSensing.data.images import read_header, read_image, read_label
 from SSLRemoteSensing.data.labels import count_values
+from SSLRemoteSensing.data.remote import LOCK
 from SSLRemoteSensing.data.scale import up_to
 
 SIDE = 20_000
@@ -143,8 +144,10 @@ def vrt(source: str, mask: bool = False) -> str:
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_the_server_would_be_asked_if_gdal_were_free_to(server, tmp_path):
     address, asked = server
-    (tmp_path / "a.tif").write_text(vrt(f"/vsicurl/{address}/free.tif"))
-    with rasterio.open(tmp_path / "a.tif") as source, pytest.raises(rasterio.RasterioIOError):
+    name = f"/vsicurl/{address}/free.tif"
+    (tmp_path / "a.tif").write_text(vrt(name))
+    free, fails = rasterio.Env(**{LOCK: name}), pytest.raises(rasterio.RasterioIOError)
+    with free, rasterio.open(tmp_path / "a.tif") as source, fails:
         source.read(1)
     assert asked
 
