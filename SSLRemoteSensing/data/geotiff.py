@@ -6,8 +6,8 @@ import re
 import shlex
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, reduce
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.formats import TIFF_BEGINS
 from SSLRemoteSensing.data.image_files import gdal_path, require_file
-from SSLRemoteSensing.data.remote import LOCK, is_remote
+from SSLRemoteSensing.data.remote import is_remote, remote_options
 
 # Read whole by GDAL's own quick way, a PNG that is cut short would give anything, and no error.
 os.environ.setdefault("GDAL_PNG_WHOLE_IMAGE_OPTIM", "NO")
@@ -33,12 +33,13 @@ DAMAGE = re.compile(r"jpeglib|libjpeg|corrupt|premature", re.IGNORECASE)
 class Tiff:
     """An open file: height, width, count of bands, dtype, crs and transform (None where absent).
 
+    options: of GDAL for each reading; None: as they are.
     has_nodata: whether some pixels may be empty by a value or mask; has_nodata_but_0: by other than
     the value 0, which the network takes for an empty pixel.
     """
 
-    def __init__(self, path: Path, source):
-        self.path, self.source = path, source
+    def __init__(self, path: Path, source, options: dict[str, str] | None = None):
+        self.path, self.source, self.options = path, source, options
         self.height, self.width, self.count = source.height, source.width, source.count
         self.dtype = np.dtype(source.dtypes[0])
         self.crs = source.crs
@@ -51,6 +52,10 @@ class Tiff:
         ]
         self.has_nodata = bool(masking)
         self.has_nodata_but_0 = any(names != {"nodata"} or value != 0 for names, value in masking)
+
+    def reading(self) -> AbstractContextManager[None]:
+        """`reading` of this file, and of what it leads to, with GDAL's own options."""
+        return reading(self.path, self.options)
 
     @cached_property
     def palette(self) -> np.ndarray | None:
@@ -68,7 +73,7 @@ class Tiff:
     def colour_table(self) -> np.ndarray:
         """Red, green, blue and alpha of each index, uint8 (256 or 65536, 4), of a palette file."""
         table = np.zeros((65536 if self.dtype == np.uint16 else 256, 4), np.uint8)
-        with reading(self.path):
+        with self.reading():
             for value, colour in self.source.colormap(1).items():
                 table[value] = colour
         return table
@@ -91,7 +96,7 @@ class Tiff:
     @cached_property
     def colours(self) -> list[str]:
         """What each band is called; here GDAL reads tags of a damaged file that it left so far."""
-        with reading(self.path):
+        with self.reading():
             return [colour.name for colour in self.source.colorinterp]
 
     def rows(
@@ -119,7 +124,7 @@ class Tiff:
             shrinks = shape[0] <= height and shape[1] <= columns
             scaled["resampling"] = Resampling.average if shrinks else Resampling.bilinear
             scaled["out_shape"] = len(bands), *shape
-        with reading(self.path), no_damage():
+        with self.reading(), no_damage():
             window = (y, y + height), (x, x + columns)
             return self.source.read(list(bands), window=window, **scaled)
 
@@ -153,7 +158,7 @@ class Tiff:
             window, scaled = ((y, y + height), (x, width and x + width)), {}
             if shape is not None:
                 scaled["out_shape"] = len(bands), *shape
-            with reading(self.path):
+            with self.reading():
                 empty.append(self.source.read_masks(list(bands), window=window, **scaled) == 0)
         if clear is not None:
             empty.append(clear[planes[:1]])
@@ -195,7 +200,6 @@ def open_tiff(path: str | Path, beside: bool = False) -> Iterator[Tiff]:
             format.
         UserError: several pages.
     """
-    import rasterio
     from rasterio.io import DatasetReader
 
     path, listing = Path(path), None
@@ -213,8 +217,8 @@ def open_tiff(path: str | Path, beside: bool = False) -> Iterator[Tiff]:
                 path, [path.name + x for x in endings if os.path.exists(f"{path}{x}")]
             )
     options = {"GDAL_DISABLE_READDIR_ON_OPEN": listing} if listing else {}
-    options |= {LOCK: name} if is_remote(path) else {}
-    with reading(path), rasterio.Env(**options), unplaced():
+    elsewhere = remote_options(name if is_remote(path) else None)
+    with reading(path, options | elsewhere), unplaced():
         own = [driver for ending, driver in DRIVER_OF.items() if path.suffix.lower() == ending]
         source = DatasetReader(name, driver=[*DRIVERS, *own])
         try:
@@ -223,7 +227,8 @@ def open_tiff(path: str | Path, beside: bool = False) -> Iterator[Tiff]:
             source.close()
             raise
     with source:
-        yield Tiff(path, source)
+        # A VRT opens its sources as they are read. Other files lead nowhere, and options take time.
+        yield Tiff(path, source, elsewhere if is_remote(path) or source.driver == "VRT" else None)
 
 
 def require_one_page(path: Path, source) -> None:
@@ -265,12 +270,15 @@ def require_tiff_masks(path: Path, names: Sequence[str]) -> None:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Path, options: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Raise `UnreadableImage` for what goes wrong in the block; GDAL has these `options` there."""
+    import rasterio
     from rasterio._err import CPLE_BaseError  # GDAL's own, which no RasterioError always wraps
     from rasterio.errors import RasterioError
 
     try:
-        yield
+        with rasterio.Env(**options) if options else nullcontext():
+            yield
     except (RasterioError, CPLE_BaseError, OSError, UnicodeError) as error:
         # rasterio's own says 'See previous exception for details', which is the cause.
         reason = " ".join(str(error.__cause__ or error).split())

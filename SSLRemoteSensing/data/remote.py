@@ -4,7 +4,6 @@ GDAL's own lock stands behind the checks here: it asks no other machine for a fi
 is being opened by its address, so that a VRT, say, leads nowhere.
 """
 
-import os
 import re
 from pathlib import Path
 
@@ -19,8 +18,6 @@ NETWORK = re.compile(r"/vsi(?:curl|s3|gs|az|adls|oss|swift|hdfs|webhdfs)")
 SHORTENED = re.compile(r"/vsicurl/(https?|ftp):/(?!/)")
 
 LOCK = "CPL_VSIL_CURL_ALLOWED_FILENAME"  # the one file that GDAL may ask for
-os.environ.setdefault(LOCK, "none")
-os.environ.setdefault("GDAL_HTTP_CONNECTTIMEOUT", "10")  # seconds
 
 
 def is_remote(path: str | Path) -> bool:
@@ -42,6 +39,12 @@ def remote_name(address: str) -> str:
     match = ADDRESS.match(address)
     text = f"{SYSTEMS[match[1].lower()]}{match[2]}" if match else address
     return SHORTENED.sub(r"/vsicurl/\1://", text)
+
+
+def remote_options(name: str | None) -> dict[str, str]:
+    """GDAL's options for reading the remote file that it calls `name`; None: nothing remote. They
+    are set for each reading, since a program that imports this may read addresses of its own."""
+    return {LOCK: name or "none", "GDAL_HTTP_CONNECTTIMEOUT": "10"}  # seconds
 
 
 def require_allowed(what: str, allowed: bool, remedy: str) -> None:

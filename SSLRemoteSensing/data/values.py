@@ -8,7 +8,7 @@ import numpy as np
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UnreadableImage
 from SSLRemoteSensing.data.file_lists import spread_evenly
-from SSLRemoteSensing.data.geotiff import open_tiff, reading
+from SSLRemoteSensing.data.geotiff import open_tiff
 from SSLRemoteSensing.data.images import read_image
 from SSLRemoteSensing.data.labels import count_values
 from SSLRemoteSensing.data.percentiles import clipped_shares, usual
@@ -120,7 +120,7 @@ def remedy_of_values(how: Reading, files: Sequence[str]) -> str:
 def values_of(file: str) -> np.ndarray | None:
     """Values (N,) that `file` holds, but for those of no data; None where there are none."""
     try:
-        with open_tiff(file) as source, reading(source.path):
+        with open_tiff(file) as source, source.reading():
             shape = [min(SIDE, length) for length in (source.height, source.width)]
             planes = source.source.read(out_shape=(source.count, *shape), masked=True)
     except UnreadableImage:
