@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from SSLRemoteSensing.core.errors import UserError, one_line
+from SSLRemoteSensing.core.machine import gpu_count
 
 # How long a process may wait for the others: for the first to write, or to score a large scene. One
 # that ended is not waited for: its connections are closed.
@@ -61,7 +62,7 @@ def processes() -> Iterator[None]:
         return
     if "LOCAL_RANK" not in os.environ:
         raise UserError("WORLD_SIZE is set, LOCAL_RANK is not: start the processes with torchrun")
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if gpu_count() else "gloo"
     dist.init_process_group(backend, timeout=PATIENCE)
     try:
         with contextlib.ExitStack() as ends:

@@ -51,7 +51,7 @@ def device_name() -> str:
     model = re.search(r"model name\s*:\s*(.*)", cpuinfo.read_text() if cpuinfo.exists() else "")
     name = model[1] if model else platform.processor() or platform.machine()
     name = f"{name}, {torch.get_num_threads()} threads"
-    return f"{torch.cuda.get_device_name()} ({name})" if torch.cuda.is_available() else name
+    return f"{gpu_name()} ({name})" if gpu_count() else name
 
 
 def cores() -> int:
@@ -77,6 +77,60 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def gpu_count() -> int:
+    """How many CUDA devices this process sees."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def gpu_name(device: "torch.device | None" = None) -> str:
+    """What the maker calls a GPU, by default the one in use."""
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
+def gpu_memory(device: "torch.device") -> tuple[int, int]:
+    """Bytes of a GPU's memory that are free, and all that it has."""
+    import torch
+
+    return torch.cuda.mem_get_info(device)
+
+
+def used_memory(device: "torch.device") -> float:
+    """The most bytes so far: of a GPU those of this process's tensors, else of the process."""
+    import torch
+
+    on_gpu = device.type == "cuda"
+    return torch.cuda.max_memory_allocated(device) if on_gpu else peak_memory()
+
+
+def wait(device: "torch.device") -> None:
+    """Until a GPU has done what it was given; a CPU always has."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def random_state(device: "torch.device") -> dict:
+    """The states of torch's generators, which dropout draws from."""
+    import torch
+
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_state(device: "torch.device", state: dict) -> None:
+    """Go on from what `random_state` gave; one of a CPU leaves a GPU's generator as it is."""
+    import torch
+
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
 def keep_freed_memory() -> None:
     """Have glibc keep what a training step on the CPU frees for the next step: given back to the
     system, each page is cleared anew, which takes a fifth of the time. No effect with another C
@@ -99,7 +153,7 @@ def choose_device(name: str, setting: str = "train_cfg.device=") -> "torch.devic
 
     from SSLRemoteSensing.core import distributed
 
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = gpu_count()
     has_mps, is_distributed = torch.backends.mps.is_available(), distributed.size() > 1
     if name == "auto":
         name = "cuda" if count else "mps" if has_mps and not is_distributed else "cpu"

@@ -129,12 +129,12 @@ def gsd_of_tiles(card: dict | None) -> float | None:
 
 def place_of_card(place: dict) -> Place | None:
     """Where a scene of a dataset.json lies, None where it does not say so."""
+    if None in (place.get("crs"), place.get("transform")):
+        return None
     from rasterio.crs import CRS
     from rasterio.errors import CRSError
     from rasterio.transform import Affine
 
-    if None in (place.get("crs"), place.get("transform")):
-        return None
     try:
         return Place(Affine(*place["transform"]), CRS.from_string(place["crs"]))
     except CRSError:

@@ -3,7 +3,7 @@
 import math
 import time
 
-from SSLRemoteSensing.core import distributed
+from SSLRemoteSensing.core import distributed, machine
 from SSLRemoteSensing.core.workers import NoBatch
 from SSLRemoteSensing.training.run import Run, open_run
 from SSLRemoteSensing.training.settings import LoopSettings
@@ -67,7 +67,7 @@ def observe(run: Run, place: Place, batch: dict) -> None:
     run.losses.check(run.log.say)  # what is not finite is nothing to look at
     figures, counts = run.losses.take() if place.logs else ({}, {})
     sights = []
-    run.step.wait()  # else the time of steps still under way would count as watching
+    machine.wait(run.step.device)  # else the time of steps still under way would count as watching
     with run.throughput.spending("watching"):
         if distributed.rank() == 0 and due:
             batch = run.step.to_device(batch)
@@ -78,7 +78,7 @@ def observe(run: Run, place: Place, batch: dict) -> None:
     if place.logs:
         figures |= distributed.all_mean(run.throughput.lap())
         figures = {"lr": run.step.lr()} | figures
-        if not math.isnan(memory := run.step.peak_memory()):
+        if not math.isnan(memory := machine.used_memory(run.step.device)):
             figures["memory_gb"] = memory / 1e9
     for sight in sights:
         figures |= sight.figures

@@ -8,6 +8,7 @@ from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import require_folder
+from SSLRemoteSensing.core.machine import used_memory
 from SSLRemoteSensing.core.workers import shared_memory_remark
 from SSLRemoteSensing.training import run_folder
 from SSLRemoteSensing.training.meters import STOPPED
@@ -47,7 +48,7 @@ def rehearse(task: Task, settings: LoopSettings) -> None:
     if wrong and not settings.max_skipped_steps:
         raise UserError(f"loss {wrong[0]} is not finite in the second step; {STOPPED}")
     print("losses: " + ", ".join(f"{name} {value:.4f}" for name, value in losses.items()))
-    memory = f"peak memory {step.peak_memory() / 2**30:.2f} GiB"
+    memory = f"peak memory {used_memory(step.device) / 2**30:.2f} GiB"
     print(f"one step: {seconds:.3f} s, {memory}; nothing is written")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from SSLRemoteSensing.core import checkpoints, distributed
+from SSLRemoteSensing.core import checkpoints, distributed, machine
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import SAVE, STOP, CannotWrite, UserError
 from SSLRemoteSensing.core.files import make_folder
@@ -101,7 +101,7 @@ class Run:
         for part in distributed.shard(processes):
             self.losses.load_state_dict(part["history"])
         if rank < len(processes):
-            self.step.set_random_state(processes[rank]["random"])
+            machine.set_random_state(self.step.device, processes[rank]["random"])
         if state["images"] != images:
             before = state["images"]
             warn(f"going on with {images} images, so far {before}: their order is another one")
@@ -157,7 +157,8 @@ class Run:
     def write_checkpoint(self, place: Place) -> None:
         """Write all that going on needs, after an epoch as its checkpoint, too; nothing where
         something else of that epoch could not be written."""
-        own = {"random": self.step.random_state(), "history": self.losses.state_dict()}
+        random = machine.random_state(self.step.device)
+        own = {"random": random, "history": self.losses.state_dict()}
         contents = self.step.state_dict() | self.plan.position(place.step)
         contents |= {"best": self.best, "images": len(self.task.dataset), "card": self.card}
         contents["processes"] = distributed.all_gather_object(own)

@@ -10,15 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from SSLRemoteSensing.core import checkpoints, distributed
+from SSLRemoteSensing.core import checkpoints, distributed, machine
 from SSLRemoteSensing.core.config import build
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.machine import (
-    choose_device,
-    choose_precision,
-    keep_freed_memory,
-    peak_memory,
-)
+from SSLRemoteSensing.core.machine import choose_device, choose_precision, keep_freed_memory
 from SSLRemoteSensing.training.meters import STOPPED
 from SSLRemoteSensing.training.schedules import OPTIMIZERS
 from SSLRemoteSensing.training.settings import LoopSettings
@@ -187,16 +182,6 @@ class TrainStep:
         if not torch.stack([value.isfinite().all() for value in values]).all():
             raise UserError(f"step {step}: weights are not finite; {STOPPED}")
 
-    def random_state(self) -> dict:
-        """The states of torch's generators, which dropout draws from."""
-        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
-        return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-    def set_random_state(self, state: dict) -> None:
-        torch.set_rng_state(state["cpu"])
-        if self.device.type == "cuda" and state["cuda"] is not None:
-            torch.cuda.set_rng_state(state["cuda"], self.device)
-
     def state_dict(self) -> dict:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
 
@@ -222,21 +207,10 @@ class TrainStep:
     def describe(self) -> str:
         device = str(self.device)
         if self.device.type == "cuda":
-            device += f" ({torch.cuda.get_device_name(self.device)})"
+            device += f" ({machine.gpu_name(self.device)})"
         number = sum(p.numel() for p in self.model.parameters())
         processes = f", {distributed.size()} processes" if distributed.size() > 1 else ""
         return f"{number:,} parameters, device {device}, {self.precision}{processes}"
-
-    def peak_memory(self) -> float:
-        """The most memory so far, in bytes: of the GPU under CUDA, else of the process."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        return peak_memory()
-
-    def wait(self) -> None:
-        """Until the device has done what it was given; a CPU always has."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 def lay_out_moments(state: dict, weight: Tensor, group: dict) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from SSLRemoteSensing.core.errors import UnreadableImage
+from SSLRemoteSensing.core.machine import wait
 from SSLRemoteSensing.data.values import fault_of_values, levels
 from SSLRemoteSensing.evaluation.embeddings import alignment, effective_rank, spread, uniformity
 from SSLRemoteSensing.evaluation.linear_probe import LinearProbe
@@ -191,8 +192,7 @@ class EpochProbe:
         return place.step == 0 or place.is_last or at_end
 
     def measure(self, place: Place) -> Seen:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()  # what training has left to do is not the probe's
+        wait(next(self.net.parameters()).device)  # what training has left to do is not the probe's
         begun = time.perf_counter()
         scores = self.probe.score(self.net, self.precision, self.channels_last)
         now = time.perf_counter()

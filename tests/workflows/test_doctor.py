@@ -165,7 +165,7 @@ def test_a_mistake_in_config_or_flags_is_one_line_and_2(doctor, pretext):
 def test_a_gpu_that_is_not_used_or_not_well_is_told(monkeypatch):
     """Without a GPU, as torch would say it of one."""
     section = Section("machine")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(doctor_run.machine, "device_name", lambda: "a GPU")
     doctor_run.check_machine({"device": "cpu"}, section)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 8 * 2**30))

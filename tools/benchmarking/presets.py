@@ -14,6 +14,7 @@ from benchmarking.bench import run_step
 from benchmarking.timing import say
 from benchmarking.training import spent
 from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.machine import used_memory
 from SSLRemoteSensing.preparation.isprs import CLASSES
 from SSLRemoteSensing.training.train_step import TrainStep
 from SSLRemoteSensing.workflows.finetuning import open_finetuning
@@ -74,7 +75,7 @@ def step_of(name: str, folder: Path, run: Path, device: str) -> dict:
     # The first one plans and allocates.
     step_s = [spent(lambda: run_step(step, batch), step.device) for _ in range(2)][1]
     figures = {"network": preset.backbone, "batch_size": settings.batch_size, "step_s": step_s}
-    return figures | {"peak_memory_gib": step.peak_memory() / 2**30}
+    return figures | {"peak_memory_gib": used_memory(step.device) / 2**30}
 
 
 def draw_labelled(folder: Path, count: int, size: int) -> Path:

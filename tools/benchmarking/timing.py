@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from SSLRemoteSensing.core.machine import wait
+
 CPU = torch.device("cpu")
 START = time.perf_counter()
 
@@ -17,12 +19,6 @@ START = time.perf_counter()
 def say(text: str) -> None:
     """What is measured now, with the seconds since the start."""
     print(f"[{time.perf_counter() - START:4.0f} s] {text}", file=sys.stderr, flush=True)
-
-
-def wait(device: torch.device) -> None:
-    """Until the device has done what it was given; the CPU always has."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def seconds(function: Callable[[], object], device: torch.device = CPU, calls: int = 1) -> float:

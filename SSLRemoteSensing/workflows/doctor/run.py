@@ -43,20 +43,20 @@ def check_machine(train_cfg: dict, section: Section) -> None:
     """Versions, device and precision of a config's `train_cfg`."""
     section.ok(", ".join(f"{name} {version}" for name, version in machine.versions().items()))
     cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "torch without CUDA"
-    section.ok(f"{machine.device_name()}; {cuda}, {torch.cuda.device_count()} GPUs to be seen")
+    section.ok(f"{machine.device_name()}; {cuda}, {machine.gpu_count()} GPUs to be seen")
     device = section.attempt(machine.choose_device, train_cfg.get("device", "auto"))
     if device is None:
         return
     setting, is_gpu = train_cfg.get("precision", "fp32"), device.type == "cuda"
     if is_gpu:
-        free, total = torch.cuda.mem_get_info(device)
+        free, total = machine.gpu_memory(device)
         text = f"{device}: {free / GIB:.1f} of {total / GIB:.1f} GiB are free"
         section.add(OK if free > 0.8 * total else WARNING, text)
     precision = section.attempt(machine.choose_precision, setting, device)
     section.ok(f"device {device}, precision {setting}: {precision}")
     is_slow = is_gpu and precision == "fp32" and machine.has_fast_bf16(device)
     for is_so, text in (
-        (not is_gpu and torch.cuda.is_available(), "there is a GPU; set train_cfg.device=auto"),
+        (not is_gpu and machine.gpu_count(), "there is a GPU; set train_cfg.device=auto"),
         (is_slow, "this GPU computes faster in bf16; set train_cfg.precision=auto"),
     ):
         if is_so:
@@ -193,7 +193,7 @@ def check_step(
         if not math.isfinite(value):
             section.fail(f"loss {name} is {value} in the second step; lower the learning rate")
     whose = "of the GPU" if step.device.type == "cuda" else "of this process, images included"
-    memory = f"peak memory {step.peak_memory() / GIB:.2f} GiB {whose}"
+    memory = f"peak memory {machine.used_memory(step.device) / GIB:.2f} GiB {whose}"
     section.ok(f"one step: {step_seconds:.3f} s, {memory}")
     workers, cores = loop.num_workers, machine.cores() // processes
     loading, seconds = timed_batch[1] * loop.accumulate_steps, step_seconds

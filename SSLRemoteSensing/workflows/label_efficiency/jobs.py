@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-
 from SSLRemoteSensing.core import machine
 from SSLRemoteSensing.core.bars import print_line, progress
 from SSLRemoteSensing.core.errors import UserError
@@ -67,7 +65,7 @@ def slots_for(device: str, jobs: int | None) -> list[str | None]:
         device: the config's; 'cuda:1' takes the second visible GPU alone.
         jobs: how many at a time; default one a GPU, on the CPU one.
     """
-    count = 0 if device == "cpu" else torch.cuda.device_count()
+    count = 0 if device == "cpu" else machine.gpu_count()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
     gpus = visible.split(",")[:count] or [None]
     if count and device.startswith("cuda:"):
