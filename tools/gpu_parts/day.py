@@ -110,8 +110,7 @@ class Day:
         if record["status"] == "done":
             lost = command.makes is not None and not command.makes.exists()
             return lost and any(
-                command.name in other.needs
-                and self.record(part, other)["status"] != "done"
+                command.name in other.needs and self.record(part, other)["status"] != "done"
                 for other in part.commands
             )
         makers = [other for other in part.commands if other.name in command.needs]
@@ -180,9 +179,17 @@ class Day:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def has_failed(self) -> bool:
+        """Whether a command failed, or hung."""
+        found = [record for records in self.records.values() for record in records.values()]
+        return any(record["status"] in LAST for record in found)
+
     def summary(self) -> str:
         """A table of all commands, as Markdown."""
-        lines = ["| part | command | status | seconds | what came of it |", "|---|---|---|---:|---|"]
+        lines = [
+            "| part | command | status | seconds | what came of it |",
+            "|---|---|---|---:|---|",
+        ]
         for part in self.parts:
             for name, record in self.records[part.name].items():
                 told = record.get("error") or record.get("figures", {}).get("headline", "")
