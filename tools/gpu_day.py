@@ -6,7 +6,7 @@
     python tools/gpu_day.py --list
     python tools/gpu_day.py --toy --out runs/toy_day               # on the CPU, to see that it runs
 
-`pack` writes the tiles of a day to runs/gpu_pack, below 56 MiB, which is all that has to travel
+`pack` writes the tiles of a day to runs/gpu_pack, below 58 MiB, which is all that has to travel
 with the repository. A day needs torch, torchvision, OpenCV and what else the extra `train` names
 but rasterio; the package need not be installed. Each part is one or more commands; what they find
 stands in OUT/PART.json as they find it, a table of all in OUT/summary.md. The same command again
@@ -19,13 +19,14 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # a machine that is lent for minutes has it not installed
+# A machine that is lent for minutes has the package not installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from SSLRemoteSensing.core.cli import Flags, parse
 from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.core.files import make_folder, write_text
 
+ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("smoke", "tests", "throughput", "nccl", "maps", "evidence")
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from conftest import ROOT
 from teams import attempt, joined, start_team, team_results
 from tiny_run import TinyNet, step_of
@@ -25,7 +24,6 @@ from SSLRemoteSensing.core.machine import choose_device
 from SSLRemoteSensing.models.losses import ExamplarLoss
 from SSLRemoteSensing.training import settings
 from SSLRemoteSensing.training.sampler import KeySampler
-from SSLRemoteSensing.training.schedules import SCHEDULES
 
 DEMO = ROOT / "configs/demo_oam_pretrain_resnet18_cfg.py"
 VIEWS = ("occluded", "anchor", "transformed")
@@ -385,68 +383,6 @@ def test_going_on_in_another_memory_format_equals_a_run_that_is_not_fused(optimi
             step.update()
         ends.append(step.state_dict()["model"])
     assert distance(*ends) < 1e-4
-
-
-ON_GPU = dict(device="auto", precision="auto", channels_last=True, clip_grad_norm=1.0)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_step_on_a_gpu_never_waits_for_it():
-    """Not for a loss, a gradient's norm or a copy; batches arrive whole from pinned memory."""
-    config = load_config(DEMO)
-    torch.manual_seed(0)
-    step = step_of(build_pretext(config), optimizer=config["train_cfg"]["optimizer"], **ON_GPU)
-    schedule = SCHEDULES["stepLR"](step_size=1, gamma=0.5)
-    batch = pretext_batch(8)
-    plain = [batch | dict(anchor=batch["anchor"].roll(number, 0)) for number in range(5)]
-    pinned = [{key: value.pin_memory() for key, value in batch.items()} for batch in plain]
-    arrived, losses = [], []
-    try:
-        for number, batch in enumerate(step.ahead(pinned)):
-            step.set_lr(schedule(number, 5, number))
-            losses.append(step.forward_backward(batch)[0])
-            step.update()
-            arrived.append(batch)
-            # The first step chooses kernels, and makes the optimizer's state.
-            torch.cuda.set_sync_debug_mode("error")
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert len(arrived) == len(plain)
-    for ours, theirs in zip(arrived, plain, strict=True):
-        for key, value in theirs.items():
-            assert torch.equal(ours[key].cpu(), value), key
-            assert key == "index" or ours[key].is_cuda
-    assert all(loss.isfinite() for found in losses for loss in found.values())
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_the_collectives_of_one_gpu_and_its_cpu_run(tmp_path):
-    """A group of one, so that NCCL and gloo side by side are tried where there is a single GPU."""
-    device = choose_device("auto")
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1
-    )
-    try:
-        for place in (device, torch.device("cpu")):
-            x = torch.arange(4.0, device=place, requires_grad=True)
-            distributed.all_reduce(x).square().sum().backward()
-            assert x.grad.tolist() == [0, 2, 4, 6]
-        values = [None]
-        dist.all_gather_object(values, {"a": 1})
-        assert values == [{"a": 1}]
-        config = load_config(DEMO)
-        net = nn.SyncBatchNorm.convert_sync_batchnorm(build_pretext(config))
-        step = step_of(net, optimizer=config["train_cfg"]["optimizer"], **ON_GPU)
-        step.net = nn.parallel.DistributedDataParallel(
-            step.model, device_ids=[device], gradient_as_bucket_view=True
-        )
-        for _ in range(3):
-            losses, _ = step.forward_backward(pretext_batch(8))
-            step.update()
-        dist.broadcast(next(step.model.buffers()), 0)
-        assert all(loss.isfinite() for loss in losses.values())
-    finally:
-        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("name", ["auto", "cuda", "cuda:0"])

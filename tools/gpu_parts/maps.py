@@ -83,7 +83,7 @@ def memory_rate(
 
 
 def file_rate(args: argparse.Namespace, side: int, tile: int) -> dict:
-    """The figures of tools/benchmark.py predict, of VGG16-BN or at toy size the cheapest network."""
+    """The figures of tools/benchmark.py predict, of VGG16-BN, at toy size of one layer."""
     output = args.work / "predict.json"
     args.work.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, str(ROOT / "tools/benchmark.py"), "predict", "--tile", str(tile)]

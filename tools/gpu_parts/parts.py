@@ -73,7 +73,9 @@ def parts_of(place: Place) -> list[Part]:
             "maps", "megapixels a second of mapping",
             [place.module("maps", "maps", 60, *toy)],
         ),
-        Part("evidence", "few labels: pre-training at many times the CPU's budget", evidence(place)),
+        Part(
+            "evidence", "few labels, pre-trained at many times the CPU's budget", evidence(place)
+        ),
     ]  # fmt: skip
 
 
