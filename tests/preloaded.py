@@ -10,6 +10,7 @@ program `sys.executable` is the same executable, so that what it starts starts a
 What it is not: the program's process number, an interpreter with flags (all but -c, -m and -u get
 the real one), or one that reads variables like OMP_NUM_THREADS and PYTHONHASHSEED anew. Tests of
 those, of memory or of what is imported take `sys.executable`, and so does one test of each command.
+Modules that the variable ABSENT_MODULES names are as not installed.
 
 This file is also both ends: `preloaded.py serve SOCKET EXECUTABLE` waits for calls, and
 `preloaded.py SOCKET PYTHON ARGUMENTS` makes one.
@@ -163,6 +164,10 @@ def become(request: dict) -> None:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
+    absent = os.environ.get("ABSENT_MODULES", "").split()
+    for name in [name for name in sys.modules if name.partition(".")[0] in absent]:
+        del sys.modules[name]
+    sys.modules |= dict.fromkeys(absent)  # to import None raises a ModuleNotFoundError
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(":") if path]
     first, *rest = request["arguments"]
     if first == "-u":

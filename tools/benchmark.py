@@ -9,6 +9,7 @@
     python tools/benchmark.py predict --network pointwise --rounds 0 --width 20000 --height 5000
     python tools/benchmark.py windows --img_size 256 --rounds 5
     python tools/benchmark.py presets --presets small quick --rounds 3
+    python tools/benchmark.py flops --img_size 256
     python tools/benchmark.py table benchmark.json
 
 Without a name it is `training`: all from `ceilings` to `switches`, and what share of the matmul
@@ -39,6 +40,7 @@ MODULES |= dict.fromkeys(("published", "contrastive", "switches"), "variants")
 TRAINING = tuple(MODULES)  # what is measured under that name
 MODULES |= {"watching": "training", "prepare": "scenes", "predict": "scenes"}
 MODULES |= {"processes": "machine", "windows": "windows", "presets": "presets"}
+MODULES["flops"] = "counts"
 NAMES = ("training", *MODULES, "table")
 # Flag -> its least value, its default and its meaning.
 NUMBERS = {
@@ -83,6 +85,7 @@ MEANINGS = {
     "window_rate_over_tile": "windows a second over tiles a second, in turn",
     "prepare_scene_s": "one core; copied are its pixels, by rasterio and OpenCV",
     "presets": "samples of a ready batch (CPU: a second of this process)",
+    "networks": "of some configs; operations of a sample in training, counted",
     "images_per_second_one": "one process, on a CPU with as many threads and batches",
     "efficiency": "all over one, on GPUs over so many times one",
 }

@@ -125,35 +125,45 @@ class Day:
         said = self.work / f"{part.name}/{command.name}.txt"
         said.parent.mkdir(parents=True, exist_ok=True)
         self.keep(part)
-        start = saved = time.monotonic()
+        start = time.monotonic()
         print(f"{part.name} {command.name} ...", flush=True)
         with open(said, "ab") as output:
             offset = output.tell()
-            # A group of its own, so that its workers end with it.
-            process = subprocess.Popen(
-                command.words, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                env=self.environment, start_new_session=True,
-            )  # fmt: skip
-            end, status = min(start + command.limit, self.deadline - GRACE), ""
-            while process.poll() is None and not status:
-                time.sleep(POLL)
-                now = time.monotonic()
-                if now - saved > SAVE:
-                    saved = now
-                    record |= {"seconds": round(earlier + now - start, 1)}
-                    self.update(part, command)
-                if now >= end or self.signals:
-                    late = now >= start + command.limit and not self.signals
-                    status = "timed out" if late else "stopped"
-                    end_group(process)
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)  # what it left running
-        status = status or ("failed" if process.returncode else "done")
+            try:
+                # A group of its own, so that its workers end with it.
+                process = subprocess.Popen(
+                    command.words, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                    env=self.environment, start_new_session=True,
+                )  # fmt: skip
+            except OSError as error:
+                status, failure = "failed", str(error)
+            else:
+                status = self.watch(part, command, process, earlier)
+                failure = last_line(said, offset) or f"exit status {process.returncode}"
         record |= {"status": status, "seconds": round(earlier + time.monotonic() - start, 1)}
         if status in LAST:
-            record["error"] = last_line(said, offset) or f"exit status {process.returncode}"
+            record["error"] = failure
         self.update(part, command)
         print(f"{part.name} {command.name}: {status}, {record['seconds']} s", flush=True)
+
+    def watch(self, part: Part, command: Command, process: subprocess.Popen, earlier: float) -> str:
+        """The status with which a process ends, by itself or because its time is over."""
+        start = saved = time.monotonic()
+        hangs = start + command.limit
+        end, status = min(hangs, self.deadline - GRACE), ""
+        while process.poll() is None and not status:
+            time.sleep(POLL)
+            now = time.monotonic()
+            if now - saved > SAVE:
+                saved = now
+                self.record(part, command)["seconds"] = round(earlier + now - start, 1)
+                self.update(part, command)
+            if self.signals or now >= end:
+                status = "timed out" if now >= hangs and not self.signals else "stopped"
+                end_group(process)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)  # what it left running
+        return status or ("failed" if process.returncode else "done")
 
     def update(self, part: Part, command: Command) -> None:
         """Take over what a command has found; what cannot be read yet is left as it was."""

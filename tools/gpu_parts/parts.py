@@ -39,7 +39,7 @@ class Place:
 
     def module(self, part: str, name: str, limit: float, *words: object) -> Command:
         """A module of this package; its figures are what it writes to --output."""
-        output = self.work / f"{part}/{name}.json"
+        output, limit = self.work / f"{part}/{name}.json", limit * (10 if self.toy else 1)
         command = [sys.executable, "-m", f"gpu_parts.{name}", "--output", output]
         command += ["--work", self.work / part / name] if name != "collectives" else []
         return Command(
@@ -55,7 +55,10 @@ def parts_of(place: Place) -> list[Part]:
     launch += [f"--nproc_per_node={1 if place.toy else max(1, gpu_count())}"]
     collectives = place.module("nccl", "collectives", 60, *(small[:4] if place.toy else []))
     collectives = Command(
-        "collectives", [sys.executable, *launch, *collectives.words[1:]], 60, collectives.figures
+        "collectives",
+        [sys.executable, *launch, *collectives.words[1:]],
+        collectives.limit,
+        collectives.figures,
     )
     throughput = ["--images", images, *toy]
     return [
@@ -84,7 +87,7 @@ def tests(place: Place) -> Command:
     report = place.work / "tests/junit.xml"
     words = [sys.executable, "-m", "pytest", "-m", "gpu", str(ROOT / "tests/gpu"), "-W", "default"]
     words += ["-p", "no:cacheprovider", f"--junitxml={report}"]
-    return Command("pytest", words, 90, partial(test_figures, report))
+    return Command("pytest", words, 900 if place.toy else 90, partial(test_figures, report))
 
 
 def test_figures(report: Path) -> dict:

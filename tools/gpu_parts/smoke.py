@@ -35,7 +35,7 @@ from SSLRemoteSensing.workflows.pretraining import open_pretraining
 ROOT = Path(__file__).resolve().parents[2]
 OPENINGS = {"pretrain": open_pretraining, "finetune": open_finetuning}
 # Case -> relative difference in the first step, and of the means over all steps.
-TOLERANCES = {"fp32": (1e-4, 0.02), "bf16": (0.03, 0.1), "compiled": (1e-4, 0.02)}
+TOLERANCES = {"fp32": (1e-4, 0.02), "bf16": (0.05, 0.1), "compiled": (1e-4, 0.02)}
 TOLERANCES["resume"] = (1e-4, 0.02)  # cuDNN may choose other algorithms after a new start
 MODES = {"fp32": {}, "bf16": {"precision": "bf16", "channels_last": True}}
 MODES |= {"resume": {}, "compiled": {"compile": True}}
@@ -141,7 +141,7 @@ def small_config(args: argparse.Namespace, task: str, folder: Path, settings: di
         size["fraction"] = 1.0
     train_cfg["train_data"] |= size
     # With Adam the first steps go by signs of gradients, which rounding turns.
-    optimizer = {"name": "SGD", "lr": 0.001, "momentum": 0.9}
+    optimizer = {"name": "SGD", "lr": 0.01}
     schedule = {"name": "stepLR", "step_size": 100, "gamma": 0.95}
     train_cfg |= {"batch_size": args.batch_size, "num_workers": 0, "optimizer": optimizer}
     train_cfg |= {"precision": "fp32", "channels_last": False, "lr_schedule": schedule}
