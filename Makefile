@@ -4,6 +4,7 @@
 # make test-install the steps of the Dockerfile without docker: what they install, and that it starts
 # make demo         the whole way on drawn scenes, in some minutes: see tools/demo.py
 # make few_labels   the tiles of configs/few_labels_*_cfg.py, from the open data sets in data/
+# make gpu          all that needs a GPU, in nine minutes of one: see tools/gpu_day.py
 # make weights      weights to take, of all open data sets in data/; some hours on a CPU
 
 PYTHON ?= python3
@@ -13,6 +14,13 @@ install: .venv/installed
 
 demo: .venv/installed
 	$(BIN)/python tools/demo.py
+
+# On a machine with a GPU, whose Python has torch; `make gpu_pack` beforehand where data/ is.
+gpu:
+	$(PYTHON) tools/gpu_day.py --minutes 9 --out gpu_day
+
+gpu_pack: .venv/installed
+	$(BIN)/python tools/gpu_day.py pack --data data
 
 # What is there is not made again, what was stopped goes on.
 FEW = runs/few_labels
@@ -95,4 +103,4 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-.PHONY: install demo few_labels weights test test-matrix test-install
+.PHONY: install demo gpu gpu_pack few_labels weights test test-matrix test-install

@@ -1,18 +1,15 @@
 """tools/gpu_day.py: a whole day at toy size, without what a lent machine lacks; and days that are
 stopped, fail or hang."""
 
-import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import gpu_day
-import numpy as np
 import pytest
-from conftest import ROOT, draw_tiles
+from conftest import draw_tiles
 from gpu_parts import day as days
 from gpu_parts import packing, parts, smoke
 from gpu_parts.day import Command, Day, Part
@@ -99,7 +96,7 @@ def test_a_whole_day_at_toy_size_without_what_a_lent_machine_lacks(
     assert 0 < fast["mfu"] < 1
     assert found["maps"]["maps"]["figures"]["measured"]["resnet18"]["megapixels_per_second"] > 0
     grid = found["evidence"]["mumbai_64px_x1"]["figures"]
-    assert {init for init in grid["miou"]["1.0"]} == {"random", "few_labels"}
+    assert set(grid["miou"]["1.0"]) == {"random", "few_labels"}
     begun = time.monotonic()
     gpu_day.main()
     assert time.monotonic() - begun < 20

@@ -166,8 +166,9 @@ class Day:
         return status or ("failed" if process.returncode else "done")
 
     def update(self, part: Part, command: Command) -> None:
-        """Take over what a command has found; what cannot be read yet is left as it was."""
-        with contextlib.suppress(OSError, ValueError, KeyError):
+        """Take over what a command has found; what is not there yet, or not whole, is left as it
+        was: whatever is wrong with it, the day goes on."""
+        with contextlib.suppress(Exception):
             found = command.figures()
             if found:
                 self.record(part, command)["figures"] = found

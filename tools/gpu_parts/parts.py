@@ -135,7 +135,7 @@ def pretrain(place: Place, many: int, side: int, sets: Sequence[str]) -> Command
         "log.log_step": 1 if place.toy else 50,
     }
     if place.toy:
-        settings |= {"device": "cpu", "batch_size": 2}
+        settings |= {"device": "cpu", "batch_size": 2, "log.vis_step": 0}
     words = [sys.executable, ROOT / "train.py"]
     words += ["--config_file", ROOT / "configs/few_labels_pretrain_cfg.py"]
     words += ["--checkpoints_path", run, "--log_path", run / "log", *assignments(settings)]
