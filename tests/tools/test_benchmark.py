@@ -12,11 +12,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from benchmarking import bench, machine, presets, timing, training, variants
+from benchmarking import bench, counts, machine, presets, timing, training, variants
 from benchmarking.timing import CPU
+from conftest import ROOT
 from preloaded import python
 from torch import nn
 
+from SSLRemoteSensing import build_pretext, load_config
 from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.core.machine import has_fast_bf16
 from SSLRemoteSensing.models.losses import ExamplarLoss
@@ -162,6 +164,17 @@ def test_flops_are_those_of_a_count_by_hand():
     # Backward: towards the weights and the input, which the first layer does not need.
     both = training.count_flops(lambda: net(images).sum().backward())
     assert both == 2 * first + 3 * second + 3 * linear
+
+
+def test_operations_counted_from_shapes_are_those_of_a_step():
+    file = ROOT / "configs/few_labels_pretrain_cfg.py"
+    counted = counts.count(file, 256)
+    net = build_pretext(load_config(file))
+    batch = counts.pretext_batch(32)
+    flops = training.count_flops(lambda: sum(net(batch).values()).backward())
+    assert counted["img_size"] == 32  # the config's own
+    assert counted["gflops_per_sample"] == flops / counts.SAMPLES / 1e9
+    assert counted["parameters"] == sum(weight.numel() for weight in net.parameters())
 
 
 def test_published_loss_is_examplar_loss():
