@@ -231,6 +231,16 @@ def test_what_a_day_needs_is_made_again_where_it_is_gone(tmp_path):
     assert not made.exists()  # nobody needs it any more
 
 
+def test_what_was_stopped_half_way_is_not_used(tmp_path):
+    made = tmp_path / "made"
+    half = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
+    maker = Command("maker", [sys.executable, "-c", half, str(made)], 1.5, dict, makes=made)
+    user = Command("user", [sys.executable, "-c", "1"], 60, dict, needs=["maker"])
+    day_of(tmp_path, [maker, user]).run()
+    assert made.exists()
+    assert states(tmp_path) == {"maker": "timed out", "user": "to do"}
+
+
 def test_pre_trainings_that_cost_least_come_first(pack, tmp_path, monkeypatch):
     """By windows of the same ground, each at the sides that its grids are of."""
     monkeypatch.setattr(parts, "packed_sets", lambda pack, side: ["mumbai"])

@@ -114,7 +114,12 @@ class Day:
                 for other in part.commands
             )
         makers = [other for other in part.commands if other.name in command.needs]
-        return all(maker.makes is None or maker.makes.exists() for maker in makers)
+        return all(self.has_made(part, maker) for maker in makers)
+
+    def has_made(self, part: Part, command: Command) -> bool:
+        """Whether what others need of a command is there, and whole."""
+        is_done = self.record(part, command)["status"] == "done"
+        return is_done and (command.makes is None or command.makes.exists())
 
     def run_command(self, part: Part, command: Command) -> None:
         """Run one command to its end, or until it must end; what it found is kept on the way."""

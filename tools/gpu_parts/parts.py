@@ -64,7 +64,7 @@ def parts_of(place: Place) -> list[Part]:
     return [
         Part(
             "smoke", "losses of 20 steps beside the CPU's: fp32, bf16, going on, compiled",
-            [place.module("smoke", "smoke", 150, *(small if place.toy else []))],
+            [place.module("smoke", "smoke", 180, *(small if place.toy else []))],
         ),
         Part("tests", "the tests that need a GPU", [tests(place)]),
         Part(
