@@ -5,13 +5,15 @@ import os
 import signal
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import gpu_day
 import pytest
+import torch
 from conftest import draw_tiles
 from gpu_parts import day as days
-from gpu_parts import packing, parts, smoke
+from gpu_parts import maps, packing, parts, smoke, throughput
 from gpu_parts.day import Command, Day, Part
 from preloaded import python
 
@@ -19,7 +21,7 @@ from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import read_json
 
 ABSENT = ("rasterio", "segmentation_models_pytorch")
-STARTS = {"train": "area1", "val": "area8", "test": "area3"}
+SPLITS = ("train",) * 4 + ("val", "test")
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +29,9 @@ def pack(tmp_path_factory) -> Path:
     """Tiles of 64 as `pack` makes them, of sets drawn in the layout of the open ones."""
     folder = tmp_path_factory.mktemp("gpu_pack")
     for number, name in enumerate((*packing.SETS, packing.EXTRA)):
-        data = draw_tiles(folder / f"data/{name}", 3, size=256, seed=number)
-        for kind in ("images", "labels"):
-            for file, split in zip(sorted((data / kind).iterdir()), STARTS, strict=True):
-                file.rename(file.with_name(f"{STARTS[split]}_{split}{file.suffix}"))
-        rows = ("scene,split", *(f"{start}_{split},{split}" for split, start in STARTS.items()))
-        (data / "scenes.csv").write_text("\n".join(rows) + "\n")
+        data = draw_tiles(folder / f"data/{name}", len(SPLITS), size=256, seed=number)
+        rows = [f"tile_{number:03d},{split}" for number, split in enumerate(SPLITS)]
+        (data / "scenes.csv").write_text("\n".join(["scene,split", *rows]) + "\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "executable", python())
         patch.setattr(packing, "QUALITY", {64: 90})
@@ -239,6 +238,47 @@ def test_what_was_stopped_half_way_is_not_used(tmp_path):
     day_of(tmp_path, [maker, user]).run()
     assert made.exists()
     assert states(tmp_path) == {"maker": "timed out", "user": "to do"}
+
+
+def test_out_of_memory_is_a_result_and_nothing_is_measured_twice(monkeypatch, tmp_path):
+    calls = []
+
+    def measurements(args):
+        def measure(name: str, found):
+            def parts(scratch: Path):
+                calls.append(name)
+                if isinstance(found, Exception):
+                    raise found
+                yield found
+
+            return name, parts
+
+        fast = {"flops_per_image": 4e11, "images_per_second": 50.0}
+        yield measure("matmul", {"ceiling_matmul_tflops": 100.0})
+        yield measure("vgg16_bn batch 64", fast)
+        yield measure("vgg16_bn batch 512", torch.OutOfMemoryError("CUDA out of memory"))
+        yield measure("vgg16_bn compiled", RuntimeError("no\ncompiler"))
+        yield measure("vgg16_bn loop, 8 workers", {"images_per_second": 45.0, "data_wait": 0.01})
+
+    monkeypatch.setattr(throughput, "measurements", measurements)
+    output = tmp_path / "figures.json"
+    line = ["throughput", "--output", output, "--work", tmp_path / "work", "--images", "none"]
+    monkeypatch.setattr("sys.argv", list(map(str, line)))
+    throughput.main()
+    measured = read_json(output)["measured"]
+    assert measured["vgg16_bn batch 64"]["mfu"] == pytest.approx(50 * 4e11 / 100e12)
+    assert measured["vgg16_bn loop, 8 workers"]["mfu"] == pytest.approx(0.18)
+    assert measured["vgg16_bn batch 512"] == {"out_of_memory": True}
+    assert measured["vgg16_bn compiled"] == {"not_measured": "RuntimeError: no compiler"}
+    assert "batch 512: out of memory" in read_json(output)["headline"]
+    throughput.main()
+    assert len(calls) == 5
+
+
+def test_maps_are_measured_from_file_to_file_where_rasterio_is(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", python())
+    found = maps.file_rate(Namespace(work=tmp_path, toy=True), 96, 64)
+    assert found["megapixels_per_second"] == found["map_pixels_per_second"] / 1e6 > 0
 
 
 def test_pre_trainings_that_cost_least_come_first(pack, tmp_path, monkeypatch):

@@ -19,11 +19,12 @@ from pathlib import Path
 import torch
 from benchmark import flags as benchmark_flags
 from benchmarking.bench import Bench, run_step
-from benchmarking.machine import measure_ceilings
+from benchmarking.machine import SIZES, measure_ceilings
 from benchmarking.timing import allocated_bytes, free_memory, in_turn, peak_gib, say
 from benchmarking.training import count_flops, measure_loop
 from benchmarking.variants import measure_published
 
+from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import read_json, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +59,7 @@ def main() -> None:
                     found |= part
         except torch.OutOfMemoryError:
             found["out_of_memory"] = True
-        except RuntimeError as error:  # no compiler, say
+        except (RuntimeError, UserError) as error:  # no compiler, too few images, say
             found["not_measured"] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         free_memory()
         figures["measured"][name] = found
@@ -72,6 +73,7 @@ def measurements(args: argparse.Namespace) -> Iterator[tuple[str, Callable]]:
     larger, workers = LARGER, WORKERS
     if args.toy:
         networks, first, larger, workers = ["vgg16_bn"], 2, (4,), (0,)
+        SIZES["cpu"] = (256, 512)
 
     def of(function: Callable, network: str, batch_size: int, *words: str) -> Callable:
         return lambda scratch: function(bench(args, scratch, network, batch_size, *words))
