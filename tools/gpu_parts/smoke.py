@@ -48,7 +48,7 @@ def flags() -> argparse.ArgumentParser:
     flags.add_argument("--work", type=Path, required=True)
     flags.add_argument("--device", default="auto")
     flags.add_argument("--steps", type=int, default=20)
-    flags.add_argument("--side", type=int, default=96)
+    flags.add_argument("--side", type=int, default=128)
     flags.add_argument("--batch_size", type=int, default=8)
     flags.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     return flags
