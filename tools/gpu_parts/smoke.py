@@ -35,7 +35,8 @@ from SSLRemoteSensing.workflows.pretraining import open_pretraining
 
 ROOT = Path(__file__).resolve().parents[2]
 OPENINGS = {"pretrain": open_pretraining, "finetune": open_finetuning}
-# Case -> relative difference in the first step, and of the means over all steps.
+# Case -> relative difference in the first step, and of the means over all steps. Beside the CPU's
+# runs the same ones in channels_last differ by 7e-7 and 0.003.
 TOLERANCES = {"fp32": (1e-4, 0.02), "bf16": (0.05, 0.1), "compiled": (1e-4, 0.02)}
 TOLERANCES["resume"] = (1e-4, 0.02)  # cuDNN may choose other algorithms after a new start
 MODES = {"fp32": {}, "bf16": {"precision": "bf16", "channels_last": True}}
@@ -142,8 +143,9 @@ def small_config(args: argparse.Namespace, task: str, folder: Path, settings: di
         train_cfg.pop("test_data")
         size["fraction"] = 1.0
     train_cfg["train_data"] |= size
-    # With Adam the first steps go by signs of gradients, which rounding turns.
-    optimizer = {"name": "SGD", "lr": 0.001}
+    # With Adam the first steps go by signs of gradients, which rounding turns; at a rate ten times
+    # as high rounding alone moves the means by 0.05.
+    optimizer = {"name": "SGD", "lr": 0.0001}
     schedule = {"name": "stepLR", "step_size": 100, "gamma": 0.95}
     train_cfg |= {"batch_size": args.batch_size, "num_workers": 0, "optimizer": optimizer}
     train_cfg |= {"precision": "fp32", "channels_last": False, "lr_schedule": schedule}
