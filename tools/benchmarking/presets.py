@@ -18,6 +18,7 @@ from SSLRemoteSensing.core.machine import used_memory
 from SSLRemoteSensing.preparation.isprs import CLASSES
 from SSLRemoteSensing.training.train_step import TrainStep
 from SSLRemoteSensing.workflows.finetuning import open_finetuning
+from SSLRemoteSensing.workflows.own_labels import OwnLabels
 from SSLRemoteSensing.workflows.own_requests import FinetuningRequest, PretrainingRequest
 from SSLRemoteSensing.workflows.own_runs import requested_config
 from SSLRemoteSensing.workflows.presets import FINETUNING, PRETRAINING, choose_preset
@@ -62,9 +63,9 @@ def step_of(name: str, folder: Path, run: Path, device: str) -> dict:
         preset = PRETRAINING[name]
         request = PretrainingRequest(images, str(run), name, settings=sets)
     else:
-        preset, labelled = FINETUNING[name], {"labels": str(folder / "labels"), "classes": CLASSES}
-        labelled |= {"images": images, "splits": ("val=0.1",), "settings": sets}
-        request = FinetuningRequest(None, str(run), preset=name, **labelled)
+        preset = FINETUNING[name]
+        own = OwnLabels(images, str(folder / "labels"), CLASSES, splits=("val=0.1",))
+        request = FinetuningRequest(own, str(run), preset=name, settings=sets)
     with requested_config(request, writes=False) as config:  # tiles are there as long as it is
         opening = open_pretraining if name in PRETRAINING else open_finetuning
         task, settings = opening(config)
