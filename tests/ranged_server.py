@@ -2,8 +2,9 @@
 
     python tests/ranged_server.py FOLDER
 
-prints its port, and then a line a request: the method, the path and the bytes sent. A process of
-its own: GDAL waits for an answer with Python's lock held.
+prints its port, and then a line a request: the method, the path, the bytes sent and the port of the
+connection, which is kept for further requests. A process of its own: GDAL waits for an answer with
+Python's lock held.
 """
 
 import http.server
@@ -13,6 +14,7 @@ from pathlib import Path
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
     folder = Path()
 
     def do_HEAD(self):
@@ -30,6 +32,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         first, last = (int(part[1]), int(part[2] or len(data) - 1)) if part else (0, len(data) - 1)
         sent = data[first : last + 1]
+        told = len(sent) if self.command == "GET" else 0
+        # In one piece, as the lines of threads would mix.
+        print(f"{self.command} {self.path} {told} {self.client_address[1]}\n", end="", flush=True)
         self.send_response(206 if part else 200)
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Length", str(len(sent)))
@@ -37,9 +42,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             end = first + len(sent) - 1
             self.send_header("Content-Range", f"bytes {first}-{end}/{len(data)}")
         self.end_headers()
-        sent = sent if self.command == "GET" else b""
-        self.wfile.write(sent)
-        print(self.command, self.path, len(sent), flush=True)
+        if self.command == "GET":
+            self.wfile.write(sent)
 
     def log_message(self, *_) -> None:
         pass

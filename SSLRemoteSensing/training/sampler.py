@@ -70,6 +70,7 @@ def load(task: Task, settings: LoopSettings, plan: Plan, pins: bool) -> Iterator
         batch_sampler=sampler,
         collate_fn=task.collate,
         num_workers=settings.num_workers,
+        multiprocessing_context=task.start if settings.num_workers else None,
         prefetch_factor=PREFETCH if settings.num_workers else None,
         pin_memory=pins,
         worker_init_fn=one_thread,

@@ -68,6 +68,8 @@ class Task:
             `best_by` makes `best.pth`.
         files: those that the samples are of, of which at most 1 % may be skipped; None: each sample
             is one.
+        start: how workers begin, 'spawn' where what this process has open may not be inherited;
+            None: as is usual here.
     """
 
     model: nn.Module
@@ -82,3 +84,4 @@ class Task:
     evaluate: Callable[[], dict[str, float]] | None = None
     best_by: str = "miou"
     files: int | None = None
+    start: str | None = None

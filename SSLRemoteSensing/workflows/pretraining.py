@@ -220,6 +220,8 @@ def open_task(opened: Pretraining) -> tuple[Task, LoopSettings]:
     monitors = open_monitors(network, dataset, transforms, settings)
     calls = {"begin": partial(write_run_card, config), "export": export}
     calls |= {"monitors": monitors, "probe": probe, "files": len(dataset.files)}
+    # Forked workers would read answers to each other's requests on the connections that GDAL keeps.
+    calls |= {"start": "spawn" if dataset.settings.allow_remote else None}
     return Task(network, dataset, collate, card, **calls), settings
 
 

@@ -1,9 +1,12 @@
 """Images on other machines: refused, unless they are asked for; then as the same files here."""
 
+import http.client
 import shutil
 import subprocess
 import sys
 import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,10 @@ from SSLRemoteSensing.data.images import read_header, read_image
 from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings
 from SSLRemoteSensing.data.remote import is_remote, remote_name
 from SSLRemoteSensing.inference.outputs import find_scenes
+from SSLRemoteSensing.training.plan import make_plan
+from SSLRemoteSensing.training.sampler import load
 from SSLRemoteSensing.workflows.own_images import look_at_images
+from SSLRemoteSensing.workflows.pretraining import open_pretraining
 
 ADDRESSES = ["https://host/a.tif", "http://host/a.tif", "s3://bucket/a.tif", "gs://bucket/a.tif"]
 ADDRESSES += [
@@ -58,6 +64,16 @@ class Served:
     def note(self) -> None:
         for line in self.process.stdout:
             self.lines.append(line.strip())
+
+    def all_lines(self) -> list[str]:
+        """Up to now: of a request of its own, too, which no other is like."""
+        count, own = len(self.lines), http.client.HTTPConnection(self.address[7:])
+        own.request("HEAD", "/plain.tif")
+        own.getresponse().close()
+        own.close()
+        while not any("/plain.tif" in line for line in self.lines[count:]):
+            time.sleep(0.01)
+        return self.lines[:]
 
     def close(self) -> None:
         self.process.terminate()
@@ -114,10 +130,10 @@ def test_a_mosaic_here_leads_to_no_other_machine(served, scenes, tmp_path):
         f'<VRTDataset rasterXSize="{SIDE}" rasterYSize="{SIDE}"><VRTRasterBand dataType="Byte" '
         f'band="1">{band}</VRTRasterBand></VRTDataset>'
     )
-    before = len(served.lines)
+    before = len(served.all_lines())
     with pytest.raises(UnreadableImage, match="cannot be read"):
         read_image(mosaic)
-    assert len(served.lines) == before
+    assert len(served.all_lines()) == before + 1
 
 
 def test_an_image_is_that_of_the_file(served, scenes):
@@ -141,11 +157,28 @@ def test_windows_of_training_are_those_of_the_file(served, scenes, pretext_confi
             assert np.array_equal(remote[(0, index)][kind], here[(0, index)][kind])
 
 
+def test_workers_have_connections_of_their_own(served, scenes, pretext_config, tmp_path):
+    """One that they had in common by fork would give a worker the answer to another's request."""
+    data, train_cfg = pretext_config["train_cfg"]["train_data"], pretext_config["train_cfg"]
+    data |= dict(data_path=f"{served.address}/scene.tif", allow_remote=True)
+    data |= dict(windows=dict(size=64, per_scene=4))
+    task, settings = open_pretraining(pretext_config)
+    expected = task.dataset[(0, 3)]["anchor"]  # now this process is connected
+    before = len(served.all_lines())
+    settings = replace(settings, batch_size=4, num_workers=1)
+    (batch,) = load(task, settings, make_plan(4, 4, 1, None, None), pins=False)
+    place = batch["index"].tolist().index(3)
+    assert np.array_equal(batch["anchor"][place].permute(1, 2, 0), expected)
+    ports = [line.split()[3] for line in served.all_lines()]
+    assert len(ports) > before + 1
+    assert set(ports[before:]).isdisjoint(ports[:before])
+
+
 def test_of_a_window_a_part_of_the_file_is_asked_for(served, scenes):
     shutil.copy(scenes / "plain.tif", scenes / "other.tif")
     with open_tiff(remote_name(f"{served.address}/other.tif")) as source:
         source.rows([1, 2, 3], 0, 64, 0, 64)
-    sent = [int(line.split()[2]) for line in served.lines if "/other.tif" in line]
+    sent = [int(line.split()[2]) for line in served.all_lines() if "/other.tif" in line]
     assert 0 < sum(sent) < (scenes / "other.tif").stat().st_size / 4
 
 
