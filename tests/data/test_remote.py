@@ -159,7 +159,7 @@ def test_windows_of_training_are_those_of_the_file(served, scenes, pretext_confi
 
 def test_workers_have_connections_of_their_own(served, scenes, pretext_config, tmp_path):
     """One that they had in common by fork would give a worker the answer to another's request."""
-    data, train_cfg = pretext_config["train_cfg"]["train_data"], pretext_config["train_cfg"]
+    data = pretext_config["train_cfg"]["train_data"]
     data |= dict(data_path=f"{served.address}/scene.tif", allow_remote=True)
     data |= dict(windows=dict(size=64, per_scene=4))
     task, settings = open_pretraining(pretext_config)
