@@ -56,6 +56,7 @@ def main() -> None:
     # Only now: OpenCV and GDAL take a second, which --help need not wait for.
     from SSLRemoteSensing.core.machine import versions
     from SSLRemoteSensing.data.file_lists import find_images
+    from SSLRemoteSensing.data.shards import has_shards
     from SSLRemoteSensing.preparation.shards import check_shards, write_index, write_shards
     from SSLRemoteSensing.workflows.own_images import place_of
 
@@ -66,6 +67,7 @@ def main() -> None:
         words = shlex.split(this_command())
         made_by = {"made_by": {"command": words, "versions": versions()}}
         if args.index:
+            has_shards(args.index)  # of some that are not finished the index would hold a part
             folder, count = args.index, write_index(Path(args.index), made_by)
         else:
             data_path, data_format = place_of([args.images], Path(args.output))

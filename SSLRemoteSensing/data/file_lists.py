@@ -17,7 +17,7 @@ from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.path_list import PathList
 from SSLRemoteSensing.data.remote import is_remote, remote_name, require_allowed
-from SSLRemoteSensing.data.shards import INDEX, has_shards, open_shards
+from SSLRemoteSensing.data.shards import INDEX, forget_shards, has_shards, open_shards
 
 # What systems and their servers put beside files: .DS_Store, ._a.png, previews, waste.
 HIDDEN = (".", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN")
@@ -121,7 +121,7 @@ def matching_members(
     Raises:
         UserError: an index or a shard that is not whole.
     """
-    open_shards.cache_clear()  # the folder may have changed since
+    forget_shards()  # the folder may have changed since
     shards = open_shards(root.as_posix())
     shards.require_whole()
     # A pattern that takes an ending alone, and with anything before it, takes all that have it.

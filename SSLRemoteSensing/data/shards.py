@@ -194,6 +194,12 @@ class OpenShard:
 open_shard = lru_cache(maxsize=MOST_OPEN)(OpenShard)
 
 
+def forget_shards() -> None:
+    """Open indices and shards anew: others may lie at the same paths by now."""
+    open_shards.cache_clear()
+    open_shard.cache_clear()
+
+
 class MemberFile(io.RawIOBase):
     """A member of a shard as a file of its own; raises an OSError where the shard is not there."""
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import posixpath
+import re
 import tarfile
 import time
 from collections import Counter
@@ -27,12 +28,14 @@ from SSLRemoteSensing.data.shards import (
     NAMES,
     ROWS,
     STATE,
+    forget_shards,
     has_shards,
     name_hash,
     open_shards,
 )
 
 BLOCK = tarfile.BLOCKSIZE
+OWN = re.compile(r"\d{6,}\.tar")  # what shards are called here
 # Of a prepared set's card, what shards of its images have not.
 WITHOUT_LABELS = {"classes": [], "palette": None, "labels": [], "class_shares": None}
 
@@ -63,6 +66,10 @@ def write_shards(
         CannotWrite: the disk is full, say.
     """
     make_folder(output, "--output")
+    if os.path.isdir(root) and os.path.samefile(root, output):
+        raise UserError(
+            f"--output {output}: is the folder of the images; name another, of the shards alone"
+        )
     is_begun = (output / STATE).is_file()
     if not is_begun and has_shards(output):
         return require_same(files, root, output)
@@ -75,6 +82,8 @@ def write_shards(
                 "folder, or make the index of what is there: tools/prepare.py shards --index "
                 f"{output}"
             )
+        if not OWN.fullmatch(path.name):
+            raise UserError(f"--output {output}: has {path.name} of somebody else; move it away")
         if path.name not in known:  # whose record was not written before the end
             path.unlink()
     done, digest = sum(record["images"] for record in records), hashlib.blake2b(digest_size=16)
@@ -115,14 +124,18 @@ def write_shard(
     place, size = first, 0
     with tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as tar:
         while place < len(files) and size < most:
-            file = files[place]
+            file, name = files[place], name_of(files[place], root)
+            if not is_image(name) or is_hidden(name):
+                raise UserError(
+                    f"image {file}: is not called like an image (.jpg, .tif, ...) or is hidden, "
+                    "and would not be found in a shard; rename it, or leave it out"
+                )
             read_header(file)  # an error here is seen long before one in training
             if has_sidecar(Path(file)):
                 raise UserError(
                     f"image {file}: has a mask or metadata file beside it (.msk, .aux.xml), which "
                     "no shard takes; remove that, or leave this image a file"
                 )
-            name = name_of(file, root)
             with open(file, "rb") as source:
                 # Nothing of the time or the user, so that the same images make the same shards.
                 member = tarfile.TarInfo(name)
@@ -211,7 +224,7 @@ def write_index(folder: Path, made_by: Mapping, hashes: Mapping[str, str] | None
             np.save(file, values)
     card["made"] = time.strftime("%Y-%m-%d %H:%M:%S %z")
     write_text(folder / CARD, json.dumps(card, indent=1) + "\n")
-    open_shards.cache_clear()
+    forget_shards()
     return total
 
 

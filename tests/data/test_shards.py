@@ -132,6 +132,14 @@ def test_threads_read_one_shard_at_once_also_without_pread(tiles, sharded, monke
     assert right == [True] * len(files)
 
 
+def test_shards_that_are_made_anew_in_their_folder_are_read_anew(tiles, tmp_path):
+    members, files = make(tiles / "images", tmp_path / "shards")
+    assert np.array_equal(read_image(members[0]), read_image(files[0]))  # it stays open
+    shutil.rmtree(tmp_path / "shards")
+    members, files = make(tiles / "images", tmp_path / "shards", pattern="tile_01*.jpg")
+    assert np.array_equal(read_image(members[0]), read_image(files[0]))
+
+
 def test_windows_of_scenes_in_a_shard_are_those_of_the_file(tmp_path):
     scene = tmp_path / "scenes/north, 1.tif"
     write_tiff(scene, np.random.default_rng(0).integers(0, 255, (3, 200, 150), dtype=np.uint8))

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import draw_tiles
+from drawn import write_tiff
 
 from SSLRemoteSensing.commands.prepare import main
 from SSLRemoteSensing.core.errors import UserError, run_command
@@ -105,6 +106,7 @@ def test_a_stopped_command_goes_on(heavy_images, prepare_shards, tmp_path, monke
     assert "the same command goes on" in stderr
     with pytest.raises(UserError, match="its shards are not finished"):
         find_images(halted, "*.png", takes_shards=True)
+    assert "its shards are not finished" in one_line(prepare_shards("--index", halted))
     first = (halted / "000000.tar").stat()
     (halted / "000001.tar").write_bytes(b"half")
     _, stdout, _ = prepare_shards(*words, halted)
@@ -232,6 +234,37 @@ def test_check_finds_a_changed_byte(images, prepare_shards, tmp_path):
 )
 def test_flags_that_do_not_go_together_are_said(prepare_shards, words, text):
     assert text in one_line(prepare_shards(*words))
+
+
+@pytest.mark.parametrize("name", ["a.img", ".seen/a.tif"])
+def test_what_the_index_would_pass_over_is_no_part_of_a_shard(prepare_shards, tmp_path, name):
+    file = tmp_path / "mine" / name
+    file.parent.mkdir(parents=True)
+    write_tiff(file, np.zeros((3, 40, 40), np.uint8))
+    write_tiff(tmp_path / "mine/b.tif", np.zeros((3, 40, 40), np.uint8))
+    (tmp_path / "mine/list.txt").write_text(f"b.tif\n{name}\n")
+    words = ("--images", tmp_path / "mine/list.txt", "--output", tmp_path / "shards")
+    assert f"image {file}: is not called like an image" in one_line(prepare_shards(*words))
+
+
+def test_shards_do_not_go_among_the_images(images, prepare_shards):
+    before = sorted(images.iterdir())
+    stderr = one_line(prepare_shards("--images", images, "--output", images))
+    assert "is the folder of the images" in stderr
+    assert sorted(images.iterdir()) == before
+
+
+def test_going_on_removes_no_tar_of_somebody_else(
+    heavy_images, prepare_shards, tmp_path, monkeypatch
+):
+    output = tmp_path / "shards"
+    words = ("--images", heavy_images, "--shard_size", 1, "--output", output)
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        prepare_shards(*words)
+    write_tar(output / "backup.tar", [("a.txt", b"x")])
+    assert "has backup.tar of somebody else" in one_line(prepare_shards(*words))
+    assert (output / "backup.tar").is_file()
 
 
 def test_shards_of_something_else_are_not_written_over(images, prepare_shards, tmp_path):
