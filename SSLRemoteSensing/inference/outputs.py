@@ -113,7 +113,12 @@ def names_for(scenes: Sequence[Path], output: str, flag: str, endings: Sequence[
             f"{flag} {output}: {target.suffix} files are not written; name one ending in {names}, "
             f"or a folder, with / at its end"
         )
-    return [target / f"{scene.stem}{endings[0]}" for scene in scenes]
+    return [target / f"{stem_of(scene)}{endings[0]}" for scene in scenes]
+
+
+def stem_of(scene: Path) -> str:
+    """What a scene is called; of an address without its query, which may hold a signature."""
+    return Path(scene.as_posix().partition("?")[0]).stem if is_remote(scene) else scene.stem
 
 
 def refuse_collisions(plan: Sequence[Outputs]) -> None:

@@ -21,7 +21,7 @@ from SSLRemoteSensing.data.geotiff import open_tiff
 from SSLRemoteSensing.data.images import read_header, read_image
 from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings
 from SSLRemoteSensing.data.remote import is_remote, remote_name
-from SSLRemoteSensing.inference.outputs import find_scenes
+from SSLRemoteSensing.inference.outputs import find_scenes, plan_outputs
 from SSLRemoteSensing.training.plan import make_plan
 from SSLRemoteSensing.training.sampler import load
 from SSLRemoteSensing.workflows.own_images import look_at_images
@@ -190,6 +190,12 @@ def test_maps_are_those_of_the_file(served, scenes, tmp_path):
     assert (done.height, done.width) == (SIDE, SIDE)
     with rasterio.open(tmp_path / "remote/scene.tif") as file:
         assert file.crs.to_epsg() == 32633
+
+
+def test_a_map_is_called_as_its_scene_is_and_not_as_the_signature_of_the_address(tmp_path):
+    addresses = [f"https://host/{name}.tif?sig=ab%2Fcd/e%3D&se=2030" for name in ("a", "b")]
+    plan = plan_outputs(find_scenes(addresses, allow_remote=True), f"{tmp_path}/maps/")
+    assert [outputs.map.name for outputs in plan] == ["a.tif", "b.tif"]
 
 
 def test_a_machine_that_cannot_be_reached_is_an_unreadable_image(served):
