@@ -129,8 +129,7 @@ def roll(x: Tensor, shifts, dims=()) -> Tensor:
     """torch.roll, by index along each of `dims`."""
     if dims == ():
         return torch.roll(x, shifts)
-    if isinstance(dims, int):
-        shifts, dims = (shifts,), (dims,)
+    shifts, dims = ((value,) if isinstance(value, int) else value for value in (shifts, dims))
     for shift, dim in zip(shifts, dims, strict=True):
         places = counting(x.shape[dim], x)
         x = x.index_select(dim, (places - shift) % (places[-1:] + 1))

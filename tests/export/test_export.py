@@ -405,6 +405,12 @@ def test_a_roll_of_all_values_stays_one():
         assert torch.roll(torch.tensor([[1, 2], [3, 4]]), 1).tolist() == [[4, 1], [2, 3]]
 
 
+@pytest.mark.parametrize("dims", [1, (1,), [1]])
+def test_one_shift_may_go_with_dims_of_any_kind(dims):
+    with onnx.RollsByIndex():
+        assert torch.roll(torch.tensor([[1, 2, 3]]), 1, dims=dims).tolist() == [[3, 1, 2]]
+
+
 def test_without_onnxscript_a_network_that_no_trace_carries_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(UserError, match=r"--format onnx: no trace.*pip install onnxscript"):
