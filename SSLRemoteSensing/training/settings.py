@@ -149,7 +149,10 @@ class LoopSettings:
         least |= dict.fromkeys(("num_workers", "seed", "max_skipped_steps"), 0)
         check_least(self, least | {"clip_grad_norm": ABOVE_ZERO})
         if (self.num_epoch is None) == (self.num_step is None):
-            raise UserError("train_cfg: give either num_epoch or num_step")
+            raise UserError(
+                "train_cfg: give either num_epoch or num_step, and None for the other "
+                "(--set train_cfg.num_epoch=None, say)"
+            )
 
     @property
     def folder(self) -> Path:

@@ -2,7 +2,9 @@
 
 import pytest
 
+from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.training.plan import make_plan
+from SSLRemoteSensing.training.settings import LoopSettings
 
 
 @pytest.mark.parametrize("step", [0, 3, 10, 19, 30])
@@ -35,3 +37,10 @@ def test_a_rest_smaller_than_a_step_is_left_out():
     late = make_plan(20, 4, 3, None, None).position(4)
     plan = make_plan(20, 12, 3, None, late)
     assert (plan.epoch(4), plan.position(4)["offset"]) == (1, 0)
+
+
+@pytest.mark.parametrize("length", [{"num_epoch": 1, "num_step": 2}, {}])
+def test_a_length_is_given_once_and_the_error_says_how_to_take_one_away(length):
+    places = dict(checkpoints=dict(checkpoints_path="."), log=dict(log_path="."))
+    with pytest.raises(UserError, match=r"either .*, and None for the other \(--set train_cfg\.nu"):
+        LoopSettings(batch_size=1, optimizer=dict(name="SGD", lr=0.1), **places, **length)
