@@ -4,6 +4,7 @@ GDAL's own lock stands behind the checks here: it asks no other machine for a fi
 is being opened by its address, so that a VRT, say, leads nowhere.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -17,6 +18,10 @@ NETWORK = re.compile(r"/vsi(?:curl|s3|gs|az|adls|oss|swift|hdfs|webhdfs)")
 # Of a path, in which two slashes become one.
 SHORTENED = re.compile(r"/vsicurl/(https?|ftp):/(?!/)")
 
+# Of GDAL, unless the environment says otherwise: seconds to be connected, and those after which a
+# transfer ends that has brought fewer bytes a second. Without them it waits for ever.
+PATIENCE = {"GDAL_HTTP_CONNECTTIMEOUT": "10", "GDAL_HTTP_LOW_SPEED_TIME": "60"}
+PATIENCE |= {"GDAL_HTTP_LOW_SPEED_LIMIT": "1"}
 LOCK = "CPL_VSIL_CURL_ALLOWED_FILENAME"  # the one file that GDAL may ask for
 
 
@@ -44,7 +49,7 @@ def remote_name(address: str) -> str:
 def remote_options(name: str | None) -> dict[str, str]:
     """GDAL's options for reading the remote file that it calls `name`; None: nothing remote. They
     are set for each reading, since a program that imports this may read addresses of its own."""
-    return {LOCK: name or "none", "GDAL_HTTP_CONNECTTIMEOUT": "10"}  # seconds
+    return {LOCK: name or "none"} | {key: os.environ.get(key, x) for key, x in PATIENCE.items()}
 
 
 def require_allowed(what: str, allowed: bool, remedy: str) -> None:

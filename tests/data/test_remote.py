@@ -2,6 +2,7 @@
 
 import http.client
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -204,6 +205,14 @@ def test_a_machine_that_cannot_be_reached_is_an_unreadable_image(served):
         with pytest.raises(UnreadableImage, match="cannot be read") as error:
             read_image(address)
         assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for_for_ever(monkeypatch):
+    monkeypatch.setenv("GDAL_HTTP_LOW_SPEED_TIME", "1")  # where 60 would be taken
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        name = remote_name(f"http://127.0.0.1:{silent.getsockname()[1]}/a.tif")
+        with pytest.raises(UnreadableImage, match="cannot be read"):
+            read_header(name)
 
 
 def test_prediction_says_in_a_line_that_a_machine_cannot_be_reached(run, tmp_path):
