@@ -12,6 +12,7 @@ take the folder.
 
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from SSLRemoteSensing.core.cli import Flags, parse
@@ -35,7 +36,13 @@ def flags() -> Flags:
     return flags
 
 
-def common_root(data_path: str, files) -> str:
+def placed(files: Sequence[str]) -> list[str]:
+    """The files with their folders written in one way: a list may name some by ../, some in full."""
+    folders = {folder: os.path.realpath(folder) for folder in set(map(os.path.dirname, files))}
+    return [Path(folders[os.path.dirname(x)], os.path.basename(x)).as_posix() for x in files]
+
+
+def common_root(data_path: str, files: Sequence[str]) -> str:
     """The folder below which paths are the names of images in their shards."""
     if os.path.isdir(data_path):
         return Path(data_path).as_posix()
@@ -72,6 +79,7 @@ def main() -> None:
         else:
             data_path, data_format = place_of([args.images], Path(args.output))
             files = find_images(data_path, data_format, keys=("--images", None))
+            files = files if os.path.isdir(data_path) else placed(files)
             given = (files, common_root(data_path, files), Path(args.output))
             folder, count = args.output, write_shards(*given, args.shard_size * 10**6, made_by)
     run = f"{str(folder).rstrip('/')}_run"

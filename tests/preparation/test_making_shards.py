@@ -146,6 +146,18 @@ def test_lists_keep_their_order(images, prepare_shards, tmp_path):
     assert (read_image(members[1]) == read_image(images / "tile_001.jpg")).all()
 
 
+def test_a_list_may_name_images_in_any_way(images, prepare_shards, tmp_path):
+    (tmp_path / "lists").mkdir()
+    shutil.copy(images / "tile_000.jpg", tmp_path / "lists")
+    lines = [str(images / "tile_002.jpg"), "../mine/images/tile_001.jpg", "tile_000.jpg"]
+    (tmp_path / "lists/all.txt").write_text("\n".join(lines))
+    listed = os.path.relpath(tmp_path / "lists/all.txt")
+    assert prepare_shards("--images", listed, "--output", tmp_path / "shards")[0] == 0
+    names = ["mine/images/tile_002.jpg", "mine/images/tile_001.jpg", "lists/tile_000.jpg"]
+    members = find_images(tmp_path / "shards", "**/*.jpg", takes_shards=True)
+    assert [path.partition(".tar/")[2] for path in members] == names
+
+
 def test_a_prepared_set_gives_its_card_without_labels(images, prepare_shards, tmp_path):
     card = {"version": 1, "classes": ["a"], "bands": ["red", "green", "blue"], "scale": 1023}
     (tmp_path / "mine/dataset.json").write_text(json.dumps(card))
