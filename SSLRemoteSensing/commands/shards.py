@@ -37,7 +37,7 @@ def flags() -> Flags:
 
 
 def placed(files: Sequence[str]) -> list[str]:
-    """The files with their folders written in one way: a list may name some by ../, some in full."""
+    """The files with their folders written in one way: a list may have ../ and full paths."""
     folders = {folder: os.path.realpath(folder) for folder in set(map(os.path.dirname, files))}
     return [Path(folders[os.path.dirname(x)], os.path.basename(x)).as_posix() for x in files]
 

@@ -8,13 +8,15 @@ import re
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from SSLRemoteSensing.core import locks
 from SSLRemoteSensing.core.bars import map_files, progress
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import atomic, make_folder, sha256, write_text
@@ -70,6 +72,28 @@ def write_shards(
         raise UserError(
             f"--output {output}: is the folder of the images; name another, of the shards alone"
         )
+    with alone(output):
+        return go_on(files, root, output, shard_bytes, made_by)
+
+
+@contextmanager
+def alone(output: Path) -> Iterator[None]:
+    """Keep other processes from writing shards there; a `UserError` where one does."""
+    lock = output / ".lock"
+    try:
+        unlock = locks.take(lock)
+    except locks.Taken as error:
+        raise UserError(f"--output {output}: {error} writes shards there; wait for it") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes none that is open
+            lock.unlink(missing_ok=True)
+        unlock()
+
+
+def go_on(files: Sequence[str], root: str, output: Path, shard_bytes: int, made_by: Mapping) -> int:
+    """As `write_shards`, in a folder that no other process writes to."""
     is_begun = (output / STATE).is_file()
     if not is_begun and has_shards(output):
         return require_same(files, root, output)

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tarfile
 
@@ -135,6 +136,21 @@ def test_other_images_do_not_go_into_shards_that_were_begun(
     assert prepare_shards(*words)[0] == 0
     (heavy_images / "tile_003.png").unlink()
     assert "has shards of other images" in one_line(prepare_shards(*words))
+
+
+def test_a_second_command_at_once_is_refused(images, prepare_shards, tmp_path):
+    output = tmp_path / "shards"
+    output.mkdir()
+    code = "import sys; from pathlib import Path; from SSLRemoteSensing.core import locks; "
+    code += "unlock = locks.take(Path(sys.argv[1])); print(flush=True); input()"
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", code, str(output / ".lock")], **pipes) as other:
+        other.stdout.readline()
+        stderr = one_line(prepare_shards("--images", images, "--output", output))
+        other.communicate(b"\n")
+    assert "writes shards there; wait for it" in stderr
+    assert prepare_shards("--images", images, "--output", output)[0] == 0
+    assert not (output / ".lock").exists()
 
 
 def test_lists_keep_their_order(images, prepare_shards, tmp_path):
