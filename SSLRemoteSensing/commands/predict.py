@@ -90,10 +90,10 @@ def main() -> None:
     message = "stopped; finished maps are kept, with --skip_existing the command goes on"
     with processes(), stoppable(message):
         outputs = (args.probabilities, args.preview, args.vectors)
-        replacing = (args.skip_existing, args.overwrite)
-        plan = plan_maps(args.input, args.output, *outputs, *replacing, args.allow_remote)
         args.scale = read_scale(args.scale, takes_percentile=False)
         settings = MapSettings(**{key.name: vars(args)[key.name] for key in fields(MapSettings)})
+        replacing = (args.skip_existing, args.overwrite)
+        plan = plan_maps(args.input, args.output, *outputs, *replacing, settings.allow_remote)
         results = map_planned(plan, args.checkpoint, settings, args.device, args.precision)
         failures = print_outcome(plan, results)
         if failures and len(plan.outputs) == 1:

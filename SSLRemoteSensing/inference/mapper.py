@@ -61,6 +61,7 @@ class MapSettings:
     simplify: float | None = None
     vector_classes: Sequence[str] | None = None
     gsd: float | str | None = None
+    allow_remote: bool = False
 
     def __post_init__(self):
         for key, least in LEAST.items():

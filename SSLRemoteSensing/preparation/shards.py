@@ -19,7 +19,7 @@ import numpy as np
 from SSLRemoteSensing.core import locks
 from SSLRemoteSensing.core.bars import map_files, progress
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.files import atomic, make_folder, sha256, write_text
+from SSLRemoteSensing.core.files import atomic, make_folder, read_json, sha256, write_text
 from SSLRemoteSensing.data.file_lists import is_hidden, is_image
 from SSLRemoteSensing.data.geotiff import has_sidecar
 from SSLRemoteSensing.data.images import read_header
@@ -112,7 +112,7 @@ def go_on(files: Sequence[str], root: str, output: Path, shard_bytes: int, made_
             path.unlink()
     done, digest = sum(record["images"] for record in records), hashlib.blake2b(digest_size=16)
     for file in progress("reading the list", files[:done]):
-        digest.update(name_of(file, root).encode(*CODEC) + b"\n")
+        digest.update(entry_of(file, root))
     if records and (done > len(files) or records[-1]["digest"] != digest.hexdigest()):
         raise UserError(
             f"--output {output}: was begun with other images; name another folder, or remove it"
@@ -166,7 +166,7 @@ def write_shard(
                 member.size = os.fstat(source.fileno()).st_size
                 tar.addfile(member, source)
             size += BLOCK + -(-member.size // BLOCK) * BLOCK
-            digest.update(name.encode(*CODEC) + b"\n")
+            digest.update(entry_of(file, root))
             place += 1
             bar.update()
     return place - first
@@ -177,11 +177,20 @@ def name_of(file: str, root: str) -> str:
     return file.removeprefix("/" if root == "/" else f"{root}/").lstrip("/")
 
 
+def entry_of(file: str, root: str) -> bytes:
+    """By which a file is told from another one: its name and its size, in bytes; -1 of none."""
+    try:
+        size = os.stat(file).st_size
+    except FileNotFoundError:
+        size = -1
+    return b"%s %d\n" % (name_of(file, root).encode(*CODEC), size)
+
+
 def require_same(files: Sequence[str], root: str, output: Path) -> int:
     """How many images the finished shards of `output` have, which must be `files`."""
     shards, digest = open_shards(output.as_posix()), hashlib.blake2b(digest_size=16)
-    for file in files:
-        digest.update(name_of(file, root).encode(*CODEC) + b"\n")
+    for file in progress("reading the list", files):
+        digest.update(entry_of(file, root))
     if shards.card.get("digest") != digest.hexdigest():
         raise UserError(f"--output {output}: has shards of other images; name another folder")
     shards.require_whole()
@@ -238,7 +247,11 @@ def write_index(folder: Path, made_by: Mapping, hashes: Mapping[str, str] | None
     total = sum(shard["images"] for shard in shards)
     if not total:
         raise UserError(f"--index {folder}: no image in {len(paths)} shards; images end in .jpg")
-    card = {"version": 1, "images": total, "endings": dict(endings), "shards": shards, **made_by}
+    card = {"version": 1, "images": total, "endings": dict(endings), "shards": shards}
+    before = read_json(folder / CARD)
+    if before.get("shards") == shards:  # so they are still those of the images that it names
+        card |= {key: before[key] for key in ("source", "digest") if key in before}
+    card |= made_by
     (folder / CARD).unlink(missing_ok=True)
     for name, values in (
         (ROWS, np.concatenate(rows, axis=1)),

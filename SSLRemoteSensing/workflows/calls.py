@@ -176,7 +176,7 @@ def predict(
 
     Args:
         checkpoint: best.pth of fine-tuning, or an export of it.
-        scenes: files, or patterns of them.
+        scenes: files, or patterns of them; with `settings.allow_remote` also addresses.
         output: a file for one scene, or a folder.
         probabilities, preview, vectors: what else is written, as the flags of tools/predict.py.
         overwrite: replace files that are there.
@@ -186,11 +186,11 @@ def predict(
         UserError: as the command's line says it; of several scenes, after the others are mapped.
     """
     polygons = None if vectors is None else os.fspath(vectors)
+    applied = settings or MapSettings()
     plan = plan_maps(
         paths(scenes), os.fspath(output), probabilities, preview, polygons,
-        skip_existing=False, overwrite=overwrite,
+        skip_existing=False, overwrite=overwrite, allow_remote=applied.allow_remote,
     )  # fmt: skip
-    applied = settings or MapSettings()
     errors = [
         line
         for _, lines in map_planned(plan, os.fspath(checkpoint), applied, device, precision)

@@ -16,6 +16,7 @@ import rasterio
 from conftest import ROOT
 from mapped import draw, mapped, network, write
 
+import SSLRemoteSensing as sslrs
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.file_lists import find_images
 from SSLRemoteSensing.data.geotiff import open_tiff
@@ -213,6 +214,14 @@ def test_a_server_that_does_not_answer_is_not_waited_for_for_ever(monkeypatch):
         name = remote_name(f"http://127.0.0.1:{silent.getsockname()[1]}/a.tif")
         with pytest.raises(UnreadableImage, match="cannot be read"):
             read_header(name)
+
+
+def test_python_allows_addresses_by_the_settings_of_maps(tmp_path):
+    asked = (tmp_path / "none.pth", UNREACHABLE, tmp_path / "map.tif")
+    with pytest.raises(UserError, match="pass --allow_remote"):
+        sslrs.predict(*asked)
+    with pytest.raises(UserError, match=r"none\.pth: no such file"):  # which comes after it
+        sslrs.predict(*asked, settings=sslrs.MapSettings(allow_remote=True))
 
 
 def test_prediction_says_in_a_line_that_a_machine_cannot_be_reached(run, tmp_path):

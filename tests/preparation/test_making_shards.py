@@ -134,6 +134,12 @@ def test_other_images_do_not_go_into_shards_that_were_begun(
     assert "was begun with other images" in one_line(prepare_shards(*words))
     (heavy_images / "tile_000a.png").unlink()
     assert prepare_shards(*words)[0] == 0
+    tile, size = heavy_images / "tile_001.png", (heavy_images / "tile_001.png").stat().st_size
+    os.truncate(tile, size + 1)  # another image of the same name
+    assert "has shards of other images" in one_line(prepare_shards(*words))
+    os.truncate(tile, size)
+    prepare_shards("--index", tmp_path / "shards")  # made anew, and still of these images
+    assert "nothing left to do" in prepare_shards(*words)[1]
     (heavy_images / "tile_003.png").unlink()
     assert "has shards of other images" in one_line(prepare_shards(*words))
 
