@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from SSLRemoteSensing.core.config import load_config
     from SSLRemoteSensing.core.errors import UserError
+    from SSLRemoteSensing.inference.mapper import MapSettings
     from SSLRemoteSensing.models.pretext import build_pretext
     from SSLRemoteSensing.models.pretrained import load_backbone
     from SSLRemoteSensing.models.segmentation import build_segmentation, load_segmentation
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "MapSettings",
     "OwnLabels",
     "UserError",
     "build_pretext",
@@ -27,6 +29,7 @@ __all__ = [
 ]
 
 HOMES = {
+    "MapSettings": "inference.mapper",
     "OwnLabels": "workflows.own_labels",
     "UserError": "core.errors",
     "build_pretext": "models.pretext",

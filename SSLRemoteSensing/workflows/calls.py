@@ -180,7 +180,7 @@ def predict(
         output: a file for one scene, or a folder.
         probabilities, preview, vectors: what else is written, as the flags of tools/predict.py.
         overwrite: replace files that are there.
-        settings: how the network is applied.
+        settings: how the network is applied, `MapSettings(tile=1024, tta=True)` say.
 
     Raises:
         UserError: as the command's line says it; of several scenes, after the others are mapped.
