@@ -34,7 +34,7 @@ FILES = sorted(file.relative_to(ROOT).as_posix() for file in FILES)
 SCRIPTS = [*COMMANDS, *(f"tools/{x.name}" for x in (ROOT / "tools").glob("*.py"))]
 OTHERS = re.compile(
     r"(tensorboard|torchrun|pip install|rio [a-z-]+|docker run)\b[^;]*|GTIFF\w+=YES"
-    r"|--nproc_per_node"
+    r"|--(?:nproc_per_node|junitxml)"
 )
 FLAG = re.compile(r"(?<![\w-])--([a-z]\w*)")
 KEY = re.compile(r"(?<![\w./{-])([a-z]\w*(?:\.[a-z]\w*)*)=(?=[\w{'(\[*-])")
