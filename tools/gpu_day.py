@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-# A machine that is lent for minutes has the package not installed.
+# The package need not be installed where a GPU is at hand for minutes.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from SSLRemoteSensing.core.cli import Flags, parse

@@ -1,5 +1,5 @@
 """What only a GPU can show. `tools/gpu_day.py --only tests` runs these, and nothing else of tests/:
-they import nothing that a machine lent for minutes may lack.
+they import nothing that such a machine may lack.
 
 With GPU_TESTS_ON=cpu those that are of a device and not of CUDA run on the CPU, which shows no more
 than that they can run.
