@@ -58,7 +58,7 @@ def states(folder: Path) -> dict[str, str]:
     return {name: record["status"] for name, record in commands.items()}
 
 
-def test_a_whole_day_at_toy_size_without_what_a_lent_machine_lacks(
+def test_a_whole_day_at_toy_size_without_what_its_machine_may_lack(
     pack, monkeypatch, tmp_path, capsys
 ):
     """All parts run, on the CPU; the same command again has nothing left to do."""
