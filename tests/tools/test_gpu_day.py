@@ -1,4 +1,4 @@
-"""tools/gpu_day.py: a whole day at toy size, without what a lent machine lacks; and days that are
+"""tools/gpu_day.py: a whole day at toy size, without what its machine may lack; and days that are
 stopped, fail or hang."""
 
 import os
