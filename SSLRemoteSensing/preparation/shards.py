@@ -110,9 +110,8 @@ def go_on(files: Sequence[str], root: str, output: Path, shard_bytes: int, made_
             raise UserError(f"--output {output}: has {path.name} of somebody else; move it away")
         if path.name not in known:  # whose record was not written before the end
             path.unlink()
-    done, digest = sum(record["images"] for record in records), hashlib.blake2b(digest_size=16)
-    for file in progress("reading the list", files[:done]):
-        digest.update(entry_of(file, root))
+    done = sum(record["images"] for record in records)
+    digest = digest_of(files[:done], root)
     if records and (done > len(files) or records[-1]["digest"] != digest.hexdigest()):
         raise UserError(
             f"--output {output}: was begun with other images; name another folder, or remove it"
@@ -186,12 +185,18 @@ def entry_of(file: str, root: str) -> bytes:
     return b"%s %d\n" % (name_of(file, root).encode(*CODEC), size)
 
 
-def require_same(files: Sequence[str], root: str, output: Path) -> int:
-    """How many images the finished shards of `output` have, which must be `files`."""
-    shards, digest = open_shards(output.as_posix()), hashlib.blake2b(digest_size=16)
+def digest_of(files: Sequence[str], root: str):
+    """The hash of all entries, to which those of further files can be added."""
+    digest = hashlib.blake2b(digest_size=16)
     for file in progress("reading the list", files):
         digest.update(entry_of(file, root))
-    if shards.card.get("digest") != digest.hexdigest():
+    return digest
+
+
+def require_same(files: Sequence[str], root: str, output: Path) -> int:
+    """How many images the finished shards of `output` have, which must be `files`."""
+    shards = open_shards(output.as_posix())
+    if shards.card.get("digest") != digest_of(files, root).hexdigest():
         raise UserError(f"--output {output}: has shards of other images; name another folder")
     shards.require_whole()
     print(f"{output} is made already, nothing left to do")
