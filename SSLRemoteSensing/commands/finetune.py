@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 # These go with --images.
 LABELLED = ("labels", "classes", "class_field", "label_offset", "label_codes", "splits", "tile")
-ASKED = ("preset", "fraction", "epochs")  # go with --tiles or --images
+ASKED = ("preset", "fraction", "epochs", "unlabelled")  # go with --tiles or --images
 
 
 def flags() -> Flags:
@@ -76,6 +76,9 @@ def flags() -> Flags:
         help="quick, standard or full, see sslrs presets; standard if absent")
     add("--epochs", type=int, metavar="N", help="length of the run, in place of the preset's")
     add("--fraction", type=float, metavar="SHARE", help="of the labels; all if absent")
+    add("--unlabelled", metavar="rest|DIR",
+        help="tiles to train on too, by labels that a network gives them: those that --fraction "
+        "leaves out, or a folder of images")
     add = flags.add_argument_group("scoring").add_argument
     add("--evaluate", metavar="CHECKPOINT",
         help="only score this checkpoint; the results are written beside it")

@@ -42,6 +42,9 @@ def flags() -> Flags:
         "train_cfg.freeze_backbone=True: how it is trained, not on what or for how long")
     add("--frozen", action="store_true",
         help="also read each with its backbone as it is, by a linear probe on the same tiles")
+    add("--unlabelled", metavar="rest|DIR",
+        help="also train each with tiles without labels too, see finetune_seg.py: those that a "
+        "share of the labels leaves out, or a folder of images")
     add("--require_all", action="store_true",
         help="end where the weights of an initialisation cannot be downloaded; else it is left out")
     add("--fractions", nargs="+", type=float, default=(0.01, 0.05, 0.1, 0.2, 0.5, 1.0),
@@ -77,7 +80,7 @@ def main() -> None:
         raise UserError(f"--jobs {args.jobs}: must be at least 1")
     protocol = report.choose_protocol(config, args.protocol)
     axes = (args.init, args.fractions, args.seeds, args.lrs, args.init_set)
-    grid = plan_grid(Path(args.output), config, *axes, args.against, args.frozen)
+    grid = plan_grid(Path(args.output), config, *axes, args.against, args.frozen, args.unlabelled)
     remarks = require_cells(grid, args.require_all)
     slots = slots_for(config["train_cfg"].get("device", "auto"), args.jobs)
     print("\n".join([*report.describe(grid), *remarks]))

@@ -121,7 +121,8 @@ class SegmentationDataset(Dataset):
         checked: the labels have been looked through in `coding`; take them at its word.
         train: how the training images are read, for the other splits.
 
-    `full_length` is the number of samples before `fraction`, `num_files` that of tiles or scenes.
+    `full_length` is the number of samples before `fraction`, `num_files` that of tiles or scenes,
+    `left_out` the images that `fraction` leaves out.
     Prepared tiles are taken at the word of their dataset.json. Of others every label is read once
     when the data set is opened.
 
@@ -160,6 +161,8 @@ class SegmentationDataset(Dataset):
                 print(remark, file=sys.stderr)
         chosen = range(len(tiles.pairs)) if tiles.chosen is None else tiles.chosen
         self.pairs = [tiles.pairs[index] for index in chosen]
+        left_out = () if tiles.chosen is None else set(range(len(tiles.pairs))).difference(chosen)
+        self.left_out = [tiles.pairs[index][0] for index in sorted(left_out)]
         self.num_files = len(tiles.pairs)
         windows = open_windows(settings, [image for image, _ in tiles.pairs])
         self.windows = windows and windows.of(chosen)
@@ -173,6 +176,21 @@ class SegmentationDataset(Dataset):
         """
         result = copy(self)
         result.length = self.full_length
+        return result
+
+    def on(
+        self, pairs: list[tuple[str, str]], reading: Reading, seed: int
+    ) -> "SegmentationDataset":
+        """Other tiles with this set's crops, flips, turns and jitter, drawn by `seed`.
+
+        Args:
+            pairs: (image, label); a label has classes 0..K-1, and 255 = not scored.
+        """
+        result = copy(self)
+        result.pairs, result.reading, result.seed = pairs, reading, seed
+        result.coding = value_coding(self.num_classes, 0, None)
+        result.length = result.full_length = result.num_files = len(pairs)
+        result.left_out = []
         return result
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ class SegmentationNet(nn.Module):
         losses: from `segmentation_losses`.
         freeze_backbone: the backbone's weights and BN statistics stay as they are.
         norm_eval: its BN statistics stay as they are, and are what training normalizes by.
+        pseudo_weight: of the losses on tiles that a network labelled.
 
     Attributes:
         classes: names of the K classes; None where no checkpoint brought them.
@@ -38,9 +40,10 @@ class SegmentationNet(nn.Module):
         losses: WeightedLosses,
         freeze_backbone: bool = False,
         norm_eval: bool = False,
+        pseudo_weight: float = 1.0,
     ):
         super().__init__()
-        self.backbone, self.decoder = backbone, decoder
+        self.backbone, self.decoder, self.pseudo_weight = backbone, decoder, pseudo_weight
         self.weights = {name: weight for name, weight, _ in losses}
         self.losses = nn.ModuleList(loss for _, _, loss in losses)
         self.frozen, self.norm_eval = freeze_backbone, norm_eval
@@ -65,10 +68,19 @@ class SegmentationNet(nn.Module):
         return self.decoder(self.backbone(x))[:, :, :height, :width]
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weighted losses; image uint8 (N, C, H, W), label uint8 (N, H, W), 255 = not scored."""
-        logits = self.logits(batch["image"])
+        """Weighted losses; image uint8 (N, C, H, W), label uint8 (N, H, W), 255 = not scored.
+
+        A batch may have unlabelled_image and pseudo_label besides, of the same shapes. Both parts
+        go through the network as one, and each has its own mean: '..._pseudo' is the second's.
+        """
+        images, parts = batch["image"], {"": (batch["label"], 1.0)}
+        if "pseudo_label" in batch:
+            images = torch.cat([images, batch["unlabelled_image"]])
+            parts["_pseudo"] = batch["pseudo_label"], self.pseudo_weight
+        logits = self.logits(images).split(len(batch["image"]))
         return {
-            name: weight * loss(logits, batch["label"])
+            f"{name}{suffix}": factor * weight * loss(own, label)
+            for own, (suffix, (label, factor)) in zip(logits, parts.items(), strict=True)
             for (name, weight), loss in zip(self.weights.items(), self.losses, strict=True)
         }
 
@@ -108,7 +120,8 @@ def build_segmentation(config: dict) -> SegmentationNet:
         )
     losses = segmentation_losses(train_cfg.get("loss"), len(classes))
     modes = {key: train_cfg.get(key, False) for key in ("freeze_backbone", "norm_eval")}
-    return SegmentationNet(backbone, decoder, losses, **modes)
+    pseudo_weight = (train_cfg.get("unlabelled") or {}).get("weight", 1.0)
+    return SegmentationNet(backbone, decoder, losses, **modes, pseudo_weight=pseudo_weight)
 
 
 # Where the weights of a network come from is no part of what it is.

@@ -125,6 +125,7 @@ def finetune(
     *,
     fraction: float = 1.0,
     epochs: int | None = None,
+    unlabelled: AnyPath | None = None,
     settings: Mapping[str, object] = NOTHING,
 ) -> FinetunedRun:
     """Fine-tune and score a network on tiles, or go on with it.
@@ -137,6 +138,8 @@ def finetune(
         preset: length, one of `workflows.presets.FINETUNING`.
         fraction: share of the labels that is used, above 0 to 1.
         epochs: length of the run in place of the preset's.
+        unlabelled: tiles to train on too, by labels that a network gives them: 'rest', those that
+            `fraction` leaves out, or a folder of images.
         settings: keys of the config and their values.
 
     Raises:
@@ -150,7 +153,7 @@ def finetune(
         tiles = os.fspath(tiles)
     request = FinetuningRequest(
         tiles, os.fspath(output), os.fspath(backbone), preset, fraction, epochs,
-        as_texts(settings),
+        None if unlabelled is None else os.fspath(unlabelled), as_texts(settings),
     )  # fmt: skip
     with interruptible(), requested_config(request) as config:
         run_finetuning(config)

@@ -15,7 +15,7 @@ from SSLRemoteSensing.core.classes import IGNORE, default_palette
 from SSLRemoteSensing.core.config import OneOf, Part, require
 from SSLRemoteSensing.core.console import print_summary
 from SSLRemoteSensing.core.errors import UserError, about
-from SSLRemoteSensing.core.files import make_folder, read_json, write_bytes
+from SSLRemoteSensing.core.files import make_folder, read_json, sha256, write_bytes
 from SSLRemoteSensing.core.machine import choose_device, choose_precision
 from SSLRemoteSensing.data.class_weights import label_shares, median_frequency
 from SSLRemoteSensing.data.images import read_header
@@ -24,6 +24,13 @@ from SSLRemoteSensing.data.reading import Reading
 from SSLRemoteSensing.data.scale import scale_card, scale_of_card
 from SSLRemoteSensing.data.scenes import label_kinds, require_eroded
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings, collate
+from SSLRemoteSensing.data.unlabelled import (
+    REST,
+    UnlabelledSettings,
+    WithUnlabelled,
+    collate_both,
+    find_unlabelled,
+)
 from SSLRemoteSensing.data.windows import require_gsd
 from SSLRemoteSensing.evaluation.metrics import scores
 from SSLRemoteSensing.evaluation.protocols import ScoringSettings
@@ -37,6 +44,7 @@ from SSLRemoteSensing.models.segmentation import (
     build_segmentation,
     load_trained,
     require_same_network,
+    trained_network,
 )
 from SSLRemoteSensing.reports.results import VERSION, write_results
 from SSLRemoteSensing.reports.run_report import write_report
@@ -45,8 +53,21 @@ from SSLRemoteSensing.training.rehearsal import rehearse
 from SSLRemoteSensing.training.run_folder import write_run_card
 from SSLRemoteSensing.training.settings import LoopSettings, split
 from SSLRemoteSensing.training.task import Task
+from SSLRemoteSensing.workflows.pseudo_labels import (
+    Labeller,
+    Unlabelled,
+    describe,
+    draw_pseudo_labels,
+    warn_of_lost_classes,
+    write_pseudo_labels,
+)
 from SSLRemoteSensing.workflows.settled_scale import card_of_weights, settle_scale
 
+PSEUDO_LABELS, LABELLER = "pseudo_labels", "labeller"  # folders in that of the run
+BY = {
+    "probe": "a linear probe on the frozen backbone",
+    "network": "the network as labels alone train it",
+}
 SMALLEST_TILE = 256  # pixels a side of the tiles whose errors are counted, at least
 TRAIN_TILES = Part(TileSettings)
 # Scoring takes each tile whole and as it is.
@@ -70,6 +91,8 @@ class SegmentationData(TypedDict):
         backbone_lr_factor: the backbone's learning rate over the decoder's, from 0; by default 1.
         freeze_backbone: True leaves the backbone's weights and statistics of batch normalization as
             they are, and trains the decoder alone. By default False.
+        unlabelled: tiles that a network labels first, and that train with these labels beside those
+            of train_data, as many in each step. None or absent: labelled tiles alone.
         norm_eval: True normalizes by the backbone's statistics of batch normalization as they are,
             those of pre-training, and leaves them so; the weights are trained. With few labels from
             few places these statistics would else become those of these places. Not for random
@@ -84,6 +107,7 @@ class SegmentationData(TypedDict):
     backbone_lr_factor: NotRequired[float]
     freeze_backbone: NotRequired[bool]
     norm_eval: NotRequired[bool]
+    unlabelled: NotRequired[Annotated[dict | None, Part(UnlabelledSettings)]]
 
 
 class SegmentationConfig(TypedDict):
@@ -265,8 +289,13 @@ def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
         write_bytes(loop.folder / "train_tiles.txt", names.encode("utf-8", "backslashreplace"))
 
     groups = model.param_groups(opened.train_cfg.get("backbone_lr_factor", 1.0))
-    dataset = train_data.repeated()
-    return Task(model, dataset, collate, card, groups, begin=begin, evaluate=validate), loop
+    dataset, batch_of = train_data.repeated(), collate
+    if opened.train_cfg.get("unlabelled"):
+        others = unlabelled_tiles(opened, train_data)
+        dataset = WithUnlabelled(dataset, pseudo_labelled(opened, train_data, others))
+        batch_of = collate_both
+        card |= {"unlabelled_tiles": len(others.images)}
+    return Task(model, dataset, batch_of, card, groups, begin=begin, evaluate=validate), loop
 
 
 def check_scored(opened: Finetuning, coding: ValueCoding, val_data: SegmentationDataset) -> None:
@@ -294,6 +323,83 @@ def require_same_gsd(opened: Finetuning, tiles: SegmentationDataset) -> None:
         require_gsd([image for image, _ in tiles.pairs], gsd)
 
 
+def unlabelled_tiles(opened: Finetuning, train_data: SegmentationDataset) -> Unlabelled:
+    """The tiles that `train_cfg.unlabelled` names; a `UserError` as of `find_unlabelled`."""
+    settings = UnlabelledSettings(**opened.train_cfg["unlabelled"])
+    is_rest, scored = settings.image_path == REST, {}
+    for part in () if is_rest else dict.fromkeys(("val", opened.scored_split)):
+        scored[f"{part}_data"] = opened.open_split(part, train_data.coding, checked=True)
+    images, reading = find_unlabelled(settings, train_data, scored)
+    return Unlabelled(images, reading, train_data.in_channels)
+
+
+def pseudo_labelled(
+    opened: Finetuning, train_data: SegmentationDataset, tiles: Unlabelled
+) -> SegmentationDataset:
+    """`tiles` with their pseudo labels; before there are any, as in a dry run, the labelled tiles
+    stand for them."""
+    labels = tiles.labels(opened.loop.folder / PSEUDO_LABELS)
+    pairs = list(zip(tiles.images, labels, strict=True)) if labels else train_data.pairs
+    return train_data.on(pairs, tiles.reading, opened.train_cfg.get("seed", 0) + 1)
+
+
+def label_tiles(config: dict) -> None:
+    """Write the pseudo labels of a run to its folder, by a network that is trained there first, or
+    by the checkpoint that `unlabelled.labelled_by` names; what is there already is kept.
+
+    Raises:
+        UserError: as of `open_network` and `open_task`; a checkpoint of other classes or bands.
+    """
+    check_segmentation(config)
+    train_cfg = config["train_cfg"]
+    by = UnlabelledSettings(**train_cfg["unlabelled"]).labelled_by
+    by = by or ("probe" if config["backbone_cfg"].get("pretrained") else "network")
+    opened = open_network(config)
+    folder, loop = opened.loop.folder, opened.loop
+    task, _ = open_task(opened)
+    tiles, train_data = unlabelled_tiles(opened, task.dataset.labelled), task.dataset.labelled
+    print(f"{len(tiles.images)} tiles without labels, to be labelled by {BY.get(by, by)}")
+    source = Path(by)
+    if by in BY:
+        source = folder / LABELLER / "best.pth"
+        labeller, settings = open_finetuning(labeller_config(config, by, folder / LABELLER))
+        fit(labeller, settings)
+    contents = checkpoints.read_network(source, opened.classes)
+    net = trained_network(contents, source).to(opened.device)
+    if net.backbone.in_channels != train_data.in_channels:
+        raise UserError(
+            f"train_cfg.unlabelled.labelled_by={by!r}: of {net.backbone.in_channels} bands, the "
+            f"tiles have {train_data.in_channels}; name another checkpoint"
+        )
+    predict = partial(probabilities, net, opened.device, opened.precision, tta=True)
+    labeller = Labeller(by, sha256(source), predict, opened.scoring, opened.device)
+    share = train_cfg["unlabelled"].get("share", UnlabelledSettings.share)
+    target = folder / PSEUDO_LABELS
+    record = write_pseudo_labels(target, tiles, labeller, opened.classes, share, loop.num_workers)
+    if distributed.rank() == 0 and not (target / "examples.png").exists():
+        dataset = pseudo_labelled(opened, train_data, tiles)
+        draw_pseudo_labels(
+            target / "examples.png", dataset, opened.classes, opened.config["palette"]
+        )
+    print(describe(record))
+    warn_of_lost_classes(record, task.card["label_shares"]["shares"], target)
+
+
+def labeller_config(config: dict, by: str, folder: Path) -> dict:
+    """The config of the network that labels: that of the run without unlabelled tiles, as 'probe'
+    a linear probe on its frozen backbone."""
+    train_cfg = {k: v for k, v in config["train_cfg"].items() if k != "unlabelled"}
+    paths = {
+        "checkpoints": {"checkpoints_path": str(folder)},
+        "log": {"log_path": str(folder / "log")},
+    }
+    train_cfg |= {key: train_cfg[key] | path for key, path in paths.items()}
+    if by == "probe":
+        train_cfg |= {"freeze_backbone": True, "norm_eval": False, "backbone_lr_factor": 1.0}
+        config = config | {"decoder_cfg": {"name": "LinearProbe"}}
+    return config | {"train_cfg": train_cfg}
+
+
 def finetune(config: dict, dry_run: bool = False) -> Path | None:
     """Fine-tune as `config` says, or go on with it, and score the best checkpoint.
 
@@ -306,6 +412,8 @@ def finetune(config: dict, dry_run: bool = False) -> Path | None:
     if dry_run:
         rehearse(*open_finetuning(config))
         return None
+    if config["train_cfg"].get("unlabelled"):
+        label_tiles(config)
     opened = open_network(config)
     trained = fit(*open_task(opened))  # with nothing of it held while the best is scored
     best = opened.loop.folder / "best.pth"

@@ -157,6 +157,7 @@ def plan_finetuning(request: FinetuningRequest, folder: Path) -> Planned:
     palette = card["palette"] or usual_palette(card["classes"])
     values |= {"palette": tuple(map(tuple, palette))}
     values |= {"network": arguments(network), "channels": channels, "fraction": request.fraction}
+    values["unlabelled"] = request.unlabelled
     values["pretrained"] = WEIGHTS.get(request.backbone, request.backbone)
     epochs, steps = request.epochs, preset.num_step
     length = f"num_epoch={epochs}" if epochs else f"num_step={steps}"
@@ -171,6 +172,10 @@ def plan_finetuning(request: FinetuningRequest, folder: Path) -> Planned:
     name = network.get("model", network["name"])
     facts.append(f"backbone: {name}, {request.backbone} (--backbone)")
     facts.append(f"preset {preset.name}: {preset.text} (--preset)")
+    if request.unlabelled:
+        facts.append(
+            f"unlabelled: {request.unlabelled}, labelled by a network first (--unlabelled)"
+        )
     return Planned(render("workflows", "finetuning_config.txt", **values), facts, tiles["train"])
 
 

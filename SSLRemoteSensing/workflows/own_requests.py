@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.scale import Scale
+from SSLRemoteSensing.data.unlabelled import REST
 from SSLRemoteSensing.workflows.own_labels import OwnLabels
 from SSLRemoteSensing.workflows.presets import FINETUNING, PRETRAINING, choose_preset
 
@@ -66,6 +67,8 @@ class FinetuningRequest:
         preset: of `presets.FINETUNING`.
         fraction: share of the labels, above 0 to 1.
         epochs: length of the run; None: by the preset.
+        unlabelled: 'rest', the tiles that `fraction` leaves out, or a folder of images, to train on
+            too by labels that a network gives them; None: no.
         settings: 'a.b=VALUE' each, keys of the config.
     """
 
@@ -75,6 +78,7 @@ class FinetuningRequest:
     preset: str = "standard"
     fraction: float = 1.0
     epochs: int | None = None
+    unlabelled: str | None = None
     settings: Sequence[str] = ()
 
     task = "finetune"
@@ -84,6 +88,11 @@ class FinetuningRequest:
             raise UserError(f"--epochs {self.epochs}: must be above 0")
         if not 0 < self.fraction <= 1:
             raise UserError(f"--fraction {self.fraction:g}: must be above 0 and at most 1")
+        if self.unlabelled == REST and self.fraction == 1:
+            raise UserError(
+                "--unlabelled rest: are the tiles that --fraction leaves out; give --fraction 0.1, "
+                "say, or a folder of images"
+            )
         choose_preset(FINETUNING, self.preset)
 
 

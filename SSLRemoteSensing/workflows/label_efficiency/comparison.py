@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 
 FROZEN = ".frozen"  # ends the name of an initialisation whose backbone is not trained
+UNLABELLED = ".unlabelled"  # and of one that tiles without labels train too
 METRICS = {"miou": "mIoU", "mf1": "mF1", "oa": "overall accuracy", "kappa": "kappa"}
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom. For one that is not listed the next
@@ -82,9 +83,10 @@ class Results:
         return list(dict.fromkeys(row["init"] for row in self.rows))
 
     def baseline_of(self, init: str) -> str | None:
-        """The initialisation that `init` is set against, frozen ones against the frozen baseline;
-        None where that has no cells."""
+        """The initialisation that `init` is set against: one with tiles without labels against the
+        same without, frozen ones against the frozen baseline; None where that has no cells."""
         name = self.baseline and self.baseline + (FROZEN if init.endswith(FROZEN) else "")
+        name = init.removesuffix(UNLABELLED) if init.endswith(UNLABELLED) else name
         return name if name in self.inits else None
 
     @property
@@ -113,6 +115,11 @@ class Results:
         """Confusion matrices by scene of the finished cells of (init, fraction), by seed."""
         rows = rows_at(self.finished, init, fraction)
         return {row["seed"]: row["scenes"] for row in rows if row.get("scenes")}
+
+
+def plain_name(init: str) -> str:
+    """The start that `init` is of, however it is trained."""
+    return init.removesuffix(FROZEN).removesuffix(UNLABELLED)
 
 
 def rows_at(rows: Sequence[dict], init: str, fraction: float) -> list[dict]:

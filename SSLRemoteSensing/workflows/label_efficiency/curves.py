@@ -6,9 +6,11 @@ from SSLRemoteSensing.core.drawing import plain_figures
 from SSLRemoteSensing.workflows.label_efficiency.comparison import (
     FROZEN,
     METRICS,
+    UNLABELLED,
     Results,
     estimate_interval,
     format_percent,
+    plain_name,
 )
 
 # Okabe and Ito's colours, told apart with any colour vision; the baseline is grey.
@@ -53,14 +55,16 @@ def draw_curves(results: Results, metric: str, protocol: str, title: str, path: 
 def draw_panel(axes, results: Results, metric: str, protocol: str) -> None:
     """The curves of one protocol, on an axis of shares that is logarithmic."""
     others = [init for init in results.inits if init != results.baseline_of(init)]
-    starts = list(dict.fromkeys(init.removesuffix(FROZEN) for init in others))
+    starts = [name for name in dict.fromkeys(map(plain_name, others)) if name != results.baseline]
     for init in results.inits:
         colour, marker = GREY, "X"
-        if init in others:  # from the seventh on a colour comes again, with another marker
-            place = starts.index(init.removesuffix(FROZEN))
+        # From the seventh on a colour comes again, with another marker.
+        if plain_name(init) in starts:
+            place = starts.index(plain_name(init))
             colour, marker = COLOURS[place % 6], MARKERS[(place + place // 6) % 6]
         # Hollow too, since one fraction alone has no line.
         style, fill = (":", "white") if init.endswith(FROZEN) else ("-", colour)
+        style = "--" if init.endswith(UNLABELLED) else style
         points = {
             fraction: estimate_interval(
                 [*results.scores(init, fraction, metric, protocol).values()]

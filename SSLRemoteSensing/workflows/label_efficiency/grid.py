@@ -22,6 +22,7 @@ from SSLRemoteSensing.core.errors import MissingWeights, UserError, about
 from SSLRemoteSensing.core.files import make_folder, read_json, write_text
 from SSLRemoteSensing.core.machine import choose_device
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings, find_tiles
+from SSLRemoteSensing.data.unlabelled import REST
 from SSLRemoteSensing.training.settings import split
 from SSLRemoteSensing.workflows.finetuning import (
     SegmentationData,
@@ -34,6 +35,7 @@ from SSLRemoteSensing.workflows.label_efficiency.starts import (
     of_start,
     read_init_sets,
     read_inits,
+    unlabelled_inits,
 )
 
 # Each cell sets these itself, and these differ between machines without changing what is learnt.
@@ -145,6 +147,7 @@ def plan_grid(
     init_sets: Sequence[Sequence[str]] = (),
     against: str | None = None,
     frozen: bool = False,
+    unlabelled: str | None = None,
 ) -> Grid:
     """The grid that is asked for, in `folder` or to be; nothing is written.
 
@@ -154,6 +157,7 @@ def plan_grid(
         init_sets: a name of these and what is set for it alone, each.
         against: the name that the others are compared with; None for the random one.
         frozen: each initialisation also as it is, read by a linear probe.
+        unlabelled: each also trained with tiles without labels: 'rest', or a folder.
 
     Raises:
         UserError: a wrong value; a file, data or a device that is not there; too few tiles for a
@@ -166,8 +170,12 @@ def plan_grid(
     known_inits = read_inits(inits)
     choose_device(config["train_cfg"].get("device", "auto"))
     read_init_sets(init_sets, known_inits, config, lrs)
-    if frozen:
-        known_inits |= frozen_inits(known_inits)
+    twins = frozen_inits(known_inits) if frozen else {}
+    if unlabelled is not None:
+        if unlabelled == REST and max(fractions) == 1:
+            raise UserError("--unlabelled rest: at --fractions 1 nothing is left; leave it out")
+        twins |= unlabelled_inits(known_inits, unlabelled)
+    known_inits |= twins
     settings = TileSettings(**config["train_cfg"]["train_data"] | {"fraction": 1.0})
     classes, bands = list(config["classes"]), config["backbone_cfg"].get("in_channels", 3)
     with about("train_cfg.train_data"):

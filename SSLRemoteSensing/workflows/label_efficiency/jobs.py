@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -15,6 +16,7 @@ from SSLRemoteSensing.core import machine
 from SSLRemoteSensing.core.bars import print_line, progress
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import make_folder, read_json, write_text
+from SSLRemoteSensing.workflows.finetuning import LABELLER, PSEUDO_LABELS
 from SSLRemoteSensing.workflows.label_efficiency.cells import (
     arguments,
     existing_cells,
@@ -189,6 +191,8 @@ def tidy(folder: Path) -> None:
     """Remove from a finished cell's folder what only going on needs."""
     for file in [folder / "latest.pth", *folder.glob("epoch_*.pth")]:
         file.unlink(missing_ok=True)
+    for name in (PSEUDO_LABELS, LABELLER):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def error_line(output: Path, offset: int, code: int) -> str:

@@ -14,9 +14,10 @@ from SSLRemoteSensing.core.cli import WEIGHTS
 from SSLRemoteSensing.core.config import Part, override
 from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.core.files import sha256
+from SSLRemoteSensing.data.unlabelled import REST
 from SSLRemoteSensing.models.segmentation import build_segmentation
 from SSLRemoteSensing.workflows.finetuning import SegmentationConfig, check_segmentation
-from SSLRemoteSensing.workflows.label_efficiency.comparison import FROZEN
+from SSLRemoteSensing.workflows.label_efficiency.comparison import FROZEN, UNLABELLED
 
 INIT = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.+-]*)=(.+)")
 # timm:MODEL, with timm's weights, or timm:MODEL@FILE, timm:MODEL@random.
@@ -24,7 +25,12 @@ TIMM = re.compile(r"timm:(?P<model>[^@]+)(?:@(?P<weights>.+))?")
 TILE = 256  # side of the tile that a network is measured on where the config crops none
 # What may differ between initialisations: how a network is trained, not on what or for how long.
 OWN = ("decoder_cfg.transfer", "train_cfg.freeze_backbone", "train_cfg.norm_eval")
-OWN += ("train_cfg.backbone_lr_factor", "train_cfg.optimizer", "train_cfg.lr_schedule")
+OWN += (
+    "train_cfg.unlabelled",
+    "train_cfg.backbone_lr_factor",
+    "train_cfg.optimizer",
+    "train_cfg.lr_schedule",
+)
 # And which network: the table has its size and time beside the scores.
 OWN += ("backbone_cfg.name", "backbone_cfg.model", "backbone_cfg.img_size")
 OWN += ("backbone_cfg.mean", "backbone_cfg.std", "decoder_cfg.feat_channels")
@@ -43,8 +49,10 @@ def read_inits(texts: Sequence[str]) -> dict[str, dict]:
                 f"a name is of letters, digits and _.+- and names folders"
             )
         name, spec = match.groups()
-        if name.endswith(FROZEN):
-            raise UserError(f"--init {text}: {FROZEN} ends the names that --frozen gives")
+        for suffix in (FROZEN, UNLABELLED):
+            if name.endswith(suffix):
+                flag = f"--{suffix[1:]}"
+                raise UserError(f"--init {text}: {suffix} ends the names that {flag} gives")
         if name.lower() in map(str.lower, inits):
             raise UserError(f"--init {text}: the name {name} stands there twice")
         own = []
@@ -100,6 +108,16 @@ def frozen_inits(inits: dict[str, dict]) -> dict[str, dict]:
         kept = [text for text in entry["set"] if not text.strip().startswith("decoder_cfg.")]
         twins[name + FROZEN] = entry | {"set": kept + PROBE}
     return twins
+
+
+def unlabelled_inits(inits: dict[str, dict], source: str) -> dict[str, dict]:
+    """Of each of `inits`, under its name and `UNLABELLED`, the one with tiles without labels too,
+    'rest' or a folder."""
+    path = source if source == REST else str(Path(source).absolute())
+    own = f"train_cfg.unlabelled={ {'image_path': path}!r}"
+    return {
+        name + UNLABELLED: entry | {"set": [*entry["set"], own]} for name, entry in inits.items()
+    }
 
 
 def config_of(config: dict, entry: dict) -> dict:

@@ -1,0 +1,143 @@
+"""Tiles without labels that train beside those with: which they are, and both in one sample."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch.utils.data import Dataset
+
+from SSLRemoteSensing.core.bars import map_files
+from SSLRemoteSensing.core.console import warn
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.files import sha256
+from SSLRemoteSensing.data.file_lists import EVERY_IMAGE, find_images
+from SSLRemoteSensing.data.prepared import agreed_scale, read_card
+from SSLRemoteSensing.data.reading import Reading, agreed_reading, reading_of
+from SSLRemoteSensing.data.segmentation import SegmentationDataset, collate
+
+REST = "rest"
+KEY = "train_cfg.unlabelled"
+
+
+@dataclass
+class UnlabelledSettings:
+    """The keys of `unlabelled`: tiles that a network labels, and that train with these labels.
+
+    Attributes:
+        image_path: 'rest', the train tiles that `fraction` leaves out, none of whose labels is
+            read; or a folder, or a text file with one path a line, as in train_data.
+        data_format: pattern or patterns of the files in the folder, as in train_data.
+        labelled_by: 'probe', a linear probe on the frozen backbone; 'network', the config's own; in
+            the run's folder each is first trained on the labelled tiles, as long as the run. Or a
+            file, a checkpoint of a fine-tuning with these classes. None: 'probe' where the backbone
+            is pre-trained, else 'network'.
+        share: of the pixels of each class, the share that is learned from, above 0 to 1: those
+            whose class is surest.
+        weight: of the loss on these tiles, above 0; that on the labelled ones has 1.
+        allow_test_images: take images that are validation or test tiles as well; else they are
+            refused. Their scores are then of images that were seen in training.
+    """
+
+    image_path: str
+    data_format: str | Sequence[str] = EVERY_IMAGE
+    labelled_by: Literal["probe", "network"] | str | None = None
+    share: float = 0.6
+    weight: float = 1.0
+    allow_test_images: bool = False
+
+    def __post_init__(self):
+        if not 0 < self.share <= 1:
+            raise UserError(f"{KEY}.share={self.share}: must be above 0 and at most 1")
+        if not self.weight > 0:
+            raise UserError(f"{KEY}.weight={self.weight}: must be above 0")
+
+
+def find_unlabelled(
+    settings: UnlabelledSettings,
+    train: SegmentationDataset,
+    scored: dict[str, SegmentationDataset],
+) -> tuple[Sequence[str], Reading]:
+    """The images to label, and how they are read.
+
+    Args:
+        train: the labelled tiles; an image with the bytes of one of them is left out.
+        scored: by their key in `train_cfg`, tiles whose images must not be among them.
+
+    Raises:
+        UserError: no image is left; other bands or another scale than those of `train`; images of
+            `scored`, unless `settings` allow them.
+    """
+    if train.windows is not None:
+        raise UserError(
+            f"{KEY}: is for tiles, and train_data.windows draws from scenes; cut them by "
+            "tools/prepare.py"
+        )
+    if settings.image_path == REST:
+        if not train.left_out:
+            raise UserError(
+                f"{KEY}.image_path='{REST}': all train tiles have their labels used; set "
+                "train_data.fraction (--fraction 0.1), or name a folder of other images"
+            )
+        return train.left_out, train.reading
+    keys = f"{KEY}.image_path", f"{KEY}.data_format"
+    images = find_images(settings.image_path, settings.data_format, keys=keys)
+    card = read_card(settings.image_path if os.path.isdir(settings.image_path) else images[0])
+    scale = agreed_scale(card, None, None)
+    reading = agreed_reading(reading_of(images[0], scale, None, card, None), train.reading)
+    hashes = dict(zip(images, map_files(sha256, images, "hashing"), strict=True))
+    for key, tiles in scored.items():
+        known = {sha256(image): image for image, _ in tiles.pairs}
+        both = [image for image, digest in hashes.items() if digest in known]
+        if both and not settings.allow_test_images:
+            raise UserError(
+                f"{KEY}.image_path {settings.image_path}: {len(both)} of {len(images)} images are "
+                f"tiles of {key}, first {both[0]}; name a folder without them, or set "
+                f"allow_test_images=True, and say so with the scores"
+            )
+        if both:
+            warn(f"{KEY}: {len(both)} images are tiles of {key}, as allow_test_images=True has it")
+    known = {sha256(image) for image, _ in train.pairs}
+    left = [image for image, digest in hashes.items() if digest not in known]
+    if not left:
+        raise UserError(
+            f"{KEY}.image_path {settings.image_path}: its {len(images)} images are all among the "
+            "labelled tiles; name a folder of others"
+        )
+    return left, reading
+
+
+class WithUnlabelled(Dataset):
+    """`labelled`, a tile of `unlabelled` beside each of its samples, as `unlabelled` in the sample.
+
+    Which one follows from (epoch, index), as its draws do. An epoch is one of `labelled`; the other
+    tiles go round in turn, whatever the number of epochs that takes.
+    """
+
+    def __init__(self, labelled: SegmentationDataset, unlabelled: SegmentationDataset):
+        self.labelled, self.unlabelled = labelled, unlabelled
+
+    def __len__(self) -> int:
+        return len(self.labelled)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        epoch, index = key
+        number = (epoch * len(self) + index) % len(self.unlabelled)
+        return self.labelled[key] | {"unlabelled": self.unlabelled[epoch, number]}
+
+    def name(self, index: int) -> Path:
+        return self.labelled.name(index)
+
+
+def collate_both(samples: list[dict]) -> dict:
+    """A batch as of `segmentation.collate`, and the same of the tiles beside: unlabelled_image and
+    pseudo_label, of the same shapes."""
+    others = collate([sample["unlabelled"] for sample in samples])
+    batch = collate([{k: v for k, v in x.items() if k != "unlabelled"} for x in samples])
+    if others["label"].shape != batch["label"].shape:
+        shapes = sorted({tuple(part["label"].shape[1:]) for part in (others, batch)})
+        raise UserError(
+            f"{KEY}: its tiles and those of train_data differ in size {shapes}; set crop_size"
+        )
+    return batch | {"unlabelled_image": others["image"], "pseudo_label": others["label"]}

@@ -1,0 +1,267 @@
+"""Labels that a network gives to tiles without: the classes of its surest pixels, 255 elsewhere.
+
+One round of self-training (Lee, 2013), with a share of each class in place of one threshold, so
+that rare classes are not starved (Zou et al., ECCV 2018).
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from SSLRemoteSensing.core import distributed
+from SSLRemoteSensing.core.bars import progress
+from SSLRemoteSensing.core.classes import IGNORE
+from SSLRemoteSensing.core.console import warn
+from SSLRemoteSensing.core.files import atomic, make_folder, read_json, write_text
+from SSLRemoteSensing.core.workers import (
+    awaited,
+    end_workers,
+    name_lost_workers,
+    one_thread,
+    start_workers,
+)
+from SSLRemoteSensing.data.images import read_image, write_png
+from SSLRemoteSensing.data.reading import Reading
+from SSLRemoteSensing.data.segmentation import SegmentationDataset
+from SSLRemoteSensing.evaluation.protocols import ScoringSettings
+from SSLRemoteSensing.inference.windows import predict_scene
+from SSLRemoteSensing.reports.label_figures import (
+    choose_tiles,
+    class_table,
+    count_classes,
+    draw_tiles,
+    read_tiles,
+)
+
+LEVELS = 65536  # of confidence, 0..1 as uint16
+COLLAPSED = 0.95  # of all pixels, in one class
+RARE = 0.005  # of the labels: of fewer nothing can be said
+SHOWN = 6  # tiles of the picture
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """A network that labels: `predict` takes images uint8 (N, C, h, w) to probabilities
+    (N, K, h, w), both on `device`; `scoring` says how large a window and a stack are."""
+
+    name: str
+    sha256: str
+    predict: Callable[[Tensor], Tensor]
+    scoring: ScoringSettings
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Tiles to label: their images, how these are read, and what each one's label is called."""
+
+    images: Sequence[str]
+    reading: Reading
+    in_channels: int
+
+    def names(self) -> list[str]:
+        return [f"{number:07d}_{Path(image).stem}" for number, image in enumerate(self.images)]
+
+    def digest(self) -> str:
+        """A hash of which images they are, in order."""
+        listing = "\n".join(self.images).encode("utf-8", "surrogateescape")
+        return hashlib.sha256(listing).hexdigest()
+
+    def labels(self, folder: Path) -> list[str] | None:
+        """The files of their labels in `folder`; None where not all of them are there."""
+        record = read_json(folder / "record.json")
+        if "classes" not in record or record.get("images") != self.digest():
+            return None
+        return [str(folder / f"labels/{name}.png") for name in self.names()]
+
+    def read(self, number: int) -> np.ndarray:
+        """Image uint8 (H, W, C)."""
+        reading = self.reading
+        return read_image(self.images[number], self.in_channels, reading.bands, reading.scale)
+
+
+class NumberedImages(Dataset):
+    def __init__(self, tiles: Unlabelled):
+        self.tiles = tiles
+
+    def __getitem__(self, number: int) -> tuple[int, np.ndarray]:
+        return number, self.tiles.read(number)
+
+
+def write_pseudo_labels(
+    folder: Path,
+    tiles: Unlabelled,
+    labeller: Labeller,
+    classes: Sequence[str],
+    share: float,
+    num_workers: int,
+) -> dict:
+    """Write `labels/NAME.png` of each tile, uint8 with 255 = not sure or no data, and what comes of
+    it as `record.json`; return that. Where it was stopped, it goes on; what is there of the same
+    tiles, network and share stays. Several processes divide the tiles among them.
+
+    Args:
+        share: of the pixels of each class, those that are kept, the surest.
+    """
+    names, drafts, labels = tiles.names(), folder / "drafts", folder / "labels"
+    origin = {"version": 1, "by": labeller.name, "sha256": labeller.sha256, "share": share}
+    origin |= {"tiles": len(names), "images": tiles.digest()}
+    record = distributed.all_gather_object(read_json(folder / "record.json"))[0]
+    is_same = origin.items() <= record.items()
+    if is_same and "classes" in record:
+        return record
+    if distributed.rank() == 0:
+        if not is_same:
+            shutil.rmtree(folder, ignore_errors=True)
+        for path in (drafts, labels):
+            make_folder(path, "--output")
+        write_text(folder / "record.json", json.dumps(origin, indent=2) + "\n")
+    distributed.barrier()
+    own = distributed.shard(range(len(names)))
+    todo = [number for number in own if not (drafts / f"{names[number]}.npz").exists()]
+    with name_lost_workers():
+        for number, *maps in predicted(tiles, todo, labeller, num_workers):
+            with atomic(drafts / f"{names[number]}.npz") as part, part.open("wb") as file:
+                np.savez_compressed(file, *maps)
+    counts = np.zeros((len(classes), LEVELS), np.int64)
+    for number in own:
+        label, confidence = read_draft(drafts / f"{names[number]}.npz")
+        known = label != IGNORE
+        places = label[known].astype(np.int64) * LEVELS + confidence[known]
+        counts += np.bincount(places, minlength=counts.size).reshape(counts.shape)
+    counts = distributed.all_sum(torch.from_numpy(counts)).numpy()
+    limits = surest(counts, share)
+    limit_of = np.zeros(IGNORE + 1, np.int64)
+    limit_of[: len(limits)] = limits
+    for number in own:
+        label, confidence = read_draft(drafts / f"{names[number]}.npz")
+        label[confidence < limit_of[label]] = IGNORE
+        write_png(labels / f"{names[number]}.png", label)
+    record = origin | {"classes": shares_by_class(counts, limits, classes)}
+    distributed.barrier()
+    if distributed.rank() == 0:
+        write_text(folder / "record.json", json.dumps(record, indent=2) + "\n")
+        shutil.rmtree(drafts)
+    distributed.barrier()
+    return record
+
+
+def read_draft(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Classes uint8 (H, W), and confidence uint16 (H, W)."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return arrays["arr_0"], arrays["arr_1"]
+
+
+def surest(counts: np.ndarray, share: float) -> np.ndarray:
+    """The least confidence that is kept of each class, int64 (K,): the greatest one that `share` of
+    its pixels reach, so that of pixels that are equally sure all are kept.
+
+    Args:
+        counts: pixels of each class by their confidence, int64 (K, LEVELS).
+    """
+    reach = counts[:, ::-1].cumsum(1)[:, ::-1]  # pixels at each confidence or above
+    return (reach >= np.ceil(share * counts.sum(1, keepdims=True))).sum(1) - 1
+
+
+def shares_by_class(counts: np.ndarray, limits: np.ndarray, classes: Sequence[str]) -> dict:
+    """Of each class its share of all pixels, the share of its own that is kept, and from which
+    confidence on."""
+    total, used = (
+        counts.sum(1),
+        [row[limit:].sum() for row, limit in zip(counts, limits, strict=True)],
+    )
+    return {
+        name: {
+            "pixels": float(total[k] / max(1, total.sum())),
+            "used": float(used[k] / max(1, total[k])),
+            "confidence": float(limits[k] / (LEVELS - 1)) if total[k] else None,
+        }
+        for k, name in enumerate(classes)
+    }
+
+
+def predicted(
+    tiles: Unlabelled, numbers: Sequence[int], labeller: Labeller, num_workers: int
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Of each of `numbers` its classes uint8 (H, W), 255 where the image has no data, and their
+    confidence uint16 (H, W)."""
+    loader = DataLoader(
+        NumberedImages(tiles), sampler=numbers, batch_size=None, num_workers=num_workers,
+        worker_init_fn=one_thread, generator=torch.Generator(),
+    )  # fmt: skip
+    scoring, device = labeller.scoring, labeller.device
+    samples = start_workers(loader)
+    try:
+        bar = progress("labelling", awaited(samples), len(numbers), "tile")
+        for shape, same in groupby(bar, lambda sample: sample[1].shape):
+            is_small = max(shape[:2]) <= scoring.window
+            while stack := list(islice(same, scoring.batch_size if is_small else 1)):
+                images = torch.stack([torch.as_tensor(image) for _, image in stack])
+                if is_small:
+                    outputs = labeller.predict(images.permute(0, 3, 1, 2).to(device))
+                else:
+                    outputs = predict_whole(images[0].numpy(), labeller)[None]
+                confidence, label = outputs.max(1)
+                confidence = (confidence * (LEVELS - 1)).round().to(torch.int32)
+                label[(images == 0).all(3).to(device)] = IGNORE  # as what is no data is read
+                for (number, _), *maps in zip(stack, label.cpu(), confidence.cpu(), strict=True):
+                    classes, level = (part.numpy() for part in maps)
+                    yield int(number), classes.astype(np.uint8), level.astype(np.uint16)
+    finally:
+        end_workers(samples)
+
+
+def predict_whole(image: np.ndarray, labeller: Labeller) -> Tensor:
+    """Probabilities (K, H, W) of an image larger than a window."""
+    scoring = labeller.scoring
+    strips = predict_scene(
+        labeller.predict, lambda y, count: image[y : y + count], *image.shape[:2],
+        scoring.window, scoring.overlap, scoring.batch_size, labeller.device,
+    )  # fmt: skip
+    return torch.cat([probabilities for _, probabilities in strips], 1)
+
+
+def draw_pseudo_labels(
+    path: Path, dataset: SegmentationDataset, classes: Sequence[str], palette: Sequence
+) -> None:
+    """A picture of some tiles with the labels that they were given."""
+    counts = count_classes(dataset)
+    tiles = read_tiles(dataset, choose_tiles(counts, SHOWN, None, None), augmented=False)
+    table = class_table(tiles, counts, classes)
+    write_png(path, draw_tiles(tiles, table, classes, palette, "labels that a network gave"))
+
+
+def describe(record: dict) -> str:
+    """What came of labelling, in a line."""
+    classes = record["classes"].items()
+    used = sum(entry["pixels"] * entry["used"] for _, entry in classes)
+    shares = ", ".join(f"{name} {entry['pixels']:.1%}" for name, entry in classes)
+    return f"pseudo labels of {record['tiles']} tiles, {used:.1%} of their pixels kept: {shares}"
+
+
+def warn_of_lost_classes(record: dict, label_shares: Sequence[float], folder: Path) -> None:
+    """Warn where a class of the labels hardly occurs in what the network gave, or one takes all.
+
+    Args:
+        label_shares: of each class its share of the labelled pixels.
+    """
+    for share, (name, entry) in zip(label_shares, record["classes"].items(), strict=True):
+        what = ""
+        if share > RARE and entry["pixels"] < share / 10:
+            what = f"has {share:.1%} of the labels and {entry['pixels']:.2%} of the pseudo labels"
+        elif entry["pixels"] > COLLAPSED and share < entry["pixels"] - (1 - COLLAPSED):
+            what = f"takes {entry['pixels']:.1%} of the pseudo labels, {share:.1%} of the labels"
+        if what:
+            warn(
+                f"train_cfg.unlabelled: class {name} {what}; look at {folder / 'examples.png'}, "
+                "and compare with a run without unlabelled tiles"
+            )
