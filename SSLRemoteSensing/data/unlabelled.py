@@ -26,8 +26,8 @@ class UnlabelledSettings:
     """The keys of `unlabelled`: tiles that a network labels, and that train with these labels.
 
     Attributes:
-        image_path: 'rest', the train tiles that `fraction` leaves out, none of whose labels is
-            read; or a folder, or a text file with one path a line, as in train_data.
+        image_path: 'rest', the train tiles that `fraction` leaves out, whose labels are not used;
+            or a folder, or a text file with one path a line, as in train_data.
         data_format: pattern or patterns of the files in the folder, as in train_data.
         labelled_by: 'probe', a linear probe on the frozen backbone; 'network', the config's own; in
             the run's folder each is first trained on the labelled tiles, as long as the run. Or a

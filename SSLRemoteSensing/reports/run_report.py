@@ -25,6 +25,7 @@ from SSLRemoteSensing.reports.results import METRICS, row_names
 NAME, ERRORS = "report.html", "tile_errors.csv"
 BESIDE = ("results.json", ERRORS, "confusion_matrix.png", "examples.png")
 BESIDE += ("train_tiles.txt", "run.json", "backbone.json")
+BESIDE += ("pseudo_labels/record.json", "pseudo_labels/examples.png")
 MEANINGS = {
     "all": "all labelled pixels, all classes",
     "mean_of_foreground": "the same pixels, means without clutter",
@@ -71,7 +72,7 @@ def write_report(scoring: Scoring, results: dict) -> None:
         "title": f"{config['name']}: {scoring.split} scores",
         "heading": config["name"],
         "note": note,
-        "summary": summary(results, origin["dataset"]),
+        "summary": summary(results, origin["dataset"]) | unlabelled(scoring.card, folder),
         "protocols": protocols,
         "protocol_rows": [protocol_row(*entry) for entry in protocols.items()],
         "first": first,
@@ -142,6 +143,30 @@ def summary(results: dict, dataset: str | None) -> dict[str, object]:
         "Checkpoint": checkpoint + (f", chosen by {chosen_by}" if chosen_by else ""),
         "Scored": time.strftime("%Y-%m-%d %H:%M"),
     }
+
+
+def unlabelled(card: dict, folder: Path) -> dict[str, str]:
+    """The tiles without labels that a training in `folder` learned from too, in words."""
+    cfg, record = (
+        card.get("config", {}).get("train_cfg", {}).get("unlabelled"),
+        pseudo_labels(folder),
+    )
+    if not cfg or not record:
+        return {}
+    classes = record["classes"].values()
+    used = sum(entry["pixels"] * entry["used"] for entry in classes)
+    text = (
+        f"{record['tiles']:,}, labelled by {record['by']}, {100 * used:.3g} % of their pixels used"
+    )
+    if cfg.get("allow_test_images"):
+        text += "; images of scored tiles were allowed among them"
+    return {"Unlabelled tiles": text}
+
+
+def pseudo_labels(folder: Path) -> dict:
+    """What `write_pseudo_labels` left of the run in `folder`; empty where it was not called."""
+    record = read_json(folder / "pseudo_labels/record.json")
+    return record if "classes" in record else {}
 
 
 def start_of(backbone: dict) -> str:
@@ -230,6 +255,10 @@ def data_charts(scoring: Scoring, places: Sequence[Place], first: dict) -> list[
         tiles = label_shares["tiles"]
         labels = "1 training label" if tiles == 1 else f"{tiles:,} training labels"
         series[labels] = [label_shares["shares"][classes.index(name)] for name in names]
+        record = pseudo_labels(scoring.source.parent)
+        if record and set(names) <= record["classes"].keys():
+            pixels = [record["classes"][name]["pixels"] for name in names]
+            series[f"{record['tiles']:,} pseudo labels"] = pixels
     total = max(1, first["pixels"])
     scored_shares = [entry["pixels"] / total for entry in first["per_class"].values()]
     series[f"{scoring.split}, as scored"] = scored_shares
