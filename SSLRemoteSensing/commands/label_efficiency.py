@@ -43,7 +43,7 @@ def flags() -> Flags:
     add("--frozen", action="store_true",
         help="also read each with its backbone as it is, by a linear probe on the same tiles")
     add("--unlabelled", metavar="rest|DIR",
-        help="also train each with tiles without labels too, see finetune_seg.py: those that a "
+        help="also train each with tiles without labels, see finetune_seg.py: those that a "
         "share of the labels leaves out, or a folder of images")
     add("--require_all", action="store_true",
         help="end where the weights of an initialisation cannot be downloaded; else it is left out")

@@ -10,9 +10,10 @@ from torch.utils.data import Dataset
 
 from SSLRemoteSensing.core.bars import map_files
 from SSLRemoteSensing.core.console import warn
-from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.core.files import sha256
 from SSLRemoteSensing.data.file_lists import EVERY_IMAGE, find_images
+from SSLRemoteSensing.data.images import read_image
 from SSLRemoteSensing.data.prepared import agreed_scale, read_card
 from SSLRemoteSensing.data.reading import Reading, agreed_reading, reading_of
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, collate
@@ -85,7 +86,9 @@ def find_unlabelled(
     images = find_images(settings.image_path, settings.data_format, keys=keys)
     card = read_card(settings.image_path if os.path.isdir(settings.image_path) else images[0])
     scale = agreed_scale(card, None, None)
-    reading = agreed_reading(reading_of(images[0], scale, None, card, None), train.reading)
+    with about(KEY):
+        reading = agreed_reading(reading_of(images[0], scale, None, card, None), train.reading)
+        read_image(images[0], train.in_channels, reading.bands, reading.scale)
     hashes = dict(zip(images, map_files(sha256, images, "hashing"), strict=True))
     for key, tiles in scored.items():
         known = {sha256(image): image for image, _ in tiles.pairs}

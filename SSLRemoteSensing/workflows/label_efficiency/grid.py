@@ -173,7 +173,10 @@ def plan_grid(
     twins = frozen_inits(known_inits) if frozen else {}
     if unlabelled is not None:
         if unlabelled == REST and max(fractions) == 1:
-            raise UserError("--unlabelled rest: at --fractions 1 nothing is left; leave it out")
+            raise UserError(
+                "--unlabelled rest: at --fractions 1 nothing is left; leave 1 out here, and ask for it "
+                "without --unlabelled, in the same folder"
+            )
         twins |= unlabelled_inits(known_inits, unlabelled)
     known_inits |= twins
     settings = TileSettings(**config["train_cfg"]["train_data"] | {"fraction": 1.0})

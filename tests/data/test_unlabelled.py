@@ -1,0 +1,165 @@
+"""Tiles without labels in training: which they are, and how they come into a sample."""
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import draw_tiles
+from drawn import write_tiff
+
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
+from SSLRemoteSensing.data.unlabelled import (
+    UnlabelledSettings,
+    WithUnlabelled,
+    collate_both,
+    find_unlabelled,
+)
+
+
+def open_tiles(folder: Path, seed: int = 0, in_channels: int = 3, **changes) -> SegmentationDataset:
+    paths = dict(image_path=str(folder / "images"), label_path=str(folder / "labels"))
+    return SegmentationDataset(TileSettings(**paths | changes), 2, in_channels, seed)
+
+
+def stems(files) -> set[str]:
+    return {Path(file).stem for file in files}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Twelve labelled tiles."""
+    return draw_tiles(tmp_path_factory.mktemp("labelled"), 12, size=40, seed=3)
+
+
+@pytest.fixture
+def others(tmp_path) -> Path:
+    """Five images of their own, in a folder."""
+    return draw_tiles(tmp_path / "others", 5, size=40, seed=9) / "images"
+
+
+def test_the_rest_is_what_the_fraction_leaves_out(folder):
+    train = open_tiles(folder, fraction=0.25, fraction_seed=4)
+    images, reading = find_unlabelled(UnlabelledSettings("rest"), train, {})
+    labelled = stems(image for image, _ in train.pairs)
+    assert len(labelled) == 3
+    assert stems(images).isdisjoint(labelled)
+    assert stems(images) | labelled == stems((folder / "images").iterdir())
+    assert reading == train.reading
+
+
+def test_with_all_labels_there_is_no_rest(folder):
+    with pytest.raises(UserError, match=r"train_cfg\.unlabelled\.image_path='rest'.*--fraction"):
+        find_unlabelled(UnlabelledSettings("rest"), open_tiles(folder), {})
+
+
+def test_labelled_tiles_are_left_out_of_a_folder_whatever_they_are_called(folder, others):
+    shutil.copy(folder / "images/tile_004.jpg", others / "copied.jpg")
+    images, _ = find_unlabelled(UnlabelledSettings(str(others)), open_tiles(folder), {})
+    assert stems(images) == {f"tile_{number:03d}" for number in range(5)}
+
+
+def test_a_folder_of_labelled_tiles_alone_is_refused(folder):
+    with pytest.raises(UserError, match="12 images are all among the labelled tiles"):
+        find_unlabelled(UnlabelledSettings(str(folder / "images")), open_tiles(folder), {})
+
+
+def test_images_of_scored_tiles_are_refused_unless_that_is_meant(folder, others, capsys):
+    shutil.copy(folder / "images/tile_011.jpg", others / "renamed.jpg")
+    train, test = (open_tiles(folder, data_format=part) for part in ("tile_00*.jpg", "tile_01*"))
+    scored = {"val_data": open_tiles(folder, data_format="tile_009.jpg"), "test_data": test}
+    with pytest.raises(UserError, match=r"1 of 6 images are tiles of test_data, first .*renamed"):
+        find_unlabelled(UnlabelledSettings(str(others)), train, scored)
+    allowed = UnlabelledSettings(str(others), allow_test_images=True)
+    assert "renamed" in stems(find_unlabelled(allowed, train, scored)[0])
+    assert "1 images are tiles of test_data" in capsys.readouterr().err
+
+
+def test_images_of_other_bands_are_refused(folder, tmp_path):
+    planes = np.random.default_rng(0).integers(1, 256, (5, 40, 40), dtype=np.uint8)
+    write_tiff(tmp_path / "five/a.tif", planes)
+    with pytest.raises(UserError, match=r"train_cfg\.unlabelled: .*a\.tif.* 5 bands"):
+        find_unlabelled(UnlabelledSettings(str(tmp_path / "five")), open_tiles(folder), {})
+
+
+def test_windows_of_scenes_are_refused(folder):
+    train = open_tiles(folder)
+    train.windows = object()
+    with pytest.raises(UserError, match=r"train_data\.windows draws from scenes"):
+        find_unlabelled(UnlabelledSettings("rest"), train, {})
+
+
+@pytest.mark.parametrize("keys", [{"share": 0}, {"share": 1.1}, {"weight": 0}, {"weight": -1}])
+def test_numbers_out_of_range_are_refused(keys):
+    with pytest.raises(UserError, match=rf"train_cfg\.unlabelled\.{next(iter(keys))}="):
+        UnlabelledSettings("rest", **keys)
+
+
+@pytest.fixture
+def both(folder, tmp_path) -> WithUnlabelled:
+    """Three labelled tiles for twelve samples an epoch, nine others beside, whose labels are 1
+    where the tiles' own are 0, and 255 in the first row."""
+    augmented = dict(crop_size=32, flips=True, turns=True)
+    train = open_tiles(folder, fraction=0.25, fraction_seed=4, **augmented)
+    images, reading = find_unlabelled(UnlabelledSettings("rest"), train, {})
+    pairs = []
+    for image in images:
+        label = 1 - cv2.imread(str(folder / f"labels/{Path(image).stem}.png"), cv2.IMREAD_UNCHANGED)
+        label[0] = 255
+        cv2.imwrite(str(tmp_path / f"{Path(image).stem}.png"), label)
+        pairs.append((image, str(tmp_path / f"{Path(image).stem}.png")))
+    return WithUnlabelled(train.repeated(), train.on(pairs, reading, seed=1))
+
+
+def test_a_sample_depends_on_its_key_alone(both):
+    first, again = both[(2, 5)], both[(2, 5)]
+    for part in (first, first["unlabelled"]), (again, again["unlabelled"]):
+        assert part[0]["index"] == 5
+    for key in ("image", "label"):
+        assert np.array_equal(first[key], again[key])
+        assert np.array_equal(first["unlabelled"][key], again["unlabelled"][key])
+        assert np.array_equal(first[key], both.labelled[(2, 5)][key])
+    assert not np.array_equal(first["unlabelled"]["image"], both[(3, 5)]["unlabelled"]["image"])
+
+
+def test_all_tiles_without_labels_come_in_turn(both):
+    size, count = len(both), len(both.unlabelled)
+    assert (size, count) == (12, 9)
+    numbers = [
+        both[(epoch, index)]["unlabelled"]["index"] for epoch in range(3) for index in range(size)
+    ]
+    assert np.bincount(numbers).tolist() == [4] * 9
+    assert both.name(1).stem in stems(image for image, _ in both.labelled.pairs)
+
+
+def test_image_and_pseudo_label_stay_together(both):
+    """Bright roofs are 0 in these labels, ground is 1."""
+    right = total = 0
+    for index in range(len(both)):
+        tile = both[(0, index)]["unlabelled"]
+        known = tile["label"] != 255
+        is_roof = tile["image"][:, :, 0] > 130
+        right += (tile["label"] == np.where(is_roof, 0, 1))[known].sum()
+        total += known.sum()
+    assert right / total > 0.99
+
+
+def test_a_batch_has_both_parts_of_one_shape(both):
+    batch = collate_both([both[(0, index)] for index in range(4)])
+    assert batch["image"].shape == batch["unlabelled_image"].shape == (4, 3, 32, 32)
+    assert batch["label"].shape == batch["pseudo_label"].shape == (4, 32, 32)
+    assert batch["index"].tolist() == [0, 1, 2, 3]
+
+
+def test_tiles_of_another_size_are_refused_with_the_remedy(folder, tmp_path):
+    train = open_tiles(folder)
+    large = draw_tiles(tmp_path, 12, size=48)
+    pairs = [
+        (str(large / f"images/tile_{n:03d}.jpg"), str(large / f"labels/tile_{n:03d}.png"))
+        for n in range(12)
+    ]
+    both = WithUnlabelled(train, train.on(pairs, train.reading, seed=1))
+    with pytest.raises(UserError, match=r"differ in size \[\(40, 40\), \(48, 48\)\]; set crop_siz"):
+        collate_both([both[(0, 0)], both[(0, 1)]])

@@ -1,0 +1,277 @@
+"""Labels that a network gives to tiles without, and the run that trains with them."""
+
+import copy
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import draw_tiles, small_config
+from tiny_run import interrupt_at, moved
+
+from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.reading import Reading
+from SSLRemoteSensing.evaluation.protocols import ScoringSettings
+from SSLRemoteSensing.workflows import finetuning
+from SSLRemoteSensing.workflows import pseudo_labels as pseudo
+from SSLRemoteSensing.workflows.finetuning import finetune, label_tiles, open_finetuning
+from SSLRemoteSensing.workflows.pseudo_labels import Labeller, Unlabelled, write_pseudo_labels
+
+CLASSES = ("ground", "roof")
+CPU = torch.device("cpu")
+
+
+def test_the_surest_of_each_class_are_kept():
+    counts = np.zeros((3, 8), np.int64)
+    counts[0, [1, 3, 6]] = 50, 30, 20  # 60 % are reached with those at 1 only
+    counts[1, [2, 7]] = 4, 6  # and here with those at 7 alone
+    assert pseudo.surest(counts, 0.6).tolist() == [1, 7, 7]
+    assert pseudo.surest(counts, 0.5).tolist() == [3, 7, 7]
+    assert pseudo.surest(counts, 0.2).tolist() == [6, 7, 7]
+    assert pseudo.surest(counts, 1.0)[:2].tolist() == [1, 2]
+
+
+def by_colour(images: torch.Tensor) -> torch.Tensor:
+    """Roof where red is above 130; the surer, the farther from there."""
+    red = images[:, 0].float()
+    roof = torch.sigmoid((red - 130.25) / 40)
+    return torch.stack([1 - roof, roof], 1)
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory) -> Unlabelled:
+    """Seven images, the last of which has no data in its first ten rows, and is larger."""
+    folder = draw_tiles(tmp_path_factory.mktemp("images"), 6, size=40, seed=5) / "images"
+    image = draw_tiles(tmp_path_factory.mktemp("large"), 1, size=100, seed=6)
+    image = cv2.imread(str(image / "images/tile_000.jpg"))
+    image[:10] = 0
+    cv2.imwrite(str(folder / "tile_999.png"), image)
+    return Unlabelled(sorted(map(str, folder.iterdir())), Reading(None, None, "images"), 3)
+
+
+def labeller(predict=by_colour, sha="a") -> Labeller:
+    return Labeller("probe", sha, predict, ScoringSettings(window=48, batch_size=4), CPU)
+
+
+def labels_of(folder: Path) -> list[np.ndarray]:
+    files = sorted((folder / "labels").iterdir())
+    return [cv2.imread(str(file), cv2.IMREAD_UNCHANGED) for file in files]
+
+
+def write(folder: Path, tiles: Unlabelled, share: float = 0.6, by=None) -> dict:
+    return write_pseudo_labels(folder, tiles, by or labeller(), CLASSES, share, 0)
+
+
+def test_labels_are_the_classes_of_the_surest_pixels(tiles, tmp_path):
+    record = write(tmp_path, tiles)
+    everything, kept, sure = [], [], []
+    for number, label in enumerate(labels_of(tmp_path)):
+        image = tiles.read(number)
+        roof = by_colour(torch.from_numpy(image).permute(2, 0, 1)[None])[0, 1].numpy()
+        valid = image.any(2)
+        assert (label[~valid] == 255).all()
+        known = label != 255
+        assert np.array_equal(label[known], (roof > 0.5)[known])
+        everything.append((roof > 0.5)[valid])
+        kept.append(label[valid])
+        sure.append(np.maximum(roof, 1 - roof)[valid])
+    everything, kept, sure = map(np.concatenate, (everything, kept, sure))
+    for number, name in enumerate(CLASSES):
+        own = everything == number
+        is_kept = kept[own] != 255
+        assert 0.6 <= is_kept.mean() < 0.65
+        assert sure[own][is_kept].min() >= sure[own][~is_kept].max() - 2 / 65535
+        entry = record["classes"][name]
+        assert entry["pixels"] == pytest.approx(own.mean())
+        assert entry["used"] == pytest.approx(is_kept.mean())
+    assert not (tmp_path / "drafts").exists()
+    assert tiles.labels(tmp_path) == sorted(map(str, (tmp_path / "labels").iterdir()))
+
+
+def test_what_was_stopped_goes_on_and_labels_nothing_twice(tiles, tmp_path, monkeypatch):
+    straight, counts = write(tmp_path / "straight", tiles), []
+
+    def stopping(images):
+        counts.append(len(images))
+        if len(counts) == 2:
+            raise KeyboardInterrupt
+        return by_colour(images)
+
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        write(run, tiles, by=labeller(stopping))
+    assert tiles.labels(run) is None
+    assert len(list((run / "drafts").iterdir())) == counts[0] == 4
+    with monkeypatch.context() as patch:  # and once more while the labels themselves are written
+        patch.setattr(pseudo, "write_png", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write(run, tiles, by=labeller(stopping))
+    labelled = len(counts)
+    assert write(run, tiles, by=labeller(stopping)) == straight
+    assert write(run, tiles, by=labeller(stopping)) == straight
+    assert len(counts) == labelled
+    pairs = zip(labels_of(run), labels_of(tmp_path / "straight"), strict=True)
+    assert all(np.array_equal(*pair) for pair in pairs)
+
+
+@pytest.mark.parametrize("change", ["network", "share", "tiles"])
+def test_what_is_of_something_else_is_written_anew(tiles, tmp_path, change):
+    write(tmp_path, tiles)
+    before = [file.read_bytes() for file in sorted((tmp_path / "labels").iterdir())]
+    if change == "tiles":
+        fewer = Unlabelled(tiles.images[1:], tiles.reading, 3)
+        assert fewer.labels(tmp_path) is None
+        write(tmp_path, fewer)
+        assert len(fewer.labels(tmp_path)) == len(labels_of(tmp_path)) == 6
+        return
+    inverse = labeller(lambda images: by_colour(images).flip(1), sha="b")
+    write(tmp_path, tiles, *((0.3,) if change == "share" else (0.6, inverse)))
+    after = [file.read_bytes() for file in sorted((tmp_path / "labels").iterdir())]
+    assert after != before
+
+
+def test_lost_and_collapsed_classes_are_warned_of(capsys, tmp_path):
+    record = {"classes": {"ground": {"pixels": 0.99}, "roof": {"pixels": 0.01}}}
+    pseudo.warn_of_lost_classes(record, (0.7, 0.3), tmp_path)
+    said = capsys.readouterr().err
+    assert "class ground takes 99.0% of the pseudo labels, 70.0% of the labels" in said
+    assert "class roof has 30.0% of the labels and 1.00% of the pseudo labels" in said
+    pseudo.warn_of_lost_classes(record, (0.98, 0.02), tmp_path)
+    assert not capsys.readouterr().err
+
+
+@pytest.fixture
+def config(tmp_path) -> dict:
+    """Four labelled tiles of twelve, and eight others, random weights."""
+    folder = draw_tiles(tmp_path / "tiles", 20, size=32)
+    config = small_config("finetune", num_step=4)
+    paths = dict(image_path=str(folder / "images"), label_path=str(folder / "labels"))
+    train = paths | dict(data_format=["tile_00*.jpg", "tile_01[01].jpg"], crop_size=32)
+    config["train_cfg"]["train_data"] |= train | dict(hash_range=(0, 1), fraction=1 / 3)
+    config["train_cfg"]["val_data"] = paths | dict(data_format="tile_01[2-5].jpg")
+    config["train_cfg"]["test_data"] = paths | dict(data_format="tile_01[6-9].jpg")
+    config["train_cfg"]["unlabelled"] = dict(image_path="rest")
+    config["train_cfg"]["optimizer"] = dict(name="SGD", lr=0.01)
+    config["backbone_cfg"]["pretrained"] = False
+    return moved(config, tmp_path / "run")
+
+
+def weights_of(config: dict) -> dict:
+    folder = Path(config["train_cfg"]["checkpoints"]["checkpoints_path"])
+    return torch.load(folder / "best.pth", weights_only=True)["model"]
+
+
+def same(first: dict, second: dict) -> bool:
+    return all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_run_labels_the_rest_and_trains_with_both(config, capsys, tmp_path):
+    finetune(config)
+    said, run = capsys.readouterr().out, tmp_path / "run"
+    assert "8 tiles without labels, to be labelled by the network as labels alone train it" in said
+    assert "pseudo labels of 8 tiles, " in said
+    assert "cross_entropy_pseudo" in (run / "log/metrics.jsonl").read_text()
+    assert len(list((run / "pseudo_labels/labels").iterdir())) == 8
+    assert (run / "pseudo_labels/examples.png").exists()
+    page = (run / "report.html").read_text()
+    for text in ("Unlabelled tiles", "labelled by network", "8 pseudo labels"):
+        assert text in page
+    best = torch.load(run / "best.pth", weights_only=True)
+    assert best["card"]["unlabelled_tiles"] == 8
+    labels = torch.load(run / "labeller/best.pth", weights_only=True)
+    assert not same(best["model"], labels["model"])
+
+
+def test_labels_of_the_rest_are_not_used(config, tmp_path):
+    finetune(config)
+    used = (tmp_path / "run/train_tiles.txt").read_text().split()
+    assert len(used) == 4
+    folder = Path(config["train_cfg"]["train_data"]["label_path"])
+    for number in range(12):
+        if f"tile_{number:03d}.jpg" not in used:
+            cv2.imwrite(str(folder / f"tile_{number:03d}.png"), np.ones((32, 32), np.uint8))
+    other = moved(config, tmp_path / "other")
+    finetune(other)
+    assert same(weights_of(config), weights_of(other))
+
+
+PLACES = ("labeller", "labelling", "drawing", "training", "scoring")
+
+
+def test_wherever_it_is_stopped_it_goes_on_to_the_same_weights(config, tmp_path, monkeypatch):
+    finetune(config)
+    straight, other = weights_of(config), moved(config, tmp_path / "stopped")
+    for place in PLACES:
+        with monkeypatch.context() as patch:
+            stopped = stop_at(place, patch)
+            with pytest.raises((KeyboardInterrupt, SystemExit)):
+                finetune(other)
+            assert stopped == [place]
+    finetune(other)
+    assert same(straight, weights_of(other))
+
+
+def stop_at(place: str, patch) -> list[str]:
+    """Have the next run stopped at `place`, which the list holds once it was."""
+    stopped, fit = [], finetuning.fit
+
+    def stop(*_, **__):
+        stopped.append(place)
+        raise KeyboardInterrupt
+
+    def interrupted(task, settings):
+        is_labeller = settings.folder.name == "labeller"
+        if is_labeller == (place == "labeller"):
+            stopped.append(place)
+            interrupt_at(2)(task.model)
+        return fit(task, settings)
+
+    if place in ("labeller", "training"):
+        patch.setattr(finetuning, "fit", interrupted)
+    elif place == "labelling":
+        patch.setattr(pseudo, "surest", stop)
+    elif place == "drawing":
+        patch.setattr(finetuning, "draw_pseudo_labels", stop)
+    else:
+        patch.setattr(finetuning, "write_scores", stop)
+    return stopped
+
+
+def test_a_probe_labels_where_the_backbone_is_pre_trained(config, tmp_path, capsys):
+    finetune(copy.deepcopy(config) | {"name": "first"})
+    # Its own best network is a backbone as good as any.
+    config["backbone_cfg"]["pretrained"] = str(tmp_path / "run/best.pth")
+    other = moved(config, tmp_path / "probe")
+    label_tiles(other)
+    assert "to be labelled by a linear probe on the frozen backbone" in capsys.readouterr().out
+    card = torch.load(tmp_path / "probe/labeller/best.pth", weights_only=True)["card"]
+    assert card["config"]["decoder_cfg"]["name"] == "LinearProbe"
+    assert card["config"]["train_cfg"]["freeze_backbone"] is True
+
+
+def test_a_checkpoint_labels_if_it_is_asked_to(config, tmp_path):
+    plain = copy.deepcopy(config)
+    del plain["train_cfg"]["unlabelled"]
+    finetune(moved(plain, tmp_path / "teacher"))
+    config["train_cfg"]["unlabelled"]["labelled_by"] = str(tmp_path / "teacher/best.pth")
+    label_tiles(config)
+    assert not (tmp_path / "run/labeller").exists()
+    record = json.loads((tmp_path / "run/pseudo_labels/record.json").read_text())
+    assert record["by"] == config["train_cfg"]["unlabelled"]["labelled_by"]
+    config["classes"] = ("ground", "house")
+    with pytest.raises(UserError, match=r"trained on classes \['other', 'building'\]"):
+        label_tiles(moved(config, tmp_path / "third"))
+
+
+def test_a_dry_run_writes_nothing_and_has_both_parts(config, tmp_path, capsys):
+    finetune(config, dry_run=True)
+    assert "cross_entropy_pseudo" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+def test_before_there_are_pseudo_labels_the_labelled_tiles_stand_for_them(config):
+    task, _ = open_finetuning(config)
+    names = {Path(image).name for image, _ in task.dataset.unlabelled.pairs}
+    assert len(names) == 4
