@@ -24,6 +24,7 @@ from SSLRemoteSensing.data.labels import (
     ValueCoding,
     check_labels,
     count_label,
+    count_labels,
     count_values,
     require_one_size,
     value_coding,
@@ -31,6 +32,7 @@ from SSLRemoteSensing.data.labels import (
 from SSLRemoteSensing.data.percentiles import chosen_scale
 from SSLRemoteSensing.data.prepared import origin_of_tiles, read_card, require_fit
 from SSLRemoteSensing.data.reading import Reading, agreed_reading, reading_of
+from SSLRemoteSensing.data.sampling import ClassSampling, SamplingSettings
 from SSLRemoteSensing.data.scale import ScaleKey
 from SSLRemoteSensing.data.subsets import choose_fraction, name_hash
 from SSLRemoteSensing.data.transforms import ColorJitter, turn, window
@@ -85,6 +87,7 @@ class TileSettings:
         windows: the images are scenes, of which windows are drawn in place of whole files, with
             those of their labels; what a scene says is no data is not scored. `fraction` then
             keeps scenes. None: whole files, or a random square of each by crop_size.
+        sampling: draw tiles by the classes in their labels. None: each as often as any other.
     """
 
     image_path: str
@@ -105,6 +108,7 @@ class TileSettings:
     exclude: str | None = None
     windows: Annotated[dict | None, Part(WindowSettings)] = None
     scale: ScaleKey = None
+    sampling: Annotated[dict | None, Part(SamplingSettings)] = None
 
 
 class SegmentationDataset(Dataset):
@@ -166,6 +170,7 @@ class SegmentationDataset(Dataset):
         self.num_files = len(tiles.pairs)
         windows = open_windows(settings, [image for image, _ in tiles.pairs])
         self.windows = windows and windows.of(chosen)
+        self.sampling: ClassSampling | None = None
         self.length = len(self.pairs if windows is None else self.windows)
         self.full_length = len(tiles.pairs if windows is None else windows)
 
@@ -174,8 +179,15 @@ class SegmentationDataset(Dataset):
 
         So an epoch has as many steps at any fraction, and fewer tiles than a batch can be trained.
         """
-        result = copy(self)
+        result, sampling = copy(self), self.settings.sampling
         result.length = self.full_length
+        if sampling is not None:
+            if self.windows is not None:
+                raise UserError("train_data.sampling: is for tiles; leave out it or windows")
+            labels = [label for _, label in self.pairs]
+            counts = count_labels(self.read_label, labels, "counting labels")[:, : self.num_classes]
+            power = SamplingSettings(**sampling).power
+            result.sampling = ClassSampling(counts, power, result.length, self.seed)
         return result
 
     def on(
@@ -190,7 +202,7 @@ class SegmentationDataset(Dataset):
         result.pairs, result.reading, result.seed = pairs, reading, seed
         result.coding = value_coding(self.num_classes, 0, None)
         result.length = result.full_length = result.num_files = len(pairs)
-        result.left_out = []
+        result.left_out, result.sampling = [], None
         return result
 
     def __len__(self) -> int:
@@ -200,6 +212,7 @@ class SegmentationDataset(Dataset):
         epoch, index = key
         rng, counts = np.random.default_rng([self.seed, epoch, index]), {}
         if self.windows is None:
+            index = index if self.sampling is None else self.sampling.tile(epoch, index)
             image, label = self.read(index)
             side = self.settings.crop_size
         else:

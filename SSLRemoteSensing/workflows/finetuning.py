@@ -71,10 +71,9 @@ BY = {
 SMALLEST_TILE = 256  # pixels a side of the tiles whose errors are counted, at least
 TRAIN_TILES = Part(TileSettings)
 # Scoring takes each tile whole and as it is.
-SCORED_TILES = Part(
-    TileSettings,
-    given=("crop_size", "flips", "turns", "jitter", "fraction", "fraction_seed", "windows"),
-)
+OF_TRAINING = ("crop_size", "flips", "turns", "jitter")
+OF_TRAINING += ("fraction", "fraction_seed", "windows", "sampling")
+SCORED_TILES = Part(TileSettings, given=OF_TRAINING)
 
 
 class SegmentationData(TypedDict):
@@ -290,6 +289,9 @@ def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
 
     groups = model.param_groups(opened.train_cfg.get("backbone_lr_factor", 1.0))
     dataset, batch_of = train_data.repeated(), collate
+    if dataset.sampling is not None:
+        drawn = zip(opened.classes, dataset.sampling.drawn, strict=True)
+        print("tiles drawn by class:", ", ".join(f"{name} {share:.1%}" for name, share in drawn))
     if opened.train_cfg.get("unlabelled"):
         others = unlabelled_tiles(opened, train_data)
         dataset = WithUnlabelled(dataset, pseudo_labelled(opened, train_data, others))

@@ -194,6 +194,18 @@ def test_frozen_starts_are_set_against_the_frozen_baseline():
     assert not any(line[0].startswith("ours.frozen ") for line in alone)
 
 
+def test_starts_with_unlabelled_tiles_are_set_against_themselves_without():
+    rows = RANDOM + cells("ours", {0.1: [40, 39, 41]})
+    rows += cells("random.unlabelled", {0.1: [41, 41, 42]})
+    rows += cells("ours.unlabelled", {0.1: [43, 42, 44]})
+    table = fields(table_md(*rows))
+    end = table.index(table[0], 1)  # of the first table, mIoU's
+    gaps = {line[0]: line[1] for line in table[:end]}
+    assert gaps["ours.unlabelled - ours"] == "**+3.0 ± 0.0**"
+    assert gaps["random.unlabelled - random"].startswith("**-9")
+    assert not any(name.startswith("ours.unlabelled - random") for name in gaps)
+
+
 def test_a_start_and_its_frozen_self_share_a_colour():
     rows = [*RANDOM, *cells("ours", {0.1: [69, 70, 71]}), *cells("other", {0.1: [60, 61, 62]})]
     rows += cells("random.frozen", {0.1: [30, 30, 31]}) + cells("ours.frozen", {0.1: [40, 39, 41]})

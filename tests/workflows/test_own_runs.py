@@ -179,6 +179,17 @@ def test_the_line_of_the_length_is_of_the_run_that_comes(images, tiles, tmp_path
             assert f"length: {said}\n" in capsys.readouterr().out
 
 
+def test_unlabelled_tiles_are_a_key_of_the_config(tiles, tmp_path, capsys):
+    asked = FinetuningRequest(str(tiles), str(tmp_path / "run"), fraction=0.5, unlabelled="rest")
+    with requested_config(asked) as config:
+        assert config["train_cfg"]["unlabelled"] == {"image_path": "rest"}
+    assert "unlabelled: rest, labelled by a network first (--unlabelled)" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--unlabelled rest: are the tiles that --fraction leaves"):
+        FinetuningRequest(str(tiles), str(tmp_path / "run"), unlabelled="rest")
+    with requested_config(FinetuningRequest(str(tiles), str(tmp_path / "other"))) as config:
+        assert "unlabelled" not in config["train_cfg"]
+
+
 def test_fine_tuning_lasts_as_many_epochs_as_are_asked_for(tiles, tmp_path, capsys):
     flags = ["--tiles", tiles, "--output", tmp_path / "run", "--preset", "quick", "--epochs", 2]
     assert command("finetune_seg.py", None, tmp_path, *flags, "--set", *SETS) == 0
@@ -390,6 +401,9 @@ def test_python_takes_images_with_labels(labelled):
           "--classes", "a", "b"], "is 192 pixels high, no three tiles of 128"),
         (["--fraction", "0.5"], "--fraction: goes with --tiles, which is not given"),
         (["--epochs", "2"], "--epochs: goes with --tiles, which is not given"),
+        (["--unlabelled", "rest"], "--unlabelled: goes with --tiles, which is not given"),
+        (["--tiles", "TILES", "--output", "RUN", "--unlabelled", "rest"],
+         "--unlabelled rest: are the tiles that --fraction leaves out; give --fraction 0.1"),
         (["--tiles", "TILES", "--output", "RUN", "--epochs", "0"], "--epochs 0: must be above 0"),
     ],
 )  # fmt: skip

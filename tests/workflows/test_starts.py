@@ -16,8 +16,8 @@ TIMM = ["backbone_cfg.name=timm", "backbone_cfg.model=convnext_atto"]
 def plan(seg_config, tmp_path):
     seg_config["decoder_cfg"] = {"name": "Decoder"}
 
-    def call(*inits, own=(), frozen=False):
-        return plan_grid(tmp_path / "grid", seg_config, inits, [0.5], [0], None, own, frozen=frozen)
+    def call(*inits, own=(), fraction=0.5, **twins):
+        return plan_grid(tmp_path / "grid", seg_config, inits, [fraction], [0], None, own, **twins)
 
     return call
 
@@ -73,6 +73,24 @@ def test_what_cannot_be_downloaded_is_left_out_unless_all_are_required(plan, mon
 def test_a_network_that_timm_has_not_is_refused(plan):
     with pytest.raises(UserError, match=r"--init x: .*model='convnext_none': timm .* has convnext"):
         require_cells(plan("random=random", "x=timm:convnext_none@random"))
+
+
+def test_each_start_stands_with_tiles_without_labels_beside_itself(plan, tmp_path):
+    own = [["ours", "train_cfg.backbone_lr_factor=0.1"]]
+    grid = plan("random=random", "ours=random", own=own, frozen=True, unlabelled="rest")
+    assert grid.inits[4:] == ["random.unlabelled", "ours.unlabelled"]
+    for cell in grid.cells():
+        train_cfg = config_of(grid.config, grid.known_inits[cell.init])["train_cfg"]
+        expected = {"image_path": "rest"} if cell.init.endswith(".unlabelled") else None
+        assert train_cfg.get("unlabelled") == expected
+    assert train_cfg["backbone_lr_factor"] == 0.1  # of ours.unlabelled, the last cell
+    require_cells(grid)
+    grid = plan("random=random", unlabelled=str(tmp_path / "others"))
+    assert str(tmp_path / "others") in str(grid.known_inits["random.unlabelled"]["set"])
+    with pytest.raises(UserError, match=r"--unlabelled rest: at --fractions 1 nothing is left"):
+        plan("random=random", unlabelled="rest", fraction=1.0)
+    with pytest.raises(UserError, match=r"\.unlabelled ends the names that --unlabelled gives"):
+        plan("a.unlabelled=random")
 
 
 def test_each_start_stands_frozen_beside_itself(plan):

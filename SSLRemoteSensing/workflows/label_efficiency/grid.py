@@ -174,8 +174,8 @@ def plan_grid(
     if unlabelled is not None:
         if unlabelled == REST and max(fractions) == 1:
             raise UserError(
-                "--unlabelled rest: at --fractions 1 nothing is left; leave 1 out here, and ask for it "
-                "without --unlabelled, in the same folder"
+                "--unlabelled rest: at --fractions 1 nothing is left; leave 1 out here, and "
+                "ask for it without --unlabelled, in the same folder"
             )
         twins |= unlabelled_inits(known_inits, unlabelled)
     known_inits |= twins
