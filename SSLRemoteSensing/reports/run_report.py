@@ -155,9 +155,11 @@ def unlabelled(card: dict, folder: Path) -> dict[str, str]:
         return {}
     classes = record["classes"].values()
     used = sum(entry["pixels"] * entry["used"] for entry in classes)
-    text = (
-        f"{record['tiles']:,}, labelled by {record['by']}, {100 * used:.3g} % of their pixels used"
-    )
+    log = read_log(folder / "labeller/log/metrics.jsonl")
+    scores = [line["val_miou"] for line in log if line.get("val_miou") is not None]
+    score = f" (mIoU on validation {percent(max(scores))} %)" if scores else ""
+    text = f"{record['tiles']:,}, labelled by {record['by']}{score}, "
+    text += f"{percent(used)} % of their pixels used"
     if cfg.get("allow_test_images"):
         text += "; images of scored tiles were allowed among them"
     return {"Unlabelled tiles": text}

@@ -180,6 +180,47 @@ def test_norm_eval_keeps_the_statistics_and_trains_the_weights(seg_config, tmp_p
     assert any(module.training for module in net.decoder.modules())
 
 
+def halves(seg_config, weight=1.0) -> tuple[nn.Module, dict, dict]:
+    """A network whose statistics stay as they are, and two batches of two tiles."""
+    unlabelled = {"image_path": "rest", "weight": weight}
+    override(seg_config, f"train_cfg.unlabelled={unlabelled}")
+    rng = torch.Generator().manual_seed(3)
+    first, second = (
+        {
+            "image": torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=rng),
+            "label": torch.randint(0, 2, (2, 64, 64), dtype=torch.uint8, generator=rng),
+        }
+        for _ in range(2)
+    )
+    return build_segmentation(seg_config).eval(), first, second
+
+
+def beside(first: dict, second: dict) -> dict:
+    """`second` as the tiles that a network labelled."""
+    return first | {"unlabelled_image": second["image"], "pseudo_label": second["label"]}
+
+
+def test_tiles_that_a_network_labelled_have_a_loss_of_their_own(seg_config):
+    net, first, second = halves(seg_config, weight=0.25)
+    losses = net(beside(first, second))
+    assert losses.keys() == {"cross_entropy", "cross_entropy_pseudo"}
+    torch.testing.assert_close(losses["cross_entropy"], net(first)["cross_entropy"])
+    expected = 0.25 * net(second)["cross_entropy"]
+    torch.testing.assert_close(losses["cross_entropy_pseudo"], expected)
+
+
+def test_pseudo_labels_of_255_change_no_gradient(seg_config):
+    net, first, second = halves(seg_config)
+    second["label"][:] = 255
+    gradients = []
+    for batch in (first, beside(first, second)):
+        net.zero_grad()
+        sum(net(batch).values()).backward()
+        gradients.append([weight.grad.clone() for weight in net.parameters()])
+    for alone, both in zip(*gradients, strict=True):
+        torch.testing.assert_close(both, alone, atol=1e-6, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

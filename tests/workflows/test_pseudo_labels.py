@@ -176,7 +176,7 @@ def test_a_run_labels_the_rest_and_trains_with_both(config, capsys, tmp_path):
     assert len(list((run / "pseudo_labels/labels").iterdir())) == 8
     assert (run / "pseudo_labels/examples.png").exists()
     page = (run / "report.html").read_text()
-    for text in ("Unlabelled tiles", "labelled by network", "8 pseudo labels"):
+    for text in ("Unlabelled tiles", "labelled by network (mIoU on validation ", "8 pseudo labels"):
         assert text in page
     best = torch.load(run / "best.pth", weights_only=True)
     assert best["card"]["unlabelled_tiles"] == 8
