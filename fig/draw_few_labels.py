@@ -19,7 +19,7 @@ from SSLRemoteSensing.workflows.label_efficiency.curves import draw_panel
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = {"mumbai": "Mumbai, 0.5 m", "dubai": "Dubai", "sparcs": "SPARCS, Landsat 8"}
-STARTS = ("random", "few_labels", "few_labels.frozen", "published")  # as table and legend have them
+STARTS = ("random", "few_labels", "few_labels.frozen", "few_labels.unlabelled", "published")
 KINDS = {"fraction": float, "seed": int, "tiles": int, "chosen": lambda text: text == "True"}
 
 
