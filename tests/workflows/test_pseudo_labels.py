@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import draw_tiles, small_config
+from teams import joined, start_team
 from tiny_run import interrupt_at, moved
 
 from SSLRemoteSensing.core.errors import UserError
@@ -114,6 +116,23 @@ def test_what_was_stopped_goes_on_and_labels_nothing_twice(tiles, tmp_path, monk
     assert len(counts) == labelled
     pairs = zip(labels_of(run), labels_of(tmp_path / "straight"), strict=True)
     assert all(np.array_equal(*pair) for pair in pairs)
+
+
+def test_processes_that_divide_the_tiles_write_what_one_does(tiles, tmp_path):
+    record = write(tmp_path / "one", tiles)
+    (tmp_path / "tiles.json").write_text(json.dumps(tiles.images))
+    start_team(__file__, tmp_path, [2])
+    assert json.loads((tmp_path / "two/record.json").read_text()) == record
+    names = {file.name for file in (tmp_path / "two/labels").iterdir()}
+    assert names == {file.name for file in (tmp_path / "one/labels").iterdir()}
+    pairs = zip(labels_of(tmp_path / "two"), labels_of(tmp_path / "one"), strict=True)
+    assert all(np.array_equal(*pair) for pair in pairs)
+
+
+def work(folder: Path) -> None:
+    images = json.loads((folder / "tiles.json").read_text())
+    with joined(2):
+        write(folder / "two", Unlabelled(images, Reading(None, None, "images"), 3))
 
 
 @pytest.mark.parametrize("change", ["network", "share", "tiles"])
@@ -275,3 +294,7 @@ def test_before_there_are_pseudo_labels_the_labelled_tiles_stand_for_them(config
     task, _ = open_finetuning(config)
     names = {Path(image).name for image, _ in task.dataset.unlabelled.pairs}
     assert len(names) == 4
+
+
+if __name__ == "__main__":
+    work(Path(sys.argv[1]))
