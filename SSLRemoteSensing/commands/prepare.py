@@ -24,12 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from SSLRemoteSensing.core.cli import Flags, parse
+from SSLRemoteSensing.core.config import nearest
 from SSLRemoteSensing.core.console import print_summary, this_command
-from SSLRemoteSensing.core.errors import stoppable
+from SSLRemoteSensing.core.errors import UserError, stoppable
 
 if TYPE_CHECKING:
     from SSLRemoteSensing.preparation.catalog import Catalog
 
+SETS = ("potsdam", "vaihingen", "levir_cs", "folder", "polygons")
 PICTURES = 6  # tiles in polygons.png
 
 
@@ -37,7 +39,7 @@ def flags() -> Flags:
     # fmt: off
     flags = Flags(__doc__)
     add = flags.add_argument
-    add("set", choices=("potsdam", "vaihingen", "levir_cs", "folder", "polygons"),
+    add("set", choices=SETS,
         help="which data set SOURCE is; folder: your own; polygons: your own images and polygons")
     add("--source", required=True, nargs="+", metavar="FOLDER",
         help="what was downloaded, or a zip file; polygons also single images")
@@ -104,11 +106,14 @@ def draw_picture(catalog: "Catalog", output: Path) -> Path | None:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["shards"]:
+    name = "".join(sys.argv[1:2])
+    if name == "shards":
         from SSLRemoteSensing.commands import shards
 
         shards.main()
         return
+    if name and name not in SETS and not name.startswith("-"):
+        raise UserError(f"{name}: no such set, {nearest(name, (*SETS, 'shards'))}")
     args = parse(flags())
     # GDAL would keep blocks up to a twentieth of all memory; each is read once here.
     os.environ.setdefault("GDAL_CACHEMAX", "64")

@@ -1,17 +1,17 @@
 """What the commands share: flags, the config that they ask for, and which command to go on as."""
 
 import argparse
-import contextlib
 import os
 import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from importlib import import_module, metadata
+from typing import NoReturn
 
 import SSLRemoteSensing
 from SSLRemoteSensing.core.config import load_config, nearest
-from SSLRemoteSensing.core.console import as_started
+from SSLRemoteSensing.core.console import as_started, this_command
 from SSLRemoteSensing.core.errors import UserError
 
 # Keys of a run's folders, as flags -> what lies there.
@@ -62,6 +62,11 @@ class Flags(argparse.ArgumentParser):
             "--version", action=Version, nargs=0, default=argparse.SUPPRESS, help=text
         )
 
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse finds wrong as any other mistake of the user."""
+        text = message.removeprefix("argument ")
+        raise UserError(f"{text}; see {this_command(['--help'])}")
+
     def config(self, title: str = "config", required: bool = True) -> "Flags":
         """--config_file and --set, for `read_config`, in a group of that title."""
         self.of_config = self.add_argument_group(title)
@@ -104,12 +109,40 @@ def print_versions() -> None:
     print(f"torch {metadata.version('torch')}")
 
 
+def require_known(flags: Flags, words: Sequence[str]) -> None:
+    """Raise a `UserError` for a misspelt flag of a command line. argparse would first miss the
+    flags that are required, and so not name the one that stands for one of them."""
+    known = flags._option_string_actions
+    for word in words[: words.index("--") if "--" in words else None]:
+        flag, is_value = word.partition("=")[0], not word.startswith("-") or " " in word
+        if is_value or word == "-" or is_number(word) or any(x.startswith(flag) for x in known):
+            continue
+        names = [name for name in known if name.startswith("--")]
+        raise UserError(f"{flag}: no such flag, {nearest(flag, names)}")
+
+
+def is_number(text: str) -> bool:
+    """Whether a word that begins with a dash is a value all the same."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def parse(flags: Flags) -> argparse.Namespace:
-    """The command line's flags. Of torchrun's processes the first alone says what is wrong."""
-    if os.environ.get("RANK", "0") == "0":
+    """The command line's flags. Of torchrun's processes the first alone says what is wrong.
+
+    Raises:
+        UserError: an unknown flag, with the nearest; one that is missing; a value of another type.
+    """
+    try:
+        require_known(flags, sys.argv[1:])
         return flags.parse_args()
-    with open(os.devnull, "w") as sink, contextlib.redirect_stderr(sink):
-        return flags.parse_args()
+    except UserError:
+        if os.environ.get("RANK", "0") != "0":
+            sys.exit(2)
+        raise
 
 
 def overrides(args: argparse.Namespace) -> list[str]:

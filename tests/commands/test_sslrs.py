@@ -23,6 +23,7 @@ from SSLRemoteSensing import __version__
 from SSLRemoteSensing.__main__ import COMMANDS, main
 from SSLRemoteSensing.commands.show import PICTURES
 from SSLRemoteSensing.core import console
+from SSLRemoteSensing.core.cli import Flags, parse
 from SSLRemoteSensing.core.errors import OF_TRAINING, run_command, stoppable
 from SSLRemoteSensing.workflows.presets import FINETUNING, PRETRAINING
 
@@ -76,6 +77,50 @@ def test_an_unknown_command_is_one_line_with_the_nearest_name(sslrs):
         status, out, error = sslrs(*words.split())
         assert (status, out, error.count("\n")) == (2, "", 1)
         assert error.startswith(f"error: sslrs {words}: {said}")
+
+
+@pytest.mark.parametrize("words", [*WORDS, "prepare shards"])
+def test_a_misspelt_flag_is_named_though_others_are_required(sslrs, words):
+    flags = set(re.findall(r"--\w+", sslrs(*words.split(), "--help")[1].partition("\n\n")[0]))
+    assert "--version" in flags
+    for flag in flags - {"--version"}:
+        misspelt = flag[:3] + flag[4:]
+        status, out, error = sslrs(*words.split(), misspelt, "x")
+        assert (status, out) == (2, "")
+        assert error == f"error: {misspelt}: no such flag, did you mean {flag!r}?\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("predict --checkpoint a", "the following arguments are required: --input, --output"),
+        ("pretrain --minutes soon", "--minutes: invalid float value: 'soon'"),
+        ("pretrain --images", "--images: expected at least one argument"),
+        ("pretrain --m 3", "ambiguous option: --m could match --minutes, --max_value"),
+        ("prepare shards", "one of the arguments --images --index --check is required"),
+        ("prepare shards --index a --check b", "--check: not allowed with argument --index"),
+    ],
+)
+def test_what_argparse_finds_wrong_is_one_line(sslrs, words, said):
+    status, out, error = sslrs(*words.split())
+    command = f"sslrs {words.partition(' ')[0]}"
+    assert (status, out, error) == (2, "", f"error: {said}; see {command} --help\n")
+
+
+def test_a_misspelt_set_is_told_the_nearest(sslrs):
+    for word, known in (("fodler", "folder"), ("shrads", "shards")):
+        line = f"error: {word}: no such set, did you mean {known!r}?\n"
+        assert sslrs("prepare", word, "--source", "a") == (2, "", line)
+
+
+def test_values_that_begin_with_a_dash_are_no_flags(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["sslrs", "--scale", "-1", "-.5", "--set=-a", "--", "--x"])
+    flags = Flags("")
+    flags.add_argument("--scale", nargs=2, type=float)
+    flags.add_argument("--set")
+    flags.add_argument("rest")
+    args = parse(flags)
+    assert (args.scale, args.set, args.rest) == ([-1, -0.5], "-a", "--x")
 
 
 def test_every_script_that_users_know_has_a_command():
