@@ -17,6 +17,10 @@ ADDRESS = re.compile(rf"({'|'.join(SYSTEMS)}):/+(.+)", re.IGNORECASE)
 NETWORK = re.compile(r"/vsi(?:curl|s3|gs|az|adls|oss|swift|hdfs|webhdfs)")
 # Of a path, in which two slashes become one.
 SHORTENED = re.compile(r"/vsicurl/(https?|ftp):/(?!/)")
+SHORTENED_PACKED = re.compile(r"^(/vsi(?:zip|tar|gzip)/)(?=vsi)")
+# Of what is packed: the file that it is in, in braces, or all of the name up to such an ending.
+PACKED = re.compile(r"/vsi(?:zip|tar|gzip)/(?:\{(.+)\}.*|(.+))")
+ARCHIVE = re.compile(r".+?\.(?:zip|tar|tar\.gz|tgz)(?=/|$)", re.IGNORECASE)
 
 # Of GDAL, unless the environment says otherwise: seconds to be connected, and those after which a
 # transfer ends that has brought fewer bytes a second. Without them it waits for ever.
@@ -40,16 +44,45 @@ def remote_name(address: str) -> str:
 
     >>> remote_name("s3://bucket/a.tif")
     '/vsis3/bucket/a.tif'
+
+    Raises:
+        UserError: as `asked_file`.
     """
     match = ADDRESS.match(address)
     text = f"{SYSTEMS[match[1].lower()]}{match[2]}" if match else address
-    return SHORTENED.sub(r"/vsicurl/\1://", text)
+    name = SHORTENED_PACKED.sub(r"\1/", SHORTENED.sub(r"/vsicurl/\1://", text))
+    asked_file(name)
+    return name
+
+
+def asked_file(name: str) -> str:
+    """The one file that GDAL has to ask another machine for, to read what it calls `name`.
+
+    >>> asked_file("/vsizip//vsicurl/https://host/a.zip/b.tif")
+    '/vsicurl/https://host/a.zip'
+
+    Raises:
+        UserError: it would ask for another file, or for one by way of several file systems.
+    """
+    file = name
+    if packed := PACKED.fullmatch(name):
+        braced, bare = packed.groups()
+        archive = ARCHIVE.match(bare or "")
+        file = braced or (archive[0] if archive else bare)
+    if not NETWORK.match(file):
+        raise UserError(
+            f"{name}: is neither a file on another machine nor packed in one once, by zip, tar or "
+            "gzip; copy it to a disk and unpack it"
+        )
+    return file
 
 
 def remote_options(name: str | None) -> dict[str, str]:
     """GDAL's options for reading the remote file that it calls `name`; None: nothing remote. They
     are set for each reading, since a program that imports this may read addresses of its own."""
-    return {LOCK: name or "none"} | {key: os.environ.get(key, x) for key, x in PATIENCE.items()}
+    return {LOCK: asked_file(name) if name else "none"} | {
+        key: os.environ.get(key, x) for key, x in PATIENCE.items()
+    }
 
 
 def require_allowed(what: str, allowed: bool, remedy: str) -> None:
@@ -58,3 +91,9 @@ def require_allowed(what: str, allowed: bool, remedy: str) -> None:
         raise UserError(
             f"{what}: lies on another machine, and nothing is read from there; {remedy}"
         )
+
+
+def require_here(path: str | Path, flag: str) -> None:
+    """Raise a `UserError` for an address as the value of a flag that takes a file or folder."""
+    if is_remote(path):
+        require_allowed(f"{flag} {path}", False, "copy it to a disk")

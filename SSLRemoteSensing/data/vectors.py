@@ -14,6 +14,7 @@ import numpy as np
 
 from SSLRemoteSensing.core.config import nearest
 from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.remote import require_here
 
 # Of GDAL's many drivers some follow addresses that a file names, whatever its ending. So it must
 # begin as a GeoPackage, shapefile, FlatGeobuf or JSON does, and be read by one of these.
@@ -99,6 +100,7 @@ def open_layer(text: str, flag: str) -> VectorLayer:
     import pyogrio
     from rasterio.crs import CRS
 
+    require_here(text, flag)
     path, name = split_layer(text)
     if not path.is_file():
         what = "is a folder; name a file in it" if path.is_dir() else "no such file"

@@ -7,6 +7,7 @@ from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.file_lists import stem
 from SSLRemoteSensing.data.labels import value_coding
+from SSLRemoteSensing.data.remote import require_here
 from SSLRemoteSensing.data.scale import Scale
 from SSLRemoteSensing.data.vectors import open_layer, require_vectors, split_layer
 from SSLRemoteSensing.preparation.burning import BurntLabel, Frame, Polygons
@@ -109,6 +110,8 @@ def list_images(sources: Sequence[str]) -> list[SourceFile]:
     Raises:
         UserError: as `list_files`; a scene that is not there.
     """
+    for source in sources:
+        require_here(source, "--source")
     names = [Path(source) for source in sources]
     if len(names) == 1 and (names[0].suffix.lower() == ".zip" or not names[0].is_file()):
         return list_files(names[0])

@@ -17,6 +17,7 @@ from SSLRemoteSensing.data.file_lists import is_hidden, list_folders
 from SSLRemoteSensing.data.formats import JPEG, TIFF_BEGINS
 from SSLRemoteSensing.data.image_files import require_file
 from SSLRemoteSensing.data.images import MAX_PIXELS, decode
+from SSLRemoteSensing.data.remote import require_here
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ def list_files(source: str | Path, flag: str = "--source") -> list[SourceFile]:
     Raises:
         UserError: no such source, or a damaged zip file.
     """
+    require_here(source, flag)
     source = Path(source)
     if source.is_file():
         return sorted(zip_members(source, ""), key=lambda file: file.name)

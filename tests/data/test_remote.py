@@ -1,12 +1,15 @@
 """Images on other machines: refused, unless they are asked for; then as the same files here."""
 
+import gzip
 import http.client
 import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +26,10 @@ from SSLRemoteSensing.data.geotiff import open_tiff
 from SSLRemoteSensing.data.images import read_header, read_image
 from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings
 from SSLRemoteSensing.data.remote import is_remote, remote_name
+from SSLRemoteSensing.data.vectors import open_layer
 from SSLRemoteSensing.inference.outputs import find_scenes, plan_outputs
+from SSLRemoteSensing.preparation.polygons import list_images
+from SSLRemoteSensing.preparation.sources import list_files
 from SSLRemoteSensing.training.plan import make_plan
 from SSLRemoteSensing.training.sampler import load
 from SSLRemoteSensing.workflows.own_images import look_at_images
@@ -34,6 +40,9 @@ ADDRESSES += [
     "/vsis3/bucket/a.tif",
     "/vsicurl/https://host/a.tif",
     "/vsizip//vsicurl/http://h/a.zip",
+    "/vsizip//vsicurl/https://host/a.zip/in/a.tif",
+    "/vsitar//vsis3/bucket/a.tar/a.tif",
+    "/vsigzip//vsicurl/https://host/a.tif.gz",
 ]
 UNREACHABLE = "http://127.0.0.1:9/scene.tif"  # a port that nothing listens to
 SIDE = 600
@@ -110,8 +119,18 @@ def test_addresses_are_refused_in_a_line_where_they_are_not_asked_for(
         find_scenes([address])
     with pytest.raises(UserError, match=r"^--images .* another machine"):
         look_at_images([address], tmp_path)
+    for listed_files in (list_files, lambda source: list_images([source])):
+        with pytest.raises(UserError, match=r"another machine, .*; copy it to a disk") as error:
+            listed_files(address)
+        assert str(error.value).startswith(f"--source {address}: ")
     with pytest.raises(UserError, match=r"^image_path .* another machine"):
         find_images(address, "*.tif", keys=("image_path", "data_format"))
+
+
+def test_polygons_on_another_machine_are_refused_as_images_are():
+    pytest.importorskip("pyogrio")
+    with pytest.raises(UserError, match=r"^--labels https://host/a.gpkg: lies on another machine"):
+        open_layer("https://host/a.gpkg", "--labels")
 
 
 def test_paths_of_this_machine_are_no_addresses():
@@ -120,7 +139,7 @@ def test_paths_of_this_machine_are_no_addresses():
 
 
 def test_a_path_object_keeps_the_address():
-    for address in ADDRESSES[:-1]:
+    for address in ADDRESSES:
         assert remote_name(Path(remote_name(address)).as_posix()) == remote_name(address)
 
 
@@ -142,6 +161,46 @@ def test_an_image_is_that_of_the_file(served, scenes):
     (name,) = find_images(f"{served.address}/scene.tif", "*.tif", allow_remote=True)
     assert np.array_equal(read_image(name), read_image(scenes / "scene.tif"))
     assert read_header(name) == read_header(scenes / "scene.tif")
+
+
+PACKED = [
+    "/vsizip/{}/scenes.zip/in/a.tif",
+    "/vsizip/{}/scenes.zip",
+    "/vsitar/{}/scenes.tar/in/a.tif",
+]
+PACKED += ["/vsizip/{{{}/scenes.zip}}/in/a.tif", "/vsitar/{}/scenes.tar.gz/in/a.tif"]
+PACKED += ["/vsigzip/{}/scene.tif.gz"]
+
+
+@pytest.fixture(scope="module")
+def packed(scenes):
+    """The scene in archives beside it."""
+    for name, mode in (("scenes.tar", "w"), ("scenes.tar.gz", "w:gz")):
+        with tarfile.open(scenes / name, mode) as archive:
+            archive.add(scenes / "plain.tif", "in/a.tif")
+    with zipfile.ZipFile(scenes / "scenes.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(scenes / "plain.tif", "in/a.tif")
+    (scenes / "scene.tif.gz").write_bytes(gzip.compress((scenes / "plain.tif").read_bytes()))
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_an_image_in_an_archive_is_that_of_the_file(served, packed, scenes, name, tmp_path):
+    address = name.format(f"/vsicurl/{served.address}")
+    (found,) = find_images(address, "*.tif", allow_remote=True)
+    assert np.array_equal(read_image(found), read_image(scenes / "plain.tif"))
+    (scene,) = find_scenes([address], allow_remote=True)
+    assert read_header(scene) == read_header(scenes / "plain.tif")
+
+
+def test_of_an_archive_only_what_is_packed_once_is_read():
+    for name in (
+        "/vsizip/{/vsizip/{/vsicurl/https://host/a.zip}/b.zip}/c.tif",
+        "/vsisubfile/0_100,/vsicurl/https://host/a.tif",
+    ):
+        with pytest.raises(UserError, match="; copy it to a disk and unpack it"):
+            find_images(name, "*.tif", allow_remote=True)
+        with pytest.raises(UserError, match=r"another machine, .*; pass --allow_remote"):
+            find_scenes([name])
 
 
 def test_windows_of_training_are_those_of_the_file(served, scenes, pretext_config, tmp_path):
