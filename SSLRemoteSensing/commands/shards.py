@@ -6,8 +6,9 @@
 
 Images are copied byte for byte, in their order, into plain tar files as WebDataset writes and reads
 them. The same command again goes on where it was stopped. --index makes the index of shards that
-are there, of which only the images are taken. train_data.data_path and --images of pre-training
-take the folder.
+are there, of which only the images are taken, and of a sample that has x.jpg not x.seg.png or the
+like: a label is no image to pre-train on. train_data.data_path and --images of pre-training take
+the folder.
 """
 
 import os
@@ -31,6 +32,8 @@ def flags() -> Flags:
         help="read all shards of this folder, and compare them with their hashes")
     add = flags.add_argument
     add("--output", metavar="DIR", help="folder of the shards of --images")
+    add("--every_part", action="store_true",
+        help="of --index: also images beside another one of their sample, x.seg.png beside x.jpg")
     add("--shard_size", type=int, default=1000, metavar="MB",
         help="a shard ends with the image that makes it so large")
     return flags
@@ -58,6 +61,8 @@ def main() -> None:
     if (args.images is None) != (args.output is None):
         given, other = ("images", "output") if args.images else ("output", "images")
         raise UserError(f"--{given}: goes with --{other}, which is not given")
+    if args.every_part and not args.index:
+        raise UserError("--every_part: goes with --index, which is not given")
     if args.shard_size < 1:
         raise UserError(f"--shard_size {args.shard_size}: must be at least 1")
     # Only now: OpenCV and GDAL take a second, which --help need not wait for.
@@ -75,7 +80,8 @@ def main() -> None:
         made_by = {"made_by": {"command": words, "versions": versions()}}
         if args.index:
             has_shards(args.index)  # of some that are not finished the index would hold a part
-            folder, count = args.index, write_index(Path(args.index), made_by)
+            given = (Path(args.index), made_by)
+            folder, count = args.index, write_index(*given, every_part=args.every_part)
         else:
             data_path, data_format = place_of([args.images], Path(args.output))
             files = find_images(data_path, data_format, keys=("--images", None))

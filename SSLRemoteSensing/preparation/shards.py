@@ -9,7 +9,7 @@ import tarfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ import numpy as np
 
 from SSLRemoteSensing.core import locks
 from SSLRemoteSensing.core.bars import map_files, progress
-from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.core.files import atomic, make_folder, read_json, sha256, write_text
 from SSLRemoteSensing.data.file_lists import is_hidden, is_image
 from SSLRemoteSensing.data.geotiff import has_sidecar
@@ -35,6 +35,7 @@ from SSLRemoteSensing.data.shards import (
     name_hash,
     open_shards,
 )
+from SSLRemoteSensing.preparation.samples import other_parts, say_parts
 
 BLOCK = tarfile.BLOCKSIZE
 OWN = re.compile(r"\d{6,}\.tar")  # what shards are called here
@@ -43,11 +44,14 @@ WITHOUT_LABELS = {"classes": [], "palette": None, "labels": [], "class_shares": 
 
 
 class Indexed(NamedTuple):
-    """The images of a shard: `names` of them, and int64 (2, images), offset and size of each."""
+    """The images of a shard: `names` of them, and int64 (2, images), offset and size of each. How
+    many were left out, and how many are of samples with several, is counted by part (.seg.png)."""
 
     names: list[bytes]
     places: np.ndarray
     sha256: str
+    left_out: Counter[str]
+    several: Counter[str]
 
 
 def write_shards(
@@ -135,7 +139,8 @@ def go_on(files: Sequence[str], root: str, output: Path, shard_bytes: int, made_
         card |= WITHOUT_LABELS | {"tiles": {"train": len(files)}}
         write_text(output / "dataset.json", json.dumps(card, indent=1) + "\n")
     hashes = {record["name"]: record["sha256"] for record in records}
-    write_index(output, {**made_by, "source": root, "digest": digest.hexdigest()}, hashes)
+    made_by = {**made_by, "source": root, "digest": digest.hexdigest()}
+    write_index(output, made_by, hashes, every_part=True)
     (output / STATE).unlink()
     return len(files)
 
@@ -159,16 +164,60 @@ def write_shard(
                     f"image {file}: has a mask or metadata file beside it (.msk, .aux.xml), which "
                     "no shard takes; remove that, or leave this image a file"
                 )
-            with open(file, "rb") as source:
+            with closing(Original(file)) as source:
                 # Nothing of the time or the user, so that the same images make the same shards.
                 member = tarfile.TarInfo(name)
-                member.size = os.fstat(source.fileno()).st_size
+                member.size = source.size
                 tar.addfile(member, source)
+                source.require_unchanged()
             size += BLOCK + -(-member.size // BLOCK) * BLOCK
             digest.update(entry_of(file, root))
             place += 1
             bar.update()
     return place - first
+
+
+class Original:
+    """An image that is copied to a shard. What is wrong with it is an `UnreadableImage`, here or
+    when it is read: an OSError would be taken for one of the shard, whose disk is full."""
+
+    def __init__(self, path: str):
+        self.path = path
+        try:
+            self.file = open(path, "rb")  # noqa: SIM115 - `close` closes it
+        except OSError as error:
+            raise UnreadableImage(f"image {path}: cannot be opened ({error.strerror})") from error
+        self.size, self.written = self.stamp()
+
+    def stamp(self) -> tuple[int, int]:
+        """What changes where the file does."""
+        status = os.fstat(self.file.fileno())
+        return status.st_size, status.st_mtime_ns
+
+    def read(self, count: int) -> bytes:
+        """So many bytes, of which `size` has told."""
+        try:
+            data = self.file.read(count)
+        except OSError as error:
+            raise UnreadableImage(
+                f"image {self.path}: cannot be read ({error.strerror})"
+            ) from error
+        if len(data) < count:
+            raise self.changed()
+        return data
+
+    def changed(self) -> UnreadableImage:
+        return UnreadableImage(
+            f"image {self.path}: was changed while it was copied; wait until nothing writes to it, "
+            "and run the command again, which goes on"
+        )
+
+    def require_unchanged(self) -> None:
+        if self.stamp() != (self.size, self.written):
+            raise self.changed()
+
+    def close(self) -> None:
+        self.file.close()
 
 
 def name_of(file: str, root: str) -> str:
@@ -221,12 +270,19 @@ def read_records(output: Path) -> list[dict]:
     return records
 
 
-def write_index(folder: Path, made_by: Mapping, hashes: Mapping[str, str] | None = None) -> int:
+def write_index(
+    folder: Path,
+    made_by: Mapping,
+    hashes: Mapping[str, str] | None = None,
+    every_part: bool = False,
+) -> int:
     """Write the index of the images in all shards (*.tar) of a folder; how many there are.
 
     Args:
         made_by: goes to the card as it is.
         hashes: SHA-256 of shards by name, of those whose hash is known.
+        every_part: take also images that `other_parts` leaves out. They are taken of shards that
+            `write_shards` made, whose names are those of files.
 
     Raises:
         UserError: no shard, none with an image, or one that is cut, compressed, or has two images
@@ -235,8 +291,11 @@ def write_index(folder: Path, made_by: Mapping, hashes: Mapping[str, str] | None
     paths = sorted(folder.glob("*.tar")) if folder.is_dir() else []
     if not paths:
         raise UserError(f"--index {folder}: no *.tar is there; name the folder of the shards")
-    index = partial(index_shard, hashes=hashes or {})
+    before = read_json(folder / CARD)
+    every_part = every_part or "source" in before
+    index = partial(index_shard, hashes=hashes or {}, every_part=every_part)
     text, rows, shards, endings = bytearray(), [], [], Counter()
+    left_out, several = Counter(), Counter()
     for path, indexed in zip(
         paths, map_files(index, paths, "indexing shards", unit="shard"), strict=True
     ):
@@ -247,13 +306,16 @@ def write_index(folder: Path, made_by: Mapping, hashes: Mapping[str, str] | None
         rows.append(np.stack([*indexed.places, own_ends, hashes_of_names[order], first + order]))
         text += b"".join(names)
         endings.update(os.path.splitext(name)[1].decode(*CODEC) for name in names)
+        left_out += indexed.left_out
+        several += indexed.several
         facts = {"name": path.name, "bytes": path.stat().st_size, "images": len(names)}
         shards.append(facts | {"sha256": indexed.sha256})
     total = sum(shard["images"] for shard in shards)
     if not total:
         raise UserError(f"--index {folder}: no image in {len(paths)} shards; images end in .jpg")
+    say_parts(folder, left_out, several)
     card = {"version": 1, "images": total, "endings": dict(endings), "shards": shards}
-    before = read_json(folder / CARD)
+    card |= {"left_out": dict(left_out)} if left_out else {}
     if before.get("shards") == shards:  # so they are still those of the images that it names
         card |= {key: before[key] for key in ("source", "digest") if key in before}
     card |= made_by
@@ -270,7 +332,7 @@ def write_index(folder: Path, made_by: Mapping, hashes: Mapping[str, str] | None
     return total
 
 
-def index_shard(path: Path, hashes: Mapping[str, str]) -> Indexed:
+def index_shard(path: Path, hashes: Mapping[str, str], every_part: bool) -> Indexed:
     """The images in a shard, in their order; its SHA-256 is read where `hashes` has it not."""
     names, places, end = [], [], 0
     try:
@@ -299,8 +361,12 @@ def index_shard(path: Path, hashes: Mapping[str, str]) -> Indexed:
         raise UserError(
             f"shard {path}: has two images {twice.decode(*CODEC)}; make it anew with one of them"
         )
-    known = np.array(places, np.int64).reshape(-1, 2)
-    return Indexed(names, known.T, hashes.get(path.name) or sha256(path))
+    left_out, several = ({}, Counter()) if every_part else other_parts(names)
+    kept = [place for place in range(len(names)) if place not in left_out]
+    known = np.array(places, np.int64).reshape(-1, 2)[kept]
+    digest = hashes.get(path.name) or sha256(path)
+    names = [names[place] for place in kept]
+    return Indexed(names, known.T, digest, Counter(left_out.values()), several)
 
 
 def check_shards(folder: str) -> int:

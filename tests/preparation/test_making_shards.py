@@ -1,8 +1,10 @@
 """`prepare shards`: goes on, keeps bytes, and says in one line what is wrong with a shard."""
 
+import errno
 import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,10 +18,11 @@ from drawn import write_tiff
 
 from SSLRemoteSensing.commands.prepare import main
 from SSLRemoteSensing.core.errors import UserError, run_command
-from SSLRemoteSensing.data.file_lists import find_images
+from SSLRemoteSensing.data.file_lists import EVERY_IMAGE, find_images
 from SSLRemoteSensing.data.images import read_image
 from SSLRemoteSensing.data.prepared import read_card
 from SSLRemoteSensing.preparation import shards as making
+from SSLRemoteSensing.workflows.own_images import split_pattern
 
 
 @pytest.fixture
@@ -219,6 +222,106 @@ def test_of_shards_made_by_webdataset_the_images_are_taken(images, prepare_shard
     assert len(find_images(folder, "scene/*.jpg", takes_shards=True)) == 6
 
 
+@pytest.fixture
+def labelled_shard(images, tmp_path):
+    """Write a shard with images by name; its folder."""
+    data = (images / "tile_000.jpg").read_bytes()
+
+    def write(*names):
+        return write_tar(tmp_path / "theirs/0.tar", [(name, data) for name in names]).parent
+
+    return write
+
+
+def test_labels_beside_the_image_of_a_sample_are_no_images(labelled_shard, prepare_shards):
+    names = ["a/x.jpg", "a/x.seg.png", "a/x.depth.tif", "a/x.json", "y.seg.png", "y.jpg"]
+    folder = labelled_shard(*names, "S2.2019.tif", "S2.2020.tif", "b/x.seg.png")
+    status, stdout, stderr = prepare_shards("--index", folder)
+    assert (status, "have several (.2019.tif 1, .2020.tif 1), and all" in stderr) == (0, True)
+    assert (
+        "left out: 3 images that lie beside the one of their sample: .seg.png 2, .depth" in stdout
+    )
+    assert "images: 5" in stdout
+    kept = ["a/x.jpg", "y.jpg", "S2.2019.tif", "S2.2020.tif", "b/x.seg.png"]
+    found = find_images(folder, EVERY_IMAGE, takes_shards=True)
+    assert list(found) == [f"{folder}/0.tar/{name}" for name in kept]
+    assert all(read_image(file).shape == (64, 64, 3) for file in found)
+    assert json.loads((folder / "shards.json").read_text())["left_out"] == {
+        ".seg.png": 2,
+        ".depth.tif": 1,
+    }
+    status, stdout, _ = prepare_shards("--index", folder, "--every_part")
+    assert (status, "left out" in stdout, "images: 8" in stdout) == (0, False, True)
+
+
+def test_of_samples_with_several_images_a_pattern_is_named_that_chooses(
+    labelled_shard, prepare_shards
+):
+    folder = labelled_shard("x.rgb.png", "x.mask.png", "y.rgb.png", "y.mask.png", "z.jpg")
+    status, stdout, stderr = prepare_shards("--index", folder)
+    assert (status, "images: 5" in stdout, len(stderr.splitlines())) == (0, True, 1)
+    assert "4 images are of samples that have several (.rgb.png 2, .mask.png 2)" in stderr
+    pattern = shlex.split(stderr.rpartition("--images ")[2])[0]
+    found = find_images(*split_pattern(pattern), takes_shards=True)
+    assert [file.rpartition("/")[2] for file in found] == ["x.rgb.png", "y.rgb.png"]
+
+
+def test_all_images_of_shards_made_here_stay_images_when_they_are_indexed_anew(
+    images, prepare_shards, tmp_path
+):
+    """Their names are those of files, which may have dots."""
+    shutil.copy(images / "tile_000.jpg", images / "tile_000.north.jpg")
+    output = tmp_path / "shards"
+    prepare_shards("--images", images, "--output", output)
+    for words in (("--images", images, "--output", output), ("--index", output)):
+        status, stdout, stderr = prepare_shards(*words)
+        assert (status, "images: 7" in stdout, stderr) == (0, True, "")
+
+
+@pytest.mark.parametrize("change", ["shrinks", "grows", "goes"])
+def test_an_image_that_changes_while_it_is_copied_is_named_and_no_disk_full(
+    heavy_images, prepare_shards, tmp_path, monkeypatch, change
+):
+    victim, whole = heavy_images / "tile_004.png", (heavy_images / "tile_004.png").read_bytes()
+    words = ("--images", heavy_images, "--output", tmp_path / "shards", "--shard_size", 1)
+    with monkeypatch.context() as patch:
+        if change == "goes":
+            read = making.read_header
+
+            def leave(file):
+                read(file)
+                if file == str(victim):
+                    victim.unlink()
+
+            patch.setattr(making, "read_header", leave)
+        else:
+            add = tarfile.TarFile.addfile
+
+            def disturbed(tar, member, source):
+                if member.name == victim.name:
+                    victim.write_bytes(whole[:-100] if change == "shrinks" else whole + b"x")
+                add(tar, member, source)
+
+            patch.setattr(tarfile.TarFile, "addfile", disturbed)
+        stderr = one_line(prepare_shards(*words))
+    said = (
+        "cannot be opened (No such file" if change == "goes" else "was changed while it was copied"
+    )
+    assert f"image {victim}: {said}" in stderr
+    victim.write_bytes(whole)
+    status, stdout, _ = prepare_shards(*words)
+    assert (status, "going on: 3 of 6 images are done" in stdout) == (0, True)
+
+
+def test_a_full_disk_is_still_told_as_one(images, prepare_shards, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tarfile.TarFile, "addfile", full)
+    stderr = one_line(prepare_shards("--images", images, "--output", tmp_path / "shards"))
+    assert "000000.tar: cannot be written (No space left on device); is the disk full?" in stderr
+
+
 def test_two_images_of_one_name_are_refused(images, prepare_shards, tmp_path):
     data = (images / "tile_000.jpg").read_bytes()
     write_tar(tmp_path / "theirs/0.tar", [("a.jpg", data), ("a.cls", b"1"), ("a.jpg", data)])
@@ -264,6 +367,7 @@ def test_check_finds_a_changed_byte(images, prepare_shards, tmp_path):
         (("--check", "none"), "--check none: no shards.json is there"),
         (("--index", "none", "--output", "b"), "--output: goes with --images"),
         (("--images", "a", "--output", "b", "--shard_size", "0"), "--shard_size 0: must be"),
+        (("--images", "a", "--output", "b", "--every_part"), "--every_part: goes with --index"),
     ],
 )
 def test_flags_that_do_not_go_together_are_said(prepare_shards, words, text):
