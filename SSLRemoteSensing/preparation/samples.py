@@ -27,7 +27,7 @@ def other_parts(names: Sequence[bytes]) -> tuple[dict[int, str], Counter[str]]:
             samples[match[1]][place] = match[2].decode(*CODEC)
     left_out, several = {}, Counter()
     for parts in samples.values():
-        own = [place for place, part in parts.items() if part.count(".") == 1] or list(parts)
+        own = {place for place, part in parts.items() if part.count(".") == 1} or set(parts)
         left_out |= {place: part for place, part in parts.items() if place not in own}
         if len(own) > 1:
             several.update(parts[place] for place in own)

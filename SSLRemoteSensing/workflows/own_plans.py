@@ -2,10 +2,10 @@
 
 import json
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -22,19 +22,43 @@ from SSLRemoteSensing.data.scale import up_to
 from SSLRemoteSensing.models.backbones import ARCHITECTURES, BLOCKS
 from SSLRemoteSensing.models.heads import SKIPS
 from SSLRemoteSensing.models.pretrained import BACKBONES, load_backbone
-from SSLRemoteSensing.training.rehearsal import measure_step
-from SSLRemoteSensing.training.train_step import TrainStep
+from SSLRemoteSensing.training.settings import split
+from SSLRemoteSensing.workflows.finetuning import (
+    SegmentationConfig,
+    SegmentationData,
+    check_segmentation,
+)
 from SSLRemoteSensing.workflows.own_images import look_at_images, write_list
 from SSLRemoteSensing.workflows.own_labels import OwnLabels, prepare_own
+from SSLRemoteSensing.workflows.own_lengths import (
+    length_of,
+    samples_per_step,
+    set_lengths,
+    steps_per_epoch,
+    steps_within,
+)
 from SSLRemoteSensing.workflows.own_requests import FinetuningRequest, PretrainingRequest, Request
 from SSLRemoteSensing.workflows.presets import FINETUNING, PRETRAINING, choose_preset
-from SSLRemoteSensing.workflows.pretraining import PretextConfig, open_pretraining
+from SSLRemoteSensing.workflows.pretraining import PretextConfig, PretextData, check_pretext
 
 CONFIG, TILES = "config.py", "tiles"
 LEAST_EPOCHS, MOST_EPOCHS = 5, 400  # where no length is asked for
-SHARE = 0.9  # of --minutes for steps: checkpoints, reading and the start take the rest
 LARGE = 1.5  # images larger than the network's view by this factor are cut, not scaled
 SCENE = 8  # and by this one are scenes, of which windows are read
+
+
+class Tree(NamedTuple):
+    """A task's config: its schema, what checks it, and the task's own keys of `train_cfg`."""
+
+    schema: type
+    check: Callable[[dict], None]
+    keys: type
+
+
+TREES = {
+    "pretrain": Tree(PretextConfig, check_pretext, PretextData),
+    "finetune": Tree(SegmentationConfig, check_segmentation, SegmentationData),
+}
 
 
 @dataclass(frozen=True)
@@ -61,13 +85,9 @@ def plan_pretraining(request: PretrainingRequest, folder: Path) -> Planned:
     batch_size = min(preset.batch_size, count)
     if batch_size < 3:
         raise UserError(f"--images: {count} samples; at least 3 are compared with each other")
-    samples = count // batch_size * batch_size
-    epochs = request.epochs or min(max(preset.samples // samples, LEAST_EPOCHS), MOST_EPOCHS)
-    steps = epochs * (count // batch_size)
     values = {"is_scenes": is_scenes, "images": images, "img_size": img_size}
     values |= {"crop_size": crop_size, "preset": preset}
-    values |= {"batch_size": batch_size, "length": f"num_epoch={epochs}"}
-    values |= common_values(request, steps)
+    values |= {"batch_size": batch_size}
     network = network_of(preset.backbone)
     feat_channels, last = pyramid_of(network)
     values |= {"network": arguments(network)}
@@ -76,12 +96,18 @@ def plan_pretraining(request: PretrainingRequest, folder: Path) -> Planned:
     how = how if crop_size else "each image, scaled"
     how = "each image as it is" if images.side == img_size else how
     size = f"size: the network sees {img_size} x {img_size} pixels, {how} (--size)"
-    facts = [*images.facts, size]
-    if request.minutes is not None:
-        steps = steps_within(render("workflows", "pretraining_config.txt", **values), request)
-        values |= {"length": f"num_step={steps}"} | common_values(request, steps)
-    facts.append(f"preset {preset.name}: {preset.text} (--preset)")
-    return Planned(render("workflows", "pretraining_config.txt", **values), facts, count)
+    facts = [*images.facts, size, f"preset {preset.name}: {preset.text} (--preset)"]
+    given = {} if request.epochs is None else {"num_epoch": request.epochs}
+    given |= {} if request.minutes is None else {"num_step": 1}
+    template, stated = "pretraining_config.txt", set_lengths(request.settings)
+    config = draft(request, template, values, given, "num_epoch")
+    length, epoch = length_of(config["train_cfg"]), steps_per_epoch(count, config["train_cfg"])
+    if request.minutes is not None and not stated:
+        length = {"num_step": steps_within(config, request)}
+    elif not (given or stated):
+        epochs = preset.samples // (epoch * samples_per_step(config["train_cfg"]))
+        length = {"num_epoch": min(max(epochs, LEAST_EPOCHS), MOST_EPOCHS)}
+    return Planned(config_text(request, template, values, length, epoch), facts, count)
 
 
 def common_values(request: Request, steps: int) -> dict:
@@ -121,24 +147,35 @@ def pyramid_of(network: dict) -> tuple[tuple[int, ...], int]:
     return tuple(channels.get(key, 64) for key in SKIPS), channels["block6"]
 
 
-def steps_within(text: str, request: PretrainingRequest) -> int:
-    """How many steps the minutes of `request` hold, this measurement among them, by the time that
-    one takes here and now."""
+def draft(request: Request, template: str, values: Mapping, given: Mapping, of_preset: str) -> dict:
+    """The config of a request, checked, but for a length that is still to be found: 1 stands there.
+
+    Args:
+        given: the length that flags give, as the key of `train_cfg`; empty: they give none.
+        of_preset: the key by which the preset has its own.
+
+    Raises:
+        UserError: a wrong key of `settings`, or two lengths.
+    """
+    length = given or dict.fromkeys(set_lengths(request.settings)[:1] or [of_preset], 1)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / CONFIG
-        write_text(path, text)
-        config = load_config(path, request.settings, [Part(PretextConfig)])
-    began = time.perf_counter()
-    task, settings = open_pretraining(config)
-    start = time.perf_counter()
-    batch = task.collate([task.dataset[(0, index)] for index in range(settings.batch_size)])
-    reading = (time.perf_counter() - start) * settings.accumulate_steps
-    _, computing = measure_step(TrainStep(task.model, settings), batch, settings.accumulate_steps)
-    # Workers read beside the steps, the process itself before them.
-    workers = settings.num_workers
-    seconds = max(computing, reading / workers) if workers else computing + reading
-    left = 60 * request.minutes - (time.perf_counter() - began)
-    return max(1, int(SHARE * left / seconds))
+        write_text(path, config_text(request, template, values, length, 1))
+        tree = TREES[request.task]
+        config = load_config(path, request.settings, [Part(tree.schema)])
+    tree.check(config)
+    split(config["train_cfg"], tree.keys)
+    return config
+
+
+def config_text(
+    request: Request, template: str, values: Mapping, length: Mapping[str, int], epoch: int
+) -> str:
+    """A config's text, of a length and so many steps an epoch."""
+    ((key, number),) = length.items()
+    steps = number * (epoch if key == "num_epoch" else 1)
+    common = common_values(request, steps) | {"length": f"{key}={number}"}
+    return render("workflows", template, **values, **common)
 
 
 def plan_finetuning(request: FinetuningRequest, folder: Path) -> Planned:
@@ -159,12 +196,8 @@ def plan_finetuning(request: FinetuningRequest, folder: Path) -> Planned:
     values |= {"network": arguments(network), "channels": channels, "fraction": request.fraction}
     values["unlabelled"] = request.unlabelled
     values["pretrained"] = WEIGHTS.get(request.backbone, request.backbone)
-    epochs, steps = request.epochs, preset.num_step
-    length = f"num_epoch={epochs}" if epochs else f"num_step={steps}"
-    steps = epochs * (tiles["train"] // batch_size) if epochs else steps
-    values |= {"batch_size": batch_size, "length": length, "window": max(64, side)}
+    values |= {"batch_size": batch_size, "window": max(64, side)}
     values |= {"crop_size": -(-side // 32) * 32, "has_test": bool(tiles.get("test"))}
-    values |= common_values(request, steps)
     counts = ", ".join(f"{name} {count:,}" for name, count in tiles.items() if count)
     size = f" of {gsd:.3g} m" if (gsd := gsd_of_tiles(card)) else ""
     facts = [f"tiles: {counts} of {side} x {side} pixels{size}, {channels} channels"]
@@ -176,7 +209,14 @@ def plan_finetuning(request: FinetuningRequest, folder: Path) -> Planned:
         facts.append(
             f"unlabelled: {request.unlabelled}, labelled by a network first (--unlabelled)"
         )
-    return Planned(render("workflows", "finetuning_config.txt", **values), facts, tiles["train"])
+    given = {} if request.epochs is None else {"num_epoch": request.epochs}
+    template = "finetuning_config.txt"
+    train_cfg = draft(request, template, values, given, "num_step")["train_cfg"]
+    is_stated = given or set_lengths(request.settings)
+    length = length_of(train_cfg) if is_stated else {"num_step": preset.num_step}
+    epoch = steps_per_epoch(tiles["train"], train_cfg)
+    text = config_text(request, template, values, length, epoch)
+    return Planned(text, facts, tiles["train"])
 
 
 def require_labelled(tiles: str) -> Mapping:
@@ -191,10 +231,10 @@ def require_labelled(tiles: str) -> Mapping:
         )
     if not card["classes"]:
         raise UserError(f"--tiles {tiles}: was prepared without labels; prepare it with them")
-    for split in ("train", "val"):
-        if not card["tiles"].get(split):
+    for part in ("train", "val"):
+        if not card["tiles"].get(part):
             raise UserError(
-                f"--tiles {tiles}: has no {split} tiles; prepare it with --splits val=0.1"
+                f"--tiles {tiles}: has no {part} tiles; prepare it with --splits val=0.1"
             )
     return card
 

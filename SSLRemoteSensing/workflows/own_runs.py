@@ -16,22 +16,19 @@ from SSLRemoteSensing.core.config import Part, load_config
 from SSLRemoteSensing.core.console import shell_line
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import make_folder, read_json, write_text
-from SSLRemoteSensing.training.settings import divide_batch
-from SSLRemoteSensing.workflows.finetuning import SegmentationConfig, check_segmentation
 from SSLRemoteSensing.workflows.own_labels import OwnLabels
+from SSLRemoteSensing.workflows.own_lengths import length_fact
 from SSLRemoteSensing.workflows.own_plans import (
     CONFIG,
+    TREES,
     literal,
     plan_finetuning,
     plan_pretraining,
 )
 from SSLRemoteSensing.workflows.own_requests import Request
-from SSLRemoteSensing.workflows.pretraining import PretextConfig, check_pretext
 
 COMMAND = "command.json"
 OF_A_RUN = ("latest.pth", "run.json")  # there from its first step on
-SCHEMAS = {"pretrain": PretextConfig, "finetune": SegmentationConfig}
-CHECKS = {"pretrain": check_pretext, "finetune": check_segmentation}
 
 
 @contextlib.contextmanager
@@ -45,7 +42,7 @@ def requested_config(request: Request, writes: bool = True) -> Iterator[dict]:
         UserError: the folder holds a run of other settings; images, tiles or weights that cannot be
             used; a wrong key of `settings`.
     """
-    folder, schemas = Path(request.output), [Part(SCHEMAS[request.task])]
+    folder, schemas = Path(request.output), [Part(TREES[request.task].schema)]
     begun = require_same(request)
     with tempfile.TemporaryDirectory() as scratch:
         target = folder if begun or writes else Path(scratch)
@@ -73,23 +70,10 @@ def write_config(request: Request, folder: Path, schemas: Sequence[object]) -> N
             before, config = config, load_config(path, request.settings, schemas)
             text += assignments(before, config, request.settings)
             write_text(path, text)
-        CHECKS[request.task](load_config(path, schemas=schemas))
+        TREES[request.task].check(load_config(path, schemas=schemas))
     write_text(folder / CONFIG, text)
     write_text(folder / COMMAND, json.dumps(record_of(request), indent=2) + "\n")
     print(*planned.facts, length_fact(request, config["train_cfg"], planned.samples), sep="\n")
-
-
-def length_fact(request: Request, train_cfg: dict, samples: int) -> str:
-    """How long a run of a config is, which `settings` may have changed, in a line."""
-    is_pretraining, cfg = request.task == "pretrain", divide_batch(train_cfg)
-    what, flags = ("images", "--epochs, --minutes") if is_pretraining else ("tiles", "--epochs")
-    per_step = cfg["batch_size"] * cfg.get("accumulate_steps", 1) * distributed.size()
-    steps, why = cfg.get("num_step"), f" ({flags})"
-    if is_pretraining and request.minutes and "train_cfg.num_step=" not in str(request.settings):
-        why = f", as many as {request.minutes:g} minutes hold here"
-    each = f"{samples // max(1, per_step):,} steps"
-    length = f"{steps:,} steps" if steps else f"{cfg.get('num_epoch')} epochs of {each}"
-    return f"length: {length}{why}, {per_step} {what} a step"
 
 
 def record_of(request: Request) -> dict:

@@ -146,7 +146,7 @@ def test_python_goes_the_whole_way_and_goes_on(images, tiles, tmp_path):
 
 
 def test_minutes_are_planned_from_the_measured_speed(images, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("SSLRemoteSensing.workflows.own_plans.measure_step", lambda *_: ({}, 3.0))
+    monkeypatch.setattr("SSLRemoteSensing.workflows.own_lengths.measure_step", lambda *_: ({}, 3.0))
     with requested_config(request(images, tmp_path / "run", minutes=10, settings=SETS)) as config:
         pass
     # 90 % of 600 s at 3 s a step, and what reading a batch takes before each.
@@ -190,6 +190,69 @@ def test_unlabelled_tiles_are_a_key_of_the_config(tiles, tmp_path, capsys):
         assert "unlabelled" not in config["train_cfg"]
 
 
+def test_a_length_that_is_set_takes_the_place_of_the_preset_s(images, tiles, tmp_path):
+    tuning = FinetuningRequest(str(tiles), str(tmp_path / "tuned"), preset="quick")
+    for asked in (request(images, tmp_path / "trained"), tuning):
+        for key, other in (("num_step", "num_epoch"), ("num_epoch", "num_step")):
+            settings = (f"train_cfg.{key}=3", "train_cfg.batch_size=4")
+            asked = dataclasses.replace(asked, settings=settings)
+            with requested_config(asked, writes=False) as config:
+                assert config["train_cfg"][key] == 3
+                assert other not in config["train_cfg"]
+
+
+@pytest.mark.parametrize(
+    ("more", "lengths"),
+    [
+        (dict(), ["num_step=3", "num_epoch=3"]),
+        (dict(epochs=2), ["num_step=3"]),
+        (dict(minutes=1), ["num_epoch=3"]),
+    ],
+)
+def test_two_lengths_are_refused_before_anything_is_measured(
+    images, tmp_path, monkeypatch, capsys, more, lengths
+):
+    monkeypatch.setattr("SSLRemoteSensing.workflows.own_lengths.measure_step", None)
+    settings = [f"train_cfg.{text}" for text in lengths]
+    asked = request(images, tmp_path / "run", settings=settings, **more)
+    refused = pytest.raises(UserError, match="give either num_epoch or num_step")
+    with refused, requested_config(asked):
+        pass
+    assert "length" not in capsys.readouterr().out
+
+
+def test_steps_that_are_set_need_no_measuring(images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("SSLRemoteSensing.workflows.own_lengths.measure_step", None)
+    asked = request(images, tmp_path / "run", minutes=1, settings=["train_cfg.num_step=3"])
+    with requested_config(asked) as config:
+        assert config["train_cfg"]["num_step"] == 3
+    assert "length: 3 steps (--epochs, --minutes), 8 images a step" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("settings", "per_step"),
+    [
+        ([], 8),
+        (["train_cfg.batch_size=4"], 4),
+        (["train_cfg.global_batch_size=4"], 4),
+        (["train_cfg.batch_size=4", "train_cfg.accumulate_steps=2"], 8),
+    ],
+)
+def test_warm_up_and_log_follow_the_batch_that_is_trained(
+    images, tiles, tmp_path, settings, per_step
+):
+    """Of 8 images or tiles an epoch, a tenth and a twentieth of the steps."""
+    tuning = FinetuningRequest(str(tiles), str(tmp_path / "tuned"), preset="quick")
+    for asked in (request(images, tmp_path / "trained"), tuning):
+        for length in (dict(epochs=100), dict(settings=[*settings, "train_cfg.num_epoch=100"])):
+            asked = dataclasses.replace(asked, **{"settings": settings, "epochs": None, **length})
+            with requested_config(asked, writes=False) as config:
+                cfg = config["train_cfg"]
+            steps = 100 * 8 // per_step
+            assert cfg["lr_schedule"]["warmup_steps"] == steps // 10
+            assert cfg["log"]["log_step"] == steps // 20
+
+
 def test_fine_tuning_lasts_as_many_epochs_as_are_asked_for(tiles, tmp_path, capsys):
     flags = ["--tiles", tiles, "--output", tmp_path / "run", "--preset", "quick", "--epochs", 2]
     assert command("finetune_seg.py", None, tmp_path, *flags, "--set", *SETS) == 0
@@ -206,7 +269,7 @@ def test_measuring_the_speed_is_of_the_minutes(images, tmp_path, monkeypatch):
         time.sleep(1)
         return {}, 0.01
 
-    monkeypatch.setattr("SSLRemoteSensing.workflows.own_plans.measure_step", measure)
+    monkeypatch.setattr("SSLRemoteSensing.workflows.own_lengths.measure_step", measure)
     asked = request(images, tmp_path / "run", minutes=3 / 60, settings=SETS)
     with requested_config(asked, writes=False) as config:
         assert 1 <= config["train_cfg"]["num_step"] <= 180  # of the 2 seconds that are left
