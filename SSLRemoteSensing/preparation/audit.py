@@ -1,7 +1,9 @@
 """Judge what was counted in the scenes of a data set: what to warn of, what must not be used."""
 
+import math
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from SSLRemoteSensing.preparation.catalog import UNLABELLED, Catalog, listing
 
@@ -10,7 +12,8 @@ from SSLRemoteSensing.preparation.catalog import UNLABELLED, Catalog, listing
 # single colour on more than 0.004; a colour the palette does not have lies on all of its class.
 MANY_FAR, ONE_COLOUR, FEW = 0.25, 0.01, 0.001
 MOST_CLIPPED = 0.5  # share of a scene's values outside --scale that is told of that scene
-MOST_LINES = 60  # scenes in the printed table; audit.json has all
+MOST_LINES = 60  # of the scenes' table, and of what is said of scenes alike; audit.json has all
+FIGURES = re.compile(r"\d[\d.,]*")
 SPLIT_ORDER = ["train", "val", "test", UNLABELLED]
 # Half the sum of the differences of shares. Train of Potsdam and of Vaihingen are 0.08 apart.
 FAR_SHARES = 0.25
@@ -176,25 +179,43 @@ def class_shares(
     return [count / sum(pixels) for count in pixels] if sum(pixels) else []
 
 
-def report(records: Sequence[dict], collection: Catalog, notes: Sequence[str], whole: bool) -> str:
-    """The audit as text: a table of the scenes, if `whole` or they are few, then what to tell."""
-    lines = table(records, collection) if whole or len(records) <= MOST_LINES else []
+def report(
+    records: Sequence[dict], collection: Catalog, notes: Sequence[str], most: int | None
+) -> str:
+    """The audit as text: a table of the scenes, then what to tell.
+
+    Args:
+        most: lines of the table, and of warnings or refusals that differ in their figures alone;
+            where it would have more the table is left out, and the first of these stands for all.
+            None: all of it.
+    """
+    limit = math.inf if most is None else most
+    lines = table(records, collection) if len(records) <= limit else []
     scenes_by_warning, sizes = defaultdict(list), Counter(r["split"] for r in records if r["split"])
     for record in records:
         for text in record["warnings"]:
             scenes_by_warning[text].append(record["scene"])
-    lines += [f"warning: {listing(names)}: {text}" for text, names in scenes_by_warning.items()]
+    warnings = [(listing(names), text) for text, names in scenes_by_warning.items()]
+    lines += shortened("warning", warnings, limit)
     lines += [f"note: {text}" for text in notes]
-    lines += [
-        f"must not be used: {record['scene']}: {record['refused']}"
-        for record in records
-        if "refused" in record
-    ]
+    refused = [(record["scene"], record["refused"]) for record in records if "refused" in record]
+    lines += shortened("must not be used", refused, limit)
     for split in sorted(sizes, key=SPLIT_ORDER.index):
         shares = zip(collection.classes, class_shares(records, collection, (split,)), strict=False)
         text = ", ".join(f"{name} {100 * share:.2f}" for name, share in shares)
         lines.append(f"{split}: {sizes[split]} scenes" + (f"; pixels in %: {text}" if text else ""))
     return "\n".join(lines)
+
+
+def shortened(what: str, told: Iterable[tuple[str, str]], most: float) -> Iterator[str]:
+    """Lines of what is told of scenes; of more than `most` that differ in figures alone, one."""
+    kinds = defaultdict(list)
+    for scene, text in told:
+        kinds[FIGURES.sub("#", text.replace(scene, "#"))].append(f"{scene}: {text}")
+    for lines in kinds.values():
+        if len(lines) > most:
+            lines = [f"{lines[0]}; and {len(lines) - 1:,} more like this (audit.json has all)"]
+        yield from (f"{what}: {line}" for line in lines)
 
 
 def table(records: Sequence[dict], collection: Catalog) -> list[str]:

@@ -42,6 +42,7 @@ def prepare(
     leave_out: Sequence[str] = (),
     check: bool = False,
     made_by: dict | None = None,
+    most_lines: int = audit.MOST_LINES,
 ) -> bool:
     """Cut and audit the scenes of `collection`; print the audit; True where all may be used.
 
@@ -51,6 +52,8 @@ def prepare(
         leave_out: names of scenes.
         check: audit only, write nothing.
         made_by: what to keep of the command and versions in `dataset.json`.
+        most_lines: of scenes, and of what is alike of them, as `audit.report` has it; `check` has
+            them all.
 
     Raises:
         UserError: a folder of other settings, one that cannot be written, an unknown scene.
@@ -93,7 +96,7 @@ def prepare(
     notes = list(audit.check_scenes(entries, collection))
     if leave_out:
         notes.append(f"left out as asked: {', '.join(leave_out)}")
-    print(audit.report(entries, collection, notes, whole=check))
+    print(audit.report(entries, collection, notes, None if check else most_lines))
     is_ready = not any("refused" in record for record in entries)
     if check:
         return is_ready

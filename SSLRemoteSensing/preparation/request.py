@@ -17,6 +17,7 @@ from SSLRemoteSensing.core.machine import versions
 from SSLRemoteSensing.data.geotiff import open_tiff
 from SSLRemoteSensing.data.percentiles import percentile_scale
 from SSLRemoteSensing.data.scale import PERCENTILE, Scale, read_scale, up_to
+from SSLRemoteSensing.preparation.audit import MOST_LINES
 from SSLRemoteSensing.preparation.blocks import BLOCKS, deal_blocks
 from SSLRemoteSensing.preparation.catalog import Catalog
 from SSLRemoteSensing.preparation.folder import read_folder
@@ -37,12 +38,15 @@ POLYGON_FLAGS = ("class_field", "classes", "inside", "touched", "order", "backgr
 FLAGS = {"folder": FOLDER_FLAGS, "polygons": (*POLYGON_FLAGS, "max_value", "scale")}
 
 
-def prepare_request(request: Namespace, made_by: Sequence[str]) -> tuple[bool, Catalog]:
+def prepare_request(
+    request: Namespace, made_by: Sequence[str], most_lines: int = MOST_LINES
+) -> tuple[bool, Catalog]:
     """Cut and audit what `request`, the flags of the command, names; whether all may be used, and
     what it is.
 
     Args:
         made_by: the command line, for the card of the tiles.
+        most_lines: as `prepare` has it.
 
     Raises:
         UserError: flags that do not go together, and as `prepare`.
@@ -97,8 +101,8 @@ def prepare_request(request: Namespace, made_by: Sequence[str]) -> tuple[bool, C
     output, left_out = Path(request.output or "."), request.leave_out
     made_by = {"command": made_by, "versions": versions()}
     try:
-        is_good = prepare(catalog, output, settings, workers, left_out, request.check, made_by)
-        return is_good, catalog
+        given = (workers, left_out, request.check, made_by, most_lines)
+        return prepare(catalog, output, settings, *given), catalog
     except OSError as error:
         file = error.filename or output
         raise CannotWrite(

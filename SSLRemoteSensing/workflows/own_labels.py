@@ -25,6 +25,7 @@ from SSLRemoteSensing.workflows.own_images import channels_of, largest_value
 from SSLRemoteSensing.workflows.settled_scale import card_of_weights, scale_of_weights
 
 LARGEST_TILE = 256
+FEW_LINES = 5  # of scenes, and of what is alike of them; RUN/tiles/audit.json has all
 STRIDE = 32  # of the networks, which tiles are a multiple of
 
 
@@ -71,7 +72,7 @@ def prepare_own(own: OwnLabels, tiles: Path, weights: str | None = None) -> None
     with flags_of_finetuning():
         request = tiling_request(own, tiles, weights)
         print(f"tiles: prepared in {tiles}, {request.tile} x {request.tile} pixels (--tile)")
-        is_good, _ = prepare_request(request, made_by=[this_command()])
+        is_good, _ = prepare_request(request, [this_command()], FEW_LINES)
         if not is_good:
             scenes = read_json(tiles / AUDIT)["scenes"]
             refused = [scene for scene in scenes if "refused" in scene]

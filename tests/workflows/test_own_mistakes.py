@@ -1,6 +1,10 @@
 """What is wrong with the flags of a run without a config file: one line, status 2, and a remedy
 that works."""
 
+import dataclasses
+import json
+import re
+
 import cv2
 import numpy as np
 import pytest
@@ -10,7 +14,9 @@ from calls import command
 from conftest import draw_tiles
 
 from SSLRemoteSensing.core import checkpoints
+from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.models.backbones import ARCHITECTURES
+from SSLRemoteSensing.workflows.own_labels import OwnLabels, prepare_own
 
 pyogrio, shapely = pytest.importorskip("pyogrio"), pytest.importorskip("shapely")
 NORTH, WEST = 5_000_000, 500_000
@@ -176,6 +182,42 @@ def test_tiles_of_other_settings_are_not_taken_for_these(call, tmp_path):
     assert call("finetune_seg.py", mended) == (0, [])
     names = sorted(path.name for path in (tmp_path / "run/tiles/images/val").iterdir())
     assert names == ["tile_000_0_0.png"]
+
+
+@pytest.mark.parametrize("count", [4, 30])
+def test_of_many_scenes_what_is_alike_is_said_in_a_line(tmp_path, capsys, count):
+    """A label of each is scored in a share of its own, and in one coding or in none."""
+    folder, tiles = draw_tiles(tmp_path / "many", count), tmp_path / "tiles"
+    files = sorted((folder / "labels").iterdir())
+    for number, file in enumerate(files):
+        label = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
+        label[: 34 + number % 30] = 255
+        cv2.imwrite(str(file), label)
+    own = OwnLabels([str(folder / "images")], str(folder / "labels"), ("other", "roof"))
+    own = dataclasses.replace(own, splits=("val=tile_000", "test=tile_001"))
+    prepare_own(own, tiles)
+    said = capsys.readouterr().out.splitlines()
+    unscored = [line for line in said if "of the pixels are not scored" in line]
+    assert len(unscored) == (4 if count == 4 else 1)
+    if count > 4:
+        assert re.fullmatch(r"warning: tile_\d+: \d+% .*; and \d+ more like this .*", unscored[0])
+        assert len(said) < 12
+    assert any(line.startswith("scene ") for line in said) == (count == 4)
+
+
+def test_of_many_scenes_that_must_not_be_used_one_is_named(tmp_path, capsys):
+    folder = draw_tiles(tmp_path / "many", 30)
+    for number, file in enumerate(sorted((folder / "images").iterdir())):
+        cv2.imwrite(str(file), np.full((64, 65 + number, 3), 90, np.uint8))
+    own = OwnLabels([str(folder / "images")], str(folder / "labels"), ("other", "roof"))
+    own = dataclasses.replace(own, splits=("val=tile_000",))
+    with pytest.raises(UserError, match=r"30 of 30 must not be used, the first is tile_\d+: "):
+        prepare_own(own, tmp_path / "tiles")
+    said = capsys.readouterr().out
+    assert said.count("must not be used") == 1
+    assert "; and 29 more like this (audit.json has all)" in said
+    scenes = json.loads((tmp_path / "tiles/audit.json").read_text())["scenes"]
+    assert sum("refused" in scene for scene in scenes) == 30
 
 
 def test_a_dry_run_of_images_with_labels_writes_nothing(call, tmp_path):
