@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from SSLRemoteSensing.core import distributed
 from SSLRemoteSensing.core.config import override
+from SSLRemoteSensing.training.plan import require_images
 from SSLRemoteSensing.training.rehearsal import measure_step
 from SSLRemoteSensing.training.settings import divide_batch
 from SSLRemoteSensing.training.train_step import TrainStep
@@ -35,8 +36,16 @@ def samples_per_step(train_cfg: Mapping) -> int:
     return cfg["batch_size"] * cfg.get("accumulate_steps", 1) * distributed.size()
 
 
-def steps_per_epoch(samples: int, train_cfg: Mapping) -> int:
-    """Whole steps that so many samples give; 1 of too few, which are refused when the run opens."""
+def steps_per_epoch(samples: int, train_cfg: Mapping, is_exact: bool = True) -> int:
+    """Whole steps that so many samples give, at least 1.
+
+    Raises:
+        UserError: fewer than a step takes, unless their number is not known exactly, as of windows.
+    """
+    cfg = divide_batch(dict(train_cfg))
+    if is_exact:
+        accumulated = cfg.get("accumulate_steps", 1)
+        require_images(samples, cfg["batch_size"], accumulated, distributed.size())
     return max(1, samples // samples_per_step(train_cfg))
 
 

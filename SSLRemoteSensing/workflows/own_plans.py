@@ -101,7 +101,8 @@ def plan_pretraining(request: PretrainingRequest, folder: Path) -> Planned:
     given |= {} if request.minutes is None else {"num_step": 1}
     template, stated = "pretraining_config.txt", set_lengths(request.settings)
     config = draft(request, template, values, given, "num_epoch")
-    length, epoch = length_of(config["train_cfg"]), steps_per_epoch(count, config["train_cfg"])
+    length = length_of(config["train_cfg"])
+    epoch = steps_per_epoch(count, config["train_cfg"], is_exact=not is_scenes)
     if request.minutes is not None and not stated:
         length = {"num_step": steps_within(config, request)}
     elif not (given or stated):

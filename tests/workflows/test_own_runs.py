@@ -221,6 +221,17 @@ def test_two_lengths_are_refused_before_anything_is_measured(
     assert "length" not in capsys.readouterr().out
 
 
+def test_more_images_a_step_than_there_are_are_refused_before_a_length_is_said(
+    images, tiles, tmp_path, capsys
+):
+    settings = ["train_cfg.batch_size=9"]
+    tuning = FinetuningRequest(str(tiles), str(tmp_path / "tuned"), settings=settings)
+    for asked in (request(images, tmp_path / "trained", settings=settings), tuning):
+        with pytest.raises(UserError, match="only 8 images; add"), requested_config(asked):
+            pass
+    assert "length" not in capsys.readouterr().out
+
+
 def test_steps_that_are_set_need_no_measuring(images, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("SSLRemoteSensing.workflows.own_lengths.measure_step", None)
     asked = request(images, tmp_path / "run", minutes=1, settings=["train_cfg.num_step=3"])
