@@ -234,7 +234,8 @@ def count_channels(heads: dict, bands: Sequence[int] | None) -> int:
     if bands:
         fewest = min(head.bands for head in heads.values())
         if not 1 <= min(bands) <= max(bands) <= fewest:
-            raise UserError(f"--bands {' '.join(map(str, bands))}: the files have {fewest} bands")
+            asked = " ".join(map(str, bands))
+            raise UserError(f"--bands {asked}: the files have {fewest} bands, counted from 1")
         return 3 if len(bands) == 1 else len(bands)
     counts = {file: channels_of(file, head.bands) for file, head in heads.items()}
     return only(counts, lambda count: count, "channels:")
