@@ -9,6 +9,8 @@ from pathlib import Path
 # One thread, here and in the commands: the networks are tiny, and threads waiting for a core that
 # another process has would make a step a hundred times slower.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Else each of the hundreds of commands would compile our modules anew, half a second of CPU time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import cv2
 import numpy as np
@@ -115,6 +117,13 @@ def pretext_config(tiles, tmp_path) -> dict:
     config["train_cfg"]["checkpoints"]["checkpoints_path"] = str(tmp_path / "run")
     config["train_cfg"]["log"] = dict(log_path=str(tmp_path / "run/log"), log_step=2)
     return config
+
+
+@pytest.fixture
+def light_pretext_config(pretext_config) -> dict:
+    """With checkpoints a third as large as Adam's."""
+    pretext_config["train_cfg"]["optimizer"] = dict(name="SGD", lr=1e-4)
+    return pretext_config
 
 
 @pytest.fixture

@@ -36,10 +36,10 @@ def report(*words) -> subprocess.CompletedProcess:
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-def test_pretrain_finetune_evaluate_report(run, pretext_config, seg_config, tmp_path):
-    pretext_config["train_cfg"] |= dict(num_epoch=1, num_workers=1)
-    pretext_config["backbone_cfg"] |= dict(mean=(0.4, 0.4, 0.3), std=(0.2, 0.2, 0.2))
-    out = ok(run("train.py", pretext_config))
+def test_pretrain_finetune_evaluate_report(run, light_pretext_config, seg_config, tmp_path):
+    light_pretext_config["train_cfg"] |= dict(num_epoch=1, num_workers=1)
+    light_pretext_config["backbone_cfg"] |= dict(mean=(0.4, 0.4, 0.3), std=(0.2, 0.2, 0.2))
+    out = ok(run("train.py", light_pretext_config))
     folder = tmp_path / "run"
     assert "step 6/6" in out
     assert f"backbone: {folder / 'backbone.pth'}" in out
@@ -101,11 +101,11 @@ def test_test_data_that_are_not_there_are_told_before_training(run, seg_config, 
     ("number", "status", "fresh"), [(signal.SIGINT, 130, True), (signal.SIGTERM, 143, False)]
 )
 def test_a_stopped_run_goes_on_with_the_same_command(
-    pretext_config, tmp_path, number, status, fresh
+    light_pretext_config, tmp_path, number, status, fresh
 ):
     """A signal to the process group, workers included, as Ctrl-C and batch systems send it."""
-    pretext_config["train_cfg"] |= dict(num_epoch=30, num_workers=1)
-    (tmp_path / "config.py").write_text(f"config = {pretext_config!r}\n")
+    light_pretext_config["train_cfg"] |= dict(num_epoch=30, num_workers=1)
+    (tmp_path / "config.py").write_text(f"config = {light_pretext_config!r}\n")
     command = ["train.py", "--config_file", str(tmp_path / "config.py")]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     program = sys.executable if fresh else python()
@@ -124,21 +124,23 @@ def test_a_stopped_run_goes_on_with_the_same_command(
     assert "going on from" in text or "nothing is left" in text
 
 
-def test_dry_run_says_sizes_and_time_and_writes_nothing(run, pretext_config, seg_config, tmp_path):
-    for script, config in (("train.py", pretext_config), ("finetune_seg.py", seg_config)):
+def test_dry_run_says_sizes_and_time_and_writes_nothing(
+    run, light_pretext_config, seg_config, tmp_path
+):
+    for script, config in (("train.py", light_pretext_config), ("finetune_seg.py", seg_config)):
         out = ok(run(script, config, "--dry_run"))
         assert "parameters, device cpu" in out
         assert "one step:" in out
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
-def test_flags_take_the_place_of_keys(run, pretext_config, tmp_path):
-    pretext_config["agr_head_cfg"] = None
+def test_flags_take_the_place_of_keys(run, light_pretext_config, tmp_path):
+    light_pretext_config["agr_head_cfg"] = None
     folders = dict(checkpoints_path=tmp_path / "elsewhere", log_path=tmp_path / "log")
     folders = [word for key, path in folders.items() for word in (f"--{key}", str(path))]
     keys = ("--set", "train_cfg.num_epoch=None", "train_cfg.num_step=1")
     keys += ("--set", "train_cfg.device=auto")
-    out = ok(run("train.py", pretext_config, *folders, "--with_imagenet", "false", *keys))
+    out = ok(run("train.py", light_pretext_config, *folders, "--with_imagenet", "false", *keys))
     assert "agr" not in out
     assert (tmp_path / "elsewhere/backbone.pth").exists()
     assert (tmp_path / "log/metrics.jsonl").exists()
@@ -155,14 +157,16 @@ def test_flags_take_the_place_of_keys(run, pretext_config, tmp_path):
         ("train_cfg.train_data.agr_transforms_cfg.transforms_cfg.Rotate_90.angle=45", "angle=45"),
     ],
 )
-def test_a_mistake_is_one_line_and_status_2(run, pretext_config, tmp_path, override_text, said):
-    assert said in refused(run("train.py", pretext_config, "--set", override_text))
+def test_a_mistake_is_one_line_and_status_2(
+    run, light_pretext_config, tmp_path, override_text, said
+):
+    assert said in refused(run("train.py", light_pretext_config, "--set", override_text))
     assert not (tmp_path / "run").exists()
 
 
-def test_an_error_in_a_worker_is_one_line_too(run, pretext_config, tmp_path):
+def test_an_error_in_a_worker_is_one_line_too(run, light_pretext_config, tmp_path):
     folder = draw_tiles(tmp_path / "bad", 8)
     (folder / "images/tile_005.jpg").write_bytes(b"\xff\xd8 broken")
-    pretext_config["train_cfg"]["train_data"]["data_path"] = str(folder / "images")
-    pretext_config["train_cfg"]["num_workers"] = 1
-    assert "tile_005.jpg: is truncated" in refused(run("train.py", pretext_config, fresh=True))
+    light_pretext_config["train_cfg"]["train_data"]["data_path"] = str(folder / "images")
+    light_pretext_config["train_cfg"]["num_workers"] = 1
+    assert "tile_005.jpg: is truncated" in refused(run("train.py", light_pretext_config))

@@ -283,10 +283,10 @@ def summary(text: str) -> list[tuple[str, str]]:
 
 
 def test_the_closing_lines_of_each_command_name_files_and_commands_that_exist(
-    run, parser_of, pretext_config, seg_config, tiles, tmp_path
+    run, parser_of, light_pretext_config, seg_config, tiles, tmp_path
 ):
     """The whole way: each command is told by the one before it what to run."""
-    pretext_config["train_cfg"] |= dict(num_epoch=None, num_step=1)
+    light_pretext_config["train_cfg"] |= dict(num_epoch=None, num_step=1)
     seg_config["train_cfg"] |= dict(num_step=1)
     scene = draw_tiles(tmp_path / "scene", 1) / "images/tile_000.jpg"
     mine, best = tmp_path / "mine", tmp_path / "seg/best.pth"
@@ -294,8 +294,8 @@ def test_the_closing_lines_of_each_command_name_files_and_commands_that_exist(
     export = f"--checkpoint {best} --format timm --output {tmp_path}/out/net.pth"
     prepare = f"folder --source {tiles} --output {mine} --classes other building --tile 64"
     ways = [
-        ("tools/doctor.py", pretext_config, "--workers 1", "next"),
-        ("train.py", pretext_config, "", "backbone card figures next"),
+        ("tools/doctor.py", light_pretext_config, "--workers 1", "next"),
+        ("train.py", light_pretext_config, "", "backbone card figures next"),
         ("finetune_seg.py", seg_config, f"--backbone {tmp_path}/run/backbone.pth",
          "results weights next"),
         ("tools/predict.py", None, predict, "maps"),
@@ -342,10 +342,12 @@ def test_printed_commands_can_be_pasted(tmp_path, folder, monkeypatch):
     assert (parsed.config_file, parsed.log_path, parsed.set) == (f"{folder}.py", folder, args.set)
 
 
-def test_a_folder_with_a_blank_is_quoted_in_all_that_a_run_says(run, pretext_config, tmp_path):
-    pretext_config["train_cfg"] |= dict(num_step=1, num_epoch=None)
+def test_a_folder_with_a_blank_is_quoted_in_all_that_a_run_says(
+    run, light_pretext_config, tmp_path
+):
+    light_pretext_config["train_cfg"] |= dict(num_step=1, num_epoch=None)
     flags = ("--checkpoints_path", tmp_path / "my run", "--log_path", tmp_path / "my run/log")
-    done = run("train.py", pretext_config, *flags)
+    done = run("train.py", light_pretext_config, *flags)
     assert done.returncode == 0, done.stderr
     said = dict(re.findall(r"^(curves|next): (.*)", done.stdout, re.M))
     assert shlex.split(said["curves"]) == ["tensorboard", "--logdir", str(tmp_path / "my run/log")]

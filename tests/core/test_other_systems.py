@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from preloaded import python
 
 import SSLRemoteSensing
 from SSLRemoteSensing.core import checkpoints, locks, machine
@@ -55,20 +56,22 @@ for script, config in zip(scripts[::2], scripts[1::2]):
 """
 
 
-def test_all_is_imported_and_both_trainings_run_without_posix(pretext_config, seg_config, tmp_path):
+def test_all_is_imported_and_both_trainings_run_without_posix(
+    light_pretext_config, seg_config, tmp_path
+):
     """The second run of each goes on, so that its folder is locked, left and locked again."""
     packages = pkgutil.walk_packages(SSLRemoteSensing.__path__, "SSLRemoteSensing.")
     names = [package.name for package in packages if not package.name.endswith("__main__")]
     assert len(names) > 100
-    pretext_config["train_cfg"]["num_epoch"] = 1
+    light_pretext_config["train_cfg"]["num_epoch"] = 1
     seg_config["backbone_cfg"]["pretrained"] = str(tmp_path / "run/backbone.pth")
     scripts = []
-    for script, config in (("train.py", pretext_config), ("finetune_seg.py", seg_config)):
+    for script, config in (("train.py", light_pretext_config), ("finetune_seg.py", seg_config)):
         file = tmp_path / f"{script}_cfg.py"
         file.write_text(f"config = {config!r}\n")
         scripts += [script, str(file)]
     result = subprocess.run(
-        [sys.executable, "-c", WITHOUT_POSIX + TRAIN_TWICE, *scripts, *names],
+        [python(), "-c", WITHOUT_POSIX + TRAIN_TWICE, *scripts, *names],
         capture_output=True, text=True, cwd=ROOT, timeout=900,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -100,21 +103,21 @@ if __name__ == "__main__":
 """
 
 
-def test_workers_that_start_anew_read_the_same_images(pretext_config, tmp_path):
+def test_workers_that_start_anew_read_the_same_images(light_pretext_config, tmp_path):
     """As on Windows and macOS, where nothing is inherited and all must be sent."""
-    pretext_config["train_cfg"]["num_epoch"] = 1
-    script = tmp_path / "spawned.py"
-    script.write_text(SPAWNED)
-    weights = []
-    for workers in (0, 1):
+    light_pretext_config["train_cfg"] |= {"num_epoch": None, "num_step": 2}
+    light_pretext_config["train_cfg"]["log"]["vis_step"] = 0
+    (tmp_path / "spawned.py").write_text(SPAWNED)
+    starts, weights = [[python()], [sys.executable, str(tmp_path / "spawned.py")]], []
+    for workers, start in enumerate(starts):
         folder = tmp_path / f"run_{workers}"
-        pretext_config["train_cfg"] |= {"num_workers": workers}
-        pretext_config["train_cfg"]["checkpoints"]["checkpoints_path"] = str(folder)
-        pretext_config["train_cfg"]["log"]["log_path"] = str(folder / "log")
+        light_pretext_config["train_cfg"] |= {"num_workers": workers}
+        light_pretext_config["train_cfg"]["checkpoints"]["checkpoints_path"] = str(folder)
+        light_pretext_config["train_cfg"]["log"]["log_path"] = str(folder / "log")
         file = tmp_path / "cfg.py"
-        file.write_text(f"config = {pretext_config!r}\n")
+        file.write_text(f"config = {light_pretext_config!r}\n")
         result = subprocess.run(
-            [sys.executable, str(script), "train.py", "--config_file", str(file)],
+            [*start, "train.py", "--config_file", str(file)],
             capture_output=True, text=True, cwd=ROOT, timeout=900,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
         )  # fmt: skip

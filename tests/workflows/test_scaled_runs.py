@@ -46,8 +46,8 @@ def draw_scenes(folder: Path, count: int = 6, shift: float = 0, dtype=np.float32
 
 
 @pytest.fixture
-def of_pretraining(pretext_config, tmp_path) -> dict:
-    tiles, config = draw_scenes(tmp_path), pretext_config
+def of_pretraining(light_pretext_config, tmp_path) -> dict:
+    tiles, config = draw_scenes(tmp_path), light_pretext_config
     data = dict(data_path=tiles["image_path"], data_format="*.tif", scale="percentile")
     config["train_cfg"]["train_data"] |= data
     config["train_cfg"] |= {"num_epoch": 1}
