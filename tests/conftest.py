@@ -27,7 +27,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # pytest-xdist's --no-loadscope-reorder, which would begin with those that have the most tests.
 LONG = ("test_main_path.py", "test_commands.py", "test_distributed_runs.py", "test_results.py")
 LONG += ("test_doctor.py", "test_label_efficiency.py", "test_benchmark.py", "test_soak.py")
-LONG += ("test_frozen_runs.py", "test_any_timm.py", "test_gpu_day.py")
+LONG += ("test_frozen_runs.py", "test_any_timm.py", "test_gpu_day.py", "test_docs.py")
+LONG += ("test_scaled_runs.py", "test_sslrs.py", "test_own_runs.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -59,6 +59,7 @@ PRETRAIN = "configs/demo_town_pretrain_resnet18_cfg.py"
 SMALL = ["train_cfg.num_workers=0", "train_cfg.batch_size=4", "train_cfg.precision=fp32"]
 PRETEXT = [*SMALL, "train_cfg.train_data.img_size=32", "train_cfg.train_data.crop_size=96"]
 PRETEXT += ["train_cfg.train_data.post_transforms_cfg=None", "train_cfg.log.log_step=1"]
+PRETEXT += ["train_cfg.optimizer={'name': 'SGD', 'lr': 0.0001}"]  # a third of Adam's checkpoints
 PRETEXT += ["train_cfg.train_data.data_path=my/images", "train_cfg.train_data.data_format=**/*"]
 # `--set` of executed commands, before their own.
 QUICK = dict.fromkeys(("tools/doctor.py", "tools/show_pretext.py", "tools/probe.py"), PRETEXT) | {

@@ -88,7 +88,7 @@ def test_levir_cs_takes_pre_training_of_its_own_four_bands(clouds, tmp_path):
         "train_cfg.train_data.data_format=*.tif", "train_cfg.train_data.max_value=1023",
         "train_cfg.train_data.img_size=64", "train_cfg.train_data.post_transforms_cfg=None",
         "train_cfg.num_epoch=None", "train_cfg.num_step=1", "train_cfg.batch_size=2",
-        "train_cfg.device=cpu",
+        "train_cfg.device=cpu", "train_cfg.optimizer={'name': 'SGD', 'lr': 0.001}",
     )  # fmt: skip
     card = json.loads((tmp_path / "pre/backbone.json").read_text())
     assert card["in_channels"] == 4
