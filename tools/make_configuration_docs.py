@@ -27,8 +27,8 @@ from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.core.files import write_text
 from SSLRemoteSensing.core.templates import environment
 from SSLRemoteSensing.training.schedules import OPTIMIZERS
-from SSLRemoteSensing.workflows.finetuning import SegmentationConfig
 from SSLRemoteSensing.workflows.pretraining import PretextConfig
+from SSLRemoteSensing.workflows.segmentation import SegmentationConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "docs/configuration.md"

@@ -95,10 +95,11 @@ def main() -> None:
     is_own = choose_source(args, "images" if is_of_images else "tiles", (*ASKED, *LABELLED))
     # Only now: torch takes seconds, which --help need not wait for.
     from SSLRemoteSensing.core.distributed import processes
-    from SSLRemoteSensing.workflows.finetuning import SegmentationConfig, finetune, score_checkpoint
+    from SSLRemoteSensing.workflows.finetuning import finetune, score_checkpoint
     from SSLRemoteSensing.workflows.own_plans import CONFIG
     from SSLRemoteSensing.workflows.own_requests import FinetuningRequest
     from SSLRemoteSensing.workflows.own_runs import requested_config
+    from SSLRemoteSensing.workflows.segmentation import SegmentationConfig
 
     scoring = ({"tta": True} if args.tta else {}) | ({"on": "tiles"} if by_tiles else {})
     with processes(), contextlib.ExitStack() as stack:

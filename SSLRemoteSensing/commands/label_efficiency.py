@@ -68,11 +68,11 @@ def flags() -> Flags:
 def main() -> None:
     args = parse(flags())
     # Only now: they load torch, which takes seconds that --help need not wait for.
-    from SSLRemoteSensing.workflows.finetuning import SegmentationConfig, check_segmentation
     from SSLRemoteSensing.workflows.label_efficiency import report
     from SSLRemoteSensing.workflows.label_efficiency.grid import plan_grid, require_cells
     from SSLRemoteSensing.workflows.label_efficiency.jobs import slots_for
     from SSLRemoteSensing.workflows.label_efficiency.run import ENOUGH, run_grid
+    from SSLRemoteSensing.workflows.segmentation import SegmentationConfig, check_segmentation
 
     config = read_config(args, Part(SegmentationConfig))
     check_segmentation(config)

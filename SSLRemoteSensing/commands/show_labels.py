@@ -92,8 +92,8 @@ def main() -> None:
     from SSLRemoteSensing.data.images import write_png
     from SSLRemoteSensing.reports import label_figures as figures
     from SSLRemoteSensing.reports.image_grid import COMPRESSION, png_path
-    from SSLRemoteSensing.workflows.finetuning import SegmentationConfig
     from SSLRemoteSensing.workflows.open_tiles import open_part
+    from SSLRemoteSensing.workflows.segmentation import SegmentationConfig
 
     output = png_path(args.output, "--output")
     schema = Part(SegmentationConfig)

@@ -14,7 +14,7 @@ from SSLRemoteSensing.data.prepared import LABEL_FOLDERS, read_card
 from SSLRemoteSensing.data.scale import Scale, read_scale
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.workflows.doctor.images import is_fine_tuning
-from SSLRemoteSensing.workflows.finetuning import check_segmentation
+from SSLRemoteSensing.workflows.segmentation import check_segmentation
 from SSLRemoteSensing.workflows.settled_scale import settle_scale
 
 

@@ -23,11 +23,6 @@ from SSLRemoteSensing.models.backbones import ARCHITECTURES, BLOCKS
 from SSLRemoteSensing.models.heads import SKIPS
 from SSLRemoteSensing.models.pretrained import BACKBONES, load_backbone
 from SSLRemoteSensing.training.settings import split
-from SSLRemoteSensing.workflows.finetuning import (
-    SegmentationConfig,
-    SegmentationData,
-    check_segmentation,
-)
 from SSLRemoteSensing.workflows.own_images import look_at_images, write_list
 from SSLRemoteSensing.workflows.own_labels import OwnLabels, prepare_own
 from SSLRemoteSensing.workflows.own_lengths import (
@@ -40,6 +35,11 @@ from SSLRemoteSensing.workflows.own_lengths import (
 from SSLRemoteSensing.workflows.own_requests import FinetuningRequest, PretrainingRequest, Request
 from SSLRemoteSensing.workflows.presets import FINETUNING, PRETRAINING, choose_preset
 from SSLRemoteSensing.workflows.pretraining import PretextConfig, PretextData, check_pretext
+from SSLRemoteSensing.workflows.segmentation import (
+    SegmentationConfig,
+    SegmentationData,
+    check_segmentation,
+)
 
 CONFIG, TILES = "config.py", "tiles"
 LEAST_EPOCHS, MOST_EPOCHS = 5, 400  # where no length is asked for

@@ -33,7 +33,7 @@ from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.models.segmentation import SegmentationNet
 from SSLRemoteSensing.training.sampler import KeySampler
 from SSLRemoteSensing.training.task import Task
-from SSLRemoteSensing.workflows.finetuning import open_network, open_task
+from SSLRemoteSensing.workflows.segmentation import open_network, open_task
 
 BACKBONE = "runs/few_labels/pretrain/backbone.pth"
 BATCH, RATE, WARMUP, FIRST = 8, 1e-3, 20, 200

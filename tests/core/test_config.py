@@ -17,8 +17,8 @@ from SSLRemoteSensing.core.config import (
     override,
 )
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.workflows.finetuning import check_segmentation
 from SSLRemoteSensing.workflows.pretraining import PretextConfig, check_pretext
+from SSLRemoteSensing.workflows.segmentation import check_segmentation
 
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 # A config as the published repository writes it: every key of its files, and its last trimmings.

@@ -11,7 +11,7 @@ from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.geotiff import encode_tiff
 from SSLRemoteSensing.data.prepared import gsd_of_tiles, origin_of_tiles
 from SSLRemoteSensing.preparation.prepare import agreed_bands
-from SSLRemoteSensing.workflows import finetuning
+from SSLRemoteSensing.workflows import segmentation
 
 NAMES = ["near infrared", "red", "green"]
 SET = {"version": 1, "name": "town", "classes": ["ground", "building"], "bands": NAMES}
@@ -91,7 +91,7 @@ def test_a_prepared_set_has_the_pixels_of_its_training_scenes(card, metres):
 
 def card_of_run(config: dict) -> dict:
     """The card that a fine-tuning would write."""
-    return finetuning.open_finetuning(config)[0].card
+    return segmentation.open_finetuning(config)[0].card
 
 
 def test_the_card_of_a_fine_tuning_on_prepared_tiles_knows_bands_and_values(seg_config, tmp_path):

@@ -16,9 +16,10 @@ from SSLRemoteSensing.data.reading import Reading, agreed_reading
 from SSLRemoteSensing.data.scale import up_to
 from SSLRemoteSensing.data.values import check_values, fault_of_values, levels
 from SSLRemoteSensing.workflows.doctor.images import find_split
-from SSLRemoteSensing.workflows.finetuning import finetune, open_finetuning, score_checkpoint
+from SSLRemoteSensing.workflows.finetuning import finetune, score_checkpoint
 from SSLRemoteSensing.workflows.open_tiles import part_of_config
 from SSLRemoteSensing.workflows.pretraining import open_pretraining, train_reading
+from SSLRemoteSensing.workflows.segmentation import open_finetuning
 
 
 def deep_tiles(folder: Path, bands: int = 3, top: int = 3000, dtype=np.uint16, seed=0) -> dict:

@@ -42,8 +42,8 @@ from SSLRemoteSensing.core.config import Part, load_config
 from SSLRemoteSensing.core.console import COMMANDS
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.models.losses import ExamplarLoss
-from SSLRemoteSensing.workflows.finetuning import check_segmentation
 from SSLRemoteSensing.workflows.pretraining import check_pretext
+from SSLRemoteSensing.workflows.segmentation import check_segmentation
 
 EXECUTED = ("docs/getting_started.md", "docs/faq.md", "docs/pretext_tasks.md")
 # Of those files, what is only checked, and why.

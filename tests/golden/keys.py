@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, Union
 
 from SSLRemoteSensing.core.config import Chain, OneOf, Part, parameters
 from SSLRemoteSensing.training.schedules import OPTIMIZERS
-from SSLRemoteSensing.workflows.finetuning import SegmentationConfig
 from SSLRemoteSensing.workflows.pretraining import PretextConfig
+from SSLRemoteSensing.workflows.segmentation import SegmentationConfig
 
 TREES = {"pretraining": PretextConfig, "finetuning": SegmentationConfig}
 

@@ -17,7 +17,7 @@ from SSLRemoteSensing.models.losses import CosineLoss
 from SSLRemoteSensing.models.pretext import build_pretext, pretext_losses
 from SSLRemoteSensing.models.pretrained import BACKBONES
 from SSLRemoteSensing.training.resume import compare_cards
-from SSLRemoteSensing.workflows import finetuning, pretraining
+from SSLRemoteSensing.workflows import pretraining, segmentation
 
 # timm's smallest, which it has for its own tests.
 TEACHER = dict(name="timm", model="test_convnext")
@@ -228,7 +228,7 @@ def test_the_card_names_the_teacher_its_file_and_its_licence(pretext_config, seg
     torch.save(build_pretext(config).backbone.state_dict(), student)
     student.with_suffix(".json").write_text(json.dumps(card))
     seg_config |= dict(backbone_cfg=STUDENT | dict(pretrained=str(student)), decoder_cfg=PROBE)
-    assert finetuning.open_finetuning(seg_config)[0].card["teacher"] == card["teacher"]
+    assert segmentation.open_finetuning(seg_config)[0].card["teacher"] == card["teacher"]
     file.with_suffix(".json").unlink()
     torch.save({"model": checkpoints.read(file)}, file)
     changed = pretraining.open_pretraining(config)[0].card

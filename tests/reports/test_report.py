@@ -32,12 +32,8 @@ from SSLRemoteSensing.reports.grid_report import CellEntry, GridTable, write_gri
 from SSLRemoteSensing.reports.map_page import page_of, require_own_page, write_map_page
 from SSLRemoteSensing.reports.run_report import read_log, start_of
 from SSLRemoteSensing.workflows import finetuning
-from SSLRemoteSensing.workflows.finetuning import (
-    is_scored,
-    open_network,
-    score_checkpoint,
-    write_scores,
-)
+from SSLRemoteSensing.workflows.finetuning import is_scored, score_checkpoint, write_scores
+from SSLRemoteSensing.workflows.segmentation import open_network
 
 NAME = "report.html"
 VOID = {"meta", "link", "img", "br"}

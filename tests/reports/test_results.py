@@ -16,7 +16,8 @@ from SSLRemoteSensing.core.config import load_config
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.class_weights import median_frequency
 from SSLRemoteSensing.models.segmentation import build_segmentation, require_same_network
-from SSLRemoteSensing.workflows.finetuning import check_segmentation, finetune
+from SSLRemoteSensing.workflows.finetuning import finetune
+from SSLRemoteSensing.workflows.segmentation import check_segmentation
 
 SCHEMA = json.loads((ROOT / "docs/results.schema.json").read_text())
 KINDS = ("images", "labels", "labels_eroded")

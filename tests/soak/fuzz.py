@@ -50,8 +50,8 @@ from SSLRemoteSensing.models.pretrained import backbone_weights, load_backbone
 from SSLRemoteSensing.training import run_folder
 from SSLRemoteSensing.training.schedules import SCHEDULES
 from SSLRemoteSensing.training.settings import CheckpointSettings, LogSettings
-from SSLRemoteSensing.workflows.finetuning import check_segmentation
 from SSLRemoteSensing.workflows.pretraining import check_pretext
+from SSLRemoteSensing.workflows.segmentation import check_segmentation
 
 SECONDS = 20  # that a case may take; the machine may be busy
 MEMORY = 2**30  # that a case may take more than its process has

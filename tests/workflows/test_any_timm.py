@@ -18,8 +18,8 @@ from SSLRemoteSensing.export.source import Request
 from SSLRemoteSensing.export.write import write_export
 from SSLRemoteSensing.models.pretrained import BACKBONES
 from SSLRemoteSensing.training.engine import fit
-from SSLRemoteSensing.workflows.finetuning import open_finetuning
 from SSLRemoteSensing.workflows.pretraining import open_pretraining
+from SSLRemoteSensing.workflows.segmentation import open_finetuning
 
 # Those that neither a trace nor torch.export carries in a time that a test may take.
 NO_GRAPH = {"mobilevit_xxs", "eva02_tiny_patch14_224"}

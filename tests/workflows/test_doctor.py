@@ -33,8 +33,8 @@ from SSLRemoteSensing.workflows.doctor import images as doctor_images
 from SSLRemoteSensing.workflows.doctor import run as doctor_run
 from SSLRemoteSensing.workflows.doctor.findings import Section
 from SSLRemoteSensing.workflows.doctor.images import check_images, examine_image, find_split
-from SSLRemoteSensing.workflows.finetuning import open_network
 from SSLRemoteSensing.workflows.pretraining import open_images
+from SSLRemoteSensing.workflows.segmentation import open_network
 
 
 def call(script: str, config: dict, folder: Path, *arguments) -> Done:

@@ -11,7 +11,7 @@ from conftest import draw_tiles
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import require_folder
-from SSLRemoteSensing.workflows import finetuning
+from SSLRemoteSensing.workflows import segmentation
 from SSLRemoteSensing.workflows.doctor.examine import examine
 from SSLRemoteSensing.workflows.doctor.findings import FAIL, Report
 from SSLRemoteSensing.workflows.finetuning import finetune
@@ -87,7 +87,7 @@ def test_no_label_and_one_image_of_the_test_tiles_are_opened_before(seg_config, 
         file.write_bytes(b"")
     paths = dict(image_path=f"{own}/images", label_path=f"{own}/labels")
     seg_config["train_cfg"]["test_data"] = paths
-    finetuning.open_finetuning(seg_config)
+    segmentation.open_finetuning(seg_config)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_no_label_and_one_image_of_the_test_tiles_are_opened_before(seg_config, 
 )
 def test_a_palette_that_no_picture_could_have_is_refused(seg_config, palette, said):
     with pytest.raises(UserError, match=said):
-        finetuning.check_segmentation(seg_config | {"palette": palette})
+        segmentation.check_segmentation(seg_config | {"palette": palette})
 
 
 @pytest.mark.parametrize(

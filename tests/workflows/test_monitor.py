@@ -38,9 +38,9 @@ from SSLRemoteSensing.training.logger import RunLog
 from SSLRemoteSensing.training.meters import LossMeter, Throughput
 from SSLRemoteSensing.training.settings import LogSettings, LoopSettings
 from SSLRemoteSensing.training.tensorboard import charts, tag
-from SSLRemoteSensing.workflows.finetuning import open_network
 from SSLRemoteSensing.workflows.monitor import OWN_EPOCH, BatchMonitor, SampleMonitor, neighbours
 from SSLRemoteSensing.workflows.pretraining import open_monitors
+from SSLRemoteSensing.workflows.segmentation import open_network
 
 TRANSFORMS = ["flip", "flop", "r0", "r90", "r180", "r270"]
 TASKS = ("inpainting", "agr", "exemplar")

@@ -18,8 +18,9 @@ from SSLRemoteSensing.data.reading import Reading
 from SSLRemoteSensing.evaluation.protocols import ScoringSettings
 from SSLRemoteSensing.workflows import finetuning
 from SSLRemoteSensing.workflows import pseudo_labels as pseudo
-from SSLRemoteSensing.workflows.finetuning import finetune, label_tiles, open_finetuning
+from SSLRemoteSensing.workflows.finetuning import finetune, label_tiles
 from SSLRemoteSensing.workflows.pseudo_labels import Labeller, Unlabelled, write_pseudo_labels
+from SSLRemoteSensing.workflows.segmentation import open_finetuning
 
 CLASSES = ("ground", "roof")
 CPU = torch.device("cpu")

@@ -22,8 +22,9 @@ from SSLRemoteSensing.data.scale import Scale, scale_of_card
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.inference.network import open_network
 from SSLRemoteSensing.inference.scene import InputScene
-from SSLRemoteSensing.workflows.finetuning import finetune, open_finetuning, score_checkpoint
+from SSLRemoteSensing.workflows.finetuning import finetune, score_checkpoint
 from SSLRemoteSensing.workflows.pretraining import open_pretraining, pretrain
+from SSLRemoteSensing.workflows.segmentation import open_finetuning
 from SSLRemoteSensing.workflows.settled_scale import settle_scale
 
 MEANS = (-12, -19, 300)  # decibels of VV and VH, and kelvin

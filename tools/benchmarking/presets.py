@@ -17,12 +17,12 @@ from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.machine import used_memory
 from SSLRemoteSensing.preparation.isprs import CLASSES
 from SSLRemoteSensing.training.train_step import TrainStep
-from SSLRemoteSensing.workflows.finetuning import open_finetuning
 from SSLRemoteSensing.workflows.own_labels import OwnLabels
 from SSLRemoteSensing.workflows.own_requests import FinetuningRequest, PretrainingRequest
 from SSLRemoteSensing.workflows.own_runs import requested_config
 from SSLRemoteSensing.workflows.presets import FINETUNING, PRETRAINING, choose_preset
 from SSLRemoteSensing.workflows.pretraining import open_pretraining
+from SSLRemoteSensing.workflows.segmentation import open_finetuning
 
 
 def measure_presets(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:

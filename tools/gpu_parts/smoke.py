@@ -30,8 +30,8 @@ from benchmarking.timing import free_memory, say
 from SSLRemoteSensing import load_config
 from SSLRemoteSensing.core.files import read_json, write_text
 from SSLRemoteSensing.training.engine import fit
-from SSLRemoteSensing.workflows.finetuning import open_finetuning
 from SSLRemoteSensing.workflows.pretraining import open_pretraining
+from SSLRemoteSensing.workflows.segmentation import open_finetuning
 
 ROOT = Path(__file__).resolve().parents[2]
 OPENINGS = {"pretrain": open_pretraining, "finetune": open_finetuning}

@@ -7,8 +7,8 @@ from SSLRemoteSensing.core.bars import map_files
 from SSLRemoteSensing.core.config import Part, require
 from SSLRemoteSensing.workflows.doctor import images, labels, run, scenes
 from SSLRemoteSensing.workflows.doctor.findings import FAIL, Report
-from SSLRemoteSensing.workflows.finetuning import SegmentationConfig
 from SSLRemoteSensing.workflows.pretraining import PretextConfig
+from SSLRemoteSensing.workflows.segmentation import SegmentationConfig
 
 SCHEMAS = (Part(PretextConfig), Part(SegmentationConfig))
 

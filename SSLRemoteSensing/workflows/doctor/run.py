@@ -15,9 +15,9 @@ from SSLRemoteSensing.core import checkpoints, machine
 from SSLRemoteSensing.core.errors import UserError, about, one_line
 from SSLRemoteSensing.core.files import require_folder
 from SSLRemoteSensing.core.workers import shared_memory_remark
-from SSLRemoteSensing.data import segmentation
 from SSLRemoteSensing.data.file_lists import listing
 from SSLRemoteSensing.data.labels import ValueCoding
+from SSLRemoteSensing.data.segmentation import collate
 from SSLRemoteSensing.evaluation.scoring import open_scored
 from SSLRemoteSensing.training import run_folder
 from SSLRemoteSensing.training.plan import make_plan, require_images
@@ -28,11 +28,11 @@ from SSLRemoteSensing.training.schedules import build_schedule
 from SSLRemoteSensing.training.settings import LoopSettings
 from SSLRemoteSensing.training.task import Task
 from SSLRemoteSensing.training.train_step import TrainStep
-from SSLRemoteSensing.workflows import finetuning, pretraining
+from SSLRemoteSensing.workflows import pretraining, segmentation
 from SSLRemoteSensing.workflows.doctor.findings import OK, WARNING, Section
 from SSLRemoteSensing.workflows.doctor.images import is_fine_tuning
-from SSLRemoteSensing.workflows.finetuning import Finetuning
 from SSLRemoteSensing.workflows.pretraining import Pretraining
+from SSLRemoteSensing.workflows.segmentation import Finetuning, require_same_gsd
 from SSLRemoteSensing.workflows.settled_scale import settle_scale
 
 Opened = Pretraining | Finetuning
@@ -73,7 +73,7 @@ def with_scale(config: dict) -> dict:
 
 def open_network(config: dict, processes: int) -> Opened:
     """Check `config` and build its network; raises what training would before it opens its data."""
-    kind = finetuning if is_fine_tuning(config) else pretraining
+    kind = segmentation if is_fine_tuning(config) else pretraining
     opened = kind.open_network(copy.deepcopy(config), processes=processes)
     build_schedule(opened.loop.lr_schedule)
     return opened
@@ -100,7 +100,7 @@ def open_task(opened: Opened, unusable: Iterable[str], coding: ValueCoding | Non
             return pretraining.open_task(opened)[0]
         tiles = opened.open_split("train", coding, checked=coding is not None)
         groups = opened.model.param_groups(opened.train_cfg.get("backbone_lr_factor", 1.0))
-        return Task(opened.model, tiles.repeated(), segmentation.collate, param_groups=groups)
+        return Task(opened.model, tiles.repeated(), collate, param_groups=groups)
 
 
 def open_scoring(opened: Finetuning, coding: ValueCoding | None) -> None:
@@ -108,7 +108,7 @@ def open_scoring(opened: Finetuning, coding: ValueCoding | None) -> None:
     for name in sorted({"val", opened.scored_split}):
         tiles = opened.open_split(name, coding, checked=coding is not None)
         with about(f"train_cfg.{name}_data"):
-            finetuning.require_same_gsd(opened, tiles)
+            require_same_gsd(opened, tiles)
         open_scored(tiles, opened.classes, opened.scoring)
 
 

@@ -24,11 +24,6 @@ from SSLRemoteSensing.core.machine import choose_device
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings, find_tiles
 from SSLRemoteSensing.data.unlabelled import REST
 from SSLRemoteSensing.training.settings import split
-from SSLRemoteSensing.workflows.finetuning import (
-    SegmentationData,
-    open_network,
-    scored_split,
-)
 from SSLRemoteSensing.workflows.label_efficiency.comparison import format_percent
 from SSLRemoteSensing.workflows.label_efficiency.starts import (
     frozen_inits,
@@ -37,6 +32,7 @@ from SSLRemoteSensing.workflows.label_efficiency.starts import (
     read_inits,
     unlabelled_inits,
 )
+from SSLRemoteSensing.workflows.segmentation import SegmentationData, open_network, scored_split
 
 # Each cell sets these itself, and these differ between machines without changing what is learnt.
 OF_CELLS = ("backbone_cfg.pretrained", "train_cfg.seed", "train_cfg.train_data.fraction")

@@ -16,7 +16,7 @@ from SSLRemoteSensing.core import machine
 from SSLRemoteSensing.core.bars import print_line, progress
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import make_folder, read_json, write_text
-from SSLRemoteSensing.workflows.finetuning import LABELLER, PSEUDO_LABELS
+from SSLRemoteSensing.workflows.finetuning import LABELLER
 from SSLRemoteSensing.workflows.label_efficiency.cells import (
     arguments,
     existing_cells,
@@ -27,6 +27,7 @@ from SSLRemoteSensing.workflows.label_efficiency.cells import (
 from SSLRemoteSensing.workflows.label_efficiency.comparison import METRICS
 from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, Grid
 from SSLRemoteSensing.workflows.label_efficiency.starts import weights_hash
+from SSLRemoteSensing.workflows.segmentation import PSEUDO_LABELS
 
 # A signal to a whole process group or job reaches the cells too, and a second one of a kind ends
 # them without saving: what is passed on is therefore of the other kind.

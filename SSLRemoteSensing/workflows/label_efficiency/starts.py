@@ -16,8 +16,8 @@ from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.core.files import sha256
 from SSLRemoteSensing.data.unlabelled import REST
 from SSLRemoteSensing.models.segmentation import build_segmentation
-from SSLRemoteSensing.workflows.finetuning import SegmentationConfig, check_segmentation
 from SSLRemoteSensing.workflows.label_efficiency.comparison import FROZEN, UNLABELLED
+from SSLRemoteSensing.workflows.segmentation import SegmentationConfig, check_segmentation
 
 INIT = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.+-]*)=(.+)")
 # timm:MODEL, with timm's weights, or timm:MODEL@FILE, timm:MODEL@random.
