@@ -48,11 +48,10 @@ class ClassSampling:
         if not weights.any():
             raise UserError("train_data.sampling: no pixel of the labelled tiles has a label")
         self.weights, self.length, self.seed = weights / weights.sum(), length, seed
-        self.ends = self.weights.cumsum()
+        self.ends, self.last = self.weights.cumsum(), int(np.flatnonzero(weights)[-1])
         self.drawn = self.weights @ shares  # of the labelled pixels that are drawn, by class
 
     def tile(self, epoch: int, index: int) -> int:
         shift = np.random.default_rng([self.seed, epoch]).random()
         place = (index + shift) / self.length * self.ends[-1]
-        number = np.searchsorted(self.ends, place, side="right")
-        return int(min(number, np.flatnonzero(self.weights)[-1]))
+        return min(int(np.searchsorted(self.ends, place, side="right")), self.last)

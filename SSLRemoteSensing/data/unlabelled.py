@@ -12,8 +12,8 @@ from SSLRemoteSensing.core.bars import map_files
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.core.files import sha256
-from SSLRemoteSensing.data.file_lists import EVERY_IMAGE, find_images
-from SSLRemoteSensing.data.images import read_image
+from SSLRemoteSensing.data.file_lists import EVERY_IMAGE, LABEL_FOLDER, find_images
+from SSLRemoteSensing.data.images import read_header, read_image
 from SSLRemoteSensing.data.prepared import agreed_scale, read_card
 from SSLRemoteSensing.data.reading import Reading, agreed_reading, reading_of
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, collate
@@ -82,40 +82,78 @@ def find_unlabelled(
                 "train_data.fraction (--fraction 0.1), or name a folder of other images"
             )
         return train.left_out, train.reading
-    keys = f"{KEY}.image_path", f"{KEY}.data_format"
-    images = find_images(settings.image_path, settings.data_format, keys=keys)
-    card = read_card(settings.image_path if os.path.isdir(settings.image_path) else images[0])
+    root, keys = settings.image_path, (f"{KEY}.image_path", f"{KEY}.data_format")
+    images = find_images(root, settings.data_format, keys=keys)
+    labels = [image for image in images if lies_among_labels(image, root)]
+    if labels:
+        raise UserError(
+            f"{keys[0]} {root}: {len(labels)} of {len(images)} files lie in a folder of labels, "
+            f"first {labels[0]}; name the folder of the images alone"
+        )
+    card = read_card(root if os.path.isdir(root) else images[0])
     scale = agreed_scale(card, None, None)
     with about(KEY):
         reading = agreed_reading(reading_of(images[0], scale, None, card, None), train.reading)
         read_image(images[0], train.in_channels, reading.bands, reading.scale)
-    hashes = dict(zip(images, map_files(sha256, images, "hashing"), strict=True))
+    known = copies(images, [image for image, _ in train.pairs])
     for key, tiles in scored.items():
-        known = {sha256(image): image for image, _ in tiles.pairs}
-        both = [image for image, digest in hashes.items() if digest in known]
+        both = sorted(copies(images, [image for image, _ in tiles.pairs]))
         if both and not settings.allow_test_images:
             raise UserError(
-                f"{KEY}.image_path {settings.image_path}: {len(both)} of {len(images)} images are "
-                f"tiles of {key}, first {both[0]}; name a folder without them, or set "
-                f"allow_test_images=True, and say so with the scores"
+                f"{keys[0]} {root}: {len(both)} of {len(images)} images are tiles of {key}, first "
+                f"{both[0]}; name a folder without them, or set allow_test_images=True, and say so "
+                f"with the scores"
             )
         if both:
             warn(f"{KEY}: {len(both)} images are tiles of {key}, as allow_test_images=True has it")
-    known = {sha256(image) for image, _ in train.pairs}
-    left = [image for image, digest in hashes.items() if digest not in known]
+    left = [image for image in images if image not in known]
     if not left:
         raise UserError(
-            f"{KEY}.image_path {settings.image_path}: its {len(images)} images are all among the "
-            "labelled tiles; name a folder of others"
+            f"{keys[0]} {root}: its {len(images)} images are all among the labelled tiles; name a "
+            "folder of others"
         )
     return left, reading
+
+
+def lies_among_labels(image: str, root: str) -> bool:
+    """Whether a folder between `root` and the image is called as folders of labels are."""
+    parents = Path(os.path.relpath(image, root if os.path.isdir(root) else Path(root).parent)).parts
+    return any(LABEL_FOLDER.fullmatch(part.lower()) for part in parents[:-1])
+
+
+def copies(images: Sequence[str], others: Sequence[str]) -> set[str]:
+    """Those of `images` that have the bytes of one of `others`; only files of a size that both have
+    are read."""
+    sizes = {os.path.getsize(other) for other in others}
+    alike = [image for image in images if os.path.getsize(image) in sizes]
+    found = {os.path.getsize(image) for image in alike}
+    others = [other for other in others if os.path.getsize(other) in found]
+    known = set(map_files(sha256, others, "hashing"))
+    hashes = zip(alike, map_files(sha256, alike, "hashing"), strict=True)
+    return {image for image, digest in hashes if digest in known}
+
+
+def require_readable(images: Sequence[str], train: SegmentationDataset) -> None:
+    """Raise a `UserError` for a file whose header cannot be read, and, where none is cropped, for
+    one of another size than the labelled tiles: what else training would meet hours later."""
+    shapes = {}
+    for image, head in zip(images, map_files(read_header, images, "reading headers"), strict=True):
+        shapes.setdefault((head.width, head.height), image)
+    first = read_header(train.pairs[0][0])
+    shapes.pop((first.width, first.height), None)
+    if shapes and train.settings.crop_size is None:
+        (width, height), image = next(iter(shapes.items()))
+        raise UserError(
+            f"{KEY}: {image} is {width} x {height} pixels, tiles of train_data are {first.width} x "
+            f"{first.height}; set train_data.crop_size"
+        )
 
 
 class WithUnlabelled(Dataset):
     """`labelled`, a tile of `unlabelled` beside each of its samples, as `unlabelled` in the sample.
 
     Which one follows from (epoch, index), as its draws do. An epoch is one of `labelled`; the other
-    tiles go round in turn, whatever the number of epochs that takes.
+    tiles go round in turn, each time with other draws, however many epochs that takes.
     """
 
     def __init__(self, labelled: SegmentationDataset, unlabelled: SegmentationDataset):
@@ -126,7 +164,7 @@ class WithUnlabelled(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         epoch, index = key
-        number = (epoch * len(self) + index) % len(self.unlabelled)
+        number = epoch * len(self) + index  # past the end it begins again
         return self.labelled[key] | {"unlabelled": self.unlabelled[epoch, number]}
 
     def name(self, index: int) -> Path:

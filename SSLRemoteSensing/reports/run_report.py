@@ -72,7 +72,7 @@ def write_report(scoring: Scoring, results: dict) -> None:
         "title": f"{config['name']}: {scoring.split} scores",
         "heading": config["name"],
         "note": note,
-        "summary": summary(results, origin["dataset"]) | unlabelled(scoring.card, folder),
+        "summary": summary(results, origin["dataset"]) | unlabelled(scoring.card),
         "protocols": protocols,
         "protocol_rows": [protocol_row(*entry) for entry in protocols.items()],
         "first": first,
@@ -145,30 +145,20 @@ def summary(results: dict, dataset: str | None) -> dict[str, object]:
     }
 
 
-def unlabelled(card: dict, folder: Path) -> dict[str, str]:
-    """The tiles without labels that a training in `folder` learned from too, in words."""
-    cfg, record = (
-        card.get("config", {}).get("train_cfg", {}).get("unlabelled"),
-        pseudo_labels(folder),
-    )
-    if not cfg or not record:
+def unlabelled(card: dict) -> dict[str, str]:
+    """The tiles without labels that a network learned from too, in words."""
+    cfg = card.get("config", {}).get("train_cfg", {}).get("unlabelled")
+    record = card.get("pseudo_labels") or {}
+    if not cfg or "classes" not in record:
         return {}
-    classes = record["classes"].values()
-    used = sum(entry["pixels"] * entry["used"] for entry in classes)
-    log = read_log(folder / "labeller/log/metrics.jsonl")
-    scores = [line["val_miou"] for line in log if line.get("val_miou") is not None]
-    score = f" (mIoU on validation {percent(max(scores))} %)" if scores else ""
+    used = sum(entry["pixels"] * entry["used"] for entry in record["classes"].values())
+    miou = record.get("val_miou")
+    score = "" if miou is None else f" (mIoU on validation {percent(miou)} %)"
     text = f"{record['tiles']:,}, labelled by {record['by']}{score}, "
     text += f"{percent(used)} % of their pixels used"
     if cfg.get("allow_test_images"):
         text += "; images of scored tiles were allowed among them"
     return {"Unlabelled tiles": text}
-
-
-def pseudo_labels(folder: Path) -> dict:
-    """What `write_pseudo_labels` left of the run in `folder`; empty where it was not called."""
-    record = read_json(folder / "pseudo_labels/record.json")
-    return record if "classes" in record else {}
 
 
 def start_of(backbone: dict) -> str:
@@ -257,8 +247,8 @@ def data_charts(scoring: Scoring, places: Sequence[Place], first: dict) -> list[
         tiles = label_shares["tiles"]
         labels = "1 training label" if tiles == 1 else f"{tiles:,} training labels"
         series[labels] = [label_shares["shares"][classes.index(name)] for name in names]
-        record = pseudo_labels(scoring.source.parent)
-        if record and set(names) <= record["classes"].keys():
+        record = scoring.card.get("pseudo_labels") or {}
+        if set(names) <= record.get("classes", {}).keys():
             pixels = [record["classes"][name]["pixels"] for name in names]
             series[f"{record['tiles']:,} pseudo labels"] = pixels
     total = max(1, first["pixels"])

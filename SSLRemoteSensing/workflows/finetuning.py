@@ -1,6 +1,9 @@
 """Fine-tuning as finetune_seg.py runs it: label what has no labels, train, score."""
 
+import contextlib
+import copy
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,11 +15,10 @@ from SSLRemoteSensing.core.console import print_summary
 from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.core.files import make_folder, read_json, sha256
 from SSLRemoteSensing.data.labels import ValueCoding
-from SSLRemoteSensing.data.reading import Reading
+from SSLRemoteSensing.data.reading import Reading, agreed_reading
 from SSLRemoteSensing.data.scale import scale_of_card
-from SSLRemoteSensing.data.unlabelled import (
-    UnlabelledSettings,
-)
+from SSLRemoteSensing.data.segmentation import SegmentationDataset
+from SSLRemoteSensing.data.unlabelled import UnlabelledSettings, require_readable
 from SSLRemoteSensing.evaluation.scoring import Scoring, open_scored, score
 from SSLRemoteSensing.inference.windows import probabilities
 from SSLRemoteSensing.models.segmentation import (
@@ -25,13 +27,19 @@ from SSLRemoteSensing.models.segmentation import (
     trained_network,
 )
 from SSLRemoteSensing.reports.results import VERSION, write_results
-from SSLRemoteSensing.reports.run_report import write_report
+from SSLRemoteSensing.reports.run_report import read_log, write_report
+from SSLRemoteSensing.training import run_folder
 from SSLRemoteSensing.training.engine import fit
 from SSLRemoteSensing.training.rehearsal import rehearse
 from SSLRemoteSensing.workflows.pseudo_labels import (
     Labeller,
+    Unlabelled,
+    begin_labels,
     describe,
+    digest_of,
     draw_pseudo_labels,
+    read_record,
+    signature,
     warn_of_lost_classes,
     write_pseudo_labels,
 )
@@ -53,47 +61,59 @@ BY = {
     "probe": "a linear probe on the frozen backbone",
     "network": "the network as labels alone train it",
 }
+# Keys of train_cfg that change how a network is trained, and not what comes of it.
+OF_MACHINES = ("device", "num_workers", "checkpoints", "log")
 SMALLEST_TILE = 256  # pixels a side of the tiles whose errors are counted, at least
 
 
 def label_tiles(config: dict) -> None:
     """Write the pseudo labels of a run to its folder, by a network that is trained there first, or
-    by the checkpoint that `unlabelled.labelled_by` names; what is there already is kept.
+    by the checkpoint that `unlabelled.labelled_by` names. What is there of the same settings,
+    weights and images is kept.
 
     Raises:
-        UserError: as of `open_network` and `open_task`; a checkpoint of other classes or bands.
+        UserError: as of `open_network` and `open_task`; a checkpoint of other classes or bands;
+            labels of something else with which the run has begun already.
     """
     check_segmentation(config)
     train_cfg = config["train_cfg"]
-    by = UnlabelledSettings(**train_cfg["unlabelled"]).labelled_by
-    by = by or ("probe" if config["backbone_cfg"].get("pretrained") else "network")
-    opened = open_network(config)
-    folder, loop = opened.loop.folder, opened.loop
-    task, _ = open_task(opened)
-    tiles, train_data = unlabelled_tiles(opened, task.dataset.labelled), task.dataset.labelled
+    settings = UnlabelledSettings(**train_cfg["unlabelled"])
+    is_pretrained = bool(config["backbone_cfg"].get("pretrained"))
+    by = settings.labelled_by or ("probe" if is_pretrained else "network")
+    folder = Path(train_cfg["checkpoints"]["checkpoints_path"])
+    target, trained = folder / PSEUDO_LABELS, None if by in BY else read_labeller(by, config)
+    opened = open_network(labeller_config(config, by, target / LABELLER))
+    task, loop = open_task(opened)
+    train_data = task.dataset
+    tiles = unlabelled_tiles(opened, settings, train_data)
+    require_readable(tiles.images, train_data)
     print(f"{len(tiles.images)} tiles without labels, to be labelled by {BY.get(by, by)}")
-    source = Path(by)
-    if by in BY:
-        source = folder / LABELLER / "best.pth"
-        labeller, settings = open_finetuning(labeller_config(config, by, folder / LABELLER))
-        fit(labeller, settings)
-    contents = checkpoints.read_network(source, opened.classes)
-    net = trained_network(contents, source).to(opened.device)
-    if net.backbone.in_channels != train_data.in_channels:
-        raise UserError(
-            f"train_cfg.unlabelled.labelled_by={by!r}: of {net.backbone.in_channels} bands, the "
-            f"tiles have {train_data.in_channels}; name another checkpoint"
-        )
-    predict = partial(probabilities, net, opened.device, opened.precision, tta=True)
-    labeller = Labeller(by, sha256(source), predict, opened.scoring, opened.device)
-    share = train_cfg["unlabelled"].get("share", UnlabelledSettings.share)
-    target = folder / PSEUDO_LABELS
-    record = write_pseudo_labels(target, tiles, labeller, opened.classes, share, loop.num_workers)
-    if distributed.rank() == 0 and not (target / "examples.png").exists():
-        dataset = pseudo_labelled(opened, train_data, tiles)
-        draw_pseudo_labels(
-            target / "examples.png", dataset, opened.classes, opened.config["palette"]
-        )
+    origin = {"version": 1, "by": by, "share": settings.share, "tiles": len(tiles.images)}
+    origin |= {"labeller": labeller_digest(opened.config, trained, train_data)}
+    origin |= {"images": tiles.digest()}
+    with contextlib.ExitStack() as ends:
+        if distributed.rank() == 0:
+            ends.enter_context(run_folder.locked(make_folder(folder, "checkpoints_path")))
+        is_done = begin_labels(target, origin, (folder / "latest.pth").exists())
+        if not is_done:
+            scores = {}
+            if trained is None:
+                fit(task, loop)
+                trained = checkpoints.read_network(loop.folder / "best.pth", opened.classes)
+                log = read_log(Path(loop.log.log_path) / "metrics.jsonl")
+                means = [entry["val_miou"] for entry in log if "val_miou" in entry]
+                scores = {"val_miou": max(means, default=None)}
+            net = trained_network(trained, by).to(opened.device)
+            predict = partial(probabilities, net, opened.device, opened.precision, tta=True)
+            labeller = Labeller(predict, opened.scoring, opened.device)
+            write_pseudo_labels(
+                target, tiles if by in BY else as_trained(tiles, trained, by), labeller,
+                opened.classes, settings.share, loop.num_workers, scores,
+            )  # fmt: skip
+    record, picture = read_record(target), target / "examples.png"
+    if distributed.rank() == 0 and not picture.exists():
+        dataset = pseudo_labelled(target, train_data, tiles)
+        draw_pseudo_labels(picture, dataset, opened.classes, opened.config["palette"])
     print(describe(record))
     warn_of_lost_classes(record, task.card["label_shares"]["shares"], target)
 
@@ -111,6 +131,53 @@ def labeller_config(config: dict, by: str, folder: Path) -> dict:
         train_cfg |= {"freeze_backbone": True, "norm_eval": False, "backbone_lr_factor": 1.0}
         config = config | {"decoder_cfg": {"name": "LinearProbe"}}
     return config | {"train_cfg": train_cfg}
+
+
+def labeller_digest(config: dict, trained: dict | None, train_data: SegmentationDataset) -> str:
+    """A hash of what the labels that a network gives depend on, but for the images: of a checkpoint
+    its weights; else the config of its training, the weights it begins with, and its tiles. Folders
+    may have been moved."""
+    if trained is not None:
+        return checkpoints.checksum(trained["model"])
+    config = copy.deepcopy(config)
+    for key in ("name", "palette", "scoring_cfg"):
+        config.pop(key, None)
+    for key in OF_MACHINES:
+        config["train_cfg"].pop(key, None)
+    for key in ("train_data", "val_data", "test_data"):
+        for path in ("image_path", "label_path", "exclude"):
+            (config["train_cfg"].get(key) or {}).pop(path, None)
+    weights = config["backbone_cfg"].get("pretrained")
+    if isinstance(weights, str):
+        config["backbone_cfg"]["pretrained"] = sha256(weights)
+    tiles = [list(map(signature, pair)) for pair in train_data.pairs]
+    return digest_of([config, tiles])
+
+
+def read_labeller(file: str, config: dict) -> dict:
+    """The checkpoint that `labelled_by` names, checked before the tiles are opened.
+
+    Raises:
+        UserError: no such file, of other classes or bands, or one that the run itself writes.
+    """
+    key = f"train_cfg.unlabelled.labelled_by={file!r}"
+    folder = Path(config["train_cfg"]["checkpoints"]["checkpoints_path"])
+    if Path(file).resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{key}: lies in the run's own folder, where it changes; copy it elsewhere")
+    contents = checkpoints.read_network(file, config["classes"])
+    bands = contents.get("card", {}).get("in_channels")
+    expected = config["backbone_cfg"].get("in_channels", 3)
+    if bands not in (None, expected):
+        raise UserError(f"{key}: takes {bands} bands, this run {expected}; name another checkpoint")
+    return contents
+
+
+def as_trained(tiles: Unlabelled, trained: dict, file: str) -> Unlabelled:
+    """`tiles` read as the network of a checkpoint saw its own; a `UserError` where that cannot
+    be."""
+    with about(f"train_cfg.unlabelled.labelled_by={file!r}"):
+        reading = agreed_reading(tiles.reading, trained_reading(trained.get("card", {}), file))
+    return replace(tiles, reading=reading)
 
 
 def finetune(config: dict, dry_run: bool = False) -> Path | None:

@@ -28,7 +28,7 @@ from SSLRemoteSensing.workflows.own_plans import (
 from SSLRemoteSensing.workflows.own_requests import Request
 
 COMMAND = "command.json"
-OF_A_RUN = ("latest.pth", "run.json")  # there from its first step on
+OF_A_RUN = ("latest.pth", "run.json", "pseudo_labels/record.json")  # there from its first step on
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ that rare classes are not starved (Zou et al., ECCV 2018).
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from SSLRemoteSensing.core import distributed
 from SSLRemoteSensing.core.bars import progress
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.console import warn
+from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import atomic, make_folder, read_json, write_text
 from SSLRemoteSensing.core.workers import (
     awaited,
@@ -29,6 +31,7 @@ from SSLRemoteSensing.core.workers import (
     one_thread,
     start_workers,
 )
+from SSLRemoteSensing.data.file_lists import spread_evenly
 from SSLRemoteSensing.data.images import read_image, write_png
 from SSLRemoteSensing.data.reading import Reading
 from SSLRemoteSensing.data.segmentation import SegmentationDataset
@@ -42,10 +45,10 @@ from SSLRemoteSensing.reports.label_figures import (
     read_tiles,
 )
 
-LEVELS = 65536  # of confidence, 0..1 as uint16
+LEVELS = 4096  # of confidence, 0..1 as uint16
 COLLAPSED = 0.95  # of all pixels, in one class
 RARE = 0.005  # of the labels: of fewer nothing can be said
-SHOWN = 6  # tiles of the picture
+SHOWN, COUNTED = 6, 200  # tiles of the picture, and of its shares of the classes
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,6 @@ class Labeller:
     """A network that labels: `predict` takes images uint8 (N, C, h, w) to probabilities
     (N, K, h, w), both on `device`; `scoring` says how large a window and a stack are."""
 
-    name: str
-    sha256: str
     predict: Callable[[Tensor], Tensor]
     scoring: ScoringSettings
     device: torch.device
@@ -69,17 +70,18 @@ class Unlabelled:
     in_channels: int
 
     def names(self) -> list[str]:
-        return [f"{number:07d}_{Path(image).stem}" for number, image in enumerate(self.images)]
+        return [f"{number:07d}_{Path(file).stem[:100]}" for number, file in enumerate(self.images)]
 
     def digest(self) -> str:
-        """A hash of which images they are, in order."""
-        listing = "\n".join(self.images).encode("utf-8", "surrogateescape")
-        return hashlib.sha256(listing).hexdigest()
+        """A hash of which images they are, in order, and of how they are read. Their folder may
+        have been moved."""
+        how = [str(self.reading.scale), self.reading.bands and list(self.reading.bands)]
+        return digest_of([*how, *map(signature, self.images)])
 
     def labels(self, folder: Path) -> list[str] | None:
         """The files of their labels in `folder`; None where not all of them are there."""
-        record = read_json(folder / "record.json")
-        if "classes" not in record or record.get("images") != self.digest():
+        record = read_record(folder)
+        if record.get("images") != self.digest():
             return None
         return [str(folder / f"labels/{name}.png") for name in self.names()]
 
@@ -90,11 +92,60 @@ class Unlabelled:
 
 
 class NumberedImages(Dataset):
+    """(number, image uint8 (H, W, C)) of each tile."""
+
     def __init__(self, tiles: Unlabelled):
         self.tiles = tiles
 
     def __getitem__(self, number: int) -> tuple[int, np.ndarray]:
         return number, self.tiles.read(number)
+
+
+def digest_of(value: object) -> str:
+    """A hash of a value of JSON's types."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
+
+
+def signature(file: str) -> tuple[str, int]:
+    """What a file that was replaced by another seldom shares with it."""
+    return os.path.basename(file), os.path.getsize(file)
+
+
+def read_record(folder: Path) -> dict:
+    """What `write_pseudo_labels` left in a folder; empty where it did not come to its end."""
+    record = read_json(folder / "record.json")
+    return record if "classes" in record else {}
+
+
+def begin_labels(folder: Path, origin: dict, has_begun: bool) -> bool:
+    """Make `folder` ready for labels of `origin`, and say whether they are there already. What is
+    there of another origin is removed.
+
+    Args:
+        has_begun: the run trains with what is there.
+
+    Raises:
+        UserError: it does, and that is of another origin.
+    """
+    record = distributed.all_gather_object(read_json(folder / "record.json"))[0]
+    changes = [key for key, value in origin.items() if record.get(key) != value]
+    if record and changes and has_begun:
+        raise UserError(
+            f"{folder}: the run has begun with labels of another {changes[0]} than is asked for "
+            f"now; restore what has changed, or give another checkpoints_path (--output)"
+        )
+    if distributed.rank() == 0:
+        if record and changes:
+            print(f"{folder}: of another {changes[0]} than is asked for now, made anew")
+            shutil.rmtree(folder)
+        if "classes" in record and not changes:
+            shutil.rmtree(folder / "drafts", ignore_errors=True)  # a kill may have left them
+        else:
+            make_folder(folder, "--output")
+            write_text(folder / "record.json", json.dumps(origin, indent=2) + "\n")
+    distributed.barrier()
+    return "classes" in record and not changes
 
 
 def write_pseudo_labels(
@@ -104,27 +155,21 @@ def write_pseudo_labels(
     classes: Sequence[str],
     share: float,
     num_workers: int,
+    scores: dict[str, float | None],
 ) -> dict:
     """Write `labels/NAME.png` of each tile, uint8 with 255 = not sure or no data, and what comes of
-    it as `record.json`; return that. Where it was stopped, it goes on; what is there of the same
-    tiles, network and share stays. Several processes divide the tiles among them.
+    it into `record.json`, which is returned. Where it was stopped, it goes on. Several processes
+    divide the tiles among them.
 
     Args:
+        folder: as `begin_labels` left it.
         share: of the pixels of each class, those that are kept, the surest.
+        scores: of the network, for the record.
     """
     names, drafts, labels = tiles.names(), folder / "drafts", folder / "labels"
-    origin = {"version": 1, "by": labeller.name, "sha256": labeller.sha256, "share": share}
-    origin |= {"tiles": len(names), "images": tiles.digest()}
-    record = distributed.all_gather_object(read_json(folder / "record.json"))[0]
-    is_same = origin.items() <= record.items()
-    if is_same and "classes" in record:
-        return record
     if distributed.rank() == 0:
-        if not is_same:
-            shutil.rmtree(folder, ignore_errors=True)
         for path in (drafts, labels):
             make_folder(path, "--output")
-        write_text(folder / "record.json", json.dumps(origin, indent=2) + "\n")
     distributed.barrier()
     own = distributed.shard(range(len(names)))
     todo = [number for number in own if not (drafts / f"{names[number]}.npz").exists()]
@@ -146,7 +191,8 @@ def write_pseudo_labels(
         label, confidence = read_draft(drafts / f"{names[number]}.npz")
         label[confidence < limit_of[label]] = IGNORE
         write_png(labels / f"{names[number]}.png", label)
-    record = origin | {"classes": shares_by_class(counts, limits, classes)}
+    shares = {"classes": shares_by_class(counts, limits, classes)}
+    record = read_json(folder / "record.json") | scores | shares
     distributed.barrier()
     if distributed.rank() == 0:
         write_text(folder / "record.json", json.dumps(record, indent=2) + "\n")
@@ -175,10 +221,8 @@ def surest(counts: np.ndarray, share: float) -> np.ndarray:
 def shares_by_class(counts: np.ndarray, limits: np.ndarray, classes: Sequence[str]) -> dict:
     """Of each class its share of all pixels, the share of its own that is kept, and from which
     confidence on."""
-    total, used = (
-        counts.sum(1),
-        [row[limit:].sum() for row, limit in zip(counts, limits, strict=True)],
-    )
+    total = counts.sum(1)
+    used = [row[limit:].sum() for row, limit in zip(counts, limits, strict=True)]
     return {
         name: {
             "pixels": float(total[k] / max(1, total.sum())),
@@ -234,6 +278,10 @@ def draw_pseudo_labels(
     path: Path, dataset: SegmentationDataset, classes: Sequence[str], palette: Sequence
 ) -> None:
     """A picture of some tiles with the labels that they were given."""
+    dataset = dataset.on(
+        [dataset.pairs[place] for place in spread_evenly(len(dataset.pairs), COUNTED)],
+        dataset.reading, dataset.seed,
+    )  # fmt: skip
     counts = count_classes(dataset)
     tiles = read_tiles(dataset, choose_tiles(counts, SHOWN, None, None), augmented=False)
     table = class_table(tiles, counts, classes)

@@ -1,12 +1,13 @@
 """What fine-tuning needs, opened: its config keys, the network, and the tiles as a `Task`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NotRequired, TypedDict
 
 import torch
+from torch.utils.data import Dataset
 
 from SSLRemoteSensing.core.classes import IGNORE, default_palette
 from SSLRemoteSensing.core.config import OneOf, Part, require
@@ -42,9 +43,7 @@ from SSLRemoteSensing.models.segmentation import (
 from SSLRemoteSensing.training.run_folder import write_run_card
 from SSLRemoteSensing.training.settings import LoopSettings, split
 from SSLRemoteSensing.training.task import Task
-from SSLRemoteSensing.workflows.pseudo_labels import (
-    Unlabelled,
-)
+from SSLRemoteSensing.workflows.pseudo_labels import Unlabelled, read_record
 from SSLRemoteSensing.workflows.settled_scale import card_of_weights, settle_scale
 
 PSEUDO_LABELS = "pseudo_labels"  # folder in that of a run
@@ -267,16 +266,27 @@ def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
         write_bytes(loop.folder / "train_tiles.txt", names.encode("utf-8", "backslashreplace"))
 
     groups = model.param_groups(opened.train_cfg.get("backbone_lr_factor", 1.0))
-    dataset, batch_of = train_data.repeated(), collate
+    dataset, batch_of = training_samples(opened, train_data)
+    if opened.train_cfg.get("unlabelled"):
+        card |= {"pseudo_labels": read_record(loop.folder / PSEUDO_LABELS)}
+    return Task(model, dataset, batch_of, card, groups, begin=begin, evaluate=validate), loop
+
+
+def training_samples(
+    opened: Finetuning, train_data: SegmentationDataset
+) -> tuple[Dataset, Callable[[list[dict]], dict]]:
+    """What a run trains on, and what makes batches of it: `train_data` round and round and, where
+    the config names tiles without labels, those beside."""
+    dataset = train_data.repeated()
     if dataset.sampling is not None:
         drawn = zip(opened.classes, dataset.sampling.drawn, strict=True)
         print("tiles drawn by class:", ", ".join(f"{name} {share:.1%}" for name, share in drawn))
-    if opened.train_cfg.get("unlabelled"):
-        others = unlabelled_tiles(opened, train_data)
-        dataset = WithUnlabelled(dataset, pseudo_labelled(opened, train_data, others))
-        batch_of = collate_both
-        card |= {"unlabelled_tiles": len(others.images)}
-    return Task(model, dataset, batch_of, card, groups, begin=begin, evaluate=validate), loop
+    if not opened.train_cfg.get("unlabelled"):
+        return dataset, collate
+    settings = UnlabelledSettings(**opened.train_cfg["unlabelled"])
+    tiles = unlabelled_tiles(opened, settings, train_data)
+    folder = opened.loop.folder / PSEUDO_LABELS
+    return WithUnlabelled(dataset, pseudo_labelled(folder, train_data, tiles)), collate_both
 
 
 def check_scored(opened: Finetuning, coding: ValueCoding, val_data: SegmentationDataset) -> None:
@@ -304,9 +314,10 @@ def require_same_gsd(opened: Finetuning, tiles: SegmentationDataset) -> None:
         require_gsd([image for image, _ in tiles.pairs], gsd)
 
 
-def unlabelled_tiles(opened: Finetuning, train_data: SegmentationDataset) -> Unlabelled:
-    """The tiles that `train_cfg.unlabelled` names; a `UserError` as of `find_unlabelled`."""
-    settings = UnlabelledSettings(**opened.train_cfg["unlabelled"])
+def unlabelled_tiles(
+    opened: Finetuning, settings: UnlabelledSettings, train_data: SegmentationDataset
+) -> Unlabelled:
+    """The tiles that `settings` name; a `UserError` as of `find_unlabelled`."""
     is_rest, scored = settings.image_path == REST, {}
     for part in () if is_rest else dict.fromkeys(("val", opened.scored_split)):
         scored[f"{part}_data"] = opened.open_split(part, train_data.coding, checked=True)
@@ -315,10 +326,10 @@ def unlabelled_tiles(opened: Finetuning, train_data: SegmentationDataset) -> Unl
 
 
 def pseudo_labelled(
-    opened: Finetuning, train_data: SegmentationDataset, tiles: Unlabelled
+    folder: Path, train_data: SegmentationDataset, tiles: Unlabelled
 ) -> SegmentationDataset:
-    """`tiles` with their pseudo labels; before there are any, as in a dry run, the labelled tiles
-    stand for them."""
-    labels = tiles.labels(opened.loop.folder / PSEUDO_LABELS)
+    """`tiles` with their pseudo labels in `folder`; before there are any, as in a dry run, the
+    labelled tiles stand for them."""
+    labels = tiles.labels(folder)
     pairs = list(zip(tiles.images, labels, strict=True)) if labels else train_data.pairs
-    return train_data.on(pairs, tiles.reading, opened.train_cfg.get("seed", 0) + 1)
+    return train_data.on(pairs, tiles.reading, train_data.seed + 1)

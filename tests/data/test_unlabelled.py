@@ -16,6 +16,7 @@ from SSLRemoteSensing.data.unlabelled import (
     WithUnlabelled,
     collate_both,
     find_unlabelled,
+    require_readable,
 )
 
 
@@ -84,6 +85,23 @@ def test_images_of_other_bands_are_refused(folder, tmp_path):
         find_unlabelled(UnlabelledSettings(str(tmp_path / "five")), open_tiles(folder), {})
 
 
+def test_labels_among_the_images_are_refused(folder, tmp_path):
+    shutil.copytree(draw_tiles(tmp_path / "set", 3, size=40, seed=9), tmp_path / "both/set")
+    with pytest.raises(UserError, match=r"3 of 6 files lie in a folder of labels, first .*labels/"):
+        find_unlabelled(UnlabelledSettings(str(tmp_path / "both")), open_tiles(folder), {})
+
+
+def test_what_labelling_would_end_on_is_told_before(folder, others):
+    cv2.imwrite(str(others / "large.png"), np.zeros((48, 40, 3), np.uint8))
+    images, _ = find_unlabelled(UnlabelledSettings(str(others)), open_tiles(folder), {})
+    require_readable(images, open_tiles(folder, crop_size=32))
+    with pytest.raises(UserError, match=r"large\.png is 40 x 48 .*40 x 40; set .*crop_size"):
+        require_readable(images, open_tiles(folder))
+    (others / "damaged.png").write_text("no image")
+    with pytest.raises(UserError, match=r"damaged\.png"):
+        require_readable([*images, str(others / "damaged.png")], open_tiles(folder, crop_size=32))
+
+
 def test_windows_of_scenes_are_refused(folder):
     train = open_tiles(folder)
     train.windows = object()
@@ -127,10 +145,13 @@ def test_a_sample_depends_on_its_key_alone(both):
 def test_all_tiles_without_labels_come_in_turn(both):
     size, count = len(both), len(both.unlabelled)
     assert (size, count) == (12, 9)
-    numbers = [
-        both[(epoch, index)]["unlabelled"]["index"] for epoch in range(3) for index in range(size)
-    ]
+    samples = [both[(epoch, index)]["unlabelled"] for epoch in range(3) for index in range(size)]
+    numbers = [sample["index"] % count for sample in samples]
     assert np.bincount(numbers).tolist() == [4] * 9
+    # The 12 samples of an epoch have 3 of the 9 tiles twice, each time with other draws.
+    images = [sample["image"].tobytes() for sample in samples[:size]]
+    assert numbers[:3] == numbers[9:12]
+    assert len(set(images)) == size
     assert both.name(1).stem in stems(image for image, _ in both.labelled.pairs)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,11 +16,18 @@ from tiny_run import interrupt_at, moved
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.reading import Reading
+from SSLRemoteSensing.data.scale import up_to
 from SSLRemoteSensing.evaluation.protocols import ScoringSettings
 from SSLRemoteSensing.workflows import finetuning
 from SSLRemoteSensing.workflows import pseudo_labels as pseudo
 from SSLRemoteSensing.workflows.finetuning import finetune, label_tiles
-from SSLRemoteSensing.workflows.pseudo_labels import Labeller, Unlabelled, write_pseudo_labels
+from SSLRemoteSensing.workflows.pseudo_labels import (
+    Labeller,
+    Unlabelled,
+    begin_labels,
+    read_record,
+    write_pseudo_labels,
+)
 from SSLRemoteSensing.workflows.segmentation import open_finetuning
 
 CLASSES = ("ground", "roof")
@@ -54,8 +62,8 @@ def tiles(tmp_path_factory) -> Unlabelled:
     return Unlabelled(sorted(map(str, folder.iterdir())), Reading(None, None, "images"), 3)
 
 
-def labeller(predict=by_colour, sha="a") -> Labeller:
-    return Labeller("probe", sha, predict, ScoringSettings(window=48, batch_size=4), CPU)
+def labeller(predict=by_colour) -> Labeller:
+    return Labeller(predict, ScoringSettings(window=48, batch_size=4), CPU)
 
 
 def labels_of(folder: Path) -> list[np.ndarray]:
@@ -63,8 +71,15 @@ def labels_of(folder: Path) -> list[np.ndarray]:
     return [cv2.imread(str(file), cv2.IMREAD_UNCHANGED) for file in files]
 
 
-def write(folder: Path, tiles: Unlabelled, share: float = 0.6, by=None) -> dict:
-    return write_pseudo_labels(folder, tiles, by or labeller(), CLASSES, share, 0)
+def write(
+    folder: Path, tiles: Unlabelled, by=None, labelled_by="a", begun=False, share=0.6
+) -> dict:
+    """As a run does it; what is there of the same origin stays."""
+    origin = {"labelled_by": labelled_by, "share": share, "images": tiles.digest()}
+    if not begin_labels(folder, origin, begun):
+        by = by or labeller()
+        return write_pseudo_labels(folder, tiles, by, CLASSES, share, 0, {"val_miou": 0.5})
+    return read_record(folder)
 
 
 def test_labels_are_the_classes_of_the_surest_pixels(tiles, tmp_path):
@@ -136,20 +151,28 @@ def work(folder: Path) -> None:
         write(folder / "two", Unlabelled(images, Reading(None, None, "images"), 3))
 
 
-@pytest.mark.parametrize("change", ["network", "share", "tiles"])
-def test_what_is_of_something_else_is_written_anew(tiles, tmp_path, change):
+CHANGES = {"labelled_by": {"labelled_by": "b"}, "share": {"share": 0.3}, "images": {}}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_of_something_else_is_made_anew_until_the_run_has_begun(
+    tiles, tmp_path, change, capsys
+):
     write(tmp_path, tiles)
-    before = [file.read_bytes() for file in sorted((tmp_path / "labels").iterdir())]
-    if change == "tiles":
-        fewer = Unlabelled(tiles.images[1:], tiles.reading, 3)
-        assert fewer.labels(tmp_path) is None
-        write(tmp_path, fewer)
-        assert len(fewer.labels(tmp_path)) == len(labels_of(tmp_path)) == 6
-        return
-    inverse = labeller(lambda images: by_colour(images).flip(1), sha="b")
-    write(tmp_path, tiles, *((0.3,) if change == "share" else (0.6, inverse)))
-    after = [file.read_bytes() for file in sorted((tmp_path / "labels").iterdir())]
-    assert after != before
+    (tmp_path / "labels/of_before.png").touch()
+    others = Unlabelled(tiles.images[1:], tiles.reading, 3) if change == "images" else tiles
+    with pytest.raises(UserError, match=f"has begun with labels of another {change} than"):
+        write(tmp_path, others, begun=True, **CHANGES[change])
+    assert (tmp_path / "labels/of_before.png").exists()
+    write(tmp_path, others, **CHANGES[change])
+    assert f"of another {change} than is asked for now, made anew" in capsys.readouterr().out
+    assert not (tmp_path / "labels/of_before.png").exists()
+    assert len(others.labels(tmp_path)) == len(labels_of(tmp_path))
+
+
+def test_other_scales_are_other_images(tiles):
+    other = Unlabelled(tiles.images, Reading(up_to(100), None, "images"), 3)
+    assert other.digest() != tiles.digest()
 
 
 def test_lost_and_collapsed_classes_are_warned_of(capsys, tmp_path):
@@ -199,9 +222,14 @@ def test_a_run_labels_the_rest_and_trains_with_both(config, capsys, tmp_path):
     for text in ("Unlabelled tiles", "labelled by network (mIoU on validation ", "8 pseudo labels"):
         assert text in page
     best = torch.load(run / "best.pth", weights_only=True)
-    assert best["card"]["unlabelled_tiles"] == 8
-    labels = torch.load(run / "labeller/best.pth", weights_only=True)
+    assert best["card"]["pseudo_labels"]["tiles"] == 8
+    labels = torch.load(run / "pseudo_labels/labeller/best.pth", weights_only=True)
     assert not same(best["model"], labels["model"])
+    before = (run / "pseudo_labels/record.json").read_text()
+    shutil.rmtree(run / "pseudo_labels/labeller")  # which nothing needs any more
+    finetune(config)
+    assert not (run / "pseudo_labels/labeller").exists()
+    assert (run / "pseudo_labels/record.json").read_text() == before
 
 
 def test_labels_of_the_rest_are_not_used(config, tmp_path):
@@ -266,7 +294,8 @@ def test_a_probe_labels_where_the_backbone_is_pre_trained(config, tmp_path, caps
     other = moved(config, tmp_path / "probe")
     label_tiles(other)
     assert "to be labelled by a linear probe on the frozen backbone" in capsys.readouterr().out
-    card = torch.load(tmp_path / "probe/labeller/best.pth", weights_only=True)["card"]
+    labeller = tmp_path / "probe/pseudo_labels/labeller/best.pth"
+    card = torch.load(labeller, weights_only=True)["card"]
     assert card["config"]["decoder_cfg"]["name"] == "LinearProbe"
     assert card["config"]["train_cfg"]["freeze_backbone"] is True
 
@@ -277,12 +306,41 @@ def test_a_checkpoint_labels_if_it_is_asked_to(config, tmp_path):
     finetune(moved(plain, tmp_path / "teacher"))
     config["train_cfg"]["unlabelled"]["labelled_by"] = str(tmp_path / "teacher/best.pth")
     label_tiles(config)
-    assert not (tmp_path / "run/labeller").exists()
+    assert not (tmp_path / "run/pseudo_labels/labeller").exists()
     record = json.loads((tmp_path / "run/pseudo_labels/record.json").read_text())
     assert record["by"] == config["train_cfg"]["unlabelled"]["labelled_by"]
+    other = copy.deepcopy(moved(config, tmp_path / "third"))
+    other["train_cfg"]["train_data"]["max_value"] = 100.0
+    with pytest.raises(UserError, match=r"labelled_by=.*best\.pth'.*100"):
+        label_tiles(other)
+    with pytest.raises(UserError, match="lies in the run's own folder"):
+        label_tiles(moved(config, tmp_path / "teacher"))
     config["classes"] = ("ground", "house")
     with pytest.raises(UserError, match=r"trained on classes \['other', 'building'\]"):
-        label_tiles(moved(config, tmp_path / "third"))
+        label_tiles(moved(config, tmp_path / "fourth"))
+
+
+@pytest.mark.parametrize("change", ["fraction_seed", "labelled_by"])
+def test_a_labeller_of_other_settings_labels_nothing(config, tmp_path, change, monkeypatch):
+    """Stopped before the run itself began, and asked for something else."""
+    with monkeypatch.context() as patch:
+        stop_at("drawing", patch)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(config)
+    first = json.loads((tmp_path / "run/pseudo_labels/record.json").read_text())
+    before = torch.load(tmp_path / "run/pseudo_labels/labeller/best.pth", weights_only=True)
+    if change == "fraction_seed":
+        config["train_cfg"]["train_data"]["fraction_seed"] = 5
+    else:
+        config["train_cfg"]["unlabelled"]["labelled_by"] = "probe"
+    finetune(config)
+    second = json.loads((tmp_path / "run/pseudo_labels/record.json").read_text())
+    after = torch.load(tmp_path / "run/pseudo_labels/labeller/best.pth", weights_only=True)
+    assert second["labeller"] != first["labeller"]
+    assert after["card"]["config"] != before["card"]["config"]
+    config["train_cfg"]["train_data"]["fraction_seed"] = 6
+    with pytest.raises(UserError, match="the run has begun with labels of another labeller than"):
+        finetune(config)
 
 
 def test_a_dry_run_writes_nothing_and_has_both_parts(config, tmp_path, capsys):

@@ -17,7 +17,6 @@ from SSLRemoteSensing.core.files import require_folder
 from SSLRemoteSensing.core.workers import shared_memory_remark
 from SSLRemoteSensing.data.file_lists import listing
 from SSLRemoteSensing.data.labels import ValueCoding
-from SSLRemoteSensing.data.segmentation import collate
 from SSLRemoteSensing.evaluation.scoring import open_scored
 from SSLRemoteSensing.training import run_folder
 from SSLRemoteSensing.training.plan import make_plan, require_images
@@ -32,7 +31,7 @@ from SSLRemoteSensing.workflows import pretraining, segmentation
 from SSLRemoteSensing.workflows.doctor.findings import OK, WARNING, Section
 from SSLRemoteSensing.workflows.doctor.images import is_fine_tuning
 from SSLRemoteSensing.workflows.pretraining import Pretraining
-from SSLRemoteSensing.workflows.segmentation import Finetuning, require_same_gsd
+from SSLRemoteSensing.workflows.segmentation import Finetuning, require_same_gsd, training_samples
 from SSLRemoteSensing.workflows.settled_scale import settle_scale
 
 Opened = Pretraining | Finetuning
@@ -100,7 +99,8 @@ def open_task(opened: Opened, unusable: Iterable[str], coding: ValueCoding | Non
             return pretraining.open_task(opened)[0]
         tiles = opened.open_split("train", coding, checked=coding is not None)
         groups = opened.model.param_groups(opened.train_cfg.get("backbone_lr_factor", 1.0))
-        return Task(opened.model, tiles.repeated(), collate, param_groups=groups)
+        samples, batch_of = training_samples(opened, tiles)
+        return Task(opened.model, samples, batch_of, param_groups=groups)
 
 
 def open_scoring(opened: Finetuning, coding: ValueCoding | None) -> None:

@@ -22,7 +22,7 @@ from SSLRemoteSensing.core.errors import MissingWeights, UserError, about
 from SSLRemoteSensing.core.files import make_folder, read_json, write_text
 from SSLRemoteSensing.core.machine import choose_device
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings, find_tiles
-from SSLRemoteSensing.data.unlabelled import REST
+from SSLRemoteSensing.data.unlabelled import REST, UnlabelledSettings
 from SSLRemoteSensing.training.settings import split
 from SSLRemoteSensing.workflows.label_efficiency.comparison import format_percent
 from SSLRemoteSensing.workflows.label_efficiency.starts import (
@@ -32,7 +32,12 @@ from SSLRemoteSensing.workflows.label_efficiency.starts import (
     read_inits,
     unlabelled_inits,
 )
-from SSLRemoteSensing.workflows.segmentation import SegmentationData, open_network, scored_split
+from SSLRemoteSensing.workflows.segmentation import (
+    SegmentationData,
+    open_network,
+    scored_split,
+    unlabelled_tiles,
+)
 
 # Each cell sets these itself, and these differ between machines without changing what is learnt.
 OF_CELLS = ("backbone_cfg.pretrained", "train_cfg.seed", "train_cfg.train_data.fraction")
@@ -203,9 +208,15 @@ def require_cells(grid: Grid, require_all: bool = False) -> list[str]:
     remarks = []
     for name in list(grid.inits):
         config = of_start(grid.config, grid.known_inits[name])
+        unlabelled = config["train_cfg"].get("unlabelled")
+        if unlabelled:  # of which there are the fewest at the largest fraction
+            config["train_cfg"]["train_data"]["fraction"] = max(grid.fractions)
         try:
             with about(f"--init {name}"):
                 opened = open_network(config)
+                if unlabelled:
+                    train_data = opened.open_split("train", checked=True)
+                    unlabelled_tiles(opened, UnlabelledSettings(**unlabelled), train_data)
         except MissingWeights as error:
             if require_all or len(grid.inits) == 1:
                 raise

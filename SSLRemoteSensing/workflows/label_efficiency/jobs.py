@@ -192,8 +192,8 @@ def tidy(folder: Path) -> None:
     """Remove from a finished cell's folder what only going on needs."""
     for file in [folder / "latest.pth", *folder.glob("epoch_*.pth")]:
         file.unlink(missing_ok=True)
-    for name in (PSEUDO_LABELS, LABELLER):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in (LABELLER, "labels"):  # its record and picture are for the report
+        shutil.rmtree(folder / PSEUDO_LABELS / name, ignore_errors=True)
 
 
 def error_line(output: Path, offset: int, code: int) -> str:
