@@ -65,7 +65,9 @@ class Flags(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise what argparse finds wrong as any other mistake of the user."""
         text = message.removeprefix("argument ")
-        raise UserError(f"{text}; see {this_command(['--help'])}")
+        places = [action for action in self._actions if not action.option_strings]
+        words = [word for word in sys.argv[1:] if any(word in (x.choices or ()) for x in places)]
+        raise UserError(f"{text}; see {this_command([*words, '--help'])}")
 
     def config(self, title: str = "config", required: bool = True) -> "Flags":
         """--config_file and --set, for `read_config`, in a group of that title."""
@@ -112,11 +114,15 @@ def print_versions() -> None:
 def require_known(flags: Flags, words: Sequence[str]) -> None:
     """Raise a `UserError` for a misspelt flag of a command line. argparse would first miss the
     flags that are required, and so not name the one that stands for one of them."""
-    known = flags._option_string_actions
+    known = flags._option_string_actions  # argparse has no public name for it
     for word in words[: words.index("--") if "--" in words else None]:
         flag, is_value = word.partition("=")[0], not word.startswith("-") or " " in word
         if is_value or word == "-" or is_number(word) or any(x.startswith(flag) for x in known):
             continue
+        if not flag.startswith("--"):
+            raise UserError(
+                f"{word}: no such flag; a value that begins with a dash is written --FLAG={word}"
+            )
         names = [name for name in known if name.startswith("--")]
         raise UserError(f"{flag}: no such flag, {nearest(flag, names)}")
 

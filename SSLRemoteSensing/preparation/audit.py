@@ -211,7 +211,8 @@ def shortened(what: str, told: Iterable[tuple[str, str]], most: float) -> Iterat
     """Lines of what is told of scenes; of more than `most` that differ in figures alone, one."""
     kinds = defaultdict(list)
     for scene, text in told:
-        kinds[FIGURES.sub("#", text.replace(scene, "#"))].append(f"{scene}: {text}")
+        alike = re.sub(rf"(?<!\w){re.escape(scene)}(?!\w)", "#", text)
+        kinds[FIGURES.sub("#", alike)].append(f"{scene}: {text}")
     for lines in kinds.values():
         if len(lines) > most:
             lines = [f"{lines[0]}; and {len(lines) - 1:,} more like this (audit.json has all)"]

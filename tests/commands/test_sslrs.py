@@ -103,8 +103,14 @@ def test_a_misspelt_flag_is_named_though_others_are_required(sslrs, words):
 )
 def test_what_argparse_finds_wrong_is_one_line(sslrs, words, said):
     status, out, error = sslrs(*words.split())
-    command = f"sslrs {words.partition(' ')[0]}"
+    command = " ".join(["sslrs", *(x for x in words.split() if x in (*WORDS, "prepare", "shards"))])
     assert (status, out, error) == (2, "", f"error: {said}; see {command} --help\n")
+
+
+def test_a_value_with_a_dash_is_told_how_it_is_written(sslrs):
+    status, out, error = sslrs("predict", "--scale", "-1,5")
+    said = "error: -1,5: no such flag; a value that begins with a dash is written --FLAG=-1,5\n"
+    assert (status, out, error) == (2, "", said)
 
 
 def test_a_misspelt_set_is_told_the_nearest(sslrs):
