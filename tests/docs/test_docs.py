@@ -180,7 +180,7 @@ def parse(command: Command, words: list[str], monkeypatch) -> argparse.Namespace
         parsed.append(original(self, args, namespace))
         raise SystemExit
 
-    with monkeypatch.context() as patch, contextlib.suppress(SystemExit):
+    with monkeypatch.context() as patch, contextlib.suppress(SystemExit, UserError):
         patch.syspath_prepend(str((ROOT / words[0]).parent))
         patch.setattr(argparse.ArgumentParser, "parse_args", stop)
         patch.setattr("sys.argv", words)
