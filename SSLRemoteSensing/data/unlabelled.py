@@ -94,7 +94,11 @@ def find_unlabelled(
     scale = agreed_scale(card, None, None)
     with about(KEY):
         reading = agreed_reading(reading_of(images[0], scale, None, card, None), train.reading)
+    try:
         read_image(images[0], train.in_channels, reading.bands, reading.scale)
+    except UserError as error:
+        fault = str(error).partition(";")[0]
+        raise UserError(f"{KEY}: {fault}; name images that train_data could have") from error
     known = copies(images, [image for image, _ in train.pairs])
     for key, tiles in scored.items():
         both = sorted(copies(images, [image for image, _ in tiles.pairs]))

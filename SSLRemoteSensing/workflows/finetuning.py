@@ -164,7 +164,8 @@ def read_labeller(file: str, config: dict) -> dict:
     folder = Path(config["train_cfg"]["checkpoints"]["checkpoints_path"])
     if Path(file).resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{key}: lies in the run's own folder, where it changes; copy it elsewhere")
-    contents = checkpoints.read_network(file, config["classes"])
+    with about(key):
+        contents = checkpoints.read_network(file, config["classes"])
     bands = contents.get("card", {}).get("in_channels")
     expected = config["backbone_cfg"].get("in_channels", 3)
     if bands not in (None, expected):
