@@ -20,7 +20,7 @@ import runpy
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
@@ -212,6 +212,16 @@ def build(table: Mapping[str, Callable], cfg: dict, path: str, given: Mapping = 
     arguments = {key: value for key, value in cfg.items() if key != "name"}
     with about(path):
         return table[cfg["name"]](**arguments, **given)
+
+
+def without(config: dict, paths: Iterable[str]) -> dict:
+    """A copy of a config without what stands at `paths`, 'a.b.c' each; not all need to be there."""
+    config = copy.deepcopy(config)
+    for path in paths:
+        *parents, last = path.split(".")
+        owner = functools.reduce(lambda part, key: part.get(key) or {}, parents, config)
+        owner.pop(last, None)
+    return config
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:

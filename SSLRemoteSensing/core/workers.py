@@ -13,12 +13,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import cv2
+import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
+from SSLRemoteSensing.core.bars import progress
 from SSLRemoteSensing.core.errors import SAVE, STOP, UserError
 
 PREFETCH = 4  # batches that a worker makes ahead
@@ -90,6 +93,23 @@ def awaited(batches: Iterable) -> Iterator:
         finally:
             _waiting_since = None
         yield batch
+
+
+def read_in_order(
+    dataset: Dataset, numbers: Sequence[int], num_workers: int, what: str, unit: str
+) -> Iterator[tuple[int, Any]]:
+    """(number, sample) of a data set in the order of `numbers`, read ahead by workers, with a bar.
+    Close it where it is not read to its end."""
+    loader = DataLoader(
+        dataset, sampler=numbers, batch_size=None, num_workers=num_workers,
+        worker_init_fn=one_thread, generator=torch.Generator(),
+    )  # fmt: skip
+    samples = start_workers(loader)
+    try:
+        bar = progress(what, awaited(samples), len(numbers), unit)
+        yield from zip(numbers, bar, strict=True)
+    finally:
+        end_workers(samples)
 
 
 def stop_waiting(number: int) -> None:

@@ -1,5 +1,6 @@
 """Tiles without labels that train beside those with: which they are, and both in one sample."""
 
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,9 +100,10 @@ def find_unlabelled(
     except UserError as error:
         fault = str(error).partition(";")[0]
         raise UserError(f"{KEY}: {fault}; name images that train_data could have") from error
-    known = copies(images, [image for image, _ in train.pairs])
-    for key, tiles in scored.items():
-        both = sorted(copies(images, [image for image, _ in tiles.pairs]))
+    others = {"train_data": train} | scored
+    known = copies(images, {k: [file for file, _ in tiles.pairs] for k, tiles in others.items()})
+    for key in scored:
+        both = sorted(known[key])
         if both and not settings.allow_test_images:
             raise UserError(
                 f"{keys[0]} {root}: {len(both)} of {len(images)} images are tiles of {key}, first "
@@ -110,7 +112,7 @@ def find_unlabelled(
             )
         if both:
             warn(f"{KEY}: {len(both)} images are tiles of {key}, as allow_test_images=True has it")
-    left = [image for image in images if image not in known]
+    left = [image for image in images if image not in known["train_data"]]
     if not left:
         raise UserError(
             f"{keys[0]} {root}: its {len(images)} images are all among the labelled tiles; name a "
@@ -125,16 +127,21 @@ def lies_among_labels(image: str, root: str) -> bool:
     return any(LABEL_FOLDER.fullmatch(part.lower()) for part in parents[:-1])
 
 
-def copies(images: Sequence[str], others: Sequence[str]) -> set[str]:
-    """Those of `images` that have the bytes of one of `others`; only files of a size that both have
-    are read."""
-    sizes = {os.path.getsize(other) for other in others}
-    alike = [image for image in images if os.path.getsize(image) in sizes]
-    found = {os.path.getsize(image) for image in alike}
-    others = [other for other in others if os.path.getsize(other) in found]
-    known = set(map_files(sha256, others, "hashing"))
-    hashes = zip(alike, map_files(sha256, alike, "hashing"), strict=True)
-    return {image for image, digest in hashes if digest in known}
+def copies(images: Sequence[str], others: dict[str, Sequence[str]]) -> dict[str, set[str]]:
+    """For each list of `others` those of `images` that have the bytes of one of it. Only files of a
+    size that is on both sides are read, each once."""
+    size_of = {
+        file: os.path.getsize(file) for file in [*images, *itertools.chain(*others.values())]
+    }
+    sizes = {size_of[file] for file in images}
+    sizes &= {size_of[file] for file in itertools.chain(*others.values())}
+    alike = [file for file, size in size_of.items() if size in sizes]
+    hashes = dict(zip(alike, map_files(sha256, alike, "hashing"), strict=True))
+    known = {key: {hashes.get(file) for file in files} - {None} for key, files in others.items()}
+    return {
+        key: {image for image in images if hashes.get(image) in digests}
+        for key, digests in known.items()
+    }
 
 
 def require_readable(images: Sequence[str], train: SegmentationDataset) -> None:

@@ -1,6 +1,7 @@
 """Score a network on scenes or on tiles: one confusion matrix a kind of label, each pixel once."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -8,19 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from SSLRemoteSensing.core import distributed
 from SSLRemoteSensing.core.bars import progress
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.workers import (
-    awaited,
-    end_workers,
-    name_lost_workers,
-    one_thread,
-    start_workers,
-)
+from SSLRemoteSensing.core.workers import name_lost_workers, read_in_order
 from SSLRemoteSensing.data.labels import require_one_size
 from SSLRemoteSensing.data.scenes import ScoredScene, label_kinds, open_scenes
 from SSLRemoteSensing.data.segmentation import SegmentationDataset
@@ -218,19 +213,12 @@ def predict_tiles(
 ) -> Iterator[Predicted]:
     """This process's tiles in order, whole, stacked as long as they are of one size."""
     numbers = distributed.shard(range(len(scored.tiles)))
-    loader = DataLoader(
-        LabelledTiles(scored), sampler=numbers, batch_size=None, num_workers=num_workers,
-        worker_init_fn=one_thread, generator=torch.Generator(),
-    )  # fmt: skip
-    samples = start_workers(loader)
-    try:
-        bar = progress("scoring", awaited(samples), len(numbers), "tile")
-        for _, same in groupby(zip(numbers, bar, strict=True), lambda item: item[1][1].shape):
+    tiles = LabelledTiles(scored)
+    with closing(read_in_order(tiles, numbers, num_workers, "scoring", "tile")) as samples:
+        for _, same in groupby(samples, lambda item: item[1][1].shape):
             while stack := list(islice(same, scored.settings.batch_size)):
                 images, labels = zip(*(sample for _, sample in stack), strict=True)
                 images = torch.stack(images).permute(0, 3, 1, 2)
                 classes = predict(images.to(device)).argmax(1)
                 labels = torch.stack(labels).to(device).unbind(1)
                 yield [number for number, _ in stack], 0, classes, labels
-    finally:
-        end_workers(samples)

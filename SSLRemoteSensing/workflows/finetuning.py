@@ -1,7 +1,6 @@
 """Fine-tuning as finetune_seg.py runs it: label what has no labels, train, score."""
 
 import contextlib
-import copy
 import json
 from dataclasses import replace
 from functools import partial
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from SSLRemoteSensing.core import checkpoints, distributed
+from SSLRemoteSensing.core.config import without
 from SSLRemoteSensing.core.console import print_summary
 from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.core.files import make_folder, read_json, sha256
@@ -61,8 +61,14 @@ BY = {
     "probe": "a linear probe on the frozen backbone",
     "network": "the network as labels alone train it",
 }
-# Keys of train_cfg that change how a network is trained, and not what comes of it.
-OF_MACHINES = ("device", "num_workers", "checkpoints", "log")
+# Keys that the labels of a network do not depend on, and those whose files are compared instead.
+NO_MATTER = ("name", "palette", "scoring_cfg", "train_cfg.device", "train_cfg.num_workers")
+NO_MATTER += ("train_cfg.checkpoints", "train_cfg.log")
+NO_MATTER += tuple(
+    f"train_cfg.{split}_data.{key}"
+    for split in ("train", "val", "test")
+    for key in ("image_path", "label_path", "exclude")
+)
 SMALLEST_TILE = 256  # pixels a side of the tiles whose errors are counted, at least
 
 
@@ -106,11 +112,13 @@ def label_tiles(config: dict) -> None:
             net = trained_network(trained, by).to(opened.device)
             predict = partial(probabilities, net, opened.device, opened.precision, tta=True)
             labeller = Labeller(predict, opened.scoring, opened.device)
-            write_pseudo_labels(
+            record = write_pseudo_labels(
                 target, tiles if by in BY else as_trained(tiles, trained, by), labeller,
                 opened.classes, settings.share, loop.num_workers, scores,
             )  # fmt: skip
-    record, picture = read_record(target), target / "examples.png"
+        else:
+            record = read_record(target)
+    picture = target / "examples.png"
     if distributed.rank() == 0 and not picture.exists():
         dataset = pseudo_labelled(target, train_data, tiles)
         draw_pseudo_labels(picture, dataset, opened.classes, opened.config["palette"])
@@ -139,14 +147,7 @@ def labeller_digest(config: dict, trained: dict | None, train_data: Segmentation
     may have been moved."""
     if trained is not None:
         return checkpoints.checksum(trained["model"])
-    config = copy.deepcopy(config)
-    for key in ("name", "palette", "scoring_cfg"):
-        config.pop(key, None)
-    for key in OF_MACHINES:
-        config["train_cfg"].pop(key, None)
-    for key in ("train_data", "val_data", "test_data"):
-        for path in ("image_path", "label_path", "exclude"):
-            (config["train_cfg"].get(key) or {}).pop(path, None)
+    config = without(config, NO_MATTER)
     weights = config["backbone_cfg"].get("pretrained")
     if isinstance(weights, str):
         config["backbone_cfg"]["pretrained"] = sha256(weights)

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -16,21 +17,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from SSLRemoteSensing.core import distributed
-from SSLRemoteSensing.core.bars import progress
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import atomic, make_folder, read_json, write_text
-from SSLRemoteSensing.core.workers import (
-    awaited,
-    end_workers,
-    name_lost_workers,
-    one_thread,
-    start_workers,
-)
+from SSLRemoteSensing.core.workers import name_lost_workers, read_in_order
 from SSLRemoteSensing.data.file_lists import spread_evenly
 from SSLRemoteSensing.data.images import read_image, write_png
 from SSLRemoteSensing.data.reading import Reading
@@ -62,8 +56,9 @@ class Labeller:
 
 
 @dataclass(frozen=True)
-class Unlabelled:
-    """Tiles to label: their images, how these are read, and what each one's label is called."""
+class Unlabelled(Dataset):
+    """Tiles to label: their images, uint8 (H, W, C), how these are read, and what each one's label
+    is called."""
 
     images: Sequence[str]
     reading: Reading
@@ -85,20 +80,9 @@ class Unlabelled:
             return None
         return [str(folder / f"labels/{name}.png") for name in self.names()]
 
-    def read(self, number: int) -> np.ndarray:
-        """Image uint8 (H, W, C)."""
+    def __getitem__(self, number: int) -> np.ndarray:
         reading = self.reading
         return read_image(self.images[number], self.in_channels, reading.bands, reading.scale)
-
-
-class NumberedImages(Dataset):
-    """(number, image uint8 (H, W, C)) of each tile."""
-
-    def __init__(self, tiles: Unlabelled):
-        self.tiles = tiles
-
-    def __getitem__(self, number: int) -> tuple[int, np.ndarray]:
-        return number, self.tiles.read(number)
 
 
 def digest_of(value: object) -> str:
@@ -135,17 +119,18 @@ def begin_labels(folder: Path, origin: dict, has_begun: bool) -> bool:
             f"{folder}: the run has begun with labels of another {changes[0]} than is asked for "
             f"now; restore what has changed, or give another checkpoints_path (--output)"
         )
+    is_done = "classes" in record and not changes
     if distributed.rank() == 0:
         if record and changes:
             print(f"{folder}: of another {changes[0]} than is asked for now, made anew")
             shutil.rmtree(folder)
-        if "classes" in record and not changes:
+        if is_done:
             shutil.rmtree(folder / "drafts", ignore_errors=True)  # a kill may have left them
         else:
             make_folder(folder, "--output")
             write_text(folder / "record.json", json.dumps(origin, indent=2) + "\n")
     distributed.barrier()
-    return "classes" in record and not changes
+    return is_done
 
 
 def write_pseudo_labels(
@@ -172,7 +157,10 @@ def write_pseudo_labels(
             make_folder(path, "--output")
     distributed.barrier()
     own = distributed.shard(range(len(names)))
-    todo = [number for number in own if not (drafts / f"{names[number]}.npz").exists()]
+    size = labeller.scoring.batch_size
+    blocks = [own[start : start + size] for start in range(0, len(own), size)]
+    is_there = [(drafts / f"{name}.npz").exists() for name in names]
+    todo = [n for block in blocks if not all(is_there[n] for n in block) for n in block]
     with name_lost_workers():
         for number, *maps in predicted(tiles, todo, labeller, num_workers):
             with atomic(drafts / f"{names[number]}.npz") as part, part.open("wb") as file:
@@ -237,19 +225,15 @@ def predicted(
     tiles: Unlabelled, numbers: Sequence[int], labeller: Labeller, num_workers: int
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Of each of `numbers` its classes uint8 (H, W), 255 where the image has no data, and their
-    confidence uint16 (H, W)."""
-    loader = DataLoader(
-        NumberedImages(tiles), sampler=numbers, batch_size=None, num_workers=num_workers,
-        worker_init_fn=one_thread, generator=torch.Generator(),
-    )  # fmt: skip
+    confidence uint16 (H, W). No stack holds tiles of two blocks, of `scoring.batch_size` numbers
+    each, so that a whole block has the same numbers by whatever it is preceded."""
     scoring, device = labeller.scoring, labeller.device
-    samples = start_workers(loader)
-    try:
-        bar = progress("labelling", awaited(samples), len(numbers), "tile")
-        for shape, same in groupby(bar, lambda sample: sample[1].shape):
+    with closing(read_in_order(tiles, numbers, num_workers, "labelling", "tile")) as samples:
+        places = ((n // scoring.batch_size, item) for n, item in enumerate(samples))
+        for (_, shape), same in groupby(places, lambda place: (place[0], place[1][1].shape)):
             is_small = max(shape[:2]) <= scoring.window
-            while stack := list(islice(same, scoring.batch_size if is_small else 1)):
-                images = torch.stack([torch.as_tensor(image) for _, image in stack])
+            while stack := list(islice(same, None if is_small else 1)):
+                images = torch.stack([torch.as_tensor(image) for _, (_, image) in stack])
                 if is_small:
                     outputs = labeller.predict(images.permute(0, 3, 1, 2).to(device))
                 else:
@@ -257,11 +241,11 @@ def predicted(
                 confidence, label = outputs.max(1)
                 confidence = (confidence * (LEVELS - 1)).round().to(torch.int32)
                 label[(images == 0).all(3).to(device)] = IGNORE  # as what is no data is read
-                for (number, _), *maps in zip(stack, label.cpu(), confidence.cpu(), strict=True):
+                for (_, (number, _)), *maps in zip(
+                    stack, label.cpu(), confidence.cpu(), strict=True
+                ):
                     classes, level = (part.numpy() for part in maps)
-                    yield int(number), classes.astype(np.uint8), level.astype(np.uint16)
-    finally:
-        end_workers(samples)
+                    yield number, classes.astype(np.uint8), level.astype(np.uint16)
 
 
 def predict_whole(image: np.ndarray, labeller: Labeller) -> Tensor:

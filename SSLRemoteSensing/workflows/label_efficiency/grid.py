@@ -7,8 +7,6 @@ that a later edit of the user's file reaches none of them.
 
 import ast
 import contextlib
-import copy
-import functools
 import itertools
 import json
 import math
@@ -17,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from SSLRemoteSensing.core.config import differences
+from SSLRemoteSensing.core.config import differences, without
 from SSLRemoteSensing.core.errors import MissingWeights, UserError, about
 from SSLRemoteSensing.core.files import make_folder, read_json, write_text
 from SSLRemoteSensing.core.machine import choose_device
@@ -298,12 +296,8 @@ def compare(grid: Grid, record: dict) -> None:
 
 def identity(grid: Grid) -> dict:
     """What must not change within a grid, in JSON's types."""
-    config = copy.deepcopy(grid.config)
     of_cells = OF_CELLS if grid.lrs is None else (*OF_CELLS, "train_cfg.optimizer.lr")
-    for path in (*of_cells, *OF_MACHINES):
-        *parents, last = path.split(".")
-        owner = functools.reduce(lambda part, key: part.get(key, {}), parents, config)
-        owner.pop(last, None)
+    config = without(grid.config, (*of_cells, *OF_MACHINES))
     contents = {"version": 1, "lrs": grid.lrs, "config": config, "train_tiles": grid.tiles}
     return json.loads(json.dumps(contents, default=str))
 
