@@ -104,7 +104,7 @@ def read_record(folder: Path) -> dict:
 
 def begin_labels(folder: Path, origin: dict, has_begun: bool) -> bool:
     """Make `folder` ready for labels of `origin`, and say whether they are there already. What is
-    there of another origin is removed.
+    there of another origin is removed, but for the network where that is the same.
 
     Args:
         has_begun: the run trains with what is there.
@@ -123,7 +123,10 @@ def begin_labels(folder: Path, origin: dict, has_begun: bool) -> bool:
     if distributed.rank() == 0:
         if record and changes:
             print(f"{folder}: of another {changes[0]} than is asked for now, made anew")
-            shutil.rmtree(folder)
+            is_other = not {"by", "labeller"}.isdisjoint(changes)  # else it can label these too
+            for part in [folder] if is_other else [folder / "drafts", folder / "labels"]:
+                shutil.rmtree(part, ignore_errors=True)
+            (folder / "examples.png").unlink(missing_ok=True)
         if is_done:
             shutil.rmtree(folder / "drafts", ignore_errors=True)  # a kill may have left them
         else:

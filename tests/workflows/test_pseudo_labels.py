@@ -72,10 +72,10 @@ def labels_of(folder: Path) -> list[np.ndarray]:
 
 
 def write(
-    folder: Path, tiles: Unlabelled, by=None, labelled_by="a", begun=False, share=0.6
+    folder: Path, tiles: Unlabelled, by=None, labeller_of="a", begun=False, share=0.6
 ) -> dict:
     """As a run does it; what is there of the same origin stays."""
-    origin = {"labelled_by": labelled_by, "share": share, "images": tiles.digest()}
+    origin = {"labeller": labeller_of, "share": share, "images": tiles.digest()}
     if not begin_labels(folder, origin, begun):
         by = by or labeller()
         return write_pseudo_labels(folder, tiles, by, CLASSES, share, 0, {"val_miou": 0.5})
@@ -155,7 +155,7 @@ def work(folder: Path) -> None:
         write(folder / "two", Unlabelled(images, Reading(None, None, "images"), 3))
 
 
-CHANGES = {"labelled_by": {"labelled_by": "b"}, "share": {"share": 0.3}, "images": {}}
+CHANGES = {"labeller": {"labeller_of": "b"}, "share": {"share": 0.3}, "images": {}}
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -164,6 +164,8 @@ def test_what_is_of_something_else_is_made_anew_until_the_run_has_begun(
 ):
     write(tmp_path, tiles)
     (tmp_path / "labels/of_before.png").touch()
+    (tmp_path / "examples.png").touch()
+    (tmp_path / "labeller").mkdir()
     others = Unlabelled(tiles.images[1:], tiles.reading, 3) if change == "images" else tiles
     with pytest.raises(UserError, match=f"has begun with labels of another {change} than"):
         write(tmp_path, others, begun=True, **CHANGES[change])
@@ -171,6 +173,8 @@ def test_what_is_of_something_else_is_made_anew_until_the_run_has_begun(
     write(tmp_path, others, **CHANGES[change])
     assert f"of another {change} than is asked for now, made anew" in capsys.readouterr().out
     assert not (tmp_path / "labels/of_before.png").exists()
+    assert not (tmp_path / "examples.png").exists()
+    assert (tmp_path / "labeller").exists() == (change != "labeller")
     assert len(others.labels(tmp_path)) == len(labels_of(tmp_path))
 
 
