@@ -524,9 +524,11 @@ def test_a_dry_run_writes_nothing_and_the_command_tables_curves_and_the_answer(
     with monkeypatch.context() as patch:
         patch.setattr(COMMAND, "FINETUNE", [sys.executable, str(tmp_path / "dry.py")])
         status, said = tool("--dry_run")
+        twins = tool("--dry_run", "--fractions", "0.5", "--unlabelled", "rest")[1]
     assert (status, said.count("to do  ")) == (0, 8)
     assert "8 cells of 3 steps, 1 at a time: about 6" in said  # 8 x 3 x 2.5 s, and starting
-    assert "from a rehearsal on this machine; validation and scoring come on top" in said
+    assert "from a rehearsal on this machine; validation and scoring come on top. N" in said
+    assert "on top, and of unlabelled tiles the training of the network that labels" in twins
     folder = tmp_path / "grid"
     assert not folder.exists()
 
@@ -554,6 +556,15 @@ def test_a_dry_run_writes_nothing_and_the_command_tables_curves_and_the_answer(
     assert (said.count("done   "), said.count("to do  ")) == (8, 4)
     assert "from the mean of the finished cells" in said
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == before
+
+    for file in folder.glob("cells/*/cell.json"):
+        seconds = 80 if "net" in file.parent.name else 10
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"seconds": seconds}))
+    kept = next(folder.glob("cells/net_*/cell.json"))
+    text = kept.read_text()
+    kept.unlink()
+    assert "1 cell of 3 steps, 1 at a time: about 80 s, from" in tool("--dry_run")[1]
+    kept.write_text(text)
 
     status, said = tool("--against", "net", "--protocol", "all_eroded")
     assert (status, "0 of 8 cells to do" in said) == (0, True)

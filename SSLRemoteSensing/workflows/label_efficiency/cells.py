@@ -110,7 +110,15 @@ def step_time(grid: Grid, cell: Cell) -> float | None:
     return None
 
 
-def mean_seconds(grid: Grid) -> float | None:
-    """Mean time of the finished cells."""
-    times = [record["seconds"] for record in records_of(grid) if record["status"] == "done"]
-    return sum(times) / len(times) if times else None
+def expected_seconds(grid: Grid, cells: Sequence[Cell]) -> float | None:
+    """Time that `cells` will take, one after another, by the mean of the finished ones of the same
+    initialisation, which may label tiles first or train less of its network; where there are none,
+    by the mean of all."""
+    done = [record for record in records_of(grid) if record["status"] == "done"]
+    if not done:
+        return None
+    times = {init: [] for init in grid.known_inits}
+    for record in done:
+        times[record["init"]].append(record["seconds"])
+    everything = [record["seconds"] for record in done]
+    return sum(statistics.mean(times[cell.init] or everything) for cell in cells)

@@ -20,8 +20,8 @@ from SSLRemoteSensing.workflows.finetuning import LABELLER
 from SSLRemoteSensing.workflows.label_efficiency.cells import (
     arguments,
     existing_cells,
+    expected_seconds,
     main_miou,
-    mean_seconds,
     read_cell,
 )
 from SSLRemoteSensing.workflows.label_efficiency.comparison import METRICS
@@ -113,10 +113,11 @@ def run_jobs(
             for job in [running.pop(slot) for slot in ended]:
                 text = finish(grid, job, bool(signals), keep_weights)
                 bar.update()
-                remaining, seconds = len(waiting) + len(running), mean_seconds(grid)
-                if remaining and seconds and not signals:
-                    text += f"; about {format_duration(remaining * seconds / len(slots))} left"
-                print_line(f"[{len(cells) - remaining} of {len(cells)}] {job.cell}: {text}")
+                remaining = [*waiting, *(job.cell for job in running.values())]
+                seconds = expected_seconds(grid, remaining)
+                if seconds and not signals:
+                    text += f"; about {format_duration(seconds / len(slots))} left"
+                print_line(f"[{len(cells) - len(remaining)} of {len(cells)}] {job.cell}: {text}")
     finally:  # only after an error of our own is any left
         bar.close()
         for job in running.values():

@@ -10,7 +10,11 @@ from SSLRemoteSensing.core.files import write_text
 from SSLRemoteSensing.core.templates import render
 from SSLRemoteSensing.evaluation.protocols import ScoringSettings
 from SSLRemoteSensing.reports.grid_report import CellEntry, GridTable, write_grid_report
-from SSLRemoteSensing.workflows.label_efficiency.cells import mean_seconds, remaining_cells, rows_of
+from SSLRemoteSensing.workflows.label_efficiency.cells import (
+    expected_seconds,
+    remaining_cells,
+    rows_of,
+)
 from SSLRemoteSensing.workflows.label_efficiency.comparison import (
     METRICS,
     Results,
@@ -20,7 +24,7 @@ from SSLRemoteSensing.workflows.label_efficiency.comparison import (
 from SSLRemoteSensing.workflows.label_efficiency.curves import draw_curves
 from SSLRemoteSensing.workflows.label_efficiency.grid import Cell, Grid
 from SSLRemoteSensing.workflows.label_efficiency.jobs import format_duration, rehearsed_seconds
-from SSLRemoteSensing.workflows.label_efficiency.starts import network_size
+from SSLRemoteSensing.workflows.label_efficiency.starts import network_size, of_start
 from SSLRemoteSensing.workflows.label_efficiency.tables import (
     KEY,
     csv_text,
@@ -53,17 +57,21 @@ def preview(
     if not cells:
         print("nothing is left to do")
         return
-    mean, basis = mean_seconds(grid), "the mean of the finished cells"
-    seconds = dict.fromkeys(grid.inits, mean)
-    if mean is None:  # a cell of each initialisation, so that one that does not fit is known now
+    seconds, basis = expected_seconds(grid, cells), "the mean of the finished cells"
+    if seconds is None:  # a cell of each initialisation, so that one that does not fit is known now
         bar = progress("rehearsing", {cell.init: cell for cell in cells}.items(), unit="cell")
-        for init, cell in bar:
-            seconds[init] = rehearsed_seconds(grid, cell, command, config_arguments)
+        times = {
+            init: rehearsed_seconds(grid, cell, command, config_arguments) for init, cell in bar
+        }
+        seconds = sum(times[cell.init] for cell in cells)
         basis = "a rehearsal on this machine; validation and scoring come on top"
-    duration = format_duration(sum(seconds[cell.init] for cell in cells) / side_by_side)
+        configs = [of_start(grid.config, grid.known_inits[init]) for init in times]
+        if any(config["train_cfg"].get("unlabelled") for config in configs):
+            basis += ", and of unlabelled tiles the training of the network that labels them"
+    noun = "cell" if len(cells) == 1 else "cells"
     print(
-        f"{len(cells)} cells of {grid.steps} steps, {side_by_side} at a time: about {duration}, "
-        f"from {basis}. Nothing is written."
+        f"{len(cells)} {noun} of {grid.steps} steps, {side_by_side} at a time: about "
+        f"{format_duration(seconds / side_by_side)}, from {basis}. Nothing is written."
     )
 
 
