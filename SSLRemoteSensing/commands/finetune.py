@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 # These go with --images.
 LABELLED = ("labels", "classes", "class_field", "label_offset", "label_codes", "splits", "tile")
-ASKED = ("preset", "fraction", "epochs", "unlabelled")  # go with --tiles or --images
+ASKED = ("preset", "frozen", "fraction", "epochs", "unlabelled")  # go with --tiles or --images
 
 
 def flags() -> Flags:
@@ -74,6 +74,8 @@ def flags() -> Flags:
     add("--output", metavar="RUN", help="folder of the run, which gets its config.py")
     add("--preset", metavar="NAME",
         help="quick, standard or full, see sslrs presets; standard if absent")
+    add("--frozen", action="store_true", default=None,
+        help="leave the backbone as it is, and train a linear probe on its features")
     add("--epochs", type=int, metavar="N", help="length of the run, in place of the preset's")
     add("--fraction", type=float, metavar="SHARE", help="of the labels; all if absent")
     add("--unlabelled", metavar="rest|DIR",

@@ -123,6 +123,7 @@ def finetune(
     backbone: AnyPath = "random",
     preset: str = "standard",
     *,
+    frozen: bool = False,
     fraction: float = 1.0,
     epochs: int | None = None,
     unlabelled: AnyPath | None = None,
@@ -136,6 +137,8 @@ def finetune(
         output: the run's folder; it is made.
         backbone: 'random', 'imagenet' or a file of weights, which brings its architecture.
         preset: length, one of `workflows.presets.FINETUNING`.
+        frozen: the features of the backbone as they are, read by a linear probe, in place of
+            fine-tuning.
         fraction: share of the labels that is used, above 0 to 1.
         epochs: length of the run in place of the preset's.
         unlabelled: tiles to train on too, by labels that a network gives them: 'rest', those that
@@ -152,7 +155,7 @@ def finetune(
     else:
         tiles = os.fspath(tiles)
     request = FinetuningRequest(
-        tiles, os.fspath(output), os.fspath(backbone), preset, fraction, epochs,
+        tiles, os.fspath(output), os.fspath(backbone), preset, frozen, fraction, epochs,
         None if unlabelled is None else os.fspath(unlabelled), as_texts(settings),
     )  # fmt: skip
     with interruptible(), requested_config(request) as config:

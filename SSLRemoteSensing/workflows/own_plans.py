@@ -99,7 +99,7 @@ def plan_pretraining(request: PretrainingRequest, folder: Path) -> Planned:
     facts = [*images.facts, size, f"preset {preset.name}: {preset.text} (--preset)"]
     given = {} if request.epochs is None else {"num_epoch": request.epochs}
     given |= {} if request.minutes is None else {"num_step": 1}
-    template, stated = "pretraining_config.txt", set_lengths(request.settings)
+    template, stated = f"pretraining_{preset.recipe}.txt", set_lengths(request.settings)
     config = draft(request, template, values, given, "num_epoch")
     length = length_of(config["train_cfg"])
     epoch = steps_per_epoch(count, config["train_cfg"], is_exact=not is_scenes)
@@ -196,6 +196,7 @@ def plan_finetuning(request: FinetuningRequest, folder: Path) -> Planned:
     values |= {"palette": tuple(map(tuple, palette))}
     values |= {"network": arguments(network), "channels": channels, "fraction": request.fraction}
     values["unlabelled"] = request.unlabelled
+    values["is_frozen"] = request.frozen
     values["pretrained"] = WEIGHTS.get(request.backbone, request.backbone)
     values |= {"batch_size": batch_size, "window": max(64, side)}
     values |= {"crop_size": -(-side // 32) * 32, "has_test": bool(tiles.get("test"))}
@@ -204,7 +205,8 @@ def plan_finetuning(request: FinetuningRequest, folder: Path) -> Planned:
     facts = [f"tiles: {counts} of {side} x {side} pixels{size}, {channels} channels"]
     facts.append(f"classes: {', '.join(card['classes'])}")
     name = network.get("model", network["name"])
-    facts.append(f"backbone: {name}, {request.backbone} (--backbone)")
+    how = ", as it is, read by a linear probe (--frozen)" if request.frozen else ""
+    facts.append(f"backbone: {name}, {request.backbone} (--backbone){how}")
     facts.append(f"preset {preset.name}: {preset.text} (--preset)")
     if request.unlabelled:
         facts.append(

@@ -65,6 +65,7 @@ class FinetuningRequest:
         output: the run's folder.
         backbone: 'random', 'imagenet' or a file.
         preset: of `presets.FINETUNING`.
+        frozen: the backbone's features as they are, read by a linear probe; else all is trained.
         fraction: share of the labels, above 0 to 1.
         epochs: length of the run; None: by the preset.
         unlabelled: 'rest', the tiles that `fraction` leaves out, or a folder of images, to train on
@@ -76,6 +77,7 @@ class FinetuningRequest:
     output: str
     backbone: str = "random"
     preset: str = "standard"
+    frozen: bool = False
     fraction: float = 1.0
     epochs: int | None = None
     unlabelled: str | None = None
@@ -86,6 +88,8 @@ class FinetuningRequest:
     def __post_init__(self):
         if self.epochs is not None and self.epochs <= 0:
             raise UserError(f"--epochs {self.epochs}: must be above 0")
+        if self.frozen and self.backbone == "random":
+            raise UserError("--frozen: random weights have nothing to read; give --backbone FILE")
         if not 0 < self.fraction <= 1:
             raise UserError(f"--fraction {self.fraction:g}: must be above 0 and at most 1")
         if self.unlabelled == REST and self.fraction == 1:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from SSLRemoteSensing.core.config import nearest
 from SSLRemoteSensing.core.errors import UserError
@@ -33,8 +34,8 @@ class PretrainingPreset:
         backbone: one of the networks of `backbone_cfg.name`, or of timm, 'timm:MODEL'.
         img_size: side in pixels of what it sees, where the images are not smaller.
         batch_size: images a step.
-        is_published: the settings of Li et al. 2021; else those of
-            docs/measurements/history.md, `modern`.
+        recipe: tasks, losses and rate. 'published', of Li et al. 2021; 'modern', of
+            docs/measurements/history.md; 'places', of docs/results.md, `few_labels`.
         samples: images a run sees where no length is asked for.
         cost: of a step; None: not measured.
     """
@@ -44,7 +45,7 @@ class PretrainingPreset:
     backbone: str
     img_size: int
     batch_size: int
-    is_published: bool
+    recipe: Literal["published", "modern", "places"]
     samples: int
     cost: Cost | None = None
 
@@ -77,19 +78,21 @@ STANDARD = Cost(4.83, 0.211)
 # fmt: off
 PRETRAINING = by_name(
     PretrainingPreset("small", "ResNet-18 at 128 pixels, settings of today: CPUs and first looks",
-        "resnet18", 128, 32, False, 100_000, Cost(2.24, 2.38)),
+        "resnet18", 128, 32, "modern", 100_000, Cost(2.24, 2.38)),
+    PretrainingPreset("few_labels", "ResNet-18 at 32 pixels, places told apart: docs/results.md",
+        "resnet18", 32, 128, "places", 192_000),
     PretrainingPreset("modern", "ResNet-50 at 256 pixels, settings of today",
-        "resnet50", 256, 32, False, 1_000_000),
+        "resnet50", 256, 32, "modern", 1_000_000),
     PretrainingPreset("modern_vgg16", "VGG16-BN at 256 pixels, settings of today",
-        "vgg16_bn", 256, 32, False, 1_000_000),
+        "vgg16_bn", 256, 32, "modern", 1_000_000),
     PretrainingPreset("convnext", "ConvNeXt-T of timm at 256 pixels, settings of today",
-        "timm:convnext_tiny", 256, 32, False, 1_000_000),
+        "timm:convnext_tiny", 256, 32, "modern", 1_000_000),
     PretrainingPreset("vit", "ViT-S/16 of timm at 256 pixels, settings of today",
-        "timm:vit_small_patch16_224", 256, 32, False, 1_000_000),
+        "timm:vit_small_patch16_224", 256, 32, "modern", 1_000_000),
     PretrainingPreset("published", "VGG16-BN at 256 pixels, as published (2021)",
-        "vgg16_bn", 256, 4, True, 1_000_000, Cost(3.41, 0.0678)),
+        "vgg16_bn", 256, 4, "published", 1_000_000, Cost(3.41, 0.0678)),
     PretrainingPreset("published_resnet50", "ResNet-50 at 256 pixels, as published (2021)",
-        "resnet50", 256, 4, True, 1_000_000, Cost(5.28, 0.119)),
+        "resnet50", 256, 4, "published", 1_000_000, Cost(5.28, 0.119)),
 )
 FINETUNING = by_name(
     FinetuningPreset("quick", "200 steps of 8 tiles: whether all is well", "resnet18", 8, 200,

@@ -11,7 +11,7 @@ import pytest
 import rasterio
 import torch
 from calls import command
-from conftest import draw_tiles
+from conftest import ROOT, draw_tiles
 from drawn import prepared
 
 import SSLRemoteSensing as sslrs
@@ -67,7 +67,8 @@ def test_each_preset_gives_a_config_that_fits(images, tmp_path, preset):
     network = [config["backbone_cfg"].get(key) for key in ("name", "model")]
     assert ":".join(filter(None, network)) == PRETRAINING[preset].backbone
     assert config["train_cfg"]["num_epoch"] == 2
-    assert config["train_cfg"]["train_data"]["img_size"] == 64  # no larger than the images
+    side = min(64, PRETRAINING[preset].img_size)  # no larger than the images
+    assert config["train_cfg"]["train_data"]["img_size"] == side
     assert not (tmp_path / "run").exists()
 
 
@@ -188,6 +189,47 @@ def test_unlabelled_tiles_are_a_key_of_the_config(tiles, tmp_path, capsys):
         FinetuningRequest(str(tiles), str(tmp_path / "run"), unlabelled="rest")
     with requested_config(FinetuningRequest(str(tiles), str(tmp_path / "other"))) as config:
         assert "unlabelled" not in config["train_cfg"]
+
+
+def test_the_preset_few_labels_is_the_recipe_of_the_results(images, tmp_path):
+    expected = load_config(ROOT / "configs/few_labels_pretrain_cfg.py")
+    asked = PretrainingRequest([str(images)], str(tmp_path / "run"), "few_labels")
+    with requested_config(asked, writes=False) as config:
+        pass
+    heads = [key for key in expected if key.endswith("_head_cfg")]
+    loop = ("losses", "optimizer", "joint_pass", "precision", "channels_last")
+    views = [key for key in expected["train_cfg"]["train_data"] if key.endswith("transforms_cfg")]
+    views += ["img_size", "crop_size"]
+    assert [config[key] for key in heads] == [expected[key] for key in heads]
+    assert config["backbone_cfg"] == expected["backbone_cfg"]
+    for key in loop:
+        assert config["train_cfg"][key] == expected["train_cfg"][key]
+    own, stated = (c["train_cfg"]["train_data"] for c in (config, expected))
+    for angle in (0, 90, 180, 270):  # a preset states the default
+        assert own["agr_transforms_cfg"]["transforms_cfg"][f"Rotate_{angle}"].pop("p") == 1.0
+    assert {key: own[key] for key in views} == {key: stated[key] for key in views}
+    assert config["train_cfg"]["lr_schedule"]["name"] == "cosine"
+    samples = expected["train_cfg"]["num_step"] * expected["train_cfg"]["batch_size"]
+    assert samples == PRETRAINING["few_labels"].samples
+
+
+def test_pre_trained_weights_get_a_tenth_of_the_rate_or_none(images, tiles, tmp_path, capsys):
+    run = sslrs.pretrain(images, tmp_path / "a", "few_labels", epochs=1, settings=QUICK)
+    settings = QUICK | {"train_cfg.num_step": 3}
+    for backbone, factor in ((run.backbone, 0.1), ("random", 1.0)):
+        asked = FinetuningRequest(str(tiles), str(tmp_path / "b"), str(backbone))
+        with requested_config(asked, writes=False) as config:
+            assert config["train_cfg"]["backbone_lr_factor"] == factor
+    tuned = sslrs.finetune(tiles, tmp_path / "c", run.backbone, frozen=True, settings=settings)
+    assert "as it is, read by a linear probe (--frozen)" in capsys.readouterr().out
+    config = load_config(tuned.config)
+    assert config["decoder_cfg"] == {"name": "LinearProbe"}
+    assert "backbone_lr_factor" not in config["train_cfg"]
+    before = torch.load(run.backbone, weights_only=True)
+    after = sslrs.load_segmentation(tuned.best).backbone.state_dict()
+    assert {key for key, value in before.items() if not torch.equal(value, after[key])} == set()
+    with pytest.raises(UserError, match="--frozen: random weights have nothing to read"):
+        sslrs.finetune(tiles, tmp_path / "d", frozen=True)
 
 
 def test_a_length_that_is_set_takes_the_place_of_the_preset_s(images, tiles, tmp_path):
