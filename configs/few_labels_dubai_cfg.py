@@ -2,7 +2,8 @@
 
     make few_labels    # the tiles, from data/dubai
     python tools/label_efficiency.py --config_file configs/few_labels_dubai_cfg.py \
-        --init random=random best=runs/few_labels/pretrain/backbone.pth \
+        --init random=random few_labels=runs/few_labels/pretrain/backbone.pth \
+        --init_set few_labels train_cfg.backbone_lr_factor=0.1 \
         --fractions 0.02 0.05 0.1 0.2 1 --seeds 0 1 2 3 4 --output runs/few_labels/grid_dubai
 
 Dubai: Humans in the Loop, MBRSC imagery, CC0 1.0. Areas are split, not their parts: 1, 2, 4, 5 for

@@ -2,7 +2,8 @@
 
     make few_labels    # the tiles, from data/mumbai
     python tools/label_efficiency.py --config_file configs/few_labels_mumbai_cfg.py \
-        --init random=random best=runs/few_labels/pretrain/backbone.pth \
+        --init random=random few_labels=runs/few_labels/pretrain/backbone.pth \
+        --init_set few_labels train_cfg.backbone_lr_factor=0.1 \
         --fractions 0.02 0.05 0.1 0.2 1 --seeds 0 1 2 3 4 --output runs/few_labels/grid_mumbai
 
 Mumbai: Dabra and Upadhyay, doi:10.17632/xj2v49zt26.1, CC BY 4.0. 77 scenes of about 150 x 150

@@ -33,7 +33,7 @@ def cell(init, fraction, seed, miou, **more) -> dict:
     row = dict(init=init, fraction=fraction, seed=seed, lr=None, chosen=True, val_miou=None)
     row |= dict(status="done", error="", tiles=round(100 * fraction), steps=7, seconds=1.5)
     row |= dict(split="test", protocols=done, commit="abc", device="a GPU")
-    row |= dict(step_ms=1250.0)
+    row |= dict(step_ms=1250.0, weights="")
     if miou is None:
         row |= dict(status="failed", error="weights: no", protocols={}, split="")
     return row | more

@@ -720,10 +720,12 @@ def test_a_grid_on_drawn_scenes_is_stopped_and_goes_on(command, tmp_path):
     rows = table_of(tmp_path)
     expected = [("random", "0.05", "1"), ("random", "1.0", "10")]
     expected += [("ours", "0.05", "1"), ("ours", "1.0", "10")]
+    digest = sha256(Path(line[1 + line.index("random=random")].removeprefix("ours=")))[:12]
     assert [(row["init"], row["fraction"], row["tiles"]) for row in rows] == expected
     for row in rows:
         assert (row["status"], row["split"], row["steps"]) == ("done", "test", "2")
         assert 0 <= float(row["all.miou"]) <= 1
+        assert row["weights"] == (digest if row["init"] == "ours" else "")
         cell = tmp_path / f"cells/{row['init']}_f{float(row['fraction']):g}_s0"
         assert len((cell / "train_tiles.txt").read_text().splitlines()) == int(row["tiles"])
     table = (tmp_path / "table.md").read_text()

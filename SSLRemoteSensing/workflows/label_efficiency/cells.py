@@ -95,6 +95,7 @@ def row_of(grid: Grid, cell: Cell) -> dict:
         "commit": results.get("versions", {}).get("commit"),
         "device": results.get("device"),
         "step_ms": step_time(grid, cell) if is_done else None,
+        "weights": (grid.known_inits[cell.init]["sha256"] or "")[:12],
         "val_miou": main_miou(record.get("val") or {}),
         "protocols": results["protocols"],
         "scenes": scene_counts(read_json(grid.path(cell) / "scenes.json")) if is_done else None,

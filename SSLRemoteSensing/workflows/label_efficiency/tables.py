@@ -38,7 +38,7 @@ KEY = (
     " between the shares measured."
 )
 COLUMNS = ("init", "fraction", "seed", "lr", "chosen", "status", "error", "tiles", "steps")
-COLUMNS += ("seconds", "step_ms", "split", "val_miou", "commit", "device")
+COLUMNS += ("seconds", "step_ms", "split", "val_miou", "weights", "commit", "device")
 
 
 def csv_text(rows: Sequence[dict]) -> str:
