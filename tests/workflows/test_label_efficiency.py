@@ -24,6 +24,7 @@ from preloaded import python
 from SSLRemoteSensing.core.checkpoints import write
 from SSLRemoteSensing.core.config import load_config
 from SSLRemoteSensing.core.errors import UserError, run_command
+from SSLRemoteSensing.core.files import sha256
 from SSLRemoteSensing.models.pretrained import BACKBONES
 from SSLRemoteSensing.workflows.label_efficiency import jobs
 from SSLRemoteSensing.workflows.label_efficiency.cells import arguments, remaining_cells, rows_of
