@@ -4,11 +4,12 @@ else (Windows) those of filelock."""
 import contextlib
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 from SSLRemoteSensing.core.console import warn
+from SSLRemoteSensing.core.errors import UserError
 
 try:
     import fcntl
@@ -18,6 +19,31 @@ except ImportError:
 
 class Taken(Exception):
     """Another process, which the message names, has the lock."""
+
+
+@contextlib.contextmanager
+def alone(folder: Path, key: str) -> Iterator[None]:
+    """Keep other commands that ask for the same from writing to `folder` while the block lasts.
+
+    Args:
+        key: what names the folder, for messages.
+
+    Raises:
+        UserError: another process writes there, or the lock cannot be opened.
+    """
+    path = folder / ".lock"
+    try:
+        unlock = take(path)
+    except Taken as error:
+        raise UserError(f"{key} {folder}: {error} writes there; wait for it") from error
+    except OSError as error:
+        raise UserError(f"{key} {folder}: {path} cannot be opened ({error.strerror})") from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows removes none that is open
+            path.unlink(missing_ok=True)
+        unlock()
 
 
 def take(path: Path) -> Callable[[], None]:

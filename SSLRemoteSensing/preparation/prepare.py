@@ -16,7 +16,7 @@ from pathlib import Path
 
 from SSLRemoteSensing.core.bars import progress
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.files import make_folder, write_text
+from SSLRemoteSensing.core.files import write_text
 from SSLRemoteSensing.data.prepared import OWN
 from SSLRemoteSensing.data.scale import Scale, up_to
 from SSLRemoteSensing.preparation import audit
@@ -47,6 +47,7 @@ def prepare(
     """Cut and audit the scenes of `collection`; print the audit; True where all may be used.
 
     Args:
+        output: a folder that no other process writes to.
         settings: 'tile', 'stride' and what else makes the tiles what they are; another run into the
             folder must agree.
         leave_out: names of scenes.
@@ -56,7 +57,7 @@ def prepare(
             them all.
 
     Raises:
-        UserError: a folder of other settings, one that cannot be written, an unknown scene.
+        UserError: a folder of other settings, an unknown scene, tiles that were removed meanwhile.
     """
     scenes, entries = chosen_scenes(collection, leave_out)
     # Found in the labels, the coding may change with them: scenes of two codings must not mix.
@@ -108,6 +109,7 @@ def prepare(
             "the command again; what is done is kept"
         )
         return False
+    require_tiles(output, entries, *sizes)
     card = describe(entries, collection, settings, leave_out) | {"made_by": made_by}
     write_text(output / CARD, json.dumps(card, indent=1) + "\n")
     (output / STATE).unlink()
@@ -139,7 +141,6 @@ def chosen_scenes(
 
 def resume_records(output: Path, settings: dict, scenes: Sequence[SourceScene]) -> dict[str, dict]:
     """Records of an earlier run whose scene is unchanged and whose tiles are all there."""
-    make_folder(output, "--output")
     old, records = read_state(output)
     names = {record["scene"] for record in records.values()}
     if (output / CARD).is_file() and names == {scene.name for scene in scenes}:
@@ -203,6 +204,17 @@ def remove_others(output: Path, records: dict[str, dict], tile: int, stride: int
     files = set().union(*(tile_files(record, tile, stride) for record in good))
     for name in existing_tiles(output) - files:
         (output / name).unlink()
+
+
+def require_tiles(output: Path, records: Sequence[dict], tile: int, stride: int) -> None:
+    """Raise a `UserError` where a tile that was written is not there any more."""
+    files = set().union(*(tile_files(record, tile, stride) for record in records))
+    if gone := sorted(files - existing_tiles(output)):
+        raise UserError(
+            f"--output {output}: {len(gone)} tiles that were written are gone, the first is "
+            f"{gone[0]}; run the command again, which cuts their scenes anew, and let nothing else "
+            "change the folder"
+        )
 
 
 def make_tile_folders(output: Path, scenes: Sequence[SourceScene]) -> None:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import cv2
 
+from SSLRemoteSensing.core import locks
 from SSLRemoteSensing.core.console import command_line
 from SSLRemoteSensing.core.errors import CannotWrite, UnreadableImage, UserError
+from SSLRemoteSensing.core.files import make_folder
 from SSLRemoteSensing.core.machine import versions
 from SSLRemoteSensing.data.geotiff import open_tiff
 from SSLRemoteSensing.data.percentiles import percentile_scale
@@ -102,13 +104,23 @@ def prepare_request(
     made_by = {"command": made_by, "versions": versions()}
     try:
         given = (workers, left_out, request.check, made_by, most_lines)
-        return prepare(catalog, output, settings, *given), catalog
+        with contextlib.nullcontext() if request.check else alone(output):
+            return prepare(catalog, output, settings, *given), catalog
     except OSError as error:
         file = error.filename or output
         raise CannotWrite(
             f"--output {request.output}: {file} cannot be written ({error.strerror}); finished "
             "scenes are kept, the same command goes on from there"
         ) from error
+
+
+@contextlib.contextmanager
+def alone(output: Path) -> Iterator[None]:
+    """Make the folder of the tiles, and keep another `prepare` from it, which would remove what it
+    did not cut itself."""
+    make_folder(output, "--output")
+    with locks.alone(output, "--output"):
+        yield
 
 
 def found_scale(catalog: Catalog, output: str | None) -> tuple[Scale, str]:

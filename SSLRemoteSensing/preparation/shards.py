@@ -8,8 +8,8 @@ import re
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -76,24 +76,8 @@ def write_shards(
         raise UserError(
             f"--output {output}: is the folder of the images; name another, of the shards alone"
         )
-    with alone(output):
+    with locks.alone(output, "--output"):
         return go_on(files, root, output, shard_bytes, made_by)
-
-
-@contextmanager
-def alone(output: Path) -> Iterator[None]:
-    """Keep other processes from writing shards there; a `UserError` where one does."""
-    lock = output / ".lock"
-    try:
-        unlock = locks.take(lock)
-    except locks.Taken as error:
-        raise UserError(f"--output {output}: {error} writes shards there; wait for it") from error
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # Windows removes none that is open
-            lock.unlink(missing_ok=True)
-        unlock()
 
 
 def go_on(files: Sequence[str], root: str, output: Path, shard_bytes: int, made_by: Mapping) -> int:

@@ -157,7 +157,7 @@ def test_a_second_command_at_once_is_refused(images, prepare_shards, tmp_path):
         other.stdout.readline()
         stderr = one_line(prepare_shards("--images", images, "--output", output))
         other.communicate(b"\n")
-    assert "writes shards there; wait for it" in stderr
+    assert "writes there; wait for it" in stderr
     assert prepare_shards("--images", images, "--output", output)[0] == 0
     assert not (output / ".lock").exists()
 

@@ -596,6 +596,44 @@ def test_what_changed_of_a_finished_set_is_made_again_and_no_more(
         assert_equal_sets(tmp_path / "out", clean[1])
 
 
+def test_a_second_command_at_once_is_refused(clean, tmp_path):
+    """It would remove what the first one has cut, and the first would not see it."""
+    unfinished(clean, tmp_path / "out", 2)
+    before = tree(tmp_path / "out")
+    code = "import sys; from pathlib import Path; from SSLRemoteSensing.core import locks; "
+    code += "unlock = locks.take(Path(sys.argv[1])); print(flush=True); input()"
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    lock = tmp_path / "out/.lock"
+    with subprocess.Popen([sys.executable, "-c", code, str(lock)], **pipes) as other:
+        other.stdout.readline()
+        done = prepared(tmp_path, "potsdam", "--source", clean[0], status=2)
+        after = tree(tmp_path / "out")
+        checked(clean[0], "potsdam", "--output", tmp_path / "out")
+        other.communicate(b"\n")
+    assert f"--output {tmp_path / 'out'}: process {other.pid} on " in done.stderr
+    assert "writes there; wait for it" in done.stderr
+    assert {name: after[name] for name in before} == before
+    prepared(tmp_path, "potsdam", "--source", clean[0])
+    assert_equal_sets(tmp_path / "out", clean[1])
+    assert not lock.exists()
+
+
+def test_no_card_is_written_where_tiles_are_gone(clean, tmp_path, monkeypatch):
+    def remove_two(*_):
+        for place in ("0_0", "0_32"):
+            (tmp_path / f"out/labels/train/3_10_{place}.png").unlink()
+        return []
+
+    with monkeypatch.context() as patch:  # the last that is done before
+        patch.setattr("SSLRemoteSensing.preparation.audit.check_scenes", remove_two)
+        done = prepared(tmp_path, "potsdam", "--source", clean[0], status=2)
+    assert "2 tiles that were written are gone, the first is labels/train/3_10_0_0" in done.stderr
+    assert not (tmp_path / "out/dataset.json").exists()
+    said = prepared(tmp_path, "potsdam", "--source", clean[0]).stdout
+    assert "going on: 3 of 4 scenes are done" in said
+    assert_equal_sets(tmp_path / "out", clean[1])
+
+
 def fill_the_disk(monkeypatch, is_full) -> None:
     """Of files of which `is_full` holds the first bytes are written, and then the disk is full."""
     real = Path.open
