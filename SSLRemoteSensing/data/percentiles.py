@@ -44,16 +44,24 @@ def chosen_scale(
     return percentile_scale(files, in_channels, settings.bands)
 
 
-def percentile_scale(files: Sequence[str], in_channels: int, bands: Sequence[int] | None) -> Scale:
+def percentile_scale(
+    files: Sequence[str],
+    in_channels: int,
+    bands: Sequence[int] | None,
+    rows: Sequence[tuple[int, int] | None] | None = None,
+) -> Scale:
     """The 2nd and 98th percentile of each band over some of the `files`, where they hold data, to
     a thousandth of what lies between.
 
     Where these are one value, as of a band that is 0 nearly everywhere, the least and the largest.
 
+    Args:
+        rows: of each file the first row that is looked at, and the end; None: all.
+
     Raises:
         UserError: no file that holds data, or a band of one value.
     """
-    samples = sampled_values(files, in_channels, bands, FILES)
+    samples = sampled_values(files, in_channels, bands, FILES, rows)
     if not samples:
         raise UserError("scale='percentile': no file can be read that holds data; set max_value")
     ends = []
@@ -88,17 +96,22 @@ def clipped_shares(
 
 
 def sampled_values(
-    files: Sequence[str], in_channels: int, bands: Sequence[int] | None, most: int
+    files: Sequence[str],
+    in_channels: int,
+    bands: Sequence[int] | None,
+    most: int,
+    rows: Sequence[tuple[int, int] | None] | None = None,
 ) -> list[list[np.ndarray]]:
     """Values (N,) of each channel of at most so many of the `files`, but for those of no data;
     damaged files, which are told where they are read, and those without data in any band are passed
     over. The fewer the files, the more is read of each."""
     samples, places = [], spread_evenly(len(files), most)
     parts = min(MOST, max(LEAST, isqrt(PARTS // max(1, len(places)))))
-    for file in (files[place] for place in places):
+    for place in places:
         try:
-            with open_tiff(file) as source:
-                values = values_of_bands(source, in_channels, bands, parts)
+            with open_tiff(files[place]) as source:
+                own = (rows and rows[place]) or (0, source.height)
+                values = values_of_bands(source, in_channels, bands, parts, own)
         except UnreadableImage:
             continue
         if all(band.size for band in values):
@@ -107,17 +120,21 @@ def sampled_values(
 
 
 def values_of_bands(
-    source: Tiff, in_channels: int, bands: Sequence[int] | None, parts: int
+    source: Tiff,
+    in_channels: int,
+    bands: Sequence[int] | None,
+    parts: int,
+    rows: tuple[int, int],
 ) -> list[np.ndarray]:
-    """Values (N,) of each channel of an open file, or of `parts` squares across and down, spread
-    evenly over a larger one."""
+    """Values (N,) of each channel of the `rows`, first and end, of an open file, or of `parts`
+    squares across and down, spread evenly over more of them."""
     require_real(source.dtype, source.path)
     channels = choose_channels(source, in_channels, bands)
-    height, width = source.height, source.width
-    windows = [(0, height, 0, width)]
+    first, height, width = rows[0], rows[1] - rows[0], source.width
+    windows = [(first, height, 0, width)]
     if height * width > (parts * SIDE) ** 2:
         tall, wide = min(SIDE, height), min(SIDE, width)
-        tops = np.linspace(0, height - tall, parts).astype(int).tolist()
+        tops = np.linspace(first, rows[1] - tall, parts).astype(int).tolist()
         lefts = np.linspace(0, width - wide, parts).astype(int).tolist()
         windows = [(y, tall, x, wide) for y in dict.fromkeys(tops) for x in dict.fromkeys(lefts)]
     read = []

@@ -2,75 +2,115 @@
 
 Neighbouring tiles show the same roofs and the same light: dealt at random, what is trained on would
 be scored. So images are put in the order in which they lie, and validation and test take its end;
-of a few large scenes they take the last rows of each.
+of a few large scenes they take the last rows of each. No ground is in two splits, as far as the
+images say where they lie: the blocks begin where the fewest images overlap, and these are left out.
 """
 
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from SSLRemoteSensing.core.bars import map_files
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.geotiff import open_tiff
-from SSLRemoteSensing.preparation.catalog import Catalog, SourceScene
+from SSLRemoteSensing.preparation.catalog import Catalog, SourceScene, listing
+from SSLRemoteSensing.preparation.footprints import (
+    Footprint,
+    boxes_of,
+    last_overlaps,
+    overlapping,
+    read_footprint,
+)
 
 BLOCKS = "blocks"  # in --splits
 SHARE = 0.15  # of each of validation and test
 FEW = 7  # fewer scenes are cut into blocks of rows, each by itself
+LOSS = 2  # one image that is left out counts as so many by which a block misses its share
 
 
 def deal_blocks(catalog: Catalog, tile: int) -> None:
     """Deal the scenes of `catalog`, all of train, to train, val and test, and note how.
 
     Raises:
-        UserError: few scenes, and one that is no three tiles high.
+        UserError: few scenes, or many of few places, and one that is no three tiles high; rows of
+            two that overlap.
     """
-    if len(catalog.scenes) < FEW:
-        catalog.scenes = [part for scene in catalog.scenes for part in rows_of(scene, tile)]
-        catalog.notes.append(
-            f"no split is named, so of each scene the last {SHARE:.0%} of the rows are test, those "
-            f"before validation: blocks of ground, no random tiles"
-        )
+    footprints = list(map_files(read_footprint, catalog.scenes, "opening"))
+    if len(catalog.scenes) >= FEW and deal_whole(catalog, footprints):
         return
-    count = len(catalog.scenes)
-    held = max(1, round(SHARE * count))
-    order, how = in_order(catalog.scenes)
-    splits = ["train"] * (count - 2 * held) + ["val"] * held + ["test"] * held
-    split_of = dict(zip(order, splits, strict=True))
-    catalog.scenes = [replace(s, split=split_of[i]) for i, s in enumerate(catalog.scenes)]
+    parts = [part for scene in catalog.scenes for part in rows_of(scene, tile)]
+    require_apart(parts, [footprint for footprint in footprints for _ in range(3)])
+    catalog.scenes = parts
     catalog.notes.append(
-        f"no split is named, so of the images, {how}, the last {held} are test and the {held} "
-        f"before them validation: blocks of ground, no random tiles"
+        f"no split is named, so of each scene the last {SHARE:.0%} of the rows are test, those "
+        f"before validation: blocks of ground, no random tiles"
     )
 
 
-def in_order(scenes: Sequence[SourceScene]) -> tuple[list[int], str]:
+def deal_whole(catalog: Catalog, footprints: Sequence[Footprint | None]) -> bool:
+    """Deal whole scenes, in the order in which they lie; False where nothing can be in train or in
+    validation, as of many images of one place."""
+    scenes, boxes = catalog.scenes, boxes_of(footprints, [None] * len(footprints))
+    order, how = in_order(scenes, boxes)
+    last = last_overlaps(boxes[order])
+    held = max(1, round(SHARE * len(scenes)))
+    test = first_of_block(last, len(scenes), held)
+    val = first_of_block(last, test, held)
+    numbers, ends = np.arange(len(scenes)), {"train": (0, val), "val": (val, test)}
+    ends["test"] = test, len(scenes)
+    split_of = {}
+    for split, (first, end) in ends.items():
+        apart = numbers[first:end][last[first:end] < end]
+        split_of |= {order[number]: split for number in apart}
+    if {*split_of.values()} != {*ends}:
+        return False
+    counts = {split: [*split_of.values()].count(split) for split in ends}
+    catalog.notes.append(
+        f"no split is named, so of the images, {how}, the last {counts['test']} are test and "
+        f"{counts['val']} before them validation: blocks of ground, no random tiles"
+    )
+    if lost := [scene.name for number, scene in enumerate(scenes) if number not in split_of]:
+        catalog.notes.append(
+            f"{len(lost)} images are left out, as they overlap those of the next block: "
+            f"{listing(lost)}"
+        )
+    catalog.scenes = [
+        replace(scene, split=split_of[number])
+        for number, scene in enumerate(scenes)
+        if number in split_of
+    ]
+    return True
+
+
+def in_order(scenes: Sequence[SourceScene], boxes: np.ndarray) -> tuple[list[int], str]:
     """The numbers of the scenes as they lie, and in words how that is known: along the longer side
     of the ground that they cover, or else by the numbers in their names."""
-    centres = list(map_files(centre, scenes, "opening"))
-    if all(place is not None for place in centres) and len({crs for crs, _ in centres}) == 1:
-        points = np.array([point for _, point in centres])
+    if np.isfinite(boxes).all():
+        points = (boxes[:, :2] + boxes[:, 2:]) / 2
         axis = int(np.argmax(np.ptp(points, axis=0)))
-        order = np.argsort(points[:, axis], kind="stable").tolist()
+        order = np.lexsort((points[:, 1 - axis], points[:, axis])).tolist()
         return order, f"from {('west to east', 'south to north')[axis]}"
     numbers = sorted(range(len(scenes)), key=lambda i: by_numbers(scenes[i].image.name))
     return numbers, "in the order of their names"
 
 
-def centre(scene: SourceScene) -> tuple[str, tuple[float, float]] | None:
-    """CRS and middle of a scene on the map; None where it says none."""
-    if Path(scene.image.name).suffix.lower() not in (".tif", ".tiff"):
-        return None
-    with suppress(UserError), open_tiff(scene.image.address, beside=True) as source:
-        if (place := source.transform) is not None:
-            x, y = source.width / 2, source.height / 2
-            point = place.a * x + place.b * y + place.c, place.d * x + place.e * y + place.f
-            return source.crs.to_string() if source.crs else "", point
-    return None
+def first_of_block(last: np.ndarray, end: int, held: int) -> int:
+    """Where a block of about `held` images begins that ends before number `end`: half of these at
+    least, at most a third of all.
+
+    Args:
+        last: int (N,), as `last_overlaps` gives it.
+    """
+    numbers = np.arange(len(last))
+
+    def cost(first: int) -> int:
+        lost = int(((numbers < first) & (last >= first)).sum())
+        return LOSS * lost + abs(end - first - held)
+
+    largest, least = max(held, len(last) // 3), (held + 1) // 2
+    return min(range(max(1, end - largest), end - least + 1), key=cost)
 
 
 def by_numbers(name: str) -> list[tuple[int, str]]:
@@ -97,3 +137,17 @@ def rows_of(scene: SourceScene, tile: int) -> list[SourceScene]:
         replace(scene, name=f"{scene.name}_{split}", split=split, rows=rows)
         for split, rows in ends.items()
     ]
+
+
+def require_apart(parts: Sequence[SourceScene], footprints: Sequence[Footprint | None]) -> None:
+    """Raise a `UserError` where blocks of rows of two splits show the same ground."""
+    boxes = boxes_of(footprints, [part.rows for part in parts])
+    splits = np.array([part.split for part in parts])
+    for number, part in enumerate(parts):
+        met = number + overlapping(boxes[number], boxes[number:])
+        for other in (parts[i] for i in met[splits[met] != part.split][:1]):
+            raise UserError(
+                f"{part.image.name} and {other.image.name} overlap on the map, so that rows for "
+                f"{part.split} and for {other.split} would show the same ground; name whole "
+                f"scenes: --splits val=A test=B"
+            )

@@ -91,13 +91,13 @@ def prepare_request(
         kinds = ("full", "eroded") if request.labels == "both" else (request.labels,)
         files = list_files(request.source[0])
         catalog = PUBLISHED[name](files, bands, kinds, splits)
+    if in_blocks:
+        deal_blocks(catalog, request.tile)
     if stated == PERCENTILE:
         catalog.scale, origin = found_scale(catalog, request.output)
         print(f"{catalog.scale.flag()} ({origin})")
     if words:
         settings |= {"scale": catalog.scale.numbers()}
-    if in_blocks:
-        deal_blocks(catalog, request.tile)
     cv2.setNumThreads(1)  # --workers are the threads
     workers = os.cpu_count() if request.workers is None else request.workers
     output, left_out = Path(request.output or "."), request.leave_out
@@ -124,8 +124,8 @@ def alone(output: Path) -> Iterator[None]:
 
 
 def found_scale(catalog: Catalog, output: str | None) -> tuple[Scale, str]:
-    """The scale of the tiles that are there already, or else percentiles of the training scenes, or
-    of all where there are none; and what it is."""
+    """The scale of the tiles that are there already, or else percentiles of what of the scenes is
+    for training, or of all where nothing is; and what it is."""
     earlier = (output and read_state(Path(output))[0]) or {}
     if isinstance(earlier.get("scale"), dict):
         return Scale(**earlier["scale"]), "of the tiles so far"
@@ -137,7 +137,7 @@ def found_scale(catalog: Catalog, output: str | None) -> tuple[Scale, str]:
             break
     files, channels = [scene.image.address for scene in scenes], len(bands or "RGB")
     return (
-        percentile_scale(files, channels, bands),
+        percentile_scale(files, channels, bands, [scene.rows for scene in scenes]),
         "2nd and 98th percentile of some of the training scenes",
     )
 

@@ -2,12 +2,14 @@
 
 import json
 import re
+from itertools import combinations
 
 import cv2
 import numpy as np
 import pytest
 import rasterio
 from drawn import card_of, prepared, read_tile
+from rasterio.warp import transform
 
 from SSLRemoteSensing.preparation.blocks import by_numbers
 
@@ -15,8 +17,9 @@ CLASSES = ("--classes", "land", "water")
 SPLITS = ("--splits", "blocks")
 
 
-def write_scene(folder, name, size, place=None, seed=0):
-    """An image and label of random values, as TIFF with a place or as PNG."""
+def write_scene(folder, name, size, place=None, seed=0, crs="EPSG:32633"):
+    """An image and label of random values, as TIFF with a place (x, y) of its upper left corner,
+    1 m a pixel, or as PNG."""
     rng = np.random.default_rng([seed, *map(ord, name)])
     image = rng.integers(1, 255, (3, *size), np.uint8)
     label = rng.integers(0, 2, size, np.uint8)
@@ -26,7 +29,7 @@ def write_scene(folder, name, size, place=None, seed=0):
     if place is None:
         cv2.imwrite(str(folder / f"images/{name}.png"), image.transpose(1, 2, 0)[:, :, ::-1])
     else:
-        shape = dict(height=size[0], width=size[1], count=3, dtype="uint8", crs="EPSG:32633")
+        shape = dict(height=size[0], width=size[1], count=3, dtype="uint8", crs=crs)
         shape["transform"] = rasterio.Affine(1, 0, place[0], 0, -1, place[1])
         with rasterio.open(folder / f"images/{name}.tif", "w", **shape) as file:
             file.write(image)
@@ -93,6 +96,112 @@ def test_images_without_a_place_are_dealt_in_the_order_of_their_numbers(tmp_path
     scenes = card_of(tmp_path / "out")["scenes"]
     assert sorted(scenes["val"]) == ["part10", "part9"]
     assert sorted(scenes["test"]) == ["part11", "part12"]
+
+
+def boxes(output):
+    """Split and left, bottom, right, top of each scene of a set, of 1 m a pixel in its CRS."""
+    for split, places in card_of(output)["places"].items():
+        for place in places.values():
+            left, top = place["transform"][2], place["transform"][5]
+            yield split, (left, top - place["height"], left + place["width"], top)
+
+
+def assert_apart(output):
+    """No square metre is in two splits."""
+    for (split, one), (other, two) in combinations(boxes(output), 2):
+        sides = [min(one[i + 2], two[i + 2]) - max(one[i], two[i]) for i in (0, 1)]
+        assert split == other or min(sides) <= 0, (split, one, other, two)
+
+
+@pytest.mark.parametrize("by_year", [True, False])
+def test_images_of_one_place_are_in_one_split(tmp_path, by_year):
+    """Of four years, which all cover it, or lie some metres beside."""
+    for place in range(7):
+        for year in range(4):
+            name = f"{year}_{place}" if by_year else f"{place}_{year}"
+            corner = 500_000 + 100 * place + 3 * year, 5_000_000 + year
+            write_scene(tmp_path / "source", name, (32, 32), place=corner)
+    done = prepared(tmp_path, "folder", *CLASSES, *SPLITS, tile=32)
+    assert_apart(tmp_path / "out")
+    scenes = card_of(tmp_path / "out")["scenes"]
+    assert {split: len(names) for split, names in scenes.items()} == dict(train=20, val=4, test=4)
+    assert "the last 4 are test and 4 before them validation" in done.stdout
+    assert "left out" not in done.stdout
+
+
+def test_images_of_two_places_are_cut_into_rows_of_the_same_ground(tmp_path):
+    for place in range(2):
+        for year in range(4):
+            corner = 500_000 + 100 * place, 5_000_000
+            write_scene(tmp_path / "source", f"{place}_{year}", (320, 32), place=corner)
+    done = prepared(tmp_path, "folder", *CLASSES, *SPLITS, tile=32)
+    assert "of each scene the last 15% of the rows are test" in done.stdout
+    assert_apart(tmp_path / "out")
+    scenes = card_of(tmp_path / "out")["scenes"]
+    assert {split: len(names) for split, names in scenes.items()} == dict(train=8, val=8, test=8)
+
+
+def test_of_images_that_all_overlap_those_across_a_border_are_left_out(tmp_path):
+    """As tiles are that were cut with a stride below their side."""
+    for number in range(20):
+        corner = 500_000 + 20 * number, 5_000_000
+        write_scene(tmp_path / "source", f"t{number}", (32, 32), place=corner)
+    done = prepared(tmp_path, "folder", *CLASSES, *SPLITS, tile=32)
+    assert_apart(tmp_path / "out")
+    scenes = card_of(tmp_path / "out")["scenes"]
+    assert {split: len(names) for split, names in scenes.items()} == dict(train=13, val=2, test=3)
+    assert "2 images are left out, as they overlap those of the next block: t13, t16" in done.stdout
+
+
+def test_neighbours_that_meet_at_their_sides_do_not_overlap(tmp_path):
+    for number in range(10):
+        corner = 500_000 + 32 * number + 0.3 * (number % 2), 5_000_000
+        write_scene(tmp_path / "source", f"t{number}", (32, 32), place=corner)
+    done = prepared(tmp_path, "folder", *CLASSES, *SPLITS, tile=32)
+    assert sum(map(len, card_of(tmp_path / "out")["scenes"].values())) == 10
+    assert "left out" not in done.stdout
+
+
+def test_images_of_two_zones_are_dealt_by_degrees(tmp_path):
+    """Every place is mapped in the zone to the west of it and in that to the east: 15 and 21 E."""
+    for number in range(10):
+        latitude, longitude = 50 + 0.01 * number, 18.0
+        for code in (32633, 32634):
+            (x,), (y,) = transform("EPSG:4326", f"EPSG:{code}", [longitude], [latitude])
+            name, crs = f"{code}_{number}", f"EPSG:{code}"
+            write_scene(tmp_path / "source", name, (32, 32), place=(x, y), crs=crs)
+    done = prepared(tmp_path, "folder", *CLASSES, *SPLITS, tile=32)
+    assert "from south to north" in done.stdout
+    scenes = card_of(tmp_path / "out")["scenes"]
+    numbers = {split: {int(name[6:]) for name in names} for split, names in scenes.items()}
+    assert {split: len(names) for split, names in scenes.items()} == dict(train=12, val=4, test=4)
+    assert numbers == dict(train={*range(6)}, val={6, 7}, test={8, 9})
+
+
+def test_rows_of_scenes_that_overlap_are_refused(tmp_path):
+    """The last rows of the northern one are the first rows of the other."""
+    for number in range(2):
+        corner = 500_000, 5_000_000 - 300 * number
+        write_scene(tmp_path / "source", f"s{number}", (320, 64), place=corner)
+    done = prepared(tmp_path, "folder", *CLASSES, *SPLITS, tile=32, status=2)
+    assert "s0.tif and images/s1.tif overlap on the map" in done.stderr
+    assert "rows for test and for train would show the same ground" in done.stderr
+    assert "--splits val=A test=B" in done.stderr
+    prepared(tmp_path, "folder", *CLASSES, "--splits", "val=s1", tile=32)
+
+
+def test_percentiles_are_of_the_rows_for_training(tmp_path):
+    planes = np.full((1, 320, 64), 5000, np.uint16)
+    planes[0, :192] = np.linspace(100, 200, 192)[:, None].round()
+    (tmp_path / "source").mkdir()
+    shape = dict(height=320, width=64, count=1, dtype="uint16", crs="EPSG:32633")
+    shape["transform"] = rasterio.Affine(1, 0, 500_000, 0, -1, 5_000_000)
+    with rasterio.open(tmp_path / "source/a.tif", "w", **shape) as file:
+        file.write(planes)
+    prepared(tmp_path, "folder", *SPLITS, "--scale", "percentile", tile=32)
+    scale = card_of(tmp_path / "out")["scale"]
+    expected = np.percentile(planes[0, :192], (2, 98))
+    assert [scale["minimum"][0], scale["maximum"][0]] == pytest.approx(expected, abs=0.5)
 
 
 @pytest.mark.parametrize(
