@@ -47,14 +47,15 @@ def tiles_of(scene: SourceScene, card: dict, output: Path, count: int) -> list[O
     import shapely
 
     label, side = scene.labels["full"], card["tile"]
+    first, end = scene.rows or (0, label.frame.height)  # tiles count from there, outlines from 0
     areas = in_pixels(label.polygons, label.frame)
     tree = shapely.STRtree(areas)
     corners = [
         (y, x)
-        for y in positions(label.frame.height, side, card["stride"])
+        for y in positions(end - first, side, card["stride"])
         for x in positions(label.frame.width, side, card["stride"])
     ]
-    boxes = np.array([shapely.box(x, y, x + side, y + side) for y, x in corners])
+    boxes = np.array([shapely.box(x, first + y, x + side, first + y + side) for y, x in corners])
     hits = np.unique(tree.query(boxes, predicate="intersects")[0])
     if label.inside is not None:
         scored = shapely.STRtree(in_pixels(label.inside, label.frame))
@@ -63,10 +64,11 @@ def tiles_of(scene: SourceScene, card: dict, output: Path, count: int) -> list[O
     covered = np.unique(tree.query(boxes, predicate="covered_by")[0])
     hits = hits if np.isin(hits, covered).all() else np.setdiff1d(hits, covered)
     tiles = []
-    for y, x in (corners[hits[i]] for i in spread(len(hits), count)):
-        near = areas[order := np.sort(tree.query(shapely.box(x, y, x + side, y + side)))]
+    for hit in (hits[i] for i in spread(len(hits), count)):
+        y, x = corners[hit]
+        near = areas[order := np.sort(tree.query(boxes[hit]))]
         rings = [
-            (int(value), shapely.get_coordinates(ring) - (x, y))
+            (int(value), shapely.get_coordinates(ring) - (x, first + y))
             for area, value in zip(near, label.polygons.values[order], strict=True)
             for ring in shapely.get_rings(area)
         ]

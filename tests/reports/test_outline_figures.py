@@ -11,6 +11,7 @@ shapely = pytest.importorskip("shapely")
 from drawn import card_of, prepare  # noqa: E402
 from outlined import METRE, on_map, scene, store  # noqa: E402
 
+from SSLRemoteSensing.preparation import outlined_tiles  # noqa: E402
 from SSLRemoteSensing.preparation.outlined_tiles import OutlinedTile, spread  # noqa: E402
 from SSLRemoteSensing.reports.outline_figures import draw_rings  # noqa: E402
 
@@ -61,6 +62,29 @@ def test_no_polygon_in_a_tile_makes_no_picture(tmp_path):
     prepare("polygons", *where, "--splits", "train=b", status=0)
     assert card_of(tmp_path / "out")["scenes"] == {"train": ["b"]}
     assert not (tmp_path / "out/polygons.png").exists()
+
+
+def test_outlines_lie_on_the_labels_of_blocks_of_rows(tmp_path, monkeypatch):
+    """Of a scene that is cut into train, val and test, whose tiles count rows from there."""
+    tiles, real = [], outlined_tiles.outlined_tiles
+
+    def keep(*arguments):
+        tiles.extend(real(*arguments))
+        return tiles
+
+    monkeypatch.setattr(outlined_tiles, "outlined_tiles", keep)
+    size, areas = (384, 128), [shapely.box(10, y, 50, y + 40) for y in (20, 210, 270, 330)]
+    scene(tmp_path, "s", size)
+    file = store(tmp_path / "x.geojson", on_map(areas, "EPSG:4326"), "EPSG:4326")
+    where = ["--source", tmp_path / "source", "--labels", file, "--output", tmp_path / "out"]
+    prepare("polygons", *where, "--splits", "blocks", tile=64, status=0)
+    assert (tmp_path / "out/polygons.png").exists()
+    found = {tile.name.rsplit("_", 2)[0] for tile in tiles}
+    assert found == {"s_train", "s_val", "s_test"}
+    x, y = np.meshgrid(np.arange(64) + 0.5, np.arange(64) + 0.5)
+    for tile in tiles:
+        drawn = [shapely.contains_xy(shapely.Polygon(ring), x, y) for _, ring in tile.rings]
+        assert np.array_equal(np.any(drawn, 0), tile.label == 1)
 
 
 def test_tiles_are_spread_evenly():
