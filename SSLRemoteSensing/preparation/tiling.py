@@ -15,7 +15,7 @@ import numpy as np
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.formats import orientation, orientation_fault
-from SSLRemoteSensing.data.geotiff import encode_tiff, open_tiff
+from SSLRemoteSensing.data.geotiff import Tiff, encode_tiff, open_tiff
 from SSLRemoteSensing.data.images import as_bytes, encode_png, label_rows, read_image
 from SSLRemoteSensing.data.labels import ColourCoding, ValueCoding, count_values
 from SSLRemoteSensing.data.places import displacement, place_of
@@ -27,6 +27,7 @@ from SSLRemoteSensing.preparation.scaling import band_sums, fill_values, sees_by
 from SSLRemoteSensing.preparation.sources import SourceFile
 
 ALPHA = "a band called alpha; --bands rgbir if it is near infrared"
+MASK = "nodata value or mask"
 TILE_FOLDERS = {"image": "images"} | LABEL_FOLDERS
 
 
@@ -92,8 +93,8 @@ def open_raster(
         has_colours: False for a label of one band of values, which may be indices of a palette.
         scale: of a scene; what holds no data becomes its minimum, and so 0 by it. None: becomes 0.
     """
-    if has_colours and file.is_jpeg():  # GDAL fills what is missing with grey
-        return raster_in_memory(file, file.photograph(), bands, list(bands or (1, 2, 3)))
+    # Of what is missing in a JPEG GDAL makes grey; it is asked for its place and mask alone.
+    pixels = file.photograph() if has_colours and file.is_jpeg() else None
     source = stack.enter_context(open_tiff(file.address, beside=True))
     place = source.crs, source.transform
     if not has_colours:
@@ -103,8 +104,10 @@ def open_raster(
 
         size = source.height, source.width
         return Raster(file.name, *size, 1, np.dtype(np.uint8), values, [1], "", *place)
+    if pixels is not None:
+        return raster_in_memory(file, source, pixels, bands, list(bands or (1, 2, 3)), scale)
     if source.is_cmyk:
-        return raster_in_memory(file, read_image(file.address, 3), bands, None)
+        return raster_in_memory(file, source, read_image(file.address, 3), bands, None, scale)
     table = numbers = clear = None
     if source.palette is not None:
         table, clear = source.palette.T[band_indices(file, bands, 3)], source.clear
@@ -123,7 +126,7 @@ def open_raster(
 
     count, dtype = (len(numbers), source.dtype) if table is None else (len(table), table.dtype)
     fill = fill_values(scale, count, dtype)
-    origin = ALPHA if alpha else "nodata value or mask" if source.has_nodata else ""
+    origin = ALPHA if alpha else MASK if source.has_nodata else ""
     size = source.height, source.width
     return Raster(file.name, *size, count, dtype, rows, numbers, origin, *place)
 
@@ -157,15 +160,29 @@ def require_one_orientation(image: SourceFile, label: SourceFile | BurntLabel) -
 
 
 def raster_in_memory(
-    file: SourceFile, pixels: np.ndarray, bands: Sequence[int] | None, numbers: list[int] | None
+    file: SourceFile,
+    source: Tiff,
+    pixels: np.ndarray,
+    bands: Sequence[int] | None,
+    numbers: list[int] | None,
+    scale: Scale | None,
 ) -> Raster:
-    """A raster of the image (H, W, C)."""
+    """A raster of the R, G, B (H, W, 3) of an open file, with the place and mask that it says, or
+    what lies beside it."""
     planes = pixels.transpose(2, 0, 1)[band_indices(file, bands, pixels.shape[2])]
+    fill = fill_values(scale, len(planes), planes.dtype)
 
-    def rows(y: int, height: int) -> tuple[np.ndarray, None]:
-        return np.ascontiguousarray(planes[:, y : y + height]), None
+    def rows(y: int, height: int) -> tuple[np.ndarray, np.ndarray | None]:
+        part = np.ascontiguousarray(planes[:, y : y + height])
+        if not source.has_nodata:
+            return part, None
+        _, empty = source.read(source.data_bands, y, height)
+        empty = empty.any(0) if source.is_cmyk else empty.all(0)
+        return np.where(empty, fill, part), 255 * np.uint8(~empty)
 
-    return Raster(file.name, *pixels.shape[:2], len(planes), planes.dtype, rows, numbers)
+    origin = MASK if source.has_nodata else ""
+    size, place = pixels.shape[:2], (source.crs, source.transform)
+    return Raster(file.name, *size, len(planes), planes.dtype, rows, numbers, origin, *place)
 
 
 def band_indices(file: SourceFile, bands: Sequence[int] | None, count: int) -> list[int]:

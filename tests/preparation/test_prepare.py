@@ -572,6 +572,75 @@ def test_pixels_without_data_are_not_scored_and_not_in_the_statistics(tmp_path, 
     assert record["labels"]["full"]["not_scored"] == empty.sum()
 
 
+def write_photograph(file: Path, planes: np.ndarray, **profile) -> np.ndarray:
+    """Write a JPEG, with what GDAL puts beside it; the planes that it has then."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    shape = dict(zip(("count", "height", "width"), planes.shape, strict=True), dtype="uint8")
+    with rasterio.open(file, "w", driver="JPEG", **shape | PLACE | profile) as image:
+        image.write(planes)
+    return cv2.imread(str(file))[:, :, ::-1].transpose(2, 0, 1)
+
+
+def write_mask(file: Path, holds_data: np.ndarray) -> None:
+    """Write the mask beside `file` by which GDAL knows pixels without data."""
+    mask = write_tiff(file.with_name(f"{file.name}.msk"), 255 * np.uint8(holds_data))
+    with rasterio.open(mask, "r+") as image:
+        image.update_tags(**{f"INTERNAL_MASK_FLAGS_{band}": 2 for band in range(1, 5)})
+
+
+@pytest.mark.parametrize("form", [None, zipped])
+@pytest.mark.parametrize("beside", ["aux.xml", "world file"])
+def test_a_jpeg_lies_where_what_is_beside_it_says(tmp_path, beside, form):
+    own, (scene, label) = tmp_path / "own", ("images/a.jpg", "labels/a.tif")
+    planes = write_photograph(own / scene, draw_image(3, (64, 64)))
+    place = PLACE["transform"]
+    if beside == "world file":
+        (own / f"{scene}.aux.xml").unlink()
+        middle = place.c + place.a / 2, place.f + place.e / 2
+        numbers = (place.a, 0, 0, place.e, *middle)
+        (own / "images/a.jgw").write_text("".join(f"{number!r}\n" for number in numbers))
+    classes = draw_classes((64, 64), 0, [1] * 6)
+    write_tiff(own / label, classes, transform=rasterio.Affine.translation(500, 0) @ place)
+    source = form(own, tmp_path / "own.zip") if form else own
+    where = ["--source", source, "--output", tmp_path / "out", "--splits", "val=0"]
+    said = prepare("folder", *where, *SIX, status=0).stdout
+    assert "a.tif lies at another place on the map than its image" in said
+    assert "no scene has a georeference" not in said
+    found = card_of(tmp_path / "out")["places"]["train"]["a"]
+    assert found["transform"] == pytest.approx(list(place)[:6])
+    assert found["crs"] == ("EPSG:32633" if beside == "aux.xml" else None)
+    assert_scenes(tmp_path / "out", {"a": (planes, classes)})
+
+
+def test_what_a_mask_beside_a_jpeg_leaves_out_is_not_scored(tmp_path):
+    planes = np.maximum(draw_image(3, (64, 64)), 40)
+    classes = draw_classes((64, 64), 0, [1] * 6)
+    empty = np.zeros((64, 64), bool)
+    empty[:20, :30] = empty[50:] = True
+    file = tmp_path / "source/train/images/a.jpg"
+    planes = write_photograph(file, planes)
+    write_mask(file, ~empty)
+    write_png(tmp_path / "source/train/labels/a.png", classes)
+    done = prepared(tmp_path, "folder", *SIX, "--stride", 9)
+    assert f"{empty.mean():.1%} of the pixels hold no data (nodata value or mask)" in done.stdout
+    expected = np.where(empty, 0, planes), np.where(empty, 255, classes)
+    assert_scenes(tmp_path / "out", {"a": expected})
+    assert_statistics(card_of(tmp_path / "out"), planes[:, ~empty], classes[~empty])
+
+
+def test_an_image_of_inks_has_its_place_and_mask(tmp_path):
+    inks = draw_image(4, (64, 64))
+    empty = np.zeros((64, 64), bool)
+    empty[:20, :30] = True
+    file = write_tiff(tmp_path / "source/train/a.tif", inks, photometric="CMYK")
+    write_mask(file, ~empty)
+    done = prepared(tmp_path, "folder")
+    assert f"{empty.mean():.1%} of the pixels hold no data" in done.stdout
+    assert (assemble(tmp_path / "out/images/train", "a")[:, empty] == 0).all()
+    place = card_of(tmp_path / "out")["places"]["train"]["a"]
+    assert place["transform"] == list(PLACE["transform"])[:6]
+
+
 def test_grey_images_and_palettes_of_a_folder(tmp_path):
     grey = draw_image(1, (64, 64))
     write_tiff(tmp_path / "source/train/a.tif", grey)
