@@ -37,7 +37,10 @@ class SourceScene:
 
     @property
     def files(self) -> list[SourceFile]:
-        return [self.image, *(file for label in self.labels.values() for file in label.files)]
+        return [
+            *self.image.files,
+            *(file for label in self.labels.values() for file in label.files),
+        ]
 
     def digests(self) -> dict[str, str]:
         """The SHA-256 of each file, by name."""

@@ -21,7 +21,7 @@ from SSLRemoteSensing.preparation.outlines import (
     PolygonSettings,
     read_frames,
 )
-from SSLRemoteSensing.preparation.sources import SourceFile, list_files
+from SSLRemoteSensing.preparation.sources import SourceFile, linked, list_files, names_beside
 from SSLRemoteSensing.preparation.splits import assign_folders
 
 
@@ -121,7 +121,14 @@ def list_images(sources: Sequence[str]) -> list[SourceFile]:
                 f"--source {path}: is no image ({', '.join(ENDINGS)}); name one folder, one zip "
                 "file, or images"
             )
-    return [single_file(path) for path in dict.fromkeys(names)]
+    paths = [*dict.fromkeys(names)]
+    beside = [
+        other
+        for path in paths
+        for other in path.parent.iterdir()
+        if other.name.lower() in names_beside(path.name)
+    ]
+    return linked(list(map(single_file, [*paths, *beside])))[: len(paths)]
 
 
 def single_file(path: Path, prefix: str = "") -> SourceFile:

@@ -140,7 +140,7 @@ def chosen_scenes(
 
 
 def resume_records(output: Path, settings: dict, scenes: Sequence[SourceScene]) -> dict[str, dict]:
-    """Records of an earlier run whose scene is unchanged and whose tiles are all there."""
+    """Records of an earlier run whose scene is unchanged and whose tiles are all as written."""
     old, records = read_state(output)
     names = {record["scene"] for record in records.values()}
     if (output / CARD).is_file() and names == {scene.name for scene in scenes}:
@@ -161,7 +161,7 @@ def resume_records(output: Path, settings: dict, scenes: Sequence[SourceScene]) 
         record = records.get(scene.key, {})
         state = sorted(scene.labels), scene.stamps
         is_same = (record.get("kinds"), record.get("stamps")) == state
-        if is_same and tile_files(record, *sizes) <= existing:
+        if is_same and is_whole(record, existing, *sizes):
             current[scene.key] = record
     if len(current) < len(records):
         (output / CARD).unlink(missing_ok=True)
@@ -187,33 +187,43 @@ def read_state(output: Path) -> tuple[dict | None, dict[str, dict]]:
         ) from error
 
 
-def existing_tiles(output: Path) -> set[str]:
-    """What could be a tile below images/ and the folders of labels, relative to `output`."""
+def existing_tiles(output: Path) -> dict[str, int]:
+    """What could be a tile below images/ and the folders of labels, relative to `output`, and how
+    many bytes it has."""
     return {
-        f"{kind}/{folder.name}/{name}"
+        f"{kind}/{folder.name}/{file.name}": file.stat().st_size
         for kind in TILE_FOLDERS.values()
         for folder in (output / kind).glob("*/")
-        for name in os.listdir(folder)
-        if TILE_NAME.fullmatch(name)
+        for file in os.scandir(folder)
+        if TILE_NAME.fullmatch(file.name)
     }
+
+
+def is_whole(record: dict, existing: dict[str, int], tile: int, stride: int) -> bool:
+    """Whether all tiles of a scene are there, with as many bytes as were written; of scenes that an
+    earlier version cut these are not known."""
+    files = tile_files(record, tile, stride)
+    if not files <= existing.keys():
+        return False
+    return record.get("bytes") in (None, sum(existing[name] for name in files))
 
 
 def remove_others(output: Path, records: dict[str, dict], tile: int, stride: int) -> None:
     """Remove tiles of scenes that are refused, have changed, are not wanted, or are half done."""
     good = [record for record in records.values() if "refused" not in record]
     files = set().union(*(tile_files(record, tile, stride) for record in good))
-    for name in existing_tiles(output) - files:
+    for name in existing_tiles(output).keys() - files:
         (output / name).unlink()
 
 
 def require_tiles(output: Path, records: Sequence[dict], tile: int, stride: int) -> None:
-    """Raise a `UserError` where a tile that was written is not there any more."""
-    files = set().union(*(tile_files(record, tile, stride) for record in records))
-    if gone := sorted(files - existing_tiles(output)):
+    """Raise a `UserError` where tiles that were written are not there any more as they were."""
+    existing = existing_tiles(output)
+    scenes = [r["scene"] for r in records if not is_whole(r, existing, tile, stride)]
+    if scenes:
         raise UserError(
-            f"--output {output}: {len(gone)} tiles that were written are gone, the first is "
-            f"{gone[0]}; run the command again, which cuts their scenes anew, and let nothing else "
-            "change the folder"
+            f"--output {output}: tiles of {listing(scenes)} that were written are gone or changed; "
+            "run the command again, which cuts them anew, and let nothing else change the folder"
         )
 
 

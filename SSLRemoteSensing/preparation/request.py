@@ -208,7 +208,10 @@ def next_commands(request: Namespace) -> list[str]:
 
 def below(folder: str, files: Sequence[SourceFile]) -> list[SourceFile]:
     """The files as if they lay in a folder of that name."""
-    return [replace(file, name=f"{folder}/{file.name}") for file in files]
+    return [
+        replace(file, name=f"{folder}/{file.name}", beside=tuple(below(folder, file.beside)))
+        for file in files
+    ]
 
 
 def background(request: Namespace) -> str:

@@ -1,12 +1,13 @@
 """The files of a downloaded data set: in folders however deep, or in zip files."""
 
 import hashlib
+import os
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -25,13 +26,14 @@ class SourceFile:
     """A file in a folder, or a member of a zip file.
 
     `name` is its path below the source, `stamp` changes when the file does: size and time of
-    writing, or size and check sum.
+    writing, or size and check sum. `beside` are the files beside it that GDAL reads with it.
     """
 
     name: str
     path: Path
     member: str | None
     stamp: tuple[int, int]
+    beside: tuple["SourceFile", ...] = ()
 
     @property
     def folder(self) -> str:
@@ -39,8 +41,8 @@ class SourceFile:
 
     @property
     def files(self) -> tuple["SourceFile", ...]:
-        """Itself: what it is made of, as labels have it."""
-        return (self,)
+        """Itself and what lies beside it: what it is made of, as labels have it."""
+        return (self, *self.beside)
 
     @property
     def ending(self) -> str:
@@ -80,7 +82,7 @@ class SourceFile:
 
     def digests(self) -> dict[str, str]:
         """The SHA-256 of what it is made of, by name."""
-        return {self.name: self.sha256()}
+        return {file.name: file.sha256() for file in self.files}
 
     def is_jpeg(self) -> bool:
         with self.open() as file:
@@ -103,7 +105,7 @@ def list_files(source: str | Path, flag: str = "--source") -> list[SourceFile]:
     require_here(source, flag)
     source = Path(source)
     if source.is_file():
-        return sorted(zip_members(source, ""), key=lambda file: file.name)
+        return linked(sorted(zip_members(source, ""), key=lambda file: file.name))
     if not source.is_dir():
         raise UserError(f"{flag} {source}: no such folder or zip file")
     files = []
@@ -121,7 +123,26 @@ def list_files(source: str | Path, flag: str = "--source") -> list[SourceFile]:
             raise UserError(
                 f"{path}: cannot be read ({error.strerror}); mend or remove it"
             ) from error
-    return sorted(files, key=lambda file: file.name)
+    return linked(sorted(files, key=lambda file: file.name))
+
+
+def linked(files: Sequence[SourceFile]) -> list[SourceFile]:
+    """`files`, each with those of them that lie beside it and are read with it."""
+    file_of = {file.name.lower(): file for file in files}
+    names = [[name for name in names_beside(file.name) if name in file_of] for file in files]
+    return [
+        replace(file, beside=tuple(file_of[name] for name in own)) if own else file
+        for file, own in zip(files, names, strict=True)
+    ]
+
+
+def names_beside(name: str) -> list[str]:
+    """What the files that tell place, nodata value or mask of an image may be called, in small
+    letters. Its overviews (.ovr) are none of them: no tile is made of these."""
+    name = name.lower()
+    stem, suffix = os.path.splitext(name)
+    endings = (f"{suffix[:2]}{suffix[-1:]}w", f"{suffix}w", ".wld", ".tab")  # .tfw, .tifw
+    return [f"{name}.aux.xml", f"{name}.msk", *(stem + ending for ending in endings)]
 
 
 def zip_members(path: Path, prefix: str) -> list[SourceFile]:

@@ -275,7 +275,8 @@ def require_fit(scene: SourceScene, image: Raster, job: TilingSettings) -> None:
 def tile_strips(
     scene: SourceScene, image: Raster, labels: dict[str, Raster], job: TilingSettings
 ) -> dict:
-    """Write the tiles of `scene`, a strip of them after the other; the sum of `read_rows`' counts.
+    """Write the tiles of `scene`, a strip of them after the other; the sum of `read_rows`' counts,
+    and of the 'bytes' of the tiles.
 
     Each row of the scene is read, and so counted, once: what a strip shares with the one above, it
     has from that.
@@ -289,9 +290,9 @@ def tile_strips(
         if shared:
             rows = {k: np.concatenate([strip[k][..., -shared:, :], rows[k]], -2) for k in rows}
         strip, end = rows, y + job.tile
+        is_written = job.output is not None
+        counts["bytes"] = write_strip(scene, strip, y, image, job) if is_written else 0
         total = {k: total[k] + count for k, count in counts.items()} if total else counts
-        if job.output is not None:
-            write_strip(scene, strip, y, image, job)
     return total
 
 
@@ -333,8 +334,10 @@ def read_rows(
 
 def write_strip(
     scene: SourceScene, strip: dict[str, np.ndarray], y: int, image: Raster, job: TilingSettings
-) -> None:
-    """The tiles of one row of windows: PNG for grey and colour of 8 bits, or else TIFF."""
+) -> int:
+    """Write the tiles of one row of windows: PNG for grey and colour of 8 bits, or else TIFF; how
+    many bytes they have."""
+    written = 0
     as_png = is_png(image.dtype, image.bands)
     pictures = strip | ({"image": cv2.merge(list(strip["image"]))} if as_png else {})
     for x in positions(image.width, job.tile, job.stride):
@@ -350,6 +353,8 @@ def write_strip(
             except OSError as error:
                 error.filename = str(path)  # which a full disk does not say
                 raise
+            written += len(tile)
+    return written
 
 
 def moved_transform(transform, x: int, y: int):
@@ -400,6 +405,7 @@ def summarize(image: Raster, labels: dict[str, Raster], counts: dict, job: Tilin
     top = 255 if sees or job.scale is None else job.scale.max_value
     return ({"outside": counts["outside"]} if sees else {}) | {
         "tiles": len(rows) * len(columns),
+        "bytes": counts["bytes"],
         "masked": counts["masked"],
         "mask": image.mask_origin,
         "apart": strays[0] if strays else None,

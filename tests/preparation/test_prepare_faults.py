@@ -1,8 +1,10 @@
 """tools/prepare.py with bad input, stopped half-way, or run again: named, and nothing half left."""
 
 import errno
+import hashlib
 import itertools
 import json
+import os
 import re
 import shutil
 import signal
@@ -576,10 +578,12 @@ def take_away(source: Path, output: Path):
     [
         (lambda s, o: (o / "images/train/3_10_32_58.png").unlink(), "3 of 4"),
         (lambda s, o: (o / "labels/train/3_10_32_58.png").unlink(), "3 of 4"),
+        (lambda s, o: os.truncate(o / "images/train/3_10_32_58.png", 0), "3 of 4"),
+        (lambda s, o: cut_short(o / "labels/train/3_10_32_58.png"), "3 of 4"),
         (change_source, "3 of 4"),
         (take_away, "3 of 3"),
     ],
-    ids=["image", "label", "source", "gone"],
+    ids=["image", "label", "empty", "short", "source", "gone"],
 )
 def test_what_changed_of_a_finished_set_is_made_again_and_no_more(
     clean, source, tmp_path, change, scenes
@@ -594,6 +598,63 @@ def test_what_changed_of_a_finished_set_is_made_again_and_no_more(
         shutil.copytree(clean[0], source, dirs_exist_ok=True)
         assert "going on: 3 of 4" in prepared(tmp_path, "potsdam").stdout
         assert_equal_sets(tmp_path / "out", clean[1])
+
+
+def write_place(file: Path) -> None:
+    """Of pixels of one metre."""
+    file.write_text("1\n0\n0\n-1\n500000.5\n4999999.5\n")
+
+
+def write_nodata(file: Path) -> None:
+    band = "<PAMRasterBand band='1'><NoDataValue>7</NoDataValue></PAMRasterBand>"
+    file.write_text(f"<PAMDataset>{band}</PAMDataset>")
+
+
+def write_overviews(file: Path) -> None:
+    write_tiff(file, np.zeros((32, 32), np.uint8))
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "files"])
+@pytest.mark.parametrize(
+    ("name", "write"), [("B.pgw", write_place), ("b.png.aux.xml", write_nodata)]
+)
+def test_what_lies_beside_an_image_is_a_part_of_it(tmp_path, name, write, form):
+    """Where it comes to a finished set, or is taken away, that scene is cut anew."""
+    folder, output = tmp_path / "own", tmp_path / "out"
+    for number, scene in enumerate(("a", "b")):
+        write_png(folder / f"{scene}.png", draw_image(1, (64, 64), number)[0])
+
+    def again() -> str:
+        source = [zipped(folder, tmp_path / "own.zip") if form == "zip" else folder]
+        flags = ["--splits", "val=0"]
+        if form == "files":
+            source = sorted(folder.glob("*.png"))
+            flags += ["--labels", tmp_path / "roofs.json", "--background", "land"]
+        kind = "polygons" if form == "files" else "folder"
+        where = ["--source", *source, "--output", output]
+        return prepare(kind, *where, *flags, status=0, tile=32).stdout
+
+    if form == "files":
+        pytest.importorskip("pyogrio")
+        images = [{"id": i, "file_name": f"{s}.png", "height": 64, "width": 64}
+                  for i, s in enumerate(("a", "b"))]  # fmt: skip
+        box = {"id": 1, "image_id": 0, "category_id": 1, "iscrowd": 0}
+        box["segmentation"] = [[4, 4, 40, 4, 40, 40, 4, 40]]
+        contents = {"images": images, "categories": [{"id": 1, "name": "roof"}]}
+        (tmp_path / "roofs.json").write_text(json.dumps(contents | {"annotations": [box]}))
+    again()
+    write_overviews(folder / "b.png.ovr")
+    assert "nothing left to do" in again()
+    write(folder / name)
+    assert "going on: 1 of 2 scenes are done" in again()
+    assert "nothing left to do" in again()
+    record = json.loads((output / "audit.json").read_text())["scenes"][1]
+    assert bool(record["masked"]) == (write is write_nodata)
+    assert (record["transform"] is None) == (write is write_nodata)
+    sources = card_of(output)["sources"]
+    assert sources[name] == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    (folder / name).unlink()
+    assert "going on: 1 of 2 scenes are done" in again()
 
 
 def test_a_second_command_at_once_is_refused(clean, tmp_path):
@@ -627,7 +688,7 @@ def test_no_card_is_written_where_tiles_are_gone(clean, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:  # the last that is done before
         patch.setattr("SSLRemoteSensing.preparation.audit.check_scenes", remove_two)
         done = prepared(tmp_path, "potsdam", "--source", clean[0], status=2)
-    assert "2 tiles that were written are gone, the first is labels/train/3_10_0_0" in done.stderr
+    assert "tiles of 3_10 that were written are gone or changed; run" in done.stderr
     assert not (tmp_path / "out/dataset.json").exists()
     said = prepared(tmp_path, "potsdam", "--source", clean[0]).stdout
     assert "going on: 3 of 4 scenes are done" in said
