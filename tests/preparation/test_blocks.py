@@ -17,9 +17,9 @@ CLASSES = ("--classes", "land", "water")
 SPLITS = ("--splits", "blocks")
 
 
-def write_scene(folder, name, size, place=None, seed=0, crs="EPSG:32633"):
-    """An image and label of random values, as TIFF with a place (x, y) of its upper left corner,
-    1 m a pixel, or as PNG."""
+def write_scene(folder, name, size, place=None, seed=0, crs="EPSG:32633", ending="tif"):
+    """An image and label of random values, as TIFF or JPEG with a place (x, y) of its upper left
+    corner, 1 m a pixel, or as PNG."""
     rng = np.random.default_rng([seed, *map(ord, name)])
     image = rng.integers(1, 255, (3, *size), np.uint8)
     label = rng.integers(0, 2, size, np.uint8)
@@ -31,7 +31,7 @@ def write_scene(folder, name, size, place=None, seed=0, crs="EPSG:32633"):
     else:
         shape = dict(height=size[0], width=size[1], count=3, dtype="uint8", crs=crs)
         shape["transform"] = rasterio.Affine(1, 0, place[0], 0, -1, place[1])
-        with rasterio.open(folder / f"images/{name}.tif", "w", **shape) as file:
+        with rasterio.open(folder / f"images/{name}.{ending}", "w", **shape) as file:
             file.write(image)
     return image, label
 
@@ -71,14 +71,14 @@ def test_a_block_lies_where_it_was_cut(tmp_path):
     assert tops == {"a_train": 5e6, "a_val": 5e6 - 192, "a_test": 5e6 - 256}
 
 
-@pytest.mark.parametrize("axis", [0, 1])
-def test_many_images_are_dealt_along_the_ground_that_they_cover(tmp_path, axis):
+@pytest.mark.parametrize(("axis", "ending"), [(0, "tif"), (1, "tif"), (0, "jpg")])
+def test_many_images_are_dealt_along_the_ground_that_they_cover(tmp_path, axis, ending):
     """Names say nothing of where they lie."""
     order = np.random.default_rng(4).permutation(20)
     for place, number in enumerate(order):
         along = [500_000, 5_000_000]
         along[axis] += 100 * place
-        write_scene(tmp_path / "source", f"t{number}", (32, 32), place=along)
+        write_scene(tmp_path / "source", f"t{number}", (32, 32), place=along, ending=ending)
     done = prepared(tmp_path, "folder", *CLASSES, *SPLITS, tile=32)
     assert ("from west to east", "from south to north")[axis] in done.stdout
     scenes = card_of(tmp_path / "out")["scenes"]
