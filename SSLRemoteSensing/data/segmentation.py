@@ -191,16 +191,22 @@ class SegmentationDataset(Dataset):
         return result
 
     def on(
-        self, pairs: list[tuple[str, str]], reading: Reading, seed: int
+        self,
+        pairs: list[tuple[str, str]],
+        reading: Reading,
+        seed: int,
+        coding: ValueCoding | None = None,
     ) -> "SegmentationDataset":
         """Other tiles with this set's crops, flips, turns and jitter, drawn by `seed`.
 
         Args:
-            pairs: (image, label); a label has classes 0..K-1, and 255 = not scored.
+            pairs: (image, label).
+            reading: of these images.
+            coding: of these labels; None: classes 0..K-1, and 255 = not scored.
         """
         result = copy(self)
         result.pairs, result.reading, result.seed = pairs, reading, seed
-        result.coding = value_coding(self.num_classes, 0, None)
+        result.coding = coding or value_coding(self.num_classes)
         result.length = result.full_length = result.num_files = len(pairs)
         result.left_out, result.sampling = [], None
         return result

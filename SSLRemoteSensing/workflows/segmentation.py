@@ -330,6 +330,7 @@ def pseudo_labelled(
 ) -> SegmentationDataset:
     """`tiles` with their pseudo labels in `folder`; before there are any, as in a dry run, the
     labelled tiles stand for them."""
-    labels = tiles.labels(folder)
-    pairs = list(zip(tiles.images, labels, strict=True)) if labels else train_data.pairs
-    return train_data.on(pairs, tiles.reading, train_data.seed + 1)
+    labels, seed = tiles.labels(folder), train_data.seed + 1
+    if labels is None:
+        return train_data.on(train_data.pairs, train_data.reading, seed, train_data.coding)
+    return train_data.on(list(zip(tiles.images, labels, strict=True)), tiles.reading, seed)

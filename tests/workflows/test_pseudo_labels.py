@@ -363,5 +363,16 @@ def test_before_there_are_pseudo_labels_the_labelled_tiles_stand_for_them(config
     assert len(names) == 4
 
 
+def test_labels_that_begin_at_1_stand_for_pseudo_labels_too(config, capsys):
+    train_data = config["train_cfg"]["train_data"]
+    for file in Path(train_data["label_path"]).iterdir():
+        cv2.imwrite(str(file), 1 + cv2.imread(str(file), cv2.IMREAD_UNCHANGED))
+    train_data["label_offset"] = -1
+    finetune(config, dry_run=True)
+    assert "cross_entropy_pseudo" in capsys.readouterr().out
+    stand_in = open_finetuning(config)[0].dataset.unlabelled
+    assert set(np.unique(stand_in[0, 0]["label"])) <= {0, 1, 255}
+
+
 if __name__ == "__main__":
     work(Path(sys.argv[1]))
