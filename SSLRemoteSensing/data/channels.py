@@ -45,6 +45,11 @@ class Channels:
         place = y, height, x, width
         return source.read(self.numbers, *place, self.alpha, self.clear, with_0, shape)
 
+    def may_be_empty(self, source: Tiff) -> bool:
+        """Whether `read` may find pixels without data."""
+        says_so = self.alpha is not None or self.clear is not None or source.has_nodata
+        return says_so or source.dtype.kind == "f"  # NaN
+
     def colours(self, planes: np.ndarray) -> np.ndarray:
         """What planes (bands, H, W) of the file show, (H, W, count): as they are, or colours."""
         part = planes.transpose(1, 2, 0)

@@ -64,18 +64,57 @@ def read_image(
         UserError: missing, empty, truncated or undecodable file; another number of bands; floating
             point data without `scale`.
     """
+    return _read(Path(path), in_channels, bands, scale, with_0=False)[0]
+
+
+def read_masked(
+    path: str | Path,
+    in_channels: int = 3,
+    bands: Sequence[int] | None = None,
+    scale: Scale | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """`read_image`, and which of its pixels hold data in any band, bool (H, W), None: all do.
+
+    The file says so, by a nodata value, a mask, alpha or NaN.
+    """
+    return _read(Path(path), in_channels, bands, scale, with_0=True)
+
+
+def read_valid(
+    path: str | Path, in_channels: int = 3, bands: Sequence[int] | None = None
+) -> np.ndarray | None:
+    """The second of `read_masked`; pixels are decoded only where some may be empty."""
     path = Path(path)
+    data = _read_bytes(path)
+    if data is not None and not may_be_empty(path, data):
+        return None
+    with open_tiff(path) as source:
+        channels = choose_channels(source, in_channels, bands)
+        if not channels.may_be_empty(source):
+            return None
+        require_room(source, channels.numbers)
+        parts = (channels.read(source, *strip, with_0=True)[1] for strip in source.strips())
+        return join_valid(source, [None if empty is None else ~empty.all(0) for empty in parts])
+
+
+def _read(
+    path: Path,
+    in_channels: int,
+    bands: Sequence[int] | None,
+    scale: Scale | None,
+    with_0: bool,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """`read_masked`; without `with_0` only the image is meant."""
     try:
         data = _read_bytes(path)
         is_png = data is not None and data.startswith(PNG)
         if data is None or may_be_empty(path, data):
-            return _read_by_gdal(path, in_channels, bands, scale)
+            return _read_by_gdal(path, in_channels, bands, scale, with_0)
         is_deep = is_png and data[24:25] == b"\x10"  # 16 bits a value
         if in_channels == 3 and bands is None and scale is None and not is_deep:
-            return decode(path, data)
-        return _choose_bands(
-            path, decode(path, data, cv2.IMREAD_UNCHANGED), in_channels, bands, scale
-        )
+            return decode(path, data), None
+        pixels = decode(path, data, cv2.IMREAD_UNCHANGED)
+        return _choose_bands(path, pixels, in_channels, bands, scale), None
     except MemoryError as error:
         raise UnreadableImage(f"image {path}: {NO_MEMORY}") from error
 
@@ -361,17 +400,31 @@ def _choose_bands(
 
 
 def _read_by_gdal(
-    path: Path, in_channels: int, bands: Sequence[int] | None, scale: Scale | None
-) -> np.ndarray:
+    path: Path, in_channels: int, bands: Sequence[int] | None, scale: Scale | None, with_0: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
     with open_tiff(path) as source:
         channels = choose_channels(source, in_channels, bands)
         require_room(source, channels.numbers)
         image = np.empty((source.height, source.width, in_channels), np.uint8)
-        moves_0 = scale is not None and not scale.keeps_0
+        with_0 = with_0 or (scale is not None and not scale.keeps_0)
+        masks = []
         for y, height in source.strips():
-            part, empty = channels.read(source, y, height, with_0=moves_0)
+            part, empty = channels.read(source, y, height, with_0=with_0)
             image[y : y + height] = scaled(channels, part, empty, scale, path)
-        return image
+            masks.append(None if empty is None else ~empty.all(0))
+        return image, join_valid(source, masks)
+
+
+def join_valid(source: Tiff, masks: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """Which pixels of `source` hold data, bool (H, W), by those of each of its strips; None: all
+    do."""
+    if all(mask is None or mask.all() for mask in masks):
+        return None
+    valid = np.ones((source.height, source.width), bool)
+    for (y, height), mask in zip(source.strips(), masks, strict=True):
+        if mask is not None:
+            valid[y : y + height] = mask
+    return valid
 
 
 def scaled(

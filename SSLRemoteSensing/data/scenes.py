@@ -29,12 +29,18 @@ class TiledImage:
     """An image or label of a whole scene, read by rows from top to bottom.
 
     Args:
-        files: the tile at each (y, x); together they cover (height, width), where they overlap they
-            agree.
-        read: a file to its pixels (h, w) or (h, w, C).
+        files: the tile at each (y, x), of a label (image, label); together they cover
+            (height, width), where they overlap they agree.
+        read: one of `files` to its pixels (h, w) or (h, w, C).
     """
 
-    def __init__(self, files: dict[tuple[int, int], str], read: Callable, height: int, width: int):
+    def __init__(
+        self,
+        files: dict[tuple[int, int], str | tuple[str, str]],
+        read: Callable,
+        height: int,
+        width: int,
+    ):
         self.files, self.read, self.height, self.width = files, read, height, width
         self.tops = sorted({y for y, _ in files})
         self.let_go()
@@ -69,6 +75,7 @@ class TiledImage:
             covers = below <= top + len(tile) and right <= x + width
             inside = top + len(tile) <= self.height and x + width <= self.width
             if tile.shape != tiles[0].shape or not covers or not inside:
+                name = name if isinstance(name, str) else name[1]
                 raise UserError(
                     f"tile {name}: {width} x {len(tile)} pixels, which do not fit beside the "
                     "others; prepare the data set again"
@@ -107,8 +114,9 @@ def open_scenes(
     if together and not tiles.card and any(scene_of(stem(file)) for file, _ in tiles.pairs):
         raise UserError(f"where {tiles.name(0).name} and others lie in their scenes is not known")
     groups = prepared_groups(tiles) if together and tiles.card else single_groups(tiles)
-    sources = [([file for file, _ in tiles.pairs], tiles.read_image)]
-    sources += [(files, tiles.read_label) for files in kinds.values()]
+    images = [image for image, _ in tiles.pairs]
+    sources = [(images, tiles.read_image)]
+    sources += [(list(zip(images, x, strict=True)), tiles.read_scored) for x in kinds.values()]
     scenes = []
     for name, (size, places) in groups.items():
         image, *labels = (

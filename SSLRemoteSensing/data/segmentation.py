@@ -18,7 +18,13 @@ from SSLRemoteSensing.core.config import Part
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.file_lists import EVERY_IMAGE, find_images, find_labels, leave_out, stem
-from SSLRemoteSensing.data.images import read_header, read_image, read_label
+from SSLRemoteSensing.data.images import (
+    read_header,
+    read_image,
+    read_label,
+    read_masked,
+    read_valid,
+)
 from SSLRemoteSensing.data.labels import (
     INVALID,
     ValueCoding,
@@ -184,8 +190,8 @@ class SegmentationDataset(Dataset):
         if sampling is not None:
             if self.windows is not None:
                 raise UserError("train_data.sampling: is for tiles; leave out it or windows")
-            labels = [label for _, label in self.pairs]
-            counts = count_labels(self.read_label, labels, "counting labels")[:, : self.num_classes]
+            counts = count_labels(self.read_scored, self.pairs, "counting labels")
+            counts = counts[:, : self.num_classes]
             power = SamplingSettings(**sampling).power
             result.sampling = ClassSampling(counts, power, result.length, self.seed)
         return result
@@ -242,11 +248,26 @@ class SegmentationDataset(Dataset):
         return {"image": image, "label": label, "index": index} | counts
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image (H, W, C) and label (H, W) as they are in the files, checked."""
-        pair = self.pairs[index % len(self.pairs)]
-        image, label = self.read_image(pair[0]), self.read_label(pair[1])
-        require_one_size(pair, image.shape[:2], label.shape)
+        """Image (H, W, C) and label (H, W) as they are in the files, checked; 255 where the image
+        holds no data."""
+        image, (label,) = self.read_with(*self.pairs[index % len(self.pairs)])
         return image, label
+
+    def read_with(self, file: str, *labels: str) -> tuple[np.ndarray, list[np.ndarray]]:
+        """The image `file` and some `labels` of it, as `read` gives them."""
+        image, valid = read_masked(file, self.in_channels, self.reading.bands, self.reading.scale)
+        parts = [self.read_label(label) for label in labels]
+        for label, part in zip(labels, parts, strict=True):
+            require_one_size((file, label), image.shape[:2], part.shape)
+        return image, [unscored(part, valid) for part in parts]
+
+    def read_scored(self, pair: tuple[str, str]) -> np.ndarray:
+        """The label that `read` gives of (image, label); most images need not be decoded for it."""
+        label = self.read_label(pair[1])
+        valid = read_valid(pair[0], self.in_channels, self.reading.bands)
+        if valid is not None:
+            require_one_size(pair, valid.shape, label.shape)
+        return unscored(label, valid)
 
     def read_window(
         self, index: int, rng: np.random.Generator
@@ -261,9 +282,7 @@ class SegmentationDataset(Dataset):
         require_one_size(self.pairs[scene], scene_shape(file), scene_shape(label_file))
         values = read_label_window(label_file, place)
         label = commonest(self.decode(values, label_file), place.shape)
-        if valid is not None:
-            label = np.where(valid, label, np.uint8(IGNORE))
-        return image, label, redrawn
+        return image, unscored(label, valid), redrawn
 
     def read_image(self, file: str) -> np.ndarray:
         """An image uint8 (H, W, in_channels), with the bands and scale of this set."""
@@ -304,6 +323,11 @@ class SegmentationDataset(Dataset):
         if self.windows is not None:
             index = self.windows.scene(index % len(self.windows))
         return Path(self.pairs[index % len(self.pairs)][0])
+
+
+def unscored(label: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+    """`label` (H, W) with 255 where its image holds no data, by `valid` bool (H, W)."""
+    return label if valid is None else np.where(valid, label, np.uint8(IGNORE))
 
 
 def collate(samples: list[dict]) -> dict:

@@ -16,7 +16,6 @@ from SSLRemoteSensing.core.bars import progress
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.workers import name_lost_workers, read_in_order
-from SSLRemoteSensing.data.labels import require_one_size
 from SSLRemoteSensing.data.scenes import ScoredScene, label_kinds, open_scenes
 from SSLRemoteSensing.data.segmentation import SegmentationDataset
 from SSLRemoteSensing.evaluation.metrics import ConfusionMatrix
@@ -200,12 +199,9 @@ class LabelledTiles(Dataset):
         self.tiles, self.kinds = scored.tiles, scored.kinds
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        file = self.tiles.pairs[index][0]
-        image, labels = self.tiles.read_image(file), []
-        for files in self.kinds.values():
-            labels.append(self.tiles.read_label(files[index]))
-            require_one_size((file, files[index]), image.shape[:2], labels[-1].shape)
-        return image, np.stack(labels)
+        labels = [files[index] for files in self.kinds.values()]
+        image, parts = self.tiles.read_with(self.tiles.pairs[index][0], *labels)
+        return image, np.stack(parts)
 
 
 def predict_tiles(

@@ -35,8 +35,7 @@ def count_classes(dataset: SegmentationDataset) -> np.ndarray:
     Raises:
         UserError: a label that cannot be read, or with a value that is no class.
     """
-    labels = [label for _, label in dataset.pairs]
-    counts = count_labels(dataset.read_label, labels, "counting labels")
+    counts = count_labels(dataset.read_scored, dataset.pairs, "counting labels")
     return scored_counts(counts, dataset.num_classes)
 
 

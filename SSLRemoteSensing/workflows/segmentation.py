@@ -302,7 +302,7 @@ def check_scored(opened: Finetuning, coding: ValueCoding, val_data: Segmentation
             tiles.read_image(tiles.pairs[0][0])
             tiles.check_values(f"train_cfg.{name}_data")
             require_same_gsd(opened, tiles)
-    if not any((val_data.read_label(label) < IGNORE).any() for _, label in val_data.pairs):
+    if not any((val_data.read_scored(pair) < IGNORE).any() for pair in val_data.pairs):
         raise UserError("train_cfg.val_data: no pixel of it has a label")
 
 
