@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,6 @@ from SSLRemoteSensing.core.files import make_folder, read_json, sha256
 from SSLRemoteSensing.data.labels import ValueCoding
 from SSLRemoteSensing.data.reading import Reading, agreed_reading
 from SSLRemoteSensing.data.scale import scale_of_card
-from SSLRemoteSensing.data.segmentation import SegmentationDataset
 from SSLRemoteSensing.data.unlabelled import UnlabelledSettings, require_readable
 from SSLRemoteSensing.evaluation.scoring import Scoring, open_scored, score
 from SSLRemoteSensing.inference.windows import probabilities
@@ -32,6 +33,7 @@ from SSLRemoteSensing.training import run_folder
 from SSLRemoteSensing.training.engine import fit
 from SSLRemoteSensing.training.rehearsal import rehearse
 from SSLRemoteSensing.workflows.pseudo_labels import (
+    LABELLER,
     Labeller,
     Unlabelled,
     begin_labels,
@@ -39,7 +41,7 @@ from SSLRemoteSensing.workflows.pseudo_labels import (
     digest_of,
     draw_pseudo_labels,
     read_record,
-    signature,
+    signatures,
     warn_of_lost_classes,
     write_pseudo_labels,
 )
@@ -56,7 +58,6 @@ from SSLRemoteSensing.workflows.segmentation import (
     unlabelled_tiles,
 )
 
-LABELLER = "labeller"  # folder in that of a run
 BY = {
     "probe": "a linear probe on the frozen backbone",
     "network": "the network as labels alone train it",
@@ -94,9 +95,13 @@ def label_tiles(config: dict) -> None:
     tiles = unlabelled_tiles(opened, settings, train_data)
     require_readable(tiles.images, train_data)
     print(f"{len(tiles.images)} tiles without labels, to be labelled by {BY.get(by, by)}")
-    origin = {"version": 1, "by": by, "share": settings.share, "tiles": len(tiles.images)}
-    origin |= {"labeller": labeller_digest(opened.config, trained, train_data)}
-    origin |= {"images": tiles.digest()}
+    if trained is None:  # best.pth of its training is chosen on val_data
+        val_data = opened.open_split("val", train_data.coding, checked=True)
+        labeller = labeller_digest(opened.config, [*train_data.pairs, *val_data.pairs])
+    else:
+        labeller = checkpoints.checksum(trained["model"])
+    origin = {"version": 2, "by": by, "share": settings.share, "tiles": len(tiles.images)}
+    origin |= {"labeller": labeller, "images": tiles.digest()}
     with contextlib.ExitStack() as ends:
         if distributed.rank() == 0:
             ends.enter_context(run_folder.locked(make_folder(folder, "checkpoints_path")))
@@ -111,9 +116,9 @@ def label_tiles(config: dict) -> None:
                 scores = {"val_miou": max(means, default=None)}
             net = trained_network(trained, by).to(opened.device)
             predict = partial(probabilities, net, opened.device, opened.precision, tta=True)
-            labeller = Labeller(predict, opened.scoring, opened.device)
             record = write_pseudo_labels(
-                target, tiles if by in BY else as_trained(tiles, trained, by), labeller,
+                target, tiles if by in BY else as_trained(tiles, trained, by),
+                Labeller(predict, opened.scoring, opened.device),
                 opened.classes, settings.share, loop.num_workers, scores,
             )  # fmt: skip
         else:
@@ -141,18 +146,15 @@ def labeller_config(config: dict, by: str, folder: Path) -> dict:
     return config | {"train_cfg": train_cfg}
 
 
-def labeller_digest(config: dict, trained: dict | None, train_data: SegmentationDataset) -> str:
-    """A hash of what the labels that a network gives depend on, but for the images: of a checkpoint
-    its weights; else the config of its training, the weights it begins with, and its tiles. Folders
-    may have been moved."""
-    if trained is not None:
-        return checkpoints.checksum(trained["model"])
+def labeller_digest(config: dict, pairs: Sequence[tuple[str, str]]) -> str:
+    """A hash of what the labels depend on that a network gives once it is trained, but for the
+    images: the config of its training, the weights it begins with, and the (image, label) `pairs`
+    that it learns from and is chosen by. Folders may have been moved."""
     config = without(config, NO_MATTER)
     weights = config["backbone_cfg"].get("pretrained")
     if isinstance(weights, str):
         config["backbone_cfg"]["pretrained"] = sha256(weights)
-    tiles = [list(map(signature, pair)) for pair in train_data.pairs]
-    return digest_of([config, tiles])
+    return digest_of([config, signatures(list(chain.from_iterable(pairs)))])
 
 
 def read_labeller(file: str, config: dict) -> dict:

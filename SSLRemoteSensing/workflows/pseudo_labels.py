@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -20,10 +21,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from SSLRemoteSensing.core import distributed
+from SSLRemoteSensing.core.bars import map_files
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.core.files import atomic, make_folder, read_json, write_text
+from SSLRemoteSensing.core.files import atomic, make_folder, read_json, sha256, write_text
 from SSLRemoteSensing.core.workers import name_lost_workers, read_in_order
 from SSLRemoteSensing.data.file_lists import spread_evenly
 from SSLRemoteSensing.data.images import read_image, write_png
@@ -39,6 +41,7 @@ from SSLRemoteSensing.reports.label_figures import (
     read_tiles,
 )
 
+LABELLER = "labeller"  # folder of the network that labels
 LEVELS = 4096  # of confidence, 0..1 as uint16
 COLLAPSED = 0.95  # of all pixels, in one class
 RARE = 0.005  # of the labels: of fewer nothing can be said
@@ -68,15 +71,15 @@ class Unlabelled(Dataset):
         return [f"{number:07d}_{Path(file).stem[:100]}" for number, file in enumerate(self.images)]
 
     def digest(self) -> str:
-        """A hash of which images they are, in order, and of how they are read. Their folder may
-        have been moved."""
+        """A hash of the images, in order, and of how they are read. Their folder may have been
+        moved."""
         how = [str(self.reading.scale), self.reading.bands and list(self.reading.bands)]
-        return digest_of([*how, *map(signature, self.images)])
+        return digest_of([*how, *signatures(self.images)])
 
     def labels(self, folder: Path) -> list[str] | None:
         """The files of their labels in `folder`; None where not all of them are there."""
         record = read_record(folder)
-        if record.get("images") != self.digest():
+        if not record or record.get("images") != self.digest():
             return None
         return [str(folder / f"labels/{name}.png") for name in self.names()]
 
@@ -91,9 +94,21 @@ def digest_of(value: object) -> str:
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
-def signature(file: str) -> tuple[str, int]:
-    """What a file that was replaced by another seldom shares with it."""
-    return os.path.basename(file), os.path.getsize(file)
+def signatures(files: Sequence[str]) -> list[tuple[str, str]]:
+    """The name of each file, and a hash of its contents."""
+    return list(map_files(signature, files, "hashing"))
+
+
+def signature(file: str) -> tuple[str, str]:
+    now = os.stat(file)
+    return os.path.basename(file), hash_of(file, now.st_size, now.st_mtime_ns)
+
+
+@cache
+def hash_of(file: str, size: int, changed: int) -> str:
+    """The SHA-256 of a file of so many bytes, written at a time in nanoseconds; a process reads it
+    once."""
+    return sha256(file)
 
 
 def read_record(folder: Path) -> dict:
@@ -105,6 +120,9 @@ def read_record(folder: Path) -> dict:
 def begin_labels(folder: Path, origin: dict, has_begun: bool) -> bool:
     """Make `folder` ready for labels of `origin`, and say whether they are there already. What is
     there of another origin is removed, but for the network where that is the same.
+
+    What is removed is moved away in one step before anything is deleted, and the record is there
+    before the network is: wherever this is stopped, nothing is taken for what it is not.
 
     Args:
         has_begun: the run trains with what is there.
@@ -121,17 +139,21 @@ def begin_labels(folder: Path, origin: dict, has_begun: bool) -> bool:
         )
     is_done = "classes" in record and not changes
     if distributed.rank() == 0:
-        if record and changes:
-            print(f"{folder}: of another {changes[0]} than is asked for now, made anew")
-            is_other = not {"by", "labeller"}.isdisjoint(changes)  # else it can label these too
-            for part in [folder] if is_other else [folder / "drafts", folder / "labels"]:
-                shutil.rmtree(part, ignore_errors=True)
-            (folder / "examples.png").unlink(missing_ok=True)
+        old = folder.with_name(f"{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)  # a kill may have left it, and drafts
         if is_done:
-            shutil.rmtree(folder / "drafts", ignore_errors=True)  # a kill may have left them
-        else:
+            shutil.rmtree(folder / "drafts", ignore_errors=True)
+        elif changes:
+            if record:
+                print(f"{folder}: of another {changes[0]} than is asked for now, made anew")
+            if folder.exists():
+                folder.rename(old)
             make_folder(folder, "--output")
             write_text(folder / "record.json", json.dumps(origin, indent=2) + "\n")
+            labeller = old / LABELLER
+            if {"by", "labeller"}.isdisjoint(changes) and labeller.exists():
+                labeller.rename(folder / LABELLER)  # it can label these too
+            shutil.rmtree(old, ignore_errors=True)
     distributed.barrier()
     return is_done
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import draw_tiles, small_config
+from drawn import write_tiff
 from teams import joined, start_team
 from tiny_run import interrupt_at, moved
 
@@ -183,6 +184,63 @@ def test_other_scales_are_other_images(tiles):
     assert other.digest() != tiles.digest()
 
 
+def test_what_has_other_contents_is_another_image_wherever_it_lies(tmp_path):
+    files = [str(tmp_path / f"{number}.tif") for number in range(3)]
+    for number, file in enumerate(files):
+        write_tiff(Path(file), np.full((3, 8, 8), number, np.uint8))
+    before = Unlabelled(files, Reading(None, None, "images"), 3).digest()
+    shutil.copytree(tmp_path, tmp_path / "moved")
+    moved = [str(tmp_path / "moved" / Path(file).name) for file in files]
+    assert Unlabelled(moved, Reading(None, None, "images"), 3).digest() == before
+    size = Path(files[1]).stat().st_size
+    write_tiff(Path(files[1]), np.full((3, 8, 8), 77, np.uint8))
+    assert Path(files[1]).stat().st_size == size
+    assert Unlabelled(files, Reading(None, None, "images"), 3).digest() != before
+
+
+def begun(folder: Path, name: str) -> bool:
+    """Begin labels of the labeller `name`, which leaves its mark; whether they are done."""
+    is_done = begin_labels(folder, {"version": 2, "labeller": name, "images": "i"}, False)
+    (folder / "labeller").mkdir(exist_ok=True)
+    (folder / f"labeller/of_{name}").touch()
+    return is_done
+
+
+@pytest.mark.parametrize("call", range(1, 6))
+@pytest.mark.parametrize("then", ["a", "b"])
+def test_wherever_a_change_is_stopped_no_other_labeller_is_taken(tmp_path, call, then, monkeypatch):
+    folder = tmp_path / "pseudo_labels"
+    begun(folder, "a")
+    (folder / "labels").mkdir()
+    record = json.loads((folder / "record.json").read_text()) | {"classes": {}}
+    (folder / "record.json").write_text(json.dumps(record))
+    calls = []
+
+    def stopping(function):
+        def stops(*arguments, **keys):
+            calls.append(function)
+            if len(calls) == call:
+                raise KeyboardInterrupt
+            return function(*arguments, **keys)
+
+        return stops
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", stopping(Path.rename))
+        patch.setattr(pseudo.shutil, "rmtree", stopping(shutil.rmtree))
+        patch.setattr(pseudo, "write_text", stopping(pseudo.write_text))
+        if call < 5:
+            with pytest.raises(KeyboardInterrupt):
+                begun(folder, "b")
+        else:
+            begun(folder, "b")
+            assert len(calls) == 4
+    is_done = begun(folder, then)
+    assert {file.name for file in (folder / "labeller").iterdir()} == {f"of_{then}"}
+    assert not is_done or (folder / "labels").exists()
+    assert not folder.with_name("pseudo_labels.old").exists()
+
+
 def test_lost_and_collapsed_classes_are_warned_of(capsys, tmp_path):
     record = {"classes": {"ground": {"pixels": 0.99}, "roof": {"pixels": 0.01}}}
     pseudo.warn_of_lost_classes(record, (0.7, 0.3), tmp_path)
@@ -326,6 +384,26 @@ def test_a_checkpoint_labels_if_it_is_asked_to(config, tmp_path):
     config["classes"] = ("ground", "house")
     with pytest.raises(UserError, match=r"trained on classes \['other', 'building'\]"):
         label_tiles(moved(config, tmp_path / "fourth"))
+
+
+@pytest.mark.parametrize("part", ["train_data", "val_data"])
+def test_other_labels_in_place_of_the_first_are_another_labeller(config, part, monkeypatch):
+    origins = []
+
+    def begin(_, origin, __):
+        origins.append(origin)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(finetuning, "begin_labels", begin)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            label_tiles(config)
+        pattern = {"train_data": "tile_0[01]*", "val_data": "tile_01[2-5]*"}[part]
+        for file in Path(config["train_cfg"][part]["label_path"]).glob(pattern):
+            cv2.imwrite(str(file), 1 - cv2.imread(str(file), cv2.IMREAD_UNCHANGED))
+    first, second = origins
+    assert first.pop("labeller") != second.pop("labeller")
+    assert first == second
 
 
 @pytest.mark.parametrize("change", ["fraction_seed", "labelled_by"])
