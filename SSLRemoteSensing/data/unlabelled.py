@@ -4,9 +4,11 @@ import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from SSLRemoteSensing.core.bars import map_files
@@ -164,7 +166,8 @@ class WithUnlabelled(Dataset):
     """`labelled`, a tile of `unlabelled` beside each of its samples, as `unlabelled` in the sample.
 
     Which one follows from (epoch, index), as its draws do. An epoch is one of `labelled`; the other
-    tiles go round in turn, each time with other draws, however many epochs that takes.
+    tiles go round, each once a lap, in another order in each and with other draws, however many
+    epochs a lap takes: so an epoch has tiles of all folders, whose paths lie side by side.
     """
 
     def __init__(self, labelled: SegmentationDataset, unlabelled: SegmentationDataset):
@@ -175,11 +178,20 @@ class WithUnlabelled(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         epoch, index = key
-        number = epoch * len(self) + index  # past the end it begins again
-        return self.labelled[key] | {"unlabelled": self.unlabelled[epoch, number]}
+        others = len(self.unlabelled)
+        lap, place = divmod(epoch * len(self) + index, others)
+        tile = lap_order(self.unlabelled.seed, lap, others)[place]
+        # Past the end a set begins again; the number, by which it draws, tells the laps apart.
+        return self.labelled[key] | {"unlabelled": self.unlabelled[epoch, lap * others + int(tile)]}
 
     def name(self, index: int) -> Path:
         return self.labelled.name(index)
+
+
+@lru_cache(maxsize=2)  # the samples of a batch are of one lap, or of two
+def lap_order(seed: int, lap: int, size: int) -> np.ndarray:
+    """The order of `size` tiles in a lap, drawn from (seed, lap)."""
+    return np.random.default_rng([seed, lap]).permutation(size)
 
 
 def collate_both(samples: list[dict]) -> dict:

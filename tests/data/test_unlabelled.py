@@ -142,17 +142,30 @@ def test_a_sample_depends_on_its_key_alone(both):
     assert not np.array_equal(first["unlabelled"]["image"], both[(3, 5)]["unlabelled"]["image"])
 
 
-def test_all_tiles_without_labels_come_in_turn(both):
+def test_all_tiles_without_labels_come_once_a_lap(both):
     size, count = len(both), len(both.unlabelled)
     assert (size, count) == (12, 9)
     samples = [both[(epoch, index)]["unlabelled"] for epoch in range(3) for index in range(size)]
     numbers = [sample["index"] % count for sample in samples]
     assert np.bincount(numbers).tolist() == [4] * 9
+    laps = [numbers[start : start + 9] for start in range(0, 36, 9)]
+    assert all(sorted(lap) == list(range(9)) for lap in laps)
     # The 12 samples of an epoch have 3 of the 9 tiles twice, each time with other draws.
     images = [sample["image"].tobytes() for sample in samples[:size]]
-    assert numbers[:3] == numbers[9:12]
     assert len(set(images)) == size
     assert both.name(1).stem in stems(image for image, _ in both.labelled.pairs)
+
+
+def test_an_epoch_has_tiles_of_all_folders(folder):
+    """Of 12 tiles whose paths lie side by side, by 3 labelled ones in each epoch."""
+    train, others = open_tiles(folder, data_format="tile_00[0-2].jpg"), open_tiles(folder)
+    both = WithUnlabelled(train, train.on(others.pairs, train.reading, seed=1))
+    orders = [[both[epoch, i]["unlabelled"]["index"] % 12 for i in range(3)] for epoch in range(8)]
+    first, second = np.reshape(orders, (2, 12)).tolist()
+    assert sorted(first) == sorted(second) == list(range(12))
+    assert first != second
+    assert all(max(part) - min(part) > 2 for part in orders)
+    assert orders[5] == [both[5, index]["unlabelled"]["index"] % 12 for index in range(3)]
 
 
 def test_image_and_pseudo_label_stay_together(both):
