@@ -249,11 +249,27 @@ def label_rows(
     """Class indices uint8 (height, width) of an open label from (y, x), whole rows by default; a
     declared nodata value that cannot be a class is 255, not scored. Raises as `class_values`."""
     planes = source.rows(range(1, source.count + 1), y, height, x, width)
-    nodata = source.source.nodata
-    if nodata is not None and not 0 <= nodata <= IGNORE:  # NaN too
+    nodata = nodata_beyond(source)
+    if nodata is not None:
         empty = np.isnan(planes) if np.isnan(nodata) else planes == nodata
         planes = np.where(empty, np.int16(IGNORE), planes)
     return class_values(planes, name)
+
+
+def nodata_beyond(label: Tiff) -> float | None:
+    """The declared nodata value of an open label, where that cannot be a class."""
+    nodata = label.source.nodata
+    return nodata if nodata is not None and not 0 <= nodata <= IGNORE else None  # NaN too
+
+
+def has_nodata_beyond(path: str | Path) -> bool:
+    """Whether pixels of a label are read as 255 by a nodata value that cannot be a class."""
+    path = Path(path)
+    with path.open("rb") as file:
+        if not needs_gdal(path, file.read(HEAD)):
+            return False
+    with open_tiff(path) as source:
+        return nodata_beyond(source) is not None
 
 
 def require_one_orientation(image: str | Path, label: str | Path) -> None:

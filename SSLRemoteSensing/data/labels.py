@@ -16,6 +16,7 @@ from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.geotiff import open_tiff
 from SSLRemoteSensing.data.images import (
+    has_nodata_beyond,
     has_windows,
     label_rows,
     read_header,
@@ -218,9 +219,12 @@ def detect_coding(counts: np.ndarray, num_classes: int, where: str) -> tuple[Val
     """
     values = {int(value) for value in np.flatnonzero(counts)}
     if values == {0, IGNORE} and num_classes > 1:
+        codes = {2: "label_codes=(0, 255)", 3: "label_codes=(0, 128, 255)"}.get(
+            num_classes, f"label_codes=(...), a value for each of the {num_classes} classes,"
+        )
         raise UserError(
             f"{where}: only the values 0 and 255 occur, and 255 may be a class or not scored; say "
-            f"which with label_codes=(0, 255) or label_offset=0"
+            f"which with {codes} or label_offset=0"
         )
     if values <= {*range(num_classes), IGNORE}:
         remark = ""
@@ -267,7 +271,8 @@ def check_labels(
     coding, and what to say.
 
     Args:
-        coding: the one that is known to hold; None: found out by `detect_coding`.
+        coding: the one that is known to hold; None: found out by `detect_coding`, for which 255
+            does not count that is a label's declared nodata value.
 
     Raises:
         UserError: a size other than the image's, a value that is no class, values that two codings
@@ -311,8 +316,11 @@ def settle_coding(
     total = counts.sum(0)
     remarks = []
     if coding is None:
+        seen, is_seen = total.copy(), counts[:, IGNORE] > 0
+        if all(has_nodata_beyond(label) for label in np.array(labels)[is_seen]):
+            seen[IGNORE] = 0
         try:
-            coding, remark = detect_coding(total, num_classes, where)
+            coding, remark = detect_coding(seen, num_classes, where)
         except UserError as error:
             has_others = counts[:, num_classes:IGNORE].any(1)
             example = f"first seen in {labels[int(np.argmax(has_others))]}"
@@ -321,8 +329,6 @@ def settle_coding(
         remarks += [remark] if remark else []
     else:
         is_wrong = (total > 0) & (coding.table == INVALID)
-        if coding.table[0] == IGNORE:
-            is_wrong[IGNORE] = total[IGNORE] > 0  # 0 and 255 both for 'not scored' is two codings
         if is_wrong.any():
             value = int(np.flatnonzero(is_wrong)[0])
             label = labels[int(np.argmax(counts[:, value] > 0))]

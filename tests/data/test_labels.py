@@ -6,7 +6,7 @@ from collections import Counter
 import cv2
 import numpy as np
 import pytest
-from drawn import coloured, draw_classes
+from drawn import coloured, draw_classes, draw_image, write_tiff
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.labels import (
@@ -16,6 +16,7 @@ from SSLRemoteSensing.data.labels import (
     detect_coding,
     value_coding,
 )
+from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.preparation.isprs import PALETTE
 from SSLRemoteSensing.preparation.levir_cs import coding as levir_coding
 
@@ -152,7 +153,7 @@ def test_a_coding_is_detected_and_one_that_is_not_ours_is_said(counts, num_class
     assert coding.summary(found)["values"] == sorted(classes)
 
 
-EITHER = r"label_codes=\(0, 255\) or label_offset=0"
+CODES = {2: r"=\(0, 255\)", 3: r"=\(0, 128, 255\)", 6: r"=\(...\), a value for each of the 6 .*"}
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,10 @@ EITHER = r"label_codes=\(0, 255\) or label_offset=0"
         # 0 is much of all pixels; 0 and K alone may be a mask of a class or a wrong `classes`.
         (dict(v0=40, v1=30, v2=30), 2, "there: .*0 .*40%.*label_offset=-1"),
         (dict(v0=5, v6=95), 6, "there: value 6"),
-        *((dict(v0=5, v255=5), num_classes, EITHER) for num_classes in (2, 3, 6)),
+        *(
+            (dict(v0=5, v255=5), num_classes, f"label_codes{codes} or label_offset=0")
+            for num_classes, codes in CODES.items()
+        ),
         (dict(v0=5, v128=5, v255=1), 2, "128"),
         (dict(v0=5, v1=5, v7=1, v9=1), 6, "there: values 7, 9 where classes are 0 to 5"),
         (dict(v1=5, v7=1), 6, "there: value 7 where"),
@@ -213,3 +217,29 @@ def test_levir_cs_has_two_codings_of_one_meaning(codes):
     coding = levir_coding()
     assert isinstance(coding, ValueCoding)
     assert coding.decode(np.array([[codes]], np.uint8))[0].tolist() == [[0, 1, 2]]
+
+
+def labels_with(folder, dtype: str, **profile) -> dict[str, str]:
+    """Images, and labels of 0, 1 and 2, the last rows of which are `dtype`'s -9999 or 255."""
+    for number in range(2):
+        values = np.full((20, 16), 1, dtype)
+        values[:2], values[8:14], values[16:] = 0, 2, profile.get("nodata", 255)
+        write_tiff(folder / f"images/{number}.tif", draw_image(3, values.shape, number))
+        write_tiff(folder / f"labels/{number}.tif", values, **profile)
+    return dict(image_path=f"{folder}/images", label_path=f"{folder}/labels")
+
+
+@pytest.mark.parametrize("offset", [None, -1])
+def test_a_nodata_value_tells_nothing_of_the_coding(tmp_path, offset):
+    paths = labels_with(tmp_path, "int16", nodata=-9999)
+    settings = TileSettings(**paths, label_format="{stem}.tif", label_offset=offset)
+    label = SegmentationDataset(settings, 2).read(0)[1]
+    assert label[[0, 5, 9, 18], 3].tolist() == [255, 0, 1, 255]
+
+
+def test_255_is_not_scored_beside_a_0_that_is_stated_not_to_be(tmp_path):
+    settings = dict(labels_with(tmp_path, "uint8"), label_format="{stem}.tif")
+    with pytest.raises(UserError, match="value 2 where classes are 0 to 1"):
+        SegmentationDataset(TileSettings(**settings), 2)
+    label = SegmentationDataset(TileSettings(**settings, label_offset=-1), 2).read(1)[1]
+    assert label[[0, 5, 9, 18], 3].tolist() == [255, 0, 1, 255]
