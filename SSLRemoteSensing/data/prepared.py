@@ -99,16 +99,25 @@ def origin_of_tiles(card: dict | None, bands: Sequence[int] | None, in_channels:
         )
     if numbers and in_channels == 3 and len(numbers) < 3:
         numbers = numbers[:1] * 3
-    source_bands = card and card.get("source_bands")
-    prepared = isinstance(source_bands, list) and len(source_bands) == len(names)
-    of_scenes = [source_bands[band - 1] for band in numbers] if prepared else bands and numbers
+    of_scenes = bands_of_scenes(card, numbers)
     name = card and card.get("name")
     return {
-        "bands": of_scenes or None,
+        "bands": of_scenes or (bands and numbers) or None,
         "band_names": card and [names[band - 1] for band in numbers],
-        "prepared": prepared,
+        "prepared": of_scenes is not None,
         "dataset": None if name in OWN else name,
     }
+
+
+def bands_of_scenes(card: dict | None, bands: Sequence[int] | None) -> list[int] | None:
+    """Which bands of the source scenes some `bands` of tiles are, None: all; None where it is not
+    known what the tiles were cut from, or they do not have these bands."""
+    known = card and card.get("source_bands")
+    if not isinstance(known, list) or len(known) != len(card["bands"]):
+        return None
+    of_scenes = dict(enumerate(known, start=1))
+    numbers = bands or of_scenes
+    return [of_scenes[band] for band in numbers] if of_scenes.keys() >= {*numbers} else None
 
 
 def gsd_of_tiles(card: dict | None) -> float | None:

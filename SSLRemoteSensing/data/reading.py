@@ -8,7 +8,7 @@ import numpy as np
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
 from SSLRemoteSensing.data.images import read_header
-from SSLRemoteSensing.data.prepared import gsd_of_tiles
+from SSLRemoteSensing.data.prepared import bands_of_scenes, gsd_of_tiles
 from SSLRemoteSensing.data.scale import Scale, number, up_to
 
 
@@ -23,6 +23,8 @@ class Reading:
         prepared: a prepared set states scale and bands of its own.
         gsd: size in metres of the pixels that the network sees, by that of windows or of a prepared
             set; None: not known.
+        scene_bands: of a prepared set, the bands of the scenes it was cut from that are read;
+            None: not known.
     """
 
     scale: Scale | None
@@ -32,6 +34,7 @@ class Reading:
     count: int | None = None
     prepared: bool = False
     gsd: float | None = None
+    scene_bands: Sequence[int] | None = None
 
     @property
     def max_value(self) -> float | None:
@@ -68,7 +71,8 @@ def reading_of(
         header = read_header(file)
     except UnreadableImage:  # which is told where it is read
         return Reading(scale, bands, file, prepared=prepared, gsd=gsd)
-    return Reading(scale, bands, file, header.dtype, header.bands, prepared, gsd)
+    of_scenes = bands_of_scenes(card, bands)
+    return Reading(scale, bands, file, header.dtype, header.bands, prepared, gsd, of_scenes)
 
 
 def agreed_reading(own: Reading, train: Reading | None) -> Reading:
@@ -83,11 +87,13 @@ def agreed_reading(own: Reading, train: Reading | None) -> Reading:
     if own.prepared:
         tell_other_numbers(own, train)
     if own.prepared and not train.prepared:
+        require_order_of_scenes(own, train)
         return own
     if not own.prepared:
         own = replace(own, scale=common_scale(own, train))
-    is_alike = own.prepared == train.prepared  # else bands of scenes and of tiles differ
-    return replace(own, bands=agreed_bands(own, train)) if is_alike else own
+    if own.prepared == train.prepared:
+        return replace(own, bands=agreed_bands(own, train))
+    return replace(own, bands=bands_of_unprepared(own, train))
 
 
 def tell_other_numbers(own: Reading, train: Reading) -> None:
@@ -143,6 +149,45 @@ def agreed_bands(own: Reading, train: Reading) -> Sequence[int] | None:
             f"it takes bands={tuple(train.bands)}; set bands here too"
         )
     return train.bands if len(train.bands) < own.count else None
+
+
+def bands_of_unprepared(own: Reading, train: Reading) -> Sequence[int] | None:
+    """The bands of files beside a prepared set to train on: of scenes as that was cut from those
+    that its tiles have, of other tiles all, as they are stored.
+
+    Raises:
+        UserError: a band for each channel, which may be those of a scene or of a tile.
+    """
+    wanted = train.scene_bands
+    if own.bands is not None or wanted is None or own.count is None:
+        return own.bands
+    stored = tuple(range(1, len(wanted) + 1))
+    if tuple(wanted) == stored or max(wanted) > own.count:
+        return None
+    if own.count > len(wanted):
+        return wanted
+    raise UserError(
+        f"{own.file}: has {own.count} bands, and the tiles of train_data were cut from bands "
+        f"{tuple(wanted)} of their scenes; set bands={tuple(wanted)} here for such scenes, "
+        f"bands={stored} for files in the order of the tiles"
+    )
+
+
+def require_order_of_scenes(own: Reading, train: Reading) -> None:
+    """Raise a `UserError` where a prepared set has the bands of its scenes in another order than
+    files to train on, which may be such scenes, are read in."""
+    stored = range(1, (train.count or 0) + 1)
+    taken, shown = tuple(train.bands or stored), own.scene_bands
+    if own.bands is not None or shown is None or tuple(shown) == taken:
+        return
+    if sorted(shown) == sorted(taken):
+        order = tuple(list(shown).index(band) + 1 for band in taken)
+        raise UserError(
+            f"{own.file}: was cut from bands {tuple(shown)} of scenes, and of the images of "
+            f"train_data ({train.file}) bands {taken} are taken; set bands={order} here if these "
+            f"are such scenes, bands={tuple(range(1, len(taken) + 1))} if their bands are in the "
+            "order of the tiles"
+        )
 
 
 def begin_alike(bands: Sequence[int], others: Sequence[int]) -> bool:

@@ -13,12 +13,13 @@ from torch.utils.data import Dataset
 
 from SSLRemoteSensing.core.bars import map_files
 from SSLRemoteSensing.core.console import warn
-from SSLRemoteSensing.core.errors import UserError, about
+from SSLRemoteSensing.core.errors import UnreadableImage, UserError, about
 from SSLRemoteSensing.core.files import sha256
 from SSLRemoteSensing.data.file_lists import EVERY_IMAGE, LABEL_FOLDER, find_images
 from SSLRemoteSensing.data.images import read_header, read_image
 from SSLRemoteSensing.data.prepared import agreed_scale, read_card
 from SSLRemoteSensing.data.reading import Reading, agreed_reading, reading_of
+from SSLRemoteSensing.data.scale import up_to
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, collate
 
 REST = "rest"
@@ -33,6 +34,8 @@ class UnlabelledSettings:
         image_path: 'rest', the train tiles that `fraction` leaves out, whose labels are not used;
             or a folder, or a text file with one path a line, as in train_data.
         data_format: pattern or patterns of the files in the folder, as in train_data.
+        bands, max_value: of the folder's files, as in train_data; None: those of train_data, where
+            the files are of its kind.
         labelled_by: 'probe', a linear probe on the frozen backbone; 'network', the config's own; in
             the run's folder each is first trained on the labelled tiles, as long as the run. Or a
             file, a checkpoint of a fine-tuning with these classes. None: 'probe' where the backbone
@@ -50,8 +53,14 @@ class UnlabelledSettings:
     share: float = 0.6
     weight: float = 1.0
     allow_test_images: bool = False
+    bands: Sequence[int] | None = None
+    max_value: float | None = None
 
     def __post_init__(self):
+        if self.image_path == REST and (self.bands is not None or self.max_value is not None):
+            raise UserError(
+                f"{KEY}: '{REST}' is read as train_data is; leave out bands and max_value"
+            )
         if not 0 < self.share <= 1:
             raise UserError(f"{KEY}.share={self.share}: must be above 0 and at most 1")
         if not self.weight > 0:
@@ -94,14 +103,16 @@ def find_unlabelled(
             f"first {labels[0]}; name the folder of the images alone"
         )
     card = read_card(root if os.path.isdir(root) else images[0])
-    scale = agreed_scale(card, None, None)
     with about(KEY):
-        reading = agreed_reading(reading_of(images[0], scale, None, card, None), train.reading)
+        scale = agreed_scale(card, up_to(settings.max_value), settings.bands)
+        reading = reading_of(images[0], scale, settings.bands, card, None)
+        reading = agreed_reading(reading, train.reading)
     try:
         read_image(images[0], train.in_channels, reading.bands, reading.scale)
     except UserError as error:
-        fault = str(error).partition(";")[0]
-        raise UserError(f"{KEY}: {fault}; name images that train_data could have") from error
+        fault, remedy = str(error).partition(";")[0], "name images that train_data could have"
+        remedy += "" if isinstance(error, UnreadableImage) else ", or choose with bands=(...) here"
+        raise UserError(f"{KEY}: {fault}; {remedy}") from error
     others = {"train_data": train} | scored
     known = copies(images, {k: [file for file, _ in tiles.pairs] for k, tiles in others.items()})
     for key in scored:

@@ -272,7 +272,10 @@ def trained_reading(card: dict, source: Path) -> Reading | None:
         card.get("dtype"),
         card.get("prepared"),
     )
-    return Reading(scale, data.get("bands"), str(source), dtype, prepared=bool(is_prepared))
+    return Reading(
+        scale, data.get("bands"), str(source), dtype, prepared=bool(is_prepared),
+        scene_bands=list(dict.fromkeys(card["bands"])) if is_prepared else None,  # grey is repeated
+    )  # fmt: skip
 
 
 def is_scored(path: Path, config: dict) -> bool:

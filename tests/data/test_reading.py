@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import draw_tiles
-from drawn import write_png, write_tiff
+from drawn import draw_levir, prepared, write_png, write_tiff
 
 from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.images import read_image
 from SSLRemoteSensing.data.reading import Reading, agreed_reading
 from SSLRemoteSensing.data.scale import up_to
+from SSLRemoteSensing.data.segmentation import TileSettings, find_tiles
 from SSLRemoteSensing.data.values import check_values, fault_of_values, levels
 from SSLRemoteSensing.workflows.doctor.images import find_split
 from SSLRemoteSensing.workflows.finetuning import finetune, score_checkpoint
@@ -103,6 +104,59 @@ def test_what_differs_without_a_reason_is_refused(train, own, message):
 
     with pytest.raises(UserError, match=message):
         agreed_reading(reading(own), reading(train))
+
+
+TILES = dict(scale=up_to(1023), bands=None, file="tile.tif", dtype="uint16", prepared=True)
+FILES = dict(scale=up_to(1023), bands=None, file="scene.tif", dtype="uint16")
+
+
+@pytest.mark.parametrize(
+    ("of_scenes", "count", "bands"),
+    [
+        ((4, 1, 2), 4, (4, 1, 2)),  # a scene as the tiles were cut from
+        ((4, 1, 2), 3, None),  # which cannot be one
+        ((2,), 4, (2,)),
+        ((1, 2, 3), 4, None),  # whose last band may be alpha
+        ((1, 2, 3, 4), 4, None),
+        (None, 4, None),  # not known what they were cut from
+    ],
+)
+def test_scenes_beside_a_prepared_set_give_the_bands_of_its_tiles(of_scenes, count, bands):
+    train = Reading(**TILES, count=len(of_scenes or range(4)), scene_bands=of_scenes)
+    own = Reading(**FILES, count=count)
+    assert agreed_reading(own, train).bands == bands
+    stated = Reading(**FILES | dict(bands=(2, 1, 3)), count=count)
+    assert agreed_reading(stated, train).bands == (2, 1, 3)
+
+
+@pytest.fixture(scope="module")
+def levir(tmp_path_factory) -> Path:
+    """Levir_CS, whose bands are stored as blue, green, red, prepared with red first."""
+    folder = tmp_path_factory.mktemp("levir")
+    draw_levir(folder / "source", train=4, test=1, size=(64, 64))
+    prepared(folder, "levir_cs", "--splits", "val=0")
+    return folder
+
+
+def test_files_that_may_be_scenes_or_tiles_have_to_say_which(levir):
+    def find(train, **keys):
+        paths = dict(label_path=str(levir / "source"), label_format="{stem}.tif")
+        return find_tiles(TileSettings(**paths | keys), 3, train, 4).reading
+
+    scenes, tiles = f"{levir}/source/test/mss", f"{levir}/out/images/train"
+    train = find(None, image_path=tiles)
+    assert find(train, image_path=tiles).bands is None
+    with pytest.raises(UserError, match=r"_mss\.tiff: has 4 bands.*set bands=\(3, 2, 1, 4\)"):
+        find(train, image_path=scenes)
+    assert find(train, image_path=scenes, bands=(3, 2, 1, 4)).bands == (3, 2, 1, 4)
+    raw = find(None, image_path=scenes)
+    with pytest.raises(
+        UserError, match=r"set bands=\(3, 2, 1, 4\) here if .* bands=\(1, 2, 3, 4\)"
+    ):
+        find(raw, image_path=tiles)
+    for bands in ((3, 2, 1, 4), (1, 2, 3, 4)):
+        assert find(raw, image_path=tiles, bands=bands).bands == bands
+    assert find(find(None, image_path=scenes, bands=(3, 2, 1, 4)), image_path=tiles).bands is None
 
 
 @pytest.mark.parametrize("part", ["val", "test"])

@@ -85,6 +85,21 @@ def test_images_of_other_bands_are_refused(folder, tmp_path):
         find_unlabelled(UnlabelledSettings(str(tmp_path / "five")), open_tiles(folder), {})
 
 
+def test_how_other_images_are_read_can_be_stated(folder, tmp_path):
+    deep, train = tmp_path / "deep", open_tiles(folder)
+    planes = np.random.default_rng(0).integers(1, 1000, (4, 40, 40), dtype=np.uint16)
+    write_tiff(deep / "a.tif", planes)
+    with pytest.raises(UserError, match=r"train_cfg\.unlabelled: .*uint16.*set max_value here"):
+        find_unlabelled(UnlabelledSettings(str(deep)), train, {})
+    with pytest.raises(UserError, match=r"train_cfg\.unlabelled: .*a\.tif.* 4 bands"):
+        find_unlabelled(UnlabelledSettings(str(deep), max_value=1000), train, {})
+    settings = UnlabelledSettings(str(deep), max_value=1000, bands=(4, 1, 2))
+    reading = find_unlabelled(settings, train, {})[1]
+    assert (reading.max_value, reading.bands) == (1000, (4, 1, 2))
+    with pytest.raises(UserError, match="leave out bands and max_value"):
+        UnlabelledSettings("rest", max_value=1000)
+
+
 def test_labels_among_the_images_are_refused(folder, tmp_path):
     shutil.copytree(draw_tiles(tmp_path / "set", 3, size=40, seed=9), tmp_path / "both/set")
     with pytest.raises(UserError, match=r"3 of 6 files lie in a folder of labels, first .*labels/"):
