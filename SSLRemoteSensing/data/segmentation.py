@@ -66,7 +66,8 @@ class TileSettings:
         data_format: pattern or patterns of the files in the folder; `**` goes into sub-folders. The
             ending is meant in any case, .jpg and .jpeg, .tif and .tiff alike; hidden files, such as
             ._a.jpg, are passed over.
-        label_path: the folder of labels; sub-folders are as in `image_path`.
+        label_path: the folder of labels; sub-folders are as in `image_path`, of a list as below its
+            folder, and where no label is there, in none.
         label_format: a label's file name, with {stem} for the image's name without ending, and an
             ending as in data_format.
         hash_range: keep the images whose name hashes into [low, high) of [0, 1): (0.1, 1) and
@@ -410,35 +411,56 @@ def find_tiles(
 def find_pairs(settings: TileSettings) -> tuple[list[tuple[str, str]], frozenset[str]]:
     """(image, label) for each image that `settings` choose, before `fraction`, and those labels
     that are not there; a `UserError` where no image is left."""
-    image_path, exclude = settings.image_path, settings.exclude
+    image_path, label_path, exclude = settings.image_path, settings.label_path, settings.exclude
     images = find_images(image_path, settings.data_format, keys=("image_path", "data_format"))
     is_folder = os.path.isdir(image_path)
     root = Path(image_path) if is_folder else Path(image_path).parent
-    label_root, label_of = str(Path(settings.label_path)), {}
+    label_root, label_of = str(Path(label_path)), {}
     is_one_folder = os.path.realpath(image_path) == os.path.realpath(label_root)
     inside = os.path.relpath(os.path.realpath(label_root), os.path.realpath(root))
     if is_one_folder:
         label_root = str(root)
     else:  # of a folder of labels within that of the images, none is an image
         images = [image for image in images if not image.startswith(f"{root}/{inside}/")]
+    if not images:
+        raise UserError(
+            f"image_path {image_path}: its images all lie in label_path {label_path}; name the "
+            "folder of the images, and that of their labels"
+        )
     for image in images:  # a label lies in the sub-folder that its image lies in
-        name = image[len(str(root)) + 1 :] if is_folder else image.rpartition("/")[2]
+        name = image[len(str(root)) + 1 :] if is_folder else below(root, image)
         folder, slash, name = name.rpartition("/")
         name = settings.label_format.replace("{stem}", stem(name))
         label_of[image] = f"{label_root}/{folder}{slash}{name}"
     other_names = find_labels(label_of.values())
+    if not is_folder:  # a list may lie anywhere above its images, and all labels in one folder
+        flat = {
+            image: f"{label_root}/{label.rpartition('/')[2]}"
+            for image, label in label_of.items() if other_names.get(label, label) is None
+        }  # fmt: skip
+        label_of |= flat
+        known = {label: name for label, name in other_names.items() if name is not None}
+        other_names = known | find_labels(flat.values())
     for image, label in label_of.items() if other_names else ():
         label_of[image] = other_names.get(label) or label
     # In a folder of both, a label is the label of another file, and no image. That an image is
     # left out does not make its label an image.
     labels_beside = set(label_of.values()) if is_one_folder else set()
     images = [image for image in images if image not in labels_beside]
+    if not images:
+        raise UserError(
+            f"label_path {label_path}: is image_path, and by label_format="
+            f"{settings.label_format!r} each image is its own label; set label_format, as in "
+            "'{stem}_mask.png', or name the folder of the labels"
+        )
     pairs = [(image, label_of[image]) for image in leave_out(images, root, exclude)]
     low, high = settings.hash_range
     if (low, high) != (0, 1):
         pairs = [pair for pair in pairs if low <= name_hash(stem(pair[0])) < high]
     if not pairs:
-        raise UserError(f"hash_range={settings.hash_range!r}: keeps none of {len(label_of)} images")
+        raise UserError(
+            f"hash_range={settings.hash_range!r}: keeps none of {len(label_of)} images; widen it"
+        )
     image_of = {label: image for image, label in pairs}
     if len(image_of) < len(pairs):
         image, label = next(pair for pair in pairs if image_of[pair[1]] != pair[0])
@@ -447,6 +469,13 @@ def find_pairs(settings: TileSettings) -> tuple[list[tuple[str, str]], frozenset
             "narrow data_format, or exclude one"
         )
     return pairs, frozenset(label for label, name in other_names.items() if name is None)
+
+
+def below(root: Path, image: str) -> str:
+    """The path of an image below the folder `root`, its name alone where it lies elsewhere."""
+    path = Path(image)
+    parts = path.relative_to(root).parts if path.is_relative_to(root) else ("..",)
+    return path.name if ".." in parts else "/".join(parts)
 
 
 def check_present(tiles: Tiles, settings: TileSettings) -> None:

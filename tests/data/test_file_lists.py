@@ -238,6 +238,41 @@ def test_labels_in_a_folder_of_the_images_are_no_images(tmp_path, link):
     assert [Path(label).parent.name for _, label in pairs] == ["labels"] * 2
 
 
+def test_labels_of_a_list_lie_as_its_images_do_or_all_in_one_folder(tmp_path, monkeypatch):
+    files = ["a/1.png", "b/1.png", "b/2.png", "../elsewhere/3.png", "c/4.png"]
+    root = tmp_path / "set"
+    for file in files:
+        write_png(root / file, np.zeros((8, 8, 3)))
+    (root / "list.txt").write_text("\n".join(files))
+    for file in ("a/1.png", "b/1.png", "b/2.PNG", "1.png", "3.png"):
+        write_png(root / "labels" / file, np.zeros((8, 8)))
+    monkeypatch.chdir(root)
+    for base in (f"{root}/", ""):
+        pairs, absent = find_pairs(TileSettings(f"{base}list.txt", f"{base}labels"))
+        found = [label.removeprefix(f"{base}labels/") for _, label in pairs]
+        assert found == ["a/1.png", "b/1.png", "b/2.PNG", "3.png", "4.png"]
+        assert absent == {f"{base}labels/4.png"}
+
+
+def test_images_that_are_their_own_labels_are_told(tmp_path):
+    for name in "abc":
+        write_png(tmp_path / f"{name}.png", np.zeros((8, 8, 3)))
+        write_png(tmp_path / f"{name}_mask.png", np.zeros((8, 8)))
+    said = r"is image_path, and by label_format='{stem}.png' each image is its own .*_mask\.png"
+    with pytest.raises(UserError, match=said):
+        find_pairs(TileSettings(str(tmp_path), str(tmp_path)))
+    settings = TileSettings(str(tmp_path), str(tmp_path), label_format="{stem}_mask.png")
+    assert [Path(image).name for image, _ in find_pairs(settings)[0]] == ["a.png", "b.png", "c.png"]
+
+
+def test_images_that_all_lie_among_the_labels_are_told(tmp_path):
+    write_png(tmp_path / "set/labels/a.png", np.zeros((8, 8)))
+    with pytest.raises(
+        UserError, match=r"its images all lie in label_path .*/labels; name the fol"
+    ):
+        find_pairs(TileSettings(f"{tmp_path}/set", f"{tmp_path}/set/labels"))
+
+
 def test_a_list_of_paths_is_one_block_of_memory_and_reads_as_a_list():
     paths = ["a/b.png", "", "é/Ω.tif", "lone\udcff.jpg", "x" * 3000]
     packed = PathList(iter(paths))
