@@ -62,7 +62,8 @@ def flags() -> Flags:
     add("--images", nargs="+", metavar="DIR", help="images of your own, in place of --tiles; they "
         "are prepared in RUN/tiles")
     add("--labels", metavar="DIR|POLYGONS",
-        help="their labels: a folder of images of the same names, or a file of polygons")
+        help="their labels: a folder of images of the same names, or a file of polygons; an image "
+        "without a label in the folder is left out")
     add("--classes", nargs="+", metavar="NAME", help="names of the classes, in order")
     add("--class_field", metavar="FIELD", help="of polygons, the field with their class")
     add("--label_offset", type=int, metavar="N", help="added to each value of a label image")
@@ -79,8 +80,8 @@ def flags() -> Flags:
     add("--epochs", type=int, metavar="N", help="length of the run, in place of the preset's")
     add("--fraction", type=float, metavar="SHARE", help="of the labels; all if absent")
     add("--unlabelled", metavar="rest|DIR",
-        help="tiles to train on too, by labels that a network gives them: those that --fraction "
-        "leaves out, or a folder of images")
+        help="tiles to train on too, by labels that a network gives them: rest, those that "
+        "--fraction leaves out and those of --images without a label; or a folder of images")
     add = flags.add_argument_group("scoring").add_argument
     add("--evaluate", metavar="CHECKPOINT",
         help="only score this checkpoint; the results are written beside it")

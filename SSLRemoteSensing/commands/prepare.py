@@ -73,6 +73,9 @@ def flags() -> Flags:
         help="is added to each value of a label: -1 where labels have 0 = not scored")
     add("--label_codes", nargs="+", type=int, metavar="VALUE",
         help="a label's value of each class, e.g. 0 255")
+    add("--unlabelled", choices=("leave_out", "keep"),
+        help="images without a label, of which one of train or val must not be used without this: "
+        "leave them out, or keep their tiles in images/unlabelled for finetune --unlabelled rest")
     add = flags.add_argument_group("polygons only").add_argument
     add("--class_field", metavar="FIELD",
         help="has the class of a polygon; without it all are of one, called as the layer is")
@@ -124,6 +127,11 @@ def main() -> None:
         words = shlex.split(this_command())
         words = words[words[1:2] != ["-m"] :]  # a script without the word python
         is_good, catalog = prepare_request(args, made_by=words)
+    if not is_good and not args.check:
+        print(
+            f"{args.output} is not ready: mend the scenes named above, or --leave_out them, and "
+            "run the command again; what is done is kept"
+        )
     if is_good and not args.check:
         facts = {"tiles": args.output}
         if catalog.polygons and (picture := draw_picture(catalog, Path(args.output))):

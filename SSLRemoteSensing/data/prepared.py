@@ -1,16 +1,21 @@
 """Open a folder of tiles: one that was prepared is taken at its word, another is looked through."""
 
 import json
+import os
 from collections.abc import Sequence
 from math import sqrt
 from pathlib import Path
 
 from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.files import read_json
+from SSLRemoteSensing.data.file_lists import stem
 from SSLRemoteSensing.data.places import SAME_SIZE, Place, pixel_on_ground
 from SSLRemoteSensing.data.remote import is_remote
 from SSLRemoteSensing.data.scale import Scale, checked_scale, up_to
+from SSLRemoteSensing.data.subsets import scene_of
 
 OWN = ("folder", "polygons")  # what `prepare` calls sets that have no name of their own
+UNLABELLED = "unlabelled"  # the split of images without labels, which no score reads
 CARD_KEYS = {"classes", "bands", "scale"}  # of dataset.json, needed to open the tiles
 
 
@@ -46,6 +51,24 @@ def read_card(folder: str | Path) -> dict | None:
                 f"{root}: its preparation is not finished; run tools/prepare.py again, it goes on"
             )
     return None
+
+
+def source_sizes(tiles: Sequence[str]) -> dict[str, int]:
+    """SHA-256 -> bytes of the files that prepared tiles were cut from, by the audit.json beside
+    their dataset.json; empty of images that are no prepared tiles, and where it has no such record.
+    """
+    scenes_in: dict[str, set[str]] = {}
+    for tile in tiles:
+        folder, _, name = tile.rpartition("/")
+        scenes_in.setdefault(folder, set()).add(scene_of(stem(name), prepared=True))
+    sizes: dict[str, int] = {}
+    for folder, scenes in scenes_in.items():
+        card = read_card(folder)
+        for record in read_json(card["root"] / "audit.json").get("scenes", ()) if card else ():
+            if record["split"] == os.path.basename(folder) and record["scene"] in scenes:
+                stamps = record.get("stamps", {})
+                sizes |= {sha: stamps[x][0] for x, sha in record["sources"].items() if x in stamps}
+    return sizes
 
 
 def agreed_scale(

@@ -17,7 +17,7 @@ from SSLRemoteSensing.core.errors import UnreadableImage, UserError, about
 from SSLRemoteSensing.core.files import sha256
 from SSLRemoteSensing.data.file_lists import EVERY_IMAGE, LABEL_FOLDER, find_images
 from SSLRemoteSensing.data.images import read_header, read_image
-from SSLRemoteSensing.data.prepared import agreed_scale, read_card
+from SSLRemoteSensing.data.prepared import UNLABELLED, agreed_scale, read_card, source_sizes
 from SSLRemoteSensing.data.reading import Reading, agreed_reading, reading_of
 from SSLRemoteSensing.data.scale import up_to
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, collate
@@ -31,8 +31,9 @@ class UnlabelledSettings:
     """The keys of `unlabelled`: tiles that a network labels, and that train with these labels.
 
     Attributes:
-        image_path: 'rest', the train tiles that `fraction` leaves out, whose labels are not used;
-            or a folder, or a text file with one path a line, as in train_data.
+        image_path: 'rest', the train tiles that `fraction` leaves out, whose labels are not used,
+            and those that the prepared set has of images without a label (images/unlabelled); or
+            a folder, or a text file with one path a line, as in train_data.
         data_format: pattern or patterns of the files in the folder, as in train_data.
         bands, max_value: of the folder's files, as in train_data; None: those of train_data, where
             the files are of its kind.
@@ -43,8 +44,9 @@ class UnlabelledSettings:
         share: of the pixels of each class, the share that is learned from, above 0 to 1: those
             whose class is surest.
         weight: of the loss on these tiles, above 0; that on the labelled ones has 1.
-        allow_test_images: take images that are validation or test tiles as well; else they are
-            refused. Their scores are then of images that were seen in training.
+        allow_test_images: take images that are validation or test tiles as well, or that such
+            tiles were cut from; else they are refused. Their scores are then of images that were
+            seen in training.
     """
 
     image_path: str
@@ -75,8 +77,10 @@ def find_unlabelled(
     """The images to label, and how they are read.
 
     Args:
-        train: the labelled tiles; an image with the bytes of one of them is left out.
-        scored: by their key in `train_cfg`, tiles whose images must not be among them.
+        train: the labelled tiles; an image with the bytes of one of them, or of a file that one was
+            cut from, is left out.
+        scored: by their key in `train_cfg`, tiles whose images must not be among them, nor what
+            they were cut from.
 
     Raises:
         UserError: no image is left; other bands or another scale than those of `train`; images of
@@ -88,12 +92,13 @@ def find_unlabelled(
             "tools/prepare.py"
         )
     if settings.image_path == REST:
-        if not train.left_out:
+        rest = [*train.left_out, *tiles_without_labels(train)]
+        if not rest:
             raise UserError(
                 f"{KEY}.image_path='{REST}': all train tiles have their labels used; set "
                 "train_data.fraction (--fraction 0.1), or name a folder of other images"
             )
-        return train.left_out, train.reading
+        return rest, train.reading
     root, keys = settings.image_path, (f"{KEY}.image_path", f"{KEY}.data_format")
     images = find_images(root, settings.data_format, keys=keys)
     labels = [image for image in images if lies_among_labels(image, root)]
@@ -119,19 +124,31 @@ def find_unlabelled(
         both = sorted(known[key])
         if both and not settings.allow_test_images:
             raise UserError(
-                f"{keys[0]} {root}: {len(both)} of {len(images)} images are tiles of {key}, first "
-                f"{both[0]}; name a folder without them, or set allow_test_images=True, and say so "
-                f"with the scores"
+                f"{keys[0]} {root}: {len(both)} of {len(images)} images are tiles of {key} or what "
+                f"they were cut from, first {both[0]}; name a folder without them, or set "
+                f"allow_test_images=True, and say so with the scores"
             )
         if both:
-            warn(f"{KEY}: {len(both)} images are tiles of {key}, as allow_test_images=True has it")
+            warn(
+                f"{KEY}: {len(both)} images are tiles of {key} or what they were cut from, as "
+                f"allow_test_images=True has it"
+            )
     left = [image for image in images if image not in known["train_data"]]
     if not left:
         raise UserError(
-            f"{keys[0]} {root}: its {len(images)} images are all among the labelled tiles; name a "
-            "folder of others"
+            f"{keys[0]} {root}: its {len(images)} images are all among the labelled tiles, or what "
+            "they were cut from; name a folder of others"
         )
     return left, reading
+
+
+def tiles_without_labels(train: SegmentationDataset) -> Sequence[str]:
+    """Those that the prepared set of the labelled ones has; none where there is no such set."""
+    card = read_card(os.path.dirname(train.pairs[0][0]))
+    if card is None or not card.get("tiles", {}).get(UNLABELLED):
+        return []
+    folder = card["root"] / "images" / UNLABELLED
+    return find_images(folder, EVERY_IMAGE, keys=(f"{KEY}.image_path='{REST}'", None))
 
 
 def lies_among_labels(image: str, root: str) -> bool:
@@ -141,16 +158,21 @@ def lies_among_labels(image: str, root: str) -> bool:
 
 
 def copies(images: Sequence[str], others: dict[str, Sequence[str]]) -> dict[str, set[str]]:
-    """For each list of `others` those of `images` that have the bytes of one of it. Only files of a
-    size that is on both sides are read, each once."""
+    """For each list of `others` those of `images` that have the bytes of one of it, or of a file
+    that one was cut from. Only files of a size that is on both sides are read, each once."""
+    sources = {key: source_sizes(files) for key, files in others.items()}
     size_of = {
         file: os.path.getsize(file) for file in [*images, *itertools.chain(*others.values())]
     }
-    sizes = {size_of[file] for file in images}
-    sizes &= {size_of[file] for file in itertools.chain(*others.values())}
+    sizes = {size_of[file] for file in itertools.chain(*others.values())}
+    sizes |= {size for sizes_of in sources.values() for size in sizes_of.values()}
+    sizes &= {size_of[file] for file in images}
     alike = [file for file, size in size_of.items() if size in sizes]
     hashes = dict(zip(alike, map_files(sha256, alike, "hashing"), strict=True))
-    known = {key: {hashes.get(file) for file in files} - {None} for key, files in others.items()}
+    known = {
+        key: {hashes[file] for file in files if file in hashes} | sources[key].keys()
+        for key, files in others.items()
+    }
     return {
         key: {image for image in images if hashes.get(image) in digests}
         for key, digests in known.items()

@@ -5,16 +5,17 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from SSLRemoteSensing.preparation.catalog import UNLABELLED, Catalog, listing
+from SSLRemoteSensing.data.prepared import UNLABELLED
+from SSLRemoteSensing.preparation.catalog import TEST_UNLABELLED, Catalog, listing
 
 # Shares of a label's pixels. Lossy storage of dense labels (blocks of 25 pixels, random classes;
 # JPEG quality 20 to 95, blurred, or resized) leaves up to 0.13 far from a pure colour, but no
 # single colour on more than 0.004; a colour the palette does not have lies on all of its class.
 MANY_FAR, ONE_COLOUR, FEW = 0.25, 0.01, 0.001
-MOST_CLIPPED = 0.5  # share of a scene's values outside --scale that is told of that scene
+MOST_CLIPPED = 0.5  # share of a scene's values outside the scale that is told of that scene
 MOST_LINES = 60  # of the scenes' table, and of what is said of scenes alike; audit.json has all
 FIGURES = re.compile(r"\d[\d.,]*")
-SPLIT_ORDER = ["train", "val", "test", UNLABELLED]
+SPLIT_ORDER = ["train", "val", "test", TEST_UNLABELLED, UNLABELLED]
 # Half the sum of the differences of shares. Train of Potsdam and of Vaihingen are 0.08 apart.
 FAR_SHARES = 0.25
 
@@ -29,7 +30,7 @@ def check_scene(record: dict, collection: Catalog) -> None:
         text = f"{share:.1%} of the pixels hold no data ({record['mask']}); not scored"
         warnings.append(text)
     if "outside" in record and (share := clipped_share([record])) > MOST_CLIPPED:
-        warnings.append(f"{share:.1%} of the values lie outside --scale; clipped")
+        warnings.append(f"{share:.1%} of the values lie outside the scale; clipped")
     if record.get("apart"):
         warnings.append(f"{record['apart']} lies at another place on the map than its image")
     for kind, label in record["labels"].items():
@@ -85,16 +86,18 @@ def all_pixels(label: dict) -> int:
 
 
 def check_agreement(records: Sequence[dict], collection: Catalog) -> None:
-    """Mark as refused the records whose bands, values or codes few others have."""
+    """Mark as refused the records whose bands, values or codes few others have; what is usual is
+    said by those with labels, however many others there are."""
     usable = [record for record in records if "refused" not in record]
-    counts = Counter((record["bands"], record["dtype"]) for record in usable)
+    asked = [record for record in usable if record["split"] != UNLABELLED]
+    counts = Counter((record["bands"], record["dtype"]) for record in asked)
     for (usual_bands, usual_dtype), _ in counts.most_common(1):
         for record in usable:
             bands, dtype = record["bands"], record["dtype"]
             if (bands, dtype) != (usual_bands, usual_dtype):
                 record["refused"] = (
                     f"has {bands} bands of {dtype} where most scenes have {usual_bands} of "
-                    f"{usual_dtype}; see --bands, or convert it"
+                    f"{usual_dtype}; see tools/prepare.py --bands, or convert it"
                 )
     families = getattr(collection.coding, "families", None) or ()
     remaining = [record for record in usable if "refused" not in record]
@@ -122,15 +125,15 @@ def check_scenes(records: Sequence[dict], collection: Catalog) -> Iterator[str]:
     if odd_sizes:
         yield f"{len(odd_sizes)} scenes are not of their published size: {listing(odd_sizes)}"
     if any("outside" in record for record in usable):
-        yield f"{clipped_share(usable):.1%} of the values lie outside --scale; clipped"
+        yield f"{clipped_share(usable):.1%} of the values lie outside the scale; clipped"
     unplaced = [record["scene"] for record in usable if record["transform"] is None]
     if unplaced and len(unplaced) == len(usable):
         yield "no scene has a georeference; the tiles lie on no map"
     elif unplaced:
         yield f"no georeference: {listing(unplaced)}; their tiles lie on no map"
-    unlabelled = [record["scene"] for record in usable if record["split"] == UNLABELLED]
+    unlabelled = [r["scene"] for r in usable if r["split"] == TEST_UNLABELLED]
     if unlabelled:
-        text = f"{len(unlabelled)} test scenes have no label and are in {UNLABELLED}"
+        text = f"{len(unlabelled)} test scenes have no label and are in {TEST_UNLABELLED}"
         yield f"{text}: {listing(unlabelled)}"
     shares = class_shares(usable, collection, ("train",))
     if usable and "train" not in splits:
@@ -160,7 +163,7 @@ def check_scenes(records: Sequence[dict], collection: Catalog) -> Iterator[str]:
 
 
 def clipped_share(records: Sequence[dict]) -> float:
-    """The share of the values that hold data and that --scale clips."""
+    """The share of the values that hold data and that the scale clips."""
     pixels = [record["height"] * record["width"] - record["masked"] for record in records]
     values = sum(n * record["bands"] for n, record in zip(pixels, records, strict=True))
     return sum(record.get("outside", 0) for record in records) / max(1, values)

@@ -15,6 +15,7 @@ import numpy as np
 from SSLRemoteSensing.core.bars import map_files
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.geotiff import open_tiff
+from SSLRemoteSensing.data.prepared import UNLABELLED
 from SSLRemoteSensing.preparation.catalog import Catalog, SourceScene, listing
 from SSLRemoteSensing.preparation.footprints import (
     Footprint,
@@ -31,15 +32,24 @@ LOSS = 2  # one image that is left out counts as so many by which a block misses
 
 
 def deal_blocks(catalog: Catalog, tile: int) -> None:
-    """Deal the scenes of `catalog`, all of train, to train, val and test, and note how.
+    """Deal the scenes of `catalog`, all of train, to train, val and test, and note how; those
+    without labels stay what they are, but for those that show ground of validation or test.
 
     Raises:
         UserError: few scenes, or many of few places, and one that is no three tiles high; rows of
             two that overlap.
     """
-    footprints = list(map_files(read_footprint, catalog.scenes, "opening"))
-    if len(catalog.scenes) >= FEW and deal_whole(catalog, footprints):
-        return
+    labelled = [scene for scene in catalog.scenes if scene.split != UNLABELLED]
+    others = [scene for scene in catalog.scenes if scene.split == UNLABELLED]
+    catalog.scenes = labelled
+    footprints = list(map_files(read_footprint, labelled, "opening"))
+    if len(labelled) < FEW or not deal_whole(catalog, footprints):
+        deal_rows(catalog, footprints, tile)
+    catalog.scenes += off_scored_ground(others, catalog)
+
+
+def deal_rows(catalog: Catalog, footprints: Sequence[Footprint | None], tile: int) -> None:
+    """Deal blocks of rows of each scene."""
     parts = [part for scene in catalog.scenes for part in rows_of(scene, tile)]
     require_apart(parts, [footprint for footprint in footprints for _ in range(3)])
     catalog.scenes = parts
@@ -111,6 +121,26 @@ def first_of_block(last: np.ndarray, end: int, held: int) -> int:
 
     largest, least = max(held, len(last) // 3), (held + 1) // 2
     return min(range(max(1, end - largest), end - least + 1), key=cost)
+
+
+def off_scored_ground(others: Sequence[SourceScene], catalog: Catalog) -> list[SourceScene]:
+    """Those of `others`, without labels, that show no ground of validation or test; those that do
+    are noted."""
+    if not others:
+        return []
+    scored = [scene for scene in catalog.scenes if scene.split != "train"]
+    scenes = [*scored, *others]
+    footprints = list(map_files(read_footprint, scenes, "opening"))
+    boxes = boxes_of(footprints, [scene.rows for scene in scenes])
+    held, boxes = boxes[: len(scored)], boxes[len(scored) :]
+    pairs = list(zip(others, boxes, strict=True))
+    kept = [scene for scene, box in pairs if not overlapping(box, held).size]
+    if len(kept) < len(others):
+        catalog.notes.append(
+            f"{len(others) - len(kept)} images without a label are left out, as they show ground "
+            f"of validation or test"
+        )
+    return kept
 
 
 def by_numbers(name: str) -> list[tuple[int, str]]:

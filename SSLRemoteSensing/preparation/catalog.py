@@ -16,7 +16,7 @@ BAND_NAMES = {
     "irrg": ("near infrared", "red", "green"),
     "rgbir": ("red", "green", "blue", "near infrared"),
 }
-UNLABELLED = "test_unlabelled"  # the split of test scenes that come without labels
+TEST_UNLABELLED = "test_unlabelled"  # the split of test scenes that come without labels
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Catalog:
             self.problems.append((scene.name, text))
             return
         if missing_kinds and not scene.labels:  # they come later, or never
-            scene = replace(scene, split=UNLABELLED)
+            scene = replace(scene, split=TEST_UNLABELLED)
         else:
             self.notes += [f"{scene.name}: no {kind} label" for kind in missing_kinds]
         self.scenes.append(scene)

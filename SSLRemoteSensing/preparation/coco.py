@@ -126,13 +126,13 @@ def coco_outlines(
             polygons[name] = polygons_of(used, values[values != OTHER], frame, path, tally)
     unknown = len(images) - len(entries)
     notes = [
-        f"{len(contents['annotations'])} outlines, of which {strays['annotations']} lie in no "
-        f"image of --source; {tally['empty']} images have none",
+        f"{len(contents['annotations'])} outlines, of which {strays['annotations']} lie in none "
+        f"of the images; {tally['empty']} images have none",
         *notes,
         *counted(tally["without"], tally["shapeless"], tally["mended"]),
         *([f"{tally['crowds']} crowds are not scored"] if tally["crowds"] else []),
-        *([f"{strays['images']} of its images are not in --source"] if strays["images"] else []),
-        *([f"{unknown} images of --source are not in it and left out"] if unknown else []),
+        *([f"{strays['images']} of its images are not there"] if strays["images"] else []),
+        *([f"{unknown} images are not in it and left out"] if unknown else []),
     ]
     notes = [f"{path.name}: {note}" for note in notes]
     return Outlines(classes, frames, polygons, None, [path], notes)

@@ -4,7 +4,9 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import PurePosixPath
+from typing import Literal
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from SSLRemoteSensing.data.labels import (
     detect_coding,
     value_coding,
 )
+from SSLRemoteSensing.data.prepared import UNLABELLED
 from SSLRemoteSensing.data.scale import Scale
 from SSLRemoteSensing.preparation import isprs
 from SSLRemoteSensing.preparation.catalog import (
@@ -26,8 +29,8 @@ from SSLRemoteSensing.preparation.catalog import (
     Catalog,
     SourceScene,
 )
-from SSLRemoteSensing.preparation.sources import SourceFile
-from SSLRemoteSensing.preparation.splits import assign_folders
+from SSLRemoteSensing.preparation.sources import SourceFile, list_files
+from SSLRemoteSensing.preparation.splits import assign_folders, not_held_out
 from SSLRemoteSensing.preparation.tiling import open_raster
 
 # Of two files with one stem, the label is the one whose ending stands later.
@@ -47,6 +50,7 @@ def read_folder(
     scale: Scale | None,
     label_offset: int | None,
     label_codes: Sequence[int] | None,
+    unlabelled: Literal["leave_out", "keep"] | None = None,
 ) -> Catalog:
     """Images with labels in partner folders (img_dir/ and ann_dir/, images/ and labels/, ...), or
     beside them under the same stem with another ending, or with _label or _mask after it.
@@ -61,6 +65,9 @@ def read_folder(
         palette: given where the labels are colours of 0 and 255, see `ColourCoding`.
         scale: of the images; needed for those of more than 8 bits.
         label_offset, label_codes: see `value_coding`; neither: found out, and said.
+        unlabelled: of images without a label beside others that have one: None: those of train and
+            val are problems; 'leave_out'; 'keep': they are the split 'unlabelled', but for those
+            that are of validation or test, or copies of labelled ones.
 
     Raises:
         UserError: no images, two images of one name, labels without `classes`, an unclear coding.
@@ -81,12 +88,24 @@ def read_folder(
     catalog = Catalog("folder", classes, palette, band_names, scale, None, shares=shares)
     catalog.notes = [f"{name}: a label without a scene; not used" for name in orphans]
     catalog.notes += other_formats(files)
+    others = [image for image, label in pairs if label is None] if labels and unlabelled else []
+    pairs = [pair for pair in pairs if pair[1]] if others else pairs
     split_of = assign_folders([image.name for image, _ in pairs], splits, catalog.notes)
     for image, label in pairs:
         if image.name in split_of:
             own, split = {"full": label} if label else {}, split_of[image.name]
             scene = SourceScene(stem(image.name), split, image, own, BANDS.get(bands))
             catalog.add_scene(scene, ["full"] if labels else [])
+    if others and unlabelled == "leave_out":
+        count = len(others) + len(pairs)
+        catalog.notes.append(f"{len(others)} of {count} images have no label and are left out")
+    elif others:
+        names = not_held_out([image.name for image in others], split_of, splits)
+        kept = without_copies([x for x in others if x.name in names], [x for x, _ in pairs])
+        catalog.scenes += [
+            SourceScene(own_name(image), UNLABELLED, image, {}, BANDS.get(bands)) for image in kept
+        ]
+        catalog.notes.append(kept_note(len(others), len(names), len(kept)))
     catalog.require_own_names()
     if not labels:
         catalog.notes.append("no labels found: tiles for pre-training only")
@@ -107,6 +126,53 @@ def other_formats(files: Sequence[SourceFile]) -> list[str]:
     return [
         f"{count} {ending} files are left out; convert them to PNG or TIFF"
         for ending, count in others.items()
+    ]
+
+
+def kept_note(count: int, not_held: int, kept: int) -> str:
+    """What is said of `count` images without a label, of which `not_held` are of no validation or
+    test, and `kept` no copies either."""
+    held, copied = count - not_held, not_held - kept
+    text = f"{kept} images have no label and are cut to images/{UNLABELLED}"
+    text += f"; {held} others, of validation or test, are left out" if held else ""
+    return text + (f"; {copied} copies of labelled images are left out" if copied else "")
+
+
+def without_copies(
+    images: Sequence[SourceFile], labelled: Sequence[SourceFile]
+) -> list[SourceFile]:
+    """Those of `images` whose bytes are of none of `labelled`. Only files of a size that is on both
+    sides are read."""
+    sizes = {file.stamp[0] for file in images} & {file.stamp[0] for file in labelled}
+    alike = [file for file in (*labelled, *images) if file.stamp[0] in sizes]
+    digests = dict(zip(alike, map_files(digest_of, alike, "hashing"), strict=True))
+    known = {digests.get(file) for file in labelled} - {None}
+    return [file for file in images if digests.get(file) not in known]
+
+
+def digest_of(file: SourceFile) -> str | None:
+    """Its SHA-256; None of one that cannot be read, which is told when it is cut."""
+    with suppress(UserError):
+        return file.sha256()
+    return None
+
+
+def own_name(image: SourceFile) -> str:
+    """The name of an image with those of its folders, as they may use one again."""
+    parts = PurePosixPath(image.name).with_suffix("").parts
+    return "_".join(part for part in parts if not IMAGE_FOLDER.fullmatch(part.lower()))
+
+
+def beside_labels(images: Sequence[SourceFile], labels: str) -> list[SourceFile]:
+    """`images` and the files of a folder of labels, as if they lay in images/ and labels/."""
+    return [*below("images", images), *below("labels", list_files(labels, "--labels"))]
+
+
+def below(folder: str, files: Sequence[SourceFile]) -> list[SourceFile]:
+    """The files as if they lay in a folder of that name."""
+    return [
+        replace(file, name=f"{folder}/{file.name}", beside=tuple(below(folder, file.beside)))
+        for file in files
     ]
 
 

@@ -15,12 +15,13 @@ from math import sqrt
 from pathlib import Path
 
 from SSLRemoteSensing.core.bars import progress
+from SSLRemoteSensing.core.console import as_started
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import write_text
-from SSLRemoteSensing.data.prepared import OWN
+from SSLRemoteSensing.data.prepared import OWN, UNLABELLED
 from SSLRemoteSensing.data.scale import Scale, up_to
 from SSLRemoteSensing.preparation import audit
-from SSLRemoteSensing.preparation.catalog import UNLABELLED, Catalog, SourceScene, listing
+from SSLRemoteSensing.preparation.catalog import TEST_UNLABELLED, Catalog, SourceScene, listing
 from SSLRemoteSensing.preparation.scaling import sees_bytes
 from SSLRemoteSensing.preparation.tiling import (
     TILE_FOLDERS,
@@ -94,20 +95,17 @@ def prepare(
     finally:
         if not check:
             remove_others(output, records, *sizes)
-    notes = list(audit.check_scenes(entries, collection))
+    entries, lost = without_lost(entries)
+    notes = [*audit.check_scenes(entries, collection), *lost]
     if leave_out:
         notes.append(f"left out as asked: {', '.join(leave_out)}")
-    print(audit.report(entries, collection, notes, None if check else most_lines))
+    print(as_started(audit.report(entries, collection, notes, None if check else most_lines)))
     is_ready = not any("refused" in record for record in entries)
     if check:
         return is_ready
     contents = {"settings": settings, "notes": notes, "scenes": entries}
     write_text(output / AUDIT, json.dumps(contents, indent=1) + "\n")
     if not is_ready:
-        print(
-            f"{output} is not ready: mend the scenes named above, or --leave_out them, and run "
-            "the command again; what is done is kept"
-        )
         return False
     require_tiles(output, entries, *sizes)
     card = describe(entries, collection, settings, leave_out) | {"made_by": made_by}
@@ -117,6 +115,20 @@ def prepare(
     side = settings["tile"]
     print(f"{output / CARD}: tiles of {side} x {side}: {tiles}; audit in {output / AUDIT}")
     return True
+
+
+def without_lost(records: Sequence[dict]) -> tuple[list[dict], list[str]]:
+    """The records but those of images without labels that must not be used, which no score needs;
+    and a sentence on these, if there are any."""
+    is_lost = [r["split"] == UNLABELLED and "refused" in r for r in records]
+    lost = [record for record, is_bad in zip(records, is_lost, strict=True) if is_bad]
+    if not lost:
+        return list(records), []
+    count = sum(record["split"] == UNLABELLED for record in records)
+    text = f"{len(lost)} of {count} images without a label cannot be used and are left out"
+    first = f"the first is {lost[0]['scene']}: {lost[0]['refused']}"
+    kept = [record for record, is_bad in zip(records, is_lost, strict=True) if not is_bad]
+    return kept, [f"{text}, {first}"]
 
 
 def chosen_scenes(
@@ -261,6 +273,7 @@ def describe(
     scenes = {split: [r["scene"] for r in group] for split, group in splits.items()}
     scale = collection.scale or up_to(255)
     mean, std = band_statistics(splits.get("train", []), scale)
+    with_labels = [record for record in records if record["split"] != UNLABELLED] or records
     shares = audit.class_shares(records, collection, ("train",))
     place = ("height", "width", "crs", "transform")
     return {
@@ -269,7 +282,7 @@ def describe(
         "classes": list(collection.classes),
         "palette": collection.palette and [list(colour) for colour in collection.palette],
         "bands": list(collection.bands or [f"band {i + 1}" for i in range(records[0]["bands"])]),
-        "source_bands": agreed_bands(records),
+        "source_bands": agreed_bands(with_labels),
         "scale": scale.numbers() if scale.max_value is None else scale.max_value,
         "mean": mean or None,
         "std": std or None,
@@ -278,7 +291,7 @@ def describe(
         "stride": settings["stride"],
         "labels": sorted({kind for record in records for kind in record["kinds"]}),
         "scenes": scenes,
-        "without_labels": scenes.get(UNLABELLED, []),
+        "without_labels": scenes.get(TEST_UNLABELLED, []),
         "left_out": list(leave_out),
         "tiles": {split: sum(r["tiles"] for r in group) for split, group in splits.items()},
         "places": {

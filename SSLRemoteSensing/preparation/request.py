@@ -6,7 +6,6 @@ import json
 import os
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -22,13 +21,13 @@ from SSLRemoteSensing.data.scale import PERCENTILE, Scale, read_scale, up_to
 from SSLRemoteSensing.preparation.audit import MOST_LINES
 from SSLRemoteSensing.preparation.blocks import BLOCKS, deal_blocks
 from SSLRemoteSensing.preparation.catalog import Catalog
-from SSLRemoteSensing.preparation.folder import read_folder
+from SSLRemoteSensing.preparation.folder import beside_labels, read_folder
 from SSLRemoteSensing.preparation.isprs import potsdam, vaihingen
 from SSLRemoteSensing.preparation.levir_cs import levir_cs
 from SSLRemoteSensing.preparation.outlines import PolygonSettings
 from SSLRemoteSensing.preparation.polygons import list_images, read_polygons
 from SSLRemoteSensing.preparation.prepare import CARD, prepare, read_state
-from SSLRemoteSensing.preparation.sources import SourceFile, list_files
+from SSLRemoteSensing.preparation.sources import list_files
 from SSLRemoteSensing.preparation.splits import listed_splits
 
 PRETRAINING = "configs/vr_vgg16_inapinting_agr_examplar_cfg.py"
@@ -36,6 +35,7 @@ PUBLISHED = {"potsdam": potsdam, "vaihingen": vaihingen, "levir_cs": levir_cs}
 BANDS = {"potsdam": "rgb", "vaihingen": "irrg", "levir_cs": "rgbir"}
 KINDS = ("full", "eroded", "both")
 FOLDER_FLAGS = ("classes", "palette", "max_value", "scale", "label_offset", "label_codes")
+FOLDER_FLAGS += ("unlabelled",)
 POLYGON_FLAGS = ("class_field", "classes", "inside", "touched", "order", "background")
 FLAGS = {"folder": FOLDER_FLAGS, "polygons": (*POLYGON_FLAGS, "max_value", "scale")}
 
@@ -80,12 +80,12 @@ def prepare_request(
         settings |= {key: Path(name).name for key, name in names.items()}
     elif name == "folder":
         options["palette"] = request.palette and list(map(read_colour, request.palette))
-        settings |= options
+        # Whether others are cut beside changes nothing of those with labels.
+        settings |= {key: value for key, value in options.items() if key != "unlabelled"}
         del options["max_value"]
         files = list_files(request.source[0])
         if request.labels not in KINDS:
-            labels = list_files(request.labels, "--labels")
-            files = [*below("images", files), *below("labels", labels)]
+            files = beside_labels(files, request.labels)
         catalog = read_folder(files, bands, splits, scale=scale, **options)
     else:
         kinds = ("full", "eroded") if request.labels == "both" else (request.labels,)
@@ -204,14 +204,6 @@ def next_commands(request: Namespace) -> list[str]:
         words += [f"backbone_cfg.in_channels={bands}", f"inpainting_head_cfg.out_channels={bands}"]
     words = ["--config_file", PRETRAINING, "--set", "train_cfg.device=auto", *words]
     return [*commands, command_line("tools/doctor.py", *words)]
-
-
-def below(folder: str, files: Sequence[SourceFile]) -> list[SourceFile]:
-    """The files as if they lay in a folder of that name."""
-    return [
-        replace(file, name=f"{folder}/{file.name}", beside=tuple(below(folder, file.beside)))
-        for file in files
-    ]
 
 
 def background(request: Namespace) -> str:

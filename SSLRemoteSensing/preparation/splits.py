@@ -144,6 +144,35 @@ def assign_folders(
     return split_of
 
 
+def not_held_out(
+    images: Sequence[str], split_of: dict[str, str], requests: Sequence[str]
+) -> set[str]:
+    """Those of `images`, which have no labels, that nothing says to be of validation or test: no
+    folder, no name or pattern of `requests`, no labelled tile there of the same scene.
+
+    Args:
+        split_of: of the images with labels, as of `assign_folders`.
+    """
+    held = {stem(image) for image, split in split_of.items() if split != "train"}
+    held |= {scene_of(name) for name in held} - {""}
+    choices = [text.partition("=")[::2] for text in requests]
+    names = {
+        name
+        for split, which in choices
+        if split != "train" and not SHARE.fullmatch(which)
+        for name in which.split(",")
+        if name
+    }
+
+    def is_held(image: str) -> bool:
+        folders = {SPLITS.get(part) for part in image.lower().split("/")[:-1]}
+        own = {stem(image), scene_of(stem(image))} - {""}
+        is_named = any(matches(scene, name) for scene in own for name in names)
+        return not folders <= {None, "train"} or not own.isdisjoint(held) or is_named
+
+    return {image for image in images if not is_held(image)}
+
+
 def listed_splits(requests: Sequence[str]) -> list[str]:
     """`requests` with the scenes that a CSV file among them lists, 'train=a,b' and so on, for it.
 

@@ -26,7 +26,7 @@ from SSLRemoteSensing.preparation.catalog import SourceScene
 from SSLRemoteSensing.preparation.scaling import band_sums, fill_values, sees_bytes, to_bytes
 from SSLRemoteSensing.preparation.sources import SourceFile
 
-ALPHA = "a band called alpha; --bands rgbir if it is near infrared"
+ALPHA = "a band called alpha; tools/prepare.py --bands rgbir if it is near infrared"
 MASK = "nodata value or mask"
 TILE_FOLDERS = {"image": "images"} | LABEL_FOLDERS
 
@@ -254,21 +254,23 @@ def require_fit(scene: SourceScene, image: Raster, job: TilingSettings) -> None:
     if side < job.tile:
         raise UnreadableImage(
             f"{name} is {height} x {width} pixels, smaller than a tile; set --tile {side} or less, "
-            f"or --leave_out {scene.name}"
+            f"or leave it out"
         )
     is_plain = image.dtype in (np.uint8, np.uint16)
     is_real = image.dtype.kind in "iuf"
     if not (is_plain or (is_real and job.is_own and job.scale)):
-        stated = ", or state what it holds by --scale" if is_real and job.is_own else ""
+        remedy = ", or state what it holds by tools/prepare.py --scale"
+        stated = remedy if is_real and job.is_own else ""
         raise UnreadableImage(f"{name} holds {image.dtype}; convert it to uint8 or uint16{stated}")
     if job.scale and job.scale.count not in (1, image.bands):
         raise UnreadableImage(
-            f"{name}: {image.bands} bands are taken, --scale has numbers of {job.scale.count}; "
-            "give a minimum and a maximum for each, or one pair for all"
+            f"{name}: {image.bands} bands are taken, the scale has numbers of {job.scale.count}; "
+            "give tools/prepare.py --scale a minimum and a maximum for each, or one pair for all"
         )
     if image.dtype == np.uint16 and job.scale is None:
         raise UnreadableImage(
-            f"{name} holds 16-bit values; set --max_value, the value that becomes 1"
+            f"{name} holds 16-bit values; set tools/prepare.py --max_value, the value that becomes "
+            "1"
         )
 
 

@@ -142,7 +142,7 @@ def finetune(
         fraction: share of the labels that is used, above 0 to 1.
         epochs: length of the run in place of the preset's.
         unlabelled: tiles to train on too, by labels that a network gives them: 'rest', those that
-            `fraction` leaves out, or a folder of images.
+            `fraction` leaves out and those of images without a label, or a folder of images.
         settings: keys of the config and their values.
 
     Raises:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 
-from SSLRemoteSensing.core.console import this_command
+from SSLRemoteSensing.core.console import this_command, warn
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import read_json
 from SSLRemoteSensing.data.file_lists import spread_evenly
@@ -16,10 +16,11 @@ from SSLRemoteSensing.data.images import Header, read_header
 from SSLRemoteSensing.data.reading import sort_of
 from SSLRemoteSensing.data.scale import Scale
 from SSLRemoteSensing.preparation.blocks import BLOCKS, FEW
-from SSLRemoteSensing.preparation.folder import ENDINGS
+from SSLRemoteSensing.preparation.folder import ENDINGS, beside_labels, pair_files
 from SSLRemoteSensing.preparation.polygons import list_images
 from SSLRemoteSensing.preparation.prepare import AUDIT
 from SSLRemoteSensing.preparation.request import prepare_request
+from SSLRemoteSensing.preparation.sources import SourceFile
 from SSLRemoteSensing.preparation.splits import SPLITS
 from SSLRemoteSensing.workflows.own_images import channels_of, largest_value
 from SSLRemoteSensing.workflows.settled_scale import card_of_weights, scale_of_weights
@@ -35,7 +36,8 @@ class OwnLabels:
 
     Attributes:
         images: a folder, or with polygons also scenes.
-        labels: a folder of label images with the names of theirs, or a file of polygons.
+        labels: a folder of label images with the names of theirs, or a file of polygons. An image
+            that has no label in the folder is not among those that train with one or are scored.
         classes: names of the classes, in order; of polygons those to take, by default all.
         class_field: of the polygons, the field with their class.
         splits: as tools/prepare.py takes them; none: sub-folders train, val, test, or else blocks
@@ -59,18 +61,72 @@ KEYS = tuple(field.name for field in fields(OwnLabels))
 FLAG = re.compile(r"--([a-z]\w*)")
 
 
-def prepare_own(own: OwnLabels, tiles: Path, weights: str | None = None) -> None:
+@dataclass(frozen=True)
+class OwnImages:
+    """The images of `OwnLabels`: those with a label, and those without, which trains none."""
+
+    labelled: Sequence[SourceFile]
+    others: Sequence[SourceFile] = ()
+
+    @property
+    def count(self) -> int:
+        return len(self.labelled) + len(self.others)
+
+
+def find_own(own: OwnLabels) -> OwnImages:
+    """The images of `own`, of which polygons label all. A warning where most have no label.
+
+    Raises:
+        UserError: no image, or none with a label.
+    """
+    with flags_of_finetuning():
+        files = [file for file in list_images(own.images) if file.ending in ENDINGS]
+        if not files:
+            raise UserError(f"--images {own.images[0]}: no image ({', '.join(ENDINGS)}) there")
+        if not Path(own.labels).is_dir():
+            return OwnImages(files)
+        both = [file for file in beside_labels(files, str(own.labels)) if file.ending in ENDINGS]
+        pairs, strays = pair_files(both)
+    found = OwnImages([x for x, label in pairs if label], [x for x, label in pairs if not label])
+    example = found.others[0].name.removeprefix("images/") if found.others else ""
+    stray = strays[0].removeprefix("labels/") if strays else ""
+    how = "a label has the name of its image, sub-folders too, with any ending or _label, _mask"
+    if not found.labelled:
+        there = f"of its {len(strays)}, the first is {stray}" if strays else "it has no image"
+        raise UserError(
+            f"--labels {own.labels}: no label was found for {found.count} images of --images, the "
+            f"first is {example}; {there}: {how}"
+        )
+    if len(found.others) > len(found.labelled):
+        lost = f"; {len(strays)} labels fit no image, the first is {stray}" if strays else ""
+        warn(
+            f"--labels {own.labels}: {len(found.labelled):,} of {found.count:,} images have a "
+            f"label, the first without is {example}; {how}{lost}"
+        )
+    return found
+
+
+def prepare_own(
+    own: OwnLabels,
+    found: OwnImages,
+    tiles: Path,
+    weights: str | None = None,
+    keeps_others: bool = False,
+) -> None:
     """Cut `own` to the prepared set `tiles`, or what is left to cut of it.
 
     Args:
+        found: the images of `own`.
         weights: a file of those that the tiles are for. The scale of its training is that of the
             tiles, where its card has one and says that it is of images of such bands and values.
+        keeps_others: images without a label are cut too, to train beside.
 
     Raises:
         UserError: as tools/prepare.py; tiles of other settings; something must not be used.
     """
     with flags_of_finetuning():
-        request = tiling_request(own, tiles, weights)
+        request = tiling_request(own, found.labelled, tiles, weights)
+        request.unlabelled = "keep" if keeps_others else request.unlabelled
         print(f"tiles: prepared in {tiles}, {request.tile} x {request.tile} pixels (--tile)")
         is_good, _ = prepare_request(request, [this_command()], FEW_LINES)
         if not is_good:
@@ -90,16 +146,17 @@ def flags_of_finetuning() -> Iterator[None]:
     except UserError as error:
         text = str(error).replace("--source", "--images")
         strangers = [name for name in FLAG.findall(text) if name not in (*KEYS, "output")]
-        if strangers:
+        if strangers and "tools/prepare.py" not in text:
             text += f"; --{strangers[0]} is a flag of tools/prepare.py, whose tiles --tiles takes"
         raise type(error)(text) from error
 
 
-def tiling_request(own: OwnLabels, tiles: Path, weights: str | None) -> Namespace:
-    """What is asked of `prepare_request` for `own`."""
-    files = [file for file in list_images(own.images) if file.ending in ENDINGS]
-    if not files:
-        raise UserError(f"--images {own.images[0]}: no image ({', '.join(ENDINGS)}) there")
+def tiling_request(
+    own: OwnLabels, files: Sequence[SourceFile], tiles: Path, weights: str | None
+) -> Namespace:
+    """What is asked of `prepare_request` for `own`, by its images with labels: whether others are
+    cut beside changes nothing of their tiles."""
+    is_folder = Path(own.labels).is_dir()
     heads = [read_header(files[i].path) for i in spread_evenly(len(files))]
     has_splits = any(is_split(file.name) for file in files)
     splits = own.splits or ([] if has_splits else [BLOCKS])
@@ -125,12 +182,13 @@ def tiling_request(own: OwnLabels, tiles: Path, weights: str | None) -> Namespac
     if scale is not None:
         print(f"{scale.flag()} (of the training of {weights})")
     return Namespace(
-        set="folder" if Path(own.labels).is_dir() else "polygons",
+        set="folder" if is_folder else "polygons",
         source=[str(path) for path in own.images],
         output=str(tiles), tile=tile, stride=None, bands=None, labels=str(own.labels),
         splits=list(splits), leave_out=[], workers=None, check=False,
         classes=list(own.classes), palette=None, label_offset=own.label_offset,
         label_codes=own.label_codes and list(own.label_codes), max_value=top, scale=words,
+        unlabelled="leave_out" if is_folder else None,
         class_field=own.class_field, inside=None, touched=False, order=None, background=None,
     )  # fmt: skip
 

@@ -17,14 +17,15 @@ from SSLRemoteSensing.core.console import shell_line
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import write_text
 from SSLRemoteSensing.core.templates import render
-from SSLRemoteSensing.data.prepared import gsd_of_tiles, read_card
+from SSLRemoteSensing.data.prepared import UNLABELLED, gsd_of_tiles, read_card
 from SSLRemoteSensing.data.scale import up_to
+from SSLRemoteSensing.data.unlabelled import REST
 from SSLRemoteSensing.models.backbones import ARCHITECTURES, BLOCKS
 from SSLRemoteSensing.models.heads import SKIPS
 from SSLRemoteSensing.models.pretrained import BACKBONES, load_backbone
 from SSLRemoteSensing.training.settings import split
 from SSLRemoteSensing.workflows.own_images import look_at_images, write_list
-from SSLRemoteSensing.workflows.own_labels import OwnLabels, prepare_own
+from SSLRemoteSensing.workflows.own_labels import OwnImages, OwnLabels, find_own, prepare_own
 from SSLRemoteSensing.workflows.own_lengths import (
     length_of,
     samples_per_step,
@@ -184,12 +185,17 @@ def plan_finetuning(request: FinetuningRequest, folder: Path) -> Planned:
     labels."""
     preset, is_file = choose_preset(FINETUNING, request.preset), request.backbone not in WEIGHTS
     network = read_network(request.backbone) if is_file else network_of(preset.backbone)
-    tiles_folder = request.tiles
+    tiles_folder, found, takes_rest = request.tiles, None, request.unlabelled == REST
     if isinstance(request.tiles, OwnLabels):
-        tiles_folder = str(folder / TILES)
-        prepare_own(request.tiles, Path(tiles_folder), request.backbone if is_file else None)
+        found, tiles_folder = find_own(request.tiles), str(folder / TILES)
+        if takes_rest:
+            require_rest(request, len(found.others), "all images have a label")
+        weights = request.backbone if is_file else None
+        prepare_own(request.tiles, found, Path(tiles_folder), weights, takes_rest)
     card = require_labelled(tiles_folder)
     channels, tiles = len(card["bands"]), card["tiles"]
+    if takes_rest:
+        require_rest(request, tiles.get(UNLABELLED, 0), f"{tiles_folder} has none without labels")
     batch_size, side = min(preset.batch_size, tiles["train"]), card["tile"]
     values = {"preset": preset, "tiles": tiles_folder, "classes": tuple(card["classes"])}
     palette = card["palette"] or usual_palette(card["classes"])
@@ -203,6 +209,9 @@ def plan_finetuning(request: FinetuningRequest, folder: Path) -> Planned:
     counts = ", ".join(f"{name} {count:,}" for name, count in tiles.items() if count)
     size = f" of {gsd:.3g} m" if (gsd := gsd_of_tiles(card)) else ""
     facts = [f"tiles: {counts} of {side} x {side} pixels{size}, {channels} channels"]
+    if found and found.others:
+        taken = len(card["scenes"].get(UNLABELLED, ())) if takes_rest else None
+        facts.append(labelled_fact(found, taken))
     facts.append(f"classes: {', '.join(card['classes'])}")
     name = network.get("model", network["name"])
     how = ", as it is, read by a linear probe (--frozen)" if request.frozen else ""
@@ -220,6 +229,26 @@ def plan_finetuning(request: FinetuningRequest, folder: Path) -> Planned:
     epoch = steps_per_epoch(tiles["train"], train_cfg)
     text = config_text(request, template, values, length, epoch)
     return Planned(text, facts, tiles["train"])
+
+
+def require_rest(request: FinetuningRequest, others: int, why: str) -> None:
+    """Raise a `UserError` where 'rest' are no tiles: all labels are used, and there are no `others`
+    without."""
+    if request.fraction == 1 and not others:
+        raise UserError(
+            f"--unlabelled rest: are the tiles that --fraction leaves out, and of --images those "
+            f"without a label, and {why}; give --fraction 0.1, say, or a folder of images"
+        )
+
+
+def labelled_fact(found: OwnImages, taken: int | None) -> str:
+    """How many images have a label, and what becomes of the others, of which `taken` train beside;
+    None: nobody asked for them."""
+    have = f"labels: of {len(found.labelled):,} of {found.count:,} images"
+    others = f"the {len(found.others):,} others"
+    if taken is None:
+        return f"{have}; {others} are left out (--unlabelled rest trains with them too)"
+    return f"{have}; of {others} {taken:,} train beside (--unlabelled)"
 
 
 def require_labelled(tiles: str) -> Mapping:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.scale import Scale
-from SSLRemoteSensing.data.unlabelled import REST
 from SSLRemoteSensing.workflows.own_labels import OwnLabels
 from SSLRemoteSensing.workflows.presets import FINETUNING, PRETRAINING, choose_preset
 
@@ -68,8 +67,8 @@ class FinetuningRequest:
         frozen: the backbone's features as they are, read by a linear probe; else all is trained.
         fraction: share of the labels, above 0 to 1.
         epochs: length of the run; None: by the preset.
-        unlabelled: 'rest', the tiles that `fraction` leaves out, or a folder of images, to train on
-            too by labels that a network gives them; None: no.
+        unlabelled: 'rest', the tiles that `fraction` leaves out and the images that have no label,
+            or a folder of images, to train on too by labels that a network gives them; None: no.
         settings: 'a.b=VALUE' each, keys of the config.
     """
 
@@ -92,11 +91,6 @@ class FinetuningRequest:
             raise UserError("--frozen: random weights have nothing to read; give --backbone FILE")
         if not 0 < self.fraction <= 1:
             raise UserError(f"--fraction {self.fraction:g}: must be above 0 and at most 1")
-        if self.unlabelled == REST and self.fraction == 1:
-            raise UserError(
-                "--unlabelled rest: are the tiles that --fraction leaves out; give --fraction 0.1, "
-                "say, or a folder of images"
-            )
         choose_preset(FINETUNING, self.preset)
 
 

@@ -139,7 +139,7 @@ def test_polygons_cover_pixels_by_their_centres_and_parts_are_one(tmp_path):
              shapely.Polygon([(80, 25), (65, 15), (80, 5)])]  # fmt: skip
     assert_covered(labels_of(tmp_path), [disc, box, *lobes], [1, 1, 2, 2])
     for text in (
-        "5 outlines, of which 0 lie in no image of --source; 0 images have none",
+        "5 outlines, of which 0 lie in none of the images; 0 images have none",
         "2 have no geometry and are left out",
         "1 are lines, points or of no area and left out",
         "2 had invalid outlines, which were mended",
@@ -198,9 +198,9 @@ def test_images_are_matched_by_name_and_those_that_are_not_named_are_left_out(tm
     assert not assemble(tmp_path / "out/labels/val", "a").any()
     assert_covered(assemble(tmp_path / "out/labels/val", "b"), [boxes["z"]], [1])
     for text in (
-        "4 outlines, of which 2 lie in no image of --source; 1 images have none",
+        "4 outlines, of which 2 lie in none of the images; 1 images have none",
         "1 of its images are not in --source",
-        "1 images of --source are not in it and left out",
+        "1 images are not in it and left out",
     ):
         assert f"note: annotations.json: {text}\n" in said
 

@@ -545,7 +545,7 @@ def test_16_bit_images_need_their_highest_value_and_keep_theirs(tmp_path, ending
         write_tiff(file, planes)
     else:
         write_png(file, planes.transpose(1, 2, 0))
-    assert "16-bit values; set --max_value" in checked(tmp_path / "source", "folder", status=1)
+    assert "16-bit values; set tools/prepare.py --max_value" in checked(tmp_path / "source", "folder", status=1)
     prepared(tmp_path, "folder", "--max_value", 1023)
     card = card_of(tmp_path / "out")
     assert card["scale"] == 1023

@@ -52,9 +52,9 @@ def test_tiles_keep_their_values_and_the_card_their_scale(tmp_path, nodata):
     np.testing.assert_allclose(card["mean"], shares.mean(1), atol=1e-3)
     np.testing.assert_allclose(card["std"], shares.std(1), atol=1e-3)
     outside = ((held < low) | (held > high)).mean()
-    told = f"{outside:.1%} of the values lie outside --scale; clipped"
+    told = f"{outside:.1%} of the values lie outside the scale; clipped"
     assert f"note: {told}" in said
-    assert said.count("lie outside --scale") == 1  # not of each scene
+    assert said.count("lie outside the scale") == 1  # not of each scene
     for name, planes in drawn.items():
         tiles = whole_of(tmp_path / "out/images/train", name, "tif")
         np.testing.assert_array_equal(tiles[:, :, 10:], planes[:, :, 10:])
@@ -101,7 +101,7 @@ def test_a_scene_that_is_mostly_clipped_is_told(tmp_path):
     drawn = draw_db(tmp_path / "source")
     write_tiff(tmp_path / "source/train/images/b.tif", drawn["b"] + 60)
     said = prepared(tmp_path, *FOLDER, "--scale", -25, 0, -32, -5).stdout
-    assert "warning: b: 100.0% of the values lie outside --scale; clipped" in said
+    assert "warning: b: 100.0% of the values lie outside the scale; clipped" in said
 
 
 def test_bytes_and_16_bits_have_a_scale_too(tmp_path):
