@@ -189,13 +189,15 @@ def plan_finetuning(request: FinetuningRequest, folder: Path) -> Planned:
     if isinstance(request.tiles, OwnLabels):
         found, tiles_folder = find_own(request.tiles), str(folder / TILES)
         if takes_rest:
-            require_rest(request, len(found.others), "all images have a label")
+            require_rest(request, len(found.others), "all images have one")
+        elif request.unlabelled:
+            require_others(request.unlabelled, request.tiles.images)
         weights = request.backbone if is_file else None
         prepare_own(request.tiles, found, Path(tiles_folder), weights, takes_rest)
     card = require_labelled(tiles_folder)
     channels, tiles = len(card["bands"]), card["tiles"]
     if takes_rest:
-        require_rest(request, tiles.get(UNLABELLED, 0), f"{tiles_folder} has none without labels")
+        require_rest(request, tiles.get(UNLABELLED, 0), f"{tiles_folder} has no tiles without")
     batch_size, side = min(preset.batch_size, tiles["train"]), card["tile"]
     values = {"preset": preset, "tiles": tiles_folder, "classes": tuple(card["classes"])}
     palette = card["palette"] or usual_palette(card["classes"])
@@ -236,8 +238,17 @@ def require_rest(request: FinetuningRequest, others: int, why: str) -> None:
     without."""
     if request.fraction == 1 and not others:
         raise UserError(
-            f"--unlabelled rest: are the tiles that --fraction leaves out, and of --images those "
-            f"without a label, and {why}; give --fraction 0.1, say, or a folder of images"
+            f"--unlabelled rest: all labels are used, and {why}; give --fraction 0.1, say, whose "
+            f"rest it takes, or a folder of images"
+        )
+
+
+def require_others(unlabelled: str, images: Sequence[str]) -> None:
+    """Raise a `UserError` where a folder of images without labels is that of those with."""
+    if any(Path(unlabelled).resolve() == Path(folder).resolve() for folder in images):
+        raise UserError(
+            f"--unlabelled {unlabelled}: is the folder of --images, with validation and test in "
+            f"it; name one of others, or take those without a label by --unlabelled rest"
         )
 
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import draw_tiles
-from drawn import write_tiff
+from drawn import prepared, write_tiff
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
@@ -71,11 +71,86 @@ def test_images_of_scored_tiles_are_refused_unless_that_is_meant(folder, others,
     shutil.copy(folder / "images/tile_011.jpg", others / "renamed.jpg")
     train, test = (open_tiles(folder, data_format=part) for part in ("tile_00*.jpg", "tile_01*"))
     scored = {"val_data": open_tiles(folder, data_format="tile_009.jpg"), "test_data": test}
-    with pytest.raises(UserError, match=r"1 of 6 images are tiles of test_data, first .*renamed"):
+    with pytest.raises(
+        UserError, match=r"1 of 6 images are tiles of test_data or what .*, first .*renamed"
+    ):
         find_unlabelled(UnlabelledSettings(str(others)), train, scored)
     allowed = UnlabelledSettings(str(others), allow_test_images=True)
     assert "renamed" in stems(find_unlabelled(allowed, train, scored)[0])
     assert "1 images are tiles of test_data" in capsys.readouterr().err
+
+
+@pytest.fixture
+def cut(tmp_path) -> Path:
+    """A set cut from ten JPEGs of 64 x 64 pixels to tiles of 32: s0 and s1 for validation, s2 for
+    the test, the others to train."""
+    for number in range(10):
+        draw_tiles(tmp_path / "drawn", 1, seed=number)
+        for part, ending in (("image", "jpg"), ("label", "png")):
+            target = tmp_path / f"source/{part}s/s{number}.{ending}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(tmp_path / f"drawn/{part}s/tile_000.{ending}", target)
+    prepared(tmp_path, "folder", "--classes", "ground", "roof", "--splits", "val=s0,s1", "test=s2")
+    return tmp_path / "out"
+
+
+def open_cut(cut: Path, split: str, **changes) -> SegmentationDataset:
+    paths = {f"{kind}_path": str(cut / f"{kind}s" / split) for kind in ("image", "label")}
+    return open_tiles(cut, **paths | changes)
+
+
+@pytest.mark.parametrize(("source", "split"), [("s1", "val"), ("s2", "test")])
+def test_what_scored_tiles_were_cut_from_is_refused(cut, others, capsys, source, split):
+    shutil.copy(cut.parent / f"source/images/{source}.jpg", others / "renamed.jpeg")
+    train, tiles = open_cut(cut, "train"), open_cut(cut, split)
+    asked, scored = UnlabelledSettings(str(others), "*.jpg"), {f"{split}_data": tiles}
+    with pytest.raises(UserError, match=rf"1 of 6 .*{split}_data or what they.*renamed\.jpeg"):
+        find_unlabelled(asked, train, scored)
+    assert len(find_unlabelled(asked, train, {})[0]) == 6
+    allowed = UnlabelledSettings(str(others), allow_test_images=True)
+    assert "renamed" in stems(find_unlabelled(allowed, train, scored)[0])
+    assert f"1 images are tiles of {split}_data or what they were cut" in capsys.readouterr().err
+
+
+def test_what_labelled_tiles_were_cut_from_is_left_out(cut, others):
+    for source in ("s3", "s9"):
+        shutil.copy(cut.parent / f"source/images/{source}.jpg", others / f"{source}.jpg")
+    own = {f"tile_{number:03d}" for number in range(5)}
+    images, _ = find_unlabelled(UnlabelledSettings(str(others)), open_cut(cut, "train"), {})
+    assert stems(images) == own
+    few = open_cut(cut, "train", data_format="s3_*.png")  # of s9 no label is used
+    assert stems(find_unlabelled(UnlabelledSettings(str(others)), few, {})[0]) == own | {"s9"}
+    sources = UnlabelledSettings(str(cut.parent / "source/images"))
+    with pytest.raises(UserError, match=r"2 of 10 .*val_data .*s0\.jpg"):
+        find_unlabelled(sources, few, {"val_data": open_cut(cut, "val")})
+
+
+def test_sets_that_do_not_say_what_they_were_cut_from_are_compared_by_their_tiles(cut, others):
+    shutil.copy(cut.parent / "source/images/s1.jpg", others / "source.jpg")
+    shutil.copy(cut / "images/val/s0_0_32.png", others / "tile.png")
+    (cut / "audit.json").unlink()
+    scored = {"val_data": open_cut(cut, "val")}
+    with pytest.raises(UserError, match=r"1 of 7 .*val_data.*first .*tile\.png"):
+        find_unlabelled(UnlabelledSettings(str(others)), open_cut(cut, "train"), scored)
+
+
+def test_a_scene_that_is_cut_by_rows_is_of_all_its_splits(tmp_path):
+    """16-bit GeoTIFFs, whose tiles are TIFFs, read by a scale."""
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        planes = rng.integers(1, 3000, (3, 160, 64), dtype=np.uint16)
+        write_tiff(tmp_path / f"source/images/{name}.tif", planes)
+        label = rng.integers(0, 2, (160, 64), dtype=np.uint8)
+        write_tiff(tmp_path / f"source/labels/{name}.tif", label)
+    words = ("--classes", "ground", "roof", "--max_value", 3000, "--splits", "blocks")
+    prepared(tmp_path, "folder", *words)
+    cut, scenes = tmp_path / "out", UnlabelledSettings(str(tmp_path / "source/images"))
+    train = open_cut(cut, "train")
+    with pytest.raises(UserError, match="its 2 images are all among the labelled tiles, or what"):
+        find_unlabelled(scenes, train, {})
+    for split in ("val", "test"):
+        with pytest.raises(UserError, match=f"2 of 2 images are tiles of {split}_data"):
+            find_unlabelled(scenes, train, {f"{split}_data": open_cut(cut, split)})
 
 
 def test_images_of_other_bands_are_refused(folder, tmp_path):

@@ -517,6 +517,35 @@ def test_scenes_of_a_folder_without_labels_are_split_as_asked(tmp_path, scenes, 
     assert {split: set(names) for split, names in card["scenes"].items()} == expected
 
 
+def test_images_of_a_folder_without_a_label_are_refused_left_out_or_kept(tmp_path):
+    draw_folder(tmp_path / "source", "images/{name}.png", "labels/{name}.png")
+    labels = sorted((tmp_path / "source/labels").iterdir())
+    labels[-1].unlink()
+    name, words = labels[-1].stem, (*SIX, "--splits", "val=0")
+    done = prepared(tmp_path, "folder", *words, status=1)
+    assert f"must not be used: {name}: images/{name}.png has no label" in done.stdout
+    assert f"{tmp_path / 'out'} is not ready: mend the scenes named above, or --l" in done.stdout
+    done = prepared(tmp_path, "folder", *words, "--unlabelled", "leave_out")
+    assert f"note: 1 of {len(labels)} images have no label and are left out" in done.stdout
+    assert name not in str(card_of(tmp_path / "out"))
+    prepared(tmp_path, "folder", *words, "--unlabelled", "keep")
+    card = card_of(tmp_path / "out")
+    assert card["scenes"]["unlabelled"] == [name]
+    assert list(card["labels"]) == ["full"]
+    assert not (tmp_path / "out/labels/unlabelled").exists()
+    flags = (
+        "--source",
+        tmp_path / "source",
+        "--check",
+        "--labels",
+        "x.gpkg",
+        "--unlabelled",
+        "keep",
+    )
+    said = "--unlabelled: is for tools/prepare.py folder; its labels are polygons"
+    assert said in prepare("polygons", *flags, status=2).stderr
+
+
 @pytest.mark.parametrize("how", ["colours", "codes"])
 def test_colours_and_codes_of_a_folder_are_taken_as_stated(tmp_path, how):
     drawn = draw_folder(tmp_path / "source", "images/{name}.png", "labels/{name}.png", tops=2)
@@ -545,7 +574,9 @@ def test_16_bit_images_need_their_highest_value_and_keep_theirs(tmp_path, ending
         write_tiff(file, planes)
     else:
         write_png(file, planes.transpose(1, 2, 0))
-    assert "16-bit values; set tools/prepare.py --max_value" in checked(tmp_path / "source", "folder", status=1)
+    assert "16-bit values; set tools/prepare.py --max_value" in checked(
+        tmp_path / "source", "folder", status=1
+    )
     prepared(tmp_path, "folder", "--max_value", 1023)
     card = card_of(tmp_path / "out")
     assert card["scale"] == 1023

@@ -16,7 +16,7 @@ from conftest import draw_tiles
 from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.models.backbones import ARCHITECTURES
-from SSLRemoteSensing.workflows.own_labels import OwnLabels, prepare_own
+from SSLRemoteSensing.workflows.own_labels import OwnLabels, find_own, prepare_own
 
 pyogrio, shapely = pytest.importorskip("pyogrio"), pytest.importorskip("shapely")
 NORTH, WEST = 5_000_000, 500_000
@@ -195,7 +195,7 @@ def test_of_many_scenes_what_is_alike_is_said_in_a_line(tmp_path, capsys, count)
         cv2.imwrite(str(file), label)
     own = OwnLabels([str(folder / "images")], str(folder / "labels"), ("other", "roof"))
     own = dataclasses.replace(own, splits=("val=tile_000", "test=tile_001"))
-    prepare_own(own, tiles)
+    prepare_own(own, find_own(own), tiles)
     said = capsys.readouterr().out.splitlines()
     unscored = [line for line in said if "of the pixels are not scored" in line]
     assert len(unscored) == (4 if count == 4 else 1)
@@ -212,7 +212,7 @@ def test_of_many_scenes_that_must_not_be_used_one_is_named(tmp_path, capsys):
     own = OwnLabels([str(folder / "images")], str(folder / "labels"), ("other", "roof"))
     own = dataclasses.replace(own, splits=("val=tile_000",))
     with pytest.raises(UserError, match=r"30 of 30 must not be used, the first is tile_\d+: "):
-        prepare_own(own, tmp_path / "tiles")
+        prepare_own(own, find_own(own), tmp_path / "tiles")
     said = capsys.readouterr().out
     assert said.count("must not be used") == 1
     assert "; and 29 more like this (audit.json has all)" in said

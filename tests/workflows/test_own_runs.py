@@ -185,8 +185,12 @@ def test_unlabelled_tiles_are_a_key_of_the_config(tiles, tmp_path, capsys):
     with requested_config(asked) as config:
         assert config["train_cfg"]["unlabelled"] == {"image_path": "rest"}
     assert "unlabelled: rest, labelled by a network first (--unlabelled)" in capsys.readouterr().out
-    with pytest.raises(UserError, match="--unlabelled rest: are the tiles that --fraction leaves"):
-        FinetuningRequest(str(tiles), str(tmp_path / "run"), unlabelled="rest")
+    asked = FinetuningRequest(str(tiles), str(tmp_path / "none"), unlabelled="rest")
+    said = (
+        "--unlabelled rest: all labels are used, and .*/out has no tiles without; give --fraction"
+    )
+    with pytest.raises(UserError, match=said), requested_config(asked):
+        pass
     with requested_config(FinetuningRequest(str(tiles), str(tmp_path / "other"))) as config:
         assert "unlabelled" not in config["train_cfg"]
 
@@ -518,8 +522,10 @@ def test_python_takes_images_with_labels(labelled):
         (["--fraction", "0.5"], "--fraction: goes with --tiles, which is not given"),
         (["--epochs", "2"], "--epochs: goes with --tiles, which is not given"),
         (["--unlabelled", "rest"], "--unlabelled: goes with --tiles, which is not given"),
-        (["--tiles", "TILES", "--output", "RUN", "--unlabelled", "rest"],
-         "--unlabelled rest: are the tiles that --fraction leaves out; give --fraction 0.1"),
+        (["--images", "IMAGES", "--labels", "LABELS", "--output", "RUN", "--unlabelled", "rest"],
+         "--unlabelled rest: all labels are used, and all images have one; give --fraction 0.1"),
+        (["--images", "IMAGES", "--labels", "LABELS", "--output", "RUN", "--unlabelled", "IMAGES"],
+         "is the folder of --images, with validation and test in it; name one of others"),
         (["--tiles", "TILES", "--output", "RUN", "--epochs", "0"], "--epochs 0: must be above 0"),
     ],
 )  # fmt: skip
