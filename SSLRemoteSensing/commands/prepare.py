@@ -74,8 +74,8 @@ def flags() -> Flags:
     add("--label_codes", nargs="+", type=int, metavar="VALUE",
         help="a label's value of each class, e.g. 0 255")
     add("--unlabelled", choices=("leave_out", "keep"),
-        help="images without a label, of which one of train or val must not be used without this: "
-        "leave them out, or keep their tiles in images/unlabelled for finetune --unlabelled rest")
+        help="images without a label beside others with one: leave them out, or keep their tiles "
+        "in images/unlabelled for finetune --unlabelled rest (default: in train or val refused)")
     add = flags.add_argument_group("polygons only").add_argument
     add("--class_field", metavar="FIELD",
         help="has the class of a polygon; without it all are of one, called as the layer is")

@@ -30,7 +30,7 @@ from SSLRemoteSensing.preparation.catalog import (
     SourceScene,
 )
 from SSLRemoteSensing.preparation.sources import SourceFile, list_files
-from SSLRemoteSensing.preparation.splits import assign_folders, not_held_out
+from SSLRemoteSensing.preparation.splits import assign_folders, not_held_out, of_labelled
 from SSLRemoteSensing.preparation.tiling import open_raster
 
 # Of two files with one stem, the label is the one whose ending stands later.
@@ -90,7 +90,9 @@ def read_folder(
     catalog.notes += other_formats(files)
     others = [image for image, label in pairs if label is None] if labels and unlabelled else []
     pairs = [pair for pair in pairs if pair[1]] if others else pairs
-    split_of = assign_folders([image.name for image, _ in pairs], splits, catalog.notes)
+    names = [image.name for image, _ in pairs]
+    requests = of_labelled(splits, names, [image.name for image in others]) if others else splits
+    split_of = assign_folders(names, requests, catalog.notes)
     for image, label in pairs:
         if image.name in split_of:
             own, split = {"full": label} if label else {}, split_of[image.name]
@@ -100,12 +102,12 @@ def read_folder(
         count = len(others) + len(pairs)
         catalog.notes.append(f"{len(others)} of {count} images have no label and are left out")
     elif others:
-        names = not_held_out([image.name for image in others], split_of, splits)
-        kept = without_copies([x for x in others if x.name in names], [x for x, _ in pairs])
+        free = not_held_out([image.name for image in others], split_of, splits)
+        kept = without_copies([x for x in others if x.name in free], [x for x, _ in pairs])
         catalog.scenes += [
             SourceScene(own_name(image), UNLABELLED, image, {}, BANDS.get(bands)) for image in kept
         ]
-        catalog.notes.append(kept_note(len(others), len(names), len(kept)))
+        catalog.notes.append(kept_note(len(others), len(free), len(kept)))
     catalog.require_own_names()
     if not labels:
         catalog.notes.append("no labels found: tiles for pre-training only")

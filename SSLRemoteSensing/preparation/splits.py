@@ -15,6 +15,7 @@ from SSLRemoteSensing.preparation.catalog import listing
 SHARE = re.compile(r"0?\.\d+|[01](?:\.0*)?")
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 SPLITS |= dict.fromkeys(("val", "valid", "validation", "dev"), "val")
+WILD = re.compile(r"[*?[]")  # what makes a pattern of a name
 COLUMNS = ("scene", "image", "file", "name")  # of a list, the first that there is
 
 
@@ -153,24 +154,55 @@ def not_held_out(
     Args:
         split_of: of the images with labels, as of `assign_folders`.
     """
-    held = {stem(image) for image, split in split_of.items() if split != "train"}
-    held |= {scene_of(name) for name in held} - {""}
-    choices = [text.partition("=")[::2] for text in requests]
-    names = {
-        name
-        for split, which in choices
-        if split != "train" and not SHARE.fullmatch(which)
-        for name in which.split(",")
-        if name
-    }
+    held = {name for x, split in split_of.items() if split != "train" for name in names_of(x)}
+    named = [name for split, names in named_scenes(requests) if split != "train" for name in names]
+    held |= set(named)
+    patterns = [name for name in named if WILD.search(name)]
 
     def is_held(image: str) -> bool:
         folders = {SPLITS.get(part) for part in image.lower().split("/")[:-1]}
-        own = {stem(image), scene_of(stem(image))} - {""}
-        is_named = any(matches(scene, name) for scene in own for name in names)
-        return not folders <= {None, "train"} or not own.isdisjoint(held) or is_named
+        is_named = any(fnmatchcase(x, pattern) for x in names_of(image) for pattern in patterns)
+        return is_named or not folders <= {None, "train"} or not held.isdisjoint(names_of(image))
 
     return {image for image in images if not is_held(image)}
+
+
+def of_labelled(
+    requests: Sequence[str], images: Sequence[str], others: Sequence[str]
+) -> Sequence[str]:
+    """`requests` without the names that are of `others` alone, images without labels: a list may
+    hold all images.
+
+    Raises:
+        UserError: of a split no image of `images`, which have labels, is named.
+    """
+    own, strange = ({name for x in files for name in names_of(x)} for files in (images, others))
+
+    def are_of(name: str, scenes: set[str]) -> bool:
+        return name in scenes or bool(WILD.search(name) and any(matches(x, name) for x in scenes))
+
+    results = dict(zip(requests, requests, strict=True))
+    for text, (split, names) in zip(requests, named_scenes(requests), strict=True):
+        kept = [name for name in names if are_of(name, own) or not are_of(name, strange)]
+        if names and not kept:
+            raise UserError(f"--splits {split}: none of its {len(names)} scenes has a label")
+        if len(kept) < len(names):
+            results[text] = f"{split}={','.join(kept)}"
+    return list(results.values())
+
+
+def named_scenes(requests: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """The split of each of `requests`, and the names and patterns of scenes that it has, if any."""
+    choices = [text.partition("=")[::2] for text in requests]
+    return [
+        (split, [] if SHARE.fullmatch(which) else [name for name in which.split(",") if name])
+        for split, which in choices
+    ]
+
+
+def names_of(image: str) -> set[str]:
+    """What an image may be called in `--splits`: itself, and the scene that it is a tile of."""
+    return {stem(image), scene_of(stem(image))} - {""}
 
 
 def listed_splits(requests: Sequence[str]) -> list[str]:

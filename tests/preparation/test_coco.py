@@ -199,7 +199,7 @@ def test_images_are_matched_by_name_and_those_that_are_not_named_are_left_out(tm
     assert_covered(assemble(tmp_path / "out/labels/val", "b"), [boxes["z"]], [1])
     for text in (
         "4 outlines, of which 2 lie in none of the images; 1 images have none",
-        "1 of its images are not in --source",
+        "1 of its images are not there",
         "1 images are not in it and left out",
     ):
         assert f"note: annotations.json: {text}\n" in said

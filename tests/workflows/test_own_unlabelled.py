@@ -1,5 +1,6 @@
 """Images of one's own of which few have a label: left out, or cut to train beside the others."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -87,7 +88,7 @@ def test_few_labelled_scenes_are_cut_by_rows_however_many_others_there_are(tmp_p
         image, label = (tmp_path / f"mine/{x}" for x in ("images", "labels"))
         cv2.imwrite(str(image / f"tile_{number:03d}.jpg"), rng.integers(1, 255, (192, 64, 3)))
         cv2.imwrite(str(label / f"tile_{number:03d}.png"), rng.integers(0, 2, (192, 64)))
-    own = OwnLabels(own.images, own.labels, CLASSES)
+    own = dataclasses.replace(own, splits=())
     with requested_config(asked(own, tmp_path / "run", unlabelled="rest")):
         pass
     tiles = {"train": 2, "val": 2, "test": 2, "unlabelled": 7}
@@ -181,6 +182,24 @@ def test_what_is_of_test_or_cannot_be_used_is_no_rest(tmp_path, capsys):
     assert "labels: of 7 of 14 images; of the 7 others 1 train beside (--unlabelled)" in said
     assert "1 of 2 images without a label cannot be used and are left out, the first is dam" in said
     assert "3 others, of validation or test, are left out; 2 copies of labelled images are" in said
+
+
+def test_a_list_of_splits_may_hold_images_without_a_label(tmp_path):
+    own, lines = draw_few(tmp_path / "mine", 5, 12), ["scene,split"]
+    for number in range(12):
+        split = {0: "val", 1: "test", 7: "val", 8: "test"}.get(number, "train")
+        lines.append(f"tile_{number:03d},{split}")
+    (tmp_path / "scenes.csv").write_text("\n".join(lines))
+    own = dataclasses.replace(own, splits=(str(tmp_path / "scenes.csv"),))
+    with requested_config(asked(own, tmp_path / "run", unlabelled="rest")):
+        pass
+    scenes = card_of(tmp_path / "run")["scenes"]
+    assert scenes["train"] == ["tile_002", "tile_003", "tile_004"]
+    assert (scenes["val"], scenes["test"]) == (["tile_000"], ["tile_001"])
+    assert scenes["unlabelled"] == [f"tile_{number:03d}" for number in (5, 6, 9, 10, 11)]
+    own = dataclasses.replace(own, splits=("val=tile_007,tile_009", "test=tile_001"))
+    with pytest.raises(UserError, match="--splits val: none of its 2 scenes has a label"):
+        prepare_own(own, find_own(own), tmp_path / "tiles")
 
 
 def test_images_of_one_name_in_two_folders_both_train_beside(tmp_path):
@@ -285,7 +304,7 @@ def test_flags_that_preparing_advises_are_those_of_the_command(tmp_path, capsys,
     if spoil is not spoil_alpha:
         (tmp_path / "mine/images/tile_002.jpg").unlink()
     spoil(tmp_path / "mine/images")
-    text, own = "", OwnLabels(own.images, own.labels, CLASSES, splits=SPLITS, tile=64)
+    text, own = "", dataclasses.replace(own, tile=64)
     try:
         prepare_own(own, find_own(own), tmp_path / "tiles")
     except UserError as error:
