@@ -29,6 +29,7 @@ NOT_ALLOWED = {
     True: "",
 }
 EVERY_IMAGE = ("**/*.png", "**/*.jpg", "**/*.tif", "**/*.tiff")
+IMAGE_FOLDER = re.compile(r"(?:images?|imgs?|img_dir)(?:_(?:png|tif|jpg))?")
 LABEL_FOLDER = re.compile(r"(?:labels?|masks?|ann_dir|annotations?|gts?)(?:_(?:png|tif))?")
 LABEL_SUFFIX = re.compile(r"(.+)[_-](?:labels?|masks?|gt)", re.IGNORECASE)
 

@@ -13,7 +13,13 @@ import numpy as np
 from SSLRemoteSensing.core.bars import map_files
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.file_lists import IMAGE_ENDINGS, LABEL_FOLDER, LABEL_SUFFIX, stem
+from SSLRemoteSensing.data.file_lists import (
+    IMAGE_ENDINGS,
+    IMAGE_FOLDER,
+    LABEL_FOLDER,
+    LABEL_SUFFIX,
+    stem,
+)
 from SSLRemoteSensing.data.labels import (
     ColourCoding,
     ValueCoding,
@@ -21,7 +27,6 @@ from SSLRemoteSensing.data.labels import (
     detect_coding,
     value_coding,
 )
-from SSLRemoteSensing.data.prepared import UNLABELLED
 from SSLRemoteSensing.data.scale import Scale
 from SSLRemoteSensing.preparation import isprs
 from SSLRemoteSensing.preparation.catalog import (
@@ -30,12 +35,12 @@ from SSLRemoteSensing.preparation.catalog import (
     SourceScene,
 )
 from SSLRemoteSensing.preparation.sources import SourceFile, list_files
-from SSLRemoteSensing.preparation.splits import assign_folders, not_held_out, of_labelled
+from SSLRemoteSensing.preparation.splits import assign_folders, of_labelled
 from SSLRemoteSensing.preparation.tiling import open_raster
+from SSLRemoteSensing.preparation.unlabelled import unlabelled_scenes
 
 # Of two files with one stem, the label is the one whose ending stands later.
 ENDINGS = (".jpg", ".jpeg", ".tiff", ".tif", ".png")
-IMAGE_FOLDER = re.compile(r"(?:images?|imgs?|img_dir)(?:_(?:png|tif|jpg))?")
 IMAGE_SUFFIX = re.compile(r"(.+)[_-](?:images?|img|sat)", re.IGNORECASE)
 BANDS = {"rgb": (1, 2, 3), "irrg": (4, 1, 2), "rgbir": (1, 2, 3, 4)}
 Pair = tuple[SourceFile, SourceFile | None]  # an image, and its label if there is one
@@ -102,12 +107,10 @@ def read_folder(
         count = len(others) + len(pairs)
         catalog.notes.append(f"{len(others)} of {count} images have no label and are left out")
     elif others:
-        free = not_held_out([image.name for image in others], split_of, splits)
-        kept = without_copies([x for x in others if x.name in free], [x for x, _ in pairs])
-        catalog.scenes += [
-            SourceScene(own_name(image), UNLABELLED, image, {}, BANDS.get(bands)) for image in kept
-        ]
-        catalog.notes.append(kept_note(len(others), len(free), len(kept)))
+        of_labels = {image: split_of.get(image.name, "train") for image, _ in pairs}
+        catalog.scenes += unlabelled_scenes(
+            others, of_labels, splits, BANDS.get(bands), catalog.notes
+        )
     catalog.require_own_names()
     if not labels:
         catalog.notes.append("no labels found: tiles for pre-training only")
@@ -129,40 +132,6 @@ def other_formats(files: Sequence[SourceFile]) -> list[str]:
         f"{count} {ending} files are left out; convert them to PNG or TIFF"
         for ending, count in others.items()
     ]
-
-
-def kept_note(count: int, not_held: int, kept: int) -> str:
-    """What is said of `count` images without a label, of which `not_held` are of no validation or
-    test, and `kept` no copies either."""
-    held, copied = count - not_held, not_held - kept
-    text = f"{kept} images have no label and are cut to images/{UNLABELLED}"
-    text += f"; {held} others, of validation or test, are left out" if held else ""
-    return text + (f"; {copied} copies of labelled images are left out" if copied else "")
-
-
-def without_copies(
-    images: Sequence[SourceFile], labelled: Sequence[SourceFile]
-) -> list[SourceFile]:
-    """Those of `images` whose bytes are of none of `labelled`. Only files of a size that is on both
-    sides are read."""
-    sizes = {file.stamp[0] for file in images} & {file.stamp[0] for file in labelled}
-    alike = [file for file in (*labelled, *images) if file.stamp[0] in sizes]
-    digests = dict(zip(alike, map_files(digest_of, alike, "hashing"), strict=True))
-    known = {digests.get(file) for file in labelled} - {None}
-    return [file for file in images if digests.get(file) not in known]
-
-
-def digest_of(file: SourceFile) -> str | None:
-    """Its SHA-256; None of one that cannot be read, which is told when it is cut."""
-    with suppress(UserError):
-        return file.sha256()
-    return None
-
-
-def own_name(image: SourceFile) -> str:
-    """The name of an image with those of its folders, as they may use one again."""
-    parts = PurePosixPath(image.name).with_suffix("").parts
-    return "_".join(part for part in parts if not IMAGE_FOLDER.fullmatch(part.lower()))
 
 
 def beside_labels(images: Sequence[SourceFile], labels: str) -> list[SourceFile]:

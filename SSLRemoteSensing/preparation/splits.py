@@ -145,28 +145,6 @@ def assign_folders(
     return split_of
 
 
-def not_held_out(
-    images: Sequence[str], split_of: dict[str, str], requests: Sequence[str]
-) -> set[str]:
-    """Those of `images`, which have no labels, that nothing says to be of validation or test: no
-    folder, no name or pattern of `requests`, no labelled tile there of the same scene.
-
-    Args:
-        split_of: of the images with labels, as of `assign_folders`.
-    """
-    held = {name for x, split in split_of.items() if split != "train" for name in names_of(x)}
-    named = [name for split, names in named_scenes(requests) if split != "train" for name in names]
-    held |= set(named)
-    patterns = [name for name in named if WILD.search(name)]
-
-    def is_held(image: str) -> bool:
-        folders = {SPLITS.get(part) for part in image.lower().split("/")[:-1]}
-        is_named = any(fnmatchcase(x, pattern) for x in names_of(image) for pattern in patterns)
-        return is_named or not folders <= {None, "train"} or not held.isdisjoint(names_of(image))
-
-    return {image for image in images if not is_held(image)}
-
-
 def of_labelled(
     requests: Sequence[str], images: Sequence[str], others: Sequence[str]
 ) -> Sequence[str]:
