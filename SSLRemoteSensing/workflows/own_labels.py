@@ -146,7 +146,7 @@ def flags_of_finetuning() -> Iterator[None]:
     except UserError as error:
         text = str(error).replace("--source", "--images")
         strangers = [name for name in FLAG.findall(text) if name not in (*KEYS, "output")]
-        if strangers and "tools/prepare.py" not in text:
+        if strangers:
             text += f"; --{strangers[0]} is a flag of tools/prepare.py, whose tiles --tiles takes"
         raise type(error)(text) from error
 

@@ -312,5 +312,5 @@ def test_flags_that_preparing_advises_are_those_of_the_command(tmp_path, capsys,
     text = " ".join((text + "".join(capsys.readouterr())).split())
     assert said in text
     known = {option[2:] for action in flags()._actions for option in action.option_strings}
-    named = re.findall(r"(?<!tools/prepare\.py )--([a-z]\w*)", text)
+    named = re.findall(r"(?<!tools/prepare\.py )--([a-z]\w*)\b(?! is a flag of tools/)", text)
     assert set(named) <= known, set(named) - known
