@@ -28,7 +28,8 @@ PREFETCH = 4  # batches that a worker makes ahead
 PATIENCE = 5  # seconds for a batch once the run is to stop, and for workers to end by themselves
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 SHARED = "/dev/shm"
-MORE_ROOM = "give a container more (docker run --shm-size=8g), or set fewer num_workers, or 0"
+NO_WORKERS = "--set train_cfg.num_workers=0"
+MORE_ROOM = f"give a container more (docker run --shm-size=8g), or pass fewer, or {NO_WORKERS}"
 FAILED = 100  # exit status of a worker that could not hand on a batch, plus the system's number
 
 _waiting_since: float | None = None  # when the batch was asked for that has not come yet
@@ -76,7 +77,7 @@ def start_workers(loader: DataLoader) -> Iterator:
     except (OSError, ImportError) as error:
         raise UserError(
             f"train_cfg.num_workers={loader.num_workers}: workers cannot be started ({error}); "
-            f"give the machine or container room in {SHARED}, or set num_workers=0"
+            f"give the machine or container room in {SHARED}, or pass {NO_WORKERS}"
         ) from error
 
 
@@ -208,7 +209,7 @@ def name_lost_workers() -> Iterator[None]:
             raise
         status = re.search(r"exit code (\d+)", reason)
         number = int(status[1]) - FAILED if status else 0
-        hint = "the last checkpoint is kept, the same command goes on"
+        hint = f"the last checkpoint is kept, the same command goes on, with {NO_WORKERS} too"
         if number == errno.ENOSPC or "shared memory" in reason:
             text = f"a worker found no room in {SHARED} for the images it read; {MORE_ROOM}"
         elif number in errno.errorcode:

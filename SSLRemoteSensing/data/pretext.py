@@ -215,7 +215,10 @@ class PretextDataset(Dataset):
     def pass_over(self, error: UnreadableImage) -> None:
         """Raise it anew where the settings do not let training pass over it."""
         if self.settings.on_bad_image == "raise":
-            raise UnreadableImage(f"{error}, or set on_bad_image='skip'") from error
+            raise UnreadableImage(
+                f"{error}, or pass over it: the same command with "
+                f"--set train_cfg.train_data.on_bad_image=skip"
+            ) from error
 
     def require_readable(self, skipped: Sequence[int], file: str) -> None:
         if len(skipped) == min(MOST_SKIPPED, len(self.files)):

@@ -11,7 +11,10 @@ from torch import Tensor
 from SSLRemoteSensing.core import distributed
 from SSLRemoteSensing.core.errors import UserError
 
-STOPPED = "the last checkpoint is kept; lower the learning rate or set clip_grad_norm"
+STOPPED = (
+    "the last checkpoint is kept; lower the learning rate or set clip_grad_norm: the same command "
+    "with --set train_cfg.clip_grad_norm=1, say"
+)
 
 
 class Batch(NamedTuple):

@@ -17,7 +17,7 @@ from SSLRemoteSensing.training.resume import compare_cards, json_card
 from SSLRemoteSensing.training.schedules import build_schedule
 from SSLRemoteSensing.training.settings import LoopSettings
 from SSLRemoteSensing.training.task import Task
-from SSLRemoteSensing.training.train_step import TrainStep
+from SSLRemoteSensing.training.train_step import TrainStep, named_memory
 
 
 def rehearse(task: Task, settings: LoopSettings) -> None:
@@ -43,7 +43,8 @@ def rehearse(task: Task, settings: LoopSettings) -> None:
         print(f"batch: {key} {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}")
     if remark := shared_memory_remark(batch, settings.num_workers):
         warn(remark)
-    losses, seconds = measure_step(step, batch, settings.accumulate_steps)
+    with named_memory(settings):
+        losses, seconds = measure_step(step, batch, settings.accumulate_steps)
     wrong = [name for name, value in losses.items() if not math.isfinite(value)]
     if wrong and not settings.max_skipped_steps:
         raise UserError(f"loss {wrong[0]} is not finite in the second step; {STOPPED}")

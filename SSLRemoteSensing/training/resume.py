@@ -19,13 +19,19 @@ def json_card(card: dict) -> dict:
     return json.loads(json.dumps(card, default=str))
 
 
+def is_fixed(key: str, before: object) -> bool:
+    """Whether a run that has `before` at the path `key` of its config, None for nothing, goes on
+    with no other value there; all other keys may change."""
+    is_set = before is not None or key.endswith("pretrained")  # else a default, now written
+    return key in OPTIMIZER_KEYS or (is_set and key.startswith(NETWORK_KEYS))
+
+
 def compare_cards(old: dict, new: dict, path: Path, says: bool = True) -> None:
     """Name, where it `says` so, what changed in the config since the checkpoint at `path`; raise a
     `UserError` for another network or optimizer."""
     refusals = []
     for key, before, now in differences(old.get("config", {}), new.get("config", {})):
-        is_set = before is not None or key.endswith("pretrained")  # else a default, now written
-        if key in OPTIMIZER_KEYS or (is_set and key.startswith(NETWORK_KEYS)):
+        if is_fixed(key, before):
             refusals.append(f"{key} was {before!r} and is now {now!r}")
         elif says:
             warn(f"going on with {key}={now!r}, so far {before!r}")

@@ -25,7 +25,7 @@ from SSLRemoteSensing.training.sampler import load
 from SSLRemoteSensing.training.schedules import build_schedule
 from SSLRemoteSensing.training.settings import LoopSettings
 from SSLRemoteSensing.training.task import Place, Task
-from SSLRemoteSensing.training.train_step import TrainStep
+from SSLRemoteSensing.training.train_step import TrainStep, named_memory
 
 
 class Run:
@@ -187,10 +187,10 @@ def open_run(task: Task, settings: LoopSettings) -> Iterator[Run]:
     Raises:
         UserError: fewer images than a step takes, a folder that cannot be written or is another
             run's, a checkpoint of another network; processes that see other images or another
-            folder than the first.
+            folder than the first; a worker that is lost, or memory that is full, in the block.
     """
     # Outermost: torch's signal handler may raise between any two of the ends.
-    with name_lost_workers(), contextlib.ExitStack() as ends:
+    with name_lost_workers(), named_memory(settings), contextlib.ExitStack() as ends:
         yield Run(task, settings, ends)
 
 

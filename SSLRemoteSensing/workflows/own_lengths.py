@@ -8,7 +8,7 @@ from SSLRemoteSensing.core.config import override
 from SSLRemoteSensing.training.plan import require_images
 from SSLRemoteSensing.training.rehearsal import measure_step
 from SSLRemoteSensing.training.settings import divide_batch
-from SSLRemoteSensing.training.train_step import TrainStep
+from SSLRemoteSensing.training.train_step import TrainStep, named_memory
 from SSLRemoteSensing.workflows.own_requests import PretrainingRequest, Request
 from SSLRemoteSensing.workflows.pretraining import open_pretraining
 
@@ -57,7 +57,9 @@ def steps_within(config: dict, request: PretrainingRequest) -> int:
     start = time.perf_counter()
     batch = task.collate([task.dataset[(0, index)] for index in range(settings.batch_size)])
     reading = (time.perf_counter() - start) * settings.accumulate_steps
-    _, computing = measure_step(TrainStep(task.model, settings), batch, settings.accumulate_steps)
+    step, count = TrainStep(task.model, settings), settings.accumulate_steps
+    with named_memory(settings):
+        _, computing = measure_step(step, batch, count)
     # Workers read beside the steps, the process itself before them.
     workers = settings.num_workers
     seconds = max(computing, reading / workers) if workers else computing + reading

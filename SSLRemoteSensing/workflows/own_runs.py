@@ -1,21 +1,24 @@
 """A run without a config file: the config that it needs, written to its folder, and kept there.
 
 `RUN/config.py` is what is run, now and by the same command later; `RUN/command.json` says what was
-asked for, so that a folder never goes on with other settings than it began with.
+asked for, so that a folder never goes on with another run. What `training.resume` lets change may
+be given by --set to the same command, and stands in `RUN/config.py` once the run goes on with it.
 """
 
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from SSLRemoteSensing.core import distributed
-from SSLRemoteSensing.core.config import Part, load_config
+from SSLRemoteSensing.core.config import Part, differences, load_config
 from SSLRemoteSensing.core.console import shell_line
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import make_folder, read_json, write_text
+from SSLRemoteSensing.training.resume import is_fixed
+from SSLRemoteSensing.training.settings import split
 from SSLRemoteSensing.workflows.own_labels import OwnLabels
 from SSLRemoteSensing.workflows.own_lengths import length_fact
 from SSLRemoteSensing.workflows.own_plans import (
@@ -28,7 +31,9 @@ from SSLRemoteSensing.workflows.own_plans import (
 from SSLRemoteSensing.workflows.own_requests import Request
 
 COMMAND = "command.json"
-OF_A_RUN = ("latest.pth", "run.json", "pseudo_labels/record.json")  # there from its first step on
+STARTS = "run.json"  # the loop adds one to its `runs` each time that it takes up the run
+OF_A_RUN = ("latest.pth", STARTS, "pseudo_labels/record.json")  # there from its first step on
+FOLDER = "train_cfg.checkpoints.checkpoints_path"  # is --output: another one is another run
 
 
 @contextlib.contextmanager
@@ -39,21 +44,27 @@ def requested_config(request: Request, writes: bool = True) -> Iterator[dict]:
     Processes of torchrun wait for the first, which writes.
 
     Raises:
-        UserError: the folder holds a run of other settings; images, tiles or weights that cannot be
-            used; a wrong key of `settings`.
+        UserError: the folder holds a run of other settings, which cannot be changed; images, tiles
+            or weights that cannot be used; a wrong key of `settings`.
     """
     folder, schemas = Path(request.output), [Part(TREES[request.task].schema)]
     begun = require_same(request)
-    with tempfile.TemporaryDirectory() as scratch:
+    changes = new_settings(request, schemas) if begun else {}
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as ends:
         target = folder if begun or writes else Path(scratch)
         if not begun and distributed.rank() == 0:
             make_folder(target, "--output")
             with distributed.alone():
                 write_config(request, target, schemas)
         if writes:
-            print(f"config: {target / CONFIG}{', as this run began' if begun else ''}")
+            if begun:
+                print(f"config: {target / CONFIG}, as this run began{told(request, changes)}")
+            else:
+                print(f"config: {target / CONFIG}")
+            if changes and distributed.rank() == 0:
+                ends.enter_context(changed_config(request, changes, schemas))
             distributed.barrier()
-        yield load_config(target / CONFIG, schemas=schemas)
+        yield load_config(target / CONFIG, [*changes.values()], schemas)
 
 
 def write_config(request: Request, folder: Path, schemas: Sequence[object]) -> None:
@@ -92,7 +103,7 @@ def require_same(request: Request) -> bool:
     with it, makes room for another.
 
     Raises:
-        UserError: it holds another one.
+        UserError: it holds another one. What `settings` say is left to `new_settings`.
     """
     folder = Path(request.output)
     if not (folder / COMMAND).is_file():
@@ -107,18 +118,86 @@ def require_same(request: Request) -> bool:
     if not before:
         raise UserError(f"{folder / COMMAND}: damaged; restore it, or give another --output")
     changes = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
-    if changes:
-        if not any((folder / name).exists() for name in OF_A_RUN):
-            return False
-        key = changes[0]
-        again = shell_line("sslrs", request.task, "--config_file", folder / CONFIG)
-        raise UserError(
-            f"--output {folder}: holds a run of other settings, its {key} is {before.get(key)!r}, "
-            f"now {now.get(key)!r}; give another folder, or go on with it as it began: {again}"
-        )
+    if changes and not any((folder / name).exists() for name in OF_A_RUN):
+        return False
+    for key in changes:
+        if key != "settings":
+            raise refusal(request, f"its {key} is {before.get(key)!r}, now {now.get(key)!r}")
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder / CONFIG}: is not there; restore it, or give another --output")
     return True
+
+
+def refusal(request: Request, what: str) -> UserError:
+    """That `request` is no other start of the run in its folder, which differs in `what`."""
+    config = Path(request.output) / CONFIG
+    again = shell_line("sslrs", request.task, "--config_file", config)
+    return UserError(
+        f"--output {request.output}: holds a run of other settings, {what}; give another folder, "
+        f"or go on with it as it began: {again}"
+    )
+
+
+def by_key(settings: Sequence[str]) -> dict[str, str]:
+    """'a.b=VALUE' each, the last of each key."""
+    return {text.partition("=")[0].strip(): text for text in settings}
+
+
+def new_settings(request: Request, schemas: Sequence[object]) -> dict[str, str]:
+    """What `settings` says, by key, that the run in the folder of `request` does not have so far.
+    A key that is not given any more stays as it is.
+
+    Raises:
+        UserError: a wrong key; one that is fixed for a run that has begun, given or left out.
+    """
+    folder = Path(request.output)
+    before, now = by_key(read_json(folder / COMMAND)["settings"]), by_key(request.settings)
+    for key, text in before.items():
+        if key not in now and is_fixed(key, text):
+            raise refusal(request, f"it began with --set {text}, which is not given now")
+    changes = {key: text for key, text in now.items() if before.get(key) != text}
+    if not changes:
+        return {}
+    config = load_config(folder / CONFIG, schemas=schemas)
+    changed = load_config(folder / CONFIG, [*changes.values()], schemas)
+    TREES[request.task].check(changed)
+    split(changed["train_cfg"], TREES[request.task].keys)
+    for key, old, new in differences(config, changed):
+        if is_fixed(key, old) or key == FOLDER:
+            raise refusal(request, f"its {key} is {old!r}, now {new!r}")
+    return changes
+
+
+def told(request: Request, changes: Mapping[str, str]) -> str:
+    """What is said of the --set with which a run goes on."""
+    now = by_key(request.settings)
+    before = by_key(read_json(Path(request.output) / COMMAND)["settings"])
+    kept = [text for key, text in before.items() if key not in now]
+    text = f", with {', '.join(kept)} as before" if kept else ""
+    return text + (f", now with {', '.join(changes.values())}" if changes else "")
+
+
+@contextlib.contextmanager
+def changed_config(
+    request: Request, changes: Mapping[str, str], schemas: Sequence[object]
+) -> Iterator[None]:
+    """`changes` stand in the config and the record of a run that goes on while the block lasts, and
+    later if the run was taken up in it: what was refused, or left nothing to do, is not kept."""
+    folder, settings = Path(request.output), [*changes.values()]
+    before = {name: (folder / name).read_text() for name in (CONFIG, COMMAND)}
+    old = load_config(folder / CONFIG)
+    lines = assignments(old, load_config(folder / CONFIG, settings, schemas), settings)
+    record = read_json(folder / COMMAND)
+    record["settings"] = [*(by_key(record["settings"]) | changes).values()]
+    starts = read_json(folder / STARTS)
+    write_text(folder / CONFIG, before[CONFIG] + lines)
+    write_text(folder / COMMAND, json.dumps(record, indent=2) + "\n")
+    try:
+        yield
+    finally:
+        if read_json(folder / STARTS) == starts:
+            for name, text in before.items():
+                write_text(folder / name, text)
 
 
 def assignments(before: dict, after: dict, settings: Sequence[str]) -> str:

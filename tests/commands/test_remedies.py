@@ -208,7 +208,7 @@ CASES = [
               f"train_cfg.batch_size=1 {T}.img_size=64",
               "examplar_head_cfg=None"),
     of_config(TUNE, "set auto, cpu, cuda or mps", "train_cfg.device=gpu", "train_cfg.device=cpu"),
-    of_config(PRE, "or set on_bad_image='skip'", f"{T}.crop_size=None", f"{T}.on_bad_image=skip",
+    of_config(PRE, f"the same command with --set {T}.on_bad_image=skip", f"{T}.crop_size=None", f"{T}.on_bad_image=skip",
               break_one),
     of_config(TUNE, "set max_value", f"{T}.data_format=*.tif",
               f"{T}.max_value=300 {V}.max_value=300", deepen("int16")),

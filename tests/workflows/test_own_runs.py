@@ -358,10 +358,14 @@ def test_a_stopped_run_goes_on_by_the_same_command(images, tmp_path, monkeypatch
     ("change", "message"),
     [
         (dict(epochs=3), "its epochs is 2, now 3"),
-        (dict(settings=["train_cfg.seed=1"]), r"its settings is \[\], now \['train_cfg.seed=1'\]"),
+        (dict(settings=["backbone_cfg.name=vgg11"]),
+         "its backbone_cfg.name is 'resnet18', now 'vgg11'; give another folder"),
+        (dict(settings=["train_cfg.optimizer.name=SGD"]), "its train_cfg.optimizer.name is 'Adam'"),
+        (dict(settings=["agr_head_cfg=None"]), "its agr_head_cfg is {.*}, now None"),
+        (dict(settings=["train_cfg.checkpoints.checkpoints_path=x"]), "its .*checkpoints_path is"),
         (dict(images=("x",)), "its images is"),
     ],
-)
+)  # fmt: skip
 def test_a_folder_with_a_run_of_other_settings_is_refused(images, tmp_path, change, message):
     asked = dict(images=(str(images),), output=str(tmp_path / "run"), preset="small", epochs=2)
     with requested_config(PretrainingRequest(**asked)):

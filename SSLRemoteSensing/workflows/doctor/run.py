@@ -26,7 +26,7 @@ from SSLRemoteSensing.training.run_folder import require_room
 from SSLRemoteSensing.training.schedules import build_schedule
 from SSLRemoteSensing.training.settings import LoopSettings
 from SSLRemoteSensing.training.task import Task
-from SSLRemoteSensing.training.train_step import TrainStep
+from SSLRemoteSensing.training.train_step import TrainStep, named_memory
 from SSLRemoteSensing.workflows import pretraining, segmentation
 from SSLRemoteSensing.workflows.doctor.findings import OK, WARNING, Section
 from SSLRemoteSensing.workflows.doctor.images import is_fine_tuning
@@ -182,12 +182,13 @@ def check_step(
     if remark:
         section.warn(remark)
     try:
-        losses, step_seconds = measure_step(step, timed_batch[0], loop.accumulate_steps)
+        with named_memory(loop):
+            losses, step_seconds = measure_step(step, timed_batch[0], loop.accumulate_steps)
     except (RuntimeError, ValueError) as error:  # of torch or of ours: the rest is still to be told
-        remedy = "; lower batch_size" if isinstance(error, torch.OutOfMemoryError) else ""
-        reason = " ".join(str(error).split())[:160]
-        kind = "" if isinstance(error, UserError) else f"a step ends in {type(error).__name__}: "
-        section.fail(f"{kind}{reason}{remedy}")
+        reason = " ".join(str(error).split())
+        if not isinstance(error, UserError):
+            reason = f"a step ends in {type(error).__name__}: {reason[:160]}"
+        section.fail(reason)
         return
     for name, value in losses.items():
         if not math.isfinite(value):
