@@ -15,7 +15,10 @@ stopped. Results: `backbone.pth` and its card `backbone.json` in the checkpoints
 events and `metrics.jsonl` in the log_path.
 """
 
+import argparse
 import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from SSLRemoteSensing.core.cli import (
     Flags,
@@ -28,6 +31,9 @@ from SSLRemoteSensing.core.cli import (
 from SSLRemoteSensing.core.config import Part
 from SSLRemoteSensing.core.console import command_line, print_summary
 
+if TYPE_CHECKING:
+    from SSLRemoteSensing.workflows.own_requests import PretrainingRequest
+
 OWN = ("preset", "epochs", "minutes", "size", "bands", "max_value", "scale")  # go with --images
 
 
@@ -39,6 +45,13 @@ def flags() -> Flags:
     add = flags.add_argument_group("own images, without a config file").add_argument
     add("--images", nargs="+", metavar="DIR|LIST|PATTERN|FILE", help="the images, any of these")
     add("--output", metavar="RUN", help="folder of the run, which gets its config.py")
+    planning_flags(add)
+    return flags
+
+
+def planning_flags(add: Callable) -> None:
+    """Add `OWN`, which go with --images."""
+    # fmt: off
     add("--preset", metavar="NAME", help="network and recipe, see sslrs presets; modern if absent")
     add("--epochs", type=int, metavar="N", help="length of the run")
     add("--minutes", type=float, metavar="M",
@@ -49,7 +62,16 @@ def flags() -> Flags:
     add("--scale", nargs="+", metavar="MIN MAX",
         help="in place of it, what becomes black and white: a pair of numbers for each band, or "
         "for all; or percentile, the 2nd and 98th of each band")
-    return flags
+
+
+def request_of(args: argparse.Namespace, output: str) -> "PretrainingRequest":
+    """What --images and the flags that go with it ask for, in the folder `output`."""
+    from SSLRemoteSensing.data.scale import read_scale
+    from SSLRemoteSensing.workflows.own_requests import PretrainingRequest
+
+    given = {key: value for key in OWN if (value := getattr(args, key)) is not None}
+    given |= {"scale": read_scale(args.scale), "settings": overrides(args)}
+    return PretrainingRequest(args.images, output, **given)
 
 
 def main() -> None:
@@ -57,16 +79,12 @@ def main() -> None:
     is_own = choose_source(args, "images", OWN)
     # Only now: torch takes seconds, which --help need not wait for.
     from SSLRemoteSensing.core.distributed import processes
-    from SSLRemoteSensing.data.scale import read_scale
-    from SSLRemoteSensing.workflows.own_requests import PretrainingRequest
     from SSLRemoteSensing.workflows.own_runs import requested_config
     from SSLRemoteSensing.workflows.pretraining import PretextConfig, pretrain
 
     with processes(), contextlib.ExitStack() as stack:
         if is_own:
-            given = {key: value for key in OWN if (value := getattr(args, key)) is not None}
-            given |= {"scale": read_scale(args.scale), "settings": overrides(args)}
-            request = PretrainingRequest(args.images, args.output, **given)
+            request = request_of(args, args.output)
             config = stack.enter_context(requested_config(request, writes=not args.dry_run))
         else:
             config = read_config(args, Part(PretextConfig), pretrained=starting_weights(args))

@@ -206,17 +206,21 @@ def read_config(
     return config
 
 
-def choose_source(args: argparse.Namespace, source: str, others: Sequence[str]) -> bool:
+def choose_source(
+    args: argparse.Namespace, source: str, others: Sequence[str], begins: bool = True
+) -> bool:
     """Whether a run is asked for by --`source` and --output, rather than by --config_file.
 
     Args:
         others: flags that go with --`source` alone.
+        begins: it is to run in --output; else that is another folder, and may be left out.
 
     Raises:
         UserError: neither is given, or both, or flags of the one with the other.
     """
     if getattr(args, source) is None:
-        given = [name for name in ("output", *others) if getattr(args, name) is not None]
+        names = ("output", *others) if begins else others
+        given = [name for name in names if getattr(args, name) is not None]
         if given:
             raise UserError(f"--{given[0]}: goes with --{source}, which is not given")
         if args.config_file is None:
@@ -226,7 +230,7 @@ def choose_source(args: argparse.Namespace, source: str, others: Sequence[str]) 
     given = [name for name in words if getattr(args, name, None) is not None]
     if given:
         raise UserError(f"--{given[0]}: does not go with --{source}; leave out one of them")
-    if args.output is None:
+    if begins and args.output is None:
         raise UserError(f"--{source}: needs --output, the folder of the run")
     return True
 
