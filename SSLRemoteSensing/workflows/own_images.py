@@ -18,10 +18,11 @@ from SSLRemoteSensing.data.file_lists import (
     NOT_ALLOWED,
     find_images,
     is_image,
+    leave_out,
     spread_evenly,
 )
 from SSLRemoteSensing.data.geotiff import open_tiff
-from SSLRemoteSensing.data.images import has_windows, read_header
+from SSLRemoteSensing.data.images import Header, has_windows, read_header
 from SSLRemoteSensing.data.percentiles import percentile_scale
 from SSLRemoteSensing.data.prepared import read_card
 from SSLRemoteSensing.data.remote import is_remote, require_allowed
@@ -73,6 +74,8 @@ def look_at_images(
     output: Path,
     bands: Sequence[int] | None = None,
     scale: Scale | str | None = None,
+    exclude: str | None = None,
+    skips: bool = False,
 ) -> OwnImages:
     """What the images at `paths` are; the heads of some are read, and of few their values.
 
@@ -82,21 +85,28 @@ def look_at_images(
             `write_list` writes.
         bands: which to take, from 1; None: all.
         scale: what becomes 0 and 255, or 'percentile'; None: by the values of some files.
+        exclude: a text file of images to leave out; None: none.
+        skips: pass over images that cannot be read.
 
     Raises:
-        UserError: nothing there, images of several kinds, values that tell no scale.
+        UserError: nothing there, images of several kinds or, but for `skips`, that cannot be read,
+            values that tell no scale.
     """
     data_path, data_format = place_of(paths, output)
     listed = resolve(paths) if data_path == str(output / "images.txt") else None
-    files = listed or find_images(
-        data_path, data_format, keys=("--images", None), takes_shards=True
+    files = (
+        leave_out(listed, output, exclude)
+        if listed
+        else find_images(
+            data_path, data_format, exclude, keys=("--images", None), takes_shards=True
+        )
     )
     data_format = (
         data_format if listed or os.path.isfile(data_path) else narrowed(data_format, files)
     )
     card = read_card(data_path)
-    picked = [files[i] for i in spread_evenly(len(files), LOOKED_AT)]
-    heads = {file: head_of(file) for file in picked}
+    heads = read_heads([files[i] for i in spread_evenly(len(files), LOOKED_AT)], skips)
+    picked = list(heads)
     shapes = sorted((head.height, head.width) for head in heads.values())
     dtype = only(heads, lambda head: head.dtype, "values of")
     channels = count_channels(heads, bands)
@@ -202,11 +212,26 @@ def is_read_in_parts(file: str) -> bool:
     return has_windows(file) and not file.lower().endswith(".png")
 
 
-def head_of(file: str):
-    try:
-        return read_header(file)
-    except UnreadableImage as error:
-        raise UserError(f"--images: {error}") from error
+def read_heads(files: Sequence[str], skips: bool) -> dict[str, Header]:
+    """The heads of `files`, by file, or with `skips` of those that can be read.
+
+    Raises:
+        UserError: one that cannot be, or all.
+    """
+    heads, faults = {}, []
+    for file in files:
+        try:
+            heads[file] = read_header(file)
+        except UnreadableImage as error:
+            faults.append(error)
+    if faults and not (skips and heads):
+        which = f"{len(faults)} of {len(files)} looked at cannot be read, first "
+        remedy = "the same command with --set train_cfg.train_data.on_bad_image=skip"
+        raise UserError(
+            f"--images: {which if len(faults) > 1 else ''}{faults[0]}"
+            f"{f', or pass over it: {remedy}' if heads else ''}"
+        )
+    return heads
 
 
 def only(heads: dict, key, what: str):

@@ -16,13 +16,21 @@ LENGTHS = ("num_epoch", "num_step")  # keys of train_cfg, of which one is given
 SHARE = 0.9  # of --minutes for steps: checkpoints, reading and the start take the rest
 
 
+def set_below(settings: Sequence[str], *path: str) -> dict:
+    """What `settings` says of the part of a config at `path`. Raises as `override`."""
+    part: dict = {}
+    for text in settings:
+        override(part, text)
+    for key in path:
+        value = part.get(key)
+        part = value if isinstance(value, dict) else {}
+    return part
+
+
 def set_lengths(settings: Sequence[str]) -> list[str]:
     """Those of `LENGTHS` to which `settings` gives a number. Raises as `override`."""
-    config: dict = {}
-    for text in settings:
-        override(config, text)
-    loop = config.get("train_cfg")
-    return [key for key in LENGTHS if isinstance(loop, dict) and loop.get(key) is not None]
+    loop = set_below(settings, "train_cfg")
+    return [key for key in LENGTHS if loop.get(key) is not None]
 
 
 def length_of(train_cfg: Mapping) -> dict[str, int]:

@@ -29,6 +29,7 @@ from SSLRemoteSensing.workflows.own_labels import OwnImages, OwnLabels, find_own
 from SSLRemoteSensing.workflows.own_lengths import (
     length_of,
     samples_per_step,
+    set_below,
     set_lengths,
     steps_per_epoch,
     steps_within,
@@ -75,7 +76,10 @@ def plan_pretraining(request: PretrainingRequest, folder: Path) -> Planned:
     """The config of a pre-training, and what was found and chosen; `folder` gets a list of images
     where the config needs one."""
     scale = request.scale or up_to(request.max_value)
-    images = look_at_images(request.images, folder, request.bands, scale)
+    data = set_below(request.settings, "train_cfg", "train_data")
+    exclude = None if data.get("exclude") is None else str(data["exclude"])
+    skips = data.get("on_bad_image") == "skip"
+    images = look_at_images(request.images, folder, request.bands, scale, exclude, skips)
     write_list(images, request.images, folder)
     preset = choose_preset(PRETRAINING, request.preset)
     img_size = request.size or min(preset.img_size, max(64, images.side // 32 * 32))

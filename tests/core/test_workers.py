@@ -99,8 +99,9 @@ def test_what_a_worker_died_of_is_told(status, text):
     reason = f"DataLoader worker (pid 7) exited unexpectedly with exit code {status}. Details"
     error = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
     error.__cause__ = RuntimeError(reason)  # as torch has it where it waits for a batch
-    with pytest.raises(UserError, match=text), workers.name_lost_workers():
+    with pytest.raises(UserError, match=text) as told, workers.name_lost_workers():
         raise error
+    assert "the same command goes on, with --set train_cfg.num_workers=0 too" in str(told.value)
 
 
 class Fails:

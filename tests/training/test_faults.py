@@ -26,6 +26,8 @@ from SSLRemoteSensing.core.workers import end_workers
 from SSLRemoteSensing.data import images
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.training import run_folder
+from SSLRemoteSensing.training.settings import LoopSettings
+from SSLRemoteSensing.training.train_step import named_memory
 
 
 @pytest.fixture
@@ -160,6 +162,28 @@ def test_a_worker_that_is_killed_is_told_in_one_line(pretext_config, tmp_path, w
         train(pretext_config, at_call(9, kill), num_workers=workers, num_epoch=200)
     assert multiprocessing.active_children() == []
     assert run_folder.read(tmp_path / "run")["step"] >= 6
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "error", "said"),
+    [
+        (9, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+         "train_cfg.batch_size=9: a step needs more memory than there is; halve it: the same "
+         "command with --set train_cfg.batch_size=4 train_cfg.accumulate_steps=4, or with half "),
+        (6, RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7"),
+         "--set train_cfg.batch_size=3 train_cfg.accumulate_steps=4"),
+        (5, RuntimeError("MPS backend out of memory"), "there is; take smaller images"),
+        (6, RuntimeError("shapes do not fit"), None),
+        (6, RuntimeError("Caught RuntimeError in DataLoader worker process 0. can't allocate "
+                         "memory"), None),
+    ],
+)  # fmt: skip
+def test_full_memory_is_told_in_one_line(batch_size, error, said):
+    optimizer, folders = dict(name="Adam"), (dict(checkpoints_path="x"), dict(log_path="x"))
+    settings = LoopSettings(batch_size, optimizer, *folders, num_step=1, accumulate_steps=2)
+    with pytest.raises(UserError if said else RuntimeError) as told, named_memory(settings):
+        raise error
+    assert said in str(told.value) if said else told.value is error
 
 
 def test_a_worker_whose_death_is_told_late_is_told_too(pretext_config, monkeypatch):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import shutil
 import signal
 import time
 
@@ -19,6 +21,7 @@ from SSLRemoteSensing import load_segmentation
 from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.config import load_config
 from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.training.resume import compare_cards
 from SSLRemoteSensing.workflows.own_plans import literal
 from SSLRemoteSensing.workflows.own_requests import FinetuningRequest, PretrainingRequest
 from SSLRemoteSensing.workflows.own_runs import requested_config
@@ -376,6 +379,148 @@ def test_a_folder_with_a_run_of_other_settings_is_refused(images, tmp_path, chan
         requested_config(PretrainingRequest(**asked | change)),
     ):
         pass
+
+
+def begun(images, output, **more) -> tuple[PretrainingRequest, dict]:
+    """A request whose run has begun in `output`, and its config."""
+    asked = request(images, output, epochs=2, **more)
+    with requested_config(asked) as config:
+        (output / "run.json").write_text('{"runs": [1]}')
+    return asked, config
+
+
+CHANGES = [
+    "train_cfg.device=cpu", "train_cfg.num_workers=1", "train_cfg.precision=fp32",
+    "train_cfg.log.log_step=3", "train_cfg.checkpoints.save_minutes=2.5", "train_cfg.batch_size=4",
+    "train_cfg.train_data.on_bad_image=skip", "train_cfg.optimizer.lr=0.002",
+    "train_cfg.clip_grad_norm=1", "train_cfg.num_epoch=5", "train_cfg.lr_schedule=None",
+]  # fmt: skip
+FIXED = [
+    "backbone_cfg.name=resnet34", "backbone_cfg.pretrained=True", "examplar_head_cfg=None",
+    "agr_head_cfg={'name': 'AGPHead', 'in_channels': 512, 'num_classes': 6}",
+    "train_cfg.optimizer.name=SGD", "train_cfg.optimizer.amsgrad=True",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", CHANGES + FIXED)
+def test_the_same_command_may_set_what_the_loop_lets_change(images, tmp_path, setting):
+    """Both ask one function, and go on or refuse alike."""
+    asked, old = begun(images, tmp_path / "run")
+    before = (tmp_path / "run/config.py").read_text()
+    changed = dataclasses.replace(asked, settings=[setting])
+    new = load_config(tmp_path / "run/config.py", [setting])
+    if setting in FIXED:
+        with pytest.raises(UserError, match=setting.partition("=")[0]):
+            compare_cards({"config": old}, {"config": new}, tmp_path)
+        refused = pytest.raises(UserError, match=rf"its {setting.partition('=')[0]}.* is .*, now ")
+        with refused, requested_config(changed):
+            pass
+        assert (tmp_path / "run/config.py").read_text() == before
+        return
+    compare_cards({"config": old}, {"config": new}, tmp_path, says=False)
+    with requested_config(changed) as config:
+        assert config == new
+        assert config != old
+        (tmp_path / "run/run.json").write_text('{"runs": [1, 2]}')  # the loop took it up
+    assert load_config(tmp_path / "run/config.py") == new
+    with requested_config(asked) as config:  # what is not given any more stays as it is
+        assert config == new
+    with requested_config(changed) as config:
+        assert config == new
+    assert (tmp_path / "run/config.py").read_text().count("# As --set has it.") == 1
+
+
+def test_a_value_can_be_set_back(images, tmp_path):
+    asked, _ = begun(images, tmp_path / "run", settings=["train_cfg.batch_size=4"])
+    for number, value in enumerate((8, 4, 8)):
+        settings = ["train_cfg.log.log_step=1", f"train_cfg.batch_size={value}"]
+        with requested_config(dataclasses.replace(asked, settings=settings)) as config:
+            assert config["train_cfg"]["batch_size"] == value
+            (tmp_path / "run/run.json").write_text(json.dumps({"runs": [number]}))
+        assert load_config(tmp_path / "run/config.py") == config
+    kept = json.loads((tmp_path / "run/command.json").read_text())["settings"]
+    assert kept == ["train_cfg.batch_size=8", "train_cfg.log.log_step=1"]
+
+
+def test_nothing_is_kept_of_a_change_that_was_refused_or_came_too_late(images, tmp_path, capsys):
+    """Of a wrong key, of one that the loop refuses later, of a finished run, of a dry run."""
+    asked, _ = begun(images, tmp_path / "run")
+    before = [(tmp_path / "run" / name).read_bytes() for name in ("config.py", "command.json")]
+    for settings, error in (
+        (["train_cfg.batch_sise=4"], "did you mean 'batch_size'"),
+        (["train_cfg.num_step=4"], "give either num_epoch or num_step"),
+        (["train_cfg.batch_size=99"], "only 8 images"),
+        (["train_cfg.batch_size"], "write it as key.key=VALUE"),
+    ):
+        changed = dataclasses.replace(asked, settings=settings)
+        with pytest.raises(UserError, match=error), requested_config(changed):
+            raise UserError("only 8 images")  # as the loop, before it takes up the run
+    for writes in (True, False):
+        changed = dataclasses.replace(asked, settings=["train_cfg.num_epoch=4"])
+        with requested_config(changed, writes) as config:
+            assert config["train_cfg"]["num_epoch"] == 4
+            held = load_config(tmp_path / "run/config.py")["train_cfg"]["num_epoch"]
+            assert held == (4 if writes else 2)
+    assert before == [
+        (tmp_path / "run" / name).read_bytes() for name in ("config.py", "command.json")
+    ]
+    assert "as this run began, now with train_cfg.num_epoch=4\n" in capsys.readouterr().out
+
+
+def test_a_network_that_was_set_is_not_left_out_by_mistake(images, tmp_path):
+    settings = ["backbone_cfg.name=resnet34", "train_cfg.batch_size=4"]
+    asked, _ = begun(images, tmp_path / "run", settings=settings)
+    refused = pytest.raises(UserError, match=r"began with --set \S+=resnet34, which is not")
+    with refused, requested_config(dataclasses.replace(asked, settings=settings[1:])):
+        pass
+
+
+def advised(line: str) -> list[str]:
+    """The --set that an error's line advises for the same command."""
+    return re.search(r"the same command with (--set \S+(?: \w+(?:\.\w+)+=\w+)*)", line)[1].split()
+
+
+def test_a_run_that_a_broken_image_ends_goes_on_as_its_error_says(images, tmp_path, capsys):
+    folder = tmp_path / "mine"
+    shutil.copytree(images, folder)
+    file = folder / "tile_005.jpg"
+    file.write_bytes(file.read_bytes()[:700])
+    flags = ["--images", folder, "--output", tmp_path / "run", "--preset", "small", "--epochs", 2]
+    assert command("train.py", None, tmp_path, *flags, "--set", *SETS) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{file}: is truncated; replace or remove it, or pass over it: the same command" in line
+    assert command("train.py", None, tmp_path, *flags, "--set", *SETS, *advised(line)) == 0
+    said = capsys.readouterr().out
+    assert "as this run began, now with train_cfg.train_data.on_bad_image=skip" in said
+    assert f"skipped, cannot be read: {file} (1 so far)" in said
+    assert (
+        'config["train_cfg"]["train_data"]["on_bad_image"] = "skip"'
+        in (tmp_path / "run/config.py").read_text()
+    )
+
+
+def test_a_run_that_full_memory_ends_goes_on_as_its_error_says(
+    images, tmp_path, monkeypatch, capsys
+):
+    from SSLRemoteSensing.models.pretext import PretextNet
+
+    forward, calls = PretextNet.forward, []
+
+    def fail_at_second(self, batch):
+        calls.append(len(batch["anchor"]))
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(self, batch)
+
+    monkeypatch.setattr(PretextNet, "forward", fail_at_second)
+    flags = ["--images", images, "--output", tmp_path / "run", "--preset", "small", "--epochs", 2]
+    flags += ["--set", *SETS[1:], "train_cfg.log.vis_step=0"]
+    assert command("train.py", None, tmp_path, *flags) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: train_cfg.batch_size=8: a step needs more memory than there is")
+    assert command("train.py", None, tmp_path, *flags, *advised(line)) == 0
+    assert "going on from" in capsys.readouterr().out
+    assert calls == [8, 8, 4, 4]  # the second epoch in halves
 
 
 def test_an_edited_config_is_what_goes_on(images, tmp_path, capsys):
