@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import struct
 import subprocess
@@ -120,6 +121,58 @@ def test_a_sound_pretraining_run_gets_0_and_nothing_is_written(run, pretext_conf
     assert re.search(r"12 of 12 steps are left, [\d.]+ h", done.stdout)
     assert "nothing would fail: 0 to mend" in done.stdout
     assert not (tmp_path / "run").exists()
+
+
+def test_images_without_a_config_file_are_examined_as_pretraining_plans_them(
+    own, tmp_path, monkeypatch
+):
+    """What it says to run next is run; nothing is written but the folder that is asked for."""
+    monkeypatch.chdir(tmp_path)
+    truncate(own / "images/tile_003.jpg")
+    (own / "images/tile_009.jpg").write_bytes(b"")
+    flags = ["--images", own / "images", "--preset", "small", "--epochs", 2, "--bands", 3, 2, 1]
+    flags += ["--set", "train_cfg.device=cpu", "train_cfg.batch_size=4"]
+    skip, before = "train_cfg.train_data.on_bad_image=skip", set(tmp_path.rglob("*"))
+    done = call("tools/doctor.py", None, tmp_path, *flags)
+    assert done.returncode == 2
+    assert "tile_009.jpg: is empty; replace or remove it, or pass over it: the same" in done.stderr
+    assert set(tmp_path.rglob("*")) == before
+    done = call("tools/doctor.py", None, tmp_path, *flags, skip, "--output", "findings")
+    assert done.returncode == 1, done.stderr  # more than one in a hundred
+    assert "length: 2 epochs of 6 steps" in done.stdout
+    assert listed_files(tmp_path / "findings") == ["tile_003.jpg", "tile_009.jpg"]
+    assert "  checkpoints_path=RUN: will be made" in done.stdout
+    exclude = "train_cfg.train_data.exclude=findings/exclude.txt"
+    done = call("tools/doctor.py", None, tmp_path, *flags, exclude, "--run", "my run")
+    assert done.returncode == 0, done.stdout
+    assert "train: all 22 images can be read" in done.stdout
+    assert set(tmp_path.rglob("*")) - before == {
+        tmp_path / name for name in ("findings", "findings/exclude.txt", "findings/doctor.json")
+    }
+    (following,) = [x for x in done.stdout.splitlines() if x.startswith("next: ")]
+    words = shlex.split(following)[3:]
+    assert words[2:4] == ["--output", "my run"]
+    done = call("train.py", None, tmp_path, *words, "--dry_run")
+    assert done.returncode == 0, done.stderr
+    assert "22 images, 5 steps of 4 an epoch, 10 steps in all" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("", "--config_file or --images: give one of them"),
+        ("--preset small", "--preset: goes with --images, which is not given"),
+        ("--images x --config_file y", "--config_file: does not go with --images"),
+        ("--images x --backbone random", "--backbone: does not go with --images"),
+        ("--images x --log_path y", "--log_path: does not go with --images"),
+        ("--images none", "--images none: no such file or folder"),
+    ],
+)
+def test_a_mistake_in_the_doctor_s_flags_is_one_line(tmp_path, flags, said):
+    done = call("tools/doctor.py", None, tmp_path, *flags.split())
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {said}")
 
 
 def test_a_sound_fine_tuning_run_gets_0_and_no_label_is_checked_twice(

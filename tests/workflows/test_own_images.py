@@ -70,6 +70,27 @@ def test_beside_labels_only_the_images_are_taken(folder, tmp_path):
         look(folder, tmp_path)
 
 
+def test_images_that_cannot_be_read_are_counted_passed_over_or_left_out(folder, tmp_path):
+    broken = [folder / "a1.png", folder / "a3.png"]
+    for file in broken:
+        file.write_bytes(b"")
+    remedy = r"or pass over it: the same command with --set train_cfg\S+=skip"
+    with pytest.raises(
+        UserError, match=f"2 of 5 looked at cannot be read, first .*a1.png.*{remedy}"
+    ):
+        look(folder, tmp_path)
+    assert look(folder, tmp_path, skips=True).count == 5  # which the run then passes over
+    listed = tmp_path / "exclude.txt"
+    listed.write_text("\n".join(map(str, broken)))
+    assert look(folder, tmp_path, exclude=str(listed)).count == 3
+    files = [*folder.iterdir()] + [draw(tmp_path / "other/b.png")]
+    assert look(files, tmp_path, exclude=str(listed)).count == 4
+    for skips in (True, False):  # and what cannot help is not advised
+        with pytest.raises(UserError) as told:
+            look(broken, tmp_path, skips=skips)
+        assert "or pass over" not in str(told.value)
+
+
 def test_a_pattern_a_list_and_files(folder, tmp_path):
     images = look(f"{folder}/a[01].png", tmp_path)
     assert (images.data_path, images.data_format, images.count) == (str(folder), "a[01].png", 2)
