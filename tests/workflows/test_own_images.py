@@ -83,7 +83,7 @@ def test_images_that_cannot_be_read_are_counted_passed_over_or_left_out(folder, 
     listed = tmp_path / "exclude.txt"
     listed.write_text("\n".join(map(str, broken)))
     assert look(folder, tmp_path, exclude=str(listed)).count == 3
-    files = [*folder.iterdir()] + [draw(tmp_path / "other/b.png")]
+    files = [*folder.iterdir(), draw(tmp_path / "other/b.png")]
     assert look(files, tmp_path, exclude=str(listed)).count == 4
     for skips in (True, False):  # and what cannot help is not advised
         with pytest.raises(UserError) as told:
