@@ -430,6 +430,22 @@ def test_the_same_command_may_set_what_the_loop_lets_change(images, tmp_path, se
     assert (tmp_path / "run/config.py").read_text().count("# As --set has it.") == 1
 
 
+def test_a_fine_tuning_changes_by_the_same_rule(tiles, tmp_path):
+    asked = FinetuningRequest(str(tiles), str(tmp_path / "run"), preset="quick")
+    with requested_config(asked):
+        (tmp_path / "run/latest.pth").touch()
+    changed = dataclasses.replace(asked, settings=["scoring_cfg.tta=True", *SETS])
+    with requested_config(changed) as config:
+        assert (config["scoring_cfg"]["tta"], config["train_cfg"]["device"]) == (True, "cpu")
+    for setting, said in (
+        ("decoder_cfg.name=LinearProbe", "its decoder_cfg.name is 'Decoder', now 'LinearProbe'"),
+        ("classes=['a', 'b']", r"its classes is .*, now \['a', 'b'\]"),
+    ):
+        changed = dataclasses.replace(asked, settings=[setting])
+        with pytest.raises(UserError, match=said), requested_config(changed):
+            pass
+
+
 def test_a_value_can_be_set_back(images, tmp_path):
     asked, _ = begun(images, tmp_path / "run", settings=["train_cfg.batch_size=4"])
     for number, value in enumerate((8, 4, 8)):
