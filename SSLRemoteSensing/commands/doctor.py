@@ -99,8 +99,5 @@ def own_words(args: argparse.Namespace) -> list[str]:
     words = ["--images", *args.images, "--output", args.run]
     for name in OWN:
         if (given := getattr(args, name)) is not None:
-            first, *rest = map(str, given if isinstance(given, list) else [given])
-            is_like_flag = first.startswith("-")
-            words += [f"--{name}={first}"] if is_like_flag else [f"--{name}", first]
-            words += rest
+            words += [f"--{name}", *map(str, given if isinstance(given, list) else [given])]
     return words

@@ -41,6 +41,6 @@ def compare_cards(old: dict, new: dict, path: Path, says: bool = True) -> None:
         refusals.append("distillation_head_cfg.teacher.pretrained is another file than it was")
     if refusals:
         raise UserError(
-            f"{path}: {', '.join(refusals)}; set another checkpoints_path for a new run, or the "
-            f"old value to go on"
+            f"{path}: {', '.join(refusals)}; set another checkpoints_path (--output) for a new "
+            f"run, or the old value to go on"
         )

@@ -39,7 +39,7 @@ def locked(folder: Path) -> Iterator[None]:
     except locks.Taken as error:
         raise UserError(
             f"{folder}: another run is writing there ({error}); wait for it, or set another "
-            f"checkpoints_path"
+            f"checkpoints_path (--output)"
         ) from error
     try:
         for pattern in (".*.part", ".writable.*", ".shared.*"):  # of files that were being written
@@ -147,7 +147,7 @@ def read_state(path: Path, is_complete: bool = True) -> dict:
         reason = "is of an earlier version of the code" if earlier else "is no checkpoint of a run"
         raise UserError(
             f"{path}: {reason}, lacks {', '.join(sorted(missing))}; move it away or set another "
-            f"checkpoints_path"
+            f"checkpoints_path (--output)"
         )
     if state.pop("pending", False) and is_complete:  # at version 1, where the disk was full
         raise checkpoints.Damaged(f"{path}: other files of its epoch could not be written")

@@ -19,8 +19,8 @@ from SSLRemoteSensing.training.meters import STOPPED
 from SSLRemoteSensing.training.schedules import OPTIMIZERS
 from SSLRemoteSensing.training.settings import LoopSettings
 
-# How torch says of a CPU and of MPS, for which it has no error of its own, that memory is full.
-FULL = re.compile("can't allocate memory|out of memory")
+# How torch says of a CPU, of MPS and for cuDNN and cuBLAS that memory is full.
+FULL = re.compile("can't allocate memory|out of memory|_STATUS_ALLOC_FAILED")
 CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # modes of torch.compile
 
 
@@ -199,7 +199,7 @@ class TrainStep:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{source}: is of another network or optimizer than the config's ({reason}); "
-                f"set another checkpoints_path or the old config"
+                f"set another checkpoints_path (--output) or the old config"
             ) from error
         for group, settings in zip(self.optimizer.param_groups, ours, strict=True):
             # The moments are the checkpoint's; rate, decay and the like are the config's.

@@ -172,6 +172,8 @@ def test_a_worker_that_is_killed_is_told_in_one_line(pretext_config, tmp_path, w
          "command with --set train_cfg.batch_size=4 train_cfg.accumulate_steps=4, or with half "),
         (6, RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7"),
          "--set train_cfg.batch_size=3 train_cfg.accumulate_steps=4"),
+        (7, RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"),
+         "--set train_cfg.batch_size=3 train_cfg.accumulate_steps=4"),
         (5, RuntimeError("MPS backend out of memory"), "there is; take smaller images"),
         (6, RuntimeError("shapes do not fit"), None),
         (6, RuntimeError("Caught RuntimeError in DataLoader worker process 0. can't allocate "

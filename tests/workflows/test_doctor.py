@@ -131,6 +131,7 @@ def test_images_without_a_config_file_are_examined_as_pretraining_plans_them(
     truncate(own / "images/tile_003.jpg")
     (own / "images/tile_009.jpg").write_bytes(b"")
     flags = ["--images", own / "images", "--preset", "small", "--epochs", 2, "--bands", 3, 2, 1]
+    flags += ["--scale", -10, 255]
     flags += ["--set", "train_cfg.device=cpu", "train_cfg.batch_size=4"]
     skip, before = "train_cfg.train_data.on_bad_image=skip", set(tmp_path.rglob("*"))
     done = call("tools/doctor.py", None, tmp_path, *flags)
