@@ -138,26 +138,36 @@ def ground_size(
 
 
 def pixel_on_ground(place: Place, shape: tuple[int, int]) -> tuple[float, float] | None:
-    """Height and width in metres of the pixel in the middle of an image of (height, width), on the
-    ground of the WGS 84 ellipsoid: also of a map in degrees, in feet, or stretched as Web Mercator.
-    None where the CRS does not tell it."""
+    """Height and width in metres of the pixel in the middle of an image of (height, width), see
+    `sides_on_ground`; None where the CRS does not tell them."""
+    sides = sides_on_ground(place, shape)
+    if sides is None:
+        return None
+    down, right = (float(np.hypot(*side)) for side in sides)
+    return down, right
+
+
+def sides_on_ground(place: Place, shape: tuple[int, int]) -> np.ndarray | None:
+    """The sides of the pixel in the middle of an image of (height, width), down and to the right,
+    as vectors (east, north) in metres, float64 (2, 2), on the ground of the WGS 84 ellipsoid: also
+    of a map in degrees, in feet, or stretched as Web Mercator. None where the CRS does not tell
+    them."""
     from rasterio.crs import CRS
 
     # Some pixels apart: of neighbours in degrees, few digits of the difference would be left.
     steps, middle = [min(100, length) for length in shape], [length / 2 for length in shape]
-    offsets = np.array([(-0.5, 0), (0.5, 0), (0, -0.5), (0, 0.5)]) * steps + middle
+    offsets = np.array([(-0.5, 0), (0.5, 0), (0, -0.5), (0, 0.5)]) * np.repeat(steps, 2)[:, None]
+    offsets += middle
     points = np.reshape(place.transform, (3, 3)) @ [offsets[:, 1], offsets[:, 0], np.ones(4)]
     points = reprojected_points(points[:2], place.crs, CRS.from_epsg(4326))
     if not np.isfinite(points).all():
         return None
     up, down, left, right = points.T
     latitude = np.radians(points[1].mean())
-    metres = [
-        float(np.linalg.norm(metres_apart(a, b, latitude))) / step
-        for (a, b), step in zip(((up, down), (left, right)), steps, strict=True)
-    ]
-    is_known = all(0 < length < np.inf for length in metres)
-    return (metres[0], metres[1]) if is_known else None
+    pairs = zip(((up, down), (left, right)), steps, strict=True)
+    sides = np.array([np.divide(metres_apart(a, b, latitude), step) for (a, b), step in pairs])
+    lengths = np.hypot(*sides.T)
+    return sides if ((lengths > 0) & (lengths < np.inf)).all() else None
 
 
 def metres_apart(a: np.ndarray, b: np.ndarray, latitude: float) -> tuple[float, float]:

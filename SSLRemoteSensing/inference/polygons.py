@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from SSLRemoteSensing.core.classes import IGNORE
+from SSLRemoteSensing.data.places import SAME_SIZE, Place, sides_on_ground
 from SSLRemoteSensing.inference.writer import quiet, writing
-
-METRES = 111_320.0  # a degree of latitude
 
 
 def write_polygons(
@@ -47,20 +46,20 @@ def write_polygons(
     from rasterio.features import shapes, sieve
 
     with quiet(), rasterio.open(map_file) as source:
-        crs, transform, unit = source.crs, source.transform, metres_of_pixel(source)
+        crs, transform, unit = source.crs, source.transform, area_of_pixel(source)
         if transform.is_identity:  # no place: pixels, the first row on top
             crs, transform = None, rasterio.Affine(1, 0, 0, 0, -1, 0)
         values = source.read(1)
     valid = values != IGNORE
     mask = None if valid.all() else valid
-    pixels = int(np.ceil(min_area / (unit[0] * unit[1])))
+    pixels = int(np.ceil(min_area / unit))
     if pixels > 1:
         values = sieve(values, pixels, mask=mask, connectivity=4)
     features = list(shapes(values, mask=mask, connectivity=4))  # corners in pixels, whole numbers
     numbers = np.array([value for _, value in features], np.int64)
     regions = shapely.from_geojson([json.dumps(shape) for shape, _ in features])
-    areas = shapely.area(regions) * unit[0] * unit[1]
-    tolerance = 1.0 if simplify is None else simplify / float(np.sqrt(unit[0] * unit[1]))
+    areas = shapely.area(regions) * unit
+    tolerance = 1.0 if simplify is None else simplify / unit**0.5
     if tolerance > 0 and len(regions):
         # A corner where three regions meet is a point of all three outlines only if all sides are
         # cut to pixels; then they are the same lines, and are simplified alike.
@@ -89,17 +88,19 @@ def write_polygons(
     return len(outlines)
 
 
-def metres_of_pixel(source) -> tuple[float, float]:
-    """Width and height of a pixel in metres; 1 by 1 where it has no place.
+def area_of_pixel(source) -> float:
+    """Area of a pixel in square metres on the ground, measured in the middle of an open file; 1
+    where it has no place, or where its CRS tells no metres.
 
-    In degrees it is that of the scene's middle.
+    A map is taken at its word where its metres are those of the ground to within 1 %, as in UTM:
+    areas are then those of its coordinates to the last digit.
     """
     if source.crs is None or source.transform.is_identity:
-        return 1.0, 1.0
-    a, b, _, d, e, _ = source.transform[:6]
-    along, across = np.hypot(a, d), abs(a * e - b * d) / np.hypot(a, d)
-    if source.crs.is_geographic:
-        _, latitude = source.xy(source.height // 2, source.width // 2)
-        return along * METRES * np.cos(np.radians(latitude)), across * METRES
-    factor = source.crs.linear_units_factor[1] if source.crs.is_projected else 1.0
-    return along * factor, across * factor
+        return 1.0
+    metres = source.crs.linear_units_factor[1] if source.crs.is_projected else 1.0
+    stated = abs(source.transform.determinant) * metres**2
+    sides = sides_on_ground(Place(source.transform, source.crs), source.shape)
+    if sides is None:
+        return 1.0 if source.crs.is_geographic else stated
+    on_ground = float(abs(np.linalg.det(sides)))
+    return stated if 1 / SAME_SIZE <= (on_ground / stated) ** 0.5 <= SAME_SIZE else on_ground

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import rasterio
 from mapped import CLASSES, PLACE, draw, mapped, network, read, write
+from rasterio import warp
 from rasterio.features import rasterize
 
 pyogrio = pytest.importorskip("pyogrio")
@@ -105,6 +106,46 @@ def test_areas_are_square_metres_in_degrees_and_pixels_without_coordinates(tmp_p
         _, regions, fields = opened(tmp_path / "a.gpkg")
         assert fields["area"].tolist() == pytest.approx([400 * area], rel=0.01)
     assert regions[0].bounds == (0, -20, 20, 0)
+
+
+MERCATOR = rasterio.Affine(0.5, 0, 1_336_000, 0, -0.5, 8_399_738)  # 60 degrees north
+TURNED = rasterio.Affine(6e-6, -3e-6, 12, -3e-6, -4e-6, 60)  # and its pixels are no rectangles
+FEET = rasterio.Affine(2, 0, 1e6, 0, -2, 2e5)
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [("EPSG:3857", MERCATOR), ("EPSG:4326", TURNED), ("EPSG:2263", FEET)],
+    ids=["Web Mercator", "degrees", "feet"],
+)
+def test_areas_are_those_on_the_ground(tmp_path, crs, transform):
+    values = np.zeros((64, 80), np.uint8)
+    values[10:16, 20:26] = 1  # 36 pixels
+    write(tmp_path / "map.tif", values[None], nodata=255, crs=crs, transform=transform)
+    corners = np.array([(0, 80, 80, 0, 40), (0, 0, 64, 64, 32), (1, 1, 1, 1, 1)])
+    *corners, (x, y) = (np.reshape(transform, (3, 3)) @ corners)[:2].T
+    (longitude,), (latitude,) = warp.transform(crs, "EPSG:4326", [x], [y])
+    equal_area = f"+proj=laea +lat_0={latitude} +lon_0={longitude} +ellps=WGS84"
+    xs, ys = warp.transform(crs, equal_area, *np.transpose(corners))
+    pixel = shapely.Polygon(zip(xs, ys, strict=True)).area / (64 * 80)
+    write_polygons(tmp_path / "map.tif", tmp_path / "a.gpkg", "a", CLASSES)
+    _, _, fields = opened(tmp_path / "a.gpkg")
+    assert sorted(fields["area"]) == pytest.approx([36 * pixel, 5084 * pixel], rel=5e-4)
+    for pixels, kept in ((35.5, 2), (36.5, 1)):
+        least = pixels * pixel
+        number = write_polygons(tmp_path / "map.tif", tmp_path / "a.gpkg", "a", CLASSES, least)
+        assert number == kept
+
+
+def test_outlines_move_by_metres_of_the_ground(tmp_path):
+    """Half a metre of Web Mercator is a quarter on the ground, at 60 degrees north."""
+    values = (np.random.default_rng(0).normal(size=(64, 64)).cumsum(0).cumsum(1) > 0)[None]
+    mercator, counts = dict(crs="EPSG:3857", transform=MERCATOR), []
+    for place, simplify in ((mercator, 0.75), ({}, 3.0), ({}, 1.5)):
+        write(tmp_path / "map.tif", values.astype(np.uint8), nodata=255, **place)
+        write_polygons(tmp_path / "map.tif", tmp_path / "a.gpkg", "a", CLASSES, simplify=simplify)
+        counts.append(shapely.get_num_coordinates(opened(tmp_path / "a.gpkg")[1]).sum())
+    assert abs(counts[0] - counts[1]) < 0.1 * (counts[2] - counts[1])
 
 
 def test_an_empty_map_gives_an_empty_layer(tmp_path):
