@@ -34,7 +34,8 @@ def flags() -> Flags:
     add("--output", required=True, metavar="PATH",
         help="a file (.tif, .png) for one scene, or a folder")
     add("--overwrite", action="store_true", help="replace files that are there")
-    add("--skip_existing", action="store_true", help="leave out scenes whose map is there")
+    add("--skip_existing", action="store_true", help="leave out scenes whose map is there, "
+        "whatever it was made with; not together with --overwrite")
     add = flags.add_argument_group("reading the scene").add_argument
     add("--allow_remote", action="store_true", help="scenes may be addresses (https://, s3://, "
         "gs://, az://, /vsicurl/...) that GDAL reads over the network")
@@ -87,7 +88,11 @@ def main() -> None:
     from SSLRemoteSensing.inference.mapper import MapSettings
     from SSLRemoteSensing.workflows.mapping import map_planned, plan_maps, print_outcome
 
-    message = "stopped; finished maps are kept, with --skip_existing the command goes on"
+    message = "stopped; finished maps are kept, "
+    if args.overwrite:  # of the maps that are there nothing tells which are new
+        message += "the same command makes all of them anew"
+    else:
+        message += "with --skip_existing the command goes on"
     with processes(), stoppable(message):
         outputs = (args.probabilities, args.preview, args.vectors)
         args.scale = read_scale(args.scale, takes_percentile=False)
@@ -99,5 +104,6 @@ def main() -> None:
         if failures and len(plan.outputs) == 1:
             sys.exit(2)
         again = sys.argv[1:] + ([] if args.skip_existing else ["--skip_existing"])
-        print_summary({"maps": args.output}, [this_command(again)] if failures else [])
+        goes_on = failures and not args.overwrite
+        print_summary({"maps": args.output}, [this_command(again)] if goes_on else [])
     sys.exit(1 if failures else 0)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from SSLRemoteSensing.core import distributed
 from SSLRemoteSensing.core.console import styled
+from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.machine import choose_device, choose_precision
 from SSLRemoteSensing.data.vectors import require_vectors
 from SSLRemoteSensing.inference.mapper import Mapped, MapSettings, map_scenes
@@ -38,8 +39,12 @@ def plan_maps(
     """What is made of the scenes that `inputs` name; arguments as the command's flags, see there.
 
     Raises:
-        UserError: no such scene, files that cannot be written or must not be replaced.
+        UserError: no such scene, files that cannot be written or must not be replaced; both
+            `skip_existing` and `overwrite`, as nothing tells a map that is to be replaced from one
+            that was made since.
     """
+    if skip_existing and overwrite:
+        raise UserError("--skip_existing, --overwrite: both are given; leave one of them out")
     if vectors is not None:
         require_vectors()
     outputs = plan_outputs(

@@ -128,6 +128,25 @@ def test_a_pattern_to_a_folder_and_one_bad_scene_does_not_stop_the_others(predic
     assert (tmp_path / "maps/a.tif").stat().st_mtime_ns == before
 
 
+def test_no_remedy_mixes_old_maps_with_new_ones(predict, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "maps").mkdir()
+    write(tmp_path / "in/a.tif", draw(64, 64), **PLACE)
+    (tmp_path / "in/b.tif").write_bytes(b"no image")
+    for name in "ab":
+        (tmp_path / f"maps/{name}.tif").write_bytes(b"an old map")
+    to_maps = ("--input", tmp_path / "in/*.tif", "--output", tmp_path / "maps")
+    code, out, err = predict(*to_maps, "--overwrite")
+    assert code == 1
+    assert "1 of 2 scenes are not mapped" in err
+    assert "next:" not in out
+    assert (tmp_path / "maps/b.tif").read_bytes() == b"an old map"
+    (tmp_path / "maps/b.tif").unlink()
+    code, out, err = predict(*to_maps, "--skip_existing")
+    assert (code, out.count("next:")) == (1, 1)
+    assert "--skip_existing" in out.rpartition("next:")[2]
+
+
 def test_mistakes_are_refused_in_one_line_before_any_work(predict, best, tmp_path):
     scene = write(tmp_path / "scene.tif", draw(64, 64), **PLACE)
     (tmp_path / "twin").mkdir()
@@ -156,6 +175,7 @@ def test_mistakes_are_refused_in_one_line_before_any_work(predict, best, tmp_pat
         ("one file for 2 scenes", "--input", scene, twin, "--output", out),
         ("is a file; name a folder", "--input", scene, "--output", tmp_path / "file"),
         ("cannot write there", "--input", scene, "--output", tmp_path / "file/map.tif"),
+        ("both are given; leave one", *to_map, "--overwrite", "--skip_existing"),
         ("--tile 8: must be", *to_map, "--tile", 8),
         ("--batch_size 0: must be", *to_map, "--batch_size", 0),
         ("--workers 0: must be", *to_map, "--workers", 0),
