@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from SSLRemoteSensing.core.errors import CannotWrite, UserError
@@ -31,9 +31,59 @@ def atomic(path: str | Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            reason = error.strerror or error
-            raise CannotWrite(f"{path}: cannot be written ({reason}); is the disk full?") from error
+            raise cannot_write(path, error) from error
         raise
+
+
+@contextlib.contextmanager
+def atomic_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Temporary files beside `paths` to write in the block. When all of them are on the disk they
+    get their names, the last one last: where that stands, all others do.
+
+    Where that fails nothing is left of them, and what was there before is still there until the
+    first has its name. What a kill leaves between the names is told by `is_half_named`.
+
+    Raises:
+        CannotWrite: the disk is full, say.
+    """
+    *others, last = paths
+    parts = [path.with_name(f".{path.name}.part") for path in paths]
+    ready = ready_file(last)
+    try:
+        yield parts
+        for part in parts:
+            flush(part)
+        os.replace(parts[-1], ready)
+        if others:  # an old file would vouch for them
+            last.unlink(missing_ok=True)
+        for path, part in zip(others, parts, strict=False):
+            os.replace(part, path)
+        os.replace(ready, last)
+        with contextlib.suppress(OSError):
+            for folder in {path.parent for path in paths}:
+                flush(folder)
+    except BaseException as error:
+        for path in [*(others if is_half_named(last) else ()), *parts, ready]:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise cannot_write(error.filename2 or last, error) from error
+        raise
+
+
+def is_half_named(last: Path) -> bool:
+    """Whether a run of `atomic_together` was killed before it could name its last file, `last`, so
+    that others may stand there that belong to none."""
+    return ready_file(last).exists() and not last.exists()
+
+
+def ready_file(last: Path) -> Path:
+    return last.with_name(f".{last.name}.ready")
+
+
+def cannot_write(path: str | Path, error: OSError) -> CannotWrite:
+    reason = error.strerror or error
+    return CannotWrite(f"{path}: cannot be written ({reason}); is the disk full?")
 
 
 def flush(path: Path) -> None:

@@ -18,7 +18,7 @@ from SSLRemoteSensing.core.bars import progress
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.console import styled
 from SSLRemoteSensing.core.errors import CannotWrite, UserError, one_line
-from SSLRemoteSensing.core.files import atomic
+from SSLRemoteSensing.core.files import atomic_together
 from SSLRemoteSensing.data.geotiff import open_tiff
 from SSLRemoteSensing.data.scale import Scale, checked_scale, up_to
 from SSLRemoteSensing.inference.georeference import keep_place, side_car, side_files
@@ -163,13 +163,11 @@ def map_scene(network: MapNetwork, outputs: Outputs, settings: MapSettings) -> M
             scene.second = stack.enter_context(open_tiff(outputs.scene, beside=True))
         remarks = scene.remarks()
         require_memory(scene, len(network.classes), settings)
-        # The map is made first, and takes its name last: where it stands, all others do.
-        finals = (outputs.map, outputs.probabilities, outputs.preview, outputs.vectors)
-        parts = [path and stack.enter_context(atomic(path)) for path in finals]
-        for path, part in zip(finals[:2], parts[:2], strict=True):
-            if path is not None:
+        parts = stack.enter_context(atomic_together(outputs.files))
+        hidden = outputs.renamed(parts)
+        for path, part in zip(outputs.files, parts, strict=True):
+            if part in (hidden.map, hidden.probabilities):
                 stack.enter_context(side_files(path, part))
-        hidden = Outputs(outputs.scene, *parts)
         # Of the file's blocks a row is kept, as windows begin anywhere in it.
         rows = settings.tile + (1 if scene.grid.is_own else 2) * scene.block[1] + BLOCK
         cache = SPARE + scene.row_bytes * min(rows, scene.height)

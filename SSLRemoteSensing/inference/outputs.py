@@ -10,7 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from SSLRemoteSensing.core.errors import UnreadableImage, UserError
-from SSLRemoteSensing.core.files import make_folder
+from SSLRemoteSensing.core.files import is_half_named, make_folder
 from SSLRemoteSensing.data.file_lists import is_hidden, is_image, match_paths
 from SSLRemoteSensing.data.geotiff import open_tiff
 from SSLRemoteSensing.data.remote import is_remote, remote_name, require_allowed
@@ -34,6 +34,12 @@ class Outputs:
         """The map last: where it stands under its name, all others do."""
         others = (self.probabilities, self.preview, self.vectors)
         return [*(path for path in others if path is not None), self.map]
+
+    def renamed(self, files: Sequence[Path]) -> "Outputs":
+        """These with other names for `files`, in that order."""
+        names = dict(zip(self.files, files, strict=True))
+        others = (self.probabilities, self.preview, self.vectors)
+        return Outputs(self.scene, names[self.map], *(path and names[path] for path in others))
 
     def flag(self, path: Path) -> str:
         """The flag that one of the files goes by."""
@@ -158,10 +164,10 @@ def parts_of(scene: Path) -> list[Path]:
 
 
 def require_absent(plan: Sequence[Outputs]) -> None:
-    """Raise a `UserError` where a file would be replaced."""
+    """Raise a `UserError` where a file would be replaced that no killed run left half named."""
     for outputs in plan:
         for path in outputs.files:
-            if path.exists():
+            if path.exists() and not is_half_named(outputs.map):
                 raise UserError(
                     f"{outputs.flag(path)} {path}: is there already; name another one, or pass "
                     f"--overwrite to replace it"

@@ -174,6 +174,7 @@ def predict(
     preview: bool = False,
     vectors: AnyPath | None = None,
     overwrite: bool = False,
+    skip_existing: bool = False,
     settings: MapSettings | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -186,6 +187,8 @@ def predict(
         output: a file for one scene, or a folder.
         probabilities, preview, vectors: what else is written, as the flags of tools/predict.py.
         overwrite: replace files that are there.
+        skip_existing: leave out scenes whose map is there, whatever it was made with: a call that
+            was stopped goes on.
         settings: how the network is applied, `MapSettings(tile=1024, tta=True)` say.
 
     Raises:
@@ -195,7 +198,7 @@ def predict(
     applied = settings or MapSettings()
     plan = plan_maps(
         paths(scenes), os.fspath(output), probabilities, preview, polygons,
-        skip_existing=False, overwrite=overwrite, allow_remote=applied.allow_remote,
+        skip_existing, overwrite, allow_remote=applied.allow_remote,
     )  # fmt: skip
     errors = [
         line

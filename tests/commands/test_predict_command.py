@@ -18,6 +18,7 @@ from conftest import ROOT
 from mapped import CLASSES, PALETTE, PLACE, damaged, draw, read, write
 from preloaded import python
 
+import SSLRemoteSensing as sslrs
 from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.errors import run_command
 from SSLRemoteSensing.inference.network import open_network
@@ -228,6 +229,24 @@ def test_a_file_that_is_there_is_replaced_only_where_the_flag_says_so(predict, t
     assert predict(*command, "--overwrite")[0] == 0
     assert file.read_bytes() != b"of someone"
     assert "--overwrite" in refused(predict(*command))  # a map of its own no less
+
+
+def test_what_a_kill_between_two_names_left_is_replaced(predict, best, tmp_path):
+    """But nothing that stands beside a map which was not yet ready then."""
+    scene = write(tmp_path / "scene.tif", draw(64, 80), **PLACE)
+    command = ["--input", scene, "--output", tmp_path / "m.tif", "--vectors", tmp_path / "m.gpkg"]
+    for hidden in (".m.tif.part", ".m.tif.ready"):
+        (tmp_path / hidden).write_bytes(b"of a run that was killed")
+        (tmp_path / "m.gpkg").write_bytes(b"of it, or of someone")
+        if hidden.endswith(".part"):
+            assert "is there already" in refused(predict(*command))
+    assert predict(*command, "--skip_existing")[0] == 0
+    assert names(tmp_path) == ["m.gpkg", "m.tif", "scene.tif"]
+    assert (tmp_path / "m.gpkg").read_bytes()[:6] == b"SQLite"
+    (tmp_path / "m.gpkg").unlink()
+    asked = dict(vectors=tmp_path / "m.gpkg", device="cpu", skip_existing=True)
+    assert sslrs.predict(best, scene, tmp_path / "m.tif", **asked) == [tmp_path / "m.tif"]
+    assert names(tmp_path) == ["m.tif", "scene.tif"]  # the map is there: nothing was made
 
 
 def test_an_export_maps_as_its_checkpoint_does(predict, best, tmp_path, monkeypatch, capsys):
