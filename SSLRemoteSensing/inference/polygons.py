@@ -2,10 +2,12 @@
 
 import io
 import json
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from SSLRemoteSensing.core.classes import IGNORE
@@ -24,12 +26,12 @@ def write_polygons(
 ) -> int:
     """Write the regions of the map at `map_file` to `target`, a GeoPackage; how many there are.
 
-    Regions hang together by pixels that share a side. Those below `min_area` go to their largest
-    neighbour before (GDAL's sieve), so that no hole is left; one that lies alone in what has no
-    data stays. Then outlines are simplified all at once, so that neighbours keep one border.
+    Regions hang together by pixels that share a side. Those below `min_area` go to a neighbour
+    before, see `without_small`, so that no hole is left. Then outlines are simplified all at once,
+    so that neighbours keep one border.
 
-    Takes memory for the whole map (a byte a pixel, two where some have no data) and about 16 bytes
-    for each pixel side that is a border, several times over.
+    Takes memory for the whole map (a byte a pixel, two where some have no data, about fifteen more
+    for `min_area`) and about 16 bytes for each pixel side that is a border, several times over.
 
     Args:
         min_area: in square metres; in pixels where the scene has no coordinate system.
@@ -43,7 +45,7 @@ def write_polygons(
     import pyogrio
     import rasterio
     import shapely
-    from rasterio.features import shapes, sieve
+    from rasterio.features import shapes
 
     with quiet(), rasterio.open(map_file) as source:
         crs, transform, unit = source.crs, source.transform, area_of_pixel(source)
@@ -52,9 +54,9 @@ def write_polygons(
         values = source.read(1)
     valid = values != IGNORE
     mask = None if valid.all() else valid
-    pixels = int(np.ceil(min_area / unit))
-    if pixels > 1:
-        values = sieve(values, pixels, mask=mask, connectivity=4)
+    pixels = math.ceil(min(min_area / unit, values.size + 1))
+    if pixels > 1 and valid.any():
+        values = without_small(values, valid, pixels)
     features = list(shapes(values, mask=mask, connectivity=4))  # corners in pixels, whole numbers
     numbers = np.array([value for _, value in features], np.int64)
     regions = shapely.from_geojson([json.dumps(shape) for shape, _ in features])
@@ -86,6 +88,37 @@ def write_polygons(
     with writing(target):
         target.write_bytes(file.getbuffer())
     return len(outlines)
+
+
+def without_small(values: np.ndarray, valid: np.ndarray, pixels: int) -> np.ndarray:
+    """A map of classes, uint8 (H, W), whose regions of fewer than `pixels` pixels have the class of
+    their largest neighbour. Where all that hang together are as small, they have the class that
+    most of their pixels have: such a region stays only alone in what is not `valid`.
+    """
+    from rasterio.features import sieve
+
+    mask = None if valid.all() else valid
+    # GDAL gives a region to no neighbour that is itself too small, as all are in speckle: they grow
+    # step by step.
+    size, largest = 2, min(pixels, values.size - 1)
+    while size <= largest:
+        sieved = sieve(values, size, mask=mask, connectivity=4)
+        if size == largest and np.array_equal(sieved, values):
+            break
+        values, size = sieved, min(2 * size, largest)
+    count, islands = cv2.connectedComponents(valid.astype(np.uint8), connectivity=4)
+    classes, is_small = np.unique(values[valid]), np.ones(count, bool)
+    counts = np.zeros((len(classes), count), np.int64)
+    for row, number in zip(counts, classes, strict=True):
+        own = (values == number) & valid
+        row += np.bincount(islands[own], minlength=count)
+        _, regions, stats, _ = cv2.connectedComponentsWithStats(
+            own.astype(np.uint8), connectivity=4
+        )
+        is_large = stats[:, cv2.CC_STAT_AREA] >= pixels
+        is_small[islands[is_large[regions] & own]] = False
+    small = is_small[islands] & valid
+    return np.where(small, classes[counts.argmax(0)][islands], values)
 
 
 def area_of_pixel(source) -> float:

@@ -5,14 +5,14 @@ import pytest
 import rasterio
 from mapped import CLASSES, PLACE, draw, mapped, network, read, write
 from rasterio import warp
-from rasterio.features import rasterize
+from rasterio.features import rasterize, shapes
 
 pyogrio = pytest.importorskip("pyogrio")
 shapely = pytest.importorskip("shapely")
 
 from SSLRemoteSensing.core.errors import UserError  # noqa: E402
 from SSLRemoteSensing.data.vectors import require_vectors  # noqa: E402
-from SSLRemoteSensing.inference.polygons import write_polygons  # noqa: E402
+from SSLRemoteSensing.inference.polygons import without_small, write_polygons  # noqa: E402
 
 
 def opened(path) -> tuple[dict, np.ndarray, dict]:
@@ -85,6 +85,51 @@ def test_small_regions_go_to_their_neighbour_and_leave_no_hole(scene, tmp_path):
     assert min(every["area"]) == 0.25  # a pixel
     assert min(fields["area"]) >= 5
     assert fields["area"].sum() == pytest.approx((found != 255).sum() * 0.25)
+
+
+def regions_of(values, valid) -> list[np.ndarray]:
+    """The regions of a map, bool (H, W) each, by the library's polygons."""
+    found = shapes(values, mask=valid, connectivity=4)
+    return [rasterize([shape], values.shape, dtype="uint8") > 0 for shape, _ in found]
+
+
+def neighbours_of(region) -> np.ndarray:
+    wide = np.pad(region, 1)
+    sides = wide[:-2, 1:-1], wide[2:, 1:-1], wide[1:-1, :-2], wide[1:-1, 2:]
+    return np.logical_or.reduce(sides) & ~region
+
+
+WHOLE = np.ones((36, 44), bool)
+ISLANDS = np.kron(np.random.default_rng(2).integers(0, 2, (9, 11)), np.ones((4, 4))) > 0
+
+
+@pytest.mark.parametrize("valid", [WHOLE, ISLANDS], ids=["whole", "islands"])
+@pytest.mark.parametrize("pixels", [2, 7, 60, WHOLE.size - 1, WHOLE.size, 9999])
+@pytest.mark.parametrize("kind", ["speckle", "checkers"])
+def test_no_region_below_the_limit_has_a_neighbour(valid, pixels, kind):
+    """And what was large enough stays as it was."""
+    values = np.random.default_rng(0).integers(0, 3, WHOLE.shape).astype(np.uint8)
+    if kind == "checkers":
+        values = (np.indices(WHOLE.shape).sum(0) % 2).astype(np.uint8)
+    values[:14, :14] = 1
+    values[~valid] = 255
+    found = without_small(values, valid, pixels)
+    assert found.dtype == np.uint8
+    assert (found[~valid] == 255).all()
+    for region in regions_of(found, valid):
+        assert region.sum() >= pixels or not (neighbours_of(region) & valid).any()
+    for region in regions_of(values, valid):
+        assert region.sum() < pixels or np.array_equal(found[region], values[region])
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (1, 3), (1, 1)])
+@pytest.mark.parametrize("min_area", [1e3, 1e300])
+def test_a_scene_below_the_limit_is_one_polygon(tmp_path, shape, min_area):
+    values = np.where(np.arange(shape[1]) < shape[1] / 2, 2, 0).astype(np.uint8)
+    write(tmp_path / "map.tif", np.broadcast_to(values, (1, *shape)), nodata=255, **PLACE)
+    assert write_polygons(tmp_path / "map.tif", tmp_path / "a.gpkg", "a", CLASSES, min_area) == 1
+    _, _, fields = opened(tmp_path / "a.gpkg")
+    assert fields["name"].tolist() == ["tree"]
 
 
 def test_only_some_classes(scene, tmp_path):
