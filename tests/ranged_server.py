@@ -24,7 +24,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer()
 
     def answer(self) -> None:
-        file, data = self.folder / self.path.lstrip("/"), b""
+        file, data = self.folder / self.path.partition("?")[0].lstrip("/"), b""
         if not file.is_file():
             self.send_error(404)
             return

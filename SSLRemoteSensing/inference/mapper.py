@@ -24,7 +24,7 @@ from SSLRemoteSensing.data.scale import Scale, checked_scale, up_to
 from SSLRemoteSensing.inference.georeference import keep_place, side_car, side_files
 from SSLRemoteSensing.inference.grid import NATIVE, planes_of_scene
 from SSLRemoteSensing.inference.network import MapNetwork
-from SSLRemoteSensing.inference.outputs import Outputs
+from SSLRemoteSensing.inference.outputs import Outputs, public_path, scene_name, stem_of
 from SSLRemoteSensing.inference.polygons import write_polygons
 from SSLRemoteSensing.inference.preview import Preview
 from SSLRemoteSensing.inference.scene import InputScene
@@ -116,8 +116,8 @@ class Mapped:
         shares = ", ".join(f"{name} {count / max(1, valid):.1%}" for name, count in counts)
         empty = f"; no data {1 - valid / pixels:.1%}" if valid < pixels else ""
         lines = [
-            f"{self.outputs.scene}: {self.width} x {self.height}, {size:.2f} megapixels in "
-            f"{self.seconds:.1f} s, {size / self.seconds:.3g} megapixels a second",
+            f"{public_path(self.outputs.scene)}: {self.width} x {self.height}, "
+            f"{size:.2f} megapixels in {self.seconds:.1f} s, {size / self.seconds:.3g} megapixels a second",
             shares + empty,
             *self.remarks,
             ", ".join(map(str, reversed(self.outputs.files))),
@@ -179,10 +179,10 @@ def map_scene(network: MapNetwork, outputs: Outputs, settings: MapSettings) -> M
             remarks += keep_place(hidden.map, scene)
             if preview is not None:
                 shares = counts / max(1, counts.sum())
-                preview.draw(scene.path.name, network, shares, hidden.preview)
+                preview.draw(scene_name(scene.path), network, shares, hidden.preview)
             if hidden.vectors is not None:
                 limits = settings.min_area, settings.simplify, settings.vector_classes
-                target, layer = hidden.vectors, scene.path.stem
+                target, layer = hidden.vectors, stem_of(scene.path)
                 number = write_polygons(hidden.map, target, layer, network.classes, *limits)
                 remarks.append(f"{number} polygons")
                 if scene.transform is None and (scene.gcps or scene.rpcs):
@@ -200,7 +200,8 @@ def write_map(
     network: MapNetwork, scene: InputScene, outputs: Outputs, settings: MapSettings
 ) -> tuple[np.ndarray, Preview | None]:
     """Predict and write, strip by strip; how many pixels each class has, and the preview."""
-    classes, origin = network.classes, {"checkpoint": network.source, "scene": scene.path.name}
+    classes, name = network.classes, scene_name(scene.path)
+    origin = {"checkpoint": network.source, "scene": name}
     counts, grid = np.zeros(256, np.int64), scene.grid
     origin |= {} if grid.is_own else {"gsd": f"{grid.gsd:g}"}
     preview = None if outputs.preview is None else Preview(grid)
@@ -242,7 +243,7 @@ def write_map(
         parts = planes_of_strips(strips, with_shares)
     else:
         parts = planes_of_scene(strips, grid, with_shares)
-    bar = progress(outputs.scene.name, total=scene.height * scene.width, unit="px", unit_scale=True)
+    bar = progress(name, total=scene.height * scene.width, unit="px", unit_scale=True)
     # Closed from the last on: no more strips are asked for, what is at work ends, the files close.
     with ExitStack() as stack:
         tags = origin | {f"class_{index}": name for index, name in enumerate(classes)}

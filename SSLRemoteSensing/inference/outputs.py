@@ -122,9 +122,29 @@ def names_for(scenes: Sequence[Path], output: str, flag: str, endings: Sequence[
     return [target / f"{stem_of(scene)}{endings[0]}" for scene in scenes]
 
 
+def public_path(scene: Path) -> str:
+    """Where a scene lies; of an address without its query, which may hold a signature.
+
+    >>> public_path(Path("/vsicurl/https://host/a.tif?sig=ab/cd"))
+    '/vsicurl/https:/host/a.tif'
+    """
+    return str(scene).partition("?")[0] if is_remote(scene) else str(scene)
+
+
+def scene_name(scene: Path) -> str:
+    """The name of a scene's file in all that is made of it, see `public_path`."""
+    return Path(public_path(scene)).name
+
+
 def stem_of(scene: Path) -> str:
-    """What a scene is called; of an address without its query, which may hold a signature."""
-    return Path(scene.as_posix().partition("?")[0]).stem if is_remote(scene) else scene.stem
+    return Path(scene_name(scene)).stem
+
+
+def without_queries(text: str, scenes: Sequence[Path]) -> str:
+    """`text` without the queries of the addresses among `scenes`, see `public_path`."""
+    for scene in scenes:
+        text = text.replace(str(scene)[len(public_path(scene)) :], "")
+    return text
 
 
 def refuse_collisions(plan: Sequence[Outputs]) -> None:

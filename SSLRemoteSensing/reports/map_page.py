@@ -9,7 +9,7 @@ from pathlib import Path
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.inference.mapper import Mapped
 from SSLRemoteSensing.inference.network import MapNetwork
-from SSLRemoteSensing.inference.outputs import Outputs
+from SSLRemoteSensing.inference.outputs import Outputs, scene_name, without_queries
 from SSLRemoteSensing.reports.html import link, percent, write_page
 from SSLRemoteSensing.reports.run_report import NAME
 
@@ -55,7 +55,7 @@ def write_map_page(
             continue
         files = [path for path in reversed(outputs.files) if path.exists()]
         scene_map, preview = map_by_path.get(outputs.map), link(outputs.preview, page.parent).href
-        scene = {"name": outputs.scene.name, "preview": preview}
+        scene = {"name": scene_name(outputs.scene), "preview": preview}
         scene["rows"] = share_rows(scene_map, network.classes) if scene_map else []
         scenes.append(scene | {"files": [link(path, page.parent) for path in files]})
     report = checkpoint.with_name(NAME)
@@ -64,7 +64,7 @@ def write_map_page(
         "title": "Map of 1 scene" if len(scenes) == 1 else f"Maps of {len(scenes):,} scenes",
         "checkpoint": checkpoint,
         "report": link(report, page.parent).href if has_report else None,
-        "failures": failures,
+        "failures": [without_queries(text, [x.scene for x in plan]) for text in failures],
         "scenes": scenes,
         "colours": dict(zip(network.classes, network.palette, strict=True)),
     }

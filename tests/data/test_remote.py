@@ -27,9 +27,12 @@ from SSLRemoteSensing.data.images import read_header, read_image
 from SSLRemoteSensing.data.pretext import PretextDataset, PretextSettings
 from SSLRemoteSensing.data.remote import is_remote, remote_name
 from SSLRemoteSensing.data.vectors import open_layer
+from SSLRemoteSensing.inference import preview
+from SSLRemoteSensing.inference.mapper import MapSettings, map_scenes
 from SSLRemoteSensing.inference.outputs import find_scenes, plan_outputs
 from SSLRemoteSensing.preparation.polygons import list_images
 from SSLRemoteSensing.preparation.sources import list_files
+from SSLRemoteSensing.reports.map_page import write_map_page
 from SSLRemoteSensing.training.plan import make_plan
 from SSLRemoteSensing.training.sampler import load
 from SSLRemoteSensing.workflows.own_images import look_at_images
@@ -257,6 +260,30 @@ def test_a_map_is_called_as_its_scene_is_and_not_as_the_signature_of_the_address
     addresses = [f"https://host/{name}.tif?sig=ab%2Fcd/e%3D&se=2030" for name in ("a", "b")]
     plan = plan_outputs(find_scenes(addresses, allow_remote=True), f"{tmp_path}/maps/")
     assert [outputs.map.name for outputs in plan] == ["a.tif", "b.tif"]
+
+
+def test_nothing_that_is_made_of_a_scene_has_the_signature_of_its_address(
+    served, tmp_path, monkeypatch, capsys
+):
+    pyogrio = pytest.importorskip("pyogrio")
+    titles, query, net = [], "?sig=SECRET/ab%3D&se=2030", network()
+    draw_legend = preview.legend
+    monkeypatch.setattr(preview, "legend", lambda *x: (titles.append(x[0]), draw_legend(*x))[1])
+    addresses = [f"{served.address}/{name}.tif{query}" for name in ("scene", "none")]
+    scenes = find_scenes(addresses, allow_remote=True)
+    plan = plan_outputs(scenes, f"{tmp_path}/maps/", preview=True, vectors=f"{tmp_path}/maps/")
+    maps, failures = map_scenes(net, plan, MapSettings(tile=256, overlap=0))
+    assert (len(maps), len(failures)) == (1, 1)
+    assert "SECRET" not in capsys.readouterr().out
+    write_map_page(tmp_path / "maps/maps.html", Path("best.pth"), net, plan, maps, failures)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "maps").iterdir()}
+    assert {*files} == {"scene.tif", "scene.gpkg", "scene_preview.png", "maps.html"}
+    assert not [name for name, content in files.items() if b"SECRET" in content]
+    assert b"/none.tif: cannot be read" in files["maps.html"]
+    assert titles == ["scene.tif"]
+    with rasterio.open(tmp_path / "maps/scene.tif") as file:
+        assert file.tags()["scene"] == "scene.tif"
+    assert pyogrio.list_layers(tmp_path / "maps/scene.gpkg")[0, 0] == "scene"
 
 
 def test_a_machine_that_cannot_be_reached_is_an_unreadable_image(served):
