@@ -116,8 +116,8 @@ class Mapped:
         shares = ", ".join(f"{name} {count / max(1, valid):.1%}" for name, count in counts)
         empty = f"; no data {1 - valid / pixels:.1%}" if valid < pixels else ""
         lines = [
-            f"{public_path(self.outputs.scene)}: {self.width} x {self.height}, "
-            f"{size:.2f} megapixels in {self.seconds:.1f} s, {size / self.seconds:.3g} megapixels a second",
+            f"{public_path(self.outputs.scene)}: {self.width} x {self.height}, {size:.2f} "
+            f"megapixels in {self.seconds:.1f} s, {size / self.seconds:.3g} megapixels a second",
             shares + empty,
             *self.remarks,
             ", ".join(map(str, reversed(self.outputs.files))),

@@ -3,8 +3,10 @@
 The pictures are files beside the page, as those of many scenes would be too much for one file.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.inference.mapper import Mapped
@@ -14,6 +16,7 @@ from SSLRemoteSensing.reports.html import link, percent, write_page
 from SSLRemoteSensing.reports.run_report import NAME
 
 GENERATOR = b'<meta name="generator" content="SSLRemoteSensing">'  # as in page.html
+PICTURE = re.compile(r'<img src="([^"]*)"')  # as in maps.html
 
 
 def page_of(plan: Sequence[Outputs]) -> Path:
@@ -22,12 +25,23 @@ def page_of(plan: Sequence[Outputs]) -> Path:
     return first.with_name(f"{first.stem}_preview.html" if len(plan) == 1 else "maps.html")
 
 
-def require_own_page(page: Path) -> None:
-    """Raise a `UserError` where `page` is there and no page of ours."""
-    if page.exists() and not (page.is_file() and GENERATOR in page.read_bytes()[:1000]):
+def require_own_page(page: Path, plan: Sequence[Outputs]) -> None:
+    """Raise a `UserError` where `page` is there and no page of ours, or one that shows the map of
+    another scene than the new one of `plan` will."""
+    if not page.exists():
+        return
+    text = page.read_bytes() if page.is_file() else b""
+    if GENERATOR not in text[:1000]:
         raise UserError(
             f"--output {page}: is there already, and is not known to be a page of this command; "
             f"name another folder, or pass --overwrite"
+        )
+    pictures = {link(x.preview, page.parent).href for x in plan if x.preview is not None}
+    others = [x for x in PICTURE.findall(text.decode(errors="replace")) if x not in pictures]
+    if others:
+        raise UserError(
+            f"--output {page}: is there already and shows other maps, {unquote(others[0])} first; "
+            f"name another folder, or all scenes with --skip_existing, or pass --overwrite"
         )
 
 
@@ -36,12 +50,15 @@ def write_map_page(
     checkpoint: Path,
     network: MapNetwork,
     plan: Sequence[Outputs],
+    remaining: Sequence[Outputs],
     maps: Sequence[Mapped],
     failures: Sequence[str],
 ) -> str:
     """Write the page of all planned scenes that have a preview; a line that says where.
 
     Args:
+        remaining: those of `plan` that were to be mapped. What is there of one that was not is of
+            an earlier map, and not shown.
         maps: those that were made now; of the others the shares of the classes are not known.
         failures: the errors of scenes that could not be mapped.
 
@@ -51,7 +68,8 @@ def write_map_page(
     map_by_path = {scene_map.outputs.map: scene_map for scene_map in maps}
     scenes = []
     for outputs in plan:
-        if not outputs.preview.exists():
+        is_old = outputs in remaining and outputs.map not in map_by_path
+        if is_old or not outputs.preview.exists():
             continue
         files = [path for path in reversed(outputs.files) if path.exists()]
         scene_map, preview = map_by_path.get(outputs.map), link(outputs.preview, page.parent).href

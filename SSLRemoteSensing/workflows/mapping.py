@@ -55,7 +55,7 @@ def plan_maps(
     if not overwrite:
         require_absent(remaining)
         if page is not None:
-            require_own_page(page)
+            require_own_page(page, outputs)
     distributed.barrier()  # all have looked at what is there before one writes
     return MapPlan(outputs, remaining, page)
 
@@ -81,7 +81,8 @@ def map_planned(
     results = distributed.all_gather_object(map_scenes(network, plan.remaining, settings))
     if plan.page is not None and distributed.rank() == 0:
         mapped_scenes, errors = ([*itertools.chain(*parts)] for parts in zip(*results, strict=True))
-        print(write_map_page(plan.page, source, network, plan.outputs, mapped_scenes, errors))
+        scenes = plan.outputs, plan.remaining
+        print(write_map_page(plan.page, source, network, *scenes, mapped_scenes, errors))
     return results
 
 

@@ -127,6 +127,17 @@ def test_a_pattern_to_a_folder_and_one_bad_scene_does_not_stop_the_others(predic
     assert "2 of 3 scenes have their map already" in out
     assert names(tmp_path / "maps") == sorted([*made, "b.tif"])
     assert (tmp_path / "maps/a.tif").stat().st_mtime_ns == before
+    # The page of these is not made one of another scene alone, but one of all of them.
+    (tmp_path / "more").mkdir()
+    more = write(tmp_path / "more/d.tif", draw(64, 64), **PLACE)
+    second = write(tmp_path / "more/e.tif", draw(64, 64), **PLACE)
+    asked = ("--output", tmp_path / "maps", "--preview")
+    line = refused(predict("--input", more, second, *asked))
+    assert "maps.html: is there already and shows other maps, a_preview.png first" in line
+    code, *_ = predict("--input", pattern, more, second, *asked, "--skip_existing")
+    assert code == 0
+    page = (tmp_path / "maps/maps.html").read_text()
+    assert [f'src="{name}_preview.png"' in page for name in "acde"] == [True] * 4
 
 
 def test_no_remedy_mixes_old_maps_with_new_ones(predict, tmp_path):

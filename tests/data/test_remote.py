@@ -275,7 +275,7 @@ def test_nothing_that_is_made_of_a_scene_has_the_signature_of_its_address(
     maps, failures = map_scenes(net, plan, MapSettings(tile=256, overlap=0))
     assert (len(maps), len(failures)) == (1, 1)
     assert "SECRET" not in capsys.readouterr().out
-    write_map_page(tmp_path / "maps/maps.html", Path("best.pth"), net, plan, maps, failures)
+    write_map_page(tmp_path / "maps/maps.html", Path("best.pth"), net, plan, plan, maps, failures)
     files = {path.name: path.read_bytes() for path in (tmp_path / "maps").iterdir()}
     assert {*files} == {"scene.tif", "scene.gpkg", "scene_preview.png", "maps.html"}
     assert not [name for name, content in files.items() if b"SECRET" in content]

@@ -161,18 +161,20 @@ def outputs_of(folder: Path, name: str) -> Outputs:
 
 @pytest.fixture(scope="module")
 def maps(scenes, tmp_path_factory) -> Path:
-    """The page of two mapped scenes, one of them by an earlier command."""
+    """The page of two mapped scenes, one of them by an earlier command, and of one that failed,
+    whose files are those of an earlier map."""
     folder = tmp_path_factory.mktemp("maps") / "a b"
     folder.mkdir()
     plan = []
-    for name in ("one <i>", "two"):
+    for name in ("one <i>", "two", "three"):
         plan.append(outputs_of(folder, name))
         plan[-1].map.write_bytes(b"map")
         shutil.copy(scenes / "examples.png", plan[-1].preview)
     names = ["other", "building"]
     network = SimpleNamespace(classes=names, palette=[(255, 255, 255), (200, 60, 50)])
     made, page = [Mapped(plan[0], 20, 25, 1.0, [300, 100], names)], folder / "maps.html"
-    write_map_page(page, scenes / "best.pth", network, plan, made, ["in/three.tif: <damaged>"])
+    said, remaining = ["in/three.tif: <damaged>"], [plan[0], plan[2]]
+    write_map_page(page, scenes / "best.pth", network, plan, remaining, made, said)
     return folder
 
 
@@ -440,23 +442,38 @@ def test_a_page_of_maps_has_shares_errors_and_the_networks_report(maps, scenes):
     report = reader.all("a", "href")[0]
     assert (maps / unquote(report)).resolve() == (scenes / NAME).resolve()
     assert len(reader.all("table")) == 1  # of the other scene no shares are known
+    names = [unquote(name) for name in reader.all("img", "src")]
+    assert names == ["one <i>_preview.png", "two_preview.png"]
 
 
 def test_a_page_of_somebody_else_is_not_replaced(tmp_path):
     planned, page = [outputs_of(tmp_path, name) for name in "ab"], tmp_path / "maps.html"
     assert page_of(planned[:1]) == tmp_path / "a_preview.html"
     assert page_of(planned) == page
-    require_own_page(page)
+    require_own_page(page, planned)
     network = SimpleNamespace(classes=[], palette=[])
-    write_map_page(page, Path("best.pth"), network, [], [], [])
-    require_own_page(page)
+    write_map_page(page, Path("best.pth"), network, [], [], [], [])
+    require_own_page(page, planned)
     page.write_text("<html>my own</html>")
     with pytest.raises(UserError, match=r"maps\.html: is there already"):
-        require_own_page(page)
+        require_own_page(page, planned)
     page.unlink()
     page.mkdir()
     with pytest.raises(UserError, match=r"maps\.html: is there already"):
-        require_own_page(page)
+        require_own_page(page, planned)
+
+
+def test_a_page_that_shows_other_maps_is_not_replaced(tmp_path):
+    planned, page = [outputs_of(tmp_path, name) for name in ("a &b", "c")], tmp_path / "maps.html"
+    for outputs in planned:
+        outputs.preview.write_bytes(b"picture")
+    network = SimpleNamespace(classes=[], palette=[])
+    write_map_page(page, Path("best.pth"), network, planned, [], [], [])
+    others = [outputs_of(tmp_path, name) for name in "cd"]
+    with pytest.raises(UserError, match=r"maps\.html: is there already and shows .*a &b_preview"):
+        require_own_page(page, others)
+    for known in (planned, [*others, *planned]):
+        require_own_page(page, known)
 
 
 @pytest.fixture(scope="module")
