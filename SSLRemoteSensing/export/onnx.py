@@ -53,7 +53,11 @@ class Graph(nn.Module):
 
     def __init__(self, source: Source, preprocess: bool, result: str):
         super().__init__()
-        module = (source.net or source.backbone) if preprocess else without_normalization(source)
+        # A copy: its pools will be replaced, and `source` is what the graph is compared with.
+        if preprocess:
+            module = copy.deepcopy(source.net or source.backbone)
+        else:
+            module = without_normalization(source)
         self.backbone = getattr(module, "backbone", module)
         self.decoder = getattr(module, "decoder", None)
         self.preprocess, self.result = preprocess, result

@@ -182,15 +182,26 @@ def test_a_graph_can_end_in_probabilities_or_classes(exports, pixels):
     assert (classes == logits.argmax(1)).float().mean() > 0.999
 
 
-@pytest.mark.parametrize("amount", [0.01, math.nan])
-def test_a_graph_that_gives_other_numbers_is_not_written(exports, tmp_path, monkeypatch, amount):
+@pytest.mark.parametrize(("amount", "flags"), [(0.01, ["--preprocess"]), (math.nan, [])])
+def test_a_graph_that_gives_other_numbers_is_not_written(
+    exports, tmp_path, monkeypatch, amount, flags
+):
     def nudge(module: torch.nn.Module) -> None:
         list(module.parameters())[-1].data.view(-1)[0] += amount
 
     monkeypatch.setattr(onnx, "replace_adaptive_pools", nudge)
     with pytest.raises(UserError, match="--format onnx: gives other numbers than the network"):
-        run_export(exports.checkpoints["tuned"], "onnx", tmp_path / "out/net.onnx")
+        run_export(exports.checkpoints["tuned"], "onnx", tmp_path / "out/net.onnx", *flags)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_a_graph_is_compared_with_keeps_the_librarys_pools(exports, tmp_path):
+    source = exports.source(tuned_run(tmp_path, SMP_DECODERS[3]))
+    for preprocess in (True, False):
+        graph = onnx.Graph(source, preprocess, "logits")
+        onnx.replace_adaptive_pools(graph)
+        kinds = [{type(module) for module in net.modules()} for net in (graph, source.net)]
+        assert [onnx.AdaptiveMean in kind for kind in kinds] == [True, False]
 
 
 def test_what_is_no_number_or_of_another_shape_is_never_within_a_tolerance():
