@@ -145,8 +145,10 @@ def load_backbone(
         in_channels: the number of bands that you want; if the weights have another, their first
             convolution is adapted. None takes no other than that of the file, or of `model`.
         adapt: how. 'widen': the bands of the file stay, and further ones start from their mean.
-            'average': each band gets the mean of the file's bands, scaled so that an image whose
-            bands are all the same gives what it gave; for fewer bands, or quite other ones.
+            'average': each band gets the same kernel, so that an image whose bands are all the same
+            gives what it gave, for fewer bands, or quite other ones. Where the file's bands have
+            other means, that holds but for the border, where a convolution sees their means beyond
+            it, and of networks of timm without a bias in their first convolution nearly.
 
     Returns:
         dict(model=Backbone, matched, missing, left_over: lists of names, summary: a line of text).
@@ -182,12 +184,15 @@ def backbone_of(
     if isinstance(model, TimmBackbone):
         state = model.converted(state)
     first_key, file_bands = first_convolution(state, model), bands_of(state, model)
+    has_normalization = all(is_per_band(card.get(key, 0), file_bands) for key in ("mean", "std"))
     bands = in_channels or file_bands if model is None else model.in_channels
     if model is not None and in_channels not in (None, bands):
         raise UserError(f"in_channels={in_channels}: the model given takes {bands} bands")
     if in_channels is not None and file_bands not in (None, bands):
         if adapt == "widen" and bands < file_bands:
             raise UserError(too_many_bands(file_bands, state, source, model, bands))
+        if adapt == "average" and has_normalization and card["mean"] and card["std"]:
+            state |= seen_alike(state, first_key, card["mean"], card["std"])
         state |= {first_key: adapt_kernel(state[first_key], bands, adapt)}
         verb = "widened" if adapt == "widen" else "averaged"
         note += f", first convolution {verb} from {file_bands} to {bands} bands"
@@ -204,7 +209,6 @@ def backbone_of(
     origin = card_beside(source, contents)
     if origin is not None:
         check_card(card, file_bands, origin)
-    has_normalization = all(is_per_band(card.get(key, 0), file_bands) for key in ("mean", "std"))
     # A card inside the file may be another tool's.
     if has_normalization:
         normalization = [adapt_values(card[key], bands, adapt) for key in ("mean", "std")]
@@ -267,6 +271,28 @@ def is_per_band(values, bands: int | None) -> bool:
     """Whether `values` are a number a band, or None."""
     is_list = isinstance(values, list | tuple) and bands in (None, len(values))
     return values is None or (is_list and all(isinstance(x, int | float) for x in values))
+
+
+def seen_alike(
+    state: dict[str, Tensor], first_key: str, mean: Sequence[float], std: Sequence[float]
+) -> dict[str, Tensor]:
+    """The entries of `state` by which an image whose bands are all the same gives what it gave once
+    all bands have the averages of `mean` and of `std`, and not each its own.
+
+    K (x - m) / s, summed over bands, is K' (x - m') / s' and a constant: K' = K s' / s takes the
+    deviations up, and the convolution's bias, or the batch normalization behind it, the constant.
+    """
+    kernel, means, stds = state[first_key], torch.tensor(mean), torch.tensor(std)
+    if not (stds > 0).all():
+        return {}  # refused as the card's, where they are set
+    entries = {first_key: kernel * (stds.mean() / stds).to(kernel)[:, None, None]}
+    shift = (kernel.sum((2, 3)) * ((means.mean() - means) / stds).to(kernel)).sum(1)
+    bias, norm = first_key.removesuffix("weight") + "bias", "bn1.running_mean"
+    if bias in state:
+        entries[bias] = state[bias] + shift
+    elif first_key == "conv1.weight" and norm in state:  # a ResNet
+        entries[norm] = state[norm] - shift
+    return entries
 
 
 def adapt_kernel(kernel: Tensor, bands: int, adapt: Adaptation) -> Tensor:

@@ -150,6 +150,30 @@ def test_averaged_bands_give_a_grey_image_what_it_gave_before(tmp_path):
         )
 
 
+@pytest.mark.parametrize("name", ["resnet18", "vgg11", "vgg11_bn"])
+def test_grey_is_kept_where_mean_and_std_differ_by_band(tmp_path, name):
+    """But for what lies near the border: the zeros beyond it stood for another colour."""
+    net = lively(BACKBONES[name](mean=(0.62, 0.31, 0.18), std=(0.3, 0.08, 0.17)))
+    path = save(tmp_path / "w.pth", {"model": net.state_dict(), "card": net.card()})
+    grey = torch.rand(1, 1, 96, 96)
+    target = net.eval()(grey.expand(-1, 3, -1, -1))["block2"]
+    inside = (..., slice(3, -3), slice(3, -3))
+    for bands in (1, 4):
+        model = load_backbone(None, path, in_channels=bands, adapt="average")["model"].eval()
+        found = model(grey.expand(-1, bands, -1, -1))["block2"]
+        torch.testing.assert_close(found[inside], target[inside], atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(found, target, atol=1e-4, rtol=1e-4)
+
+
+def test_deviations_by_band_alone_keep_grey_up_to_the_border(tmp_path):
+    net = lively(BACKBONES["resnet18"](mean=(0.4,) * 3, std=(0.3, 0.08, 0.17)))
+    path = save(tmp_path / "w.pth", {"model": net.state_dict(), "card": net.card()})
+    model = load_backbone(None, path, in_channels=1, adapt="average")["model"]
+    grey = torch.rand(1, 1, 64, 64)
+    found, target = features(model, grey), features(net, grey.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(found, target, atol=1e-4, rtol=1e-4)
+
+
 def test_mean_and_std_are_averaged_with_the_bands(tmp_path):
     net = BACKBONES["resnet18"](mean=MEAN, std=STD)
     path = save(tmp_path / "w.pth", {"model": net.state_dict(), "card": net.card()})
