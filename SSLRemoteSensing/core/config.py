@@ -16,12 +16,13 @@ import difflib
 import functools
 import inspect
 import itertools
+import os
 import runpy
 import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
@@ -205,6 +206,27 @@ def require(schema: Any, config: dict, path: str = "config") -> None:
         raise UserError("; ".join(problems))
 
 
+def plain_value(value: Any) -> Any:
+    """What a program hands over, as a config would state it: NumPy's and torch's numbers and arrays
+    as Python's, any mapping as a dict, a range as a tuple, a path as text."""
+    if isinstance(value, Mapping):
+        return {key: plain_value(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | range):
+        return (list if isinstance(value, list) else tuple)(map(plain_value, value))
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def check_fields(settings: Any, given: Sequence[str] = ()) -> None:
+    """Make the values of a frozen dataclass plain, but for those `given`, and raise one `UserError`
+    that names all of a type that its field has not: a program may hand over anything."""
+    values = {key: plain_value(x) for key, x in vars(settings).items() if key not in given}
+    require(Part(type(settings), given), values)
+    for key, value in values.items():
+        object.__setattr__(settings, key, value)
+
+
 def build(table: Mapping[str, Callable], cfg: dict, path: str, given: Mapping = NOTHING):
     """Call the entry of `table` that `cfg['name']` chooses with the rest of `cfg` and with `given`.
     A `UserError` for unknown or missing keys, or of the constructor, has `path` before it."""
@@ -281,14 +303,15 @@ def fits(value: Any, annotation: Any) -> bool:
     origin = typing.get_origin(annotation)
     options = typing.get_args(annotation)
     if origin in (Union, types.UnionType):
-        plain = [option for option in options if (typing.get_origin(option) or option) in PLAIN]
+        kinds = [(option, typing.get_origin(option) or option) for option in options]
+        plain = [option for option, kind in kinds if kind in PLAIN or is_dataclass(kind)]
         return any(fits(value, option) for option in plain or options)
     if origin is Literal:
         return any(value is option or value == option for option in options)
     if annotation in (int, float):
         types_of_number = int if annotation is int else int | float
         return isinstance(value, types_of_number) and not isinstance(value, bool)
-    if annotation in (bool, str, dict, type(None)):
+    if annotation in (bool, str, dict, type(None)) or is_dataclass(annotation):
         return isinstance(value, annotation)
     if (origin or annotation) not in (list, tuple, Sequence):
         return True
@@ -302,4 +325,5 @@ def fits(value: Any, annotation: Any) -> bool:
 def expectation(annotation: Any) -> str:
     if typing.get_origin(annotation) is Literal:
         return f"expected one of {', '.join(map(repr, typing.get_args(annotation)))}"
-    return f"expected {getattr(annotation, '__name__', None) or annotation}"
+    text = annotation.__name__ if inspect.isclass(annotation) else str(annotation)
+    return f"expected {text.replace('collections.abc.', '')}"

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from SSLRemoteSensing.core.config import Part, require
+from SSLRemoteSensing.core.config import Part, plain_value, require
 from SSLRemoteSensing.core.errors import UserError
 
 PERCENTILE = "percentile"  # in a config, in place of numbers: those of the training images
@@ -112,7 +112,7 @@ def checked_scale(value: Mapping | str | None, path: str = "scale") -> Scale | s
     Raises:
         UserError: another word, other keys, numbers that cannot be; `path` names the key.
     """
-    value = dict(value) if isinstance(value, Mapping) else value
+    value = plain_value(value)
     require(ScaleKey, value, path)
     return Scale(**value) if isinstance(value, dict) else value
 

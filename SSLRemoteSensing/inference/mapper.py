@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from SSLRemoteSensing.core import distributed, machine
 from SSLRemoteSensing.core.bars import progress
 from SSLRemoteSensing.core.classes import IGNORE
+from SSLRemoteSensing.core.config import Part, check_fields
 from SSLRemoteSensing.core.console import styled
 from SSLRemoteSensing.core.errors import CannotWrite, UserError, one_line
 from SSLRemoteSensing.core.files import atomic_together
@@ -43,7 +45,7 @@ class MapSettings:
     """How scenes are mapped. Defaults and meanings are those of tools/predict.py's flags.
 
     None as `batch_size` or `workers` is what suits a device, see `on`; `gsd` is metres, 'native'
-    or None, see `choose_grid`.
+    or None, see `choose_grid`; a `scale` may be a dict of `Scale`'s minimum and maximum.
 
     Raises:
         UserError: for values that cannot be.
@@ -51,12 +53,12 @@ class MapSettings:
 
     tile: int = 512
     overlap: float = 0.5
-    batch_size: int | None = 1
+    batch_size: int | None = None
     tta: bool = False
     bands: Sequence[int] | None = None
     max_value: float | None = None
-    scale: Scale | Mapping | None = None
-    workers: int | None = 1
+    scale: Annotated[Scale | Mapping | None, Part(Scale)] = None
+    workers: int | None = None
     min_area: float = 0.0
     simplify: float | None = None
     vector_classes: Sequence[str] | None = None
@@ -64,6 +66,7 @@ class MapSettings:
     allow_remote: bool = False
 
     def __post_init__(self):
+        check_fields(self)
         for key, least in LEAST.items():
             value = getattr(self, key)
             if value is not None and not least <= value < math.inf:
@@ -148,7 +151,8 @@ def map_scenes(
 
 
 def map_scene(network: MapNetwork, outputs: Outputs, settings: MapSettings) -> Mapped:
-    """Map one scene. Its files get their names when all of them are whole.
+    """Map one scene, by settings that suit the network's device. Its files get their names when all
+    of them are whole.
 
     Raises:
         UserError: a scene that does not fit the network, or cannot be read. CannotWrite.

@@ -12,10 +12,13 @@ where one was interrupted; the run's folder holds its `config.py`, see `workflow
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
+from SSLRemoteSensing.core.config import Part, plain_value, require
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import read_json
 from SSLRemoteSensing.data.scale import checked_scale
@@ -30,6 +33,7 @@ from SSLRemoteSensing.workflows.pretraining import pretrain as run_pretraining
 
 AnyPath = str | os.PathLike[str]
 NOTHING: Mapping[str, object] = {}
+PATHS = ("checkpoint", "scenes", "output")  # of `predict`, which must be given
 
 
 @dataclass(frozen=True)
@@ -105,9 +109,8 @@ def pretrain(
         KeyboardInterrupt: it was stopped, and has saved.
     """
     request = PretrainingRequest(
-        tuple(paths(images)), os.fspath(output), preset, epochs, minutes, size,
-        bands and tuple(bands), max_value,
-        checked_scale(scale), as_texts(settings),
+        tuple(paths(images, "images")), path_of(output, "output"), preset, epochs, minutes, size,
+        bands, max_value, checked_scale(scale), as_texts(settings),
     )  # fmt: skip
     with interruptible(), requested_config(request) as config:
         run_pretraining(config)
@@ -150,13 +153,14 @@ def finetune(
         KeyboardInterrupt: it was stopped, and has saved.
     """
     if isinstance(tiles, OwnLabels):
-        images, labels = tuple(paths(tiles.images)), os.fspath(tiles.labels)
+        images, labels = tuple(paths(tiles.images, "images")), path_of(tiles.labels, "labels")
         tiles = replace(tiles, images=images, labels=labels)
     else:
-        tiles = os.fspath(tiles)
+        tiles = path_of(tiles, "tiles")
     request = FinetuningRequest(
-        tiles, os.fspath(output), os.fspath(backbone), preset, frozen, fraction, epochs,
-        None if unlabelled is None else os.fspath(unlabelled), as_texts(settings),
+        tiles, path_of(output, "output"), path_of(backbone, "backbone"), preset, frozen, fraction,
+        epochs, None if unlabelled is None else path_of(unlabelled, "unlabelled"),
+        as_texts(settings),
     )  # fmt: skip
     with interruptible(), requested_config(request) as config:
         run_finetuning(config)
@@ -175,8 +179,8 @@ def predict(
     vectors: AnyPath | None = None,
     overwrite: bool = False,
     skip_existing: bool = False,
-    settings: MapSettings | None = None,
-    device: str = "auto",
+    settings: MapSettings | Mapping[str, object] | None = None,
+    device: str | torch.device = "auto",
     precision: str = "auto",
 ) -> list[Path]:
     """Map scenes with a fine-tuned network; the maps' files, in the order of the scenes.
@@ -189,20 +193,24 @@ def predict(
         overwrite: replace files that are there.
         skip_existing: leave out scenes whose map is there, whatever it was made with: a call that
             was stopped goes on.
-        settings: how the network is applied, `MapSettings(tile=1024, tta=True)` say.
+        settings: how the network is applied, `MapSettings(tile=1024, tta=True)` say, or a dict of
+            the same.
 
     Raises:
         UserError: as the command's line says it; of several scenes, after the others are mapped.
     """
-    polygons = None if vectors is None else os.fspath(vectors)
-    applied = settings or MapSettings()
+    options = {"probabilities": probabilities, "preview": preview, "overwrite": overwrite}
+    options |= {"skip_existing": skip_existing}
+    require(Part(predict, PATHS), plain_value(options | {"precision": precision}))
+    weights, applied = path_of(checkpoint, "checkpoint"), map_settings(settings)
+    polygons = None if vectors is None else path_of(vectors, "vectors")
     plan = plan_maps(
-        paths(scenes), os.fspath(output), probabilities, preview, polygons,
+        paths(scenes, "scenes"), path_of(output, "output"), probabilities, preview, polygons,
         skip_existing, overwrite, allow_remote=applied.allow_remote,
     )  # fmt: skip
     errors = [
         line
-        for _, lines in map_planned(plan, os.fspath(checkpoint), applied, device, precision)
+        for _, lines in map_planned(plan, weights, applied, str(device), precision)
         for line in lines
     ]
     if errors:
@@ -210,10 +218,24 @@ def predict(
     return [Path(files.map) for files in plan.outputs]
 
 
-def paths(given: AnyPath | Sequence[AnyPath]) -> list[str]:
-    if isinstance(given, str | os.PathLike):
-        return [os.fspath(given)]
-    return [os.fspath(path) for path in given]
+def path_of(given: AnyPath, name: str) -> str:
+    if not isinstance(given, str | os.PathLike):
+        raise UserError(f"{name}: expected a path, not {given!r}")
+    return os.fspath(given)
+
+
+def paths(given: AnyPath | Sequence[AnyPath], name: str) -> list[str]:
+    if isinstance(given, str | os.PathLike) or not isinstance(given, Iterable):
+        return [path_of(given, name)]
+    return [path_of(path, name) for path in given]
+
+
+def map_settings(given: MapSettings | Mapping[str, object] | None) -> MapSettings:
+    if isinstance(given, MapSettings):
+        return given
+    values = {} if given is None else plain_value(given)
+    require(Part(MapSettings), values, "settings")
+    return MapSettings(**values)
 
 
 def folder_of(config: dict) -> Path:
@@ -223,7 +245,9 @@ def folder_of(config: dict) -> Path:
 
 def as_texts(settings: Mapping[str, object]) -> tuple[str, ...]:
     """As --set is given them; text that reads as a number stays text where the key wants text."""
-    return tuple(f"{key}={x if isinstance(x, str) else repr(x)}" for key, x in settings.items())
+    values = plain_value(settings)
+    require(dict, values, "settings")
+    return tuple(f"{key}={x if isinstance(x, str) else repr(x)}" for key, x in values.items())
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 
+from SSLRemoteSensing.core.config import check_fields
 from SSLRemoteSensing.core.console import this_command, warn
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import read_json
@@ -45,6 +46,9 @@ class OwnLabels:
         tile: side of a tile in pixels; None: by the images.
         label_offset: added to each value of a label image.
         label_codes: in place of it, the value of each class in a label image, such as (0, 255).
+
+    Raises:
+        UserError: a value of another type.
     """
 
     images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -55,6 +59,9 @@ class OwnLabels:
     tile: int | None = None
     label_offset: int | None = None
     label_codes: Sequence[int] | None = None
+
+    def __post_init__(self):
+        check_fields(self, given=("images", "labels"))
 
 
 KEYS = tuple(field.name for field in fields(OwnLabels))

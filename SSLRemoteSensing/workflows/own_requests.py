@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from SSLRemoteSensing.core.config import check_fields
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.scale import Scale
 from SSLRemoteSensing.workflows.own_labels import OwnLabels
@@ -40,6 +41,7 @@ class PretrainingRequest:
     task = "pretrain"
 
     def __post_init__(self):
+        check_fields(self)
         if self.epochs is not None and self.minutes is not None:
             raise UserError("--epochs, --minutes: give one of them")
         for flag in ("epochs", "minutes", "size", "max_value"):
@@ -85,6 +87,7 @@ class FinetuningRequest:
     task = "finetune"
 
     def __post_init__(self):
+        check_fields(self)
         if self.epochs is not None and self.epochs <= 0:
             raise UserError(f"--epochs {self.epochs}: must be above 0")
         if self.frozen and self.backbone == "random":

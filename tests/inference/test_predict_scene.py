@@ -446,7 +446,8 @@ from SSLRemoteSensing.inference.outputs import plan_outputs
 from SSLRemoteSensing.inference import mapper
 # What GDAL holds at most, of blocks and for overviews, is more than scenes as small as these.
 mapper.SPARE, os.environ["GDAL_OVR_CHUNK_MAX_SIZE"] = 2**21, "500000"
-net, settings = network(), mapper.MapSettings(tile=128, overlap=0.0)
+net = network()
+settings = mapper.MapSettings(tile=128, overlap=0.0).on(net.device)
 for scene in sys.argv[2:]:
     child = os.fork()
     if child == 0:

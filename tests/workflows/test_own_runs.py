@@ -142,7 +142,8 @@ def test_python_goes_the_whole_way_and_goes_on(images, tiles, tmp_path):
     again = sslrs.finetune(tiles, tmp_path / "b", run.backbone, "quick", settings=settings)
     assert again == tuned
     scene = tiles / "images/test/s2_0_0.png"
-    maps = sslrs.predict(tuned.best, scene, tmp_path / "map.tif")
+    applied = dict(settings={"tile": 64}, device=torch.device("cpu"))
+    maps = sslrs.predict(tuned.best, scene, tmp_path / "map.tif", **applied)
     assert [path.is_file() for path in maps] == [True]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     net = sslrs.load_segmentation(tuned.best)
