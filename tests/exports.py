@@ -54,10 +54,10 @@ def backbone_run(folder: Path, name: str, **card) -> Path:
     return folder / "backbone.pth"
 
 
-def tuned_run(folder: Path, decoder: dict, name: str = "resnet18", **more) -> Path:
-    """A fine-tuned network's best.pth, and the results beside it."""
+def tuned_run(folder: Path, decoder: dict, name: str | dict = "resnet18", **more) -> Path:
+    """A fine-tuned network's best.pth, and the results beside it; `name` may be a backbone_cfg."""
     torch.manual_seed(0)
-    backbone = {"name": name, "pretrained": False}
+    backbone = {"pretrained": False} | (name if isinstance(name, dict) else {"name": name})
     config = {"classes": CLASSES, "backbone_cfg": backbone, "decoder_cfg": decoder}
     net = build_segmentation(config)
     net.backbone.set_normalization(MEAN, STD)

@@ -72,7 +72,7 @@ def write(path: Path, planes: np.ndarray, alpha: bool = False, mask=None, **prof
 def mapped(net: MapNetwork, scene: Path, output: Path, asked: dict | None = None, **settings):
     """What `map_scene` says, with the class map as it was read again."""
     (planned,) = plan_outputs([scene], str(output), **asked or {})
-    applied = MapSettings(**dict(tile=64, batch_size=3) | settings).on(net.device)
+    applied = MapSettings(**dict(tile=64, batch_size=3) | settings).for_network(net)
     done = map_scene(net, planned, applied)
     assert not [file for file in output.parent.iterdir() if ".part" in file.name]
     return done, read(planned.map)

@@ -50,7 +50,8 @@ def flags() -> Flags:
         "network sees the scene, whose map lies on its own pixels all the same; native: these "
         "(default: the checkpoint's)")
     add = flags.add_argument_group("predicting").add_argument
-    add("--tile", type=int, default=512, metavar="PIXELS", help="side of a window, in pixels")
+    add("--tile", type=int, metavar="PIXELS", help="side of a window, in pixels (default: 512, or "
+        "the one size that the network takes)")
     add("--overlap", type=float, default=0.5, metavar="SHARE",
         help="share of its side by which a window overlaps the next, 0 to below 1")
     add("--tta", action="store_true",

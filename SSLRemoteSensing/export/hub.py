@@ -155,7 +155,7 @@ def compare_maps(source: Source, config: dict, state: dict[str, Tensor]) -> floa
     net = timm.create_model(
         config["architecture"], pretrained=True, pretrained_cfg=pretrained_cfg, **arguments
     ).eval()
-    side = getattr(backbone, "fixed_size", None)
+    side = backbone.fixed_size
     size = (side, side) if side else (64, 96)
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(2, backbone.in_channels, *size, generator=generator)

@@ -6,6 +6,7 @@ from pathlib import Path
 from SSLRemoteSensing.core.templates import render
 from SSLRemoteSensing.export.hub import timm_call
 from SSLRemoteSensing.export.layouts import mmseg_config
+from SSLRemoteSensing.export.onnx import takes_strides
 from SSLRemoteSensing.export.source import Request, Source
 from SSLRemoteSensing.models.backbones import VGG
 from SSLRemoteSensing.models.timm_backbones import TimmBackbone
@@ -52,7 +53,8 @@ def model_card(source: Source, request: Request, network: bool, smp: str | None)
         architecture=backbone.model if is_timm else backbone.name,
         timm_call=call_text(*timm_call(backbone)) if is_timm else None,
         classifier_call=call_text(*timm_call(backbone), 10) if request.form == "hub" else None,
-        side=(backbone.fixed_size if is_timm else None) or 64,
+        side=backbone.fixed_size or 64,
+        takes_strides=takes_strides(source),
     )
 
 

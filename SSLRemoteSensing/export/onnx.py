@@ -178,7 +178,7 @@ def onnx_model(
 
     graph = Graph(source, preprocess, result).eval()
     replace_adaptive_pools(graph)
-    side = fixed_side(source)
+    side = source.backbone.fixed_size
     size = (2, side, side) if side else (2, 64, 96) if takes_strides(source) else (2, 70, 100)
     example = images(source, preprocess, size)
     if source.net is None:
@@ -264,12 +264,6 @@ def exported(graph: Graph, example: Tensor, outputs: list[str], is_fixed: bool) 
     return model
 
 
-def fixed_side(source: Source) -> int | None:
-    """Of the images, in pixels, where the backbone takes one size alone."""
-    backbone = source.backbone
-    return backbone.fixed_size if isinstance(backbone, TimmBackbone) else None
-
-
 def takes_strides(source: Source) -> bool:
     """Whether images must have sides of a multiple of 32, as a plain ViT alone asks for."""
     backbone = source.backbone
@@ -289,7 +283,7 @@ def compare(
             1000 pixels of another class.
     """
     reference = (source.net or source.backbone) if preprocess else without_normalization(source)
-    side, worst = fixed_side(source), 0.0
+    side, worst = source.backbone.fixed_size, 0.0
     is_classes = result == "classes" and source.net is not None
     sizes = SIZES if source.net else SIZES[:-1]
     if side or takes_strides(source):

@@ -35,6 +35,7 @@ from SSLRemoteSensing.inference.writer import BLOCK, MapFile, make_png
 
 # By device; a CPU gains nothing by more windows at a time.
 DEFAULTS = {"cpu": {"batch_size": 1, "workers": 1}, "cuda": {"batch_size": 16, "workers": 4}}
+TILE = 512
 LEAST = {"tile": 32, "batch_size": 1, "workers": 1, "min_area": 0, "simplify": 0}
 WAITING = 4  # parts of strips that may wait to be written
 SPARE = 2**26  # bytes for GDAL besides the strips
@@ -44,14 +45,15 @@ SPARE = 2**26  # bytes for GDAL besides the strips
 class MapSettings:
     """How scenes are mapped. Defaults and meanings are those of tools/predict.py's flags.
 
-    None as `batch_size` or `workers` is what suits a device, see `on`; `gsd` is metres, 'native'
-    or None, see `choose_grid`; a `scale` may be a dict of `Scale`'s minimum and maximum.
+    None as `tile` is what suits a network, see `for_network`; as `batch_size` or `workers` what
+    suits a device, see `on`. `gsd` is metres, 'native' or None, see `choose_grid`; a `scale` may
+    be a dict of `Scale`'s minimum and maximum.
 
     Raises:
         UserError: for values that cannot be.
     """
 
-    tile: int = 512
+    tile: int | None = None
     overlap: float = 0.5
     batch_size: int | None = None
     tta: bool = False
@@ -89,6 +91,19 @@ class MapSettings:
         """These settings, with a batch size and workers that suit `device` for None."""
         defaults = DEFAULTS["cuda" if device.type == "cuda" else "cpu"].items()
         return replace(self, **{key: n for key, n in defaults if getattr(self, key) is None})
+
+    def for_network(self, network: MapNetwork) -> "MapSettings":
+        """These settings, with what suits `network` and its device for None.
+
+        Raises:
+            UserError: windows of another size than the one that the network takes.
+        """
+        if network.side and self.tile not in (None, network.side):
+            raise UserError(
+                f"--tile {self.tile}: {network.source} takes windows of {network.side} pixels "
+                f"alone; leave --tile out"
+            )
+        return replace(self.on(network.device), tile=network.side or self.tile or TILE)
 
     def check_classes(self, classes: Sequence[str]) -> None:
         """Raise a `UserError` for a class that the network does not have."""
@@ -136,7 +151,9 @@ def map_scenes(
 
     Raises:
         CannotWrite: the disk is full, say, which would stop the others too.
+        UserError: settings that do not suit the network.
     """
+    settings = settings.for_network(network)
     maps, failures = [], []
     for outputs in distributed.shard(plan):
         try:
@@ -151,8 +168,7 @@ def map_scenes(
 
 
 def map_scene(network: MapNetwork, outputs: Outputs, settings: MapSettings) -> Mapped:
-    """Map one scene, by settings that suit the network's device. Its files get their names when all
-    of them are whole.
+    """Map one scene, by settings `for_network`. Its files get their names when all are whole.
 
     Raises:
         UserError: a scene that does not fit the network, or cannot be read. CannotWrite.

@@ -28,6 +28,7 @@ class MapNetwork:
         prepared: the training tiles were cut from scenes with `bands`, and have only these.
         dtype: of the training files.
         gsd: size in metres of the pixels that training saw; None: not known.
+        side: of the windows in pixels, where it takes one size alone, or less.
     """
 
     model: SegmentationNet
@@ -43,6 +44,7 @@ class MapNetwork:
     prepared: bool = False
     dtype: str = "uint8"
     gsd: float | None = None
+    side: int | None = None
 
     @property
     def channels_last(self) -> bool:
@@ -85,6 +87,7 @@ def open_network(path: str | Path, device: torch.device, precision: str) -> MapN
         prepared=bool(card.get("prepared")),
         dtype=card.get("dtype") or ("uint16" if (card.get("max_value") or 0) > 255 else "uint8"),
         gsd=card.get("gsd"),
+        side=model.backbone.fixed_size,
     )  # fmt: skip
     if network.channels_last:
         model.to(memory_format=torch.channels_last)

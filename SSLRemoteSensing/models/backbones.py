@@ -28,6 +28,7 @@ class Backbone(nn.Module):
 
     channels: dict[str, int]
     output_stride = 32  # of block6, and the most of any map
+    fixed_size: int | None = None  # side of the images, of a network that takes one size alone
 
     def __init__(self, name: str, in_channels: int, out_keys: Sequence[str]):
         super().__init__()

@@ -81,7 +81,7 @@ class DistillationHead(nn.Module):
 
     def require_size(self, side: int) -> None:
         """Raise a `UserError` where the teacher cannot see images of `side` pixels."""
-        fixed_size = getattr(self.teacher, "fixed_size", None)
+        fixed_size = self.teacher.fixed_size
         if fixed_size not in (None, side):
             raise UserError(
                 f"distillation_head_cfg.teacher.img_size={fixed_size}: {self.teacher.name} takes "

@@ -60,9 +60,15 @@ class SegmentationNet(nn.Module):
         return self.backbone(unit_range(images))
 
     def logits(self, images: Tensor) -> Tensor:
-        """(N, C, H, W), uint8 or float in 0..1, of any size, to (N, K, H, W)."""
+        """(N, C, H, W), uint8 or float in 0..1, of any size, to (N, K, H, W).
+
+        A backbone of one size takes images of up to that, but in training.
+        """
         height, width = images.shape[-2:]
-        x, down, right = unit_range(images), -height % STRIDE, -width % STRIDE
+        # In training a size that is not meant would be learnt with the rows that fill it.
+        least = 0 if self.training else self.backbone.fixed_size or 0
+        down, right = (max(-side % STRIDE, least - side) for side in (height, width))
+        x = unit_range(images)
         if down or right:
             x = F.pad(x, (0, right, 0, down), mode="replicate")
         return self.decoder(self.backbone(x))[:, :, :height, :width]

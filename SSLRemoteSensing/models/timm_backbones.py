@@ -112,7 +112,8 @@ class TimmBackbone(Backbone):
         if side and (height, width) != (side, side):
             raise UserError(
                 f"images of {width} x {height} pixels: {self.model} takes {side} x {side} alone; "
-                f"set backbone_cfg.img_size to the side of all images"
+                f"give it those, or set backbone_cfg.img_size to the side of all images before it "
+                f"is trained"
             )
         maps = self.net.forward_intermediates(
             self.normalize(images), indices=self.indices, intermediates_only=True

@@ -193,6 +193,8 @@ def open_network(config: dict, trains: bool = True, processes: int | None = None
     torch.manual_seed(train_cfg.get("seed", 0))
     model = build_segmentation(config)
     scoring = ScoringSettings(**config.get("scoring_cfg") or {})
+    if side := model.backbone.fixed_size:
+        scoring = replace(scoring, window=min(scoring.window, side))
     scored = train_cfg[f"{scored_split(config)}_data"]
     require_eroded(scoring.protocols, scored["image_path"], scored["label_path"])
     return Finetuning(config, classes, model, device, precision, scoring, loop)

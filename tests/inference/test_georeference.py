@@ -6,7 +6,7 @@ from pathlib import Path
 import pyogrio
 import pytest
 import rasterio
-from mapped import CPU, draw, network, write
+from mapped import draw, network, write
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
@@ -30,7 +30,8 @@ POINTS = [
 def mapped(scene: Path, folder: Path, name: str = "map.tif"):
     """Map `scene`, polygons and probabilities too; the files, and what is said."""
     outputs = plan_outputs([scene], str(folder / name), True, False, str(folder / "map.gpkg"))[0]
-    return outputs, map_scene(network(), outputs, MapSettings(tile=32).on(CPU)).remarks
+    net = network()
+    return outputs, map_scene(net, outputs, MapSettings(tile=32).for_network(net)).remarks
 
 
 def place(path: Path) -> tuple:

@@ -447,7 +447,7 @@ from SSLRemoteSensing.inference import mapper
 # What GDAL holds at most, of blocks and for overviews, is more than scenes as small as these.
 mapper.SPARE, os.environ["GDAL_OVR_CHUNK_MAX_SIZE"] = 2**21, "500000"
 net = network()
-settings = mapper.MapSettings(tile=128, overlap=0.0).on(net.device)
+settings = mapper.MapSettings(tile=128, overlap=0.0).for_network(net)
 for scene in sys.argv[2:]:
     child = os.fork()
     if child == 0:

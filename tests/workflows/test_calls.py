@@ -24,14 +24,14 @@ def test_maps_go_by_what_suits_the_device_as_the_command_does():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (dict(tile=64.0), "tile: expected int, not 64.0"),
+        (dict(tile=64.0), "tile: expected int | None, not 64.0"),
         (dict(batch_size=2.0), "batch_size: expected int | None, not 2.0"),
         (dict(overlap="0.5", bands=1), "overlap: expected float, not '0.5'; bands: expected "),
         (dict(scale=(0, 10000)), "scale: expected a dict, not (0, 10000)"),
         (dict(scale="percentile"), "scale: expected a dict, not 'percentile'"),
         (dict(vector_classes="roof"), "vector_classes: expected Sequence[str] | None, not 'roof'"),
         (dict(tta=1), "tta: expected bool, not 1"),
-        (dict(tile=torch.tensor(0.5)), "tile: expected int, not 0.5"),
+        (dict(tile=torch.tensor(0.5)), "tile: expected int | None, not 0.5"),
     ],
 )
 def test_a_setting_of_another_type_is_named_with_what_it_should_be(given, said):
@@ -88,7 +88,7 @@ def own(**given):
         (predict, dict(overwrite="no"), "overwrite: expected bool, not 'no'"),
         (predict, dict(precision=32), "precision: expected str, not 32"),
         (predict, dict(settings={"tiel": 64}), "settings: unknown key 'tiel', did you mean 'tile'"),
-        (predict, dict(settings={"tile": "64"}), "settings.tile: expected int, not '64'"),
+        (predict, dict(settings={"tile": "64"}), "settings.tile: expected int | None, not '64'"),
         (predict, dict(settings=64), "settings: expected a dict, not 64"),
         (predict, dict(scenes=5), "scenes: expected a path, not 5"),
     ],

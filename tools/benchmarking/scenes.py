@@ -143,7 +143,7 @@ def measure_predict(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:
     """A scene from file to file, in turn with the bare forward of as many ready batches, without
     and with the probabilities; then the peak memory of this process."""
     network, tile, size = build_network(args), args.tile, args.batch_size or 1
-    settings = MapSettings(tile, args.overlap, size, workers=args.workers).on(network.device)
+    settings = MapSettings(tile, args.overlap, size, workers=args.workers).for_network(network)
     device, precision, scene = network.device, network.precision, scratch / "scene.tif"
     town = draw_town(np.random.default_rng(0), TOWN, TOWN)[0][:, :, :3]
     write_scene(scene, town, args.height, args.width, TILED)
