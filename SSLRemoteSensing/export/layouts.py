@@ -94,6 +94,17 @@ SMP_NAMES = {
 }
 
 
+def lacks_dilation(source: Source, form: str) -> bool:
+    """Whether the library of a format cannot dilate the backbone as it is: its last maps are others
+    there. segmentation_models_pytorch does it in another way, torchvision and mmsegmentation not so
+    with ResNet 18 and 34, and none does it with a VGG."""
+    backbone = source.backbone
+    if backbone.output_stride == 32:
+        return False
+    is_basic = backbone.name in ("resnet18", "resnet34")
+    return form == "smp" or isinstance(backbone, VGG) or (is_basic and form != "timm")
+
+
 def mmseg_weights(source: Source) -> dict:
     """A checkpoint as mmsegmentation 1.x reads it with `prefix='backbone.'`; plain values only.
 
@@ -131,6 +142,7 @@ def mmseg_config(source: Source, file: str) -> str:
         "mmseg.txt",
         file=repr(file),
         is_vgg=isinstance(backbone, VGG),
+        lacks_dilation=lacks_dilation(source, "mmseg"),
         has_norm=backbone.name.endswith("_bn"),
         depth=int(re.search(r"\d+", backbone.name).group()),
         stride=backbone.output_stride,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from SSLRemoteSensing.core.templates import render
 from SSLRemoteSensing.export.hub import timm_call
-from SSLRemoteSensing.export.layouts import mmseg_config
+from SSLRemoteSensing.export.layouts import lacks_dilation, mmseg_config
 from SSLRemoteSensing.export.onnx import takes_strides
 from SSLRemoteSensing.export.source import Request, Source
 from SSLRemoteSensing.models.backbones import VGG
@@ -55,6 +55,8 @@ def model_card(source: Source, request: Request, network: bool, smp: str | None)
         classifier_call=call_text(*timm_call(backbone), 10) if request.form == "hub" else None,
         side=backbone.fixed_size or 64,
         takes_strides=takes_strides(source),
+        stride=backbone.output_stride,
+        lacks_dilation=lambda form: lacks_dilation(source, form),
     )
 
 

@@ -80,6 +80,7 @@ class Source:
         """
         card = {key: self.card[key] for key in PUBLIC if self.card.get(key) is not None}
         card |= self.backbone.card() | {"step": self.step}
+        card["output_stride"] = self.backbone.output_stride
         if self.net is not None:
             card["config"] = {"classes": self.classes} | parts_of(self.card["config"])
         return json.loads(json.dumps(card, default=str))

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from SSLRemoteSensing.core import checkpoints
+from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import make_folder, write_bytes, write_text
 from SSLRemoteSensing.export import hub, layouts, onnx
@@ -91,6 +92,12 @@ def write_form(source: Source, request: Request) -> tuple[str, bool, str | None]
         weights, call = layouts.smp_weights(source)
     else:
         weights = layouts.mmseg_weights(source) if form == "mmseg" else source.weights()
+    if layouts.lacks_dilation(source, form):
+        warn(
+            f"--format {form}: its library has no {name} whose maps are no coarser than "
+            f"1/{source.backbone.output_stride}, and gives other last maps: fine-tune it again "
+            f"there, or take --format safetensors or onnx"
+        )
     checkpoints.write_plain(output, weights, card)
     if form == "mmseg":
         print(layouts.mmseg_config(source, output.name))

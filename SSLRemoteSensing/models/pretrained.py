@@ -139,7 +139,8 @@ def load_backbone(
     are looked at before a model is changed.
 
     Args:
-        model: a backbone of `BACKBONES`; None makes the one whose weights the file holds.
+        model: a backbone of `BACKBONES`; None makes the one whose weights the file holds, dilated
+            where its card has an `output_stride`, as that of an export has.
         strict: refuse what fits only in part; without, load what has name and shape in common,
             and refuse only a file without any.
         in_channels: the number of bands that you want; if the weights have another, their first
@@ -203,6 +204,8 @@ def backbone_of(
                 f"weights {source}: fit none of {', '.join(ARCHITECTURES)}; {outline(contents)}"
             )
         model = ARCHITECTURES[name](in_channels=bands)
+        if card.get("output_stride") in (8, 16):
+            model.dilate(card["output_stride"])
     result = match_weights(model, state, str(source), strict, contents)
     state = {key: state[key] for key in result["matched"]}
     checkpoints.check_finite(state, source)

@@ -319,6 +319,51 @@ def test_each_example_of_a_card_runs(exports, monkeypatch, form):
     assert run_examples(folder, monkeypatch) == LIBRARIES[form]
 
 
+@pytest.mark.parametrize(("name", "stride"), [("resnet18", 8), ("resnet50", 16)])
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_the_lines_of_a_card_dilate_a_dilated_backbone(tmp_path, monkeypatch, name, stride, capsys):
+    """But for those of libraries that cannot, which the command and the lines say."""
+    net = lively(BACKBONES[name]())
+    card = net.card() | {"output_stride": stride}
+    torch.save({"model": net.state_dict(), "card": card}, tmp_path / "w.pth")
+    run_export(tmp_path / "w.pth", "torchvision", tmp_path / "out/w.pth")
+    is_basic, said = name == "resnet18", capsys.readouterr().err
+    assert (f"library has no {name} whose maps are no coarser than 1/{stride}" in said) == is_basic
+    net.dilate(stride)
+    images, text = torch.rand(1, 3, 64, 64), card_of(tmp_path / "out")[1]
+    monkeypatch.chdir(tmp_path / "out")
+    assert f"Its maps are no coarser than 1/{stride}:" in text
+    with torch.no_grad():
+        expected, found = net(images)["block6"], []
+        for block in text.split("```python\n")[1:]:
+            names, code = {}, block.split("```")[0]
+            if "Fine-tune it again." not in code:
+                with undrawn():
+                    exec(code, names)
+                theirs = names.get("net") or names["backbone"]
+                theirs = getattr(theirs.eval(), "forward_features", theirs)
+                if "torchvision" in code:
+                    theirs = torch.nn.Sequential(*list(theirs.children())[:-2])
+                maps = theirs(images)
+                found.append(maps["block6"] if isinstance(maps, dict) else maps)
+    assert (expected.shape[-1], len(found)) == (64 // stride, 2 if is_basic else 3)
+    for maps in found:
+        torch.testing.assert_close(maps, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_dilated_vgg_is_in_no_library_and_that_is_said(exports, tmp_path, capsys):
+    vgg = tuned_run(tmp_path, {"name": "DeepLabV3Plus", "decoder_channels": 16}, "vgg11")
+    for form in ("timm", "mmseg"):
+        run_export(vgg, form, tmp_path / form / "w.pth")
+        said = capsys.readouterr()
+        assert f"--format {form}: its library has no vgg11 whose maps" in said.err
+        text = card_of(tmp_path / form)[1]
+        assert text.count("Fine-tune it again") == (3 if form == "timm" else 1)
+    assert "# Fine-tuned with output stride 16, dilated in a way that the VGG of mmpr" in said.out
+    found = load_backbone(None, tmp_path / "timm/w.pth")["model"]
+    assert found.output_stride == exports.source(vgg).backbone.output_stride == 16
+
+
 def test_the_card_of_four_bands_has_examples_for_four(tmp_path, monkeypatch):
     torch.save(BACKBONES["resnet18"](in_channels=4).state_dict(), tmp_path / "w.pth")
     run_export(tmp_path / "w.pth", "timm", tmp_path / "out/w.pth")
