@@ -7,7 +7,8 @@
     maps = sslrs.predict(tuned.best, "scene.tif", "runs/map.tif")
 
 What is wrong with an argument is a `UserError` with the command's own line. The same call goes on
-where one was interrupted; the run's folder holds its `config.py`, see `workflows.own_runs`.
+where one was interrupted; the run's folder holds its `config.py`, see `workflows.own_runs`. The
+program's random states, threads of OpenCV and settings of cuDNN are afterwards as they were.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import torch
 
 from SSLRemoteSensing.core.config import Part, plain_value, require
@@ -77,6 +79,22 @@ class FinetunedRun:
         return protocols.get("all", next(iter(protocols.values())))
 
 
+@contextlib.contextmanager
+def program_kept() -> Iterator[None]:
+    """Put back what a run sets for the whole process, as a command that ends with it may: torch's
+    random states, threads of OpenCV, cuDNN's search for the fastest kernels."""
+    threads, benchmark = cv2.getNumThreads(), torch.backends.cudnn.benchmark
+    # A GPU that nothing has used yet is not woken for its generator.
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    try:
+        with torch.random.fork_rng(gpus):
+            yield
+    finally:
+        cv2.setNumThreads(threads)
+        torch.backends.cudnn.benchmark = benchmark
+
+
+@program_kept()
 def pretrain(
     images: AnyPath | Sequence[AnyPath],
     output: AnyPath,
@@ -120,6 +138,7 @@ def pretrain(
     )
 
 
+@program_kept()
 def finetune(
     tiles: AnyPath | OwnLabels,
     output: AnyPath,
@@ -169,6 +188,7 @@ def finetune(
     return FinetunedRun(run, Path(output) / CONFIG, run / "best.pth", results)
 
 
+@program_kept()
 def predict(
     checkpoint: AnyPath,
     scenes: AnyPath | Sequence[AnyPath],

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 import SSLRemoteSensing as sslrs
 from SSLRemoteSensing.core.config import plain_value
 from SSLRemoteSensing.data.scale import Scale
+from SSLRemoteSensing.workflows import calls
 from SSLRemoteSensing.workflows.calls import as_texts
 from SSLRemoteSensing.workflows.own_requests import PretrainingRequest
 
@@ -100,6 +102,24 @@ def test_an_argument_of_another_type_is_refused_before_anything_is_opened(
         call(tmp_path, **given)
     assert str(error.value).startswith(said)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("call", [pretrain, finetune, predict])
+def test_a_call_leaves_the_program_as_it_was(tmp_path, monkeypatch, call):
+    def run(*given, **options):
+        torch.manual_seed(5)
+        torch.backends.cudnn.benchmark = not before[1]
+        cv2.setNumThreads(before[0] + 1)
+        raise sslrs.UserError("ended")
+
+    before = cv2.getNumThreads(), torch.backends.cudnn.benchmark
+    state = torch.get_rng_state()
+    for name in ("requested_config", "plan_maps"):
+        monkeypatch.setattr(calls, name, run)
+    with pytest.raises(sslrs.UserError, match="ended"):
+        call(tmp_path)
+    assert (cv2.getNumThreads(), torch.backends.cudnn.benchmark) == before
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize(
