@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
+from SSLRemoteSensing.core.batch_norm import separate
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.data.file_lists import stem
@@ -146,9 +147,7 @@ def has_seen_nothing(network: nn.Module) -> bool:
 def with_statistics(backbone: Backbone, images: Tensor) -> Backbone:
     """A copy whose batch normalization has the statistics of `images` (N, C, H, W), uint8."""
     backbone, device = deepcopy(backbone), next(backbone.parameters()).device
-    for module in backbone.modules():
-        if isinstance(module, nn.SyncBatchNorm):  # which would wait for the other processes
-            module.__class__ = nn.BatchNorm2d
+    separate(backbone)  # else it would wait for the other processes
     # A map of 1 x 1 has no variance in a batch of one tile.
     images = images if len(images) > 1 else images.repeat(2, 1, 1, 1)
     parts = images.tensor_split(math.ceil(len(images) / BATCH))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from SSLRemoteSensing.core import checkpoints, distributed, machine
+from SSLRemoteSensing.core.batch_norm import synchronized
 from SSLRemoteSensing.core.config import build
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.machine import choose_device, choose_precision, keep_freed_memory
@@ -53,7 +54,7 @@ class TrainStep:
         if settings.sync_bn and is_distributed:
             if not is_cuda:
                 raise UserError("train_cfg.sync_bn=True: torch has it for GPUs only; leave it out")
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = synchronized(model)
         self.model = model.to(self.device, memory_format=self.memory_format)
         # Compiled and distributed modules share the weights; the plain one keeps the plain names
         # for checkpoints.

@@ -17,6 +17,7 @@ from torch import nn
 
 from SSLRemoteSensing import build_pretext, build_segmentation, load_config
 from SSLRemoteSensing.core import distributed, machine
+from SSLRemoteSensing.core.batch_norm import synchronized
 from SSLRemoteSensing.inference.windows import predict_scene, probabilities
 from SSLRemoteSensing.training.schedules import SCHEDULES
 
@@ -185,7 +186,7 @@ def test_the_collectives_of_one_gpu_and_its_cpu_run(device, tmp_path):
         assert values == [{"a": 1}]
         config = load_config(CONFIG)
         net = build_pretext(config)
-        net = nn.SyncBatchNorm.convert_sync_batchnorm(net) if on_gpu else net
+        net = synchronized(net) if on_gpu else net
         settings = ON_DEVICE | dict(device=device.type)
         step = step_of(net, optimizer=config["train_cfg"]["optimizer"], **settings)
         ids = [device] if on_gpu else None
