@@ -8,12 +8,13 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from SSLRemoteSensing.core.console import warn
-from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.errors import OutOfMemory, UserError
 
 # torch takes seconds, and what only reads images starts without it: imported where it is used.
 if TYPE_CHECKING:
@@ -104,6 +105,21 @@ def used_memory(device: "torch.device") -> float:
 
     on_gpu = device.type == "cuda"
     return torch.cuda.max_memory_allocated(device) if on_gpu else peak_memory()
+
+
+@contextlib.contextmanager
+def enough_memory(setting: str, remedy: str) -> Iterator[None]:
+    """Raise an `OutOfMemory` where the GPU's memory is too small for the block; it names `setting`,
+    a key of the config or a flag, and `remedy`."""
+    import torch
+
+    try:
+        yield
+    except RuntimeError as error:
+        # MPS, and CUDA where other programs have taken the memory, have no class for it.
+        if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
+            raise
+        raise OutOfMemory(f"{setting}: the GPU's memory is full; {remedy}") from error
 
 
 def wait(device: "torch.device") -> None:

@@ -15,6 +15,7 @@ from SSLRemoteSensing.core import distributed
 from SSLRemoteSensing.core.bars import progress
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.core.machine import enough_memory
 from SSLRemoteSensing.core.workers import name_lost_workers, read_in_order
 from SSLRemoteSensing.data.scenes import ScoredScene, label_kinds, open_scenes
 from SSLRemoteSensing.data.segmentation import SegmentationDataset
@@ -148,7 +149,10 @@ def score(
         parts = predict_tiles(predict, scored, device, num_workers)
     else:
         parts = predict_scenes(predict, scored, device)
-    with name_lost_workers():
+    of_training = ", in training train_cfg.batch_size"
+    remedy = f"set a smaller scoring_cfg.batch_size or scoring_cfg.window{of_training}"
+    size = f"scoring {scored.settings.batch_size} at a time"
+    with name_lost_workers(), enough_memory(size, remedy):
         for numbers, y, classes, labels in parts:
             for matrix, label in zip(matrices.values(), labels, strict=True):
                 matrix.update(classes, label)

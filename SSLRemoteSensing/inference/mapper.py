@@ -236,7 +236,11 @@ def write_map(
     def predict(images: Tensor) -> Tensor:
         layout = torch.channels_last if network.channels_last else torch.contiguous_format
         images = images.contiguous(memory_format=layout)
-        return probabilities(network.model, network.device, network.precision, images, settings.tta)
+        size = f"--batch_size {settings.batch_size}"
+        with machine.enough_memory(size, f"set a smaller one, or a --tile below {settings.tile}"):
+            return probabilities(
+                network.model, network.device, network.precision, images, settings.tta
+            )
 
     def write(y: int, event, planes: Sequence[Tensor]) -> int:
         if event is not None:

@@ -37,6 +37,7 @@ class TrainStep:
     def __init__(
         self, model: nn.Module, settings: LoopSettings, param_groups: list[dict] | None = None
     ):
+        self.settings = settings
         self.device, compile = choose_device(settings.device), settings.compile
         is_cuda, is_distributed = self.device.type == "cuda", distributed.size() > 1
         if is_cuda and settings.accumulate_steps > 1 and compile in CUDA_GRAPHS:
@@ -130,17 +131,10 @@ class TrainStep:
         what the network counted besides. With the last batch of an update the processes put their
         gradients together."""
         self.model.train()
-        with contextlib.nullcontext() if is_last else self.unsynced():
-            try:
-                with self.autocast():
-                    losses = self.net(self.to_device(batch))
-            except ValueError as error:
-                if "more than 1 value per channel" not in str(error):
-                    raise
-                raise UserError(
-                    "train_cfg.batch_size: batch normalization has a single value a channel; set a "
-                    "larger batch_size, or larger images"
-                ) from error
+        syncs = contextlib.nullcontext() if is_last else self.unsynced()
+        with syncs, explained(self.settings):
+            with self.autocast():
+                losses = self.net(self.to_device(batch))
             (sum(losses.values()) * share).backward()
         # Cloned, as the memory of a CUDA graph's results is the next step's.
         detached = {name: loss.detach().clone() for name, loss in losses.items()}
@@ -260,3 +254,32 @@ def with_fused(optimizer: dict) -> dict:
     if owner is None or others or "fused" not in inspect.signature(owner).parameters:
         return optimizer
     return optimizer | {"fused": True}
+
+
+@contextlib.contextmanager
+def explained(settings: LoopSettings) -> Iterator[None]:
+    """Raise a `UserError` that names the key for what a step cannot do with `settings`."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "train_cfg.batch_size: batch normalization has a single value a channel; set a larger "
+            "batch_size, or larger images"
+        ) from error
+    except RuntimeError as error:  # torch.compile compiles where the network is first called
+        if "Expected to have finished reduction in the prior iteration" in str(error):
+            raise UserError(
+                "torchrun: some weights of the network are in no loss, as no head reads the maps "
+                "that they make; train in one process, or give a head that reads all maps "
+                "(inpainting_head_cfg)"
+            ) from error
+        if not type(error).__module__.startswith(("torch._dynamo.", "torch._inductor.")):
+            raise
+        text = str(error).partition("Set TORCHDYNAMO_VERBOSE")[0]  # advice to its developers
+        reason = " ".join(text.split())[:200]
+        raise UserError(
+            f"train_cfg.compile={settings.compile!r}: the network cannot be compiled here "
+            f"({reason}); leave it out"
+        ) from error

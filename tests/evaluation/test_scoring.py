@@ -98,6 +98,15 @@ def test_each_tile_is_read_once_when_tiles_lie_side_by_side(potsdam):
     assert len(read) == len(set(read))
 
 
+def test_a_full_gpu_is_told_with_the_keys_to_set(tiles):
+    def predict(images):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    opened = open_scored(open_tiles(tiles), ["a", "b"], ScoringSettings(on="tiles", batch_size=3))
+    with pytest.raises(UserError, match=r"scoring 3 at a time: .* memory is full; set a smaller"):
+        score(predict, opened, CPU)
+
+
 @pytest.mark.parametrize("window", [64, 512], ids=["windows", "scenes in one piece"])
 def test_each_scene_has_a_matrix_of_its_own(potsdam, window):
     root, drawn = potsdam

@@ -32,6 +32,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.rpc import RPC
 from rasterio.windows import Window
+from torch import nn
 
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.geotiff import no_damage
@@ -166,6 +167,18 @@ MODEL = RPC(
     samp_num_coeff=[0.25] * 20, samp_den_coeff=[1.0] * 20, samp_off=25, samp_scale=25,
     height_off=40, height_scale=500, lat_off=52.5, lat_scale=0.1, long_off=13.4, long_scale=0.2,
 )  # fmt: skip
+
+
+def test_a_full_gpu_is_told_with_the_flags_to_set(tmp_path):
+    class Large(nn.Module):
+        def logits(self, images):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    scene = write(tmp_path / "scene.tif", draw(70, 90), **PLACE)
+    with pytest.raises(
+        UserError, match=r"--batch_size 3: .* is full; set a smaller one, or a --ti"
+    ):
+        mapped(network(model=Large()), scene, tmp_path / "map.tif")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import math
 import re
 import signal
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -265,6 +266,48 @@ def test_compiled_training_keeps_plain_keys(pretext_config, tmp_path, monkeypatc
     train(pretext_config, num_epoch=1, compile="max-autotune")
     assert modes == ["max-autotune"]
     assert set(run_folder.read(tmp_path / "run")["model"]) == set(TinyNet().state_dict())
+
+
+def full(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def full_of_others(*_):
+    raise RuntimeError("CUDA error: out of memory")  # as torch has it of other programs' memory
+
+
+@pytest.mark.parametrize("error", [full, full_of_others])
+@pytest.mark.parametrize("where", ["forward", "backward", "update"])
+def test_a_full_gpu_is_told_with_the_key_to_set(pretext_config, where, error):
+    def sabotage(model):
+        if where == "forward":
+            model.register_forward_pre_hook(error)
+        elif where == "backward":
+            model.agr.weight.register_hook(error)
+        else:
+            model.agr.weight.register_post_accumulate_grad_hook(
+                lambda weight: monkey.setattr(torch.optim.Adam, "step", error)
+            )
+
+    with (
+        pytest.MonkeyPatch.context() as monkey,
+        pytest.raises(UserError, match=r"train_cfg.batch_size=4: the GPU's memory is full; set a"),
+    ):
+        train(pretext_config, sabotage)
+
+
+def test_a_machine_that_cannot_compile_is_told_with_the_key(pretext_config, monkeypatch):
+    def backend(graph, inputs):
+        raise RuntimeError("No working C++ compiler\nfound")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    step, settings = step_of(TinyNet(), compile=True), dict(batch_size=4)
+    dataset = images_of(pretext_config)
+    batch = collate([dataset[(0, index)] for index in range(settings["batch_size"])])
+    with pytest.raises(
+        UserError, match=r"train_cfg.compile=True: .*compiler found.*; leave it out"
+    ):
+        step.forward_backward(batch)
 
 
 # What is not finite, and what cannot be read.
