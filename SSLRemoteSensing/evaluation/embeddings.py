@@ -20,7 +20,7 @@ def effective_rank(embeddings: Tensor) -> float:
     1 where all rows are one direction, at most min(N, D). Roy and Vetterli, "The effective rank: a
     measure of effective dimensionality", EUSIPCO 2007. The rows' mean is not taken out.
     """
-    values = torch.linalg.svdvals(F.normalize(embeddings.double().cpu(), dim=1))
+    values = torch.linalg.svdvals(F.normalize(embeddings.cpu().double(), dim=1))
     shares = values / values.sum()
     return float(torch.special.entr(shares).sum().exp())
 
@@ -31,7 +31,7 @@ def alignment(first: Tensor, second: Tensor) -> float:
     L_align with alpha = 2 of Wang and Isola, "Understanding contrastive representation learning
     through alignment and uniformity on the hypersphere", ICML 2020.
     """
-    views = (F.normalize(view.double().cpu(), dim=1) for view in (first, second))
+    views = (F.normalize(view.cpu().double(), dim=1) for view in (first, second))
     return float((next(views) - next(views)).square().sum(1).mean())
 
 
@@ -41,5 +41,5 @@ def uniformity(embeddings: Tensor) -> float:
     0 where all are the same, lower where they are spread over the sphere. L_uniform with t = 2 of
     Wang and Isola. N is at least 2.
     """
-    unit = F.normalize(embeddings.double().cpu(), dim=1)
+    unit = F.normalize(embeddings.cpu().double(), dim=1)
     return float(F.pdist(unit).square().mul(-2).exp().mean().log())

@@ -55,7 +55,8 @@ def task_gradients(net: nn.Module, batch: dict[str, Tensor]) -> dict[str, float]
     pairs = [*((task, task) for task in gradients), *combinations(gradients, 2)]
     if not pairs:
         return {}
-    dots = torch.stack([dot(gradients[first], gradients[second]) for first, second in pairs])
+    dots = torch.stack([products(gradients[first], gradients[second]) for first, second in pairs])
+    dots = dots.cpu().double().sum(1)  # there, as MPS has no float64
     figures, norms = {}, {}
     for (first, second), value in zip(pairs, dots.tolist(), strict=True):
         if first == second:
@@ -65,6 +66,6 @@ def task_gradients(net: nn.Module, batch: dict[str, Tensor]) -> dict[str, float]
     return figures
 
 
-def dot(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> Tensor:
-    products = [(a.float() * b.float()).sum() for a, b in zip(first, second, strict=True)]
-    return torch.stack(products).double().sum()
+def products(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> Tensor:
+    """Scalar products, weight by weight, of gradients of the same weights."""
+    return torch.stack([(a.float() * b.float()).sum() for a, b in zip(first, second, strict=True)])

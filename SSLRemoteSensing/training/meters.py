@@ -129,7 +129,8 @@ class LossMeter:
         if not batches:  # all left out
             return {}, {}
         values = torch.stack([torch.stack([*batch.losses.values()]) for batch in batches])
-        sums = torch.cat([values.double().sum(0).cpu(), torch.tensor([float(len(values))])])
+        values = values.cpu().double()  # there, as MPS has no float64
+        sums = torch.cat([values.sum(0), torch.tensor([float(len(values))])])
         *sums, count = distributed.all_sum(sums).tolist()
         means = {name: value / count for name, value in zip(batches[0].losses, sums, strict=True)}
         total, norm = sum(means.values()), torch.stack([*norms.values()]).mean().item()

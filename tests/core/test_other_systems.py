@@ -12,11 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 from preloaded import python
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 import SSLRemoteSensing
 from SSLRemoteSensing.core import checkpoints, locks, machine
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data import file_lists
+from SSLRemoteSensing.evaluation.embeddings import alignment, effective_rank, uniformity
+from SSLRemoteSensing.evaluation.task_gradients import task_gradients
+from SSLRemoteSensing.training.meters import LossMeter
 from SSLRemoteSensing.training.run_folder import holder, locked
 
 ROOT = Path(SSLRemoteSensing.__file__).parents[1]
@@ -159,3 +164,48 @@ def test_patterns_and_lists_may_be_written_with_back_slashes(tiles, tmp_path, mo
     expected = [*file_lists.find_images(tmp_path, "images/*.jpg")]
     monkeypatch.setattr(file_lists.os, "sep", ntpath.sep)
     assert [*file_lists.find_images(tmp_path, "images\\*.jpg")] == expected
+
+
+class PlayedMps(TorchFunctionMode):
+    """What was not brought to the CPU first has no float64."""
+
+    def __init__(self):
+        super().__init__()
+        self.on_cpu: list[torch.Tensor] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.double and not any(args[0] is one for one in self.on_cpu):
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        result = func(*args, **(kwargs or {}))
+        if func is torch.Tensor.cpu:
+            self.on_cpu.append(result)
+        return result
+
+
+class TwoTasks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Linear(4, 4, bias=False)
+
+    def forward(self, batch):
+        x = self.backbone(batch)
+        return {"one": x.square().mean(), "other": x.abs().mean()}
+
+
+def test_what_is_logged_of_losses_gradients_and_embeddings_asks_mps_for_no_float64():
+    meter = LossMeter(range(6), limit=1)
+    with PlayedMps():
+        for step, loss in enumerate((1.0, 2.5), start=1):
+            meter.add(step, {"index": torch.arange(2)}, {"agr": torch.tensor(loss)}, {})
+            meter.norms[step] = torch.tensor(3.0)
+        figures, _ = meter.take()
+        gradients = task_gradients(TwoTasks(), torch.rand(3, 4))
+        views = torch.eye(4), 2 * torch.eye(4).flip(0)
+        numbers = [effective_rank(views[0]), alignment(*views), uniformity(views[0])]
+    assert figures == {"loss": 1.75, "agr": 1.75, "gradient_norm": 3.0}
+    assert set(gradients) == {
+        "gradient_norm_one",
+        "gradient_norm_other",
+        "gradient_cosine_one_other",
+    }
+    assert numbers == pytest.approx([4, 2, -4])
