@@ -1,6 +1,6 @@
 """torchvision's VGG and ResNet as pyramids block2..block6, under torchvision's parameter names."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import torch
@@ -102,6 +102,16 @@ class Backbone(nn.Module):
                         module.stride = (1, 1)
                         if module.kernel_size != (1, 1):
                             module.dilation = module.padding = (spacing, spacing)
+
+    def learn(self, maps: Collection[str]) -> list[str]:
+        """Let the weights that `maps` are made with have gradients, and no others: those of maps
+        that nothing reads would be in no loss, which DistributedDataParallel cannot have.
+
+        Returns:
+            the maps of which weights of their own stay as they are.
+        """
+        self.requires_grad_(len(maps) > 0)
+        return []
 
     def keep(self, maps: dict) -> dict:
         """Of a dict by map, the maps that this backbone returns."""

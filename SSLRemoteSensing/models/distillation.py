@@ -46,6 +46,8 @@ class DistillationHead(nn.Module):
             types; None where nobody says.
     """
 
+    reads = MATCHED
+
     def __init__(
         self,
         teacher: Annotated[dict, OneOf(BACKBONES)],

@@ -1,4 +1,7 @@
-"""What sits on the backbone: the decoder, the transform prediction, the exemplar projection."""
+"""What sits on the backbone: the decoder, the transform prediction, the exemplar projection.
+
+Each says in `reads` which maps of the backbone it reads.
+"""
 
 import math
 from collections.abc import Sequence
@@ -41,6 +44,7 @@ class Decoder(nn.Module):
     ):
         super().__init__()
         check_in_channels(in_channels, map_channels)
+        self.reads = ("block6", *(key for key in SKIPS if key in map_channels))
         where = f"feat_channels={tuple(feat_channels)}:"
         if len(feat_channels) != 5:
             raise UserError(f"{where} expected 5 numbers, one a stage")
@@ -74,6 +78,8 @@ class AGPHead(nn.Module):
         in_channels: channels of the backbone's last map, block6: 512, from resnet50 on 2048.
         num_classes: the transforms in `train_data.agr_transforms_cfg.transforms_cfg`.
     """
+
+    reads = ("block6",)
 
     def __init__(self, in_channels: int, num_classes: int, map_channels: dict[str, int]):
         super().__init__()
@@ -154,7 +160,7 @@ class MatchingHead(nn.Module):
             raise UserError(f"cells={cells}: must be at least 2, there is no turning one cell")
         if embed_channels < 1:
             raise UserError(f"embed_channels={embed_channels}: must be at least 1")
-        self.num_classes, self.cells = num_classes, cells
+        self.num_classes, self.cells, self.reads = num_classes, cells, tuple(blocks)
         self.projections = nn.ModuleDict()
         for key in blocks:
             self.projections[key] = projection(map_channels[key], embed_channels)
@@ -188,6 +194,8 @@ class ExamplarHead(nn.Module):
         in_channels: channels of the backbone's last map, block6: 512, from resnet50 on 2048.
         out_channels: length of the embedding; the hidden layer is twice as wide.
     """
+
+    reads = ("block6",)
 
     def __init__(self, in_channels: int, out_channels: int, map_channels: dict[str, int]):
         super().__init__()
@@ -236,7 +244,7 @@ class DenseExamplarHead(nn.Module):
             raise UserError(f"block={block!r}: the backbone has {', '.join(map_channels)}")
         if min(out_channels, cells) < 1:
             raise UserError(f"out_channels={out_channels}, cells={cells}: must be at least 1")
-        self.cells = cells
+        self.cells, self.reads = cells, blocks
         self.projections = nn.ModuleDict(
             {key: projection(map_channels[key], out_channels) for key in blocks}
         )

@@ -170,7 +170,8 @@ def build_pretext(config: dict) -> PretextNet:
     """The network of a pre-training config, checked key by key.
 
     Raises:
-        UserError: an unknown name or key, no head at all, or heads that do not fit the backbone.
+        UserError: an unknown name or key, no head at all, heads that do not fit the backbone, or
+            that do not read its last map.
     """
     backbone = build(BACKBONES, config.get("backbone_cfg") or {}, "backbone_cfg")
     channels = {"map_channels": backbone.keep(backbone.channels)}
@@ -179,6 +180,16 @@ def build_pretext(config: dict) -> PretextNet:
         None if config.get(key) is None else build(table, config[key], key, given)
         for (key, table), given in zip(HEADS.items(), [channels] * 3 + [of_teacher], strict=True)
     ]
+    read = {key for head in (*heads, distillation_head) if head is not None for key in head.reads}
+    if read and "block6" not in read:
+        raise UserError(
+            f"heads: they read {', '.join(sorted(read))} and not block6, so the last stage of the "
+            f"backbone would learn nothing; name block6 in examplar_head_cfg.block too, or give "
+            f"another head"
+        )
+    if unread := backbone.learn(read):
+        names = ", ".join(unread)
+        print(f"{backbone.name}: no head reads {names}, whose own weights stay as they are")
     out_channels = heads[0].predict.out_channels if heads[0] is not None else backbone.in_channels
     if out_channels != backbone.in_channels:
         raise UserError(

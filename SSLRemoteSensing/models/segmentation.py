@@ -47,7 +47,7 @@ class SegmentationNet(nn.Module):
         self.weights = {name: weight for name, weight, _ in losses}
         self.losses = nn.ModuleList(loss for _, _, loss in losses)
         self.frozen, self.norm_eval = freeze_backbone, norm_eval
-        backbone.requires_grad_(not freeze_backbone)
+        backbone.learn(() if freeze_backbone else backbone.keep(backbone.channels))
 
     def train(self, mode: bool = True) -> "SegmentationNet":
         super().train(mode)

@@ -4,7 +4,7 @@ timm is imported when one of them is built. The weights keep timm's names.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import Tensor, nn
 
@@ -105,6 +105,13 @@ class TimmBackbone(Backbone):
                 f"backbone_cfg.model={self.model!r}: its maps are no finer than 1/32, and this "
                 f"decoder wants 1/{output_stride}; take Decoder, Unet, FPN or UPerNet"
             )
+
+    def learn(self, maps: Collection[str]) -> list[str]:
+        super().learn(maps)
+        unread = [key for key in self.pyramid if key not in maps]
+        for key in unread:
+            self.pyramid[key].requires_grad_(False)
+        return unread
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         height, width = images.shape[-2:]

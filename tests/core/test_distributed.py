@@ -15,11 +15,13 @@ import torch
 from conftest import ROOT
 from teams import attempt, joined, start_team, team_results
 from tiny_run import TinyNet, step_of
+from torch import distributed as dist
 from torch import nn
 
 from SSLRemoteSensing import build_pretext, build_segmentation
 from SSLRemoteSensing.core import distributed
 from SSLRemoteSensing.core.config import load_config
+from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.machine import choose_device
 from SSLRemoteSensing.models.losses import ExamplarLoss
 from SSLRemoteSensing.training import settings
@@ -399,6 +401,25 @@ def test_only_lost_connections_pass_for_the_end_of_another_process():
     for text in ("gloo/tcp/pair.cc:545] Read error: Connection reset by peer", "Timed out waiting"):
         assert distributed.LOST.search(text)
     assert not distributed.LOST.search("/data/igloo/x: op.preamble.length <= op.nbytes. 8 vs 4")
+
+
+class HalfInNoLoss(TinyNet):
+    def __init__(self):
+        super().__init__()
+        self.unread = nn.Linear(3, 3)
+
+
+def test_weights_that_are_in_no_loss_are_told_in_the_second_step(tmp_path):
+    """Of a network of timm, of which that is not known beforehand."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        step = step_of(HalfInNoLoss())
+        step.net = nn.parallel.DistributedDataParallel(step.model)
+        step.forward_backward(pretext_batch())
+        with pytest.raises(UserError, match=r"torchrun: some weights .* are in no loss"):
+            step.forward_backward(pretext_batch())
+    finally:
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -116,6 +116,18 @@ def test_the_loss_of_a_net_is_that_of_its_cells_and_trains_up_to_the_block(dense
     assert loss.item() == pytest.approx(np.mean(parts), rel=1e-4)
 
 
+def test_a_last_stage_that_no_head_reads_is_refused(dense_config):
+    """It would be exported with its first weights, and end a run of several processes."""
+    alone = dense_config | dict(inpainting_head_cfg=None, agr_head_cfg=None)
+    with pytest.raises(UserError, match=r"read block5 and not block6.*examplar_head_cfg.block"):
+        build_pretext(alone)
+    net = build_pretext(alone | dict(examplar_head_cfg=DENSE | dict(block=("block5", "block6"))))
+    images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+    batch = dict(anchor=images, transformed=images, transform_label=torch.full((4,), 2))
+    net(batch | dict(crop=WHOLE.expand(4, 4)))["exemplar"].backward()
+    assert all(weight.grad is not None for weight in net.parameters())
+
+
 @pytest.mark.parametrize("change", ["flip", "order"])
 def test_data_whose_places_are_not_known_is_refused(dense_config, change):
     transforms = dense_config["train_cfg"]["train_data"]["agr_transforms_cfg"]

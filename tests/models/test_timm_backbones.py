@@ -7,6 +7,7 @@ from timm_models import MODELS
 from SSLRemoteSensing import load_backbone
 from SSLRemoteSensing.core.config import build
 from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.models.pretext import build_pretext
 from SSLRemoteSensing.models.pretrained import BACKBONES
 from SSLRemoteSensing.models.segmentation import build_segmentation
 
@@ -94,6 +95,39 @@ def test_weights_in_the_layout_of_their_authors_are_converted(tmp_path):
     torch.save({"model": theirs}, tmp_path / "weights.pth")
     net = load_backbone(backbone("convnext_atto"), tmp_path / "weights.pth")["model"]
     assert torch.equal(net.net.stages[2].downsample[1].weight, whole.stages[2].downsample[1].weight)
+
+
+def pretext(model: str):
+    heads = dict(
+        agr_head_cfg=dict(name="AGPHead", in_channels=192, num_classes=6),
+        examplar_head_cfg=dict(name="ExamplarHead", in_channels=192, out_channels=8),
+    )
+    images = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
+    batch = dict(anchor=images, transformed=images.flip(3), transform_label=torch.arange(3))
+    return build_pretext(dict(backbone_cfg=dict(name="timm", model=model)) | heads), batch
+
+
+def segmentation(model: str):
+    cfg = dict(name="timm", model=model, out_keys=("block5", "block6"))
+    config = dict(classes=("a", "b"), backbone_cfg=cfg, decoder_cfg=dict(name="LinearProbe"))
+    images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    return build_segmentation(config), dict(image=images, label=images[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("build_net", "frozen"),
+    [(pretext, ("block3", "block4", "block5")), (segmentation, ("block3", "block4"))],
+)
+def test_branches_of_a_vit_s_pyramid_that_nothing_reads_are_not_trained(build_net, frozen, capsys):
+    """DistributedDataParallel would wait for their gradients."""
+    net, batch = build_net("vit_tiny_patch16_224")
+    assert (f"no head reads {', '.join(frozen)}," in capsys.readouterr().out) == (
+        build_net is pretext
+    )
+    sum(net(batch).values()).backward()
+    without = {name for name, weight in net.named_parameters() if weight.grad is None}
+    assert without == {name for name, weight in net.named_parameters() if not weight.requires_grad}
+    assert {name.split(".")[2] for name in without} == set(frozen)
 
 
 def test_what_cannot_be_is_one_line(monkeypatch):
