@@ -28,7 +28,7 @@ from importlib import import_module
 from pathlib import Path
 
 from SSLRemoteSensing.core.cli import Flags, parse
-from SSLRemoteSensing.core.errors import OutOfMemory, UserError, run_command
+from SSLRemoteSensing.core.errors import UserError, run_command
 from SSLRemoteSensing.core.files import write_text
 from SSLRemoteSensing.core.machine import device_name, versions
 
@@ -168,7 +168,7 @@ def measure(args: argparse.Namespace, scratch: Path) -> Iterator[dict]:
         for name in names:
             module = import_module(f"benchmarking.{MODULES[name]}")
             yield from getattr(module, f"measure_{name}")(*subject)
-    except (torch.OutOfMemoryError, OutOfMemory) as error:  # outside of a step, and in one
+    except torch.OutOfMemoryError as error:
         text = f"--batch_size {args.batch_size}: out of memory; set a smaller one"
         raise UserError(text) from error
 

@@ -39,10 +39,6 @@ class CannotWrite(UserError):
     """A full disk, a lost mount, no permission: nothing was written, and nothing replaced."""
 
 
-class OutOfMemory(UserError):
-    """The GPU's memory is full."""
-
-
 class MissingWeights(UserError):
     """Weights that have to be downloaded, and cannot be."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from SSLRemoteSensing.core.console import warn
-from SSLRemoteSensing.core.errors import OutOfMemory, UserError
+from SSLRemoteSensing.core.errors import UserError
 
 # torch takes seconds, and what only reads images starts without it: imported where it is used.
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def used_memory(device: "torch.device") -> float:
 
 @contextlib.contextmanager
 def enough_memory(setting: str, remedy: str) -> Iterator[None]:
-    """Raise an `OutOfMemory` where the GPU's memory is too small for the block; it names `setting`,
+    """Raise a `UserError` where the GPU's memory is too small for the block; it names `setting`,
     a key of the config or a flag, and `remedy`."""
     import torch
 
@@ -119,7 +119,7 @@ def enough_memory(setting: str, remedy: str) -> Iterator[None]:
         # MPS, and CUDA where other programs have taken the memory, have no class for it.
         if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
             raise
-        raise OutOfMemory(f"{setting}: the GPU's memory is full; {remedy}") from error
+        raise UserError(f"{setting}: the GPU's memory is full; {remedy}") from error
 
 
 def wait(device: "torch.device") -> None:

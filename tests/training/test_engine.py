@@ -268,34 +268,6 @@ def test_compiled_training_keeps_plain_keys(pretext_config, tmp_path, monkeypatc
     assert set(run_folder.read(tmp_path / "run")["model"]) == set(TinyNet().state_dict())
 
 
-def full(*_):
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-
-def full_of_others(*_):
-    raise RuntimeError("CUDA error: out of memory")  # as torch has it of other programs' memory
-
-
-@pytest.mark.parametrize("error", [full, full_of_others])
-@pytest.mark.parametrize("where", ["forward", "backward", "update"])
-def test_a_full_gpu_is_told_with_the_key_to_set(pretext_config, where, error):
-    def sabotage(model):
-        if where == "forward":
-            model.register_forward_pre_hook(error)
-        elif where == "backward":
-            model.agr.weight.register_hook(error)
-        else:
-            model.agr.weight.register_post_accumulate_grad_hook(
-                lambda weight: monkey.setattr(torch.optim.Adam, "step", error)
-            )
-
-    with (
-        pytest.MonkeyPatch.context() as monkey,
-        pytest.raises(UserError, match=r"train_cfg.batch_size=4: the GPU's memory is full; set a"),
-    ):
-        train(pretext_config, sabotage)
-
-
 def test_a_machine_that_cannot_compile_is_told_with_the_key(pretext_config, monkeypatch):
     def backend(graph, inputs):
         raise RuntimeError("No working C++ compiler\nfound")

@@ -24,7 +24,7 @@ from benchmarking.timing import allocated_bytes, free_memory, in_turn, peak_gib,
 from benchmarking.training import count_flops, measure_loop
 from benchmarking.variants import measure_published
 
-from SSLRemoteSensing.core.errors import OutOfMemory, UserError
+from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import read_json, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,7 +57,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory(dir=args.work) as scratch:
                 for part in measure(Path(scratch)):
                     found |= part
-        except (torch.OutOfMemoryError, OutOfMemory):  # outside of a step, and in one
+        except torch.OutOfMemoryError:
             found["out_of_memory"] = True
         except (RuntimeError, UserError) as error:  # no compiler, too few images, say
             found["not_measured"] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
