@@ -20,6 +20,8 @@ from SSLRemoteSensing.core.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+# How torch says of a CPU, of MPS and for cuDNN and cuBLAS that memory is full.
+FULL = re.compile("can't allocate memory|out of memory|_STATUS_ALLOC_FAILED")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 try:
@@ -107,19 +109,24 @@ def used_memory(device: "torch.device") -> float:
     return torch.cuda.max_memory_allocated(device) if on_gpu else peak_memory()
 
 
-@contextlib.contextmanager
-def enough_memory(setting: str, remedy: str) -> Iterator[None]:
-    """Raise a `UserError` where the GPU's memory is too small for the block; it names `setting`,
-    a key of the config or a flag, and `remedy`."""
+def is_memory_full(error: RuntimeError) -> bool:
+    """Whether torch says that its device's memory is full; that of a worker is another's."""
     import torch
 
+    is_said = isinstance(error, torch.OutOfMemoryError) or FULL.search(str(error))
+    return bool(is_said) and "DataLoader worker" not in str(error)
+
+
+@contextlib.contextmanager
+def enough_memory(what: str, remedy: str) -> Iterator[None]:
+    """Raise a `UserError` where the device's memory is too small for the block; it says `what` is
+    done there, with the key of the config or the flag that matters, and `remedy`."""
     try:
         yield
     except RuntimeError as error:
-        # MPS, and CUDA where other programs have taken the memory, have no class for it.
-        if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
+        if not is_memory_full(error):
             raise
-        raise UserError(f"{setting}: the GPU's memory is full; {remedy}") from error
+        raise UserError(f"{what} needs more memory than there is; {remedy}") from error
 
 
 def wait(device: "torch.device") -> None:

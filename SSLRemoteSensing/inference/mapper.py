@@ -236,7 +236,7 @@ def write_map(
     def predict(images: Tensor) -> Tensor:
         layout = torch.channels_last if network.channels_last else torch.contiguous_format
         images = images.contiguous(memory_format=layout)
-        size = f"--batch_size {settings.batch_size}"
+        size = f"--batch_size {settings.batch_size}: predicting"
         with machine.enough_memory(size, f"set a smaller one, or a --tile below {settings.tile}"):
             return probabilities(
                 network.model, network.device, network.precision, images, settings.tta

@@ -3,7 +3,6 @@
 import contextlib
 import inspect
 import itertools
-import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -20,8 +19,6 @@ from SSLRemoteSensing.training.meters import STOPPED
 from SSLRemoteSensing.training.schedules import OPTIMIZERS
 from SSLRemoteSensing.training.settings import LoopSettings
 
-# How torch says of a CPU, of MPS and for cuDNN and cuBLAS that memory is full.
-FULL = re.compile("can't allocate memory|out of memory|_STATUS_ALLOC_FAILED")
 CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # modes of torch.compile
 
 
@@ -211,27 +208,17 @@ class TrainStep:
         return f"{number:,} parameters, device {device}, {self.precision}{processes}"
 
 
-@contextlib.contextmanager
-def named_memory(settings: LoopSettings) -> Iterator[None]:
-    """Raise a `UserError` where training by `settings`, in the block, finds its device's memory
+def named_memory(settings: LoopSettings) -> contextlib.AbstractContextManager[None]:
+    """Raises a `UserError` where training by `settings`, in the block, finds its device's memory
     full."""
-    try:
-        yield
-    except RuntimeError as error:
-        is_worker = "DataLoader worker" in str(error)  # whose memory the batch is not all of
-        is_full = isinstance(error, torch.OutOfMemoryError) or FULL.search(str(error))
-        if is_worker or not is_full:
-            raise
-        size, count = settings.batch_size, settings.accumulate_steps
-        remedy = "take smaller images, or a smaller network"
-        if size >= 6:  # of 3 images every task can still learn
-            remedy = (
-                f"halve it: the same command with --set train_cfg.batch_size={size // 2} "
-                f"train_cfg.accumulate_steps={2 * count}, or with half the global_batch_size"
-            )
-        raise UserError(
-            f"train_cfg.batch_size={size}: a step needs more memory than there is; {remedy}"
-        ) from error
+    size, count = settings.batch_size, settings.accumulate_steps
+    remedy = "take smaller images, or a smaller network"
+    if size >= 6:  # of 3 images every task can still learn
+        remedy = (
+            f"halve it: the same command with --set train_cfg.batch_size={size // 2} "
+            f"train_cfg.accumulate_steps={2 * count}, or with half the global_batch_size"
+        )
+    return machine.enough_memory(f"train_cfg.batch_size={size}: a step", remedy)
 
 
 def lay_out_moments(state: dict, weight: Tensor, group: dict) -> None:

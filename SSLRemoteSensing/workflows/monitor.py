@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from SSLRemoteSensing.core.errors import UnreadableImage
-from SSLRemoteSensing.core.machine import wait
+from SSLRemoteSensing.core.machine import is_memory_full, wait
 from SSLRemoteSensing.data.values import fault_of_values, levels
 from SSLRemoteSensing.evaluation.embeddings import alignment, effective_rank, spread, uniformity
 from SSLRemoteSensing.evaluation.linear_probe import LinearProbe
@@ -106,7 +106,9 @@ class SampleMonitor:
     def observe(self, batch: dict[str, Tensor], counts: dict[str, Tensor], to_device) -> Seen:
         try:
             return self.look(to_device)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_memory_full(error):
+                raise
             return blind("the GPU's memory is full; set a smaller batch_size, or log.vis_step=0")
 
     def look(self, to_device: Callable[[dict], dict[str, Tensor]]) -> Seen:

@@ -29,6 +29,7 @@ from SSLRemoteSensing.models.pretext import PretextNet, build_pretext, pretext_l
 from SSLRemoteSensing.models.pretrained import BACKBONES
 from SSLRemoteSensing.training.engine import fit
 from SSLRemoteSensing.training.rehearsal import rehearse
+from SSLRemoteSensing.training.resume import start_digest
 from SSLRemoteSensing.training.run_folder import write_run_card
 from SSLRemoteSensing.training.settings import LoopSettings, divide_batch, split
 from SSLRemoteSensing.training.task import Monitor, Place, Task
@@ -210,7 +211,7 @@ def open_task(opened: Pretraining) -> tuple[Task, LoopSettings]:
     card |= {"dtype": dataset.reading.dtype} if dataset.reading.scale else {}
     if network.distillation_head is not None:
         card["teacher"] = network.distillation_head.teacher_card
-    card |= {"config": config, "versions": versions()}
+    card |= start_digest(config) | {"config": config, "versions": versions()}
 
     def export(place: Place) -> None:
         reached = {"epoch": place.epoch + 1, "step": place.step, "images_seen": place.images}

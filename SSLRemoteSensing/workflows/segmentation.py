@@ -40,6 +40,7 @@ from SSLRemoteSensing.models.segmentation import (
     SegmentationNet,
     build_segmentation,
 )
+from SSLRemoteSensing.training.resume import start_digest
 from SSLRemoteSensing.training.run_folder import write_run_card
 from SSLRemoteSensing.training.settings import LoopSettings, split
 from SSLRemoteSensing.training.task import Task
@@ -246,6 +247,7 @@ def open_task(opened: Finetuning) -> tuple[Task, LoopSettings]:
     card |= {"label_shares": label_shares(train_data)} | train_data.origin
     card |= {} if train_data.reading.gsd is None else {"gsd": train_data.reading.gsd}
     card["dtype"] = read_header(train_data.pairs[0][0]).dtype
+    card |= start_digest(config)
     weights = config["backbone_cfg"].get("pretrained")
     start = card_of_weights(weights) if isinstance(weights, str) else {}
     card |= {"teacher": start["teacher"]} if "teacher" in start else {}  # its licence may bind

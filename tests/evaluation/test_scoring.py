@@ -103,7 +103,7 @@ def test_a_full_gpu_is_told_with_the_keys_to_set(tiles):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     opened = open_scored(open_tiles(tiles), ["a", "b"], ScoringSettings(on="tiles", batch_size=3))
-    with pytest.raises(UserError, match=r"scoring 3 at a time: .* memory is full; set a smaller"):
+    with pytest.raises(UserError, match=r"scoring 3 at a time needs more memory .*; set a smaller"):
         score(predict, opened, CPU)
 
 

@@ -176,7 +176,7 @@ def test_a_full_gpu_is_told_with_the_flags_to_set(tmp_path):
 
     scene = write(tmp_path / "scene.tif", draw(70, 90), **PLACE)
     with pytest.raises(
-        UserError, match=r"--batch_size 3: .* is full; set a smaller one, or a --ti"
+        UserError, match=r"--batch_size 3: predicting needs more .*; set a smaller one, or a --ti"
     ):
         mapped(network(model=Large()), scene, tmp_path / "map.tif")
 

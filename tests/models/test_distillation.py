@@ -16,7 +16,7 @@ from SSLRemoteSensing.export.model_card import teacher_of
 from SSLRemoteSensing.models.losses import CosineLoss
 from SSLRemoteSensing.models.pretext import build_pretext, pretext_losses
 from SSLRemoteSensing.models.pretrained import BACKBONES
-from SSLRemoteSensing.training.resume import compare_cards
+from SSLRemoteSensing.training.resume import compare_cards, json_card
 from SSLRemoteSensing.workflows import pretraining, segmentation
 
 # timm's smallest, which it has for its own tests.
@@ -229,14 +229,48 @@ def test_the_card_names_the_teacher_its_file_and_its_licence(pretext_config, seg
     student.with_suffix(".json").write_text(json.dumps(card))
     seg_config |= dict(backbone_cfg=STUDENT | dict(pretrained=str(student)), decoder_cfg=PROBE)
     assert segmentation.open_finetuning(seg_config)[0].card["teacher"] == card["teacher"]
+    elsewhere = (tmp_path / "elsewhere.pth", tmp_path / "elsewhere.json")
+    for copy, part in zip(elsewhere, (file, file.with_suffix(".json")), strict=True):
+        copy.write_bytes(part.read_bytes())
+    config["distillation_head_cfg"]["teacher"] = teacher | dict(pretrained=str(elsewhere[0]))
+    moved = pretraining.open_pretraining(config)[0].card
+    compare_cards(card, moved, tmp_path / "latest.pth")
+    config["distillation_head_cfg"]["teacher"] = teacher
     file.with_suffix(".json").unlink()
     torch.save({"model": checkpoints.read(file)}, file)
     changed = pretraining.open_pretraining(config)[0].card
     with pytest.raises(UserError, match=r"latest\.pth: .*teacher\.pretrained is another file"):
         compare_cards(card, changed, tmp_path / "latest.pth")
-    other = changed | dict(config=run_config(pretext_config))
+    random = changed["teacher"] | dict(sha256=None)
+    other = changed | dict(config=run_config(pretext_config), teacher=random)
     with pytest.raises(UserError, match=r"teacher\.pretrained was .* and is now None"):
         compare_cards(changed, other, tmp_path / "latest.pth")
+
+
+def test_first_weights_may_lie_elsewhere_where_a_run_goes_on(seg_config, tmp_path, monkeypatch):
+    """Also under a relative path; another file is another run."""
+    torch.manual_seed(0)
+    latest, cards = tmp_path / "latest.pth", []
+    (tmp_path / "moved").mkdir()
+    for name in ("start.pth", "moved/start.pth", "other.pth"):
+        if name != "moved/start.pth":
+            torch.save(build_pretext(config_of()).backbone.state_dict(), tmp_path / name)
+        else:
+            (tmp_path / "start.pth").rename(tmp_path / name)
+        seg_config |= dict(backbone_cfg=STUDENT | dict(pretrained=str(tmp_path / name)))
+        opened = segmentation.open_finetuning(seg_config | dict(decoder_cfg=PROBE))
+        cards.append(opened[0].card)
+    monkeypatch.chdir(tmp_path)
+    seg_config["backbone_cfg"]["pretrained"] = "moved/start.pth"
+    cards.append(segmentation.open_finetuning(seg_config | dict(decoder_cfg=PROBE))[0].card)
+    first, moved, other, relative = map(json_card, cards)
+    compare_cards(first, moved, latest)
+    compare_cards(first, relative, latest)
+    with pytest.raises(UserError, match=r"backbone_cfg\.pretrained is another file than it was"):
+        compare_cards(first, other, latest)
+    random = first | dict(config=seg_config | dict(backbone_cfg=STUDENT), start_sha256=None)
+    with pytest.raises(UserError, match=r"backbone_cfg\.pretrained was .* and is now None"):
+        compare_cards(first, random, latest)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from SSLRemoteSensing.evaluation.scoring import open_scored
 from SSLRemoteSensing.training import run_folder
 from SSLRemoteSensing.training.plan import make_plan, require_images
 from SSLRemoteSensing.training.rehearsal import measure_step
-from SSLRemoteSensing.training.resume import compare_cards, json_card
+from SSLRemoteSensing.training.resume import compare_cards, json_card, start_digest
 from SSLRemoteSensing.training.run_folder import require_room
 from SSLRemoteSensing.training.schedules import build_schedule
 from SSLRemoteSensing.training.settings import LoopSettings
@@ -159,7 +159,10 @@ def check_run_folder(folder: Path, opened: Opened | None, section: Section) -> d
     if state is None:
         section.fail(f"{damage}; no epoch_*.pth beside it is whole, move them away to start anew")
     elif opened is not None:
-        section.attempt(compare_cards, state["card"], json_card({"config": opened.config}), latest)
+        card = {"config": opened.config} | start_digest(opened.config)
+        if (head := getattr(opened.model, "distillation_head", None)) is not None:
+            card["teacher"] = head.teacher_card
+        section.attempt(compare_cards, state["card"], json_card(card), latest)
     return state
 
 
