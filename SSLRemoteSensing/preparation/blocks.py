@@ -113,14 +113,10 @@ def first_of_block(last: np.ndarray, end: int, held: int) -> int:
     Args:
         last: int (N,), as `last_overlaps` gives it.
     """
-    numbers = np.arange(len(last))
-
-    def cost(first: int) -> int:
-        lost = int(((numbers < first) & (last >= first)).sum())
-        return LOSS * lost + abs(end - first - held)
-
     largest, least = max(held, len(last) // 3), (held + 1) // 2
-    return min(range(max(1, end - largest), end - least + 1), key=cost)
+    firsts = np.arange(max(1, end - largest), end - least + 1)
+    lost = firsts - np.searchsorted(np.sort(last), firsts)  # before it, but for what ends before it
+    return int(firsts[np.argmin(LOSS * lost + np.abs(end - firsts - held))])
 
 
 def off_scored_ground(others: Sequence[SourceScene], catalog: Catalog) -> list[SourceScene]:

@@ -61,7 +61,18 @@ def boxes_of(
 def last_overlaps(boxes: np.ndarray) -> np.ndarray:
     """Of each of `boxes` (N, 4) the number of the last one that overlaps it, int (N,): its own
     where no later one does."""
-    return np.array([i + overlapping(box, boxes[i:]).max(initial=0) for i, box in enumerate(boxes)])
+    last, placed = np.arange(len(boxes)), np.flatnonzero(np.isfinite(boxes[:, 0]))
+    if not len(placed):
+        return last
+    # Sorted along the longer side of them all, those that may overlap one begin before its end.
+    axis = int(np.argmax(np.ptp(boxes[placed], axis=0)[:2]))
+    order = placed[np.argsort(boxes[placed, axis])]
+    ends = np.searchsorted(boxes[order, axis], boxes[order, axis + 2], side="right")
+    for start, (number, end) in enumerate(zip(order, ends, strict=True)):
+        others = order[start:end]
+        met = others[overlapping(boxes[number], boxes[others])]
+        np.maximum.at(last, np.minimum(met, number), np.maximum(met, number))
+    return last
 
 
 def overlapping(box: np.ndarray, others: np.ndarray) -> np.ndarray:
