@@ -519,6 +519,7 @@ def test_labels_whose_coding_changes_are_not_mixed_with_tiles_of_the_old_one(own
         ("labels/train/mine_0_0.png", "mine", "has labels, but not by this tool"),
         ("images", "a file", "error: --output"),
         ("prepare.jsonl", "{}\n", "damaged"),
+        (".lock/mine", "mine", ".lock cannot be opened (Is a directory)"),
     ],
 )
 def test_an_output_that_is_not_ours_or_damaged_is_refused(source, tmp_path, file, content, text):
