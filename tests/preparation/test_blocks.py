@@ -107,8 +107,9 @@ def boxes(output):
 
 
 def assert_apart(output):
-    """No square metre is in two splits."""
-    for (split, one), (other, two) in combinations(boxes(output), 2):
+    """No square metre is in two splits; those without labels train beside."""
+    scenes = [("train" if x == "unlabelled" else x, box) for x, box in boxes(output)]
+    for (split, one), (other, two) in combinations(scenes, 2):
         sides = [min(one[i + 2], two[i + 2]) - max(one[i], two[i]) for i in (0, 1)]
         assert split == other or min(sides) <= 0, (split, one, other, two)
 
@@ -127,6 +128,24 @@ def test_images_of_one_place_are_in_one_split(tmp_path, by_year):
     assert {split: len(names) for split, names in scenes.items()} == dict(train=20, val=4, test=4)
     assert "the last 4 are test and 4 before them validation" in done.stdout
     assert "left out" not in done.stdout
+
+
+def test_images_without_a_label_show_no_ground_of_validation_or_test(tmp_path):
+    """Of eight places another year has no labels; one that lies apart is taken wherever it lies."""
+    source = tmp_path / "source"
+    for place in range(8):
+        for year in range(2):
+            corner = 500_000 + 100 * place + 3 * year, 5_000_000
+            write_scene(source, f"{place}_{year}", (32, 32), place=corner)
+        (source / f"labels/{place}_1.png").unlink()
+    write_scene(source, "apart_1", (32, 32), place=(500_700, 5_001_000))
+    (source / "labels/apart_1.png").unlink()
+    done = prepared(tmp_path, "folder", *CLASSES, *SPLITS, "--unlabelled", "keep", tile=32)
+    assert_apart(tmp_path / "out")
+    scenes = card_of(tmp_path / "out")["scenes"]
+    assert (scenes["val"], scenes["test"]) == (["6_0"], ["7_0"])
+    assert sorted(scenes["unlabelled"]) == ["0_1", "1_1", "2_1", "3_1", "4_1", "5_1", "apart_1"]
+    assert "2 images without a label are left out, as they show ground of" in done.stdout
 
 
 def test_images_of_two_places_are_cut_into_rows_of_the_same_ground(tmp_path):
