@@ -103,7 +103,8 @@ def require_same(request: Request) -> bool:
     with it, makes room for another.
 
     Raises:
-        UserError: it holds another one. What `settings` say is left to `new_settings`.
+        UserError: it holds another one, or one that was moved there. What `settings` say is left to
+            `new_settings`.
     """
     folder = Path(request.output)
     if not (folder / COMMAND).is_file():
@@ -125,7 +126,25 @@ def require_same(request: Request) -> bool:
             raise refusal(request, f"its {key} is {before.get(key)!r}, now {now.get(key)!r}")
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder / CONFIG}: is not there; restore it, or give another --output")
+    if any((folder / name).exists() for name in OF_A_RUN):
+        require_in_place(request)
     return True
+
+
+def require_in_place(request: Request) -> None:
+    """Raise a `UserError` where the config of the run in the folder of `request` has it elsewhere:
+    it would begin anew there."""
+    folder = Path(request.output)
+    config = load_config(folder / CONFIG)
+    TREES[request.task].check(config)
+    place = Path(config["train_cfg"]["checkpoints"]["checkpoints_path"])
+    if place.resolve() != folder.resolve():
+        words = ("--config_file", folder / CONFIG, "--checkpoints_path", folder)
+        again = shell_line("sslrs", request.task, *words, "--log_path", folder / "log")
+        raise UserError(
+            f"--output {folder}: was moved, its {CONFIG} has the run in {place}; change it there, "
+            f"or go on by: {again}"
+        )
 
 
 def refusal(request: Request, what: str) -> UserError:
@@ -184,7 +203,7 @@ def changed_config(
     """`changes` stand in the config and the record of a run that goes on while the block lasts, and
     later if the run was taken up in it: what was refused, or left nothing to do, is not kept."""
     folder, settings = Path(request.output), [*changes.values()]
-    before = {name: (folder / name).read_text() for name in (CONFIG, COMMAND)}
+    before = {name: (folder / name).read_text("utf-8") for name in (CONFIG, COMMAND)}
     old = load_config(folder / CONFIG)
     lines = assignments(old, load_config(folder / CONFIG, settings, schemas), settings)
     record = read_json(folder / COMMAND)

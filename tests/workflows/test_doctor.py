@@ -238,6 +238,15 @@ def test_images_that_load_longer_than_a_step_ask_for_workers(doctor, pretext, mo
     assert "set train_cfg.num_workers, up to 4" in doctor(pretext, "--processes", "2").warned
 
 
+def test_a_step_that_memory_has_no_room_for_says_what_to_set(doctor, pretext, monkeypatch):
+    full = mock.Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory."))
+    monkeypatch.setattr(doctor_run, "measure_step", full)
+    pretext["train_cfg"]["batch_size"] = 8
+    found = doctor(pretext)
+    assert found.status == 1
+    assert "--set train_cfg.batch_size=4 train_cfg.accumulate_steps=2" in found.failed
+
+
 def test_only_files_that_the_run_replaces_count_as_room(pretext, tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     opened, marks = doctor_run.open_network(pretext, 1), []

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 import shutil
 import signal
 import time
@@ -490,6 +491,24 @@ def test_a_network_that_was_set_is_not_left_out_by_mistake(images, tmp_path):
     refused = pytest.raises(UserError, match=r"began with --set \S+=resnet34, which is not")
     with refused, requested_config(dataclasses.replace(asked, settings=settings[1:])):
         pass
+
+
+def test_a_folder_that_was_moved_is_not_begun_anew_where_it_was(images, tmp_path, capsys):
+    asked, _ = begun(images, tmp_path / "run")
+    moved = tmp_path / "moved there"
+    (tmp_path / "run").rename(moved)
+    with (
+        pytest.raises(UserError, match=r"was moved, its config.py has the run in \S+/run") as told,
+        requested_config(dataclasses.replace(asked, output=str(moved))),
+    ):
+        pass
+    words = shlex.split(str(told.value).rpartition("go on by: ")[2])
+    assert words[:2] == ["sslrs", "pretrain"]
+    assert command("train.py", None, tmp_path, *words[2:], "--dry_run", "--set", *SETS) == 0
+    config = moved / "config.py"
+    config.write_text(config.read_text().replace(f"{tmp_path}/run", str(moved)))
+    with requested_config(dataclasses.replace(asked, output=str(moved))) as config:
+        assert config["train_cfg"]["log"]["log_path"] == f"{moved}/log"
 
 
 def advised(line: str) -> list[str]:
