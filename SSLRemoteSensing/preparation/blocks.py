@@ -48,17 +48,6 @@ def deal_blocks(catalog: Catalog, tile: int) -> None:
     catalog.scenes += off_scored_ground(others, catalog)
 
 
-def deal_rows(catalog: Catalog, footprints: Sequence[Footprint | None], tile: int) -> None:
-    """Deal blocks of rows of each scene."""
-    parts = [part for scene in catalog.scenes for part in rows_of(scene, tile)]
-    require_apart(parts, [footprint for footprint in footprints for _ in range(3)])
-    catalog.scenes = parts
-    catalog.notes.append(
-        f"no split is named, so of each scene the last {SHARE:.0%} of the rows are test, those "
-        f"before validation: blocks of ground, no random tiles"
-    )
-
-
 def deal_whole(catalog: Catalog, footprints: Sequence[Footprint | None]) -> bool:
     """Deal whole scenes, in the order in which they lie; False where nothing can be in train or in
     validation, as of many images of one place."""
@@ -92,6 +81,36 @@ def deal_whole(catalog: Catalog, footprints: Sequence[Footprint | None]) -> bool
         if number in split_of
     ]
     return True
+
+
+def deal_rows(catalog: Catalog, footprints: Sequence[Footprint | None], tile: int) -> None:
+    """Deal the rows of each scene. Where scenes overlap and their rows do not lie alike, as those
+    of several years seldom do, as many rows between the blocks are left out as it takes."""
+    heights = [read_height(scene, tile) for scene in catalog.scenes]
+    threefold = [footprint for footprint in footprints for _ in range(3)]
+    room = min((h - 2 * held_rows(h, tile) - tile for h in heights), default=0) // 2
+    for gap in (0, *(2**power for power in range(room.bit_length()))):
+        parts = [
+            part
+            for scene, height in zip(catalog.scenes, heights, strict=True)
+            for part in rows_of(scene, height, tile, gap)
+        ]
+        pair = mixed_pair(parts, threefold)
+        if pair is None:
+            break
+    else:
+        one, other = pair
+        raise UserError(
+            f"{one.image.name} and {other.image.name} overlap on the map, so that rows for "
+            f"{one.split} and for {other.split} would show the same ground; name whole scenes: "
+            f"--splits val=A test=B"
+        )
+    catalog.scenes = parts
+    catalog.notes.append(
+        f"no split is named, so of each scene the last {SHARE:.0%} of the rows are test, those "
+        f"before validation: blocks of ground, no random tiles"
+        + (f"; {gap} rows between them are left out, as scenes overlap" if gap else "")
+    )
 
 
 def in_order(scenes: Sequence[SourceScene], boxes: np.ndarray) -> tuple[list[int], str]:
@@ -145,35 +164,43 @@ def by_numbers(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
-def rows_of(scene: SourceScene, tile: int) -> list[SourceScene]:
-    """The blocks of rows of a scene: train, val and test from top to bottom, of whole tiles but for
-    the first."""
+def read_height(scene: SourceScene, tile: int) -> int:
+    """The rows of a scene, a `UserError` where they are no three tiles."""
     with open_tiff(scene.image.address, beside=True) as source:
         height = source.height
-    tiles = height // tile
-    if tiles < 3:
+    if height // tile < 3:
         raise UserError(
             f"{scene.image.name}: is {height} pixels high, no three tiles of {tile} for train, val "
             f"and test; set a smaller --tile, or name whole scenes: --splits val=A test=B"
         )
-    held = max(1, round(SHARE * tiles)) * tile
-    ends = {"train": (0, height - 2 * held), "val": (height - 2 * held, height - held)}
-    ends["test"] = height - held, height
+    return height
+
+
+def held_rows(height: int, tile: int) -> int:
+    """How many rows each of validation and test has: whole tiles."""
+    return max(1, round(SHARE * (height // tile))) * tile
+
+
+def rows_of(scene: SourceScene, height: int, tile: int, gap: int) -> list[SourceScene]:
+    """The blocks of rows of a scene, so many apart: train, val and test from top to bottom."""
+    held = held_rows(height, tile)
+    test = height - held
+    val = test - gap - held
+    ends = {"train": (0, val - gap), "val": (val, val + held), "test": (test, height)}
     return [
         replace(scene, name=f"{scene.name}_{split}", split=split, rows=rows)
         for split, rows in ends.items()
     ]
 
 
-def require_apart(parts: Sequence[SourceScene], footprints: Sequence[Footprint | None]) -> None:
-    """Raise a `UserError` where blocks of rows of two splits show the same ground."""
+def mixed_pair(
+    parts: Sequence[SourceScene], footprints: Sequence[Footprint | None]
+) -> tuple[SourceScene, SourceScene] | None:
+    """The first blocks of rows of two splits that show the same ground; None where none do."""
     boxes = boxes_of(footprints, [part.rows for part in parts])
     splits = np.array([part.split for part in parts])
     for number, part in enumerate(parts):
         met = number + overlapping(boxes[number], boxes[number:])
-        for other in (parts[i] for i in met[splits[met] != part.split][:1]):
-            raise UserError(
-                f"{part.image.name} and {other.image.name} overlap on the map, so that rows for "
-                f"{part.split} and for {other.split} would show the same ground; name whole "
-                f"scenes: --splits val=A test=B"
-            )
+        for other in met[splits[met] != part.split]:
+            return part, parts[other]
+    return None
