@@ -85,15 +85,19 @@ def deal_whole(catalog: Catalog, footprints: Sequence[Footprint | None]) -> bool
 
 def deal_rows(catalog: Catalog, footprints: Sequence[Footprint | None], tile: int) -> None:
     """Deal the rows of each scene. Where scenes overlap and their rows do not lie alike, as those
-    of several years seldom do, as many rows between the blocks are left out as it takes."""
+    of several years seldom do, all give as many for validation and test, and as many rows between
+    the blocks are left out as it takes."""
     heights = [read_height(scene, tile) for scene in catalog.scenes]
     threefold = [footprint for footprint in footprints for _ in range(3)]
-    room = min((h - 2 * held_rows(h, tile) - tile for h in heights), default=0) // 2
-    for gap in (0, *(2**power for power in range(room.bit_length()))):
+    own = [max(1, round(SHARE * (height // tile))) * tile for height in heights]
+    alike = [min(own)] * len(own)
+    room = (min(heights) - 2 * min(own) - tile) // 2
+    gaps = 0, *(2**power for power in range(room.bit_length()))
+    for held, gap in ((own, 0), *((alike, gap) for gap in gaps)):
         parts = [
             part
-            for scene, height in zip(catalog.scenes, heights, strict=True)
-            for part in rows_of(scene, height, tile, gap)
+            for scene, height, count in zip(catalog.scenes, heights, held, strict=True)
+            for part in rows_of(scene, height, count, gap)
         ]
         pair = mixed_pair(parts, threefold)
         if pair is None:
@@ -176,14 +180,9 @@ def read_height(scene: SourceScene, tile: int) -> int:
     return height
 
 
-def held_rows(height: int, tile: int) -> int:
-    """How many rows each of validation and test has: whole tiles."""
-    return max(1, round(SHARE * (height // tile))) * tile
-
-
-def rows_of(scene: SourceScene, height: int, tile: int, gap: int) -> list[SourceScene]:
-    """The blocks of rows of a scene, so many apart: train, val and test from top to bottom."""
-    held = held_rows(height, tile)
+def rows_of(scene: SourceScene, height: int, held: int, gap: int) -> list[SourceScene]:
+    """The blocks of rows of a scene from top to bottom, `gap` rows apart: train, and `held` rows
+    each for val and test."""
     test = height - held
     val = test - gap - held
     ends = {"train": (0, val - gap), "val": (val, val + held), "test": (test, height)}

@@ -170,7 +170,7 @@ def test_rows_of_several_years_that_do_not_lie_alike_are_kept_apart(tmp_path):
     assert_apart(tmp_path / "out")
     places = card_of(tmp_path / "out")["places"]
     heights = {split: [p["height"] for p in own.values()] for split, own in places.items()}
-    assert heights == dict(train=[184, 183, 184, 182], val=[64] * 4, test=[64] * 4)
+    assert heights == dict(train=[248, 247, 248, 246], val=[32] * 4, test=[32] * 4)
 
 
 def test_of_images_that_all_overlap_those_across_a_border_are_left_out(tmp_path):
