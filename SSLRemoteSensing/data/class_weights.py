@@ -18,7 +18,7 @@ def label_shares(tiles: SegmentationDataset) -> dict:
     counts = np.zeros(256, np.int64)
     num_tiles = 0
     for index in np.random.default_rng(0).permutation(len(tiles.pairs))[:MOST_TILES]:
-        counts += tiles.count_label(tiles.pairs[index][1])
+        counts += tiles.count_label(tiles.pairs[index])
         num_tiles += 1
         if counts.sum() >= MOST_PIXELS:
             break

@@ -104,14 +104,20 @@ class ValueCoding:
     Args:
         table: int16 (256,), the class of each value, 255 = not scored, -1 = no such value.
         families: sets of values of which a label may use one alone; None: any of the table.
+        without_255: it was found in values among which 255 is not, which would tell another one.
     """
 
     planes = 1
 
     def __init__(
-        self, table: np.ndarray, num_classes: int, families: Sequence[Sequence[int]] | None = None
+        self,
+        table: np.ndarray,
+        num_classes: int,
+        families: Sequence[Sequence[int]] | None = None,
+        without_255: bool = False,
     ):
         self.table, self.num_classes, self.families = table, num_classes, families
+        self.without_255 = without_255
         self.classes = np.where(table == INVALID, IGNORE, table).astype(np.uint8)
 
     def meaning(self) -> dict[str, int]:
@@ -248,7 +254,8 @@ def detect_coding(counts: np.ndarray, num_classes: int, where: str) -> tuple[Val
             f"{num_classes} occurs and 255 does not (0 is {share:.1%} of the pixels); "
             "label_offset=-1 says the same"
         )
-        return value_coding(num_classes, label_offset=-1), remark
+        table = value_coding(num_classes, label_offset=-1).table
+        return ValueCoding(table, num_classes, without_255=True), remark
     if num_classes == 3 and 128 in values and values <= {0, 128, 255}:
         remark = f"{where}: the values 0, 128, 255 are taken as the classes 0, 1, 2"
         return value_coding(num_classes, label_codes=(0, 128, 255)), remark
@@ -315,10 +322,12 @@ def settle_coding(
     where = f"labels in {Path(labels[0]).parent}"
     total = counts.sum(0)
     remarks = []
+    seen, holds_255 = total.copy(), counts[:, IGNORE] > 0
+    if (coding is None or coding.without_255) and all(
+        has_nodata_beyond(label) for label in np.array(labels)[holds_255]
+    ):
+        seen[IGNORE] = 0
     if coding is None:
-        seen, is_seen = total.copy(), counts[:, IGNORE] > 0
-        if all(has_nodata_beyond(label) for label in np.array(labels)[is_seen]):
-            seen[IGNORE] = 0
         try:
             coding, remark = detect_coding(seen, num_classes, where)
         except UserError as error:
@@ -329,6 +338,7 @@ def settle_coding(
         remarks += [remark] if remark else []
     else:
         is_wrong = (total > 0) & (coding.table == INVALID)
+        is_wrong[IGNORE] |= coding.without_255 and seen[IGNORE] > 0
         if is_wrong.any():
             value = int(np.flatnonzero(is_wrong)[0])
             label = labels[int(np.argmax(counts[:, value] > 0))]

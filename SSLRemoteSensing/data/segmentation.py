@@ -293,10 +293,13 @@ class SegmentationDataset(Dataset):
         """A label as classes uint8 (H, W), its values checked."""
         return self.decode(read_label(file), file)
 
-    def count_label(self, file: str) -> np.ndarray:
-        """Pixels of each class, and of 255, in a label, int64 (256,)."""
-        _, counts = count_label(file, read_header(file).pixels)
-        self.require_known(counts, file)
+    def count_label(self, pair: tuple[str, str]) -> np.ndarray:
+        """Pixels of each class, and of 255, in the label of (image, label), int64 (256,). Of scenes
+        that windows are drawn from the label's own, since no image of them is read whole."""
+        if self.windows is None:
+            return count_values(self.read_scored(pair))
+        _, counts = count_label(pair[1], read_header(pair[1]).pixels)
+        self.require_known(counts, pair[1])
         return np.bincount(self.coding.classes, counts, 256).astype(np.int64)
 
     def decode(self, values: np.ndarray, file: str) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from SSLRemoteSensing.core import checkpoints, distributed
+from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.config import without
 from SSLRemoteSensing.core.console import print_summary
 from SSLRemoteSensing.core.errors import UserError, about
@@ -236,10 +237,8 @@ def write_scores(opened: Finetuning, source: Path) -> None:
     if distributed.rank() == 0:  # before hours of scoring
         make_folder(source.parent, "--evaluate, results beside it: folder")
     opened.train = opened.train or trained_reading(card, source)
-    table = card.get("label_table")
-    coding = table and ValueCoding(np.array(table, np.int16), len(classes))
     split = opened.scored_split
-    data = opened.open_split(split, coding)
+    data = opened.open_split(split, trained_coding(card, len(classes)))
     if opened.loop is None:  # else it was told before training
         with about(f"train_cfg.{split}_data"):
             data.check_values(f"train_cfg.{split}_data")
@@ -276,6 +275,16 @@ def trained_reading(card: dict, source: Path) -> Reading | None:
         scale, data.get("bands"), str(source), dtype, prepared=bool(is_prepared),
         scene_bands=list(dict.fromkeys(card["bands"])) if is_prepared else None,  # grey is repeated
     )  # fmt: skip
+
+
+def trained_coding(card: dict, num_classes: int) -> ValueCoding | None:
+    """The coding of the labels that the network of a checkpoint's `card` was trained on."""
+    if card.get("label_table") is None:
+        return None
+    data = card.get("config", {}).get("train_cfg", {}).get("train_data") or {}
+    table = np.array(card["label_table"], np.int16)
+    was_found = table[0] == IGNORE and data.get("label_offset") is None
+    return ValueCoding(table, num_classes, without_255=bool(was_found))
 
 
 def is_scored(path: Path, config: dict) -> bool:

@@ -19,6 +19,7 @@ from SSLRemoteSensing.data.labels import (
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.preparation.isprs import PALETTE
 from SSLRemoteSensing.preparation.levir_cs import coding as levir_coding
+from SSLRemoteSensing.workflows.finetuning import trained_coding
 
 ISPRS = ColourCoding(PALETTE)
 
@@ -233,7 +234,9 @@ def labels_with(folder, dtype: str, **profile) -> dict[str, str]:
 def test_a_nodata_value_tells_nothing_of_the_coding(tmp_path, offset):
     paths = labels_with(tmp_path, "int16", nodata=-9999)
     settings = TileSettings(**paths, label_format="{stem}.tif", label_offset=offset)
-    label = SegmentationDataset(settings, 2).read(0)[1]
+    train = SegmentationDataset(settings, 2)
+    SegmentationDataset(settings, 2, coding=train.coding)
+    label = train.read(0)[1]
     assert label[[0, 5, 9, 18], 3].tolist() == [255, 0, 1, 255]
 
 
@@ -241,5 +244,16 @@ def test_255_is_not_scored_beside_a_0_that_is_stated_not_to_be(tmp_path):
     settings = dict(labels_with(tmp_path, "uint8"), label_format="{stem}.tif")
     with pytest.raises(UserError, match="value 2 where classes are 0 to 1"):
         SegmentationDataset(TileSettings(**settings), 2)
+    # In labels whose coding is that of others, found there by its absence, it tells another one.
+    found = detect_coding(counted(v0=1, v1=50, v2=50), 2, "there")[0]
+    with pytest.raises(UserError, match=r"0\.tif: value 255, .* or state label_offset"):
+        SegmentationDataset(TileSettings(**settings), 2, coding=found)
+    table, train_data = found.table.tolist(), {"train_data": {"label_offset": None}}
+    card = {"label_table": table, "config": {"train_cfg": train_data}}
+    assert trained_coding(card, 2).without_255
+    train_data["train_data"]["label_offset"] = -1
+    assert not trained_coding(card, 2).without_255
+    stated = TileSettings(**settings, label_offset=-1)
+    assert SegmentationDataset(stated, 2, coding=found).coding is not found
     label = SegmentationDataset(TileSettings(**settings, label_offset=-1), 2).read(1)[1]
     assert label[[0, 5, 9, 18], 3].tolist() == [255, 0, 1, 255]

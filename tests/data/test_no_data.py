@@ -9,6 +9,7 @@ import rasterio
 import torch
 from drawn import write_png, write_tiff
 
+from SSLRemoteSensing.data.class_weights import label_shares
 from SSLRemoteSensing.data.images import read_image, read_masked, read_valid
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
 from SSLRemoteSensing.evaluation.protocols import ScoringSettings
@@ -19,11 +20,13 @@ KINDS = ("value", "mask", "alpha", "nan", "transparent")
 
 
 def draw(folder: Path, kind: str) -> Path:
-    """An image whose first rows hold no data by `kind`, and its label, 0 there as elsewhere where
-    rows are even. A pixel of data is 0 in one band, and one in all where that says nothing."""
+    """An image whose first rows hold no data by `kind`, and its label, 0 there, else 0 where rows
+    are even and 1 where they are odd. A pixel of data is 0 in one band, and one in all where that
+    says nothing."""
     planes = np.random.default_rng(7).integers(1, 200, (3, HEIGHT, WIDTH)).astype(np.uint8)
     planes[1, 40, 5] = 0
     label = np.arange(HEIGHT, dtype=np.uint8)[:, None].repeat(WIDTH, 1) % 2
+    label[:EMPTY] = 0
     write_png(folder / "labels/a.png", label)
     file, holds = folder / "images/a.tif", np.full((1, HEIGHT, WIDTH), 255, np.uint8)
     holds[:, :EMPTY] = 0
@@ -64,6 +67,7 @@ def test_whole_files_crops_and_windows_agree(tmp_path, kind):
     assert np.array_equal(label[EMPTY:], np.indices(label.shape)[0][EMPTY:] % 2)
     assert np.array_equal(tiles.read_scored(tiles.pairs[0]), label)
     assert np.array_equal(tiles[0, 0]["label"], label)
+    assert label_shares(tiles) == {"tiles": 1, "shares": [0.5, 0.5]}
     window = open_tiles(tmp_path, kind, windows=dict(size=WIDTH, min_valid=0.1))[0, 0]
     assert np.array_equal(window["label"][:HEIGHT], label)
     assert np.array_equal(window["image"][:HEIGHT], image)
