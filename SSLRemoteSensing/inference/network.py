@@ -28,7 +28,7 @@ class MapNetwork:
         prepared: the training tiles were cut from scenes with `bands`, and have only these.
         dtype: of the training files.
         gsd: size in metres of the pixels that training saw; None: not known.
-        side: of the windows in pixels, where it takes one size alone, or less.
+        side: of the windows in pixels, of a network that takes one size alone; else None.
     """
 
     model: SegmentationNet
