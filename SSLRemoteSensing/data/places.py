@@ -29,12 +29,11 @@ def read_place(path: str) -> Place | None:
     stem, suffix = os.path.splitext(path)
     place = None
     try:
-        if suffix.lower() not in NO_PLACE:
+        side_car = Path(f"{path}.aux.xml")
+        text = side_car.read_bytes() if side_car.is_file() else b""
+        # It may hold one of the two alone, and a world file the other: GDAL puts them together.
+        if suffix.lower() not in NO_PLACE or b"<GeoTransform>" in text or b"<SRS" in text:
             with open_tiff(path) as source:
-                place = place_of(source)
-        own = Path(f"{path}.aux.xml")
-        if own.is_file() and b"<GeoTransform>" in own.read_bytes():
-            with open_tiff(path, beside=True) as source:
                 place = place_of(source)
     except (UnreadableImage, OSError):  # which is told where its pixels are read
         return None
@@ -105,19 +104,25 @@ def reprojected_points(points: np.ndarray, source: Any, target: Any) -> np.ndarr
         return np.full(points.shape, np.inf)
 
 
-def ground_size(
-    path: str, shape: tuple[int, int], remedy: str = "leave out gsd"
+def ground_size(path: str, shape: tuple[int, int]) -> tuple[float, float]:
+    """Height and width in metres of the pixel in the middle of the image at `path`, of (height,
+    width); raises as `size_of_place`."""
+    return size_of_place(read_place(path), path, shape, "leave out gsd")
+
+
+def size_of_place(
+    place: Place | None, path: str | Path, shape: tuple[int, int], remedy: str
 ) -> tuple[float, float]:
-    """Height and width in metres of the pixel in the middle of an image of (height, width), see
-    `pixel_on_ground`.
+    """Height and width in metres of the pixel in the middle of an image of (height, width) that
+    lies at `place`, see `pixel_on_ground`.
 
     Args:
+        path: of the image.
         remedy: what else may be done where they are not known.
 
     Raises:
         UserError: the file has no georeference with a CRS.
     """
-    place = read_place(path)
     if place is None or place.crs is None:
         lacks = "georeference" if place is None else "coordinate system (CRS)"
         example = "rio edit-info --crs EPSG:32633"
@@ -126,7 +131,7 @@ def ground_size(
             example = f"rio edit-info --crs EPSG:32633 --transform '{transform}'"
         raise UserError(
             f"image {path}: has no {lacks}, so the size of its pixels in metres is not known; "
-            f"{remedy}, or give it its own as in: {example} {shlex.quote(path)}"
+            f"{remedy}, or give it its own as in: {example} {shlex.quote(str(path))}"
         )
     metres = pixel_on_ground(place, shape)
     if metres is None:

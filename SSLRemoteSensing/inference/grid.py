@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,7 +10,8 @@ from torch import Tensor
 
 from SSLRemoteSensing.core.classes import IGNORE
 from SSLRemoteSensing.core.errors import UserError
-from SSLRemoteSensing.data.places import SAME_SIZE, ground_size
+from SSLRemoteSensing.data.geotiff import Tiff
+from SSLRemoteSensing.data.places import SAME_SIZE, place_of, size_of_place
 from SSLRemoteSensing.inference.network import MapNetwork
 
 NATIVE = "native"  # of --gsd: the scene's own pixels
@@ -47,10 +47,8 @@ class Grid:
         return y * rows / self.height, min((y + height) * rows / self.height, rows)
 
 
-def choose_grid(
-    path: Path, shape: tuple[int, int], network: MapNetwork, gsd: float | str | None
-) -> Grid:
-    """The grid on which `network` sees the scene at `path`, of (height, width) pixels.
+def choose_grid(source: Tiff, network: MapNetwork, gsd: float | str | None) -> Grid:
+    """The grid on which `network` sees the scene `source`, opened with what lies beside it.
 
     Its pixels are as large as those of training, as far as the card knows them, along each side of
     the scene's own; they stay its own where these are as large to within 1 %. A network of prepared
@@ -63,11 +61,13 @@ def choose_grid(
         UserError: a scene without georeference where a size is asked for, or known from windows
             that training scaled to it; a grid that is too large.
     """
+    path, shape = source.path, (source.height, source.width)
     own, wanted = Grid(*shape, shape), network.gsd if gsd is None else gsd
     if wanted is None or isinstance(wanted, str):
         return own
     try:
-        metres = ground_size(str(path), shape, "pass --gsd native to map its pixels as they are")
+        remedy = "pass --gsd native to map its pixels as they are"
+        metres = size_of_place(place_of(source), path, shape, remedy)
     except UserError:
         if gsd is not None or not network.prepared:
             raise

@@ -68,7 +68,7 @@ class InputScene:
             as_stored = len(choice.bands) == 1 or choice.bands == list(range(1, source.count + 1))
             file_bands = None if as_stored else choice.bands
             self.image = read_image(self.path, self.in_channels, file_bands, self.scale)
-        self.grid = choose_grid(self.path, (self.height, self.width), network, gsd)
+        self.grid = choose_grid(source, network, gsd)
         if self.image is not None:
             self.image = resize(self.image, self.grid.height, self.grid.width)
         points, points_crs = source.source.gcps

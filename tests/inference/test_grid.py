@@ -19,6 +19,7 @@ from rasterio.windows import Window
 from test_predict_scene import MEASURED, RIO, Noting
 
 from SSLRemoteSensing.core.errors import UserError
+from SSLRemoteSensing.data.places import ground_size
 from SSLRemoteSensing.inference.windows import probabilities
 
 BLOCKS = dict(tiled=True, blockxsize=64, blockysize=64, compress="deflate")
@@ -291,6 +292,24 @@ def test_a_scene_of_unknown_size_is_a_tile_to_a_network_of_prepared_tiles(tmp_pa
     done, found = mapped(net, tmp_path / "tile.png", tmp_path / "map.tif")
     assert np.array_equal(found, seen(planes).argmax(0).numpy())
     assert "the size of its pixels is not known, and taken for training's 0.5 m" in done.remarks
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("world", ["scene.pgw", "scene.wld"])
+def test_a_world_file_and_a_crs_beside_a_png_tell_the_size_of_its_pixels(tmp_path, world, prepared):
+    scene = tmp_path / "scene.png"
+    cv2.imwrite(str(scene), draw(64, 80).transpose(1, 2, 0))
+    (tmp_path / world).write_text("0.5\n0\n0\n-0.5\n366000.25\n5807999.75\n")
+    crs = rasterio.crs.CRS.from_epsg(32633).to_wkt().replace('"', "&quot;")
+    text = f'<PAMDataset><SRS dataAxisToSRSAxisMapping="1,2">{crs}</SRS></PAMDataset>'
+    Path(f"{scene}.aux.xml").write_text(text)
+    net = network(model=Noting(), gsd=1.0, prepared=prepared)
+    done, _ = mapped(net, scene, tmp_path / "map.tif", tile=128)
+    assert done.remarks == ["pixels of 0.5 x 0.5 m, seen by the network at 1 m"]
+    assert net.model.batches[0].shape[2:] == (32, 40)
+    with rasterio.open(tmp_path / "map.tif") as file:
+        assert (file.crs.to_epsg(), file.transform) == (32633, place(0.5)["transform"])
+    assert ground_size(str(scene), (64, 80)) == pytest.approx((0.5, 0.5), rel=1e-3)  # of training
 
 
 def test_a_grid_that_cannot_be_is_refused(tmp_path):
