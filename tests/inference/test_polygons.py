@@ -87,16 +87,14 @@ def test_small_regions_go_to_their_neighbour_and_leave_no_hole(scene, tmp_path):
     assert fields["area"].sum() == pytest.approx((found != 255).sum() * 0.25)
 
 
-def regions_of(values, valid) -> list[np.ndarray]:
-    """The regions of a map, bool (H, W) each, by the library's polygons."""
-    found = shapes(values, mask=valid, connectivity=4)
-    return [rasterize([shape], values.shape, dtype="uint8") > 0 for shape, _ in found]
-
-
-def neighbours_of(region) -> np.ndarray:
-    wide = np.pad(region, 1)
-    sides = wide[:-2, 1:-1], wide[2:, 1:-1], wide[1:-1, :-2], wide[1:-1, 2:]
-    return np.logical_or.reduce(sides) & ~region
+def regions_of(values, valid) -> tuple[np.ndarray, np.ndarray, set[int]]:
+    """Each pixel's region from 1, sizes of the regions by number, and those with a neighbour."""
+    found = [shape for shape, _ in shapes(values, mask=valid, connectivity=4)]
+    numbers = rasterize(zip(found, range(1, len(found) + 1), strict=True), values.shape)
+    pairs = [(numbers[1:], numbers[:-1]), (numbers[:, 1:], numbers[:, :-1])]
+    pairs = np.concatenate([np.stack([a, b], -1).reshape(-1, 2) for a, b in pairs])
+    beside = pairs[(pairs[:, 0] != pairs[:, 1]) & pairs.all(1)]
+    return numbers, np.bincount(numbers.ravel()), set(beside.ravel().tolist())
 
 
 WHOLE = np.ones((36, 44), bool)
@@ -116,10 +114,11 @@ def test_no_region_below_the_limit_has_a_neighbour(valid, pixels, kind):
     found = without_small(values, valid, pixels)
     assert found.dtype == np.uint8
     assert (found[~valid] == 255).all()
-    for region in regions_of(found, valid):
-        assert region.sum() >= pixels or not (neighbours_of(region) & valid).any()
-    for region in regions_of(values, valid):
-        assert region.sum() < pixels or np.array_equal(found[region], values[region])
+    numbers, sizes, beside = regions_of(found, valid)
+    assert beside.isdisjoint(np.flatnonzero(sizes < pixels).tolist())
+    numbers, sizes, _ = regions_of(values, valid)
+    kept = valid & (sizes >= pixels)[numbers]
+    assert np.array_equal(found[kept], values[kept])
 
 
 @pytest.mark.parametrize("shape", [(8, 9), (1, 3), (1, 1)])
