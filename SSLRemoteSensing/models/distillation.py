@@ -67,13 +67,16 @@ class DistillationHead(nn.Module):
                 raise UserError(
                     f"{what}: returns no {missing[0]}, which is compared; name it in out_keys"
                 )
-        self.channels = check_bands(teacher_bands, bands, net.in_channels)
+        channels = check_bands(teacher_bands, bands, net.in_channels)
+        # On the device: the numbers of a list would be copied there in each step, and waited for.
+        chosen = None if channels == list(range(bands)) else torch.tensor(channels)
+        self.register_buffer("channels", chosen, persistent=False)
         self.projections = nn.ModuleDict(
             {key: nn.Conv2d(map_channels[key], net.channels[key], 1) for key in MATCHED}
         )
         self.teacher: Backbone
         object.__setattr__(self, "teacher", net.eval().requires_grad_(False))  # not a submodule
-        self.teacher_card = describe(net, teacher) | {"bands": [n + 1 for n in self.channels]}
+        self.teacher_card = describe(net, teacher) | {"bands": [n + 1 for n in channels]}
         if not teacher.get("pretrained"):
             warn("distillation_head_cfg.teacher: has random weights; set pretrained")
 
@@ -93,7 +96,8 @@ class DistillationHead(nn.Module):
     def forward(self, maps: dict[str, Tensor], images: Tensor) -> list[tuple[Tensor, Tensor]]:
         # Not inference_mode, whose tensors the student's gradient could not be computed with.
         with torch.no_grad():
-            targets = self.teacher(images[:, self.channels])
+            seen = images if self.channels is None else images.index_select(1, self.channels)
+            targets = self.teacher(seen)
         return [(project(maps[key]), targets[key]) for key, project in self.projections.items()]
 
 

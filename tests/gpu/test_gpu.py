@@ -66,10 +66,15 @@ def pinned(batches: list[dict]) -> list[dict]:
     return [{key: value.pin_memory() for key, value in batch.items()} for batch in batches]
 
 
-def test_a_step_never_waits_for_the_gpu(device):
-    """Not for a loss, a gradient's norm or a copy; batches arrive whole from pinned memory."""
+@pytest.mark.parametrize("teacher_bands", [None, (1, 2, 3), (3, 1, 2)])
+def test_a_step_never_waits_for_the_gpu(device, teacher_bands):
+    """Not for a loss, a gradient's norm, a teacher's bands or a copy; batches arrive whole from
+    pinned memory."""
     on_gpu = device.type == "cuda"
     config = load_config(CONFIG)
+    if teacher_bands is not None:
+        teacher = dict(teacher=dict(name="resnet18"), teacher_bands=teacher_bands)
+        config["distillation_head_cfg"] = dict(name="DistillationHead") | teacher
     torch.manual_seed(0)
     settings = ON_DEVICE | dict(device=device.type)
     step = step_of(build_pretext(config), optimizer=config["train_cfg"]["optimizer"], **settings)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_run import entries, interrupt_at, moved, step_of, train
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.config import build
@@ -32,6 +33,16 @@ def config_of(bands: int = 3, **head) -> dict:
     cfg = dict(name="DistillationHead", teacher=TEACHER) | head
     backbone = STUDENT | dict(in_channels=bands)
     return dict(backbone_cfg=backbone, distillation_head_cfg=cfg)
+
+
+class Copies(TorchDispatchMode):
+    """Notes where numbers of Python become a tensor, as an index of a list does."""
+
+    from_lists = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.from_lists += func in (torch.ops.aten.lift_fresh.default, torch.ops.aten.index.Tensor)
+        return func(*args, **(kwargs or {}))
 
 
 def batch_of(bands: int = 3, count: int = 4, side: int = 64) -> dict[str, Tensor]:
@@ -125,6 +136,25 @@ def test_the_teacher_sees_its_bands_of_the_anchor_with_its_own_mean_and_std_take
     mean, std = (torch.tensor(values[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     torch.testing.assert_close(seen[0], (anchor[:, [4, 0, 1]] - mean) / std)
     assert (fine.shape[1:], coarse.shape[1:]) == ((48, 4, 4), (64, 2, 2))
+
+
+@pytest.mark.parametrize(("bands", "chosen"), [(3, None), (3, (1, 2, 3)), (5, (2, 5, 1))])
+def test_a_teacher_s_bands_are_chosen_without_a_copy_from_the_cpu(bands, chosen):
+    """All of them in order are the images themselves; the numbers of others lie on the device."""
+    net = build_pretext(config_of(bands, teacher_bands=chosen))
+    head, images = net.distillation_head, torch.rand(2, bands, 64, 64)
+    seen = []
+    head.teacher.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    maps = net.features(images)
+    with Copies() as copies:
+        head(maps, images)
+    assert not copies.from_lists
+    if bands == 3:
+        assert seen[0] is images
+    else:
+        assert torch.equal(seen[0], images[:, [1, 4, 0]])
+    assert head.channels is None or head.to("meta").channels.device.type == "meta"
+    assert not [key for key in net.state_dict() if "channels" in key]
 
 
 def test_a_random_teacher_is_always_the_same_and_draws_nothing_of_the_student_s(capsys):
