@@ -280,8 +280,9 @@ def cropped(x: Tensor, crop: Tensor) -> Tensor:
     top, left, height, width = crop.unbind(1)
     none = torch.zeros_like(top)
     rows = [width, none, 2 * left + width - 1, none, height, 2 * top + height - 1]
-    grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), x.shape, align_corners=False)
-    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    with torch.autocast(x.device.type, enabled=False):  # bf16 has 8 bits for a place
+        grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), x.shape, align_corners=False)
+        return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
 # The head of each branch; the published configs know the first of each.

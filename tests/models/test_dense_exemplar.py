@@ -9,7 +9,7 @@ from SSLRemoteSensing.core.config import build
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.data.pretext import cut
 from SSLRemoteSensing.data.transforms import TRANSFORMS, RandomCrop
-from SSLRemoteSensing.models.heads import TURNS, DenseExamplarHead, matched_cells
+from SSLRemoteSensing.models.heads import TURNS, DenseExamplarHead, cropped, matched_cells
 from SSLRemoteSensing.models.losses import ExamplarLoss
 from SSLRemoteSensing.models.pretext import build_pretext
 from SSLRemoteSensing.workflows.pretraining import check_pretext
@@ -57,6 +57,19 @@ def test_cells_of_a_crop_are_read_where_it_lies():
     inner = np.s_[:, 2:-2, 2:-2]  # a resized border pixel repeats its neighbour
     first, second = (x.view(20, side, side, 3)[inner] for x in (first, second))
     torch.testing.assert_close(first, second, rtol=0, atol=0.05)
+
+
+def test_places_of_a_crop_are_as_exact_in_bf16():
+    """A ramp tells them: 0 to 64 along a map of 64 cells, of which bf16 has one in four."""
+    ramp = torch.arange(64.0).expand(2, 1, 64, 64)
+    crop = torch.tensor([[0.11, 0.13, 0.8, 0.77], [0.07, 0.22, 0.71, 0.71]])
+    expected = cropped(ramp, crop)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = cropped(ramp, crop)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+    columns = crop[:, 1:2] * 64 + (torch.arange(64) + 0.5) * crop[:, 3:] - 0.5
+    torch.testing.assert_close(found[:, 0, 0], columns, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("side", "cells", "expected"), [(4, 8, 4), (16, 8, 8), (16, 4, 4)])
