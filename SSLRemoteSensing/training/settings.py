@@ -110,7 +110,10 @@ class LoopSettings:
         compile: True, or a mode of torch.compile ('max-autotune', ...).
         sync_bn: statistics of batch normalization over all processes; GPUs only.
         accumulate_steps: batches whose gradients make one step: a step sees accumulate_steps x
-            batch_size x processes images.
+            batch_size x processes images. The gradient is the mean of those of the batches, each
+            with losses of its own; that is not the gradient of one large batch where a loss is a
+            ratio (of inpainting, of labelled pixels) or compares images of a batch, nor with batch
+            normalization.
         clip_grad_norm: scale the gradient of a step down to this norm where it is larger; None:
             never.
         seed: of weights, order and augmentation, from 0.

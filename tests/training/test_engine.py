@@ -20,6 +20,7 @@ from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.machine import choose_device
 from SSLRemoteSensing.data.pretext import collate
+from SSLRemoteSensing.models.losses import SegmentationLoss
 from SSLRemoteSensing.training import run_folder, train_step
 from SSLRemoteSensing.training.rehearsal import rehearse
 from SSLRemoteSensing.training.run import signals
@@ -488,6 +489,34 @@ def test_accumulated_steps_see_all_their_batches(pretext_config):
     accumulated = weight.grad.clone()
     expected = sum(torch.autograd.grad(sum(model(half).values()), weight)[0] for half in halves)
     torch.testing.assert_close(accumulated, expected / 2)
+
+
+class Biases(nn.Module):
+    """The same logits at each pixel."""
+
+    def __init__(self):
+        super().__init__()
+        self.logits, self.loss = nn.Parameter(torch.zeros(2)), SegmentationLoss()
+
+    def forward(self, batch):
+        label = batch["label"]
+        logits = self.logits.view(1, 2, 1, 1).expand(len(label), 2, *label.shape[1:])
+        return {"cross_entropy": self.loss(logits, label)}
+
+
+def test_accumulated_batches_count_alike_however_few_of_their_pixels_have_a_label():
+    """The gradient of a bias at 0 is 1/2 less the share of its class: those of 7 pixels of the one
+    class and of 500 of the other undo each other."""
+    step, labels = step_of(Biases()), torch.full((2, 30, 30), 255, dtype=torch.uint8)
+    labels[0].view(-1)[:7] = 0
+    labels[1].view(-1)[:500] = 1
+    for label in labels:
+        step.forward_backward({"label": label[None]}, 0.5)
+    torch.testing.assert_close(step.model.logits.grad, torch.zeros(2))
+    step.optimizer.zero_grad()
+    step.forward_backward({"label": labels})
+    large = (500 - 7) / 507 / 2
+    torch.testing.assert_close(step.model.logits.grad, torch.tensor([large, -large]))
 
 
 def test_schedules_are_what_their_formulas_say():
