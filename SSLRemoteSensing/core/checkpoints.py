@@ -7,6 +7,7 @@ backbone alone under torchvision's names, is a plain state_dict; its card `backb
 file's SHA-256.
 """
 
+import errno
 import hashlib
 import json
 import re
@@ -24,6 +25,7 @@ from SSLRemoteSensing.core.files import atomic, sha256, write_bytes
 from SSLRemoteSensing.core.foreign_files import (
     Holder,
     is_safetensors,
+    is_zip,
     lines_to_save,
     read_outline,
     safe_globals,
@@ -47,22 +49,24 @@ def read(path: str | Path) -> dict:
     tensors by name; one of ours dict(model=tensors, card).
 
     Raises:
-        Damaged: it cannot be read, is not a dict of tensors and plain values, claims more than it
-            holds, or is not what was written.
-        UserError: no such file, one that cannot be opened, or one of a later version.
+        Damaged: it is not a dict of tensors and plain values, claims more than it holds, or is not
+            what was written.
+        UserError: no such file, one that the system cannot read or has no memory for, or one of a
+            later version.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"weights {path}: {'is a folder' if path.is_dir() else 'no such file'}")
     try:
-        path.open("rb").close()
+        is_other = is_safetensors(path) or path.suffix == ".safetensors"
     except OSError as error:  # no permission, a lost mount: the file may be whole
         raise UserError(f"weights {path}: cannot be opened ({error.strerror})") from error
-    if path.suffix == ".safetensors" or is_safetensors(path):
+    if is_other:
         return read_safetensors(path)
     try:
         contents = load(path)
     except Exception as error:  # bytes of any kind may stand in the file, and any error come of it
+        require_read(error, path)
         raise Damaged(f"weights {path}: refused, {reason_of(error, path)}") from error
     contents.pop("checksum", None)  # of version 1
     version = contents.pop("format_version", 1)
@@ -72,6 +76,24 @@ def read(path: str | Path) -> dict:
             f"{VERSION}; install that release"
         )
     return contents
+
+
+def require_read(error: Exception, path: Path) -> None:
+    """Raise a `UserError` where an error of reading is one of the system, as of a lost mount or too
+    little memory: the file may be whole."""
+    allocation = re.search(r"you tried to allocate (\d+) bytes", str(error))
+    is_of_memory = isinstance(error, MemoryError) or (
+        # More than the file has is a claim of the file.
+        allocation is not None and int(allocation[1]) <= path.stat().st_size
+    )
+    # Offsets that a damaged archive claims are invalid arguments.
+    if isinstance(error, OSError) and error.errno != errno.EINVAL:
+        reason = f"{error.strerror or error}); try again when the disk answers"
+    elif is_of_memory:
+        reason = "too little memory); end what else takes some, or raise the limit"
+    else:
+        return
+    raise UserError(f"weights {path}: cannot be read ({reason}") from error
 
 
 def load(path: Path) -> dict:
@@ -110,7 +132,7 @@ def reason_of(error: Exception, path: Path) -> str:
 def check_archive(path: Path) -> None:
     """Raise an error for an archive that is not what was written, or that would take more memory
     than it has bytes; torch's older format is none, and has no CRC."""
-    if not zipfile.is_zipfile(path):
+    if not is_zip(path):
         return
     with zipfile.ZipFile(path) as archive:
         if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
@@ -251,8 +273,9 @@ def read_safetensors(path: Path) -> dict:
             texts = file.metadata() or {}
         card = json.loads(texts["card"]) if {"card", "checksum"} <= texts.keys() else None
     except Exception as error:  # the library's own error, or one of the system's or of torch
+        require_read(error, path)
         what = f"; it is {what_it_is(path)}" if what_it_is(path) else "; take another copy"
-        if zipfile.is_zipfile(path) and not what_it_is(path):
+        if is_zip(path) and not what_it_is(path):
             what = f"; it is one of torch.save: rename it to {path.stem}.pth"
         reason = " ".join(str(error).split())[:120]
         raise Damaged(

@@ -88,6 +88,7 @@ def safe_globals() -> list[tuple[type, str]]:
 
 
 DEPTH = 16  # of dicts within dicts
+ZIP_END = 2**16 + 22  # bytes, in the last of which a zip archive says that it is one
 
 # How files begin that people take for weights, and what these are.
 TORCH_MAGIC = rb"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # the first number in torch's older format
@@ -120,9 +121,17 @@ def is_safetensors(path: Path) -> bool:
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size - 8
 
 
+def is_zip(path: Path) -> bool:
+    """As `zipfile.is_zipfile`, which takes an error of reading for a no: that one is raised."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - ZIP_END))
+        file.read()
+        return zipfile.is_zipfile(file)
+
+
 def what_it_is(path: Path) -> str | None:
     """What a file is that torch.save did not write, and what to do; None: not known."""
-    if zipfile.is_zipfile(path):
+    if is_zip(path):
         try:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
@@ -190,7 +199,7 @@ def lines_to_save(path: Path) -> str:
 def read_outline(path: Path):
     """What is in a file of torch.save, without its numbers; None where it cannot be read."""
     try:
-        if zipfile.is_zipfile(path):
+        if is_zip(path):
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
                 member = next(name for name in names if name.rpartition("/")[2] == "data.pkl")

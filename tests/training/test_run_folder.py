@@ -1,15 +1,18 @@
 """A run's folder: one run at a time, and neither damage, a full disk nor a signal loses the run."""
 
 import errno
+import io
 import json
 import multiprocessing
 import os
+import pathlib
 import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import pytest
 import torch
@@ -144,6 +147,57 @@ def test_a_checkpoint_that_cannot_be_opened_is_not_called_damaged(finished, monk
         run_folder.read(folder)
     assert not isinstance(error.value, checkpoints.Damaged)
     assert (folder / "latest.pth").exists()
+
+
+def stale(*args, **options):
+    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
+def filled(*args):
+    raise MemoryError
+
+
+class StaleFile(io.FileIO):
+    """Its first bytes are cached, no others."""
+
+    def read(self, size=-1):
+        return super().read(size) if 0 <= size < 512 else stale()
+
+
+def no_memory(*args, **options):
+    """What torch says, of 4 kB in place of 2^60 bytes, which no file has."""
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**60, dtype=torch.uint8)
+    raise RuntimeError(str(refused.value).replace(str(2**60), "4096"))
+
+
+READ_FAULTS = {
+    "while members are tested": (zipfile.ZipFile, "testzip", stale, "Stale file handle"),
+    "while it is asked whether it is an archive": (
+        pathlib.Path,
+        "open",
+        lambda path, mode: StaleFile(path),
+        "Stale file handle",
+    ),
+    "while it is loaded": (torch, "load", stale, "Stale file handle"),
+    "no memory for Python": (zipfile.ZipFile, "testzip", filled, "too little memory"),
+    "no memory for torch": (torch, "load", no_memory, "too little memory"),
+}
+
+
+@pytest.mark.parametrize("when", READ_FAULTS)
+def test_what_cannot_be_read_is_not_put_aside_as_damaged(finished, monkeypatch, when):
+    """The run would go back to an epoch before, of files that are all whole."""
+    folder, _ = finished
+    before = {file.name: file.read_bytes() for file in folder.glob("*.pth")}
+    owner, name, fault, reason = READ_FAULTS[when]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, fault)
+        with pytest.raises(UserError, match=rf"latest\.pth: cannot be read \({reason}") as error:
+            run_folder.read(folder)
+    assert not isinstance(error.value, checkpoints.Damaged)
+    assert {file.name: file.read_bytes() for file in folder.glob("*.pth")} == before
+    assert run_folder.read(folder)["step"] == 18
 
 
 def test_a_run_of_version_1_whose_disk_was_full_repeats_the_epoch(finished, capsys):
