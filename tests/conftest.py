@@ -36,8 +36,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def fit_task(
-    model, dataset, collate, *, card=None, monitors=(), probe=None, export=None, evaluate=None,
-    **train_cfg,
+    model, dataset, collate, *, card=None, monitors=(), probe=None, export=None, exported=(),
+    evaluate=None, **train_cfg,
 ) -> bool:  # fmt: skip
     """`fit` with the keys of the loop as keywords."""
     from SSLRemoteSensing.training.engine import fit
@@ -46,7 +46,7 @@ def fit_task(
 
     task = Task(
         model, dataset, collate, card or {}, monitors=monitors, probe=probe, export=export,
-        evaluate=evaluate,
+        exported=exported, evaluate=evaluate,
     )  # fmt: skip
     return fit(task, LoopSettings(**train_cfg))
 

@@ -94,8 +94,13 @@ class Run:
                     f"{plan.per_step} images; go on with steps of {state['per_step']}"
                 )
             print(f"{self.folder}: all {plan.total} steps are done, nothing is left to do")
+            self.restore_results(state)
             return False
-        self.best = state["best"]
+        best = self.folder / "best.pth"
+        if state["best"] is None or best.exists():
+            self.best = state["best"]
+        else:
+            warn(f"{best}: is not there; the best epoch from here on takes its place")
         self.step.load_state_dict(state, path)
         rank, processes = distributed.rank(), state["processes"]
         for part in distributed.shard(processes):
@@ -113,6 +118,19 @@ class Run:
         epoch = plan.epoch(plan.first)
         print(f"going on from {path}: step {plan.first} of {plan.total}, epoch {epoch}")
         return True
+
+    def restore_results(self, state: dict) -> None:
+        """Write anew what is missing of the results of a finished run, of its last weights."""
+        best, task = self.folder / "best.pth", self.task
+        lost = [file for file in task.exported if not file.exists()]
+        if distributed.rank() == 0 and task.export is not None and lost:
+            warn(f"{lost[0]}: is not there; the weights after the last step are exported again")
+            self.step.load_state_dict(state, self.folder / "latest.pth")
+            task.export(self.plan.after(state["step"], self.settings))
+        if distributed.rank() == 0 and state["best"] is not None and not best.exists():
+            warn(f"{best}: is not there; the weights after the last step take its place")
+            checkpoints.write(best, {key: state[key] for key in ("model", "step", "card")})
+        distributed.barrier()
 
     def batches(self) -> Iterator[tuple[dict, float, bool]]:
         """The batches of a step, the share of each in it, and whether it is the last of them; the

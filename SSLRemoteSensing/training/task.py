@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -64,6 +65,7 @@ class Task:
         probe: asked before the first step and after each; has entries of its own.
         begin: called by the first process once all is checked, before the first step.
         export: called by the first process before each checkpoint of an epoch.
+        exported: the files that it writes; a finished run that lacks one has it called again.
         evaluate: called by all processes there, and gives them the same; the best value of its
             `best_by` makes `best.pth`.
         files: those that the samples are of, of which at most 1 % may be skipped; None: each sample
@@ -81,6 +83,7 @@ class Task:
     probe: Probe | None = None
     begin: Callable[[], None] | None = None
     export: Callable[[Place], None] | None = None
+    exported: Sequence[Path] = ()
     evaluate: Callable[[], dict[str, float]] | None = None
     best_by: str = "miou"
     files: int | None = None

@@ -200,10 +200,11 @@ def finetune(config: dict, dry_run: bool = False) -> Path | None:
     if config["train_cfg"].get("unlabelled"):
         label_tiles(config)
     opened = open_network(config)
-    trained = fit(*open_task(opened))  # with nothing of it held while the best is scored
     best = opened.loop.folder / "best.pth"
+    is_there = best.exists()  # else what was scored is of lost weights
+    trained = fit(*open_task(opened))  # with nothing of it held while the best is scored
     results, report = best.with_name("results.json"), best.with_name("report.html")
-    if trained or not report.exists() or not is_scored(results, opened.config):
+    if trained or not is_there or not report.exists() or not is_scored(results, opened.config):
         write_scores(opened, best)
     print_summary({"results": results, "report": report})
     return best

@@ -220,6 +220,7 @@ def open_task(opened: Pretraining) -> tuple[Task, LoopSettings]:
     transforms = list(data["agr_transforms_cfg"]["transforms_cfg"])
     monitors = open_monitors(network, dataset, transforms, settings)
     calls = {"begin": partial(write_run_card, config), "export": export}
+    calls |= {"exported": [settings.folder / name for name in ("backbone.pth", "backbone.json")]}
     calls |= {"monitors": monitors, "probe": probe, "files": len(dataset.files)}
     # Forked workers would read answers to each other's requests on the connections that GDAL keeps.
     calls |= {"start": "spawn" if dataset.settings.allow_remote else None}

@@ -225,6 +225,54 @@ def test_a_backbone_that_is_not_its_card_s_is_refused(tmp_path):
         checkpoints.read_card(path, checkpoints.read(path))
 
 
+# Results that are lost.
+
+
+def test_a_best_that_is_lost_is_not_waited_for(pretext_config, tmp_path, capsys):
+    """No later score is as high as its own; the run would end without any best.pth."""
+    best = tmp_path / "run/best.pth"
+    train(pretext_config, num_epoch=1, evaluate=lambda: {"miou": 0.9})
+    best.unlink()
+    scores = iter([0.3, 0.2])
+    model = train(pretext_config, num_epoch=3, evaluate=lambda: {"miou": next(scores)})
+    assert checkpoints.read(best)["step"] == 12
+    assert "best.pth: is not there; the best epoch from here on" in capsys.readouterr().err
+    best.unlink()
+    train(pretext_config, num_epoch=3, evaluate=lambda: {"miou": next(scores)})
+    restored = checkpoints.read(best)
+    assert restored["step"] == 18
+    weights = model.state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in restored["model"].items())
+    assert restored["card"] == checkpoints.read(best.with_name("latest.pth"))["card"]
+    assert "best.pth: is not there; the weights after the last step" in capsys.readouterr().err
+
+
+def test_a_finished_run_without_best_gets_none(pretext_config, tmp_path):
+    for _ in range(2):
+        train(pretext_config)
+        assert not (tmp_path / "run/best.pth").exists()
+
+
+def test_what_a_finished_run_has_exported_and_lost_is_exported_again(pretext_config, tmp_path):
+    files, exported, model = [tmp_path / "run/a", tmp_path / "run/b"], [], TinyNet()
+
+    def export(place):
+        exported.append((place.epoch, place.step, place.images, model.agr.weight.tolist()))
+        for file in files:
+            file.touch()
+
+    tasks = dict(build=lambda _: model, export=export, exported=files)
+    train(pretext_config, **tasks)
+    assert len(exported) == 2
+    train(pretext_config, **tasks)
+    assert len(exported) == 2
+    files[1].unlink()
+    model = tasks["build"](None)
+    torch.nn.init.zeros_(model.agr.weight)
+    train(pretext_config, **tasks)
+    assert exported[2] == exported[1]
+
+
 # A second run.
 
 

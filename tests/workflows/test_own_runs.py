@@ -142,6 +142,15 @@ def test_python_goes_the_whole_way_and_goes_on(images, tiles, tmp_path):
     assert config["train_cfg"]["loss"] is None
     again = sslrs.finetune(tiles, tmp_path / "b", run.backbone, "quick", settings=settings)
     assert again == tuned
+    (tmp_path / "a/backbone.json").unlink()
+    tuned.best.unlink()
+    weights = entries(run.backbone)
+    assert sslrs.pretrain(images, tmp_path / "a", "small", epochs=1, settings=QUICK) == run
+    assert all(torch.equal(value, weights[key]) for key, value in entries(run.backbone).items())
+    assert json.loads((tmp_path / "a/backbone.json").read_text())["step"] == 2
+    again = sslrs.finetune(tiles, tmp_path / "b", run.backbone, "quick", settings=settings)
+    assert checkpoints.read(again.best)["step"] == 4
+    assert again.results["step"] == 4
     scene = tiles / "images/test/s2_0_0.png"
     applied = dict(settings={"tile": 64}, device=torch.device("cpu"))
     maps = sslrs.predict(tuned.best, scene, tmp_path / "map.tif", **applied)
