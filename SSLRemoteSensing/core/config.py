@@ -153,7 +153,10 @@ def drop_idle_keys(config: dict) -> list[str]:
     parts = ("backbone_cfg", "inpainting_head_cfg", "agr_head_cfg", "examplar_head_cfg")
     for key, part in itertools.product(("img_size", "num_classes"), parts):
         owner = config.get(part)
-        if isinstance(owner, dict) and key in owner and (key == "img_size" or owner[key] is None):
+        if not isinstance(owner, dict) or key not in owner:
+            continue
+        # A network of timm, which names its `model`, may be of one size of images alone.
+        if owner[key] is None if key == "num_classes" else "model" not in owner:
             del owner[key]
             names.append(f"{part}.{key}")
     return [f"config: {name} does nothing and is left out" for name in names]

@@ -47,7 +47,7 @@ class TimmBackbone(Backbone):
         weights: bool = False,
     ):
         super().__init__(f"{model} of timm", in_channels, BLOCKS)
-        self.model, self.img_size = model, img_size
+        self.model = model
         net, self.fixed_size, self.options = create(model, in_channels, img_size, weights)
         config = net.pretrained_cfg
         self.first_convolution = f"{config.get('first_conv')}.weight"
@@ -97,7 +97,8 @@ class TimmBackbone(Backbone):
             return state  # of quite another network, which is told by what is missing
 
     def card(self) -> dict:
-        return super().card() | {"name": NAME, "model": self.model, "img_size": self.img_size}
+        size = self.options.get("img_size")  # not of one that takes any
+        return super().card() | {"name": NAME, "model": self.model, "img_size": size}
 
     def dilate(self, output_stride: int) -> None:
         if output_stride != self.output_stride:

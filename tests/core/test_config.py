@@ -97,6 +97,20 @@ def test_a_config_of_the_published_repository_loads_and_says_what_it_drops(tmp_p
     ]
 
 
+def test_the_size_of_a_network_of_timm_is_kept(tmp_path, capsys):
+    """It stands in the file, or --set gives it; the published networks have none."""
+    file = tmp_path / "config.py"
+    text = "config = dict(backbone_cfg=dict(name={!r}, img_size=96), agr_head_cfg=dict(img_size=8))"
+    file.write_text(text.format("timm").replace("img_size=96", "model='maxxvit', img_size=96"))
+    config = load_config(file)
+    assert config["backbone_cfg"] == {"name": "timm", "model": "maxxvit", "img_size": 96}
+    assert config["agr_head_cfg"] == {}
+    assert load_config(file, ["backbone_cfg.img_size=32"])["backbone_cfg"]["img_size"] == 32
+    file.write_text(text.format("vgg16"))
+    assert load_config(file)["backbone_cfg"] == {"name": "vgg16"}
+    assert capsys.readouterr().err.count("backbone_cfg.img_size does nothing") == 1
+
+
 def test_the_repository_s_published_configs_hold_the_published_values(tmp_path):
     file = tmp_path / "published.py"
     file.write_text(PUBLISHED)

@@ -141,6 +141,8 @@ def test_what_cannot_be_is_one_line(monkeypatch):
     with pytest.raises(UserError, match=r"no finer than 1/32.*take Decoder, Unet, FPN"):
         build_segmentation(config | {"decoder_cfg": {"name": "DeepLabV3Plus"}})
     fixed = backbone("maxvit_pico_rw_256", img_size=64)
+    assert fixed.card()["img_size"] == 64
+    assert backbone("convnext_atto", img_size=64).card()["img_size"] is None
     with pytest.raises(UserError, match=r"images of 96 x 96 pixels: .* set backbone_cfg.img_size"):
         fixed(torch.rand(1, 3, 96, 96))
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
