@@ -41,17 +41,21 @@ def requested_config(request: Request, writes: bool = True) -> Iterator[dict]:
     """The config of a run, read from its folder or made and, if `writes`, kept there; without, what
     it needs is there as long as the block lasts.
 
-    Processes of torchrun wait for the first, which writes.
+    Processes of torchrun wait for the first, which writes; what is there for the block alone must
+    be on a disk that all of them see.
 
     Raises:
         UserError: the folder holds a run of other settings, which cannot be changed; images, tiles
             or weights that cannot be used; a wrong key of `settings`.
     """
     folder, schemas = Path(request.output), [Part(TREES[request.task].schema)]
-    begun = require_same(request)
+    begun = all(distributed.all_gather_object(require_same(request)))
     changes = new_settings(request, schemas) if begun else {}
-    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as ends:
-        target = folder if begun or writes else Path(scratch)
+    with tempfile.TemporaryDirectory() as own_scratch, contextlib.ExitStack() as ends:
+        scratch = Path(distributed.all_gather_object(own_scratch)[0])
+        if not (begun or writes):
+            distributed.require_shared(scratch, "environment variable TMPDIR")
+        target = folder if begun or writes else scratch
         if not begun and distributed.rank() == 0:
             make_folder(target, "--output")
             with distributed.alone():
@@ -63,8 +67,10 @@ def requested_config(request: Request, writes: bool = True) -> Iterator[dict]:
                 print(f"config: {target / CONFIG}")
             if changes and distributed.rank() == 0:
                 ends.enter_context(changed_config(request, changes, schemas))
-            distributed.barrier()
+        distributed.barrier()
         yield load_config(target / CONFIG, [*changes.values()], schemas)
+        if not writes:
+            distributed.barrier()  # the first takes what is there with it
 
 
 def write_config(request: Request, folder: Path, schemas: Sequence[object]) -> None:

@@ -6,7 +6,9 @@ import re
 import shlex
 import shutil
 import signal
+import sys
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,6 +18,7 @@ import torch
 from calls import command
 from conftest import ROOT, draw_tiles
 from drawn import prepared
+from teams import joined, start_team
 
 import SSLRemoteSensing as sslrs
 from SSLRemoteSensing import load_segmentation
@@ -23,11 +26,13 @@ from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.config import load_config
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.training.resume import compare_cards
+from SSLRemoteSensing.workflows.finetuning import finetune as run_finetuning
 from SSLRemoteSensing.workflows.own_plans import literal
 from SSLRemoteSensing.workflows.own_requests import FinetuningRequest, PretrainingRequest
 from SSLRemoteSensing.workflows.own_runs import requested_config
 from SSLRemoteSensing.workflows.presets import FINETUNING, PRETRAINING
 from SSLRemoteSensing.workflows.pretraining import check_pretext, open_pretraining
+from SSLRemoteSensing.workflows.pretraining import pretrain as run_pretraining
 
 QUICK = {"train_cfg.batch_size": 4, "train_cfg.device": "cpu", "train_cfg.precision": "fp32"}
 SETS = [f"{key}={value}" for key, value in QUICK.items()]
@@ -741,6 +746,26 @@ def test_presets_of_fine_tuning(tiles, tmp_path, preset):
         assert config["train_cfg"]["batch_size"] == min(FINETUNING[preset].batch_size, 8)
 
 
+def test_a_dry_run_of_two_processes_needs_what_one_needs(images, tiles, tmp_path):
+    """The first alone writes the config, for as long as the dry run lasts."""
+    shutil.copytree(images, tmp_path / "images")
+    shutil.copytree(tiles, tmp_path / "tiles")
+    start_team(__file__, tmp_path, groups=[2])
+    said = [(tmp_path / f"said.{rank}").read_text() for rank in (0, 1)]
+    assert said[0].count("one step: ") == 2
+    assert said[1] == ""
+    assert not (tmp_path / "run").exists()
+
+
+def dry_runs(folder) -> None:
+    """What each of two processes does: both kinds of dry run."""
+    tuning = FinetuningRequest(str(folder / "tiles"), str(folder / "run"), settings=SETS)
+    tasks = {run_pretraining: request(folder / "images", folder / "run", settings=SETS)}
+    for run, asked in (tasks | {run_finetuning: tuning}).items():
+        with requested_config(asked, writes=False) as config:
+            run(config, dry_run=True)
+
+
 def test_values_are_written_as_python():
     value = ('a "b"', ("c",), 2, None, True)
     assert literal(value) == '("a \\"b\\"", ("c",), 2, None, True,)'
@@ -761,3 +786,8 @@ def test_a_network_of_timm_goes_from_preset_to_fine_tuning(images, tiles, tmp_pa
     settings = QUICK | {"train_cfg.num_step": 1}
     tuned = sslrs.finetune(tiles, tmp_path / "tuned", run.backbone, "quick", settings=settings)
     assert load_segmentation(tuned.best).backbone.name == "convnext_atto of timm"
+
+
+if __name__ == "__main__":
+    with joined(2):
+        dry_runs(Path(sys.argv[1]))
