@@ -15,11 +15,6 @@ NETWORK_KEYS += ("distillation_head_cfg", "decoder_cfg", "classes")
 OPTIMIZER_KEYS = {"train_cfg.optimizer.name", "train_cfg.optimizer.amsgrad"}
 
 
-def json_card(card: dict) -> dict:
-    """A card in JSON's types, which a checkpoint can hold without pickling objects."""
-    return json.loads(json.dumps(card, default=str))
-
-
 def is_fixed(key: str, before: object) -> bool:
     """Whether a run that has `before` at the path `key` of its config, None for nothing, goes on
     with no other value there; all other keys may change."""
@@ -41,6 +36,11 @@ def digests(card: dict) -> dict[str, str]:
         "distillation_head_cfg.teacher.pretrained": (card.get("teacher") or {}).get("sha256"),
     }
     return {key: digest for key, digest in named.items() if digest}
+
+
+def json_card(card: dict) -> dict:
+    """A card in JSON's types, which a checkpoint can hold without pickling objects."""
+    return json.loads(json.dumps(card, default=str))
 
 
 def compare_cards(old: dict, new: dict, path: Path, says: bool = True) -> None:
