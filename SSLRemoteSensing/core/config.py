@@ -117,7 +117,7 @@ def read_value(text: str, annotation: Any) -> Any:
     that `annotation` does not take and text is."""
     try:
         value = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that it raises
         return text
     # None and, where a list would do, a list with a mistake in it are no text.
     if value is None or (isinstance(value, list | tuple) and fits([], annotation)):

@@ -70,9 +70,10 @@ class ProbeSettings:
     scale: ScaleKey = None
 
     def __post_init__(self):
-        for key in ("every", "train_tiles", "val_tiles", "pixels"):
-            if getattr(self, key) < 1:
-                raise UserError(f"{key}={getattr(self, key)}: must be at least 1")
+        least = dict.fromkeys(("every", "train_tiles", "val_tiles", "pixels"), 1) | {"seed": 0}
+        for key, bound in least.items():
+            if getattr(self, key) < bound:
+                raise UserError(f"{key}={getattr(self, key)}: must be at least {bound}")
 
 
 def open_tiles(

@@ -10,6 +10,7 @@ from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.training.schedules import OPTIMIZERS, SCHEDULES
 
 ABOVE_ZERO = 1e-12
+MOST_SEED = 2**63 - 1  # each further process takes the next, and torch has 64 bits for one
 
 
 def divide_batch(train_cfg: dict, processes: int | None = None) -> dict:
@@ -116,7 +117,7 @@ class LoopSettings:
             normalization.
         clip_grad_norm: scale the gradient of a step down to this norm where it is larger; None:
             never.
-        seed: of weights, order and augmentation, from 0.
+        seed: of weights, order and augmentation, 0 to 2^63 - 1.
         max_skipped_steps: how many steps in all may be left out because a loss or gradient is not
             finite; above 0 each step waits for the device to know. 0 stops at the first, found
             where losses and gradients are read.
@@ -151,6 +152,8 @@ class LoopSettings:
         least = dict.fromkeys(("batch_size", "accumulate_steps", "num_epoch", "num_step"), 1)
         least |= dict.fromkeys(("num_workers", "seed", "max_skipped_steps"), 0)
         check_least(self, least | {"clip_grad_norm": ABOVE_ZERO})
+        if self.seed > MOST_SEED:
+            raise UserError(f"train_cfg.seed={self.seed}: must be 0 to 2^63 - 1")
         if (self.num_epoch is None) == (self.num_step is None):
             raise UserError(
                 "train_cfg: give either num_epoch or num_step, and None for the other "

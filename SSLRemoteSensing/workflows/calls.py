@@ -247,7 +247,10 @@ def path_of(given: AnyPath, name: str) -> str:
 def paths(given: AnyPath | Sequence[AnyPath], name: str) -> list[str]:
     if isinstance(given, str | os.PathLike) or not isinstance(given, Iterable):
         return [path_of(given, name)]
-    return [path_of(path, name) for path in given]
+    files = [path_of(path, name) for path in given]
+    if not files:
+        raise UserError(f"no {name} are given: an empty list; name a folder, a pattern or files")
+    return files
 
 
 def map_settings(given: MapSettings | Mapping[str, object] | None) -> MapSettings:

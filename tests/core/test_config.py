@@ -374,6 +374,7 @@ TEXTS = {
     "backbone_cfg.pretrained=False": False,
     "inpainting_head_cfg.feat_channels=(64, 32)": (64, 32),
     "name=2024": "2024",
+    "name={[1]: 2}": "{[1]: 2}",
 }
 
 

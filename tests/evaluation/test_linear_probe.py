@@ -295,6 +295,7 @@ def test_a_prepared_set_gives_its_train_part_and_classes(tmp_path):
         (dict(val_format="nairobi_*.png"), "no image matches val_format="),
         (dict(crop_size=48), "must be a multiple of 32"),
         (dict(every=0), "every=0: must be at least 1"),
+        (dict(seed=-3), "seed=-3: must be at least 0"),
         (dict(train_tiles=1, pixels=1), "are not of two classes; raise train_tiles"),
     ],
 )

@@ -165,6 +165,39 @@ def test_python_goes_the_whole_way_and_goes_on(images, tiles, tmp_path):
     assert net.logits(torch.zeros(1, 3, 64, 64)).shape == (1, 2, 64, 64)
 
 
+def test_python_s_own_types_are_taken_for_those_of_a_config(images, tmp_path, monkeypatch):
+    """Paths, and NumPy's numbers, as they come of a search over settings."""
+    monkeypatch.setattr("SSLRemoteSensing.workflows.calls.run_pretraining", lambda config: None)
+    settings = QUICK | {
+        "train_cfg.batch_size": np.int64(4),
+        "train_cfg.optimizer.lr": np.float32(0.5),
+        "train_cfg.log.log_path": tmp_path / "log",
+        "backbone_cfg.mean": [np.float64(0.25)] * 3,
+        "backbone_cfg.std": np.array([0.5, 0.25, 0.125]),
+    }
+    given = dict(epochs=np.int64(2), size=np.int32(64), bands=np.array([3, 1, 2]))
+    run = sslrs.pretrain(images, tmp_path / "run", "small", **given, settings=settings)
+    config = load_config(run.config)
+    assert config["train_cfg"]["batch_size"] == 4
+    assert config["train_cfg"]["optimizer"]["lr"] == 0.5
+    assert config["train_cfg"]["log"]["log_path"] == str(tmp_path / "log")
+    assert config["train_cfg"]["num_epoch"] == 2
+    assert config["train_cfg"]["train_data"]["bands"] == (3, 1, 2)
+    assert config["backbone_cfg"]["mean"] == [0.25] * 3
+    assert config["backbone_cfg"]["std"] == [0.5, 0.25, 0.125]
+
+
+def test_an_empty_list_of_images_is_one_line(tmp_path):
+    labelled = sslrs.OwnLabels([], tmp_path, ["land", "water"])
+    for call in (
+        lambda: sslrs.pretrain([], tmp_path / "run"),
+        lambda: sslrs.finetune(labelled, tmp_path / "run"),
+        lambda: sslrs.predict(tmp_path / "best.pth", (), tmp_path / "maps"),
+    ):
+        with pytest.raises(UserError, match="no images are given: an empty list; name a folder"):
+            call()
+
+
 def test_minutes_are_planned_from_the_measured_speed(images, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("SSLRemoteSensing.workflows.own_lengths.measure_step", lambda *_: ({}, 3.0))
     with requested_config(request(images, tmp_path / "run", minutes=10, settings=SETS)) as config:

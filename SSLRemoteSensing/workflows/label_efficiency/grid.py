@@ -21,7 +21,7 @@ from SSLRemoteSensing.core.files import make_folder, read_json, write_text
 from SSLRemoteSensing.core.machine import choose_device
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings, find_tiles
 from SSLRemoteSensing.data.unlabelled import REST, UnlabelledSettings
-from SSLRemoteSensing.training.settings import split
+from SSLRemoteSensing.training.settings import MOST_SEED, split
 from SSLRemoteSensing.workflows.label_efficiency.comparison import format_percent
 from SSLRemoteSensing.workflows.label_efficiency.starts import (
     frozen_inits,
@@ -163,7 +163,7 @@ def plan_grid(
             batch; a folder with a grid of another config, other tiles, learning rates or weights.
     """
     check_numbers("--fractions", fractions, lambda value: 0 < value <= 1, "above 0 and at most 1")
-    check_numbers("--seeds", seeds, lambda value: 0 <= value < 2**63, "0 to 2^63 - 1")
+    check_numbers("--seeds", seeds, lambda value: 0 <= value <= MOST_SEED, "0 to 2^63 - 1")
     check_numbers("--lrs", lrs or (), lambda value: 0 < value < math.inf, "above 0")
     require_plain(config)
     known_inits = read_inits(inits)
