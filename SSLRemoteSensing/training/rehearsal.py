@@ -1,10 +1,8 @@
 """What a run would be refused for, and two steps of it, measured; nothing is written."""
 
-import contextlib
 import math
 import time
 
-from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.console import warn
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import require_folder
@@ -28,13 +26,13 @@ def rehearse(task: Task, settings: LoopSettings) -> None:
     build_schedule(settings.lr_schedule)
     for key, folder in settings.folders().items():
         require_folder(folder, key)
+        run_folder.require_free(folder, key)
     most = settings.checkpoints.max_keep
     run_folder.require_room(task.model, settings, min(most, settings.num_epoch or most))
-    latest = settings.folder / "latest.pth"
-    if latest.exists():
-        with contextlib.suppress(checkpoints.Damaged):  # of which a run goes back to an epoch
-            old, new = run_folder.read_state(latest)["card"], json_card(task.card)
-            compare_cards(old, new, latest, says=False)
+    found = run_folder.find_state(settings.folder)
+    if found is not None:
+        compare_cards(found.state["card"], json_card(task.card), found.path, says=False)
+    del found  # its copy of all weights
     step = TrainStep(task.model, settings, task.param_groups)
     plan = make_plan(images, per_step, settings.num_epoch, settings.num_step, None)
     print(f"{images} images, {plan.describe()}, {step.describe()}")

@@ -52,8 +52,11 @@ class Run:
         log_folder, pictures = Path(settings.log.log_path), settings.log.pictures()
         if rank == 0:
             run_folder.require_room(task.model, settings, 0)  # at least latest.pth, and the next
-            for place in {self.folder.resolve(), log_folder.resolve()}:
-                ends.enter_context(run_folder.locked(place))
+            places: dict[Path, str] = {}
+            for key, folder in settings.folders().items():
+                places.setdefault(folder.resolve(), key)
+            for place, key in places.items():
+                ends.enter_context(run_folder.locked(place, key))
         with distributed.first_before_others():
             state = run_folder.read(self.folder)
         remedy = f"see that all read the same {self.folder}"

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from torch.nn import Module
 
@@ -23,24 +24,22 @@ from SSLRemoteSensing.training.settings import LoopSettings
 
 RUN_KEYS = {"model", "optimizer", "step", "epoch", "offset", "per_step", "best", "images"}
 RUN_KEYS |= {"processes", "card"}
+FOLDER = "train_cfg.checkpoints.checkpoints_path"
 EPOCH_FILE = re.compile(r"epoch_(\d+)\.pth")
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other runs out of `folder` while the block lasts, or raise a `UserError` where one is
-    there; clear up after killed ones. The lock on `.lock` ends with the process, however that ends.
-    """
+def locked(folder: Path, key: str = FOLDER) -> Iterator[None]:
+    """Keep other runs out of `folder`, that of a config's `key`, while the block lasts, or raise a
+    `UserError` where one is there; clear up after killed ones. The lock on `.lock` ends with the
+    process, however that ends."""
     path = folder / ".lock"
     try:
         unlock = locks.take(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be opened ({error.strerror})") from error
     except locks.Taken as error:
-        raise UserError(
-            f"{folder}: another run is writing there ({error}); wait for it, or set another "
-            f"checkpoints_path (--output)"
-        ) from error
+        raise taken_by(str(error), folder, key) from error
     try:
         for pattern in (".*.part", ".writable.*", ".shared.*"):  # of files that were being written
             for left in folder.glob(pattern):
@@ -58,10 +57,29 @@ def holder(folder: Path) -> str | None:
     return locks.holder(folder / ".lock")
 
 
+def require_free(folder: Path, key: str = FOLDER) -> None:
+    """Raise the `UserError` that `locked` would where another process's run writes in `folder`."""
+    if (other := holder(folder)) is not None:
+        raise taken_by(other, folder, key)
+
+
+def taken_by(other: str, folder: Path, key: str) -> UserError:
+    return UserError(
+        f"{folder}: another run is writing there ({other}); wait for it, or set another {key}"
+    )
+
+
 def epochs(folder: Path) -> list[tuple[int, Path]]:
     """The epochs' checkpoints in `folder`, oldest first."""
     named = ((EPOCH_FILE.fullmatch(file.name), file) for file in folder.glob("epoch_*"))
     return sorted((int(match[1]), file) for match, file in named if match)
+
+
+def saved(folder: Path) -> list[Path]:
+    """The checkpoints that a run in `folder` can go on from, newest first."""
+    latest = folder / "latest.pth"
+    files = [file for _, file in reversed(epochs(folder))]
+    return [latest, *files] if latest.exists() else files
 
 
 def save(folder: Path, state: dict, finished_epoch: int | None, max_keep: int) -> None:
@@ -104,40 +122,64 @@ def require_room(model: Module, loop: LoopSettings, epochs_kept: int) -> str:
     return text
 
 
-def read(folder: str | Path) -> dict | None:
-    """All that going on needs, from `latest.pth`; None where the folder has no checkpoint.
+class Found(NamedTuple):
+    """The checkpoint that a run goes on from.
 
-    Where that file is damaged, which is put aside as `latest.damaged.pth`, or gone, the newest good
-    epoch takes its place; that is said on stderr. Without one that is a `UserError`, as a file that
-    is no checkpoint of a run.
+    Attributes:
+        path: `latest.pth`, or the epoch that takes its place.
+        state: what it holds.
+        damage: what is wrong with `latest.pth`; None: nothing, or it is not there.
+        is_complete: whether all files of its epoch were written, as they are since version 2.
     """
-    folder = Path(folder)
-    latest, damage, what = folder / "latest.pth", None, "is not there"
-    if latest.exists():
-        try:
-            return read_state(latest)
-        except checkpoints.Damaged as error:
-            damage, what = error, "damaged, put aside as latest.damaged.pth"
-    files = [file for _, file in epochs(folder)]
-    for file in reversed(files):
-        with contextlib.suppress(checkpoints.Damaged):
-            state = read_state(file)
-            if damage:
-                os.replace(latest, folder / "latest.damaged.pth")
-            checkpoints.write(latest, state)
-            warn(f"{latest}: {what}; going back to {file.name}, step {state['step']}")
-            return state
-    for file in [latest, *reversed(files)] if damage else []:
-        with contextlib.suppress(UserError):
-            state = read_state(file, is_complete=False)
-            warn(f"{file}: other files of its epoch could not be written; going on without them")
-            return state
-    if damage or files:
+
+    path: Path
+    state: dict
+    damage: checkpoints.Damaged | None
+    is_complete: bool
+
+
+def find_state(folder: Path) -> Found | None:
+    """The newest good checkpoint in `folder`, of which nothing is written or moved; None where it
+    has none at all.
+
+    Raises:
+        UserError: none of them is good; one cannot be read, or is no checkpoint of a run.
+    """
+    files, damage = saved(folder), None
+    for is_complete in (True, False):
+        for file in files:
+            try:
+                return Found(file, read_state(file, is_complete), damage, is_complete)
+            except checkpoints.Damaged as error:
+                damage = damage or (error if file.name == "latest.pth" else None)
+    if files:
         raise UserError(
-            f"{latest}: damaged or gone, and no epoch_*.pth beside it is whole; move them away to "
-            f"start anew"
+            f"{folder / 'latest.pth'}: damaged or gone, and no epoch_*.pth beside it is whole; "
+            f"move them away to start anew"
         ) from damage
     return None
+
+
+def read(folder: str | Path) -> dict | None:
+    """What `find_state` finds, for a run that goes on. Where an epoch takes the place of
+    `latest.pth` it is copied there, a damaged one is put aside as `latest.damaged.pth`, and that is
+    said on stderr."""
+    folder = Path(folder)
+    found, latest = find_state(folder), folder / "latest.pth"
+    if found is None:
+        return None
+    if not found.is_complete:
+        text = "other files of its epoch could not be written; going on without them"
+        warn(f"{found.path}: {text}")
+    elif found.path != latest:
+        what = "is not there"
+        if found.damage is not None:
+            os.replace(latest, folder / "latest.damaged.pth")
+            what = "damaged, put aside as latest.damaged.pth"
+        checkpoints.write(latest, found.state)
+        step = found.state["step"]
+        warn(f"{latest}: {what}; going back to {found.path.name}, step {step}")
+    return found.state
 
 
 def read_state(path: Path, is_complete: bool = True) -> dict:

@@ -106,7 +106,7 @@ def label_tiles(config: dict) -> None:
     with contextlib.ExitStack() as ends:
         if distributed.rank() == 0:
             ends.enter_context(run_folder.locked(make_folder(folder, "checkpoints_path")))
-        is_done = begin_labels(target, origin, (folder / "latest.pth").exists())
+        is_done = begin_labels(target, origin, bool(run_folder.saved(folder)))
         if not is_done:
             scores = {}
             if trained is None:

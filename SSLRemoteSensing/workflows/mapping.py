@@ -73,7 +73,6 @@ def map_planned(
     """
     place, source = choose_device(device, "--device "), Path(checkpoint)
     network = open_network(source, place, choose_precision(precision, place, "--precision "))
-    settings = settings.on(place)
     settings.check_classes(network.classes)
     map_count = len(plan.outputs) - len(plan.remaining)
     if map_count:

@@ -102,15 +102,13 @@ def scale_of_run(config: dict) -> Scale | None:
     """That of the run that `config` goes on with, as its run.json or else its newest checkpoint
     says; None without one."""
     folder = Path(config["train_cfg"]["checkpoints"]["checkpoints_path"])
-    saved = [folder / "latest.pth", *(file for _, file in reversed(run_folder.epochs(folder)))]
-    saved = [file for file in saved if file.exists()]
-    if not saved:
+    if not run_folder.saved(folder):
         return None
     before = (read_json(folder / "run.json").get("runs") or [{}])[-1].get("config")
-    while before is None and saved:
-        with contextlib.suppress(checkpoints.Damaged):  # which going on puts aside
-            before = checkpoints.read(saved[0]).get("card", {}).get("config")
-        del saved[0]
+    if before is None:
+        with contextlib.suppress(UserError):  # which going on tells
+            found = run_folder.find_state(folder)
+            before = found and found.state["card"].get("config")
     numbers = (before or {}).get("train_cfg", {}).get("train_data", {}).get("scale")
     return checked_scale(numbers, "scale of the run so far") if isinstance(numbers, dict) else None
 

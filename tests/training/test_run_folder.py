@@ -19,12 +19,16 @@ import torch
 from calls import command
 from conftest import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_run import TinyNet, at_call, entries, interrupt_at, moved, train
+from tiny_run import TinyNet, at_call, entries, images_of, interrupt_at, moved, train
 
 from SSLRemoteSensing.core import checkpoints, locks
 from SSLRemoteSensing.core.errors import CannotWrite, UserError
+from SSLRemoteSensing.data.pretext import collate
 from SSLRemoteSensing.training import run_folder
 from SSLRemoteSensing.training.logger import RunLog
+from SSLRemoteSensing.training.rehearsal import rehearse
+from SSLRemoteSensing.training.settings import LoopSettings
+from SSLRemoteSensing.training.task import Task
 
 MARK = torch.full((8,), 0.7312)
 BITS = MARK.numpy().tobytes()
@@ -41,6 +45,13 @@ def marked(config: dict) -> TinyNet:
     net = TinyNet()
     net.register_buffer("mark", MARK.clone())
     return net
+
+
+def dry_run(config: dict) -> None:
+    """Of the network that `train` trains."""
+    others = ("train_data", "losses")
+    loop = LoopSettings(**{k: v for k, v in config["train_cfg"].items() if k not in others})
+    rehearse(Task(marked(config), images_of(config), collate, {"config": config}), loop)
 
 
 def damage(path, how: str) -> bytes:
@@ -87,6 +98,26 @@ def test_a_damaged_latest_is_put_aside_for_the_newest_good_epoch(finished, how, 
     assert (folder / "latest.damaged.pth").read_bytes() == damaged
     assert run_folder.read(folder)["step"] == 18
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("how", ["truncated", "gone"])
+def test_a_dry_run_looks_at_the_checkpoint_that_the_run_would_go_on_from(
+    finished, pretext_config, capsys, how
+):
+    """Which is an epoch's here: another network is refused now, not after the dry run."""
+    folder, _ = finished
+    latest = folder / "latest.pth"
+    latest.unlink() if how == "gone" else damage(latest, how)
+    before = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    dry_run(pretext_config)
+    assert "one step: " in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"epoch_0003\.pth: agr_head_cfg was .* is now None"):
+        dry_run(pretext_config | {"agr_head_cfg": None})
+    for file in folder.glob("*.pth"):
+        damage(file, "empty") if file.stat().st_size else None
+    with pytest.raises(UserError, match=r"latest\.pth: damaged or gone, and no epoch_\*"):
+        dry_run(pretext_config)
+    assert before.keys() == {file.name for file in folder.iterdir() if file.is_file()}
 
 
 @pytest.mark.parametrize("how", ["flipped", "gone"])
@@ -321,8 +352,12 @@ def test_a_second_run_with_the_same_log_is_refused_and_what_killed_ones_left_is_
     holder = [sys.executable, "-c", HOLD, str(folder)]
     with subprocess.Popen(holder, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
-        with pytest.raises(UserError, match=rf"run/log: another run .*process {process.pid} "):
-            train(pretext_config)
+        text = (
+            rf"run/log: another run .*process {process.pid} .* set another train_cfg\.log\.log_path"
+        )
+        for attempt in (train, dry_run):
+            with pytest.raises(UserError, match=text):
+                attempt(pretext_config)
         process.kill()
     for name in ("run/.epoch_0009.pth.part", "run/.writable.1", "run/log/.metrics.jsonl.part"):
         (tmp_path / name).write_bytes(bytes(100))

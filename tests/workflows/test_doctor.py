@@ -566,10 +566,16 @@ def test_a_folder_that_another_run_writes_to_fails(tmp_path):
         assert other.stdout.readline() == "held\n"
         before = (tmp_path / ".lock").read_text()
         said = f"FAIL  {tmp_path}: another run is writing there (process {other.pid}"
-        assert said in examine_folder(tmp_path)
+        for key in ("checkpoints_path", "log_path"):
+            section = Section("folders")
+            assert doctor_run.check_folder(tmp_path, key, section)
+            assert said in str(section)
+            assert f"wait for it, or set another {key}" in str(section)
         assert (tmp_path / ".lock").read_text() == before
         other.communicate("")
-    assert "FAIL" not in examine_folder(tmp_path)
+    section = Section("folders")
+    assert doctor_run.check_folder(tmp_path, "log_path", section)
+    assert "FAIL" not in str(section)
     assert not list(tmp_path.iterdir())
 
 
@@ -593,6 +599,10 @@ def test_going_on_is_foreseen_and_a_damaged_or_foreign_checkpoint_found(doctor, 
     latest.write_bytes(data[: len(data) // 2])
     assert "warn" in examine_folder(folder)
     assert "training would go back to epoch_0001.pth, step 6" in examine_folder(folder)
+    latest.rename(tmp_path / "away")
+    said = f"warn  {latest}: is not there; training would go back to epoch_0001.pth, step 6"
+    assert said in examine_folder(folder)
+    (tmp_path / "away").rename(latest)
     assert sorted(file.name for file in folder.iterdir()) == names
     (folder / "epoch_0001.pth").unlink()
     assert re.search("FAIL .* no epoch_.*.pth beside it is whole", examine_folder(folder))

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import torch
 
-from SSLRemoteSensing.core import checkpoints, machine
+from SSLRemoteSensing.core import machine
 from SSLRemoteSensing.core.errors import UserError, about, one_line
 from SSLRemoteSensing.core.files import require_folder
 from SSLRemoteSensing.core.workers import shared_memory_remark
@@ -113,13 +113,15 @@ def open_scoring(opened: Finetuning, coding: ValueCoding | None) -> None:
 
 
 def check_folder(path: Path, key: str, section: Section) -> bool:
-    """Whether `path`, which may not be there yet, can be written to; nothing is made."""
+    """Whether `path`, which may not be there yet, can be written to, and by no other run now;
+    nothing is made."""
     try:
         require_folder(path, key)
     except UserError as error:
         section.fail(one_line(error))
         return False
     section.ok(f"{key}={path}: " + ("is there" if path.is_dir() else "will be made"))
+    section.attempt(run_folder.require_free, path, key)
     return True
 
 
@@ -132,37 +134,29 @@ def check_disk(opened: Opened, section: Section) -> None:
 
 
 def check_run_folder(folder: Path, opened: Opened | None, section: Section) -> dict | None:
-    """Locked or not, and the state that training would go on from; nothing is written or moved."""
-    holder = run_folder.holder(folder)
-    if holder is not None:
-        section.fail(f"{folder}: another run is writing there ({holder}); wait for it to end")
-    latest, epochs = folder / "latest.pth", [file for _, file in run_folder.epochs(folder)]
-    if not latest.exists() and not epochs:
+    """The state that training would go on from; nothing is written or moved."""
+    try:
+        found = run_folder.find_state(folder)
+    except UserError as error:
+        section.fail(one_line(error))
+        return None
+    if found is None:
         section.ok(f"{folder}: no checkpoint there, the run starts anew")
         return None
-    damage = state = None
-    for file in (latest, *reversed(epochs)):
-        try:
-            state = run_folder.read_state(file)
-        except UserError as error:
-            damage = damage or one_line(error)
-            if file != latest or isinstance(error, checkpoints.Damaged) or not file.exists():
-                continue
-            section.fail(damage)
-            return None
-        text = f"step {state['step']}, epoch {state['epoch']}"
-        if damage is None:
-            section.ok(f"{latest}: whole, {text}")
-        else:
-            section.warn(f"{damage}; training would go back to {file.name}, {text}")
-        break
-    if state is None:
-        section.fail(f"{damage}; no epoch_*.pth beside it is whole, move them away to start anew")
-    elif opened is not None:
+    state, latest = found.state, folder / "latest.pth"
+    text = f"step {state['step']}, epoch {state['epoch']}"
+    if not found.is_complete:
+        section.warn(f"{found.path}: {text}; other files of its epoch could not be written")
+    elif found.path == latest:
+        section.ok(f"{latest}: whole, {text}")
+    else:
+        damage = one_line(found.damage) if found.damage else f"{latest}: is not there"
+        section.warn(f"{damage}; training would go back to {found.path.name}, {text}")
+    if opened is not None:
         card = {"config": opened.config} | start_digest(opened.config)
         if (head := getattr(opened.model, "distillation_head", None)) is not None:
             card["teacher"] = head.teacher_card
-        section.attempt(compare_cards, state["card"], json_card(card), latest)
+        section.attempt(compare_cards, state["card"], json_card(card), found.path)
     return state
 
 
