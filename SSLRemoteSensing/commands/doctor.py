@@ -29,6 +29,7 @@ from SSLRemoteSensing.core.cli import (
     read_config,
     starting_weights,
 )
+from SSLRemoteSensing.core.config import Part
 from SSLRemoteSensing.core.console import command_line, print_summary
 from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import make_folder
@@ -55,13 +56,15 @@ def flags() -> Flags:
 def main() -> None:
     args = parse(flags())
     # Only now: they load torch, which takes seconds that --help need not wait for.
-    from SSLRemoteSensing.workflows.doctor.examine import SCHEMAS, examine
+    from SSLRemoteSensing.workflows.doctor.examine import examine
     from SSLRemoteSensing.workflows.doctor.findings import FAIL, Report
+    from SSLRemoteSensing.workflows.kinds import KINDS, kind_of
     from SSLRemoteSensing.workflows.own_runs import requested_config
 
     for name in ("workers", "processes"):
         if vars(args)[name] is not None and vars(args)[name] < 1:
             raise UserError(f"--{name} {vars(args)[name]}: must be at least 1")
+    schemas = [Part(kind.schema) for kind in KINDS.values()]
     is_own = choose_source(args, "images", OWN, begins=False)
     if is_own and args.backbone is not None:
         raise UserError("--backbone: does not go with --images; leave out one of them")
@@ -70,7 +73,7 @@ def main() -> None:
             request = request_of(args, args.run)
             config = stack.enter_context(requested_config(request, writes=False))
         else:
-            config = read_config(args, *SCHEMAS, pretrained=starting_weights(args))
+            config = read_config(args, *schemas, pretrained=starting_weights(args))
         # Made now: after hours of reading it would be too late to learn that it cannot be.
         report = Report(None if args.output is None else make_folder(args.output, "--output"))
         examine(config, report, args.processes, args.workers)
@@ -83,15 +86,15 @@ def main() -> None:
     if report.count(FAIL):
         sys.exit(1)
     # What to run next: the run that was examined, without the images that it could not use.
-    is_tuning = "classes" in config
+    kind = kind_of(config)
     words = own_words(args) if is_own else []
-    words += config_words(args, "backbone" if is_tuning else "with_imagenet")
+    words += config_words(args, "backbone" if kind is KINDS["finetune"] else "with_imagenet")
     if report.bad_images and report.output is not None:
         words += [] if "--set" in words else ["--set"]
         for key, part in config["train_cfg"].items():
             if key.endswith("_data") and part:
                 words.append(f"train_cfg.{key}.exclude={listed}")
-    print_summary({}, [command_line("finetune_seg.py" if is_tuning else "train.py", *words)])
+    print_summary({}, [command_line(kind.script, *words)])
 
 
 def own_words(args: argparse.Namespace) -> list[str]:

@@ -99,6 +99,7 @@ def main() -> None:
     # Only now: torch takes seconds, which --help need not wait for.
     from SSLRemoteSensing.core.distributed import processes
     from SSLRemoteSensing.workflows.finetuning import finetune, score_checkpoint
+    from SSLRemoteSensing.workflows.kinds import require_kind
     from SSLRemoteSensing.workflows.own_plans import CONFIG
     from SSLRemoteSensing.workflows.own_requests import FinetuningRequest
     from SSLRemoteSensing.workflows.own_runs import requested_config
@@ -113,6 +114,7 @@ def main() -> None:
             args.config_file = Path(args.output) / CONFIG
         else:
             config = read_config(args, Part(SegmentationConfig), pretrained=starting_weights(args))
+            require_kind(config, "finetune", args.config_file)
         if scoring:
             config["scoring_cfg"] = (config.get("scoring_cfg") or {}) | scoring
         if args.evaluate is not None:

@@ -68,6 +68,7 @@ def flags() -> Flags:
 def main() -> None:
     args = parse(flags())
     # Only now: they load torch, which takes seconds that --help need not wait for.
+    from SSLRemoteSensing.workflows.kinds import require_kind
     from SSLRemoteSensing.workflows.label_efficiency import report
     from SSLRemoteSensing.workflows.label_efficiency.grid import plan_grid, require_cells
     from SSLRemoteSensing.workflows.label_efficiency.jobs import slots_for
@@ -75,6 +76,7 @@ def main() -> None:
     from SSLRemoteSensing.workflows.segmentation import SegmentationConfig, check_segmentation
 
     config = read_config(args, Part(SegmentationConfig))
+    require_kind(config, "finetune", args.config_file)
     check_segmentation(config)
     if args.jobs is not None and args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: must be at least 1")

@@ -79,6 +79,7 @@ def main() -> None:
     is_own = choose_source(args, "images", OWN)
     # Only now: torch takes seconds, which --help need not wait for.
     from SSLRemoteSensing.core.distributed import processes
+    from SSLRemoteSensing.workflows.kinds import require_kind
     from SSLRemoteSensing.workflows.own_runs import requested_config
     from SSLRemoteSensing.workflows.pretraining import PretextConfig, pretrain
 
@@ -88,6 +89,7 @@ def main() -> None:
             config = stack.enter_context(requested_config(request, writes=not args.dry_run))
         else:
             config = read_config(args, Part(PretextConfig), pretrained=starting_weights(args))
+            require_kind(config, "pretrain", args.config_file)
         results = pretrain(config, args.dry_run)
         if args.dry_run:
             return

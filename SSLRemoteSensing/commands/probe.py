@@ -34,9 +34,11 @@ def main() -> None:
     # Only now: torch takes seconds, which --help need not wait for.
     from SSLRemoteSensing.core.machine import choose_device, choose_precision
     from SSLRemoteSensing.workflows import probing
+    from SSLRemoteSensing.workflows.kinds import require_kind
     from SSLRemoteSensing.workflows.pretraining import PretextConfig, check_pretext
 
     config = read_config(args, Part(PretextConfig))
+    require_kind(config, "pretrain", args.config_file)
     check_pretext(config)
     if config["train_cfg"].get("probe") is None:
         keys = "path=FOLDER, of a prepared set, or image_path, label_path and classes"

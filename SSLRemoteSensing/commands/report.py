@@ -50,11 +50,12 @@ def report_run(args: Namespace) -> None:
     from SSLRemoteSensing.core.distributed import processes
     from SSLRemoteSensing.core.files import read_json
     from SSLRemoteSensing.workflows import finetuning
+    from SSLRemoteSensing.workflows.kinds import KINDS, kind_of
 
     source = args.folder / "best.pth"
     with processes():
         config = checkpoints.read(source).get("card", {}).get("config")
-        if not isinstance(config, dict) or "classes" not in config:
+        if not isinstance(config, dict) or kind_of(config) is not KINDS["finetune"]:
             raise UserError(f"{source}: has no card of a fine-tuning, which says what to score")
         results = read_json(args.folder / "results.json")
         scoring = results.get("config", {}).get("scoring_cfg")

@@ -14,7 +14,6 @@ from SSLRemoteSensing.core.bars import print_line
 from SSLRemoteSensing.core.cli import Flags, config_words, parse, read_config
 from SSLRemoteSensing.core.config import Part
 from SSLRemoteSensing.core.console import command_line, print_summary
-from SSLRemoteSensing.core.errors import UserError
 
 
 def flags() -> Flags:
@@ -34,7 +33,7 @@ def main() -> None:
     from SSLRemoteSensing.reports import pretext_figures as figures
     from SSLRemoteSensing.reports.image_grid import COMPRESSION, png_path
     from SSLRemoteSensing.training.settings import split
-    from SSLRemoteSensing.workflows.doctor.images import is_fine_tuning
+    from SSLRemoteSensing.workflows.kinds import require_kind
     from SSLRemoteSensing.workflows.pretraining import (
         PretextConfig,
         PretextData,
@@ -44,9 +43,7 @@ def main() -> None:
     from SSLRemoteSensing.workflows.settled_scale import settle_scale
 
     config = read_config(args, Part(PretextConfig))
-    if is_fine_tuning(config):
-        command = command_line("tools/show_labels.py")
-        raise UserError(f"config file {args.config_file}: is for fine-tuning; {command} shows it")
+    require_kind(config, "pretrain", args.config_file, to_see=True)
     check_pretext(config)
     if args.seed is not None:
         config["train_cfg"]["seed"] = args.seed

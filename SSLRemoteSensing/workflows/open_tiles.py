@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from SSLRemoteSensing.core.classes import default_palette
-from SSLRemoteSensing.core.console import command_line
 from SSLRemoteSensing.core.errors import UserError, about
 from SSLRemoteSensing.data.file_lists import EVERY_IMAGE, find_images
 from SSLRemoteSensing.data.images import TIFF_ENDINGS, read_header
 from SSLRemoteSensing.data.prepared import LABEL_FOLDERS, read_card
 from SSLRemoteSensing.data.scale import Scale, read_scale
 from SSLRemoteSensing.data.segmentation import SegmentationDataset, TileSettings
-from SSLRemoteSensing.workflows.doctor.images import is_fine_tuning
+from SSLRemoteSensing.workflows.kinds import require_kind
 from SSLRemoteSensing.workflows.segmentation import check_segmentation
 from SSLRemoteSensing.workflows.settled_scale import settle_scale
 
@@ -39,12 +38,10 @@ def open_part(args: Namespace, config: dict | None) -> Part:
         part, key = part_of_prepared(args.tiles, args.part), "--tiles"
     elif args.images is not None:
         part, key = part_of_folders(args), "--images"
-    elif is_fine_tuning(config):
+    else:
+        require_kind(config, "finetune", args.config_file, to_see=True)
         check_segmentation(config)
         part, key = part_of_config(config, args.part), f"train_cfg.{args.part}_data"
-    else:
-        command = command_line("tools/show_pretext.py")
-        raise UserError(f"config file {args.config_file}: is for pre-training; {command} shows it")
     with about(key):
         part.dataset.check_values(key)
     return part

@@ -2,10 +2,9 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -24,6 +23,7 @@ from SSLRemoteSensing.models.backbones import ARCHITECTURES, BLOCKS
 from SSLRemoteSensing.models.heads import SKIPS
 from SSLRemoteSensing.models.pretrained import BACKBONES, load_backbone
 from SSLRemoteSensing.training.settings import split
+from SSLRemoteSensing.workflows.kinds import KINDS
 from SSLRemoteSensing.workflows.own_images import look_at_images, write_list
 from SSLRemoteSensing.workflows.own_labels import OwnImages, OwnLabels, find_own, prepare_own
 from SSLRemoteSensing.workflows.own_lengths import (
@@ -36,31 +36,11 @@ from SSLRemoteSensing.workflows.own_lengths import (
 )
 from SSLRemoteSensing.workflows.own_requests import FinetuningRequest, PretrainingRequest, Request
 from SSLRemoteSensing.workflows.presets import FINETUNING, PRETRAINING, choose_preset
-from SSLRemoteSensing.workflows.pretraining import PretextConfig, PretextData, check_pretext
-from SSLRemoteSensing.workflows.segmentation import (
-    SegmentationConfig,
-    SegmentationData,
-    check_segmentation,
-)
 
 CONFIG, TILES = "config.py", "tiles"
 LEAST_EPOCHS, MOST_EPOCHS = 5, 400  # where no length is asked for
 LARGE = 1.5  # images larger than the network's view by this factor are cut, not scaled
 SCENE = 8  # and by this one are scenes, of which windows are read
-
-
-class Tree(NamedTuple):
-    """A task's config: its schema, what checks it, and the task's own keys of `train_cfg`."""
-
-    schema: type
-    check: Callable[[dict], None]
-    keys: type
-
-
-TREES = {
-    "pretrain": Tree(PretextConfig, check_pretext, PretextData),
-    "finetune": Tree(SegmentationConfig, check_segmentation, SegmentationData),
-}
 
 
 @dataclass(frozen=True)
@@ -167,10 +147,10 @@ def draft(request: Request, template: str, values: Mapping, given: Mapping, of_p
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / CONFIG
         write_text(path, config_text(request, template, values, length, 1))
-        tree = TREES[request.task]
-        config = load_config(path, request.settings, [Part(tree.schema)])
-    tree.check(config)
-    split(config["train_cfg"], tree.keys)
+        kind = KINDS[request.task]
+        config = load_config(path, request.settings, [Part(kind.schema)])
+    kind.check(config)
+    split(config["train_cfg"], kind.keys)
     return config
 
 

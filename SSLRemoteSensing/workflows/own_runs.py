@@ -19,11 +19,11 @@ from SSLRemoteSensing.core.errors import UserError
 from SSLRemoteSensing.core.files import make_folder, read_json, write_text
 from SSLRemoteSensing.training.resume import is_fixed
 from SSLRemoteSensing.training.settings import split
+from SSLRemoteSensing.workflows.kinds import KINDS
 from SSLRemoteSensing.workflows.own_labels import OwnLabels
 from SSLRemoteSensing.workflows.own_lengths import length_fact
 from SSLRemoteSensing.workflows.own_plans import (
     CONFIG,
-    TREES,
     literal,
     plan_finetuning,
     plan_pretraining,
@@ -48,7 +48,7 @@ def requested_config(request: Request, writes: bool = True) -> Iterator[dict]:
         UserError: the folder holds a run of other settings, which cannot be changed; images, tiles
             or weights that cannot be used; a wrong key of `settings`.
     """
-    folder, schemas = Path(request.output), [Part(TREES[request.task].schema)]
+    folder, schemas = Path(request.output), [Part(KINDS[request.task].schema)]
     begun = all(distributed.all_gather_object(require_same(request)))
     changes = new_settings(request, schemas) if begun else {}
     with tempfile.TemporaryDirectory() as own_scratch, contextlib.ExitStack() as ends:
@@ -87,7 +87,7 @@ def write_config(request: Request, folder: Path, schemas: Sequence[object]) -> N
             before, config = config, load_config(path, request.settings, schemas)
             text += assignments(before, config, request.settings)
             write_text(path, text)
-        TREES[request.task].check(load_config(path, schemas=schemas))
+        KINDS[request.task].check(load_config(path, schemas=schemas))
     write_text(folder / CONFIG, text)
     write_text(folder / COMMAND, json.dumps(record_of(request), indent=2) + "\n")
     print(*planned.facts, length_fact(request, config["train_cfg"], planned.samples), sep="\n")
@@ -142,7 +142,7 @@ def require_in_place(request: Request) -> None:
     it would begin anew there."""
     folder = Path(request.output)
     config = load_config(folder / CONFIG)
-    TREES[request.task].check(config)
+    KINDS[request.task].check(config)
     place = Path(config["train_cfg"]["checkpoints"]["checkpoints_path"])
     if place.resolve() != folder.resolve():
         words = ("--config_file", folder / CONFIG, "--checkpoints_path", folder)
@@ -185,8 +185,8 @@ def new_settings(request: Request, schemas: Sequence[object]) -> dict[str, str]:
         return {}
     config = load_config(folder / CONFIG, schemas=schemas)
     changed = load_config(folder / CONFIG, [*changes.values()], schemas)
-    TREES[request.task].check(changed)
-    split(changed["train_cfg"], TREES[request.task].keys)
+    KINDS[request.task].check(changed)
+    split(changed["train_cfg"], KINDS[request.task].keys)
     for key, old, new in differences(config, changed):
         if is_fixed(key, old) or key == FOLDER:
             raise refusal(request, f"its {key} is {old!r}, now {new!r}")

@@ -27,7 +27,7 @@ from SSLRemoteSensing.core import checkpoints
 from SSLRemoteSensing.core.config import Chain, OneOf, Part, mark_of, parameters
 from SSLRemoteSensing.core.console import COMMANDS
 from SSLRemoteSensing.models.segmentation import build_segmentation
-from SSLRemoteSensing.workflows.doctor.examine import SCHEMAS
+from SSLRemoteSensing.workflows.kinds import KINDS
 
 FILES = [*(ROOT / "SSLRemoteSensing").rglob("*.py"), *(ROOT / "tools").rglob("*.py")]
 FILES = sorted(file.relative_to(ROOT).as_posix() for file in FILES)
@@ -96,7 +96,7 @@ def keys_below(schema, prefix: str = "") -> Iterator[str]:
 @pytest.fixture(scope="module")
 def keys() -> set[str]:
     """Of configs, by every end of their paths, and the parameters of the public functions."""
-    paths = {path for schema in SCHEMAS for path in keys_below(schema)}
+    paths = {path for kind in KINDS.values() for path in keys_below(Part(kind.schema))}
     ends = {".".join(path.split(".")[n:]) for path in paths for n in range(path.count(".") + 1)}
     names = [name for name in SSLRemoteSensing.__all__ if name != "UserError"]
     functions = [getattr(SSLRemoteSensing, name) for name in names]

@@ -7,10 +7,7 @@ from SSLRemoteSensing.core.bars import map_files
 from SSLRemoteSensing.core.config import Part, require
 from SSLRemoteSensing.workflows.doctor import images, labels, run, scenes
 from SSLRemoteSensing.workflows.doctor.findings import FAIL, Report
-from SSLRemoteSensing.workflows.pretraining import PretextConfig
-from SSLRemoteSensing.workflows.segmentation import SegmentationConfig
-
-SCHEMAS = (Part(PretextConfig), Part(SegmentationConfig))
+from SSLRemoteSensing.workflows.kinds import KINDS, kind_of
 
 
 def examine(config: dict, report: Report, processes: int, workers: int | None) -> None:
@@ -23,8 +20,9 @@ def examine(config: dict, report: Report, processes: int, workers: int | None) -
     Raises:
         UserError: wrong keys in the config. All else that is wrong is a finding.
     """
-    is_tuning = images.is_fine_tuning(config)
-    require(SCHEMAS[is_tuning], config)
+    kind = kind_of(config)
+    is_tuning = kind is KINDS["finetune"]
+    require(Part(kind.schema), config)
     config = run.with_scale(config)
     train_cfg, state, coding, facts = config["train_cfg"], None, None, {}
     with report.section("machine") as section:

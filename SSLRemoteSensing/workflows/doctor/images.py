@@ -27,6 +27,7 @@ from SSLRemoteSensing.data.values import (
     remedy_of_values,
 )
 from SSLRemoteSensing.workflows.doctor.findings import FAIL, OK, WARNING, Section
+from SSLRemoteSensing.workflows.kinds import KINDS, kind_of
 
 LARGE = 2**27  # bytes decoded; such images are read one at a time
 MOST_ALIKE = 0.5  # share of the files; more with one fault speak against the config, not the files
@@ -58,18 +59,12 @@ class Split:
     coding: ValueCoding | None = None
 
 
-def is_fine_tuning(config: dict) -> bool:
-    """Whether `config` is one of finetune_seg.py, rather than of train.py."""
-    train_cfg = config.get("train_cfg")
-    return "classes" in config or (isinstance(train_cfg, dict) and "val_data" in train_cfg)
-
-
 def find_split(config: dict, name: str, train: Reading | None = None) -> Split:
     """The images of a split, those of `train` being read so; raises a `UserError` as the data sets
     do before they open an image or a label."""
     in_channels, data = config["backbone_cfg"].get("in_channels", 3), f"{name}_data"
     with about(f"train_cfg.{data}"):
-        if not is_fine_tuning(config):
+        if kind_of(config) is KINDS["pretrain"]:
             settings = PretextSettings(**config["train_cfg"][data])
             return Split(name, settings, in_channels, *choose_images(settings, in_channels))
         settings, classes = TileSettings(**config["train_cfg"][data]), list(config["classes"])

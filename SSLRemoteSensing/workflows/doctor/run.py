@@ -29,7 +29,7 @@ from SSLRemoteSensing.training.task import Task
 from SSLRemoteSensing.training.train_step import TrainStep, named_memory
 from SSLRemoteSensing.workflows import pretraining, segmentation
 from SSLRemoteSensing.workflows.doctor.findings import OK, WARNING, Section
-from SSLRemoteSensing.workflows.doctor.images import is_fine_tuning
+from SSLRemoteSensing.workflows.kinds import KINDS, kind_of
 from SSLRemoteSensing.workflows.pretraining import Pretraining
 from SSLRemoteSensing.workflows.segmentation import Finetuning, require_same_gsd, training_samples
 from SSLRemoteSensing.workflows.settled_scale import settle_scale
@@ -72,8 +72,8 @@ def with_scale(config: dict) -> dict:
 
 def open_network(config: dict, processes: int) -> Opened:
     """Check `config` and build its network; raises what training would before it opens its data."""
-    kind = segmentation if is_fine_tuning(config) else pretraining
-    opened = kind.open_network(copy.deepcopy(config), processes=processes)
+    task = segmentation if kind_of(config) is KINDS["finetune"] else pretraining
+    opened = task.open_network(copy.deepcopy(config), processes=processes)
     build_schedule(opened.loop.lr_schedule)
     return opened
 
