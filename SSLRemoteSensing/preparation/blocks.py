@@ -103,10 +103,10 @@ def deal_rows(catalog: Catalog, footprints: Sequence[Footprint | None], tile: in
         if pair is None:
             break
     else:
-        one, other = pair
+        first, second = pair
         raise UserError(
-            f"{one.image.name} and {other.image.name} overlap on the map, so that rows for "
-            f"{one.split} and for {other.split} would show the same ground; name whole scenes: "
+            f"{first.image.name} and {second.image.name} overlap on the map, so that rows for "
+            f"{first.split} and for {second.split} would show the same ground; name whole scenes: "
             f"--splits val=A test=B"
         )
     catalog.scenes = parts

@@ -29,10 +29,10 @@ def rehearse(task: Task, settings: LoopSettings) -> None:
         run_folder.require_free(folder, key)
     most = settings.checkpoints.max_keep
     run_folder.require_room(task.model, settings, min(most, settings.num_epoch or most))
-    found = run_folder.find_state(settings.folder)
-    if found is not None:
-        compare_cards(found.state["card"], json_card(task.card), found.path, says=False)
-    del found  # its copy of all weights
+    saved_run = run_folder.find_state(settings.folder)
+    if saved_run is not None:
+        compare_cards(saved_run.state["card"], json_card(task.card), saved_run.path, says=False)
+    del saved_run  # its copy of all weights
     step = TrainStep(task.model, settings, task.param_groups)
     plan = make_plan(images, per_step, settings.num_epoch, settings.num_step, None)
     print(f"{images} images, {plan.describe()}, {step.describe()}")

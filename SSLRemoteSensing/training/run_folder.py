@@ -122,7 +122,7 @@ def require_room(model: Module, loop: LoopSettings, epochs_kept: int) -> str:
     return text
 
 
-class Found(NamedTuple):
+class SavedRun(NamedTuple):
     """The checkpoint that a run goes on from.
 
     Attributes:
@@ -138,7 +138,7 @@ class Found(NamedTuple):
     is_complete: bool
 
 
-def find_state(folder: Path) -> Found | None:
+def find_state(folder: Path) -> SavedRun | None:
     """The newest good checkpoint in `folder`, of which nothing is written or moved; None where it
     has none at all.
 
@@ -149,7 +149,7 @@ def find_state(folder: Path) -> Found | None:
     for is_complete in (True, False):
         for file in files:
             try:
-                return Found(file, read_state(file, is_complete), damage, is_complete)
+                return SavedRun(file, read_state(file, is_complete), damage, is_complete)
             except checkpoints.Damaged as error:
                 damage = damage or (error if file.name == "latest.pth" else None)
     if files:
@@ -165,21 +165,21 @@ def read(folder: str | Path) -> dict | None:
     `latest.pth` it is copied there, a damaged one is put aside as `latest.damaged.pth`, and that is
     said on stderr."""
     folder = Path(folder)
-    found, latest = find_state(folder), folder / "latest.pth"
-    if found is None:
+    saved_run, latest = find_state(folder), folder / "latest.pth"
+    if saved_run is None:
         return None
-    if not found.is_complete:
+    if not saved_run.is_complete:
         text = "other files of its epoch could not be written; going on without them"
-        warn(f"{found.path}: {text}")
-    elif found.path != latest:
+        warn(f"{saved_run.path}: {text}")
+    elif saved_run.path != latest:
         what = "is not there"
-        if found.damage is not None:
+        if saved_run.damage is not None:
             os.replace(latest, folder / "latest.damaged.pth")
             what = "damaged, put aside as latest.damaged.pth"
-        checkpoints.write(latest, found.state)
-        step = found.state["step"]
-        warn(f"{latest}: {what}; going back to {found.path.name}, step {step}")
-    return found.state
+        checkpoints.write(latest, saved_run.state)
+        step = saved_run.state["step"]
+        warn(f"{latest}: {what}; going back to {saved_run.path.name}, step {step}")
+    return saved_run.state
 
 
 def read_state(path: Path, is_complete: bool = True) -> dict:

@@ -94,28 +94,28 @@ def find_own(own: OwnLabels) -> OwnImages:
             return OwnImages(files)
         both = [file for file in beside_labels(files, str(own.labels)) if file.ending in ENDINGS]
         pairs, strays = pair_files(both)
-    found = OwnImages([x for x, label in pairs if label], [x for x, label in pairs if not label])
-    example = found.others[0].name.removeprefix("images/") if found.others else ""
+    images = OwnImages([x for x, label in pairs if label], [x for x, label in pairs if not label])
+    example = images.others[0].name.removeprefix("images/") if images.others else ""
     stray = strays[0].removeprefix("labels/") if strays else ""
     how = "a label has the name of its image, sub-folders too, with any ending or _label, _mask"
-    if not found.labelled:
+    if not images.labelled:
         there = f"of its {len(strays)}, the first is {stray}" if strays else "it has no image"
         raise UserError(
-            f"--labels {own.labels}: no label was found for {found.count} images of --images, the "
+            f"--labels {own.labels}: no label was found for {images.count} images of --images, the "
             f"first is {example}; {there}: {how}"
         )
-    if len(found.others) > len(found.labelled):
+    if len(images.others) > len(images.labelled):
         lost = f"; {len(strays)} labels fit no image, the first is {stray}" if strays else ""
         warn(
-            f"--labels {own.labels}: {len(found.labelled):,} of {found.count:,} images have a "
+            f"--labels {own.labels}: {len(images.labelled):,} of {images.count:,} images have a "
             f"label, the first without is {example}; {how}{lost}"
         )
-    return found
+    return images
 
 
 def prepare_own(
     own: OwnLabels,
-    found: OwnImages,
+    images: OwnImages,
     tiles: Path,
     weights: str | None = None,
     keeps_others: bool = False,
@@ -123,7 +123,7 @@ def prepare_own(
     """Cut `own` to the prepared set `tiles`, or what is left to cut of it.
 
     Args:
-        found: the images of `own`.
+        images: the images of `own`.
         weights: a file of those that the tiles are for. The scale of its training is that of the
             tiles, where its card has one and says that it is of images of such bands and values.
         keeps_others: images without a label are cut too, to train beside.
@@ -132,7 +132,7 @@ def prepare_own(
         UserError: as tools/prepare.py; tiles of other settings; something must not be used.
     """
     with flags_of_finetuning():
-        request = tiling_request(own, found.labelled, tiles, weights)
+        request = tiling_request(own, images.labelled, tiles, weights)
         request.unlabelled = "keep" if keeps_others else request.unlabelled
         print(f"tiles: prepared in {tiles}, {request.tile} x {request.tile} pixels (--tile)")
         is_good, _ = prepare_request(request, [this_command()], FEW_LINES)

@@ -169,15 +169,15 @@ def plan_finetuning(request: FinetuningRequest, folder: Path) -> Planned:
     labels."""
     preset, is_file = choose_preset(FINETUNING, request.preset), request.backbone not in WEIGHTS
     network = read_network(request.backbone) if is_file else network_of(preset.backbone)
-    tiles_folder, found, takes_rest = request.tiles, None, request.unlabelled == REST
+    tiles_folder, images, takes_rest = request.tiles, None, request.unlabelled == REST
     if isinstance(request.tiles, OwnLabels):
-        found, tiles_folder = find_own(request.tiles), str(folder / TILES)
+        images, tiles_folder = find_own(request.tiles), str(folder / TILES)
         if takes_rest:
-            require_rest(request, len(found.others), "all images have one")
+            require_rest(request, len(images.others), "all images have one")
         elif request.unlabelled:
             require_others(request.unlabelled, request.tiles.images)
         weights = request.backbone if is_file else None
-        prepare_own(request.tiles, found, Path(tiles_folder), weights, takes_rest)
+        prepare_own(request.tiles, images, Path(tiles_folder), weights, takes_rest)
     card = require_labelled(tiles_folder)
     channels, tiles = len(card["bands"]), card["tiles"]
     if takes_rest:
@@ -195,9 +195,9 @@ def plan_finetuning(request: FinetuningRequest, folder: Path) -> Planned:
     counts = ", ".join(f"{name} {count:,}" for name, count in tiles.items() if count)
     size = f" of {gsd:.3g} m" if (gsd := gsd_of_tiles(card)) else ""
     facts = [f"tiles: {counts} of {side} x {side} pixels{size}, {channels} channels"]
-    if found and found.others:
+    if images and images.others:
         taken = len(card["scenes"].get(UNLABELLED, ())) if takes_rest else None
-        facts.append(labelled_fact(found, taken))
+        facts.append(labelled_fact(images, taken))
     facts.append(f"classes: {', '.join(card['classes'])}")
     name = network.get("model", network["name"])
     how = ", as it is, read by a linear probe (--frozen)" if request.frozen else ""
@@ -236,11 +236,11 @@ def require_others(unlabelled: str, images: Sequence[str]) -> None:
         )
 
 
-def labelled_fact(found: OwnImages, taken: int | None) -> str:
+def labelled_fact(images: OwnImages, taken: int | None) -> str:
     """How many images have a label, and what becomes of the others, of which `taken` train beside;
     None: nobody asked for them."""
-    have = f"labels: of {len(found.labelled):,} of {found.count:,} images"
-    others = f"the {len(found.others):,} others"
+    have = f"labels: of {len(images.labelled):,} of {images.count:,} images"
+    others = f"the {len(images.others):,} others"
     if taken is None:
         return f"{have}; {others} are left out (--unlabelled rest trains with them too)"
     return f"{have}; of {others} {taken:,} train beside (--unlabelled)"

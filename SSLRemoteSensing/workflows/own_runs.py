@@ -62,7 +62,9 @@ def requested_config(request: Request, writes: bool = True) -> Iterator[dict]:
                 write_config(request, target, schemas)
         if writes:
             if begun:
-                print(f"config: {target / CONFIG}, as this run began{told(request, changes)}")
+                print(
+                    f"config: {target / CONFIG}, as this run began{settings_note(request, changes)}"
+                )
             else:
                 print(f"config: {target / CONFIG}")
             if changes and distributed.rank() == 0:
@@ -193,7 +195,7 @@ def new_settings(request: Request, schemas: Sequence[object]) -> dict[str, str]:
     return changes
 
 
-def told(request: Request, changes: Mapping[str, str]) -> str:
+def settings_note(request: Request, changes: Mapping[str, str]) -> str:
     """What is said of the --set with which a run goes on."""
     now = by_key(request.settings)
     before = by_key(read_json(Path(request.output) / COMMAND)["settings"])

@@ -107,8 +107,8 @@ def scale_of_run(config: dict) -> Scale | None:
     before = (read_json(folder / "run.json").get("runs") or [{}])[-1].get("config")
     if before is None:
         with contextlib.suppress(UserError):  # which going on tells
-            found = run_folder.find_state(folder)
-            before = found and found.state["card"].get("config")
+            saved_run = run_folder.find_state(folder)
+            before = saved_run and saved_run.state["card"].get("config")
     numbers = (before or {}).get("train_cfg", {}).get("train_data", {}).get("scale")
     return checked_scale(numbers, "scale of the run so far") if isinstance(numbers, dict) else None
 

@@ -136,27 +136,27 @@ def check_disk(opened: Opened, section: Section) -> None:
 def check_run_folder(folder: Path, opened: Opened | None, section: Section) -> dict | None:
     """The state that training would go on from; nothing is written or moved."""
     try:
-        found = run_folder.find_state(folder)
+        saved_run = run_folder.find_state(folder)
     except UserError as error:
         section.fail(one_line(error))
         return None
-    if found is None:
+    if saved_run is None:
         section.ok(f"{folder}: no checkpoint there, the run starts anew")
         return None
-    state, latest = found.state, folder / "latest.pth"
+    state, latest = saved_run.state, folder / "latest.pth"
     text = f"step {state['step']}, epoch {state['epoch']}"
-    if not found.is_complete:
-        section.warn(f"{found.path}: {text}; other files of its epoch could not be written")
-    elif found.path == latest:
+    if not saved_run.is_complete:
+        section.warn(f"{saved_run.path}: {text}; other files of its epoch could not be written")
+    elif saved_run.path == latest:
         section.ok(f"{latest}: whole, {text}")
     else:
-        damage = one_line(found.damage) if found.damage else f"{latest}: is not there"
-        section.warn(f"{damage}; training would go back to {found.path.name}, {text}")
+        damage = one_line(saved_run.damage) if saved_run.damage else f"{latest}: is not there"
+        section.warn(f"{damage}; training would go back to {saved_run.path.name}, {text}")
     if opened is not None:
         card = {"config": opened.config} | start_digest(opened.config)
         if (head := getattr(opened.model, "distillation_head", None)) is not None:
             card["teacher"] = head.teacher_card
-        section.attempt(compare_cards, state["card"], json_card(card), found.path)
+        section.attempt(compare_cards, state["card"], json_card(card), saved_run.path)
     return state
 
 
