@@ -189,12 +189,12 @@ def test_python_s_own_types_are_taken_for_those_of_a_config(images, tmp_path, mo
 
 def test_an_empty_list_of_images_is_one_line(tmp_path):
     labelled = sslrs.OwnLabels([], tmp_path, ["land", "water"])
-    for call in (
-        lambda: sslrs.pretrain([], tmp_path / "run"),
-        lambda: sslrs.finetune(labelled, tmp_path / "run"),
-        lambda: sslrs.predict(tmp_path / "best.pth", (), tmp_path / "maps"),
+    for what, call in (
+        ("images", lambda: sslrs.pretrain([], tmp_path / "run")),
+        ("images", lambda: sslrs.finetune(labelled, tmp_path / "run")),
+        ("scenes", lambda: sslrs.predict(tmp_path / "best.pth", (), tmp_path / "maps")),
     ):
-        with pytest.raises(UserError, match="no images are given: an empty list; name a folder"):
+        with pytest.raises(UserError, match=f"no {what} are given: an empty list; name a folder"):
             call()
 
 
