@@ -11,6 +11,7 @@ from SSLRemoteSensing.core.drawing import plain_figures
 IGNORE = 255  # in a label: not scored
 
 NOT_SCORED = (0, 0, 0)
+ALIKE = 60  # distance of two colours R, G, B that a map does not tell apart
 
 
 @plain_figures()
@@ -44,8 +45,8 @@ USUAL = {
 
 
 def usual_palette(classes: Sequence[str]) -> list[tuple[int, int, int]]:
-    """A colour for each class, R, G, B, no two alike: that of a word in its name, the longest that
-    is known, or else one of `default_palette`."""
+    """A colour for each class, R, G, B, no two equal: that of a word in its name, the longest that
+    is known, or else one of `default_palette`, which is unlike these as long as there is one."""
     palette: list[tuple[int, int, int] | None] = []
     for name in classes:
         text = name.lower().replace("_", " ")
@@ -53,7 +54,10 @@ def usual_palette(classes: Sequence[str]) -> list[tuple[int, int, int]]:
         words.sort(key=len, reverse=True)
         colours = [USUAL[word] for word in words if USUAL[word] not in palette]
         palette.append(colours[0] if colours else None)
-    others = (c for c in default_palette(2 * len(classes) + 1)[1:] if c not in palette)
+    known = [colour for colour in palette if colour is not None]
+    others = [c for c in default_palette(2 * len(classes) + 1)[1:] if c not in known]
+    others.sort(key=lambda c: any(np.hypot.reduce(np.subtract(c, x)) < ALIKE for x in known))
+    others = iter(others)
     return [next(others) if colour is None else colour for colour in palette]
 
 

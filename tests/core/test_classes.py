@@ -1,5 +1,7 @@
 """Colours of classes."""
 
+from itertools import combinations
+
 import numpy as np
 
 from SSLRemoteSensing.core.classes import colour_map, usual_palette
@@ -29,6 +31,9 @@ def test_words_count_as_wholes_and_unknown_or_double_ones_get_another_colour():
     assert not {*known} & {*others}
     assert len({*others}) == 6
     assert usual_palette(["tree"])[0] in others[3:]
+    names = ["informal", "built", "impervious", "vegetation", "barren", "water"]
+    pairs = combinations(np.array(usual_palette(names)), 2)
+    assert min(np.linalg.norm(first - second) for first, second in pairs) > 60
     many = usual_palette([f"class {number}" for number in range(40)])
     assert len({*many}) == 40
     assert colour_map(np.array([[0, 39, 255]]), many).tolist() == [
